@@ -1,0 +1,13 @@
+//! nats-pi-bridge: a headless host for coding agents.
+//!
+//! Dependencies between the modules point down: `daemon -> session -> turn -> {model, tools, transcript}`. `nats`
+//! translates between the wire and the daemon's commands and events and knows nothing of the model; `model` and `tools`
+//! know nothing of NATS or sessions.
+#![deny(unsafe_code)]
+
+pub mod cancel;
+pub mod model;
+pub mod nats;
+pub mod sys;
+pub mod tools;
+pub mod transcript;

@@ -1,0 +1,138 @@
+//! Talking to models: which there are, how to pay for them, and one file per provider API.
+
+use crate::transcript::{AssistantMessage, Message, ToolSpec};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A model of the catalog, of `models.json`, or the offline one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    pub id: String,
+    pub name: String,
+    pub provider: String,
+    pub api: Api,
+    /// Where the API is; the API's own path (`/v1/messages`, `/chat/completions`) is appended.
+    pub base_url: String,
+    /// The model can think before it answers.
+    pub reasoning: bool,
+    /// The model takes images.
+    pub images: bool,
+    pub rates: Rates,
+    /// Tokens of prompt and answer together.
+    pub context_window: u64,
+    /// Tokens of one answer.
+    pub max_tokens: u64,
+    /// Level -> the value the provider wants; `None` = the level is not supported.
+    pub thinking_level_map: BTreeMap<String, Option<String>>,
+    /// Extra request headers; values in the syntax of `credentials`.
+    pub headers: Vec<(String, String)>,
+    /// Explicit compatibility flags, which beat what is detected.
+    pub compat: serde_json::Map<String, serde_json::Value>,
+}
+
+/// US dollars per million tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rates {
+    pub input: f64,
+    pub output: f64,
+    pub cache_read: f64,
+    pub cache_write: f64,
+}
+
+/// The provider APIs that are spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Api {
+    AnthropicMessages,
+    OpenaiCompletions,
+    OpenaiResponses,
+    GoogleGenerativeAi,
+    /// No API at all: the built-in offline model.
+    Offline,
+}
+
+/// How much a model thinks before it answers, in ascending order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ThinkingLevel {
+    Off,
+    Minimal,
+    Low,
+    Medium,
+    High,
+    Xhigh,
+    Max,
+}
+
+/// One request to a model.
+pub struct Request<'a> {
+    pub model: &'a Model,
+    pub system: &'a str,
+    pub messages: &'a [Arc<Message>],
+    pub tools: &'a [ToolSpec],
+    pub thinking: ThinkingLevel,
+    /// Identifies the session to the provider's prompt cache.
+    pub session_id: &'a str,
+}
+
+/// What a streaming answer is made of. `index` counts the blocks of the answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum StreamEvent<'a> {
+    /// The provider accepted the request.
+    Start,
+    TextStart {
+        index: usize,
+    },
+    TextDelta {
+        index: usize,
+        delta: &'a str,
+    },
+    TextEnd {
+        index: usize,
+    },
+    ThinkingStart {
+        index: usize,
+    },
+    ThinkingDelta {
+        index: usize,
+        delta: &'a str,
+    },
+    ThinkingEnd {
+        index: usize,
+    },
+    ToolCallStart {
+        index: usize,
+        id: &'a str,
+        name: &'a str,
+    },
+    /// A fragment of the arguments' JSON text.
+    ToolCallDelta {
+        index: usize,
+        delta: &'a str,
+    },
+    ToolCallEnd {
+        index: usize,
+    },
+}
+
+/// Takes a streaming answer, on the thread that reads it.
+pub trait Sink {
+    fn event(&mut self, event: StreamEvent<'_>);
+    /// Everything that has arrived so far was handed over and the next read may wait: what was held back for the sake of
+    /// batching has to go out now.
+    fn drained(&mut self);
+}
+
+/// The end of a request. A failed one has a message too, with stop reason `error` or `aborted` and what came before.
+pub struct Outcome {
+    pub message: AssistantMessage,
+    pub failure: Option<Failure>,
+}
+
+/// Facts about a failed request, for deciding whether to try again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Failure {
+    /// HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// How long the server asked to wait.
+    pub retry_after: Option<Duration>,
+}

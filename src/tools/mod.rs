@@ -1,0 +1,58 @@
+//! The tools a model can call; one file per tool.
+
+use crate::cancel::Cancel;
+use crate::transcript::{Block, ToolSpec};
+use serde_json::{Map, Value};
+use std::path::Path;
+use std::time::Duration;
+
+/// A tool. Tools know nothing of sessions or models: what they need comes with the call.
+pub trait Tool: Send + Sync {
+    fn spec(&self) -> &ToolSpec;
+    /// One line for the system prompt's list of tools.
+    fn snippet(&self) -> &'static str;
+    /// Rules for the system prompt.
+    fn rules(&self) -> &'static [&'static str];
+    /// Brings arguments of older or sloppier form into the schema's form, before they are validated.
+    fn prepare(&self, arguments: Map<String, Value>) -> Map<String, Value> {
+        arguments
+    }
+    /// Runs on the caller's thread until done, failed or cancelled. Failures are outputs too.
+    fn run(&self, arguments: &Map<String, Value>, context: &ToolContext<'_>) -> ToolOutput;
+}
+
+/// What a tool call has to work with.
+pub struct ToolContext<'a> {
+    /// The session's working directory, absolute.
+    pub cwd: &'a Path,
+    pub cancel: &'a Cancel,
+    /// The whole environment of child processes.
+    pub environment: &'a [(String, String)],
+    /// Where spill files go; private to the session. Created when first needed.
+    pub spill_dir: &'a Path,
+    /// The model takes images.
+    pub images: bool,
+    /// For programs whose call names no timeout; `None` = no limit.
+    pub default_timeout: Option<Duration>,
+    /// Takes intermediate results, each of which replaces the one before.
+    pub on_update: &'a (dyn Fn(ToolOutput) + Sync),
+}
+
+/// What a tool call came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolOutput {
+    pub content: Vec<Block>,
+    /// Facts for people and programs; never sent to the model.
+    pub details: Option<Value>,
+    pub is_error: bool,
+}
+
+impl ToolOutput {
+    pub fn text(text: impl Into<String>) -> ToolOutput {
+        ToolOutput { content: vec![Block::text(text)], details: None, is_error: false }
+    }
+
+    pub fn error(text: impl Into<String>) -> ToolOutput {
+        ToolOutput { content: vec![Block::text(text)], details: None, is_error: true }
+    }
+}
