@@ -1,5 +1,8 @@
 //! The tools a model can call; one file per tool.
 
+mod edit;
+mod edit_diff;
+mod edit_match;
 mod environment;
 mod files;
 mod image;
@@ -22,7 +25,7 @@ use std::time::Duration;
 /// The tools that a session has unless it is told otherwise, in the order in which models see them.
 pub const DEFAULT_TOOLS: [&str; 4] = ["read", "bash", "edit", "write"];
 
-static ALL: [&dyn Tool; 2] = [&read::Read, &write::Write];
+static ALL: [&dyn Tool; 3] = [&read::Read, &edit::Edit, &write::Write];
 
 /// The tool of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Tool> {
