@@ -19,11 +19,12 @@ class NoResponders(AssertionError):
 
 
 class StreamFailed(AssertionError):
-    """The stream had an error message; `code` and `text` are its."""
+    """The stream had an error message: `code` and `description` are its headers, `text` is what a person reads."""
 
-    def __init__(self, code, text):
-        super().__init__(f"{code}: {text}")
-        self.code, self.text = code, text
+    def __init__(self, message):
+        self.text = message.data.decode()
+        self.code, self.description = int(message.headers[ERROR_CODE]), message.headers[ERROR_TEXT]
+        super().__init__(f"{self.code}: {self.text}")
 
 
 class Stream:
@@ -57,8 +58,7 @@ class Stream:
         message = self.message(timeout)
         headers = message.headers or {}
         if ERROR_CODE in headers:
-            text = message.data.decode()
-            raise StreamFailed(headers[ERROR_CODE], text)
+            raise StreamFailed(message)
         assert not headers, f"headers on a piece of text: {headers}"
         if not message.data:
             self.ended = True

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import proc
-from .bus import NoResponders
+from .bus import ERROR_CODE, ERROR_TEXT, NoResponders
 from .waiting import DEADLINE, eventually
 
 BINARY = os.environ.get("NATS_PI_BRIDGE") or str(Path(__file__).parents[3] / "target/debug/nats-pi-bridge")
@@ -39,6 +40,26 @@ def providers(model_url):
             },
         }
     }
+
+
+@dataclass
+class Refusal:
+    """An error of the intake."""
+
+    document: dict
+    headers: dict
+    terminated: bool = False
+    """A bare empty message followed."""
+
+    @property
+    def error(self):
+        return self.document["error"]
+
+    @property
+    def code(self):
+        """The header's number; fails when the headers are missing."""
+        assert self.headers[ERROR_TEXT]
+        return int(self.headers[ERROR_CODE])
 
 
 class Daemon:
@@ -170,6 +191,20 @@ class Daemon:
     def wait_session(self, session_id, condition, what):
         """Waits until `condition` holds for what inspect says."""
         return eventually(lambda: (facts := self.inspect(session_id)) and condition(facts) and facts, what)
+
+    def refusal(self, payload, headers=None):
+        """Sends the intake a request that it must refuse; returns what it said."""
+        stream = self.bus.request(self.intake, payload, headers)
+        message = stream.message()
+        found = Refusal(json.loads(message.data), message.headers or {})
+        # The fence: a terminator, if there is one, was sent right after the error.
+        self.list()
+        self.bus.flush()
+        if stream.pending():
+            stream.terminator()
+        found.terminated = stream.ended
+        assert stream.pending() == 0
+        return found
 
     def assert_nothing_follows(self, *streams):
         """Nothing may come after the end of a stream. The answer of a later request is the fence: what had been sent

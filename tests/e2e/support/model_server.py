@@ -8,6 +8,7 @@ out of a request.
 import json
 import select
 import socket
+import socketserver
 import struct
 import threading
 import time
@@ -158,9 +159,16 @@ def text_of(content):
     return "".join(block["text"] for block in content if block.get("type") in ("text", "input_text"))
 
 
+def to_json(value):
+    """As providers write it: characters as they are, not escaped."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 class ModelServer:
     def __init__(self):
         self.requests = []
+        # Bytes of one network write; None = one event.
+        self.write_size = None
         self._turns = []
         self._answer = None
         self._changed = threading.Condition()
@@ -220,6 +228,11 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 256
 
+    def server_bind(self):
+        # HTTPServer's own looks the host name up, which can take seconds where there is no resolver.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address
+
     def handle_error(self, request, client_address):
         """A client that leaves in mid-stream is what many tests are about."""
 
@@ -270,8 +283,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body.encode())
 
     def _send(self, text):
-        if data := text.encode("utf-8", "surrogatepass"):
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        data = text.encode()
+        size = self.server.model.write_size or len(data)
+        for start in range(0, len(data), size or 1):
+            piece = data[start : start + size]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
 
     def _wait(self, request, over):
         """Waits until `over` says so; notices when the client leaves."""
@@ -324,7 +340,7 @@ class _Anthropic:
 
     @staticmethod
     def _event(name, **fields):
-        return f"event: {name}\ndata: {json.dumps({'type': name, **fields})}\n\n"
+        return f"event: {name}\ndata: {to_json({'type': name, **fields})}\n\n"
 
     def start(self):
         usage = {
@@ -383,7 +399,7 @@ class _Openai:
     def _chunk(self, delta, reason=None, **extra):
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
         chunk = {"id": "c1", "object": "chat.completion.chunk", "model": self._model, "choices": [choice], **extra}
-        return f"data: {json.dumps(chunk)}\n\n"
+        return f"data: {to_json(chunk)}\n\n"
 
     def start(self):
         return self._chunk({"role": "assistant", "content": ""})
@@ -413,4 +429,4 @@ class _Openai:
             },
         }
         last = {"id": "c1", "object": "chat.completion.chunk", "model": self._model, "choices": [], "usage": usage}
-        return finish + f"data: {json.dumps(last)}\n\n" + "data: [DONE]\n\n"
+        return finish + f"data: {to_json(last)}\n\n" + "data: [DONE]\n\n"
