@@ -105,6 +105,8 @@ class Request:
     body: dict
     left: threading.Event = field(default_factory=threading.Event)
     """Set when the client closed the connection before the answer was complete."""
+    finished: threading.Event = field(default_factory=threading.Event)
+    """Set when the whole answer has been written."""
 
     @property
     def anthropic(self):
@@ -259,6 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         try:
             self._play(_Anthropic if request.anthropic else _Openai, request, steps)
+            request.finished.set()
         except _Over:
             self.close_connection = True
         except OSError:
