@@ -11,8 +11,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::auth::{self, AuthError};
 use super::codec::{self, DecodeError, Decoder, Limits, ServerOp};
-use super::connection::{Shared, deadline_after};
 use super::handshake::{ConnectInfo, ServerInfo};
+use super::shared::{Shared, deadline_after};
 use super::tls::{self, TlsError};
 use super::transport::Transport;
 use super::waker::{self, Interest};

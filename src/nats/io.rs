@@ -9,9 +9,9 @@ use std::{fmt, io};
 
 use super::codec::{DecodeError, Decoder, MAX_MESSAGE, ServerOp};
 use super::connect::{self, ConnectError, Established};
-use super::connection::{Link, Pong, Shared, deadline_after};
 use super::handshake::ServerInfo;
 use super::pool::Pool;
+use super::shared::{Link, Pong, Shared, deadline_after};
 use super::subscriptions::Delivered;
 use super::transport::Transport;
 use super::waker::{self, Interest};

@@ -5,7 +5,7 @@
 //! | `codec.rs` | the protocol's text format, both directions, no I/O |
 //! | `subject.rs`, `message.rs`, `handshake.rs` | the rules for subjects; messages and headers; INFO and CONNECT |
 //! | `options.rs`, `address.rs` | what a connection is told; server addresses |
-//! | `connection.rs`, `subscriptions.rs`, `output.rs` | the handle: publishing, subscribing, requests |
+//! | `connection.rs`, `shared.rs`, `subscriptions.rs`, `output.rs` | the handle: publishing, subscribing, requests; what waits to be sent |
 //! | `io.rs`, `connect.rs`, `pool.rs`, `transport.rs`, `waker.rs` | the I/O thread: connecting, reading, reconnecting |
 //! | `auth.rs`, `nkey.rs`, `tls.rs` | proving who we are, checking who they are |
 
@@ -21,6 +21,7 @@ mod nkey;
 mod options;
 mod output;
 mod pool;
+mod shared;
 mod subject;
 mod subscriptions;
 mod tls;

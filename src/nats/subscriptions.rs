@@ -1,14 +1,14 @@
 //! Who gets which messages.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError};
 
 use super::codec::{self, Delivery};
-use super::connection::Shared;
 use super::output::{Lifetime, Output};
+use super::shared::Shared;
 use super::{ConnectionEvent, Headers, Message};
 
 /// How often a slow subscriber is reported at most.
@@ -179,12 +179,6 @@ impl Entry {
         self.reported = Some(now);
         let dropped = std::mem::take(&mut self.dropped);
         Some(ConnectionEvent::SlowConsumer { subject: self.subject.clone(), dropped })
-    }
-}
-
-impl Shared {
-    pub(super) fn subscriptions(&self) -> std::sync::MutexGuard<'_, Subscriptions> {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
