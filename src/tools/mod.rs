@@ -1,5 +1,7 @@
 //! The tools a model can call; one file per tool.
 
+mod bash;
+pub mod child;
 mod edit;
 mod edit_diff;
 mod edit_match;
@@ -7,7 +9,9 @@ mod environment;
 mod files;
 mod image;
 mod locks;
+mod output;
 mod paths;
+mod processes;
 mod read;
 mod truncate;
 mod validate;
@@ -25,7 +29,7 @@ use std::time::Duration;
 /// The tools that a session has unless it is told otherwise, in the order in which models see them.
 pub const DEFAULT_TOOLS: [&str; 4] = ["read", "bash", "edit", "write"];
 
-static ALL: [&dyn Tool; 3] = [&read::Read, &edit::Edit, &write::Write];
+static ALL: [&dyn Tool; 4] = [&read::Read, &bash::Bash, &edit::Edit, &write::Write];
 
 /// The tool of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Tool> {
