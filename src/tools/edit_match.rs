@@ -33,7 +33,7 @@ pub enum Mismatch {
 /// The first [`Mismatch`]; nothing is applied then.
 pub fn apply(content: &str, edits: &[Edit]) -> Result<String, Mismatch> {
     let lines = split_lines(content);
-    let literal = View::new(&lines, |text| Cow::Borrowed(text));
+    let literal = View::new(&lines, Cow::Borrowed);
     let tolerant = View::new(&lines, level);
     let mut wanted = Vec::with_capacity(edits.len());
     for (index, edit) in edits.iter().enumerate() {
@@ -271,7 +271,7 @@ mod tests {
             let lines = split_lines(content);
             let joined: String = lines.iter().flat_map(|line| [line.text, line.ending]).collect();
             assert_eq!(joined, content);
-            let view = View::new(&lines, |text| Cow::Borrowed(text));
+            let view = View::new(&lines, Cow::Borrowed);
             assert_eq!(view.text, with_lf(content));
             let mut copied = String::new();
             view.copy(0, view.text.len(), &mut copied);

@@ -1,16 +1,25 @@
 //! The tools a model can call; one file per tool.
 
+mod bash;
+pub mod child;
 mod edit;
 mod edit_diff;
 mod edit_match;
 mod environment;
 mod files;
+mod find;
+mod grep;
 mod image;
+mod listing;
 mod locks;
+mod ls;
+mod output;
 mod paths;
+mod processes;
 mod read;
 mod truncate;
 mod validate;
+mod walk;
 mod write;
 
 pub use environment::child_environment;
@@ -25,7 +34,7 @@ use std::time::Duration;
 /// The tools that a session has unless it is told otherwise, in the order in which models see them.
 pub const DEFAULT_TOOLS: [&str; 4] = ["read", "bash", "edit", "write"];
 
-static ALL: [&dyn Tool; 3] = [&read::Read, &edit::Edit, &write::Write];
+static ALL: [&dyn Tool; 7] = [&read::Read, &bash::Bash, &edit::Edit, &write::Write, &grep::Grep, &find::Find, &ls::Ls];
 
 /// The tool of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Tool> {
