@@ -118,10 +118,10 @@ fn failures_can_be_the_first_ones_only() {
     };
     assert_eq!([(); 3].map(|()| ask(&["@fail overloaded 2"])), [true, true, false]);
     assert_eq!([(); 2].map(|()| ask(&["x", "@fail overloaded 1"])), [true, false], "the next prompt counts anew");
-    for n in 0..2 * MAX_COUNTED {
-        ask(&vec!["@fail cut 1"; n + 3]);
-    }
-    assert_eq!(offline.failures.lock().expect("no panic").len(), MAX_COUNTED);
+    let full = (0..MAX_COUNTED).map(|n| (n.to_string(), 1));
+    *offline.failures.lock().expect("no panic") = full.collect();
+    ask(&["@fail cut 1"]);
+    assert_eq!(offline.failures.lock().expect("no panic").len(), MAX_COUNTED, "what is counted has a bound");
 }
 
 #[test]
