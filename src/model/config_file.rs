@@ -11,11 +11,14 @@ const MAX_BYTES: u64 = 4 << 20;
 /// Modification time and size: a change of either means other content. `None` = there is no file.
 type Stamp = Option<(SystemTime, u64)>;
 
+/// What a file was when it was read, and its value or what is wrong with it.
+type Content<T> = (Stamp, Result<Arc<T>, String>);
+
 /// A file that many threads ask for. A missing file is the default value; a broken one is its error, until it changes.
 pub struct ConfigFile<T> {
     path: PathBuf,
     parse: fn(&str) -> Result<T, String>,
-    read: Mutex<Option<(Stamp, Result<Arc<T>, String>)>>,
+    read: Mutex<Option<Content<T>>>,
 }
 
 impl<T: Default> ConfigFile<T> {

@@ -261,7 +261,7 @@ enum Located {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::test_model;
+    use crate::model::test_support::test_model;
     use serde_json::json;
 
     fn environment(name: &str) -> Option<String> {

@@ -244,7 +244,7 @@ impl Read for Response {
         match self.body.read(buffer) {
             // A cancelled read looks like the end of a body that only the end of the connection delimits.
             Ok(0) if self.cancel.is_cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
-            Err(e) if e.get_ref().is_some_and(|inner| is_timeout(inner)) => {
+            Err(e) if e.get_ref().is_some_and(is_timeout) => {
                 Err(io::Error::new(io::ErrorKind::TimedOut, "the server was silent for too long"))
             }
             result => result,

@@ -26,6 +26,8 @@ mod secret_value;
 mod services;
 mod settings;
 mod sse;
+#[cfg(test)]
+mod test_support;
 mod thinking;
 mod tolerant_json;
 mod usage;
@@ -230,24 +232,5 @@ impl Api {
     fn parse(name: &str) -> Option<Api> {
         let known = API_NAMES.iter().find(|(api, known)| *known == name && *api != Api::Offline);
         known.map(|(api, _)| *api)
-    }
-}
-
-#[cfg(test)]
-fn test_model() -> Model {
-    Model {
-        id: "m".to_string(),
-        name: "M".to_string(),
-        provider: "p".to_string(),
-        api: Api::AnthropicMessages,
-        base_url: "http://127.0.0.1:9".to_string(),
-        reasoning: false,
-        images: true,
-        rates: Rates::default(),
-        context_window: 200_000,
-        max_tokens: 8192,
-        thinking_level_map: BTreeMap::new(),
-        headers: Vec::new(),
-        compat: serde_json::Map::new(),
     }
 }

@@ -155,7 +155,7 @@ fn fit_assistant(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::test_model;
+    use crate::model::test_support::test_model;
     use serde_json::{Value, json};
 
     fn upper(id: &str) -> String {

@@ -87,12 +87,11 @@ impl Services {
         {
             return Some(model);
         }
-        let mut defaults = catalog::providers().filter(|p| self.credentials.available(p.id, &user));
-        if let Some(model) = defaults.find_map(|p| usable(p.id, p.default_model)) {
-            return Some(model);
-        }
-        let providers = registry.provider_ids().into_iter().filter(|p| *p != offline::PROVIDER);
-        providers.into_iter().find_map(|p| registry.model_ids(p).iter().find_map(|id| usable(p, id)))
+        let providers = registry.provider_ids().into_iter().filter(|p| self.credentials.available(p, &user));
+        let providers: Vec<&str> = providers.collect();
+        let default = |p: &&str| usable(p, catalog::provider(p)?.default_model);
+        let first = |p: &&str| registry.model_ids(p).iter().find_map(|id| usable(p, id));
+        providers.iter().find_map(default).or_else(|| providers.iter().find_map(first))
     }
 
     /// The thinking level for those who name none: that of the settings, else `medium`. Not clamped to the model.

@@ -101,7 +101,6 @@ impl<R: Read> Events<R> {
     }
 
     /// The next event that has arrived completely.
-    #[expect(clippy::should_implement_trait, reason = "an event borrows the buffer it is in")]
     pub fn next(&mut self) -> Option<Event<'_>> {
         if !self.begun && !self.skip_byte_order_mark() {
             return None;

@@ -82,7 +82,7 @@ impl Budgets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::test_model;
+    use crate::model::test_support::test_model;
 
     #[test]
     fn names_round_trip() {

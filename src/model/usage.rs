@@ -84,7 +84,8 @@ pub fn message_chars(message: &Message) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Rates, ThinkingLevel, test_model};
+    use crate::model::test_support::test_model;
+    use crate::model::{Rates, ThinkingLevel};
     use std::sync::Arc;
 
     #[test]
