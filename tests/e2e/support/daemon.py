@@ -214,6 +214,7 @@ class Daemon:
         """Sends the intake a request that it must refuse; returns what it said."""
         stream = self.bus.request(self.intake, payload, headers)
         message = stream.message()
+        assert message.data.startswith(b'{"error"'), f"not refused: {message.data[:200]!r}"
         found = Refusal(json.loads(message.data), message.headers or {})
         # The fence: a terminator, if there is one, was sent right after the error.
         self.list()
