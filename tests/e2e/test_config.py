@@ -1,42 +1,17 @@
-"""Flags, environment, configuration file, NATS contexts and credentials."""
+"""Flags, environment, configuration file, models and their keys. What is about NATS is in test_connect.py."""
 
-import json
 import re
 import tomllib
 from pathlib import Path
 
-import nkeys
 import pytest
 
 from support.daemon import API_KEY
-from support.keys import Operator, new_pair
 from support.model_server import ToolCall
 
 FLAGS = """--server --context --creds --nkey --user --password --token --tls-ca --tls-cert --tls-key --tls-first
 --inbox-prefix --owner --config --agent-dir --model --thinking --max-lifetime --max-sessions --max-queue --grace
 --bash-timeout --log --check --version --help""".split()
-
-
-def settings(daemon, *arguments):
-    """What --check prints: name -> (value, origin)."""
-    done = daemon.run_to_end(*arguments, "--check")
-    assert done.returncode == 0, done.stderr
-    found = {}
-    for line in done.stdout.splitlines():
-        name, value, origin = re.fullmatch(r"(\S+) = (.*?)  \((.*)\)", line).groups()
-        found[name] = (value, origin)
-    return found
-
-
-def values(daemon, *arguments):
-    return {name: value for name, (value, _) in settings(daemon, *arguments).items()}
-
-
-def context(daemon, name, **fields):
-    path = daemon.home / ".config/nats/context" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(fields))
-    return path
 
 
 def test_version_is_the_crates(new_daemon):
@@ -107,7 +82,7 @@ def test_an_explicit_configuration_file_must_be_there(new_daemon):
 def test_no_configuration_at_all(new_daemon):
     daemon = new_daemon()
     daemon.config = {}
-    found = values(daemon)
+    found = daemon.values()
     assert found["server"] == "nats://127.0.0.1:4222"
     assert found["owner"] == "tester"
     assert found["defaultMaxLifetime"] == "1800"
@@ -118,7 +93,7 @@ def test_check_tells_where_a_value_is_from(new_daemon):
     daemon = new_daemon()
     daemon.config = {"server": "nats://file:1", "owner": "from-file", "grace": 3}
     daemon.environment["PI_EXEC_OWNER"] = "from-env"
-    found = settings(daemon, "--max-queue", "7")
+    found = daemon.settings("--max-queue", "7")
     origins = {name: found[name][1] for name in ("server", "owner", "maxQueue", "grace", "maxSessions")}
     assert "config.json" in origins["server"] and "config.json" in origins["grace"]
     assert "PI_EXEC_OWNER" in origins["owner"]
@@ -151,13 +126,13 @@ def test_flag_beats_environment_beats_file(new_daemon, name, key, variable, flag
     daemon = new_daemon()
     in_file, in_environment, in_flag = given
     daemon.config = {key: in_file}
-    assert values(daemon)[name] == str(in_file)
+    assert daemon.values()[name] == str(in_file)
     daemon.environment[variable] = str(in_environment)
-    assert values(daemon)[name] == str(in_environment)
-    assert values(daemon, flag, str(in_flag))[name] == str(in_flag)
+    assert daemon.values()[name] == str(in_environment)
+    assert daemon.values(flag, str(in_flag))[name] == str(in_flag)
     # Empty is unset.
     daemon.environment[variable] = ""
-    assert values(daemon)[name] == str(in_file)
+    assert daemon.values()[name] == str(in_file)
 
 
 def test_a_lifetime_of_zero_is_a_value(new_daemon, model):
@@ -183,135 +158,9 @@ def test_the_owner_is_a_clean_name(new_daemon, user, owner):
         del daemon.environment["USER"]
     else:
         daemon.environment["USER"] = user
-    assert values(daemon)["owner"] == owner
+    assert daemon.values()["owner"] == owner
     if user:
-        assert values(daemon, "--owner", user)["owner"] == owner
-
-
-# NATS contexts and credentials.
-
-
-def test_a_context_names_the_server(nats_server, new_daemon):
-    daemon = new_daemon()
-    del daemon.config["server"]
-    context(daemon, "lab", url=nats_server.url, description="ignored", token="")
-    daemon.environment["NATS_CONTEXT"] = "lab"
-    daemon.start()
-    daemon.wait_log(rf"connecting to (nats://)?{re.escape(nats_server.address)} \(context: lab\)$")
-
-
-def test_flag_beats_environment_beats_file_for_contexts(new_daemon):
-    daemon = new_daemon()
-    for name in ("one", "two", "three"):
-        context(daemon, name, url=f"nats://{name}:1")
-    daemon.config = {"context": "one"}
-    assert values(daemon)["server"] == "nats://one:1"
-    daemon.environment["NATS_CONTEXT"] = "two"
-    assert values(daemon)["server"] == "nats://two:1"
-    assert values(daemon, "--context", "three")["server"] == "nats://three:1"
-
-
-def test_a_server_beside_a_context_keeps_its_credentials(own_server, own_bus, new_daemon):
-    server = own_server('authorization { user: me, password: "p w" }')
-    daemon = new_daemon(server.url, own_bus(server.url, user="me", password="p w"))
-    del daemon.config["server"]
-    context(daemon, "auth", url="nats://127.0.0.1:1", user="me", password="p w")
-    daemon.environment["NATS_URL"] = server.url
-    daemon.start("--context", "auth")
-    assert "p w" not in daemon.log_text()
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("missing", None), ("broken", "{"), ("../escape", None), ("a/b", None), ("typed", '{"url": 5}')],
-)
-def test_an_unreadable_context_ends_with_78(new_daemon, name, content):
-    daemon = new_daemon()
-    if content is not None:
-        path = context(daemon, name)
-        path.write_text(content)
-    done = daemon.run_to_end("--context", name)
-    assert done.returncode == 78
-    assert name in done.stderr
-
-
-@pytest.fixture(scope="module")
-def user_key():
-    _, seed, public = new_pair(nkeys.PREFIX_BYTE_USER)
-    return seed, public
-
-
-@pytest.fixture(scope="module")
-def operator():
-    return Operator()
-
-
-class TestAuthentication:
-    """Each way in, and that a wrong credential stays outside."""
-
-    def start(self, new_daemon, server, bus, *arguments, **config):
-        daemon = new_daemon(server.url, bus)
-        daemon.config.update(config)
-        return daemon.start(*arguments)
-
-    def test_user_and_password(self, own_server, own_bus, new_daemon):
-        server = own_server('authorization { user: me, password: "secret-9" }')
-        bus = own_bus(server.url, user="me", password="secret-9")
-        for arguments, config in [
-            (["--user", "me", "--password", "secret-9"], {}),
-            ([], {"user": "me", "password": "secret-9"}),
-            (["--server", f"nats://me:secret%2D9@{server.address}"], {}),
-        ]:
-            daemon = self.start(new_daemon, server, bus, *arguments, **config)
-            assert "secret-9" not in daemon.log_text() and "secret%2D9" not in daemon.log_text()
-
-    def test_token(self, own_server, own_bus, new_daemon):
-        server = own_server('authorization { token: "secret-9" }')
-        bus = own_bus(server.url, token="secret-9")
-        self.start(new_daemon, server, bus, "--token", "secret-9")
-        daemon = self.start(new_daemon, server, bus, "--server", f"nats://secret-9@{server.address}")
-        assert "secret-9" not in daemon.log_text()
-
-    def test_wrong_password_is_retried_and_told(self, own_server, new_daemon):
-        server = own_server('authorization { user: me, password: "secret-9" }')
-        daemon = new_daemon(server.url, None)
-        daemon.spawn("--user", "me", "--password", "wrong-one")
-        line = daemon.wait_log("(?i)authorization")
-        assert daemon.running()
-        assert "wrong-one" not in line
-
-    def test_nkey(self, tmp_path, own_server, own_bus, new_daemon, user_key):
-        seed, public = user_key
-        server = own_server(f"authorization {{ users: [ {{ nkey: {public} }} ] }}")
-        path = tmp_path / "user.nk"
-        path.write_text(f"{seed}\n")
-        self.start(new_daemon, server, own_bus(server.url, nkeys_seed_str=seed), "--nkey", str(path))
-
-    def test_creds(self, tmp_path, own_server, own_bus, new_daemon, operator):
-        server = own_server(operator.server_config)
-        path = tmp_path / "user.creds"
-        path.write_text(operator.creds)
-        bus = own_bus(server.url, user_credentials=str(path))
-        self.start(new_daemon, server, bus, "--creds", str(path))
-        daemon = new_daemon(server.url, bus)
-        del daemon.config["server"]
-        context(daemon, "jwt", url=server.url, creds=str(path))
-        daemon.start("--context", "jwt")
-
-    def test_missing_credential_files_end_with_78(self, new_daemon):
-        for flag in ("--creds", "--nkey", "--tls-ca"):
-            done = new_daemon().run_to_end(flag, "/no/such/file")
-            assert done.returncode == 78
-            assert "/no/such/file" in done.stderr
-
-
-def test_a_public_server_is_warned_about(new_daemon):
-    daemon = new_daemon()
-    daemon.config = {}
-    done = daemon.run_to_end("--server", "demo.nats.io", "--check")
-    assert done.returncode == 0
-    assert "public" in done.stderr
-    assert "public" not in daemon.run_to_end("--check").stderr
+        assert daemon.values("--owner", user)["owner"] == owner
 
 
 # Keys and models.

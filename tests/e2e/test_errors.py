@@ -228,9 +228,13 @@ def test_retry_after_is_honoured(daemon, model):
     ids=["reset", "unterminated", "error event"],
 )
 def test_a_stream_that_breaks_is_tried_again(daemon, model, ending):
-    model.script(["lost ", ending], "whole")
-    # What was streamed before cannot be taken back.
-    assert daemon.run("x").text() == "lost whole"
+    gate = Gate()
+    model.script(["lost ", gate, ending], "whole")
+    stream = daemon.run("x")
+    # What was streamed before the break cannot be taken back.
+    stream.until("lost ")
+    gate.open()
+    assert stream.text() == "lost whole"
     assert model.requests[1].conversation == [("user", "x")]
 
 

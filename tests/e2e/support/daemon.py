@@ -96,6 +96,24 @@ class Daemon:
     def write_config(self):
         (self.home / ".pi-exec/config.json").write_text(json.dumps(self.config))
 
+    def context(self, name, **fields):
+        """Writes a context of the nats command; returns its path."""
+        path = self.home / ".config/nats/context" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(fields))
+        return path
+
+    def settings(self, *arguments):
+        """What --check prints: name -> (value, origin)."""
+        done = self.run_to_end(*arguments, "--check")
+        assert done.returncode == 0, done.stderr
+        lines = [re.fullmatch(r"(\S+) = (.*?)  \((.*)\)", line) for line in done.stdout.splitlines()]
+        assert all(lines), done.stdout
+        return {line[1]: (line[2], line[3]) for line in lines}
+
+    def values(self, *arguments):
+        return {name: value for name, (value, _) in self.settings(*arguments).items()}
+
     def run_to_end(self, *arguments, timeout=DEADLINE):
         """Runs the binary until it ends by itself; returns the completed process with text output."""
         self.write_config()
@@ -196,6 +214,7 @@ class Daemon:
         """Sends the intake a request that it must refuse; returns what it said."""
         stream = self.bus.request(self.intake, payload, headers)
         message = stream.message()
+        assert message.data.startswith(b'{"error"'), f"not refused: {message.data[:200]!r}"
         found = Refusal(json.loads(message.data), message.headers or {})
         # The fence: a terminator, if there is one, was sent right after the error.
         self.list()

@@ -11,7 +11,6 @@ import socket
 import socketserver
 import struct
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -42,11 +41,6 @@ class Usage:
     output: int = 0
     cache_read: int = 0
     cache_write: int = 0
-
-
-@dataclass
-class Pause:
-    seconds: float
 
 
 @dataclass
@@ -197,10 +191,6 @@ class ModelServer:
         assert arrived, f"{len(self.requests)} of {count} requests to the model within {timeout} s"
         return self.requests[count - 1]
 
-    def unused(self):
-        """How many turns nobody asked for."""
-        return len(self._turns)
-
     def close(self):
         self._closing.set()
         self._http.shutdown()
@@ -307,10 +297,7 @@ class _Handler(BaseHTTPRequestHandler):
         writer = api(request.body["model"], usage)
         self._send(writer.start())
         for step in steps:
-            if isinstance(step, Pause):
-                end = time.monotonic() + step.seconds
-                self._wait(request, lambda: time.monotonic() >= end)
-            elif isinstance(step, Gate):
+            if isinstance(step, Gate):
                 step.reached.set()
                 self._wait(request, step.opened.is_set)
             elif isinstance(step, Stall):

@@ -48,11 +48,3 @@ def children(pid):
             if fields and fields.get("PPid") == str(pid):
                 found.append(int(entry.name))
     return found
-
-
-def environment(pid):
-    try:
-        raw = Path(f"/proc/{pid}/environ").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return {}
-    return dict(entry.split("=", 1) for entry in raw.decode(errors="replace").split("\0") if "=" in entry)
