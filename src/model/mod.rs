@@ -22,6 +22,7 @@ mod models_json;
 pub mod offline;
 mod registry;
 mod repair;
+pub mod retry;
 mod secret_value;
 mod services;
 mod settings;
@@ -33,8 +34,9 @@ mod tolerant_json;
 mod usage;
 
 pub use services::Services;
+pub use settings::RetrySettings;
 
-use crate::transcript::{AssistantMessage, Message, ToolSpec};
+use crate::transcript::{AssistantMessage, Message, StopReason, ToolSpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,6 +162,13 @@ pub trait Sink {
 pub struct Outcome {
     pub message: AssistantMessage,
     pub failure: Option<Failure>,
+}
+
+impl Outcome {
+    /// There is no answer to go on with.
+    pub fn failed(&self) -> bool {
+        matches!(self.message.stop_reason, StopReason::Error | StopReason::Aborted)
+    }
 }
 
 /// Facts about a failed request, for deciding whether to try again.

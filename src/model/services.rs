@@ -8,7 +8,7 @@ use super::http::{Http, Patience};
 use super::models_json::ModelsJson;
 use super::registry::Registry;
 use super::repair::repair;
-use super::settings::Settings;
+use super::settings::{RetrySettings, Settings};
 use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, anthropic, catalog, offline, usage};
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
@@ -49,6 +49,11 @@ impl Services {
             log::warn!("{reason}");
             Arc::default()
         })
+    }
+
+    /// When a failed request is tried again.
+    pub fn retry_settings(&self) -> RetrySettings {
+        self.settings().retry()
     }
 
     /// The model that `spec` names (`provider/model`, or an id that is unique), with the thinking level that it asks for

@@ -26,9 +26,30 @@ pub struct Settings {
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct Retry {
+    enabled: Option<bool>,
+    max_retries: Option<u32>,
+    base_delay_ms: Option<u64>,
+    max_agent_delay_ms: Option<u64>,
     provider: ProviderRetry,
+}
+
+/// When a failed request is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetrySettings {
+    pub enabled: bool,
+    pub max_retries: u32,
+    base_delay_ms: u64,
+    max_delay_ms: u64,
+}
+
+impl RetrySettings {
+    /// Milliseconds before attempt 1, 2, ...: each twice as long as the one before, up to the limit.
+    pub fn delay_ms(&self, attempt: u32) -> u64 {
+        let factor = 1_u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX);
+        self.base_delay_ms.saturating_mul(factor).min(self.max_delay_ms)
+    }
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -48,6 +69,16 @@ impl Settings {
         own.or(self.default_thinking_level.as_deref()).and_then(ThinkingLevel::parse)
     }
 
+    /// PI's defaults where nothing is set: three attempts, after 2, 4 and 8 seconds.
+    pub fn retry(&self) -> RetrySettings {
+        RetrySettings {
+            enabled: self.retry.enabled.unwrap_or(true),
+            max_retries: self.retry.max_retries.unwrap_or(3),
+            base_delay_ms: self.retry.base_delay_ms.unwrap_or(2000),
+            max_delay_ms: self.retry.max_agent_delay_ms.unwrap_or(60_000),
+        }
+    }
+
     /// How long a server may be silent, before its answer and in it.
     pub fn idle_timeout(&self) -> Duration {
         let configured = self.retry.provider.timeout_ms.as_ref().or(self.http_idle_timeout_ms.as_ref());
@@ -64,6 +95,16 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_limit() {
+        let delays = |text: &str| {
+            let retry = Settings::parse(text).expect("it parses").retry();
+            [1, 2, 3, 80].map(|attempt| retry.delay_ms(attempt))
+        };
+        assert_eq!(delays("{}"), [2000, 4000, 8000, 60_000]);
+        assert_eq!(delays(r#"{"retry":{"baseDelayMs":5,"maxAgentDelayMs":15}}"#), [5, 10, 15, 15]);
+    }
 
     #[test]
     fn settings_are_read() {

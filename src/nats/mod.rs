@@ -8,19 +8,26 @@
 //! | `connection.rs`, `shared.rs`, `subscriptions.rs`, `output.rs` | the handle: publishing, subscribing, requests; what waits to be sent |
 //! | `io.rs`, `connect.rs`, `pool.rs`, `transport.rs`, `waker.rs` | the I/O thread: connecting, reading, reconnecting |
 //! | `auth.rs`, `nkey.rs`, `tls.rs` | proving who we are, checking who they are |
+//! | `micro.rs`, `intake.rs`, `session_subjects.rs` | the service: discovery, requests for sessions, prompts |
+//! | `replies.rs`, `documents.rs` | what is said in answer: streams, errors, JSON documents |
 
 mod address;
 mod auth;
 pub mod codec;
 mod connect;
 mod connection;
+pub mod documents;
 mod handshake;
+pub mod intake;
 mod io;
 mod message;
+pub mod micro;
 mod nkey;
 mod options;
 mod output;
 mod pool;
+pub mod replies;
+pub mod session_subjects;
 mod shared;
 mod subject;
 mod subscriptions;
