@@ -8,6 +8,7 @@
 pub mod cancel;
 pub mod model;
 pub mod nats;
+pub mod nats_context;
 pub mod sys;
 pub mod tools;
 pub mod transcript;
