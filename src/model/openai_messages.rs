@@ -213,7 +213,7 @@ fn user_content(content: &Content) -> Option<Said<'_>> {
         Content::Text(text) => Some(Said::Text(Cow::Borrowed(text))),
         Content::Blocks(blocks) => {
             let part = |block| match block {
-                &Block::Text { ref text, .. } => (!text.is_empty()).then(|| text_part(text)),
+                Block::Text { text, .. } => (!text.is_empty()).then(|| text_part(text)),
                 block => image(block),
             };
             let parts: Vec<_> = blocks.iter().filter_map(part).collect();
