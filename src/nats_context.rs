@@ -3,11 +3,10 @@
 //!
 //! A setting that we cannot follow is an error, not something to pass over: whoever wrote it expects it to hold.
 
-use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::{env, fmt};
 
 use serde_json::{Map, Value};
 
@@ -50,8 +49,6 @@ pub enum Problem {
     Needs(&'static str),
     Address(AddressError),
     BadInboxPrefix,
-    /// It begins with `~/`, and there is no `HOME`.
-    NoHome,
 }
 
 impl fmt::Display for ContextError {
@@ -74,28 +71,23 @@ impl fmt::Display for Problem {
             Problem::Needs(other) => write!(out, "must be given together with {other}"),
             Problem::Address(error) => write!(out, "{error}"),
             Problem::BadInboxPrefix => write!(out, "cannot be the beginning of a subject"),
-            Problem::NoHome => write!(out, "begins with ~/, and HOME is not set"),
         }
     }
 }
 
 impl std::error::Error for ContextError {}
 
-/// Where the `nats` tool keeps its configuration: `$NATS_CONFIG_HOME`, `$XDG_CONFIG_HOME/nats` or `~/.config/nats`. `None`
-/// when the environment says nothing about it.
-pub fn config_dir() -> Option<PathBuf> {
-    config_dir_from(|name| env::var_os(name).filter(|value| !value.is_empty()))
-}
-
-fn config_dir_from(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    variable("NATS_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| variable("XDG_CONFIG_HOME").map(|dir| Path::new(&dir).join("nats")))
-        .or_else(|| variable("HOME").map(|dir| Path::new(&dir).join(".config/nats")))
+/// Where the `nats` tool keeps its configuration: `$NATS_CONFIG_HOME`, `$XDG_CONFIG_HOME/nats` or `~/.config/nats`.
+/// `variable` gives the value of an environment variable.
+pub fn config_dir(variable: impl Fn(&str) -> Option<String>, home: &Path) -> PathBuf {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("NATS_CONFIG_HOME")
+        .or_else(|| Some(set("XDG_CONFIG_HOME")?.join("nats")))
+        .unwrap_or_else(|| home.join(".config/nats"))
 }
 
 /// Reads the context `name` below the configuration directory `dir`, see [`config_dir`].
-pub fn load(dir: &Path, name: &str) -> Result<Context, ContextError> {
+pub fn load(dir: &Path, name: &str, home: &Path) -> Result<Context, ContextError> {
     if name.is_empty() || name.starts_with('.') || name.contains("..") || name.contains(['/', '\\', '\0']) {
         return Err(ContextError::BadName(name.into()));
     }
@@ -103,8 +95,7 @@ pub fn load(dir: &Path, name: &str) -> Result<Context, ContextError> {
     let text = read(&path).map_err(|error| ContextError::Read { path: path.clone(), error })?;
     let fields: Map<String, Value> =
         serde_json::from_slice(&text).map_err(|error| ContextError::NotJson { path: path.clone(), error })?;
-    let home = env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-    parse(fields, home.as_deref()).map_err(|(field, problem)| ContextError::Field { path, field, problem })
+    parse(fields, home).map_err(|(field, problem)| ContextError::Field { path, field, problem })
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -136,7 +127,7 @@ type FieldError = (String, Problem);
 /// A file's fields, each of which may be taken once. What is left in the end is unknown.
 struct Fields<'a> {
     left: Map<String, Value>,
-    home: Option<&'a Path>,
+    home: &'a Path,
 }
 
 impl Fields<'_> {
@@ -160,11 +151,7 @@ impl Fields<'_> {
     /// A path; `~/` in front stands for the home directory.
     fn path(&mut self, name: &str) -> Result<Option<PathBuf>, FieldError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        match (text.strip_prefix("~/"), self.home) {
-            (None, _) => Ok(Some(text.into())),
-            (Some(rest), Some(home)) => Ok(Some(home.join(rest))),
-            (Some(_), None) => Err((name.into(), Problem::NoHome)),
-        }
+        Ok(Some(text.strip_prefix("~/").map_or_else(|| text.clone().into(), |rest| self.home.join(rest))))
     }
 
     /// Checks what nothing has asked for.
@@ -190,7 +177,7 @@ impl Fields<'_> {
     }
 }
 
-fn parse(fields: Map<String, Value>, home: Option<&Path>) -> Result<Context, FieldError> {
+fn parse(fields: Map<String, Value>, home: &Path) -> Result<Context, FieldError> {
     let mut fields = Fields { left: fields, home };
     let servers = match fields.text("url")? {
         Some(url) => ServerAddress::parse_list(&url).map_err(|error| ("url".into(), Problem::Address(error)))?,
@@ -255,7 +242,7 @@ mod tests {
 
     fn parsed(value: Value) -> Result<Context, FieldError> {
         let Value::Object(fields) = value else { panic!("an object") };
-        parse(fields, Some(Path::new("/home/u")))
+        parse(fields, Path::new("/home/u"))
     }
 
     #[test]
@@ -334,8 +321,6 @@ mod tests {
             let Err(error) = parsed(value) else { panic!("{shown} was accepted") };
             assert_eq!(error, (field.into(), problem), "{shown}");
         }
-        let fields = Map::from_iter([("creds".to_owned(), json!("~/c"))]);
-        assert!(matches!(parse(fields, None), Err((field, Problem::NoHome)) if field == "creds"));
     }
 
     #[test]
@@ -348,8 +333,8 @@ mod tests {
         write("list.json", "[]");
         write("field.json", r#"{"password": 12345, "user": "u"}"#);
         fs::write(dir.path().join("outside.json"), "{}").expect("written");
-        assert!(load(dir.path(), "good").is_ok_and(|context| context.auth == Auth::Token("s3cret".into())));
-        let message = |name: &str| load(dir.path(), name).map(|_| ()).expect_err(name).to_string();
+        assert!(load(dir.path(), "good", dir.path()).is_ok_and(|context| context.auth == Auth::Token("s3cret".into())));
+        let message = |name: &str| load(dir.path(), name, dir.path()).map(|_| ()).expect_err(name).to_string();
         for name in ["", ".hidden", "../outside", "a/b", "a\\b", "a..b", "a\0"] {
             assert!(message(name).contains("cannot be the name"), "{name:?}");
         }
@@ -363,12 +348,15 @@ mod tests {
     #[test]
     fn finds_the_directory() {
         let find = |set: &[(&str, &str)]| {
-            config_dir_from(|name| set.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into()))
+            let variable = |name: &str| set.iter().find(|(other, _)| *other == name).map(|(_, v)| (*v).to_string());
+            config_dir(variable, Path::new("/h"))
         };
-        let home = ("HOME", "/h");
-        assert_eq!(find(&[("NATS_CONFIG_HOME", "/n"), ("XDG_CONFIG_HOME", "/x"), home]), Some("/n".into()));
-        assert_eq!(find(&[("XDG_CONFIG_HOME", "/x"), home]), Some("/x/nats".into()));
-        assert_eq!(find(&[home]), Some("/h/.config/nats".into()));
-        assert_eq!(find(&[]), None);
+        for (set, dir) in [
+            (&[("NATS_CONFIG_HOME", "/n"), ("XDG_CONFIG_HOME", "/x")][..], "/n"),
+            (&[("NATS_CONFIG_HOME", ""), ("XDG_CONFIG_HOME", "/x")], "/x/nats"),
+            (&[], "/h/.config/nats"),
+        ] {
+            assert_eq!(find(set), Path::new(dir), "{set:?}");
+        }
     }
 }
