@@ -26,6 +26,7 @@ mod openai_completions;
 mod openai_messages;
 mod registry;
 mod repair;
+pub mod retry;
 mod secret_value;
 mod services;
 mod settings;
