@@ -8,9 +8,11 @@
 //! | `connection.rs`, `shared.rs`, `subscriptions.rs`, `output.rs` | the handle: publishing, subscribing, requests; what waits to be sent |
 //! | `io.rs`, `connect.rs`, `pool.rs`, `transport.rs`, `waker.rs` | the I/O thread: connecting, reading, reconnecting |
 //! | `auth.rs`, `nkey.rs`, `tls.rs` | proving who we are, checking who they are |
+//! | `broker/` | a small NATS server for hosts that have none |
 
 mod address;
 mod auth;
+pub mod broker;
 pub mod codec;
 mod connect;
 mod connection;
