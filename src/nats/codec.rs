@@ -416,6 +416,7 @@ fn bad_arguments(line: &[u8]) -> DecodeError {
     DecodeError::BadArguments(shown(line))
 }
 
+pub const OK: &[u8] = b"+OK\r\n";
 pub const PING: &[u8] = b"PING\r\n";
 pub const PONG: &[u8] = b"PONG\r\n";
 const HEADER_VERSION: &[u8] = b"NATS/1.0";
@@ -474,6 +475,35 @@ pub fn put_unsub(out: &mut Vec<u8>, sid: u64) {
 pub fn put_connect(out: &mut Vec<u8>, json: &[u8]) {
     put_words(out, b"CONNECT", &[json]);
     out.extend_from_slice(b"\r\n");
+}
+
+pub fn put_info(out: &mut Vec<u8>, json: &[u8]) {
+    put_words(out, b"INFO", &[json]);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// MSG, or HMSG when there is a header block, which is passed on as it is.
+pub fn put_msg(out: &mut Vec<u8>, message: &Delivery<'_>) {
+    let Delivery { subject, sid, reply, headers, payload } = message;
+    let header_size = headers.map_or(0, <[u8]>::len);
+    out.reserve(payload.len() + header_size + subject.len() + sid.len() + reply.map_or(0, <[u8]>::len) + 64);
+    put_words(out, if headers.is_some() { b"HMSG" } else { b"MSG" }, &[subject, sid]);
+    if let Some(reply) = reply {
+        put_words(out, b"", &[reply]);
+    }
+    if headers.is_some() {
+        put_number(out, header_size);
+    }
+    put_number(out, header_size + payload.len());
+    for part in [b"\r\n", headers.unwrap_or_default(), payload, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+pub fn put_error(out: &mut Vec<u8>, text: &str) {
+    for part in ["-ERR '", text, "'\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
 
 fn put_words(out: &mut Vec<u8>, verb: &[u8], words: &[&[u8]]) {

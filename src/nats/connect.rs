@@ -118,6 +118,8 @@ pub(super) fn connect(address: &ServerAddress, shared: &Shared) -> Result<Establ
     }
     let credentials = auth::credentials(&options.auth, address, info.nonce.as_deref()).map_err(ConnectError::Auth)?;
     let connect = ConnectInfo {
+        verbose: false,
+        pedantic: false,
         tls_required: matches!(transport, Transport::Tls(_)),
         name: options.name.clone(),
         lang: "rust".into(),
@@ -127,7 +129,6 @@ pub(super) fn connect(address: &ServerAddress, shared: &Shared) -> Result<Establ
         headers: true,
         no_responders: true,
         credentials,
-        ..ConnectInfo::default()
     };
     let mut bytes = Vec::new();
     codec::put_connect(&mut bytes, &serde_json::to_vec(&connect).map_err(ConnectError::BadInfo)?);

@@ -15,10 +15,12 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::shared::{Shared, deadline_after, random_token};
 use super::subscriptions::{Subscription, Target};
-use super::{ConnectionEvent, Message, Options, io as io_thread, valid_pattern, valid_subject};
+use super::{ConnectionEvent, MAX_SUBJECT, Message, Options, io as io_thread, valid_pattern, valid_subject};
 
 /// Held output goes out without being asked for when this much of it waits, in bytes.
 const HELD: usize = 32 << 10;
+/// The longest control line of a message, in bytes: two subjects and the sizes.
+const CONTROL_LINE: usize = 2 * MAX_SUBJECT + 64;
 /// How long dropping the last handle waits for the I/O thread.
 const DROP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -152,12 +154,15 @@ impl Connection {
         self.shared.send(&mut self.shared.wire());
     }
 
-    /// Waits until a message of `bytes` fits into the output buffer; false when it does not in time, or never will.
+    /// Waits until a message of `bytes` (header block and payload) fits into the output buffer; false when it does not in
+    /// time, or never will.
     pub fn wait_for_room(&self, bytes: usize, timeout: Duration) -> bool {
-        let max = self.shared.options.max_pending;
+        let Some(max) = self.shared.options.max_pending.checked_sub(bytes.saturating_add(CONTROL_LINE)) else {
+            return false;
+        };
         self.shared.wait_until(deadline_after(timeout), |wire| match wire.closed {
             true => Some(false),
-            false => (wire.output.len() + bytes <= max).then_some(true),
+            false => (wire.output.len() <= max).then_some(true),
         })
     }
 

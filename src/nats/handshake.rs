@@ -9,6 +9,8 @@ pub struct ServerInfo {
     pub server_id: String,
     pub server_name: String,
     pub version: String,
+    /// What the server is built with. It means nothing to us, and some client libraries insist on it.
+    pub go: String,
     pub host: String,
     pub port: u16,
     pub headers: bool,
@@ -32,6 +34,8 @@ pub struct ServerInfo {
     pub proto: u8,
     #[serde(skip_serializing_if = "is_zero")]
     pub client_id: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub client_ip: String,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -43,7 +47,7 @@ fn is_zero(value: &u64) -> bool {
 }
 
 /// What a client says about itself. Unset credentials are left out.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConnectInfo {
     /// The server answers every operation with `+OK`.
@@ -63,6 +67,25 @@ pub struct ConnectInfo {
     pub no_responders: bool,
     #[serde(flatten)]
     pub credentials: Credentials,
+}
+
+impl Default for ConnectInfo {
+    /// What nats-server assumes where a client says nothing.
+    fn default() -> ConnectInfo {
+        ConnectInfo {
+            verbose: true,
+            pedantic: true,
+            tls_required: false,
+            name: String::new(),
+            lang: String::new(),
+            version: String::new(),
+            protocol: 0,
+            echo: true,
+            headers: false,
+            no_responders: false,
+            credentials: Credentials::default(),
+        }
+    }
 }
 
 /// The part of CONNECT that says who the client is.

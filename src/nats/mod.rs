@@ -10,9 +10,11 @@
 //! | `auth.rs`, `nkey.rs`, `tls.rs` | proving who we are, checking who they are |
 //! | `micro.rs`, `intake.rs`, `session_subjects.rs` | the service: discovery, requests for sessions, prompts |
 //! | `replies.rs`, `documents.rs` | what is said in answer: streams, errors, JSON documents |
+//! | `broker/` | a small NATS server for hosts that have none |
 
 mod address;
 mod auth;
+pub mod broker;
 pub mod codec;
 mod connect;
 mod connection;

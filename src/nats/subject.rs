@@ -7,21 +7,38 @@ pub const MAX_SUBJECT: usize = 1024;
 
 /// Whether a message may be published to `subject`: no empty words, no white space or control characters, no wildcards.
 pub fn valid_subject(subject: &str) -> bool {
-    valid_pattern(subject) && !subject.split('.').any(|word| word == "*" || word == ">")
+    may_leave(subject) && is_literal(subject.as_bytes())
 }
 
 /// Whether `pattern` may be subscribed to: like a subject, and words may be wildcards.
 pub fn valid_pattern(pattern: &str) -> bool {
-    if pattern.len() > MAX_SUBJECT || pattern.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-        return false;
-    }
-    let mut words = pattern.split('.').peekable();
+    may_leave(pattern) && is_pattern(pattern.as_bytes())
+}
+
+/// What would end a word or a line early, or makes the line too long, never leaves.
+fn may_leave(subject: &str) -> bool {
+    subject.len() <= MAX_SUBJECT && !subject.bytes().any(|byte| byte <= b' ' || byte == 0x7f)
+}
+
+/// The words of a subject.
+pub(super) fn words(subject: &[u8]) -> impl Iterator<Item = &[u8]> {
+    subject.split(|byte| *byte == b'.')
+}
+
+/// Whether the words make a pattern: none is empty, and `>` is the last one if it occurs.
+pub(super) fn is_pattern(pattern: &[u8]) -> bool {
+    let mut words = words(pattern).peekable();
     while let Some(word) = words.next() {
-        if word.is_empty() || (word == ">" && words.peek().is_some()) {
+        if word.is_empty() || (word == b">" && words.peek().is_some()) {
             return false;
         }
     }
     true
+}
+
+/// Whether the words make a subject without wildcards.
+pub(super) fn is_literal(subject: &[u8]) -> bool {
+    words(subject).all(|word| !matches!(word, b"" | b"*" | b">"))
 }
 
 /// Whether `token` can stand as one word of a subject whatever it came from: not empty, no dot, no wildcard character, no

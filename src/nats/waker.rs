@@ -50,8 +50,13 @@ pub(super) struct Interest<'a> {
 impl<'a> Interest<'a> {
     /// That something can be read, and that what TLS has encrypted can be sent.
     pub(super) fn read(transport: &'a Transport) -> Interest<'a> {
-        let flags = if transport.wants_write() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-        Interest { socket: transport.socket(), flags }
+        let interest = Interest::read_socket(transport.socket());
+        if transport.wants_write() { interest.or_write() } else { interest }
+    }
+
+    /// That something can be read, or a connection accepted.
+    pub(super) fn read_socket(socket: BorrowedFd<'a>) -> Interest<'a> {
+        Interest { socket, flags: PollFlags::IN }
     }
 
     /// That something can be written, whatever there is to read.

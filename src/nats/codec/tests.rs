@@ -142,6 +142,19 @@ fn writes_what_it_reads() {
     assert_eq!((count, decoder.buffered()), (6, 0));
 }
 
+#[test]
+fn writes_what_a_server_says() {
+    let mut out = Vec::new();
+    put_info(&mut out, b"{}");
+    let message = Delivery { subject: b"a", sid: b"1", reply: None, headers: None, payload: b"hi" };
+    put_msg(&mut out, &message);
+    put_msg(&mut out, &Delivery { reply: Some(b"r"), headers: Some(b"NATS/1.0\r\n\r\n"), ..message });
+    put_error(&mut out, "Stale Connection");
+    let expected =
+        "INFO {}\r\nMSG a 1 2\r\nhi\r\nHMSG a 1 r 12 14\r\nNATS/1.0\r\n\r\nhi\r\n-ERR 'Stale Connection'\r\n";
+    assert_eq!(String::from_utf8_lossy(&out), expected);
+}
+
 /// Random bytes and cut-up valid input must end in an operation, a request for more, or an error; never a panic.
 #[test]
 fn survives_noise() {
