@@ -9,7 +9,7 @@ mod environment;
 mod files;
 mod find;
 mod grep;
-mod image;
+pub mod images;
 mod listing;
 mod locks;
 mod ls;
