@@ -19,7 +19,7 @@ mod processes;
 mod read;
 mod truncate;
 mod validate;
-mod walk;
+pub(crate) mod walk;
 mod write;
 
 pub use environment::child_environment;
