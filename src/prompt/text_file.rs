@@ -1,8 +1,7 @@
 //! Reading the text files of users and projects, which may be anything.
 
-use std::fs::File;
+use crate::tools::files::open_regular;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Most bytes of one file (256 KiB); what is larger was hardly written as instructions, and fills the model's context.
@@ -11,14 +10,9 @@ const MAX_FILE: usize = 256 * 1024;
 /// A text file without its byte order mark; what is not UTF-8 is replaced, what is too much is cut, with a note.
 ///
 /// # Errors
-/// What the system says, and that it is no regular file.
+/// As [`open_regular`].
 pub fn read(path: &Path) -> io::Result<String> {
-    // A pipe must not be waited for.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
+    let (file, _) = open_regular(path)?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
     let cut = bytes.len() > MAX_FILE;

@@ -153,6 +153,8 @@ impl Group {
     /// Kills the child and everything that it started, including what left its process group.
     pub fn kill_all(&mut self) {
         let group = self.pid.as_raw_pid();
+        // What began before the child cannot be its work; its environment need not be looked at.
+        let begun = processes::find(group).map_or(0, |child| child.start);
         // Looked up before the first of them dies, while all of them still have their parents.
         let members = processes::with_descendants(&processes::all(), |process| process.group == group);
         let _ = kill_process_group(self.pid, Signal::KILL);
@@ -160,7 +162,7 @@ impl Group {
         kill_all(|process| {
             process.group == group
                 || members.iter().any(|member| (member.pid, member.start) == (process.pid, process.start))
-                || processes::has_variable(process, CALL_VARIABLE, &self.mark)
+                || (process.start >= begun && processes::has_variable(process, CALL_VARIABLE, &self.mark))
         });
     }
 }

@@ -1,6 +1,6 @@
 //! Images for models: recognised, checked against what models take, and scaled down or converted where needed.
 
-pub mod format;
+pub(super) mod format;
 #[cfg(feature = "image")]
 mod resize;
 

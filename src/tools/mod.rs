@@ -6,7 +6,7 @@ mod edit;
 mod edit_diff;
 mod edit_match;
 mod environment;
-mod files;
+pub(crate) mod files;
 mod find;
 mod grep;
 pub mod images;
