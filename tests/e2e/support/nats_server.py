@@ -1,0 +1,70 @@
+"""A nats-server process on a port of its own."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+
+from .waiting import eventually
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class NatsServer:
+    """Starts at once; keeps its port over restarts.
+
+    `config` is text for the server's configuration file: authorization, TLS, limits.
+    """
+
+    def __init__(self, directory, config="", port=None, scheme="nats", wait=True):
+        program = os.environ.get("NATS_SERVER") or shutil.which("nats-server")
+        if not program:
+            raise RuntimeError("no nats-server: set NATS_SERVER, or use scripts/test")
+        self.port = port or free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.url = f"{scheme}://{self.address}"
+        path = directory / f"nats-{self.port}.conf"
+        path.write_text(config)
+        self.log = directory / f"nats-{self.port}.log"
+        self.pid_file = directory / f"nats-{self.port}.pid"
+        self._command = [program, "--config", str(path), "--addr", "127.0.0.1", "--port", str(self.port)]
+        self._command += ["--log", str(self.log), "--pid", str(self.pid_file)]
+        self.process = None
+        if wait:
+            self.start()
+
+    def start(self, speaks_first=True):
+        """Waits until the server greets; one that wants TLS before it speaks is taken at its open port."""
+        self._speaks_first = speaks_first
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        eventually(self._answers, f"nats-server listens on {self.address}")
+
+    def _answers(self):
+        if self.process.poll() is not None:
+            raise AssertionError(f"nats-server ended: {self.log.read_text()[-2000:]}")
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                return not self._speaks_first or connection.recv(5) == b"INFO "
+        except OSError:
+            return False
+
+    def stop(self):
+        """Ends the server; the port stays reserved for `start`."""
+        if self.process is None:
+            return
+        self.process.send_signal(signal.SIGCONT)
+        self.process.kill()
+        self.process.wait(timeout=10)
+        self.process = None
+
+    def freeze(self):
+        """The server stops reading and writing, but its connections stay open."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.process.send_signal(signal.SIGCONT)

@@ -1,0 +1,50 @@
+"""What /proc tells about a process."""
+
+import os
+from pathlib import Path
+
+
+def status(pid):
+    """The fields of /proc/PID/status, or None when the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def alive(pid):
+    """Whether it runs; a zombie does not."""
+    found = status(pid)
+    return found is not None and not found["State"].startswith("Z")
+
+
+def rss(pid):
+    """Resident memory in bytes."""
+    return int(status(pid)["VmRSS"].split()[0]) * 1024
+
+
+def threads(pid):
+    """The names of its threads."""
+    names = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            names.append((task / "comm").read_text().strip())
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # It ended while we looked.
+    return names
+
+
+def open_files(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def children(pid):
+    """Direct children, zombies included."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            fields = status(int(entry.name))
+            if fields and fields.get("PPid") == str(pid):
+                found.append(int(entry.name))
+    return found

@@ -1,0 +1,271 @@
+"""The micro service: what `nats micro list`, `info` and `stats` read."""
+
+import json
+import re
+import subprocess
+from datetime import datetime, timezone
+
+import pytest
+from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
+
+from support.bus import NoResponders
+from support.daemon import BINARY
+from support.model_server import Gate
+from support.waiting import eventually
+
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+# The regular expression of semver.org.
+VERSION = re.compile(
+    r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:-((?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
+    r"(?:\.(?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?(?:\+([0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*))?"
+)
+
+
+def string_map(value):
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+def count(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+COMMON = {
+    "type": lambda value: isinstance(value, str),
+    "name": lambda value: NAME.fullmatch(value),
+    "id": lambda value: NAME.fullmatch(value),
+    "version": lambda value: VERSION.fullmatch(value),
+    "metadata": string_map,
+}
+ENDPOINT = {
+    "name": lambda value: NAME.fullmatch(value),
+    "subject": lambda value: isinstance(value, str) and value,
+    "queue_group": lambda value: isinstance(value, str),
+}
+
+
+def check(document, shape, optional=()):
+    """The strict reading: every field is there and fits, and there is no other."""
+    assert set(document) - set(optional) == set(shape) - set(optional)
+    for name, fits in shape.items():
+        if name in document:
+            assert fits(document[name]), f"{name}: {document[name]!r}"
+
+
+def validate(document):
+    """Checks a document as the schemas of the nats command and the Python client do."""
+    kind = document["type"].removeprefix("io.nats.micro.v1.")
+    text = json.dumps(document)
+    if kind == "ping_response":
+        check(document, COMMON)
+        ServicePing.from_dict(json.loads(text))
+    elif kind == "info_response":
+        check(document, {**COMMON, "description": lambda value: isinstance(value, str), "endpoints": bool})
+        for endpoint in document["endpoints"]:
+            check(endpoint, {**ENDPOINT, "metadata": string_map}, optional=["metadata"])
+        ServiceInfo.from_dict(json.loads(text))
+    elif kind == "stats_response":
+        check(document, {**COMMON, "started": utc, "endpoints": bool})
+        for endpoint in document["endpoints"]:
+            counters = {name: count for name in ("num_requests", "num_errors", "processing_time", "average_processing_time")}
+            extra = {"last_error": lambda value: isinstance(value, str), "data": lambda value: isinstance(value, dict)}
+            check(endpoint, {**ENDPOINT, **counters, **extra})
+        ServiceStats.from_dict(json.loads(text))
+    else:
+        raise AssertionError(f"unknown type {document['type']}")
+    return document
+
+
+def utc(text):
+    return re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", text)
+
+
+class Services:
+    """Asks the daemon's instances; the server has nobody else on it."""
+
+    def __init__(self, bus):
+        self.bus = bus
+
+    def ask(self, verb, wanted, suffix="", payload=b""):
+        """Takes `wanted` answers, checks them, and that no more have come."""
+        stream = self.bus.request(f"$SRV.{verb}{suffix}", payload)
+        documents = [validate(json.loads(stream.message().data)) for _ in range(wanted)]
+        # The answers of the next question are sent after all of these.
+        fence = self.bus.request("$SRV.PING")
+        for _ in range(wanted):
+            fence.message()
+        self.bus.flush()
+        assert stream.pending() == 0, "more answers than instances"
+        kind = f"io.nats.micro.v1.{verb.lower()}_response"
+        assert all(document["type"] == kind for document in documents)
+        return documents
+
+    def endpoint(self, instance, name):
+        (stats,) = [json.loads(self.bus.ask(f"$SRV.STATS.pi-exec.{instance}").data)]
+        (found,) = [endpoint for endpoint in stats["endpoints"] if endpoint["name"] == name]
+        return found
+
+
+@pytest.fixture
+def alone(own_server, own_bus, new_daemon):
+    """A daemon that has a NATS server to itself."""
+    server = own_server()
+    bus = own_bus(server.url)
+    daemon = new_daemon(server.url, bus).start()
+    daemon.services = Services(bus)
+    return daemon
+
+
+@pytest.mark.parametrize("verb", ["PING", "INFO", "STATS"])
+def test_every_instance_answers_at_all_three_subjects(alone, model, verb):
+    model.script("ok")
+    alone.session("worker", "x").text()
+    ids = {document["id"] for document in alone.services.ask(verb, 2)}
+    assert len(ids) == 2
+    assert {document["id"] for document in alone.services.ask(verb, 2, ".pi-exec")} == ids
+    for instance in ids:
+        document = json.loads(alone.bus.ask(f"$SRV.{verb}.pi-exec.{instance}", b"ignored body").data)
+        assert validate(document)["id"] == instance
+    for nobody in (f"$SRV.{verb}.other", f"$SRV.{verb}.pi-exec.NOSUCHID"):
+        with pytest.raises(NoResponders):
+            alone.bus.ask(nobody)
+
+
+def test_info_of_the_intake(alone):
+    (info,) = alone.services.ask("INFO", 1)
+    assert info["name"] == "pi-exec" and info["description"] == "intake"
+    program = subprocess.run([BINARY, "--version"], capture_output=True, text=True, timeout=10).stdout
+    assert info["version"] == program.split()[-1]
+    (endpoint,) = info["endpoints"]
+    expected = {"name": "intake", "subject": alone.intake, "queue_group": "q"}
+    assert {name: endpoint[name] for name in expected} == expected
+
+
+def test_info_of_a_session(alone, model):
+    model.script("ok")
+    alone.session("worker-1", "x").text()
+    (info,) = [info for info in alone.services.ask("INFO", 2) if info["description"] != "intake"]
+    assert info["name"] == "pi-exec"
+    assert info["description"] == f"worker-1 — {alone.cwd}"
+    subjects = {endpoint["name"]: endpoint["subject"] for endpoint in info["endpoints"]}
+    assert subjects == {"prompt": alone.subject("worker-1"), "inspect": alone.subject("worker-1") + ".inspect"}
+    assert info["metadata"]["sessionId"] == "worker-1" and info["metadata"]["cwd"] == str(alone.cwd)
+    assert info["id"] == alone.inspect("worker-1")["instanceId"]
+
+
+def test_a_run_is_no_instance(alone, model):
+    gate = Gate()
+    model.script([gate, "ok"])
+    stream = alone.run("x")
+    gate.wait_reached()
+    alone.services.ask("PING", 1)
+    gate.open()
+    stream.text()
+
+
+def test_stop_takes_the_instance_away(alone, model):
+    model.script("a", "b")
+    alone.session("goes", "x").text()
+    alone.session("stays", "x").text()
+    gone = alone.inspect("goes")["instanceId"]
+    alone.stop_session("goes")
+    with pytest.raises(NoResponders):
+        alone.bus.ask(f"$SRV.PING.pi-exec.{gone}")
+    left = alone.services.ask("INFO", 2)
+    assert sorted(info["description"] for info in left) == sorted(["intake", f"stays — {alone.cwd}"])
+
+
+def test_an_id_lasts_as_long_as_its_instance(alone, model):
+    (first,), (again,) = alone.services.ask("PING", 1), alone.services.ask("PING", 1)
+    assert first == again
+    model.script("a", "b")
+    alone.session("s", "x").text()
+    before = alone.inspect("s")["instanceId"]
+    alone.stop_session("s")
+    alone.session("s", "x").text()
+    assert alone.inspect("s")["instanceId"] != before
+
+
+def test_counters_of_the_intake(alone):
+    (ping,) = alone.services.ask("PING", 1)
+    before = alone.services.endpoint(ping["id"], "intake")
+    for _ in range(3):
+        alone.list()
+    alone.bus.ask(alone.intake, "no json")
+    after = alone.services.endpoint(ping["id"], "intake")
+    assert after["num_requests"] - before["num_requests"] == 4
+    assert after["num_errors"] - before["num_errors"] == 1
+    assert before["last_error"] == "" and re.match(r"400:\s?\S", after["last_error"])
+    assert after["processing_time"] > before["processing_time"]
+    assert after["average_processing_time"] == after["processing_time"] // after["num_requests"]
+    assert after["processing_time"] < 10e9, "nanoseconds of a few short requests"
+
+
+def test_counters_of_a_session(alone, model):
+    gate = Gate()
+    model.script("one", "two", ["three", gate])
+    alone.session("s", "x").text()
+    instance = alone.inspect("s")["instanceId"]
+    alone.prompt("s", "y").text()
+    alone.prompt("s", "").failure()
+
+    def settled():
+        prompt = alone.services.endpoint(instance, "prompt")
+        return prompt["num_errors"] == 1 and prompt
+
+    prompt = eventually(settled, "the blank prompt is counted")
+    # The first prompt came through the intake.
+    assert prompt["num_requests"] == 2
+    assert prompt["last_error"].startswith("400:")
+    # How long a prompt takes is how long it works, not how long it takes to accept it.
+    stream = alone.prompt("s", "z")
+    begun = datetime.now(timezone.utc)
+    stream.until("three")
+    gate.wait_reached()
+    worked = (datetime.now(timezone.utc) - begun).total_seconds()
+    gate.open()
+    stream.text()
+    eventually(lambda: alone.services.endpoint(instance, "prompt")["num_requests"] == 3, "the prompt is counted")
+    eventually(
+        lambda: alone.services.endpoint(instance, "prompt")["processing_time"] >= worked * 1e9 * 0.5,
+        "the time of the prompt is counted",
+    )
+    assert alone.services.endpoint(instance, "inspect")["num_requests"] == 1
+
+
+def test_started_is_when_the_instance_began(alone, model):
+    model.script("ok")
+    before = datetime.now(timezone.utc).timestamp()
+    alone.session("s", "x").text()
+    after = datetime.now(timezone.utc).timestamp()
+    instance = alone.inspect("s")["instanceId"]
+    stats = json.loads(alone.bus.ask(f"$SRV.STATS.pi-exec.{instance}").data)
+    started = datetime.fromisoformat(stats["started"]).timestamp()
+    assert before - 0.001 <= started <= after
+
+
+def test_discovery_without_reply_subject_does_no_harm(alone):
+    for verb in ("PING", "INFO", "STATS"):
+        alone.bus.publish(f"$SRV.{verb}")
+        alone.bus.publish(f"$SRV.{verb}.pi-exec")
+    alone.services.ask("PING", 1)
+
+
+def test_fifty_sessions_are_discovered(alone, model):
+    model.answer(lambda request: "ok")
+    streams = [alone.session(f"s{number}", "x") for number in range(50)]
+    for stream in streams:
+        stream.text()
+    described = {info["description"] for info in alone.services.ask("INFO", 51, ".pi-exec")}
+    assert described == {"intake"} | {f"s{number} — {alone.cwd}" for number in range(50)}
+    assert len({stats["id"] for stats in alone.services.ask("STATS", 51)}) == 51
+
+
+def test_two_daemons_of_one_owner_share_the_intake(alone, new_daemon, model):
+    """Each request is answered once, by one of them."""
+    other = new_daemon(alone.config["server"], alone.bus, owner=alone.owner)
+    other.start()
+    streams = [alone.bus.request(alone.intake, {"sessionMode": "list"}) for _ in range(20)]
+    for stream in streams:
+        stream.message()
+    alone.services.ask("PING", 2)
+    assert all(stream.pending() == 0 for stream in streams)

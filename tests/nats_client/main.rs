@@ -1,0 +1,12 @@
+//! The NATS client against a real nats-server (found in `NATS_SERVER` or the PATH) and against servers that misbehave.
+
+// The peer is kept for being independent of our code, not for new projects.
+#![allow(deprecated)]
+
+mod auth;
+mod basics;
+mod fake;
+mod faults;
+mod keys;
+mod probe;
+mod server;
