@@ -4,19 +4,38 @@
 //! for a prompt that they have seen before.
 
 mod context_files;
+mod frontmatter;
+pub mod skills;
+pub mod templates;
+#[cfg(test)]
+mod test_tree;
+mod text_file;
 
 use crate::tools::Tool;
+use skills::Skill;
 use std::path::Path;
 
-/// What a system prompt is made from.
-pub struct PromptInput<'a> {
+/// Where the files of a user and a project are looked for.
+#[derive(Clone, Copy)]
+pub struct Places<'a> {
     /// The session's working directory, absolute.
     pub cwd: &'a Path,
     /// The folder of the user's own configuration.
     pub agent_dir: &'a Path,
     pub home: &'a Path,
+    /// The project's own `.pi` and `.agents` folders may say how the agent works. Instruction files are read regardless.
+    pub project_trusted: bool,
+}
+
+/// What a system prompt is made from.
+pub struct PromptInput<'a> {
+    pub places: Places<'a>,
     /// The active tools, in the order in which they are declared.
     pub tools: &'a [&'static dyn Tool],
+    /// What [`skills::discover`] found.
+    pub skills: &'a [Skill],
+    /// Instruction files such as `AGENTS.md` are part of the prompt.
+    pub context_files: bool,
 }
 
 const PREAMBLE: &str = "You are a coding assistant that works inside nats-pi-bridge, a host for agent sessions without a \
@@ -24,14 +43,39 @@ const PREAMBLE: &str = "You are a coding assistant that works inside nats-pi-bri
 
 /// The whole system prompt. Files that are missing, unreadable or damaged are left out or repaired; they never fail it.
 pub fn system_prompt(input: &PromptInput<'_>) -> String {
-    let sections = [
-        Some(PREAMBLE.to_owned()),
-        Some(section("tools", &tools(input.tools))),
-        Some(section("rules", &rules(input.tools))),
-        context_files::section(input.agent_dir, input.cwd).map(|text| section("project_context", &text)),
-        Some(section("cwd", &input.cwd.to_string_lossy())),
-    ];
-    sections.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
+    let places = &input.places;
+    let mut sections = match configured(places, "SYSTEM.md") {
+        // Whoever writes a prompt of their own does without the sections that explain the usual one.
+        Some(custom) => vec![custom],
+        None => vec![PREAMBLE.to_owned(), section("tools", &tools(input.tools)), section("rules", &rules(input.tools))],
+    };
+    sections.extend(configured(places, "APPEND_SYSTEM.md").map(|text| section("addendum", &text)));
+    if input.context_files {
+        let text = context_files::section(places.agent_dir, places.cwd);
+        sections.extend(text.map(|text| section("project_context", &text)));
+    }
+    if ["read", "bash"].into_iter().any(|name| has(input.tools, name)) {
+        sections.extend(skills::section(input.skills).map(|text| section("skills", &text)));
+    }
+    sections.push(section("cwd", &places.cwd.to_string_lossy()));
+    sections.join("\n\n")
+}
+
+/// A file of the project's configuration, if the project is trusted and has it, else that of the user.
+fn configured(places: &Places<'_>, name: &str) -> Option<String> {
+    let project = places.project_trusted.then(|| places.cwd.join(".pi").join(name));
+    let path = project.into_iter().chain([places.agent_dir.join(name)]).find(|path| path.is_file())?;
+    match text_file::read(&path) {
+        Ok(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+        Err(error) => {
+            log::warn!("{} is left out: {error}", path.display());
+            None
+        }
+    }
+}
+
+fn has(tools: &[&dyn Tool], name: &str) -> bool {
+    tools.iter().any(|tool| tool.spec().name == name)
 }
 
 fn section(name: &str, text: &str) -> String {
@@ -49,8 +93,7 @@ fn tools(tools: &[&dyn Tool]) -> String {
 }
 
 fn rules(tools: &[&dyn Tool]) -> String {
-    let has = |name: &str| tools.iter().any(|tool| tool.spec().name == name);
-    let explore = (has("bash") && !["grep", "find", "ls"].into_iter().any(has))
+    let explore = (has(tools, "bash") && !["grep", "find", "ls"].into_iter().any(|name| has(tools, name)))
         .then_some("Use bash to look around, with ls, rg and find");
     let mut rules: Vec<&str> = Vec::new();
     let always = ["Be concise in what you answer", "Show the paths of files clearly when you work with them"];
@@ -81,28 +124,73 @@ fn xml_escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::test_tree::Tree;
     use super::*;
     use crate::tools::{DEFAULT_TOOLS, by_name};
 
+    fn prompt(tree: &Tree, trusted: bool, tools: &[&'static dyn Tool]) -> String {
+        let places = tree.places("p", trusted);
+        let skills = skills::discover(&places, &[]);
+        system_prompt(&PromptInput { places, tools, skills: &skills, context_files: true })
+    }
+
+    /// Asserts that the parts are there, in this order.
+    fn in_order(prompt: &str, parts: &[&str]) {
+        let places: Vec<_> = parts.iter().map(|part| prompt.find(part)).collect();
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}\n{prompt}");
+    }
+
     #[test]
     fn sections_come_in_their_order() {
-        let dir = tempfile::tempdir().expect("a directory");
-        std::fs::write(dir.path().join("AGENTS.md"), "Use tabs.\n").expect("it is written");
+        let tree = Tree::new(&[
+            ("p/AGENTS.md", "Use tabs.\n"),
+            ("agent/APPEND_SYSTEM.md", "Be kind.\n"),
+            ("agent/skills/a/SKILL.md", "---\ndescription: A skill.\n---\n"),
+        ]);
         let tools = DEFAULT_TOOLS.map(|name| by_name(name).expect("a tool"));
-        let input =
-            PromptInput { cwd: dir.path(), agent_dir: Path::new("/nonexistent"), home: dir.path(), tools: &tools };
-        let prompt = system_prompt(&input);
-        let starts = [
+        let text = prompt(&tree, false, &tools);
+        let parts = [
             "You are a coding assistant",
             "\n\n<tools>\n- read: ",
             "\n\n<rules>\n- ",
+            "\n\n<addendum>\nBe kind.\n</addendum>",
             "\n\n<project_context>\n",
+            "\n\n<skills>\n",
             "\n\n<cwd>\n",
         ];
-        let places: Vec<_> = starts.iter().map(|start| prompt.find(start)).collect();
-        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}\n{prompt}");
-        assert!(prompt.ends_with(&format!("\n\n<cwd>\n{}\n</cwd>", dir.path().display())));
-        assert_eq!(prompt, system_prompt(&input), "nothing in it changes by itself");
+        in_order(&text, &parts);
+        assert!(text.ends_with(&format!("\n\n<cwd>\n{}\n</cwd>", tree.path("p").display())));
+        assert_eq!(text, prompt(&tree, false, &tools), "nothing in it changes by itself");
+        let without = prompt(&tree, false, &[by_name("ls").expect("a tool")]);
+        assert!(!without.contains("<skills>"), "skills are of no use to those who cannot read them");
+    }
+
+    #[test]
+    fn a_prompt_of_ones_own_replaces_the_usual_one() {
+        let tree = Tree::new(&[
+            ("agent/SYSTEM.md", "You are a pirate.\n"),
+            ("agent/APPEND_SYSTEM.md", "user"),
+            ("p/.pi/SYSTEM.md", "You are the project.\n"),
+            ("p/CLAUDE.md", "Use tabs."),
+        ]);
+        let tools = DEFAULT_TOOLS.map(|name| by_name(name).expect("a tool"));
+        let text = prompt(&tree, false, &tools);
+        assert!(
+            text.starts_with("You are a pirate.\n\n<addendum>\nuser\n</addendum>\n\n<project_context>\n"),
+            "{text}"
+        );
+        let text = prompt(&tree, true, &tools);
+        assert!(text.starts_with("You are the project.\n\n<addendum>\nuser\n</addendum>\n\n"), "{text}");
+        tree.write("p/.pi/SYSTEM.md", b" \n");
+        assert!(prompt(&tree, true, &tools).starts_with(PREAMBLE), "an empty prompt is none");
+    }
+
+    #[test]
+    fn instruction_files_can_be_left_out() {
+        let tree = Tree::new(&[("p/AGENTS.md", "Use tabs.")]);
+        let places = tree.places("p", true);
+        let text = system_prompt(&PromptInput { places, tools: &[], skills: &[], context_files: false });
+        assert!(!text.contains("Use tabs."));
     }
 
     #[test]

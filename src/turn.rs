@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::events::AgentEvent;
 use crate::model::retry::{self, Verdict};
 use crate::model::{Outcome, Request, Services, Sink, StreamEvent};
-use crate::prompt::{PromptInput, system_prompt};
+use crate::prompt::{Places, PromptInput, skills, system_prompt};
 use crate::reply::Reply;
 use crate::session::Info;
 use crate::tools::{self, Tool, ToolContext, ToolOutput};
@@ -103,12 +103,14 @@ impl Turn {
         let tools: Vec<&'static dyn Tool> =
             tools::DEFAULT_TOOLS.iter().filter_map(|name| tools::by_name(name)).collect();
         let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
-        let system = system_prompt(&PromptInput {
+        let places = Places {
             cwd: &self.info.cwd,
             agent_dir: &self.config.agent_dir,
             home: &self.config.home,
-            tools: &tools,
-        });
+            project_trusted: false,
+        };
+        let skills = skills::discover(&places, &[]);
+        let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
         self.emit(AgentEvent::AgentStart);
         self.emit(AgentEvent::TurnStart);
         self.add(Message::user(prompt));

@@ -1,16 +1,11 @@
 //! The instruction files of the user and of the project, from the general to the particular.
 
+use super::text_file::read;
 use super::xml_escaped;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The names under which instructions are found; the first one that a folder has is taken.
 const NAMES: [&str; 5] = ["AGENTS.override.md", "AGENTS.md", "AGENTS.MD", "CLAUDE.md", "CLAUDE.MD"];
-/// Most bytes of one file (256 KiB); what is larger was hardly written as instructions, and fills the model's context.
-const MAX_FILE: usize = 256 * 1024;
-
 /// The text of the section on instruction files: that of `agent_dir`, then those from the root of the file system down
 /// to `cwd`. `None` = there is none.
 pub fn section(agent_dir: &Path, cwd: &Path) -> Option<String> {
@@ -64,50 +59,13 @@ fn shadowed_repository(cwd: &Path) -> Option<PathBuf> {
     (nested && instructions_in(worktree).is_some()).then(|| main.to_owned())
 }
 
-/// A text file without its byte order mark; what is not UTF-8 is replaced, what is too much is cut.
-fn read(path: &Path) -> io::Result<String> {
-    // Between the check that it is a regular file and here it could have become a pipe, which must not be waited for.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
-    let cut = bytes.len() > MAX_FILE;
-    bytes.truncate(MAX_FILE);
-    let text = String::from_utf8_lossy(&bytes);
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    if !cut {
-        return Ok(text.to_owned());
-    }
-    let whole = text.trim_end_matches('\u{fffd}');
-    Ok(format!("{whole}\n[The file goes on, but only its first {} KiB are read.]", MAX_FILE / 1024))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::test_tree::Tree;
     use super::*;
     use std::os::unix::fs::symlink;
 
-    struct Tree(tempfile::TempDir);
-
     impl Tree {
-        fn new(files: &[(&str, &str)]) -> Tree {
-            let tree = Tree(tempfile::tempdir().expect("a directory"));
-            for (name, content) in files {
-                tree.write(name, content.as_bytes());
-            }
-            tree
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.0.path().join(name)
-        }
-
-        fn write(&self, name: &str, content: &[u8]) {
-            let path = self.path(name);
-            std::fs::create_dir_all(path.parent().expect("it has a parent")).expect("it is created");
-            std::fs::write(path, content).expect("it is written");
-        }
-
         /// The contents of the files that were taken, in order.
         fn taken(&self, cwd: &str) -> Vec<String> {
             let text = section(&self.path("agent"), &self.path(cwd)).unwrap_or_default();
@@ -155,16 +113,6 @@ mod tests {
     fn odd_files_do_no_harm() {
         let tree = Tree::new(&[("w/AGENTS.md", "\u{feff}with mark\n\n")]);
         assert_eq!(tree.taken("w"), ["with mark"]);
-        tree.write("w/AGENTS.md", b"caf\xe9");
-        assert_eq!(tree.taken("w"), ["caf\u{fffd}"]);
-        tree.write("w/AGENTS.md", "€".repeat(MAX_FILE).as_bytes());
-        let text = tree.taken("w").pop().expect("it is taken");
-        assert!(
-            text.ends_with("€\n[The file goes on, but only its first 256 KiB are read.]"),
-            "{}",
-            &text[text.len() - 80..]
-        );
-        assert!(text.len() < MAX_FILE + 100);
         let _ = std::fs::remove_file(tree.path("w/AGENTS.md"));
         rustix::fs::mkfifoat(rustix::fs::CWD, tree.path("w/AGENTS.md"), rustix::fs::Mode::from_raw_mode(0o600))
             .expect("a FIFO");

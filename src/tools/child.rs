@@ -4,20 +4,21 @@
 //! What a program starts is found by three marks: its process group, its parents, and a variable that every call adds to
 //! its environment. The variable is what finds those that left the group with `setsid` and lost their parents.
 //!
-//! When the daemon adopts orphans ([`adopt_orphans`]), it also has to take note of their end. [`reap_orphans`] does so
-//! for every ended child that is neither a running [`Group`] nor in the daemon's own process group. Whoever starts
-//! children otherwise must therefore leave them in the daemon's group, which is what `std::process::Command` does.
+//! When the daemon adopts orphans ([`adopt_orphans`]), it also has to take note of their end, without taking the ends of
+//! children for whom another thread waits. Those are told apart by what `std::process::Command` can make: a child in the
+//! daemon's session, and there either in the daemon's group or at the head of its own. An orphan that looks the same, as
+//! job control makes them, stays in the process table until the daemon ends.
 
 use super::processes::{self, Process};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpgrp, getpid, kill_process, kill_process_group, pidfd_open,
-    pidfd_send_signal, set_child_subreaper, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpgrp, getpid, getsid, kill_process,
+    kill_process_group, pidfd_open, pidfd_send_signal, set_child_subreaper, waitid,
 };
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Marks what belongs to one call.
@@ -27,14 +28,11 @@ const KILL_TIME: Duration = Duration::from_secs(1);
 /// Between two looks at dying processes.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// The shells of running groups, whose ends belong to their owners. A number may be in it twice for a moment, when it is
-/// given out again before its former owner has taken it out.
-static RUNNING: Mutex<Vec<i32>> = Mutex::new(Vec::new());
-/// Held shared while a child is started and noted in [`RUNNING`], so that the reaper never sees one that is not noted.
-static STARTING: RwLock<()> = RwLock::new(());
+/// Children that could not be killed in time. Their owners are gone, so that their ends may be taken by anyone.
+static LEFT_BEHIND: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-fn running() -> MutexGuard<'static, Vec<i32>> {
-    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+fn left_behind() -> MutexGuard<'static, Vec<Pid>> {
+    LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes this process the parent of what its children leave behind, so that it can be found and reaped.
@@ -51,23 +49,27 @@ pub fn reap_orphans() {
     if !matches!(waitid(WaitId::All, look), Ok(Some(_))) {
         return;
     }
-    // While a child is being started, the next look will do.
-    let Ok(_nothing_starts) = STARTING.try_write() else { return };
-    let (own, own_group) = (getpid().as_raw_pid(), getpgrp().as_raw_pid());
-    let running = running().clone();
-    for process in processes::all() {
-        let adopted = process.parent == own && process.group != own_group && !running.contains(&process.pid);
-        if process.zombie && adopted {
-            reap(&process);
-        }
-    }
+    left_behind().retain(|pid| matches!(take_end(*pid), Ok(None)));
+    processes::all().iter().filter(|process| process.zombie && is_adopted(process)).for_each(reap);
+}
+
+/// A child of this process that it did not start itself.
+fn is_adopted(process: &Process) -> bool {
+    let other_session = getsid(None).is_ok_and(|session| session.as_raw_pid() != process.session);
+    let member_of_other_group = process.group != getpgrp().as_raw_pid() && process.group != process.pid;
+    process.parent == getpid().as_raw_pid() && (other_session || member_of_other_group)
 }
 
 fn reap(process: &Process) {
     if let Some(pid) = Pid::from_raw(process.pid) {
-        // It may be another process's child, which then is told here as an error.
-        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        // Another thread may have been first.
+        let _ = take_end(pid);
     }
+}
+
+/// Takes note of the end of a child; `None` = it runs.
+fn take_end(pid: Pid) -> rustix::io::Result<Option<WaitIdStatus>> {
+    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
 }
 
 /// Kills every process that was started with this variable, and what descends from it. For what a session leaves behind.
@@ -79,7 +81,7 @@ pub fn kill_marked(name: &str, value: &str) {
 /// more than once, as processes may be starting others meanwhile.
 fn kill_all(is_member: impl Fn(&Process) -> bool) {
     let end = Instant::now() + KILL_TIME;
-    let (own, running) = (getpid().as_raw_pid(), running().clone());
+    let own = getpid().as_raw_pid();
     loop {
         let members =
             processes::with_descendants(&processes::all(), |process| process.pid != own && is_member(process));
@@ -88,7 +90,7 @@ fn kill_all(is_member: impl Fn(&Process) -> bool) {
             if !process.zombie {
                 living = true;
                 kill(process);
-            } else if process.parent == own && !running.contains(&process.pid) {
+            } else if is_adopted(process) {
                 reap(process);
             }
         }
@@ -130,11 +132,8 @@ impl Group {
     pub fn spawn(command: &mut Command) -> io::Result<Group> {
         let mark = format!("{:016x}", fastrand::u64(..));
         command.env(CALL_VARIABLE, &mark).process_group(0);
-        let started = STARTING.read().unwrap_or_else(PoisonError::into_inner);
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);
-        running().push(pid.as_raw_pid());
-        drop(started);
         Ok(Group { child, pid, handle: pidfd_open(pid, PidfdFlags::empty()).ok(), mark })
     }
 
@@ -153,6 +152,8 @@ impl Group {
     /// Kills the child and everything that it started, including what left its process group.
     pub fn kill_all(&mut self) {
         let group = self.pid.as_raw_pid();
+        // What began before the child cannot be its work; its environment need not be looked at.
+        let begun = processes::find(group).map_or(0, |child| child.start);
         // Looked up before the first of them dies, while all of them still have their parents.
         let members = processes::with_descendants(&processes::all(), |process| process.group == group);
         let _ = kill_process_group(self.pid, Signal::KILL);
@@ -160,7 +161,7 @@ impl Group {
         kill_all(|process| {
             process.group == group
                 || members.iter().any(|member| (member.pid, member.start) == (process.pid, process.start))
-                || processes::has_variable(process, CALL_VARIABLE, &self.mark)
+                || (process.start >= begun && processes::has_variable(process, CALL_VARIABLE, &self.mark))
         });
     }
 }
@@ -174,11 +175,9 @@ impl Drop for Group {
                 std::thread::sleep(LOOK_AGAIN);
             }
         }
-        // Without waiting: what could not be killed in time is reaped once it has ended.
-        let _ = self.child.try_wait();
-        let mut running = running();
-        if let Some(at) = running.iter().position(|pid| *pid == self.pid.as_raw_pid()) {
-            running.swap_remove(at);
+        // Without waiting, as what could not be killed by now may take for ever.
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            left_behind().push(self.pid);
         }
     }
 }

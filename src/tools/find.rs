@@ -63,7 +63,7 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
         return Err(format!("Not a directory: {}", dir.display()));
     }
     let matcher = Matcher::new(pattern)?;
-    let mut walk = walk::walk(&dir)?;
+    let mut walk = walk::walk(&dir, |_| true)?;
     // Outside of any repository, .gitignore files are meant all the same.
     walk.require_git(dir.ancestors().any(|dir| dir.join(".git").exists()));
     let mut listing = Listing::default();

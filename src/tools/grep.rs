@@ -107,7 +107,7 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn folder(&mut self, dir: &Path, glob: Option<&str>) -> Result<(), String> {
-        let mut walk = walk::walk(dir)?;
+        let mut walk = walk::walk(dir, |_| true)?;
         if let Some(glob) = glob {
             let mut overrides = OverrideBuilder::new(dir);
             overrides.add(glob.strip_prefix("./").unwrap_or(glob)).map_err(|error| error.to_string())?;

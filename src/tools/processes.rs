@@ -13,6 +13,7 @@ pub struct Process {
     pub pid: i32,
     pub parent: i32,
     pub group: i32,
+    pub session: i32,
     /// When it began, in clock ticks since boot.
     pub start: u64,
     /// It has ended and waits for its parent to take note.
@@ -41,6 +42,7 @@ fn parse(stat: &[u8]) -> Option<Process> {
         zombie: matches!(*fields.first()?, "Z" | "X"),
         parent: fields.get(1)?.parse().ok()?,
         group: fields.get(2)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
         start: fields.get(19)?.parse().ok()?,
     })
 }
@@ -78,17 +80,17 @@ mod tests {
     use super::*;
 
     fn process(pid: i32, parent: i32, group: i32) -> Process {
-        Process { pid, parent, group, start: 1, zombie: false }
+        Process { pid, parent, group, session: 1, start: 1, zombie: false }
     }
 
     #[test]
     fn stat_lines_are_read_whatever_the_name() {
-        let rest = "17 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 10";
+        let rest = "17 42 43 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 10";
         for name in ["bash", "a b", ") R 1 (", "(((", "\u{fffd}"] {
             let found = parse(format!("99 ({name}) S {rest}\n").as_bytes());
             assert_eq!(
                 found,
-                Some(Process { pid: 99, parent: 17, group: 42, start: 987_654, zombie: false }),
+                Some(Process { pid: 99, parent: 17, group: 42, session: 43, start: 987_654, zombie: false }),
                 "{name}"
             );
         }

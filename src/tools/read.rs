@@ -1,13 +1,11 @@
 //! The `read` tool: text files in pieces, images as images.
 
 use super::files::{describe, open_regular};
-use super::image::{self, Format};
+use super::images::{self, Format, Prepared};
 use super::truncate::{self, MAX_BYTES, MAX_LINES, TruncatedBy, size};
 use super::{Tool, ToolContext, ToolOutput, paths};
 use crate::cancel::Cancel;
 use crate::transcript::{Block, ToolSpec};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::io::{self, Read as _};
@@ -86,46 +84,40 @@ struct Range {
 
 fn read(path: &Path, range: Range, context: &ToolContext<'_>) -> Result<ToolOutput, Failure> {
     let (mut file, metadata) = open_regular(path)?;
-    let mut start = Vec::with_capacity(image::SNIFF_BYTES);
-    (&mut file).take(image::SNIFF_BYTES as u64).read_to_end(&mut start)?;
-    if let Some(format) = image::sniff(&start) {
-        return Ok(read_image(format, start, &mut file, metadata.len(), context.images)?);
+    let mut start = Vec::with_capacity(images::SNIFF_BYTES);
+    (&mut file).take(images::SNIFF_BYTES as u64).read_to_end(&mut start)?;
+    if let Some(format) = images::sniff(&start) {
+        return read_image(format, start, file, metadata.len(), context);
     }
     let selection = select(start.as_slice().chain(file), range, context.cancel)?;
     Ok(present(&selection, range, path))
 }
 
-/// An image as it is if models take it, else a text that says why it is left out.
+/// An image in the form in which models take it, else a text that says why it is left out.
 fn read_image(
     format: Format,
     start: Vec<u8>,
-    rest: &mut impl io::Read,
+    rest: impl io::Read,
     length: u64,
-    model_takes_images: bool,
-) -> io::Result<ToolOutput> {
-    let mut text = format!("Read image file [{}]", format.mime_type());
-    // Base64 makes four bytes of three, begun or full.
-    let max_bytes = (image::MAX_BASE64 / 4 - 1) * 3;
-    if !format.is_supported() {
-        text.push_str("\n[Image omitted: could not be converted to a supported inline image format.]");
-        return Ok(ToolOutput::text(text));
+    context: &ToolContext<'_>,
+) -> Result<ToolOutput, Failure> {
+    let prepared = if length <= images::MAX_SOURCE {
+        let mut data = start;
+        rest.take(images::MAX_SOURCE).read_to_end(&mut data)?;
+        images::prepare(format, &data, context.cancel).ok_or(Failure::Aborted)?
+    } else {
+        Prepared::left_out(format)
+    };
+    let mut text = format!("Read image file [{}]", prepared.mime_type);
+    for note in &prepared.notes {
+        text.push('\n');
+        text.push_str(note);
     }
-    let mut data = start;
-    if length <= max_bytes {
-        rest.take(max_bytes + 1 - data.len() as u64).read_to_end(&mut data)?;
-    }
-    let fits = length.max(data.len() as u64) <= max_bytes
-        && image::dimensions(format, &data)
-            .is_some_and(|(width, height)| width.max(height) <= image::MAX_PIXELS && width.min(height) > 0);
-    if !fits {
-        text.push_str("\n[Image omitted: could not be resized below the inline image size limit.]");
-        return Ok(ToolOutput::text(text));
-    }
-    if !model_takes_images {
+    if prepared.image.is_some() && !context.images {
         text.push_str("\n[Current model does not support images. The image will be omitted from this request.]");
     }
-    let image = Block::Image { data: STANDARD.encode(&data), mime_type: format.mime_type().into() };
-    Ok(ToolOutput { content: vec![Block::text(text), image], details: None, is_error: false })
+    let content = std::iter::once(Block::text(text)).chain(prepared.image).collect();
+    Ok(ToolOutput { content, details: None, is_error: false })
 }
 
 /// A count that stopped early when `exact` is false.

@@ -1,7 +1,7 @@
 //! Walking folders as developers expect it: what version control ignores is left out, hidden files are not.
 
 use super::paths;
-use ignore::WalkBuilder;
+use ignore::{DirEntry, WalkBuilder};
 use std::path::{Path, PathBuf};
 
 /// Files with ignore rules that are read in every folder on the way, beside those of git that need no name here.
@@ -11,11 +11,11 @@ const RULES: [&str; 5] = [".gitignore", ".ignore", CUSTOM_RULES[0], CUSTOM_RULES
 /// Most bytes of a file with ignore rules (1 MiB).
 const MAX_RULES: u64 = 1024 * 1024;
 
-/// A walk through `dir` in the order of names, without following links and without git's own folder.
+/// A walk through `dir` in the order of names, without following links, git's own folder and what `keep` refuses.
 ///
 /// # Errors
 /// A text if the ignore rules that apply to `dir` cannot be read safely.
-pub fn walk(dir: &Path) -> Result<WalkBuilder, String> {
+pub fn walk(dir: &Path, keep: fn(&DirEntry) -> bool) -> Result<WalkBuilder, String> {
     if let Some(odd) = dir.ancestors().find_map(odd_rules) {
         return Err(format!("The ignore rules in {} are no regular file or too large", odd.display()));
     }
@@ -24,7 +24,7 @@ pub fn walk(dir: &Path) -> Result<WalkBuilder, String> {
         .hidden(false)
         .current_dir(dir)
         .sort_by_file_name(std::ffi::OsStr::cmp)
-        .filter_entry(|entry| entry.file_name() != ".git" && odd_rules(entry.path()).is_none());
+        .filter_entry(move |entry| entry.file_name() != ".git" && keep(entry) && odd_rules(entry.path()).is_none());
     for name in CUSTOM_RULES {
         builder.add_custom_ignore_filename(name);
     }
@@ -55,11 +55,11 @@ mod tests {
     use super::*;
 
     fn walked(bench: &Bench) -> Vec<String> {
-        let name = |entry: ignore::DirEntry| {
+        let name = |entry: DirEntry| {
             let path = entry.path().strip_prefix(&bench.cwd).expect("it is below").to_owned();
             path.to_str().expect("a plain name").to_owned()
         };
-        let walk = walk(&bench.cwd).expect("the rules are fine").build();
+        let walk = walk(&bench.cwd, |_| true).expect("the rules are fine").build();
         walk.filter_map(Result::ok).map(name).filter(|name| !name.is_empty()).collect()
     }
 
@@ -90,7 +90,7 @@ mod tests {
         sparse.set_len(4 << 30).expect("it is enlarged");
         assert!(walked(&bench).is_empty());
         for name in ["d", "e", "f"] {
-            assert!(walk(&bench.path(name)).is_err_and(|text| text.contains(&format!("/{name}/."))));
+            assert!(walk(&bench.path(name), |_| true).is_err_and(|text| text.contains(&format!("/{name}/."))));
         }
     }
 }

@@ -2,11 +2,6 @@
 
 /// As many bytes of a file as [`sniff`] needs to see.
 pub const SNIFF_BYTES: usize = 4100;
-/// Largest width and height in pixels of an image that is given to a model as it is.
-pub const MAX_PIXELS: u32 = 2000;
-/// An image's base64 text must be shorter than this many bytes (4.5 MiB), since providers refuse more than 5 MB.
-pub const MAX_BASE64: u64 = 4_718_592;
-
 /// The image formats that are recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {

@@ -1,0 +1,308 @@
+//! Skills: instructions for particular tasks, of which a model sees the descriptions and reads the rest when it needs it.
+
+use super::text_file::read;
+use super::{Places, frontmatter, xml_escaped};
+use crate::tools::walk::walk;
+use std::path::{Path, PathBuf};
+
+/// The file that makes a folder a skill.
+const SKILL_FILE: &str = "SKILL.md";
+/// Most skills of one session; the descriptions of all of them are part of every request.
+const MAX_SKILLS: usize = 200;
+/// Folders within folders that are looked into; deep enough for any collection.
+const MAX_DEPTH: usize = 8;
+/// Longest name and description in characters; longer ones work, but not in other hosts.
+const MAX_NAME: usize = 64;
+const MAX_DESCRIPTION: usize = 1024;
+
+/// One skill.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Skill {
+    pub name: String,
+    pub description: String,
+    /// The file with its instructions, absolute.
+    pub file: PathBuf,
+    /// Only its user may call it up; models are not told of it.
+    pub hidden: bool,
+}
+
+/// The skills of the user, of the project if it is trusted, and of `extra` folders or files, in this order. Of several
+/// with one name the first one counts. What cannot be read is left out; the log tells.
+pub fn discover(places: &Places<'_>, extra: &[PathBuf]) -> Vec<Skill> {
+    let mut found = Found::default();
+    found.folder(&places.agent_dir.join("skills"), true);
+    found.folder(&places.home.join(".agents/skills"), false);
+    if places.project_trusted {
+        found.folder(&places.cwd.join(".pi/skills"), true);
+        for dir in project_folders(places.cwd) {
+            found.folder(&dir.join(".agents/skills"), false);
+        }
+    }
+    for path in extra {
+        if path.is_file() { found.file(path) } else { found.folder(path, true) }
+    }
+    found.skills
+}
+
+/// The working directory and the folders above it up to the root of its repository; without a repository only itself.
+fn project_folders(cwd: &Path) -> Vec<&Path> {
+    let root = cwd.ancestors().position(|dir| dir.join(".git").exists()).unwrap_or(0);
+    cwd.ancestors().take(root + 1).collect()
+}
+
+#[derive(Default)]
+struct Found {
+    skills: Vec<Skill>,
+    files: Vec<PathBuf>,
+}
+
+impl Found {
+    /// Takes the skills in a folder: itself, if it is one, else those in the folders below it; with `files` also the
+    /// Markdown files right in it.
+    fn folder(&mut self, dir: &Path, files: bool) {
+        if !dir.is_dir() {
+            return;
+        }
+        let mut walk = match walk(dir, |entry| entry.file_name() != "node_modules") {
+            Ok(walk) => walk,
+            Err(text) => return log::warn!("skills in {} are left out: {text}", dir.display()),
+        };
+        walk.hidden(true).parents(false).require_git(false).follow_links(true).max_depth(Some(MAX_DEPTH));
+        // Folders that are skills; what is below them is part of the skill.
+        let mut taken: Vec<PathBuf> = Vec::new();
+        for entry in walk.build().filter_map(Result::ok) {
+            let path = entry.path();
+            if taken.iter().any(|dir| path.starts_with(dir)) {
+                continue;
+            }
+            if path.is_dir() {
+                let file = path.join(SKILL_FILE);
+                if file.is_file() {
+                    self.file(&file);
+                    taken.push(path.to_owned());
+                }
+            } else if files && entry.depth() == 1 && path.extension().is_some_and(|extension| extension == "md") {
+                self.file(path);
+            }
+        }
+    }
+
+    fn file(&mut self, file: &Path) {
+        let Ok(real) = file.canonicalize() else { return };
+        if self.files.contains(&real) {
+            return;
+        }
+        self.files.push(real);
+        match load(file) {
+            Ok(Some(skill)) if self.skills.iter().any(|known| known.name == skill.name) => {
+                log::warn!("the skill {} in {} is left out: there is one of that name", skill.name, file.display());
+            }
+            Ok(Some(_)) if self.skills.len() >= MAX_SKILLS => {
+                log::warn!("the skill in {} is left out: there are {MAX_SKILLS} already", file.display());
+            }
+            Ok(Some(skill)) => self.skills.push(skill),
+            Ok(None) => {}
+            Err(error) => log::warn!("the skill in {} is left out: {error}", file.display()),
+        }
+    }
+}
+
+/// `None` = it has no description, thus is no skill.
+fn load(file: &Path) -> std::io::Result<Option<Skill>> {
+    let text = read(file)?;
+    let (head, _) = frontmatter::parse(&text);
+    let is_folder = file.file_name().is_some_and(|name| name == SKILL_FILE);
+    let fallback = if is_folder { file.parent().and_then(Path::file_name) } else { file.file_stem() };
+    let named = head.get("name").filter(|name| !name.is_empty()).cloned();
+    let name = named.unwrap_or_else(|| fallback.unwrap_or_default().to_string_lossy().into_owned());
+    let Some(description) = head.get("description").filter(|text| !text.trim().is_empty()).cloned() else {
+        if is_folder {
+            log::warn!("the skill in {} is left out: it has no description", file.display());
+        }
+        return Ok(None);
+    };
+    if !is_usual_name(&name) {
+        log::warn!("the skill {name:?} in {} has an unusual name", file.display());
+    }
+    if description.chars().count() > MAX_DESCRIPTION {
+        log::warn!("the skill {name} in {} has a description over {MAX_DESCRIPTION} characters", file.display());
+    }
+    let hidden = head.get("disable-model-invocation").is_some_and(|value| value == "true");
+    Ok(Some(Skill { name, description, file: file.to_owned(), hidden }))
+}
+
+fn is_usual_name(name: &str) -> bool {
+    let allowed = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    allowed
+        && (1..=MAX_NAME).contains(&name.len())
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+        && !name.contains("--")
+}
+
+/// The section of the system prompt. `None` = there is nothing to tell.
+pub fn section(skills: &[Skill]) -> Option<String> {
+    let listed: String = skills
+        .iter()
+        .filter(|skill| !skill.hidden)
+        .map(|skill| {
+            format!(
+                "  <skill>\n    <name>{}</name>\n    <description>{}</description>\n    <location>{}</location>\n  </skill>\n",
+                xml_escaped(&skill.name),
+                xml_escaped(&skill.description),
+                xml_escaped(&skill.file.to_string_lossy())
+            )
+        })
+        .collect();
+    if listed.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "These skills are instructions for particular tasks. When a task matches a description, read the file of the skill first.\n\
+         Relative paths in such a file are relative to the folder that it is in.\n\
+         Use them as absolute paths in tool calls.\n\n<available_skills>\n{listed}</available_skills>"
+    ))
+}
+
+/// What a model gets for `/skill:NAME ARGUMENTS`: the instructions themselves. `None` = `text` calls up no known skill.
+pub fn expand(text: &str, skills: &[Skill]) -> Option<String> {
+    let call = text.strip_prefix("/skill:")?;
+    let (name, arguments) = call.split_once(char::is_whitespace).unwrap_or((call, ""));
+    let skill = skills.iter().find(|skill| skill.name == name)?;
+    let content = match read(&skill.file) {
+        Ok(content) => content,
+        Err(error) => {
+            log::warn!("the skill in {} cannot be called up: {error}", skill.file.display());
+            return None;
+        }
+    };
+    let (_, body) = frontmatter::parse(&content);
+    let dir = skill.file.parent().unwrap_or(Path::new("/"));
+    let mut result = format!(
+        "<skill name=\"{}\" location=\"{}\">\nReferences are relative to {}.\n\n{}\n</skill>",
+        xml_escaped(name),
+        xml_escaped(&skill.file.to_string_lossy()),
+        dir.display(),
+        body.trim()
+    );
+    if !arguments.trim().is_empty() {
+        result.push_str("\n\n");
+        result.push_str(arguments.trim());
+    }
+    Some(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_tree::Tree;
+    use super::*;
+
+    fn skill(name: &str) -> String {
+        format!("---\nname: {name}\ndescription: About {name}.\n---\nDo {name}.\n")
+    }
+
+    fn names(tree: &Tree, trusted: bool) -> Vec<String> {
+        discover(&tree.places("p/sub", trusted), &[]).into_iter().map(|skill| skill.name).collect()
+    }
+
+    #[test]
+    fn skills_are_found_where_they_are_kept() {
+        let tree = Tree::new(&[]);
+        for (path, name) in [
+            ("agent/skills/a/SKILL.md", "user-a"),
+            ("agent/skills/group/b/SKILL.md", "user-b"),
+            ("agent/skills/single.md", "user-single"),
+            ("home/.agents/skills/c/SKILL.md", "home-c"),
+            ("home/.agents/skills/not.md", "no-files-here"),
+            ("p/sub/.pi/skills/d/SKILL.md", "project-d"),
+            ("p/sub/.agents/skills/e/SKILL.md", "project-e"),
+            ("p/.agents/skills/f/SKILL.md", "project-f"),
+            (".agents/skills/g/SKILL.md", "outside-the-repository"),
+        ] {
+            tree.write(path, skill(name).as_bytes());
+        }
+        tree.write("p/.git/HEAD", b"");
+        let user = ["user-a", "user-b", "user-single", "home-c"];
+        assert_eq!(names(&tree, false), user);
+        assert_eq!(names(&tree, true), [&user[..], &["project-d", "project-e", "project-f"]].concat());
+        let extra = [tree.path(".agents/skills"), tree.path("agent/skills/a/SKILL.md")];
+        let with_extra = discover(&tree.places("p/sub", false), &extra);
+        assert_eq!(with_extra.last().map(|skill| skill.name.as_str()), Some("outside-the-repository"));
+        assert_eq!(with_extra.len(), 5, "a file that is known already is not taken again");
+    }
+
+    #[test]
+    fn what_is_no_skill_is_left_out() {
+        let tree = Tree::new(&[
+            ("agent/skills/a/SKILL.md", "---\ndescription: First.\n---\n"),
+            ("agent/skills/a/below/SKILL.md", "---\ndescription: Part of the skill above.\n---\n"),
+            ("agent/skills/b/SKILL.md", "---\nname: a\ndescription: Same name.\n---\n"),
+            ("agent/skills/c/SKILL.md", "---\nname: c\n---\nNo description.\n"),
+            ("agent/skills/README.md", "No head.\n"),
+            ("agent/skills/d/other.md", "---\ndescription: Not right in the folder.\n---\n"),
+            ("agent/skills/node_modules/e/SKILL.md", "---\ndescription: A package.\n---\n"),
+            ("agent/skills/.hidden/SKILL.md", "---\ndescription: Hidden.\n---\n"),
+            ("agent/skills/.gitignore", "ignored\n"),
+            ("agent/skills/ignored/SKILL.md", "---\ndescription: Ignored.\n---\n"),
+        ]);
+        std::os::unix::fs::symlink(tree.path("agent/skills/a"), tree.path("agent/skills/z")).expect("a link");
+        std::os::unix::fs::symlink(tree.path("agent/skills"), tree.path("agent/skills/loop")).expect("a link");
+        let expected = Skill {
+            name: "a".into(),
+            description: "First.".into(),
+            file: tree.path("agent/skills/a/SKILL.md"),
+            hidden: false,
+        };
+        assert_eq!(discover(&tree.places("p", true), &[]), [expected]);
+    }
+
+    #[test]
+    fn models_are_told_of_all_but_hidden_ones() {
+        let skill = |name: &str, hidden| Skill {
+            name: name.into(),
+            description: "Less < more & more".into(),
+            file: format!("/s/{name}/SKILL.md").into(),
+            hidden,
+        };
+        assert_eq!(section(&[skill("x", true)]), None);
+        let text = section(&[skill("x", true), skill("y", false)]).expect("there is one");
+        let expected = "\n\n<available_skills>\n  <skill>\n    <name>y</name>\n    <description>Less &lt; more &amp; more\
+            </description>\n    <location>/s/y/SKILL.md</location>\n  </skill>\n</available_skills>";
+        assert!(text.ends_with(expected), "{text}");
+        assert_eq!(text.split("\n\n").next().map(|lines| lines.lines().count()), Some(3));
+    }
+
+    #[test]
+    fn calling_a_skill_up_puts_its_text_in() {
+        let tree = Tree::new(&[(
+            "agent/skills/a/SKILL.md",
+            "---\ndescription: A.\ndisable-model-invocation: true\n---\n\nDo it.\n",
+        )]);
+        let skills = discover(&tree.places("p", true), &[]);
+        assert!(skills[0].hidden);
+        let dir = tree.path("agent/skills/a");
+        let dir = dir.display();
+        let body = format!(
+            "<skill name=\"a\" location=\"{dir}/SKILL.md\">\nReferences are relative to {dir}.\n\nDo it.\n</skill>"
+        );
+        for (text, expected) in [
+            ("/skill:a", Some(body.clone())),
+            ("/skill:a  now, please\n", Some(format!("{body}\n\nnow, please"))),
+            ("/skill:b", None),
+            ("/skill", None),
+            ("skill:a", None),
+        ] {
+            assert_eq!(expand(text, &skills), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn usual_names() {
+        for name in ["a", "a-b", "a1", &"x".repeat(64)] {
+            assert!(is_usual_name(name), "{name}");
+        }
+        for name in ["", "-a", "a-", "a--b", "A", "a b", "ä", &"x".repeat(65)] {
+            assert!(!is_usual_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Prompt templates: texts with gaps, called up as `/name arguments`.
+
+use super::text_file::read;
+use super::{Places, frontmatter};
+use std::path::{Path, PathBuf};
+
+/// Most templates of one session.
+const MAX_TEMPLATES: usize = 500;
+
+/// One template.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    pub name: String,
+    /// For people who choose; empty if it has none.
+    pub description: String,
+    /// What to write after the name; empty if it does not say.
+    pub argument_hint: String,
+    pub body: String,
+}
+
+/// The templates of the user, of the project if it is trusted, and of `extra` folders or files, in this order. Of several
+/// with one name the first one counts. What cannot be read is left out; the log tells.
+pub fn discover(places: &Places<'_>, extra: &[PathBuf]) -> Vec<Template> {
+    let mut paths = markdown_in(&places.agent_dir.join("prompts"));
+    if places.project_trusted {
+        paths.extend(markdown_in(&places.cwd.join(".pi/prompts")));
+    }
+    for path in extra {
+        if path.is_file() { paths.push(path.clone()) } else { paths.extend(markdown_in(path)) }
+    }
+    let mut templates: Vec<Template> = Vec::new();
+    for path in paths {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if templates.len() >= MAX_TEMPLATES || templates.iter().any(|known| known.name == name) {
+            log::warn!("the template in {} is left out: its name is taken, or there are too many", path.display());
+            continue;
+        }
+        match read(&path) {
+            Ok(text) => templates.push(parse(name, &text)),
+            Err(error) => log::warn!("the template in {} is left out: {error}", path.display()),
+        }
+    }
+    templates
+}
+
+fn markdown_in(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = dir.read_dir() else { return Vec::new() };
+    let is_markdown = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "md") && path.is_file();
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_markdown).collect();
+    paths.sort();
+    paths
+}
+
+fn parse(name: String, text: &str) -> Template {
+    let (mut head, body) = frontmatter::parse(text);
+    Template {
+        name,
+        description: head.remove("description").unwrap_or_default(),
+        argument_hint: head.remove("argument-hint").unwrap_or_default(),
+        body: body.trim().to_owned(),
+    }
+}
+
+/// What a model gets for `/NAME ARGUMENTS`. `None` = `text` calls up no known template.
+pub fn expand(text: &str, templates: &[Template]) -> Option<String> {
+    let call = text.strip_prefix('/')?;
+    let (name, arguments) = call.split_once(char::is_whitespace).unwrap_or((call, ""));
+    let template = templates.iter().find(|template| template.name == name)?;
+    Some(filled(&template.body, &words(arguments)))
+}
+
+/// The words of `text`; quotes of either kind keep several together.
+fn words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for c in text.chars() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            Some(_) => word.get_or_insert_default().push(c),
+            None if c == '"' || c == '\'' => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            None if c.is_whitespace() => words.extend(word.take()),
+            None => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// The body with its gaps filled. What is put in is not looked at again.
+fn filled(body: &str, arguments: &[String]) -> String {
+    let mut result = String::with_capacity(body.len());
+    let mut rest = body;
+    while let Some(at) = rest.find('$') {
+        result.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        match gap(rest, arguments) {
+            Some((value, length)) => {
+                result.push_str(&value);
+                rest = &rest[length..];
+            }
+            None => result.push('$'),
+        }
+    }
+    result.push_str(rest);
+    result
+}
+
+/// The value of the gap that `text`, which followed a `$`, begins with, and the gap's length.
+fn gap(text: &str, arguments: &[String]) -> Option<(String, usize)> {
+    if text.starts_with('@') {
+        return Some((arguments.join(" "), 1));
+    }
+    if let Some(word) = text.strip_prefix("ARGUMENTS") {
+        return Some((arguments.join(" "), text.len() - word.len()));
+    }
+    if let Some(inner) = text.strip_prefix('{') {
+        let inner = &inner[..inner.find('}')?];
+        return Some((braced(inner, arguments)?, inner.len() + 2));
+    }
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number = text[..digits].parse().ok()?;
+    Some((argument(number, arguments)?.to_owned(), digits))
+}
+
+/// Arguments count from 1; one that was not given is empty. `None` = there can be no such argument.
+fn argument(number: usize, arguments: &[String]) -> Option<&str> {
+    let index = number.checked_sub(1)?;
+    Some(arguments.get(index).map_or("", String::as_str))
+}
+
+/// `N:-default`, `@:-default`, `@:N` or `@:N:L`.
+fn braced(inner: &str, arguments: &[String]) -> Option<String> {
+    let (what, how) = inner.split_once(':')?;
+    if let Some(default) = how.strip_prefix('-') {
+        let value = if what == "@" { arguments.join(" ") } else { argument(what.parse().ok()?, arguments)?.to_owned() };
+        return Some(if value.is_empty() { default.to_owned() } else { value });
+    }
+    if what != "@" {
+        return None;
+    }
+    let (first, length) = match how.split_once(':') {
+        Some((first, length)) => (first, length.parse().ok()?),
+        None => (how, usize::MAX),
+    };
+    let skip = first.parse::<usize>().ok()?.saturating_sub(1);
+    Some(arguments.iter().skip(skip).take(length).cloned().collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_tree::Tree;
+    use super::*;
+
+    #[test]
+    fn words_are_split_with_regard_to_quotes() {
+        for (text, expected) in [
+            ("", &[][..]),
+            ("  a  b\n", &["a", "b"]),
+            ("a 'b c' \"d 'e'\"", &["a", "b c", "d 'e'"]),
+            ("x'y z'w ''", &["xy zw", ""]),
+            ("open \"quote stays", &["open", "quote stays"]),
+        ] {
+            assert_eq!(words(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn gaps_are_filled() {
+        let arguments = ["one", "two words", "$1"].map(str::to_owned);
+        for (body, expected) in [
+            ("$1-$2-$3-$4.", "one-two words-$1-."),
+            ("$@|$ARGUMENTS", "one two words $1|one two words $1"),
+            ("${1:-x} ${9:-none} ${9:-}", "one none "),
+            ("${@:-all}", "one two words $1"),
+            ("${@:2}|${@:2:1}|${@:9}|${@:1:0}", "two words $1|two words||"),
+            ("$0 $x ${x} ${1} ${1:y} $ ${", "$0 $x ${x} ${1} ${1:y} $ ${"),
+            ("costs $12", "costs "),
+            ("ä$1ö", "äoneö"),
+        ] {
+            assert_eq!(filled(body, &arguments), expected, "{body}");
+        }
+        assert_eq!(filled("${@:-all} $1.", &[]), "all .");
+    }
+
+    #[test]
+    fn templates_are_found_and_called_up() {
+        let tree = Tree::new(&[
+            ("agent/prompts/fix.md", "---\ndescription: Fix it\nargument-hint: ISSUE\n---\n\nFix $1 now.\n"),
+            ("agent/prompts/notes.txt", "not a template"),
+            ("p/.pi/prompts/fix.md", "not taken, as the name is known"),
+            ("p/.pi/prompts/test.md", "Test $ARGUMENTS"),
+        ]);
+        let names = |trusted| discover(&tree.places("p", trusted), &[]).into_iter().map(|t| t.name).collect::<Vec<_>>();
+        assert_eq!((names(false), names(true)), (vec!["fix".to_owned()], vec!["fix".to_owned(), "test".to_owned()]));
+        let templates = discover(&tree.places("p", true), &[tree.path("agent/prompts")]);
+        assert_eq!((templates[0].description.as_str(), templates[0].argument_hint.as_str()), ("Fix it", "ISSUE"));
+        for (text, expected) in [
+            ("/fix 'issue 7'", Some("Fix issue 7 now.")),
+            ("/test a\nb", Some("Test a b")),
+            ("/test", Some("Test ")),
+            ("/unknown", None),
+            ("fix", None),
+        ] {
+            assert_eq!(expand(text, &templates).as_deref(), expected, "{text}");
+        }
+    }
+}
