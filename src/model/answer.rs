@@ -90,6 +90,13 @@ impl<'a> Answer<'a> {
         }
     }
 
+    /// Keeps what the provider wants to get back with a text block.
+    pub fn sign_text(&mut self, index: usize, signature: String) {
+        if let Some(Block::Text { text_signature, .. }) = self.message.content.get_mut(index) {
+            *text_signature = Some(signature);
+        }
+    }
+
     pub fn end_text(&mut self, index: usize) {
         self.sink.event(StreamEvent::TextEnd { index });
     }
@@ -155,9 +162,25 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// How much of the arguments has arrived, in bytes.
-    pub fn tool_arguments_len(&self, index: usize) -> usize {
-        self.arguments.iter().find(|(at, _)| *at == index).map_or(0, |(_, text)| text.len())
+    /// Whether some of a call's arguments have arrived.
+    pub fn has_tool_arguments(&self, index: usize) -> bool {
+        self.arguments.iter().any(|(at, text)| *at == index && !text.is_empty())
+    }
+
+    /// The whole arguments of a call, for providers that send them again at its end. What has streamed in before is
+    /// replaced; if nothing has, this is it.
+    pub fn whole_tool_arguments(&mut self, index: usize, whole: &str) {
+        match self.arguments.iter_mut().find(|(at, text)| *at == index && !text.is_empty()) {
+            Some((_, text)) => whole.clone_into(text),
+            None => self.tool_arguments(index, whole),
+        }
+    }
+
+    /// Keeps what the provider wants to get back with a tool call.
+    pub fn sign_tool_call(&mut self, index: usize, signature: String) {
+        if let Some(Block::ToolCall { thought_signature, .. }) = self.message.content.get_mut(index) {
+            *thought_signature = Some(signature);
+        }
     }
 
     pub fn end_tool_call(&mut self, index: usize) {

@@ -5,6 +5,7 @@ use super::credentials::Authorization;
 use super::http::{Http, HttpError, Patience, Response};
 use super::secret_value::Secret;
 use super::sse::{Event, Events};
+use super::thinking::Budgets;
 use super::{Failure, Model, Request};
 use crate::cancel::Cancel;
 use crate::transcript::{Message, StopReason};
@@ -38,13 +39,18 @@ pub struct Draft<'a> {
     pub authorization: &'a Authorization,
     /// The limit for the answer, in tokens.
     pub max_tokens: u64,
-    /// Tokens of thought for the level asked for; 0 = no thinking.
-    pub budget: u64,
+    /// Tokens of thought per level.
+    pub budgets: Budgets,
     /// Prompt parts may be cached for as long as the provider offers.
     pub long_cache: bool,
 }
 
 impl Draft<'_> {
+    /// Tokens of thought for the level asked for; 0 = no thinking.
+    pub fn budget(&self) -> u64 {
+        self.budgets.tokens(self.request.thinking)
+    }
+
     /// The headers of every request: the content's type, the key in the header `own` (or as bearer token), the configured ones.
     pub fn headers(&self, own: &str) -> Vec<(String, String)> {
         use super::credentials::Scheme;

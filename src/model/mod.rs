@@ -24,6 +24,7 @@ mod models_json;
 pub mod offline;
 mod openai_completions;
 mod openai_messages;
+mod openai_responses;
 mod registry;
 mod repair;
 pub mod retry;

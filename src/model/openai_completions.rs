@@ -161,7 +161,7 @@ fn think(draft: &Draft<'_>, compat: &Compat, out: &mut Map<String, Value>) {
                 [("chatTemplateKwargs", "chat_template_kwargs"), ("chatTemplateArgs", "chat_template_args")]
             {
                 if let Some(Value::Object(template)) = model.compat.get(flag) {
-                    set(field, Value::Object(fill(template, on, effort, draft.budget)));
+                    set(field, Value::Object(fill(template, on, effort, draft.budget())));
                 }
             }
             compat.thinking_format == ThinkingFormat::Baseten
@@ -189,7 +189,7 @@ fn think(draft: &Draft<'_>, compat: &Compat, out: &mut Map<String, Value>) {
         set("reasoning_effort", json!(effort));
     }
     if on && let Some(field) = model.compat.get("thinkingTokenBudgetField").and_then(Value::as_str) {
-        set(field, json!(draft.budget.min(draft.max_tokens.saturating_sub(MIN_ANSWER))));
+        set(field, json!(draft.budget().min(draft.max_tokens.saturating_sub(MIN_ANSWER))));
     }
 }
 

@@ -12,7 +12,7 @@ use super::repair::repair;
 use super::settings::{RetrySettings, Settings};
 use super::{
     Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, anthropic, catalog, offline, openai_completions,
-    usage,
+    openai_responses, usage,
 };
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
@@ -146,6 +146,7 @@ impl Services {
         let authorization = self.credentials.authorize(model, &user).map_err(|e| Failed::new(e.to_string()))?;
         let foreign_id = match model.api {
             Api::AnthropicMessages => anthropic::foreign_id,
+            Api::OpenaiResponses => openai_responses::foreign_id,
             _ => openai_completions::foreign_id,
         };
         let messages = repair(request.messages, model, foreign_id);
@@ -155,7 +156,7 @@ impl Services {
             messages: &messages,
             authorization: &authorization,
             max_tokens: usage::max_tokens(request),
-            budget: settings.thinking_budgets.tokens(request.thinking),
+            budgets: settings.thinking_budgets,
             long_cache: (self.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
         };
         let (prepared, mut decoder): (_, Box<dyn Decoder>) = match model.api {
@@ -164,6 +165,7 @@ impl Services {
                 let stream = openai_completions::Stream::new(&Compat::of(model));
                 (openai_completions::prepare(&draft), Box::new(stream))
             }
+            Api::OpenaiResponses => (openai_responses::prepare(&draft), Box::new(openai_responses::Stream::default())),
             other => return Err(Failed::new(format!("The API {} is not supported", other.as_str()))),
         };
         let idle = settings.idle_timeout();

@@ -1,7 +1,13 @@
 //! What the tests of this module share: a model, a sink that writes down what it gets, and a tiny HTTP server.
 
-use super::{Api, Model, Rates, Request, Sink, StreamEvent, ThinkingLevel};
-use crate::transcript::Message;
+use super::answer::Answer;
+use super::credentials::{Authorization, Scheme};
+use super::exchange::{Decoder, Draft, Prepared, Progress};
+use super::secret_value::Secret;
+use super::sse::Events;
+use super::thinking::Budgets;
+use super::{Api, Model, Outcome, Rates, Request, Sink, StreamEvent, ThinkingLevel};
+use crate::transcript::{Message, ToolSpec};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -36,6 +42,49 @@ pub fn test_request<'a>(model: &'a Model, messages: &'a [Arc<Message>]) -> Reque
 pub fn test_messages(messages: serde_json::Value) -> Vec<Arc<Message>> {
     let messages: Vec<Message> = serde_json::from_value(messages).expect("messages");
     messages.into_iter().map(Arc::new).collect()
+}
+
+/// What a provider's `prepare` makes of a request: the URL, the headers as lines, and the body.
+pub fn prepared(
+    model: &Model,
+    (level, max_tokens, long_cache): (ThinkingLevel, u64, bool),
+    messages: serde_json::Value,
+    tools: &[ToolSpec],
+    prepare: fn(&Draft<'_>) -> Prepared,
+) -> (String, Vec<String>, serde_json::Value) {
+    let messages = test_messages(messages);
+    let request = Request { system: "Be good.", thinking: level, tools, ..test_request(model, &messages) };
+    let authorization = Authorization { secret: Some(Secret::new("k")), scheme: Scheme::Key, headers: Vec::new() };
+    let prepared = prepare(&Draft {
+        request: &request,
+        model,
+        messages: &messages,
+        authorization: &authorization,
+        max_tokens,
+        budgets: Budgets { high: Some(8192), ..Budgets::default() },
+        long_cache,
+    });
+    let headers = prepared.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    (prepared.url, headers, serde_json::from_slice(&prepared.body).expect("JSON"))
+}
+
+/// Feeds a stream to a decoder, as `exchange` does, and returns what came of it.
+pub fn decoded(model: &Model, mut decoder: impl Decoder, stream: &str) -> (Outcome, Recorder) {
+    let request = test_request(model, &[]);
+    let mut recorder = Recorder::default();
+    let mut answer = Answer::new(&request, &mut recorder);
+    let mut events = Events::new(stream.as_bytes());
+    let result = (|| {
+        while events.fill().expect("it reads") {
+            while let Some(event) = events.next() {
+                if decoder.event(event, &mut answer)? == Progress::Done {
+                    return decoder.end(&mut answer);
+                }
+            }
+        }
+        decoder.end(&mut answer)
+    })();
+    (answer.finish(&request, result), recorder)
 }
 
 /// Writes down events, one word or two for each; `|` stands for "drained".

@@ -67,15 +67,26 @@ pub struct Budgets {
 }
 
 impl Budgets {
+    /// Tokens for `level`, where the user has set them.
+    pub fn configured(&self, level: ThinkingLevel) -> Option<u64> {
+        match level {
+            ThinkingLevel::Off => None,
+            ThinkingLevel::Minimal => self.minimal,
+            ThinkingLevel::Low => self.low,
+            ThinkingLevel::Medium => self.medium,
+            ThinkingLevel::High | ThinkingLevel::Xhigh | ThinkingLevel::Max => self.high,
+        }
+    }
+
     /// Tokens for `level`; 0 for `off`. The levels above `high` share its budget.
     pub fn tokens(&self, level: ThinkingLevel) -> u64 {
-        match level {
+        self.configured(level).unwrap_or(match level {
             ThinkingLevel::Off => 0,
-            ThinkingLevel::Minimal => self.minimal.unwrap_or(1024),
-            ThinkingLevel::Low => self.low.unwrap_or(2048),
-            ThinkingLevel::Medium => self.medium.unwrap_or(8192),
-            ThinkingLevel::High | ThinkingLevel::Xhigh | ThinkingLevel::Max => self.high.unwrap_or(16384),
-        }
+            ThinkingLevel::Minimal => 1024,
+            ThinkingLevel::Low => 2048,
+            ThinkingLevel::Medium => 8192,
+            ThinkingLevel::High | ThinkingLevel::Xhigh | ThinkingLevel::Max => 16384,
+        })
     }
 }
 

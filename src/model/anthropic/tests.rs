@@ -2,9 +2,8 @@ use super::*;
 use crate::model::Outcome;
 use crate::model::credentials::Authorization;
 use crate::model::secret_value::Secret;
-use crate::model::sse::Events;
-use crate::model::test_support::{Recorder, test_messages, test_model, test_request};
-use crate::transcript::ToolSpec;
+use crate::model::test_support::{Recorder, decoded, prepared, test_model, test_request};
+use crate::transcript::{StopReason, ToolSpec};
 use serde_json::json;
 
 fn authorization(scheme: Scheme) -> Authorization {
@@ -19,23 +18,9 @@ fn request(
     tools: &[ToolSpec],
     long: bool,
 ) -> (Vec<String>, Value) {
-    let messages = test_messages(messages);
-    let mut request = test_request(model, &messages);
-    (request.system, request.thinking, request.tools) = ("Be good.", level, tools);
-    let authorization = authorization(Scheme::Key);
-    let draft = Draft {
-        request: &request,
-        model,
-        messages: &messages,
-        authorization: &authorization,
-        max_tokens: model.max_tokens,
-        budget: if level == ThinkingLevel::Off { 0 } else { 8192 },
-        long_cache: long,
-    };
-    let prepared = prepare(&draft);
-    assert_eq!(prepared.url, "http://127.0.0.1:9/v1/messages");
-    let headers = prepared.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    (headers, serde_json::from_slice(&prepared.body).expect("JSON"))
+    let (url, headers, body) = prepared(model, (level, model.max_tokens, long), messages, tools, prepare);
+    assert_eq!(url, "http://127.0.0.1:9/v1/messages");
+    (headers, body)
 }
 
 fn assistant(content: Value) -> Value {
@@ -164,7 +149,7 @@ fn signed_in_users_send_a_bearer_token_and_the_beta_alone() {
         messages: &[],
         authorization: &authorization,
         max_tokens: 1,
-        budget: 0,
+        budgets: crate::model::thinking::Budgets { high: Some(8192), ..Default::default() },
         long_cache: false,
     };
     let headers = prepare(&draft).headers;
@@ -185,7 +170,7 @@ fn configured_headers_replace_computed_ones() {
         messages: &[],
         authorization: &authorization,
         max_tokens: 1,
-        budget: 0,
+        budgets: crate::model::thinking::Budgets { high: Some(8192), ..Default::default() },
         long_cache: false,
     };
     let headers = prepare(&draft).headers;
@@ -201,25 +186,8 @@ fn foreign_ids_are_made_fit() {
     assert_eq!(foreign_id(&"ü".repeat(100)), "_".repeat(64));
 }
 
-/// Feeds a stream to the decoder, as `exchange` does, and returns what came of it.
 fn decode(stream: &str) -> (Outcome, Recorder) {
-    let model = test_model();
-    let request = test_request(&model, &[]);
-    let mut recorder = Recorder::default();
-    let mut answer = Answer::new(&request, &mut recorder);
-    let mut events = Events::new(stream.as_bytes());
-    let mut decoder = Stream::default();
-    let result = (|| {
-        while events.fill().expect("it reads") {
-            while let Some(event) = events.next() {
-                if decoder.event(event, &mut answer)? == Progress::Done {
-                    return decoder.end(&mut answer);
-                }
-            }
-        }
-        decoder.end(&mut answer)
-    })();
-    (answer.finish(&request, result), recorder)
+    decoded(&test_model(), Stream::default(), stream)
 }
 
 /// A stream from events whose name is their data's type.

@@ -1,8 +1,5 @@
 use super::*;
-use crate::model::credentials::{Authorization, Scheme};
-use crate::model::secret_value::Secret;
-use crate::model::sse::Events;
-use crate::model::test_support::{Recorder, test_messages, test_model, test_request};
+use crate::model::test_support::{Recorder, decoded, prepared, test_model};
 use crate::model::{Api, Model, Outcome};
 use crate::transcript::ToolSpec;
 
@@ -27,23 +24,9 @@ fn request(
     tools: &[ToolSpec],
     long: bool,
 ) -> (Vec<String>, Value) {
-    let messages = test_messages(messages);
-    let mut request = test_request(model, &messages);
-    (request.system, request.thinking, request.tools) = ("Be good.", level, tools);
-    let authorization = Authorization { secret: Some(Secret::new("k")), scheme: Scheme::Key, headers: Vec::new() };
-    let draft = Draft {
-        request: &request,
-        model,
-        messages: &messages,
-        authorization: &authorization,
-        max_tokens: 4096,
-        budget: if level == ThinkingLevel::Off { 0 } else { 8192 },
-        long_cache: long,
-    };
-    let prepared = prepare(&draft);
-    assert_eq!(prepared.url, format!("{}/chat/completions", model.base_url));
-    let headers = prepared.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    (headers, serde_json::from_slice(&prepared.body).expect("JSON"))
+    let (url, headers, body) = prepared(model, (level, 4096, long), messages, tools, prepare);
+    assert_eq!(url, format!("{}/chat/completions", model.base_url));
+    (headers, body)
 }
 
 fn assistant(content: Value) -> Value {
@@ -245,22 +228,7 @@ fn foreign_ids_are_made_fit_and_stay_different() {
 
 fn decode_with(compat: Value, stream: &str) -> (Outcome, Recorder) {
     let model = model("https://h/v1", compat);
-    let request = test_request(&model, &[]);
-    let mut recorder = Recorder::default();
-    let mut answer = Answer::new(&request, &mut recorder);
-    let mut events = Events::new(stream.as_bytes());
-    let mut decoder = Stream::new(&Compat::of(&model));
-    let result = (|| {
-        while events.fill().expect("it reads") {
-            while let Some(event) = events.next() {
-                if decoder.event(event, &mut answer)? == Progress::Done {
-                    return decoder.end(&mut answer);
-                }
-            }
-        }
-        decoder.end(&mut answer)
-    })();
-    (answer.finish(&request, result), recorder)
+    decoded(&model, Stream::new(&Compat::of(&model)), stream)
 }
 
 fn decode(chunks: &[Value]) -> (Outcome, Recorder) {
