@@ -83,7 +83,7 @@ def test_no_configuration_at_all(new_daemon):
     daemon = new_daemon()
     daemon.config = {}
     found = daemon.values()
-    assert found["server"] == "nats://127.0.0.1:4222"
+    assert found["server"].removeprefix("nats://") == "127.0.0.1:4222"
     assert found["owner"] == "tester"
     assert found["defaultMaxLifetime"] == "1800"
     assert found["maxQueue"] == "32" and found["grace"] == "20"
@@ -112,7 +112,7 @@ def test_check_keeps_secrets(new_daemon):
 
 PRECEDENCE = [
     # setting, key in the file, environment, flag
-    ("server", "server", "NATS_URL", "--server", ["nats://f:1", "nats://e:2", "nats://g:3"]),
+    ("server", "server", "NATS_URL", "--server", ["tls://f:1", "tls://e:2", "tls://g:3"]),
     ("owner", "owner", "PI_EXEC_OWNER", "--owner", ["file", "environment", "flag"]),
     ("defaultModel", "defaultModel", "PI_EXEC_DEFAULT_MODEL", "--model", ["a/f", "a/e", "a/g"]),
     ("defaultThinkingLevel", "defaultThinkingLevel", "PI_EXEC_DEFAULT_THINKING_LEVEL", "--thinking", ["low", "medium", "high"]),

@@ -21,12 +21,12 @@ def test_a_context_names_the_server(nats_server, new_daemon):
 def test_flag_beats_environment_beats_file_for_contexts(new_daemon):
     daemon = new_daemon()
     for name in ("one", "two", "three"):
-        daemon.context(name, url=f"nats://{name}:1")
+        daemon.context(name, url=f"tls://{name}:1")
     daemon.config = {"context": "one"}
-    assert daemon.values()["server"] == "nats://one:1"
+    assert daemon.values()["server"] == "tls://one:1"
     daemon.environment["NATS_CONTEXT"] = "two"
-    assert daemon.values()["server"] == "nats://two:1"
-    assert daemon.values("--context", "three")["server"] == "nats://three:1"
+    assert daemon.values()["server"] == "tls://two:1"
+    assert daemon.values("--context", "three")["server"] == "tls://three:1"
 
 
 def test_a_server_beside_a_context_keeps_its_credentials(own_server, own_bus, new_daemon):

@@ -62,7 +62,7 @@ def test_an_edit_keeps_mode_line_ends_and_the_rest(daemon, model):
         (ToolCall("edit", {"path": "file.txt", "edits": [{"oldText": "zwei", "newText": "x"}]}), "Could not find the exact text"),
         (ToolCall("edit", {"path": "file.txt", "edits": [{"oldText": "e", "newText": "x"}]}), "Found 2 occurrences"),
         (ToolCall("write", {"path": ".", "content": "x"}), ""),
-        (ToolCall("bash", {"command": "echo said; exit 3"}), "said\n\nCommand exited with code 3"),
+        (ToolCall("bash", {"command": "echo said; exit 3"}), "Command exited with code 3"),
         (ToolCall("bash", {"command": "sleep 60", "timeout": 0.2}), "Command timed out after 0.2 seconds"),
         (ToolCall("fly", {"to": "moon"}), "Tool fly not found"),
         (ToolCall("read", {}), "Validation failed for tool \"read\""),

@@ -197,6 +197,10 @@ class Daemon:
     def list(self, timeout=DEADLINE):
         return self.bus.ask_json(self.intake, {"sessionMode": "list"}, timeout)
 
+    def discover(self):
+        """The daemon's intake answers discovery."""
+        self.bus.ask("$SRV.PING.pi-exec")
+
     def session_ids(self):
         return [session["sessionId"] for session in self.list()["sessions"]]
 
