@@ -6,8 +6,18 @@
 #![deny(unsafe_code)]
 
 pub mod cancel;
+pub mod config;
+pub mod daemon;
+pub mod events;
 pub mod model;
 pub mod nats;
+pub mod nats_context;
+pub mod prompt;
+pub mod reply;
+pub mod session;
+pub mod startup;
 pub mod sys;
+pub mod threads;
 pub mod tools;
 pub mod transcript;
+pub mod turn;

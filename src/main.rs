@@ -1,1 +1,29 @@
-fn main() {}
+//! The daemon `nats-pi-bridge`: the command line, then one call into the library.
+
+use nats_pi_bridge::config::{self, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = std::env::args_os().skip(1).collect();
+    let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    match config::from_command_line(arguments, environment.collect()) {
+        Ok(Command::Print(text)) => print!("{text}"),
+        Ok(Command::Check(config)) => {
+            for warning in &config.warnings {
+                eprintln!("pi-exec: warning: {warning}");
+            }
+            print!("{}", config.report);
+        }
+        Ok(Command::Serve(config)) => {
+            if let Err(e) = nats_pi_bridge::startup::run(*config) {
+                eprintln!("pi-exec: fatal: {e}");
+                return ExitCode::FAILURE;
+            }
+        }
+        Err(e) => {
+            eprintln!("pi-exec: {e}");
+            return ExitCode::from(e.exit_code());
+        }
+    }
+    ExitCode::SUCCESS
+}

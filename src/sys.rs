@@ -1,2 +1,40 @@
 //! The only `unsafe` code of the crate: calls into the C library that no safe wrapper offers.
 #![allow(unsafe_code)]
+
+/// Keeps glibc from giving every thread a heap of its own, which with a thread per session is memory that never comes
+/// back. Other C libraries need nothing.
+pub fn tune_allocator() {
+    #[cfg(target_env = "gnu")]
+    {
+        use std::ffi::c_int;
+        // Numbers of glibc's malloc.h.
+        const M_ARENA_MAX: c_int = -8;
+        const M_TRIM_THRESHOLD: c_int = -1;
+        unsafe extern "C" {
+            fn mallopt(parameter: c_int, value: c_int) -> c_int;
+        }
+        // SAFETY: mallopt takes two numbers, has no other precondition, and runs before threads are started.
+        unsafe {
+            mallopt(M_ARENA_MAX, 2);
+            mallopt(M_TRIM_THRESHOLD, 256 * 1024);
+        }
+    }
+}
+
+/// A static glibc would load the host's name-service plugins, made for another glibc, and crash on the first look-up
+/// (SIGFPE, measured on Fedora, Arch and Ubuntu). With this it uses only what it has inside: files and DNS.
+pub fn forbid_foreign_name_services() {
+    #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
+    {
+        use std::ffi::{c_char, c_int};
+        unsafe extern "C" {
+            fn __nss_configure_lookup(database: *const c_char, services: *const c_char) -> c_int;
+        }
+        for (database, services) in [(c"hosts", c"files dns"), (c"passwd", c"files"), (c"group", c"files")] {
+            // SAFETY: both are strings that live for ever and end in NUL; no other thread looks anything up yet.
+            unsafe {
+                __nss_configure_lookup(database.as_ptr(), services.as_ptr());
+            }
+        }
+    }
+}

@@ -1,6 +1,42 @@
 //! Talking to models: which there are, how to pay for them, and one file per provider API.
+//!
+//! | part | files |
+//! |---|---|
+//! | which models there are | `catalog`, `definition`, `models_json`, `registry`, `settings` |
+//! | who pays | `credentials`, `secret_value` |
+//! | transport | `http`, `http_watch`, `sse` |
+//! | one request | `services` (the way in), `exchange`, `answer`, `repair`, `usage`, `retry` |
+//! | provider APIs | `anthropic`, `openai_completions`, `offline` |
 
-use crate::transcript::{AssistantMessage, Message, ToolSpec};
+mod answer;
+mod anthropic;
+mod catalog;
+mod config_file;
+mod credentials;
+mod definition;
+mod exchange;
+mod http;
+mod http_watch;
+mod jsonc;
+mod models_json;
+pub mod offline;
+mod registry;
+mod repair;
+pub mod retry;
+mod secret_value;
+mod services;
+mod settings;
+mod sse;
+#[cfg(test)]
+mod test_support;
+mod thinking;
+mod tolerant_json;
+mod usage;
+
+pub use services::Services;
+pub use settings::RetrySettings;
+
+use crate::transcript::{AssistantMessage, Message, StopReason, ToolSpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +164,13 @@ pub struct Outcome {
     pub failure: Option<Failure>,
 }
 
+impl Outcome {
+    /// There is no answer to go on with.
+    pub fn failed(&self) -> bool {
+        matches!(self.message.stop_reason, StopReason::Error | StopReason::Aborted)
+    }
+}
+
 /// Facts about a failed request, for deciding whether to try again.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Failure {
@@ -135,4 +178,68 @@ pub struct Failure {
     pub status: Option<u16>,
     /// How long the server asked to wait.
     pub retry_after: Option<Duration>,
+}
+
+/// Why a model cannot be had.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelError {
+    /// No model has that name; `near` are names that resemble it.
+    Unknown { spec: String, near: Vec<String> },
+    /// Several providers have a model of that name.
+    Ambiguous { spec: String, candidates: Vec<String> },
+    /// A configuration file is wrong; the text names it.
+    Invalid(String),
+    /// There is no key for the provider, or it is of no use; `fix` says what to do.
+    Credentials { provider: String, fix: String },
+}
+
+impl std::fmt::Display for ModelError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ModelError::Unknown { spec, near } if near.is_empty() => write!(f, "Unknown model \"{spec}\""),
+            ModelError::Unknown { spec, near } => {
+                write!(f, "Unknown model \"{spec}\"; similar: {}", near.join(", "))
+            }
+            ModelError::Ambiguous { spec, candidates } => {
+                write!(f, "Model \"{spec}\" is offered by several providers; name one: {}", candidates.join(", "))
+            }
+            ModelError::Invalid(reason) => f.write_str(reason),
+            ModelError::Credentials { provider, fix } => write!(f, "No usable credentials for {provider}: {fix}"),
+        }
+    }
+}
+
+impl std::error::Error for ModelError {}
+
+impl Model {
+    /// The model's full name, `provider/id`.
+    pub fn spec(&self) -> String {
+        format!("{}/{}", self.provider, self.id)
+    }
+
+    /// An explicit compatibility flag.
+    fn flag(&self, name: &str) -> Option<bool> {
+        self.compat.get(name)?.as_bool()
+    }
+}
+
+const API_NAMES: [(Api, &str); 5] = [
+    (Api::AnthropicMessages, "anthropic-messages"),
+    (Api::OpenaiCompletions, "openai-completions"),
+    (Api::OpenaiResponses, "openai-responses"),
+    (Api::GoogleGenerativeAi, "google-generative-ai"),
+    (Api::Offline, "offline"),
+];
+
+impl Api {
+    /// The API's name, as configuration files and session files have it.
+    pub fn as_str(self) -> &'static str {
+        API_NAMES[self as usize].1
+    }
+
+    /// The API of that name. The offline one cannot be configured.
+    fn parse(name: &str) -> Option<Api> {
+        let known = API_NAMES.iter().find(|(api, known)| *known == name && *api != Api::Offline);
+        known.map(|(api, _)| *api)
+    }
 }

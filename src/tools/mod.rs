@@ -1,10 +1,45 @@
 //! The tools a model can call; one file per tool.
 
+mod bash;
+pub mod child;
+mod edit;
+mod edit_diff;
+mod edit_match;
+mod environment;
+mod files;
+mod find;
+mod grep;
+mod image;
+mod listing;
+mod locks;
+mod ls;
+mod output;
+mod paths;
+mod processes;
+mod read;
+mod truncate;
+mod validate;
+mod walk;
+mod write;
+
+pub use environment::child_environment;
+pub use validate::check;
+
 use crate::cancel::Cancel;
 use crate::transcript::{Block, ToolSpec};
 use serde_json::{Map, Value};
 use std::path::Path;
 use std::time::Duration;
+
+/// The tools that a session has unless it is told otherwise, in the order in which models see them.
+pub const DEFAULT_TOOLS: [&str; 4] = ["read", "bash", "edit", "write"];
+
+static ALL: [&dyn Tool; 7] = [&read::Read, &bash::Bash, &edit::Edit, &write::Write, &grep::Grep, &find::Find, &ls::Ls];
+
+/// The tool of that name.
+pub fn by_name(name: &str) -> Option<&'static dyn Tool> {
+    ALL.into_iter().find(|tool| tool.spec().name == name)
+}
 
 /// A tool. Tools know nothing of sessions or models: what they need comes with the call.
 pub trait Tool: Send + Sync {
@@ -47,6 +82,13 @@ pub struct ToolOutput {
     pub is_error: bool,
 }
 
+impl ToolContext<'_> {
+    /// What `~` stands for: the home directory that child processes see, too.
+    fn home(&self) -> Option<&Path> {
+        self.environment.iter().find(|(name, _)| name == "HOME").map(|(_, value)| Path::new(value))
+    }
+}
+
 impl ToolOutput {
     pub fn text(text: impl Into<String>) -> ToolOutput {
         ToolOutput { content: vec![Block::text(text)], details: None, is_error: false }
@@ -55,4 +97,12 @@ impl ToolOutput {
     pub fn error(text: impl Into<String>) -> ToolOutput {
         ToolOutput { content: vec![Block::text(text)], details: None, is_error: true }
     }
+
+    /// The result of a call that was cancelled before it changed anything.
+    pub fn aborted() -> ToolOutput {
+        ToolOutput::error("Operation aborted")
+    }
 }
+
+#[cfg(test)]
+mod test_support;

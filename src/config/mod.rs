@@ -1,0 +1,444 @@
+//! Configuration: flags > environment > file > default, resolved once into one immutable [`Config`].
+
+mod table;
+#[cfg(test)]
+mod tests;
+
+use crate::model::ThinkingLevel;
+use crate::nats::{self, Auth, ServerAddress, Tls};
+use crate::nats_context::{self, Context};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+pub use table::{Kind, ROWS, Row};
+
+/// Served when nothing names a server: never a public one.
+const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
+/// The public server of the reference's quick start.
+const PUBLIC_SERVER: &str = "demo.nats.io";
+
+/// Everything the daemon was told, immutable from here on.
+pub struct Config {
+    pub nats: nats::Options,
+    /// Name of the NATS context in use, or `default`.
+    pub context_name: String,
+    /// One subject token.
+    pub owner: String,
+    pub home: PathBuf,
+    pub agent_dir: PathBuf,
+    pub default_model: Option<String>,
+    pub default_thinking: Option<ThinkingLevel>,
+    /// Zero means no end.
+    pub default_max_lifetime: Duration,
+    pub max_sessions: usize,
+    pub max_queue: usize,
+    pub grace: Duration,
+    pub bash_timeout: Option<Duration>,
+    /// The whole environment of child processes.
+    pub tool_environment: Vec<(String, String)>,
+    pub log: String,
+    /// Things the operator should know, one line each.
+    pub warnings: Vec<String>,
+    /// What `--check` prints.
+    pub report: String,
+}
+
+/// What was wrong with the configuration; `Display` names the place and the fix.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The command line is wrong: exit code 2.
+    Usage(String),
+    /// A file or variable is wrong: exit code 78 (`EX_CONFIG`).
+    Invalid(String),
+}
+
+impl ConfigError {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ConfigError::Usage(_) => 2,
+            ConfigError::Invalid(_) => 78,
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::Usage(text) | ConfigError::Invalid(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    Flag(&'static str),
+    Environment(&'static str),
+    File,
+    Default,
+}
+
+impl Origin {
+    /// The higher one wins.
+    fn rank(&self) -> u8 {
+        match self {
+            Origin::Flag(_) => 3,
+            Origin::Environment(_) => 2,
+            Origin::File => 1,
+            Origin::Default => 0,
+        }
+    }
+}
+
+struct Setting {
+    text: String,
+    origin: Origin,
+}
+
+/// The settings that have a value, by key.
+struct Settings {
+    values: BTreeMap<&'static str, Setting>,
+    file: PathBuf,
+    home: PathBuf,
+}
+
+/// What the command line asks for.
+pub enum Command {
+    Serve(Box<Config>),
+    /// Print the resolved configuration.
+    Check(Box<Config>),
+    /// Print this text.
+    Print(String),
+}
+
+/// Reads the command line, the environment and the configuration file.
+///
+/// # Errors
+/// [`ConfigError`], with the exit code that fits.
+pub fn from_command_line(
+    arguments: Vec<std::ffi::OsString>,
+    environment: HashMap<String, String>,
+) -> Result<Command, ConfigError> {
+    let mut args = pico_args::Arguments::from_vec(arguments);
+    if args.contains(["-h", "--help"]) {
+        return Ok(Command::Print(help()));
+    }
+    if args.contains(["-V", "--version"]) {
+        return Ok(Command::Print(format!("nats-pi-bridge {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    let check = args.contains("--check");
+    let usage = |e: pico_args::Error| ConfigError::Usage(format!("{e}; see --help"));
+    let file: Option<String> = args.opt_value_from_str("--config").map_err(usage)?;
+    let mut flags = HashMap::new();
+    for row in ROWS {
+        if row.kind == Kind::Switch {
+            if args.contains(row.flag) {
+                flags.insert(row.key, "true".to_string());
+            }
+        } else if let Some(text) = args.opt_value_from_str::<_, String>(row.flag).map_err(usage)? {
+            flags.insert(row.key, text);
+        }
+    }
+    if let Some(rest) = args.finish().first() {
+        return Err(ConfigError::Usage(format!("unknown argument {}; see --help", rest.to_string_lossy())));
+    }
+    let config = Box::new(resolve(flags, file, &environment)?);
+    Ok(if check { Command::Check(config) } else { Command::Serve(config) })
+}
+
+fn help() -> String {
+    let mut out = String::from(
+        "nats-pi-bridge: hosts coding-agent sessions and serves them over NATS\n\nUsage: nats-pi-bridge [options]\n\n",
+    );
+    let mut line = |left: String, text: &str| out.push_str(&format!("  {left:<27} {text}\n"));
+    line("--config FILE".into(), "configuration file [~/.pi-exec/config.json]");
+    for row in ROWS {
+        let default = row.default.map(|d| format!(" [{d}]")).unwrap_or_default();
+        let environment = row.environment.map(|e| format!(" (${e})")).unwrap_or_default();
+        line(format!("{} {}", row.flag, row.argument), &format!("{}{default}{environment}", row.help));
+    }
+    line("--check".into(), "print the resolved configuration, then exit");
+    line("--version".into(), "print the version, then exit");
+    line("--help".into(), "print this, then exit");
+    out
+}
+
+/// `path` with a leading `~/` replaced.
+fn expand(path: &str, home: &Path) -> PathBuf {
+    match path.strip_prefix("~/") {
+        Some(rest) => home.join(rest),
+        None if path == "~" => home.to_path_buf(),
+        None => PathBuf::from(path),
+    }
+}
+
+/// Makes one subject token of a user's name: lower case, other characters than letters, digits, `_` and `-` become `-`.
+fn sanitise_owner(name: &str) -> String {
+    let mapped: String = name
+        .chars()
+        .map(|c| c.to_ascii_lowercase())
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' })
+        .collect();
+    match mapped.trim_matches('-') {
+        "" => "unknown".to_string(),
+        token => token.to_string(),
+    }
+}
+
+fn read_file(path: &Path, named: bool) -> Result<Map<String, Value>, ConfigError> {
+    let invalid = |what: String| ConfigError::Invalid(format!("{}: {what}", path.display()));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => return Ok(Map::new()),
+        Err(e) => return Err(invalid(e.to_string())),
+    };
+    match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(invalid("not a JSON object".into())),
+        Err(e) => Err(invalid(format!("line {}: {e}", e.line()))),
+    }
+}
+
+/// A value of the file as text, if its type fits the row.
+fn file_text(row: &Row, value: &Value) -> Option<String> {
+    match (row.kind, value) {
+        (Kind::Text | Kind::Secret | Kind::Path, Value::String(text)) => Some(text.clone()),
+        (Kind::Switch, Value::Bool(on)) => Some(on.to_string()),
+        (Kind::Number { .. }, Value::Number(number)) => Some(number.to_string()),
+        (Kind::List, Value::Array(items)) => {
+            items.iter().map(Value::as_str).collect::<Option<Vec<_>>>().map(|names| names.join(","))
+        }
+        _ => None,
+    }
+}
+
+/// Says why `text` is no value for the row.
+fn check_text(row: &Row, text: &str) -> Result<(), String> {
+    match row.kind {
+        Kind::Number { min, max } => match text.parse::<u64>() {
+            Ok(number) if (min..=max).contains(&number) => Ok(()),
+            _ => Err(format!("{text:?} is no whole number from {min} to {max}")),
+        },
+        Kind::Switch if text != "true" && text != "false" => Err(format!("{text:?} is neither true nor false")),
+        _ => Ok(()),
+    }
+}
+
+fn resolve(
+    flags: HashMap<&'static str, String>,
+    file: Option<String>,
+    environment: &HashMap<String, String>,
+) -> Result<Config, ConfigError> {
+    let home = PathBuf::from(environment.get("HOME").map_or("/", String::as_str));
+    let path = file.as_deref().map_or_else(|| home.join(".pi-exec/config.json"), |f| expand(f, &home));
+    let map = read_file(&path, file.is_some())?;
+    for key in map.keys() {
+        if !ROWS.iter().any(|row| row.key == key) {
+            return Err(ConfigError::Invalid(format!("{}: unknown key {key:?}", path.display())));
+        }
+    }
+    let mut values = BTreeMap::new();
+    for row in ROWS {
+        let from_environment =
+            row.environment.and_then(|name| Some((name, environment.get(name)?))).filter(|(_, text)| !text.is_empty());
+        let (text, origin) = if let Some(text) = flags.get(row.key) {
+            (text.clone(), Origin::Flag(row.flag))
+        } else if let Some((name, text)) = from_environment {
+            (text.clone(), Origin::Environment(name))
+        } else if let Some(value) = map.get(row.key).filter(|v| !v.is_null()) {
+            let text = file_text(row, value).ok_or_else(|| {
+                ConfigError::Invalid(format!("{}: {:?} has the wrong type of value", path.display(), row.key))
+            })?;
+            (text, Origin::File)
+        } else if let Some(default) = row.default {
+            (default.to_string(), Origin::Default)
+        } else {
+            continue;
+        };
+        check_text(row, &text).map_err(|why| at(&origin, row, &path, &why))?;
+        values.insert(row.key, Setting { text, origin });
+    }
+    Settings { values, file: path, home }.into_config(environment)
+}
+
+/// An error about one setting, which names the place that it came from.
+fn at(origin: &Origin, row: &Row, file: &Path, why: &str) -> ConfigError {
+    match origin {
+        Origin::Flag(flag) => ConfigError::Usage(format!("{flag}: {why}")),
+        Origin::Environment(name) => ConfigError::Invalid(format!("${name}: {why}")),
+        Origin::File => ConfigError::Invalid(format!("{}: {:?}: {why}", file.display(), row.key)),
+        Origin::Default => ConfigError::Invalid(format!("{}: {why}", row.key)),
+    }
+}
+
+impl Settings {
+    fn text(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(|s| s.text.as_str()).filter(|text| !text.is_empty())
+    }
+
+    fn number(&self, key: &str) -> u64 {
+        // Every number has a default and was checked when it was read.
+        self.text(key).and_then(|text| text.parse().ok()).unwrap_or_default()
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        self.text(key).map(|text| expand(text, &self.home))
+    }
+
+    fn wrong(&self, key: &str, why: &str) -> ConfigError {
+        match (self.values.get(key), ROWS.iter().find(|row| row.key == key)) {
+            (Some(setting), Some(row)) => at(&setting.origin, row, &self.file, why),
+            _ => ConfigError::Invalid(format!("{key}: {why}")),
+        }
+    }
+
+    fn origin(&self, key: &str) -> String {
+        match self.values.get(key).map(|s| &s.origin) {
+            Some(Origin::Flag(flag)) => (*flag).to_string(),
+            Some(Origin::Environment(name)) => format!("${name}"),
+            Some(Origin::File) => self.file.display().to_string(),
+            Some(Origin::Default) | None => "default".to_string(),
+        }
+    }
+
+    /// The named NATS context, if there is one.
+    fn context(&self, environment: &HashMap<String, String>) -> Result<Option<Context>, ConfigError> {
+        let Some(name) = self.text("context") else { return Ok(None) };
+        let folder = nats_context::folder(environment, &self.home);
+        match nats_context::load(&folder, name) {
+            Ok(context) => Ok(Some(context)),
+            // Whoever names it, what is wrong is a file.
+            Err(e) => Err(ConfigError::Invalid(self.wrong("context", &e.to_string()).to_string())),
+        }
+    }
+
+    /// The credentials that are set here, which replace those of a context.
+    fn auth(&self) -> Option<Auth> {
+        let text = |key: &str| self.text(key).map(str::to_string);
+        if let Some(file) = self.path("creds") {
+            Some(Auth::CredsFile(file))
+        } else if let Some(file) = self.path("nkey") {
+            Some(Auth::NkeyFile(file))
+        } else if let Some(user) = text("user") {
+            Some(Auth::UserPassword { user, password: text("password").unwrap_or_default() })
+        } else {
+            text("token").map(Auth::Token)
+        }
+    }
+
+    /// Where to connect and how; the second value says where the server's address came from.
+    fn nats(&self, context: Option<&Context>) -> Result<(nats::Options, String), ConfigError> {
+        let rank = |key: &str| self.values.get(key).map_or(0, |s| s.origin.rank());
+        let (urls, origin, key) = match (self.values.get("server"), context.and_then(|c| c.url.clone())) {
+            // A context that a stronger source names brings its own server.
+            (Some(_), Some(url)) if rank("context") > rank("server") => (url, "context".to_string(), "context"),
+            (Some(s), _) => (s.text.clone(), self.origin("server"), "server"),
+            (None, Some(url)) => (url, "context".to_string(), "context"),
+            (None, None) => (DEFAULT_SERVER.to_string(), "default".to_string(), "server"),
+        };
+        let servers = ServerAddress::parse_list(&urls).map_err(|e| self.wrong(key, &e.to_string()))?;
+        let from_context = context.map(|c| (c.auth.clone(), c.tls.clone()));
+        let (auth, tls) = from_context.unwrap_or((Auth::None, Tls::default()));
+        let auth = self.auth().unwrap_or(auth);
+        let tls = Tls {
+            required: tls.required,
+            first: self.text("tlsFirst").map_or(tls.first, |on| on == "true"),
+            ca: self.path("tlsCa").or(tls.ca),
+            cert: self.path("tlsCert").or(tls.cert),
+            key: self.path("tlsKey").or(tls.key),
+        };
+        let mut options = nats::Options::new(servers);
+        options.name = "nats-pi-bridge".to_string();
+        options.auth = auth;
+        options.tls = tls;
+        let context_prefix = context.and_then(|c| c.inbox_prefix.clone());
+        if let Some(prefix) = self.text("inboxPrefix").map(str::to_string).or(context_prefix) {
+            if !nats::valid_subject(&prefix) {
+                return Err(self.wrong("inboxPrefix", &format!("{prefix:?} is no subject")));
+            }
+            options.inbox_prefix = prefix;
+        }
+        Ok((options, origin))
+    }
+
+    fn into_config(self, environment: &HashMap<String, String>) -> Result<Config, ConfigError> {
+        let context = self.context(environment)?;
+        let (nats, server_origin) = self.nats(context.as_ref())?;
+        let (owner, owner_origin) = match (self.text("owner"), environment.get("USER")) {
+            (Some(name), _) => (sanitise_owner(name), self.origin("owner")),
+            (None, Some(user)) => (sanitise_owner(user), "$USER".to_string()),
+            (None, None) => (sanitise_owner(""), "default".to_string()),
+        };
+        let default_thinking = match self.text("defaultThinkingLevel") {
+            None => None,
+            Some(text) => Some(
+                ThinkingLevel::parse(text)
+                    .ok_or_else(|| self.wrong("defaultThinkingLevel", &format!("{text:?} is no thinking level")))?,
+            ),
+        };
+        let log = self.text("log").unwrap_or("info").to_string();
+        if log.parse::<log::LevelFilter>().is_err() {
+            return Err(self.wrong("log", &format!("{log:?} is no log level")));
+        }
+        let servers = nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let mut warnings = Vec::new();
+        if nats.servers.iter().any(|server| server.host.eq_ignore_ascii_case(PUBLIC_SERVER)) {
+            warnings.push(format!(
+                "{PUBLIC_SERVER} is a public server: anybody on it can read what the agent says and can make it run \
+                 programs on this machine"
+            ));
+        }
+        let secrets = |name: &str| self.values.contains_key(name);
+        if ["password", "token"].iter().any(|key| secrets(key) && self.origin(key).starts_with("--")) {
+            warnings.push("a secret on the command line can be seen by every user of this machine".to_string());
+        }
+        let names: Vec<String> =
+            self.text("toolEnvironment").unwrap_or_default().split(',').map(|n| n.trim().to_string()).collect();
+        let inherited: Vec<(String, String)> = environment.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let report = self.report(&[
+            ("server", servers, server_origin),
+            ("owner", owner.clone(), owner_origin),
+            ("subject", format!("agents.pi-exec.{owner}"), "owner".to_string()),
+        ]);
+        Ok(Config {
+            context_name: self.text("context").unwrap_or("default").to_string(),
+            nats,
+            owner,
+            agent_dir: std::path::absolute(self.path("agentDir").unwrap_or_default())
+                .map_err(|e| self.wrong("agentDir", &e.to_string()))?,
+            default_model: self.text("defaultModel").map(str::to_string),
+            default_thinking,
+            default_max_lifetime: Duration::from_secs(self.number("defaultMaxLifetime")),
+            max_sessions: self.number("maxSessions") as usize,
+            max_queue: self.number("maxQueue") as usize,
+            grace: Duration::from_secs(self.number("grace")),
+            bash_timeout: Some(Duration::from_secs(self.number("bashTimeout"))).filter(|d| !d.is_zero()),
+            tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
+            home: self.home,
+            log,
+            warnings,
+            report,
+        })
+    }
+
+    /// One line a setting: name, value, where it came from. Secrets are shown as `set`.
+    fn report(&self, derived: &[(&str, String, String)]) -> String {
+        let mut out = String::new();
+        let mut line = |name: &str, value: &str, origin: &str| out.push_str(&format!("{name} = {value}  ({origin})\n"));
+        for (name, value, origin) in derived {
+            line(name, value, origin);
+        }
+        for row in ROWS.iter().filter(|row| !derived.iter().any(|(name, ..)| *name == row.key)) {
+            let value = match self.text(row.key) {
+                None => "-".to_string(),
+                Some(_) if row.kind == Kind::Secret => "set".to_string(),
+                Some(text) if row.kind == Kind::Path => expand(text, &self.home).display().to_string(),
+                Some(text) => text.to_string(),
+            };
+            line(row.key, &value, &self.origin(row.key));
+        }
+        out
+    }
+}

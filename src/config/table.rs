@@ -1,0 +1,104 @@
+//! The one table of settings: flags, environment variables, file keys, help and defaults come from it.
+
+/// What a setting's text has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    /// Shown as `set` wherever settings are printed.
+    Secret,
+    /// A file or folder; `~/` is the home folder.
+    Path,
+    Switch,
+    /// A whole number in a range, both ends included.
+    Number {
+        min: u64,
+        max: u64,
+    },
+    /// A JSON list of texts in the file; separated by commas in a flag.
+    List,
+}
+
+/// One setting.
+pub struct Row {
+    /// Key in the configuration file, and the name that `--check` prints.
+    pub key: &'static str,
+    pub flag: &'static str,
+    pub environment: Option<&'static str>,
+    pub kind: Kind,
+    pub default: Option<&'static str>,
+    /// What the flag's argument is called in the help.
+    pub argument: &'static str,
+    pub help: &'static str,
+}
+
+const fn row(key: &'static str, flag: &'static str, kind: Kind, argument: &'static str, help: &'static str) -> Row {
+    Row { key, flag, environment: None, kind, default: None, argument, help }
+}
+
+impl Row {
+    const fn env(self, name: &'static str) -> Row {
+        Row { environment: Some(name), ..self }
+    }
+
+    const fn or(self, default: &'static str) -> Row {
+        Row { default: Some(default), ..self }
+    }
+}
+
+const YEAR: u64 = 366 * 24 * 3600;
+
+/// All settings, in the order of the help.
+pub const ROWS: &[Row] = &[
+    row(
+        "server",
+        "--server",
+        Kind::Text,
+        "URL[,URL]",
+        "NATS server; nats:// or tls://, user:password@ or token@ in front",
+    )
+    .env("NATS_URL"),
+    row("context", "--context", Kind::Text, "NAME", "NATS context, as the nats command keeps them").env("NATS_CONTEXT"),
+    row("creds", "--creds", Kind::Path, "FILE", "NATS credentials file (JWT and seed)"),
+    row("nkey", "--nkey", Kind::Path, "FILE", "file with an NKEY seed"),
+    row("user", "--user", Kind::Text, "NAME", "NATS user"),
+    row("password", "--password", Kind::Secret, "TEXT", "NATS password; better kept in a context or the file"),
+    row("token", "--token", Kind::Secret, "TEXT", "NATS token; better kept in a context or the file"),
+    row("tlsCa", "--tls-ca", Kind::Path, "FILE", "certificate authority of the NATS server (PEM)"),
+    row("tlsCert", "--tls-cert", Kind::Path, "FILE", "client certificate (PEM)"),
+    row("tlsKey", "--tls-key", Kind::Path, "FILE", "key of the client certificate (PEM)"),
+    row("tlsFirst", "--tls-first", Kind::Switch, "", "TLS handshake before the server's INFO"),
+    row("inboxPrefix", "--inbox-prefix", Kind::Text, "SUBJECT", "prefix of our reply subjects [_INBOX]"),
+    row("owner", "--owner", Kind::Text, "NAME", "the <owner> of agents.pi-exec.<owner> [$USER]").env("PI_EXEC_OWNER"),
+    row("agentDir", "--agent-dir", Kind::Path, "DIR", "auth.json, models.json, AGENTS.md of the PI agent")
+        .env("PI_CODING_AGENT_DIR")
+        .or("~/.pi/agent"),
+    row("defaultModel", "--model", Kind::Text, "SPEC", "model of requests that name none: provider/model[:level]")
+        .env("PI_EXEC_DEFAULT_MODEL"),
+    row("defaultThinkingLevel", "--thinking", Kind::Text, "LEVEL", "off, minimal, low, medium, high, xhigh or max")
+        .env("PI_EXEC_DEFAULT_THINKING_LEVEL"),
+    row(
+        "defaultMaxLifetime",
+        "--max-lifetime",
+        Kind::Number { min: 0, max: 100 * YEAR },
+        "SECONDS",
+        "lifetime of sessions that name none, 0 = no end",
+    )
+    .env("PI_EXEC_DEFAULT_MAX_LIFETIME")
+    .or("1800"),
+    row("maxSessions", "--max-sessions", Kind::Number { min: 1, max: 15_000 }, "N", "sessions and runs at a time")
+        .or("2000"),
+    row("maxQueue", "--max-queue", Kind::Number { min: 1, max: 10_000 }, "N", "prompts that may wait in one session")
+        .or("32"),
+    row("grace", "--grace", Kind::Number { min: 0, max: 3600 }, "SECONDS", "time for running prompts at shutdown")
+        .or("20"),
+    row(
+        "bashTimeout",
+        "--bash-timeout",
+        Kind::Number { min: 0, max: 2_147_483 },
+        "SECONDS",
+        "limit of commands whose call names none, 0 = no limit",
+    )
+    .or("600"),
+    row("toolEnvironment", "--tool-env", Kind::List, "NAME[,NAME]", "further variables that commands may see"),
+    row("log", "--log", Kind::Text, "LEVEL", "error, warn, info, debug or trace").env("PI_EXEC_LOG").or("info"),
+];

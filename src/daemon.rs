@@ -1,0 +1,439 @@
+//! The daemon: the main thread, which owns the table of sessions.
+//!
+//! It takes requests from the intake, starts a thread per session, answers discovery for all of them, and ends them in
+//! order when it is told to stop. It never waits for a session.
+
+use crate::config::Config;
+use crate::model::Services;
+use crate::nats::documents::{self, session_subject};
+use crate::nats::intake::{self, Create, IntakeError, Request};
+use crate::nats::micro::{self, Endpoint, Instance};
+use crate::nats::replies::{TextStream, send_document, send_error};
+use crate::nats::session_subjects::SessionSubjects;
+use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
+use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt};
+use crate::threads::{self, Thread};
+use crate::transcript::now_ms;
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Requests that may wait for the main thread.
+const INTAKE_WAITING: usize = 1024;
+/// Commands that may wait for one session: an end, a drain, and some room.
+const COMMANDS: usize = 8;
+/// Time for sessions to end, once their grace period is over.
+const END_TIMEOUT: Duration = Duration::from_secs(8);
+/// Time for the last output to reach the server.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Told to those who name no model where none can be chosen for them.
+const NO_MODEL: &str = "no model: the request names none, none is configured, and no provider has a key; set one in auth.json \
+    or an environment variable such as ANTHROPIC_API_KEY, or name offline/demo to try without a model";
+
+/// Everything that can happen to the daemon.
+enum Event {
+    Signal,
+    Nats(ConnectionEvent),
+    Intake(Box<Message>),
+    Discovery(Box<Message>),
+    Ended(String),
+    /// The grace period or the time for ending is over.
+    Deadline,
+}
+
+/// The main thread's side of a session.
+struct Entry {
+    info: Arc<Info>,
+    facts: Arc<Facts>,
+    commands: Sender<Command>,
+    /// Absent for ephemeral runs, which are not discoverable.
+    service: Option<Instance>,
+    /// Those who wait for its end: their reply subjects, and when they asked.
+    stoppers: Vec<(String, Instant)>,
+    thread: Thread,
+}
+
+/// How far a shutdown has come.
+enum Phase {
+    Serving,
+    /// Running prompts may finish until the deadline.
+    Draining(Instant),
+    /// All sessions were told to end; what is left at the deadline is left behind.
+    Ending(Instant),
+}
+
+struct Daemon {
+    config: Arc<Config>,
+    services: Arc<Services>,
+    connection: Connection,
+    /// By instance id, so that a session that ends cannot be taken for its successor of the same name.
+    sessions: BTreeMap<String, Entry>,
+    intake: Instance,
+    spill_root: tempfile::TempDir,
+    signals: Receiver<i32>,
+    connection_events: Receiver<ConnectionEvent>,
+    intake_requests: Receiver<Box<Message>>,
+    discovery_requests: Receiver<Box<Message>>,
+    ended: Receiver<String>,
+    ended_sender: Sender<String>,
+    /// What a failing server said last, so that an outage is one line in the log.
+    outage_reported: bool,
+    registered: bool,
+    phase: Phase,
+    _subscriptions: Vec<Subscription>,
+}
+
+/// Serves until told to stop by a signal.
+///
+/// # Errors
+/// A text that says why it could not begin.
+pub fn serve(config: Config, signals: Receiver<i32>) -> Result<(), String> {
+    let mut daemon = Daemon::start(config, signals)?;
+    while daemon.handle_next().is_continue() {}
+    daemon.close();
+    Ok(())
+}
+
+impl Daemon {
+    fn start(config: Config, signals: Receiver<i32>) -> Result<Daemon, String> {
+        let servers = config.nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        log::info!("connecting to {servers} (context: {})", config.context_name);
+        let (event_sender, connection_events) = bounded(64);
+        let connection =
+            Connection::start(config.nats.clone(), event_sender).map_err(|e| format!("cannot start NATS: {e}"))?;
+        let (intake_sender, intake_requests) = bounded(INTAKE_WAITING);
+        let (discovery_sender, discovery_requests) = bounded(INTAKE_WAITING);
+        let subject = format!("agents.pi-exec.{}", config.owner);
+        let mut subscriptions = Vec::new();
+        let mut subscribe = |subject: &str, queue, to| {
+            subscriptions.push(connection.subscribe(subject, queue, to).map_err(|e| format!("{subject}: {e}"))?);
+            Ok::<(), String>(())
+        };
+        subscribe(&subject, Some(micro::QUEUE_GROUP), intake_sender)?;
+        for subject in micro::subjects() {
+            subscribe(&subject, None, discovery_sender.clone())?;
+        }
+        let (ended_sender, ended) = bounded(INTAKE_WAITING);
+        let spill_root = tempfile::Builder::new()
+            .prefix("nats-pi-bridge-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .tempdir()
+            .map_err(|e| format!("no folder for temporary files: {e}"))?;
+        Ok(Daemon {
+            services: Arc::new(Services::new(&config.agent_dir)),
+            intake: Instance::new("intake".into(), Map::new(), vec![Endpoint::new("intake", subject)]),
+            config: Arc::new(config),
+            connection,
+            sessions: BTreeMap::new(),
+            spill_root,
+            signals,
+            connection_events,
+            intake_requests,
+            discovery_requests,
+            ended,
+            ended_sender,
+            outage_reported: false,
+            registered: false,
+            phase: Phase::Serving,
+            _subscriptions: subscriptions,
+        })
+    }
+
+    fn handle_next(&mut self) -> ControlFlow<()> {
+        let event = self.next_event();
+        self.handle_event(event);
+        match self.phase {
+            Phase::Serving => ControlFlow::Continue(()),
+            Phase::Draining(_) | Phase::Ending(_) if !self.sessions.is_empty() => ControlFlow::Continue(()),
+            Phase::Draining(_) | Phase::Ending(_) => ControlFlow::Break(()),
+        }
+    }
+
+    fn next_event(&self) -> Event {
+        let deadline = match self.phase {
+            Phase::Serving => never(),
+            Phase::Draining(end) | Phase::Ending(end) => after(end.saturating_duration_since(Instant::now())),
+        };
+        select! {
+            recv(self.signals) -> _ => Event::Signal,
+            recv(self.ended) -> id => id.map_or(Event::Deadline, Event::Ended),
+            recv(self.connection_events) -> event => Event::Nats(event.unwrap_or(ConnectionEvent::Closed)),
+            recv(self.intake_requests) -> message => message.map_or(Event::Deadline, Event::Intake),
+            recv(self.discovery_requests) -> message => message.map_or(Event::Deadline, Event::Discovery),
+            recv(deadline) -> _ => Event::Deadline,
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Signal => self.advance_shutdown(),
+            Event::Nats(event) => self.connection_event(event),
+            Event::Intake(message) => self.intake(*message),
+            Event::Discovery(message) => self.discovery(&message),
+            Event::Ended(instance_id) => self.forget(&instance_id),
+            Event::Deadline => match self.phase {
+                Phase::Draining(end) | Phase::Ending(end) if end <= Instant::now() => self.advance_shutdown(),
+                _ => {}
+            },
+        }
+    }
+
+    fn connection_event(&mut self, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::Connected { server, .. } => {
+                self.outage_reported = false;
+                if self.registered {
+                    log::info!("reconnected to {server}");
+                } else {
+                    self.registered = true;
+                    log::info!("connected");
+                    log::info!("intake registered on {}", self.intake.endpoints[0].subject);
+                }
+            }
+            ConnectionEvent::Disconnected { reason } => log::warn!("disconnected: {reason}"),
+            ConnectionEvent::ConnectFailed { server, error } => {
+                if self.outage_reported {
+                    log::debug!("no connection to {server}: {error}");
+                } else {
+                    self.outage_reported = true;
+                    log::warn!("no connection to {server}: {error}; trying again until there is one");
+                }
+            }
+            ConnectionEvent::ServerError(text) => log::warn!("the NATS server says: {text}"),
+            ConnectionEvent::SlowConsumer { subject, dropped } => {
+                log::warn!("{dropped} messages to {subject} were dropped: too many at a time");
+            }
+            ConnectionEvent::LameDuck => log::info!("the NATS server is about to shut down"),
+            ConnectionEvent::Closed => log::debug!("connection closed"),
+        }
+    }
+
+    fn intake(&mut self, message: Message) {
+        let received = Instant::now();
+        let Some(reply) = message.reply else {
+            log::debug!("an intake request without reply subject was ignored");
+            return;
+        };
+        let counters = self.intake.endpoints[0].counters.clone();
+        counters.count_request();
+        let request = if matches!(self.phase, Phase::Serving) {
+            intake::parse(&message.payload)
+        } else {
+            Err(IntakeError::ShuttingDown)
+        };
+        let answer = match request {
+            Ok(Request::List) => Ok(Some(self.listing())),
+            Ok(Request::Stop { session_id }) => self.stop(session_id, &reply, received).map(|()| None),
+            Ok(Request::Create(create)) => self.create(&create, &reply, received).map(|()| None),
+            Err(error) => Err(error),
+        };
+        match answer {
+            // The session gives the answer when it is done, and its time with it.
+            Ok(None) => return,
+            Ok(Some(document)) => send_document(&self.connection, &reply, &document),
+            Err(error) => {
+                let (status, summary) = (error.status(), error.summary());
+                counters.count_error(status, &summary);
+                let stream = intake::expects_stream(&message.payload);
+                send_error(&self.connection, &reply, status, &summary, &error.document(), stream);
+            }
+        }
+        counters.add_time(received.elapsed());
+    }
+
+    fn listing(&self) -> Value {
+        let now = Instant::now();
+        let mut entries: Vec<&Entry> = self.sessions.values().collect();
+        entries.sort_by_key(|entry| entry.info.created);
+        let (sessions, runs): (Vec<&Entry>, Vec<&Entry>) = entries.into_iter().partition(|e| e.info.named);
+        let rows = |entries: Vec<&Entry>| {
+            entries.iter().map(|e| documents::summary(&self.config.owner, &e.info, &e.facts, now)).collect()
+        };
+        documents::listing(rows(sessions), rows(runs), self.connection.max_payload())
+    }
+
+    fn named(&mut self, session_id: &str) -> Option<&mut Entry> {
+        self.sessions.values_mut().find(|entry| entry.info.named && entry.info.id == session_id)
+    }
+
+    fn stop(&mut self, session_id: String, reply: &str, received: Instant) -> Result<(), IntakeError> {
+        let Some(entry) = self.named(&session_id) else { return Err(IntakeError::NotFound { session_id }) };
+        entry.stoppers.push((reply.to_string(), received));
+        // A session that has not even read its last eight commands is ending already.
+        let _ = entry.commands.try_send(Command::End(EndReason::Stopped));
+        Ok(())
+    }
+
+    /// Checks a request for a session and starts it.
+    fn create(&mut self, create: &Create, reply: &str, received: Instant) -> Result<(), IntakeError> {
+        if let Some(session_id) = &create.session_id
+            && self.named(session_id).is_some()
+        {
+            let subject = session_subject(&self.config.owner, session_id);
+            return Err(IntakeError::SessionExists { session_id: session_id.clone(), subject });
+        }
+        let cwd = working_directory(&create.cwd)?;
+        let failed = |message: String| IntakeError::SessionCreateFailed { message };
+        let (model, level) = match create.model()?.or(self.config.default_model.as_deref()) {
+            Some(spec) => self.services.resolve(spec).map_err(|e| failed(e.to_string()))?,
+            None => (self.services.default_model().ok_or_else(|| failed(NO_MODEL.into()))?, None),
+        };
+        let thinking = create.thinking()?.or(level).or(self.config.default_thinking);
+        let thinking = model.clamp(thinking.unwrap_or_else(|| self.services.default_thinking(&model)));
+        let max_lifetime = create.max_lifetime()?.unwrap_or(self.config.default_max_lifetime);
+        let from = create.from()?.map(str::to_string);
+        self.services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
+        if self.sessions.len() >= self.config.max_sessions {
+            let message = format!("{} sessions are open, which is the limit", self.sessions.len());
+            return Err(IntakeError::Busy { message });
+        }
+        let service = create.session_id.as_ref().map(|id| self.session_service(id, &cwd));
+        let instance_id = service.as_ref().map_or_else(micro::new_id, |s| s.id.clone());
+        let info = Arc::new(Info {
+            id: create.session_id.clone().unwrap_or_else(|| format!("run-{:08x}", fastrand::u32(..))),
+            instance_id: instance_id.clone(),
+            named: service.is_some(),
+            cwd,
+            model,
+            thinking,
+            from: from.clone(),
+            max_lifetime,
+            created: received,
+            created_ms: now_ms(),
+        });
+        let first = Prompt {
+            text: create.body.clone(),
+            from,
+            reply: Arc::new(TextStream::new(&self.connection, reply.to_string())),
+            counters: self.intake.endpoints[0].counters.clone(),
+            received,
+        };
+        let entry = self.start_session(info, service, first)?;
+        self.sessions.insert(instance_id, entry);
+        Ok(())
+    }
+
+    /// The session as discovery shows it.
+    fn session_service(&self, id: &str, cwd: &Path) -> Instance {
+        let subject = session_subject(&self.config.owner, id);
+        let cwd = cwd.to_string_lossy();
+        let metadata = Map::from_iter([
+            ("sessionId".to_string(), json!(id)),
+            ("owner".to_string(), json!(self.config.owner)),
+            ("cwd".to_string(), json!(cwd)),
+        ]);
+        let inspect = Endpoint::new("inspect", format!("{subject}.inspect"));
+        Instance::new(format!("{id} — {cwd}"), metadata, vec![Endpoint::new("prompt", subject), inspect])
+    }
+
+    fn start_session(&self, info: Arc<Info>, service: Option<Instance>, first: Prompt) -> Result<Entry, IntakeError> {
+        let subjects = match &service {
+            None => None,
+            Some(service) => {
+                let [prompt, inspect] = [0, 1].map(|n| service.endpoints[n].counters.clone());
+                let opened = SessionSubjects::open(&self.connection, &self.config.owner, &info.id, prompt, inspect);
+                Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)
+            }
+        };
+        let facts = Arc::new(Facts::new());
+        let (commands, receiver) = bounded(COMMANDS);
+        let parts = Parts {
+            config: self.config.clone(),
+            services: self.services.clone(),
+            info: info.clone(),
+            facts: facts.clone(),
+            subjects,
+            commands: receiver,
+            spill_dir: self.spill_root.path().join(&info.instance_id),
+            first,
+        };
+        let (ended, instance_id) = (self.ended_sender.clone(), info.instance_id.clone());
+        let thread = threads::spawn(&format!("s-{}", info.id), threads::SESSION_STACK, move || {
+            if catch_unwind(AssertUnwindSafe(|| session::run(parts))).is_err() {
+                log::error!("internal_error: a session panicked and is over");
+            }
+            // The daemon waits for this until it ends itself.
+            let _ = ended.send(instance_id);
+        })
+        .map_err(|e| IntakeError::Busy { message: format!("no thread for a session: {e}") })?;
+        if info.named {
+            log::info!("session {} started in {}", info.id, info.cwd.display());
+        }
+        Ok(Entry { info, facts, commands, service, stoppers: Vec::new(), thread })
+    }
+
+    /// A session is over: tells those who waited for that.
+    fn forget(&mut self, instance_id: &str) {
+        let Some(entry) = self.sessions.remove(instance_id) else { return };
+        drop(entry.thread);
+        if entry.info.named {
+            log::info!("session {} ended", entry.info.id);
+        }
+        for (reply, received) in entry.stoppers {
+            send_document(&self.connection, &reply, &json!({"ok": true, "sessionId": entry.info.id}));
+            self.intake.endpoints[0].counters.add_time(received.elapsed());
+        }
+    }
+
+    fn discovery(&self, message: &Message) {
+        let (Some(reply), Some((verb, id))) = (&message.reply, micro::parse_subject(&message.subject)) else { return };
+        let instances = self.sessions.values().filter_map(|entry| entry.service.as_ref());
+        for instance in std::iter::once(&self.intake).chain(instances) {
+            if id.is_none_or(|id| id == instance.id) {
+                send_document(&self.connection, reply, &instance.document(verb));
+            }
+        }
+    }
+
+    /// Serving -> draining -> ending -> leaving behind; by a signal, or because a phase took too long.
+    fn advance_shutdown(&mut self) {
+        let now = Instant::now();
+        match self.phase {
+            Phase::Serving => {
+                log::info!("shutting down ({} sessions)", self.sessions.len());
+                self.tell_all(|| Command::Drain);
+                self.phase = Phase::Draining(now + self.config.grace);
+            }
+            Phase::Draining(_) => {
+                self.tell_all(|| Command::End(EndReason::ShutDown));
+                self.phase = Phase::Ending(now + END_TIMEOUT);
+            }
+            Phase::Ending(end) if end <= now => {
+                for (_, entry) in std::mem::take(&mut self.sessions) {
+                    log::warn!("session {} does not end and is left behind", entry.info.id);
+                    entry.thread.abandon();
+                }
+            }
+            Phase::Ending(_) => {}
+        }
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        for entry in self.sessions.values() {
+            // A session with a full inbox is ending already.
+            let _ = entry.commands.try_send(command());
+        }
+    }
+
+    fn close(self) {
+        self.connection.close(CLOSE_TIMEOUT);
+        log::info!("stopped");
+    }
+}
+
+/// The working directory of a session, absolute.
+fn working_directory(cwd: &str) -> Result<PathBuf, IntakeError> {
+    let failed = |why: String| IntakeError::SessionCreateFailed { message: format!("cwd {cwd:?}: {why}") };
+    let path = std::path::absolute(cwd).map_err(|e| failed(e.to_string()))?;
+    match std::fs::metadata(&path) {
+        Ok(facts) if facts.is_dir() => Ok(path),
+        Ok(_) => Err(failed("not a directory".into())),
+        Err(e) => Err(failed(e.to_string())),
+    }
+}

@@ -1,0 +1,379 @@
+use super::*;
+use crate::model::Outcome;
+use crate::model::credentials::Authorization;
+use crate::model::secret_value::Secret;
+use crate::model::sse::Events;
+use crate::model::test_support::{Recorder, test_messages, test_model, test_request};
+use crate::transcript::ToolSpec;
+use serde_json::json;
+
+fn authorization(scheme: Scheme) -> Authorization {
+    Authorization { secret: Some(Secret::new("k")), scheme, headers: Vec::new() }
+}
+
+/// The request's headers and body.
+fn request(
+    model: &Model,
+    level: ThinkingLevel,
+    messages: Value,
+    tools: &[ToolSpec],
+    long: bool,
+) -> (Vec<String>, Value) {
+    let messages = test_messages(messages);
+    let mut request = test_request(model, &messages);
+    (request.system, request.thinking, request.tools) = ("Be good.", level, tools);
+    let authorization = authorization(Scheme::Key);
+    let draft = Draft {
+        request: &request,
+        model,
+        messages: &messages,
+        authorization: &authorization,
+        max_tokens: model.max_tokens,
+        budget: if level == ThinkingLevel::Off { 0 } else { 8192 },
+        long_cache: long,
+    };
+    let prepared = prepare(&draft);
+    assert_eq!(prepared.url, "http://127.0.0.1:9/v1/messages");
+    let headers = prepared.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    (headers, serde_json::from_slice(&prepared.body).expect("JSON"))
+}
+
+fn assistant(content: Value) -> Value {
+    json!({"role":"assistant","content":content,"api":"anthropic-messages","provider":"p","model":"m","usage":{},
+        "stopReason":"toolUse","timestamp":1})
+}
+
+#[test]
+fn the_whole_request() {
+    let image = json!({"type":"image","data":"AA==","mimeType":"image/png"});
+    let result = |id: &str, content: Value, error: bool| json!({"role":"toolResult","toolCallId":id,"toolName":"t","content":content,"isError":error,"timestamp":1});
+    let messages = json!([
+        {"role":"user","content":"Hello","timestamp":1},
+        assistant(json!([
+            {"type":"thinking","thinking":"hm","thinkingSignature":"sig"},
+            {"type":"thinking","thinking":"[Reasoning redacted]","thinkingSignature":"enc","redacted":true},
+            {"type":"thinking","thinking":"unsigned"},
+            {"type":"text","text":" "},
+            {"type":"toolCall","id":"a","name":"t","arguments":{"x":1}},
+            {"type":"toolCall","id":"b","name":"t","arguments":{}},
+            {"type":"toolCall","id":"c","name":"t","arguments":{}}])),
+        result("a", json!([{"type":"text","text":"one"},image]), false),
+        result("b", json!([image]), false),
+        result("c", json!([image]), true),
+        {"role":"user","content":[{"type":"text","text":""},{"type":"text","text":"Look"},image],"timestamp":1}
+    ]);
+    let schema = json!({"type":"object","properties":{}});
+    let tool =
+        |name: &str| ToolSpec { name: name.to_string(), description: "D".to_string(), parameters: schema.clone() };
+    let (headers, body) = request(&test_model(), ThinkingLevel::Off, messages, &[tool("t"), tool("u")], false);
+    assert_eq!(
+        headers,
+        ["content-type: application/json", "x-api-key: k", "anthropic-version: 2023-06-01", "accept: application/json"]
+    );
+    let source = json!({"type":"base64","media_type":"image/png","data":"AA=="});
+    let picture = json!({"type":"image","source":source});
+    let text = |text: &str| json!({"type":"text","text":text});
+    let mark = json!({"type":"ephemeral"});
+    assert_eq!(
+        body,
+        json!({"model":"m","max_tokens":8192,"stream":true,
+        "system":[{"type":"text","text":"Be good.","cache_control":mark}],
+        "messages":[
+            {"role":"user","content":[text("Hello")]},
+            {"role":"assistant","content":[
+                {"type":"thinking","thinking":"hm","signature":"sig"},
+                {"type":"redacted_thinking","data":"enc"},
+                text("unsigned"),
+                {"type":"tool_use","id":"a","name":"t","input":{"x":1}},
+                {"type":"tool_use","id":"b","name":"t","input":{}},
+                {"type":"tool_use","id":"c","name":"t","input":{}}]},
+            {"role":"user","content":[
+                {"type":"tool_result","tool_use_id":"a","content":[text("one"),picture],"is_error":false},
+                {"type":"tool_result","tool_use_id":"b","content":[text("(see attached image)"),picture],"is_error":false},
+                {"type":"tool_result","tool_use_id":"c","content":[text("(image follows the tool results)")],"is_error":true},
+                text("Images of failed tool calls:"),
+                picture]},
+            {"role":"user","content":[text("Look"),{"type":"image","source":source,"cache_control":mark}]}],
+        "tools":[
+            {"name":"t","description":"D","input_schema":schema,"eager_input_streaming":true},
+            {"name":"u","description":"D","input_schema":schema,"eager_input_streaming":true,"cache_control":mark}]})
+    );
+}
+
+#[test]
+fn thinking_effort_and_betas() {
+    use ThinkingLevel::*;
+    let model = |compat: Value, map: Value, max_tokens: u64| Model {
+        reasoning: true,
+        max_tokens,
+        compat: serde_json::from_value(compat).expect("flags"),
+        thinking_level_map: serde_json::from_value(map).expect("levels"),
+        ..test_model()
+    };
+    let adaptive = json!({"forceAdaptiveThinking":true});
+    let adaptively = json!({"type":"adaptive","display":"summarized"});
+    let off = json!({"type":"disabled"});
+    let budget = |tokens: u64| json!({"type":"enabled","budget_tokens":tokens,"display":"summarized"});
+    for (compat, map, max_tokens, level, thinking, effort, beta) in [
+        (adaptive.clone(), json!({}), 8192, Minimal, adaptively.clone(), json!("low"), None),
+        (adaptive.clone(), json!({}), 8192, Medium, adaptively.clone(), json!("medium"), None),
+        (adaptive.clone(), json!({"max":"max"}), 8192, Max, adaptively.clone(), json!("max"), None),
+        (adaptive.clone(), json!({}), 8192, Off, off.clone(), json!(null), None),
+        (adaptive, json!({"off":null}), 8192, Off, json!(null), json!(null), None),
+        (json!({}), json!({}), 64_000, High, budget(8192), json!(null), Some(INTERLEAVED_BETA)),
+        (json!({}), json!({}), 4096, High, budget(3072), json!(null), Some(INTERLEAVED_BETA)),
+        (json!({}), json!({}), 1500, High, off.clone(), json!(null), None),
+        (json!({}), json!({}), 8192, Off, off, json!(null), None),
+    ] {
+        let model = model(compat, map, max_tokens);
+        let (headers, body) = request(&model, level, json!([]), &[], false);
+        assert_eq!((&body["thinking"], &body["output_config"]["effort"]), (&thinking, &effort), "{level:?} {body}");
+        let betas = headers.iter().find_map(|h| h.strip_prefix("anthropic-beta: "));
+        assert_eq!(betas, beta, "{level:?} {body}");
+    }
+    let (_, body) = request(&test_model(), ThinkingLevel::High, json!([]), &[], false);
+    assert!(body.get("thinking").is_none(), "a model that cannot think is not asked to");
+}
+
+#[test]
+fn compat_flags() {
+    let flags = |value: Value| Model { compat: serde_json::from_value(value).expect("flags"), ..test_model() };
+    let tool = ToolSpec { name: "t".to_string(), description: String::new(), parameters: json!({}) };
+    let user = json!([{"role":"user","content":"x","timestamp":1}]);
+    let model = flags(json!({"supportsEagerToolInputStreaming":false,"supportsCacheControlOnTools":false,
+        "sendSessionAffinityHeaders":true,"supportsLongCacheRetention":false}));
+    let (headers, body) = request(&model, ThinkingLevel::Off, user.clone(), std::slice::from_ref(&tool), true);
+    assert_eq!(body["tools"], json!([{"name":"t","description":"","input_schema":{}}]));
+    assert_eq!(body["system"][0]["cache_control"], json!({"type":"ephemeral"}));
+    assert!(headers.contains(&format!("anthropic-beta: {FINE_GRAINED_BETA}")), "{headers:?}");
+    assert!(headers.contains(&"x-session-affinity: s1".to_string()), "{headers:?}");
+    let (_, body) = request(&test_model(), ThinkingLevel::Off, user, &[], true);
+    assert_eq!(body["messages"][0]["content"][0]["cache_control"], json!({"type":"ephemeral","ttl":"1h"}));
+    let unsigned = json!([assistant(json!([{"type":"thinking","thinking":"x"}]))]);
+    let (_, body) = request(&flags(json!({"allowEmptySignature":true})), ThinkingLevel::Off, unsigned, &[], false);
+    assert_eq!(body["messages"][0]["content"][0], json!({"type":"thinking","thinking":"x","signature":""}));
+}
+
+#[test]
+fn signed_in_users_send_a_bearer_token_and_the_beta_alone() {
+    let (model, authorization) = (test_model(), authorization(Scheme::AnthropicSignIn));
+    let request = test_request(&model, &[]);
+    let draft = Draft {
+        request: &request,
+        model: &model,
+        messages: &[],
+        authorization: &authorization,
+        max_tokens: 1,
+        budget: 0,
+        long_cache: false,
+    };
+    let headers = prepare(&draft).headers;
+    let value = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+    assert_eq!((value("authorization"), value("anthropic-beta")), (Some("Bearer k"), Some(SIGN_IN_BETA)));
+    assert_eq!((value("x-api-key"), headers.len()), (None, 5));
+}
+
+#[test]
+fn configured_headers_replace_computed_ones() {
+    let model = test_model();
+    let mut authorization = authorization(Scheme::Key);
+    authorization.headers = vec![("X-Api-Key".to_string(), Secret::new("other")), ("H".to_string(), Secret::new("v"))];
+    let request = test_request(&model, &[]);
+    let draft = Draft {
+        request: &request,
+        model: &model,
+        messages: &[],
+        authorization: &authorization,
+        max_tokens: 1,
+        budget: 0,
+        long_cache: false,
+    };
+    let headers = prepare(&draft).headers;
+    let keys: Vec<_> =
+        headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case("x-api-key")).map(|(_, v)| v.as_str()).collect();
+    assert_eq!(keys, ["other"]);
+    assert!(headers.contains(&("H".to_string(), "v".to_string())));
+}
+
+#[test]
+fn foreign_ids_are_made_fit() {
+    assert_eq!(foreign_id("call_1|fc:2"), "call_1_fc_2");
+    assert_eq!(foreign_id(&"ü".repeat(100)), "_".repeat(64));
+}
+
+/// Feeds a stream to the decoder, as `exchange` does, and returns what came of it.
+fn decode(stream: &str) -> (Outcome, Recorder) {
+    let model = test_model();
+    let request = test_request(&model, &[]);
+    let mut recorder = Recorder::default();
+    let mut answer = Answer::new(&request, &mut recorder);
+    let mut events = Events::new(stream.as_bytes());
+    let mut decoder = Stream::default();
+    let result = (|| {
+        while events.fill().expect("it reads") {
+            while let Some(event) = events.next() {
+                if decoder.event(event, &mut answer)? == Progress::Done {
+                    return decoder.end(&mut answer);
+                }
+            }
+        }
+        decoder.end(&mut answer)
+    })();
+    (answer.finish(&request, result), recorder)
+}
+
+/// A stream from events whose name is their data's type.
+fn stream(events: &[Value]) -> String {
+    events.iter().map(|e| format!("event: {}\ndata: {e}\n\n", e["type"].as_str().unwrap_or_default())).collect()
+}
+
+fn message_start() -> Value {
+    json!({"type":"message_start","message":{"id":"msg_1","model":"m-2026","usage":{"input_tokens":10,"output_tokens":1,
+        "cache_read_input_tokens":5,"cache_creation_input_tokens":4,"cache_creation":{"ephemeral_1h_input_tokens":4}}}})
+}
+
+fn start(index: u64, block: Value) -> Value {
+    json!({"type":"content_block_start","index":index,"content_block":block})
+}
+
+fn delta(index: u64, delta: Value) -> Value {
+    json!({"type":"content_block_delta","index":index,"delta":delta})
+}
+
+fn stop(index: u64) -> Value {
+    json!({"type":"content_block_stop","index":index})
+}
+
+fn ending(reason: &str) -> [Value; 2] {
+    [
+        json!({"type":"message_delta","delta":{"stop_reason":reason},"usage":{"output_tokens":20,"input_tokens":null,
+            "output_tokens_details":{"thinking_tokens":7}}}),
+        json!({"type":"message_stop"}),
+    ]
+}
+
+#[test]
+fn a_whole_answer() {
+    let mut events = vec![
+        message_start(),
+        json!({"type":"ping"}),
+        start(0, json!({"type":"thinking","thinking":"","signature":""})),
+        delta(0, json!({"type":"thinking_delta","thinking":"hm"})),
+        delta(0, json!({"type":"signature_delta","signature":"si"})),
+        delta(0, json!({"type":"signature_delta","signature":"g"})),
+        stop(0),
+        start(1, json!({"type":"redacted_thinking","data":"enc"})),
+        stop(1),
+        start(2, json!({"type":"text","text":""})),
+        delta(2, json!({"type":"text_delta","text":"Hel\n"})),
+        delta(2, json!({"type":"text_delta","text":"lo"})),
+        stop(2),
+        start(3, json!({"type":"server_tool_use","id":"x","name":"y"})),
+        delta(3, json!({"type":"input_json_delta","partial_json":"{"})),
+        stop(3),
+        start(4, json!({"type":"tool_use","id":"t1","name":"bash","input":{}})),
+        delta(4, json!({"type":"input_json_delta","partial_json":""})),
+        delta(4, json!({"type":"input_json_delta","partial_json":"{\"command\":"})),
+        delta(4, json!({"type":"input_json_delta","partial_json":"\"ls\"}"})),
+        stop(4),
+        start(5, json!({"type":"tool_use","id":"t2","name":"read","input":{"path":"x"}})),
+        stop(5),
+    ];
+    events.extend(ending("tool_use"));
+    let (outcome, recorder) = decode(&stream(&events));
+    assert_eq!(
+        recorder.events(),
+        [
+            "thinking0",
+            "thinking0+hm",
+            "thinking0.",
+            "thinking1",
+            "thinking1.",
+            "text2",
+            "text2+Hel\n",
+            "text2+lo",
+            "text2.",
+            "tool3 t1 bash",
+            "tool3+{\"command\":",
+            "tool3+\"ls\"}",
+            "tool3.",
+            "tool4 t2 read",
+            "tool4+{\"path\":\"x\"}",
+            "tool4.",
+        ]
+    );
+    assert_eq!(outcome.failure, None);
+    let message = serde_json::to_value(&outcome.message).expect("JSON");
+    assert_eq!(
+        message["content"],
+        json!([{"type":"thinking","thinking":"hm","thinkingSignature":"sig"},
+            {"type":"thinking","thinking":"[Reasoning redacted]","thinkingSignature":"enc","redacted":true},
+            {"type":"text","text":"Hel\nlo"},
+            {"type":"toolCall","id":"t1","name":"bash","arguments":{"command":"ls"}},
+            {"type":"toolCall","id":"t2","name":"read","arguments":{"path":"x"}}])
+    );
+    assert_eq!((&message["stopReason"], &message["responseId"]), (&json!("toolUse"), &json!("msg_1")));
+    assert_eq!(message["responseModel"], "m-2026");
+    let usage = outcome.message.usage;
+    assert_eq!((usage.input, usage.output, usage.cache_read, usage.cache_write), (10, 20, 5, 4));
+    assert_eq!((usage.cache_write_1h, usage.reasoning, usage.total_tokens), (Some(4), Some(7), 39));
+}
+
+#[test]
+fn stop_reasons() {
+    for (reason, expected) in [
+        ("end_turn", Ok(StopReason::Stop)),
+        ("pause_turn", Ok(StopReason::Stop)),
+        ("stop_sequence", Ok(StopReason::Stop)),
+        ("max_tokens", Ok(StopReason::Length)),
+        ("tool_use", Ok(StopReason::ToolUse)),
+        ("refusal", Err("The model refused to answer (refusal)")),
+        ("model_context_window_exceeded", Err("Unhandled stop reason: model_context_window_exceeded")),
+    ] {
+        let mut events = vec![message_start()];
+        events.extend(ending(reason));
+        let (outcome, _) = decode(&stream(&events));
+        match expected {
+            Ok(stop) => {
+                assert_eq!((outcome.message.stop_reason, outcome.message.error_message), (stop, None), "{reason}")
+            }
+            Err(text) => assert_eq!(outcome.message.error_message.as_deref(), Some(text), "{reason}"),
+        }
+    }
+}
+
+#[test]
+fn broken_streams_are_errors_and_keep_what_came() {
+    let text = [start(0, json!({"type":"text","text":""})), delta(0, json!({"type":"text_delta","text":"half"}))];
+    let error = json!({"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}});
+    for (events, expected) in [
+        (vec![], "Stream ended before message_stop"),
+        (vec![message_start(), text[0].clone(), text[1].clone()], "Stream ended before message_stop"),
+        (
+            vec![message_start(), text[0].clone(), text[1].clone(), error],
+            r#"{"type":"overloaded_error","message":"Overloaded"}"#,
+        ),
+    ] {
+        let (outcome, _) = decode(&stream(&events));
+        assert_eq!(outcome.message.error_message.as_deref(), Some(expected));
+        assert_eq!(outcome.message.stop_reason, StopReason::Error);
+        assert_eq!(outcome.message.text(), if events.is_empty() { "" } else { "half" });
+    }
+    let (outcome, _) = decode("event: content_block_delta\ndata: {nonsense\n\n");
+    assert!(outcome.message.error_message.is_some_and(|e| e.starts_with("Unusable event in the stream")));
+}
+
+#[test]
+fn sloppy_streams_are_understood() {
+    let unnamed: String = [message_start(), start(0, json!({"type":"text","text":"a"})), delta(0, json!({"text":"b"}))]
+        .iter()
+        .chain(&ending("end_turn"))
+        .map(|e| format!("data: {e}\n\n"))
+        .collect();
+    assert_eq!(decode(&unnamed).0.message.text(), "ab");
+    let raw = stream(&[message_start(), start(0, json!({"type":"text"}))])
+        + "event: content_block_delta\ndata: {\"index\":0,\"delta\":{\"text\":\"a\tb\\ud800\"}}\n\n"
+        + &stream(&ending("end_turn"));
+    let (outcome, _) = decode(&raw);
+    assert_eq!((outcome.message.text().as_str(), outcome.message.stop_reason), ("a\tb", StopReason::Stop));
+}

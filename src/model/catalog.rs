@@ -1,0 +1,89 @@
+//! The built-in catalog of providers and models.
+//!
+//! `catalog.jsonl` has one provider per line, in the order in which a default model is looked for. It is read in place:
+//! nothing is parsed before it is asked for, and nothing parsed is kept, so that an idle daemon pays nothing for it.
+//! Fields: `api` and `baseUrl` hold for models that do not name their own; `env` names the variables that may hold the
+//! key, the first one set wins; `cost` is `[input, output, cacheRead, cacheWrite]` in US dollars per million tokens;
+//! `contextWindow` and `maxTokens` are tokens; `thinkingLevelMap` and `compat` are as in `models.json`.
+
+use super::definition::Definition;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+const CATALOG: &str = include_str!("catalog.jsonl");
+
+/// One provider of the catalog.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Provider {
+    pub id: &'static str,
+    pub api: &'static str,
+    pub base_url: &'static str,
+    pub env: Vec<&'static str>,
+    pub default_model: &'static str,
+    #[serde(borrow)]
+    models: Vec<&'static RawValue>,
+}
+
+/// All providers, in catalog order.
+pub fn providers() -> impl Iterator<Item = Provider> {
+    CATALOG.lines().filter_map(|line| serde_json::from_str(line).ok())
+}
+
+pub fn provider(id: &str) -> Option<Provider> {
+    let line = CATALOG.lines().find(|line| line_id(line) == id)?;
+    serde_json::from_str(line).ok()
+}
+
+/// The ids of all providers, in catalog order.
+pub fn provider_ids() -> impl Iterator<Item = &'static str> {
+    CATALOG.lines().map(line_id)
+}
+
+/// Every line begins with its provider's id, which is thereby found without parsing the models.
+fn line_id(line: &'static str) -> &'static str {
+    line.strip_prefix(r#"{"id":""#).and_then(|rest| rest.split('"').next()).unwrap_or_default()
+}
+
+impl Provider {
+    /// The ids of its models.
+    pub fn model_ids(&self) -> impl Iterator<Item = &'static str> {
+        #[derive(Deserialize)]
+        struct Id {
+            id: &'static str,
+        }
+        self.models.iter().filter_map(|raw| serde_json::from_str::<Id>(raw.get()).ok()).map(|m| m.id)
+    }
+
+    /// The model of that id, which is matched exactly.
+    pub fn model(&self, id: &str) -> Option<Definition> {
+        let (_, raw) = self.model_ids().zip(&self.models).find(|(known, _)| *known == id)?;
+        serde_json::from_str(raw.get()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::definition::Inherited;
+
+    #[test]
+    fn every_entry_is_a_model() {
+        assert_eq!(providers().count(), CATALOG.lines().count(), "every line parses");
+        let mut models = 0;
+        for p in providers() {
+            assert_eq!(p.model_ids().count(), p.models.len(), "{}", p.id);
+            assert!(p.model(p.default_model).is_some(), "{}", p.id);
+            assert!(!p.env.is_empty() && provider(p.id).is_some_and(|q| q.env == p.env), "{}", p.id);
+            for id in p.model_ids() {
+                let from = Inherited { provider: p.id, api: Some(p.api), base_url: Some(p.base_url) };
+                let model = p.model(id).expect("it parses").into_model(from).expect("it is whole");
+                assert!(model.max_tokens > 0 && model.context_window >= model.max_tokens / 2, "{}", model.spec());
+                models += 1;
+            }
+        }
+        assert!(models > 600, "{models}");
+        assert_eq!(provider_ids().next(), Some("anthropic"));
+        assert!(provider("nobody").is_none());
+    }
+}

@@ -1,0 +1,368 @@
+//! Who pays: the key or token for a provider. It is looked up for every request, in this order: `auth.json`, the
+//! `apiKey` of `models.json`, the provider's environment variables. An entry in `auth.json` owns its provider: if it is
+//! of no use, that is an error, and nothing further is tried.
+
+use super::config_file::ConfigFile;
+use super::models_json::ModelsJson;
+use super::secret_value::{Secret, evaluate, variables};
+use super::{Api, Model, ModelError, catalog, http};
+use crate::transcript::now_ms;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Mutex, Once, PoisonError};
+
+/// Anthropic's sign-in tokens carry this mark; they are bearer tokens, and a beta header has to go with them.
+const ANTHROPIC_SIGN_IN: &str = "sk-ant-oat";
+
+/// One provider's entry of `auth.json`. What PI writes beyond this is of no concern here.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Entry {
+    ApiKey {
+        key: String,
+        /// Variables for this provider's values, which beat those of the process.
+        #[serde(default)]
+        env: BTreeMap<String, String>,
+    },
+    Oauth {
+        access: String,
+        /// Unix time in milliseconds.
+        #[serde(default)]
+        expires: i64,
+    },
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Default)]
+struct AuthFile {
+    entries: BTreeMap<String, Entry>,
+    /// What the file's `!commands` printed. It lives as long as this content of the file.
+    printed: Mutex<BTreeMap<String, Secret>>,
+}
+
+fn parse_auth(text: &str) -> Result<AuthFile, String> {
+    let text = text.trim_start_matches('\u{feff}');
+    let map: Map<String, Value> = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    let mut entries = BTreeMap::new();
+    for (provider, value) in map {
+        // The parser's own words could quote a key.
+        let entry =
+            serde_json::from_value(value).map_err(|_| format!("the entry of \"{provider}\" has a wrong form"))?;
+        entries.insert(provider, entry);
+    }
+    Ok(AuthFile { entries, printed: Mutex::default() })
+}
+
+/// How a key is presented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// In the API's own header.
+    Key,
+    Bearer,
+    /// As bearer token of a signed-in Anthropic user.
+    AnthropicSignIn,
+}
+
+/// What a request carries to be let in.
+#[derive(Debug)]
+pub struct Authorization {
+    /// `None` for a local server that asks for no key.
+    pub secret: Option<Secret>,
+    pub scheme: Scheme,
+    /// Configured headers, evaluated.
+    pub headers: Vec<(String, Secret)>,
+}
+
+/// The credentials of this user on this machine.
+pub struct Credentials {
+    file: ConfigFile<AuthFile>,
+    environment: fn(&str) -> Option<String>,
+    warned: Once,
+}
+
+/// The process environment; an empty variable counts as not set.
+pub fn process_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl Credentials {
+    pub fn new(agent_dir: &Path, environment: fn(&str) -> Option<String>) -> Credentials {
+        Credentials { file: ConfigFile::new(agent_dir.join("auth.json"), parse_auth), environment, warned: Once::new() }
+    }
+
+    /// Whether there is something to try for this provider. Runs no command and asks nobody.
+    pub fn available(&self, provider: &str, user: &ModelsJson) -> bool {
+        self.locate(provider, user).is_ok_and(|found| found.is_some())
+    }
+
+    /// What [`Credentials::authorize`] would complain about, as far as it can be told without running a command.
+    pub fn check(&self, model: &Model, user: &ModelsJson) -> Result<(), ModelError> {
+        match self.locate(&model.provider, user)? {
+            Some(Located::Value { text, .. }) if text.starts_with('!') => Ok(()),
+            _ if model.headers.iter().any(|(_, text)| text.starts_with('!')) => Ok(()),
+            _ => self.authorize(model, user).map(|_| ()),
+        }
+    }
+
+    /// The credentials for one request.
+    pub fn authorize(&self, model: &Model, user: &ModelsJson) -> Result<Authorization, ModelError> {
+        let provider = &model.provider;
+        let refused = |fix: String| ModelError::Credentials { provider: provider.clone(), fix };
+        let (secret, mut scheme) = match self.locate(provider, user)? {
+            Some(Located::Token(token)) => (Some(token), Scheme::Bearer),
+            Some(Located::Value { text, origin }) => {
+                let secret = self.value(&text, provider, origin).map_err(|e| refused(format!("{e} ({origin})")))?;
+                (Some(secret), Scheme::Key)
+            }
+            Some(Located::Variable { name, value }) => {
+                let bearer = name == "ANTHROPIC_AUTH_TOKEN";
+                (Some(value), if bearer { Scheme::Bearer } else { Scheme::Key })
+            }
+            None if http::is_loopback(&model.base_url) => (None, Scheme::Bearer),
+            None => return Err(refused(self.advice(provider))),
+        };
+        let marked = secret.as_ref().is_some_and(|s| s.reveal().contains(ANTHROPIC_SIGN_IN));
+        if model.api == Api::AnthropicMessages && marked {
+            scheme = Scheme::AnthropicSignIn;
+        } else if user.provider(provider).is_some_and(|p| p.auth_header) || provider == "openrouter" {
+            // OpenRouter takes its keys as bearer tokens on all of its APIs.
+            scheme = Scheme::Bearer;
+        }
+        let mut headers = Vec::new();
+        for (name, text) in &model.headers {
+            let value = self.value(text, provider, Origin::ModelsJson);
+            headers.push((name.clone(), value.map_err(|e| refused(format!("header {name}: {e} (models.json)")))?));
+        }
+        Ok(Authorization { secret, scheme, headers })
+    }
+
+    /// The variables that hold keys, or may: for keeping them from child processes.
+    pub fn environment_names(&self, user: &ModelsJson) -> Vec<String> {
+        let mut names: Vec<String> = catalog::providers().flat_map(|p| p.env).map(str::to_string).collect();
+        if let Ok(file) = self.file.get() {
+            for entry in file.entries.values() {
+                if let Entry::ApiKey { key, env } = entry {
+                    names.extend(variables(key).into_iter().map(str::to_string));
+                    names.extend(env.keys().cloned());
+                }
+            }
+        }
+        for (_, provider) in user.providers() {
+            let headers = provider.headers.values().chain(provider.models.iter().flat_map(|m| m.headers.values()));
+            let texts = headers.filter_map(Value::as_str).chain(provider.api_key.as_deref());
+            names.extend(texts.flat_map(variables).map(str::to_string));
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn stored(&self) -> Result<std::sync::Arc<AuthFile>, ModelError> {
+        let file = self.file.get().map_err(ModelError::Invalid)?;
+        self.warned.call_once(|| {
+            if let Ok(meta) = self.file.path().metadata()
+                && meta.permissions().mode() & 0o077 != 0
+            {
+                log::warn!("{} can be read by others: run chmod 600 on it", self.file.path().display());
+            }
+        });
+        Ok(file)
+    }
+
+    fn locate(&self, provider: &str, user: &ModelsJson) -> Result<Option<Located>, ModelError> {
+        let refused = |fix: String| Err(ModelError::Credentials { provider: provider.to_string(), fix });
+        let path = self.file.path().display();
+        match self.stored()?.entries.get(provider) {
+            Some(Entry::ApiKey { key, .. }) => {
+                return Ok(Some(Located::Value { text: key.clone(), origin: Origin::AuthJson }));
+            }
+            Some(Entry::Oauth { access, expires }) if provider == "anthropic" => {
+                if *expires > now_ms() {
+                    return Ok(Some(Located::Token(Secret::new(access.clone()))));
+                }
+                return refused(format!("the sign-in in {path} has expired: sign in again, or store an API key there"));
+            }
+            Some(Entry::Oauth { .. } | Entry::Unknown) => {
+                return refused(format!("the kind of sign-in in {path} is not supported: store an API key there"));
+            }
+            None => {}
+        }
+        if let Some(text) = user.provider(provider).and_then(|p| p.api_key.clone()) {
+            return Ok(Some(Located::Value { text, origin: Origin::ModelsJson }));
+        }
+        let names = catalog::provider(provider).map(|p| p.env).unwrap_or_default();
+        Ok(names.into_iter().find_map(|name| {
+            (self.environment)(name).map(|value| Located::Variable { name, value: Secret::new(value) })
+        }))
+    }
+
+    /// Evaluates a configured value. What a command of `auth.json` printed is kept for as long as the file is unchanged.
+    fn value(&self, text: &str, provider: &str, origin: Origin) -> Result<Secret, String> {
+        let file = self.stored().map_err(|e| e.to_string())?;
+        let cached = origin == Origin::AuthJson && text.starts_with('!');
+        if cached && let Some(secret) = file.printed.lock().unwrap_or_else(PoisonError::into_inner).get(text) {
+            return Ok(secret.clone());
+        }
+        let own = match file.entries.get(provider) {
+            Some(Entry::ApiKey { env, .. }) => Some(env),
+            _ => None,
+        };
+        let lookup = |name: &str| own.and_then(|env| env.get(name).cloned()).or_else(|| (self.environment)(name));
+        let secret = evaluate(text, &lookup)?;
+        if cached {
+            let mut printed = file.printed.lock().unwrap_or_else(PoisonError::into_inner);
+            printed.insert(text.to_string(), secret.clone());
+        }
+        Ok(secret)
+    }
+
+    fn advice(&self, provider: &str) -> String {
+        let variable = catalog::provider(provider).and_then(|p| p.env.last().copied());
+        let path = self.file.path().display();
+        match variable {
+            Some(name) => format!("set {name}, or add \"{provider}\" to {path}"),
+            None => format!("give it an \"apiKey\" in models.json, or add \"{provider}\" to {path}"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    AuthJson,
+    ModelsJson,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Origin::AuthJson => "auth.json",
+            Origin::ModelsJson => "models.json",
+        })
+    }
+}
+
+enum Located {
+    /// A configured value that has yet to be evaluated.
+    Value {
+        text: String,
+        origin: Origin,
+    },
+    Token(Secret),
+    Variable {
+        name: &'static str,
+        value: Secret,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::test_support::test_model;
+    use serde_json::json;
+
+    fn environment(name: &str) -> Option<String> {
+        ["OPENAI_API_KEY", "GROQ_API_KEY", "MINE"].contains(&name).then(|| format!("env-{name}"))
+    }
+
+    fn authorize(provider: &str, auth: &Value, models: &Value) -> Result<(String, Scheme), ModelError> {
+        let dir = tempfile::tempdir().expect("a directory");
+        if !auth.is_null() {
+            std::fs::write(dir.path().join("auth.json"), auth.to_string()).expect("it writes");
+        }
+        let user = ModelsJson::parse(&json!({ "providers": models }).to_string()).expect("it parses");
+        let credentials = Credentials::new(dir.path(), environment);
+        let model = Model {
+            provider: provider.to_string(),
+            api: if provider == "anthropic" { Api::AnthropicMessages } else { Api::OpenaiCompletions },
+            base_url: if provider == "local" { "http://127.0.0.1:1/v1" } else { "https://h/v1" }.to_string(),
+            ..test_model()
+        };
+        let checked = credentials.check(&model, &user).map_err(|e| e.to_string());
+        let found = credentials.authorize(&model, &user);
+        assert_eq!(checked.err(), found.as_ref().err().map(ToString::to_string), "the preflight tells the truth");
+        found.map(|a| (a.secret.map(|s| s.reveal().to_string()).unwrap_or_default(), a.scheme))
+    }
+
+    #[test]
+    fn the_order_of_sources() {
+        let later = now_ms() + 60_000;
+        let models =
+            json!({"groq":{"apiKey":"$MINE"},"anthropic":{"apiKey":"m"},"other":{"apiKey":"k","authHeader":true}});
+        for (provider, auth, expected, scheme) in [
+            ("openai", json!(null), "env-OPENAI_API_KEY", Scheme::Key),
+            ("openai", json!({"openai":{"type":"api_key","key":"stored"}}), "stored", Scheme::Key),
+            ("groq", json!(null), "env-MINE", Scheme::Key),
+            ("groq", json!({"groq":{"type":"api_key","key":"x-${MINE}","env":{"MINE":"own"}}}), "x-own", Scheme::Key),
+            ("groq", json!({"groq":{"type":"api_key","key":"!echo ran"}}), "ran", Scheme::Key),
+            ("anthropic", json!(null), "m", Scheme::Key),
+            (
+                "anthropic",
+                json!({"anthropic":{"type":"oauth","access":"sk-ant-oat-1","expires":later}}),
+                "sk-ant-oat-1",
+                Scheme::AnthropicSignIn,
+            ),
+            (
+                "anthropic",
+                json!({"anthropic":{"type":"api_key","key":"sk-ant-oat-2"}}),
+                "sk-ant-oat-2",
+                Scheme::AnthropicSignIn,
+            ),
+            ("other", json!(null), "k", Scheme::Bearer),
+            ("local", json!(null), "", Scheme::Bearer),
+        ] {
+            let found = authorize(provider, &auth, &models).unwrap_or_else(|e| panic!("{provider} {auth}: {e}"));
+            assert_eq!(found, (expected.to_string(), scheme), "{provider} {auth}");
+        }
+    }
+
+    #[test]
+    fn refusals_name_provider_and_fix_and_no_key() {
+        for (provider, auth, expected) in [
+            ("deepseek", json!(null), "DEEPSEEK_API_KEY"),
+            ("nobody", json!(null), "\"apiKey\" in models.json"),
+            ("openai", json!({"openai":{"type":"api_key","key":"$GONE"}}), "GONE is not set (auth.json)"),
+            ("openai", json!({"openai":{"type":"oauth","access":"secret","expires":0}}), "not supported"),
+            ("anthropic", json!({"anthropic":{"type":"oauth","access":"secret","expires":5}}), "expired"),
+            (
+                "openai",
+                json!({"openai":{"type":"api_key","key":["secret"]}}),
+                "the entry of \"openai\" has a wrong form",
+            ),
+        ] {
+            let error = authorize(provider, &auth, &json!({})).expect_err(provider).to_string();
+            assert!(error.contains(expected) && error.contains(provider), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_command_of_auth_json_runs_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = dir.path().join("log");
+        let auth = json!({"openai":{"type":"api_key","key":format!("!echo k; echo x >> {}", log.display())}});
+        std::fs::write(dir.path().join("auth.json"), auth.to_string()).expect("it writes");
+        let credentials = Credentials::new(dir.path(), environment);
+        let model = Model { provider: "openai".to_string(), ..test_model() };
+        for _ in 0..2 {
+            credentials.authorize(&model, &ModelsJson::default()).expect("it works");
+        }
+        assert_eq!(std::fs::read_to_string(log).expect("it ran"), "x\n");
+    }
+
+    #[test]
+    fn names_of_key_variables() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let auth = json!({"openai":{"type":"api_key","key":"a${ONE}","env":{"TWO":"x"}}});
+        std::fs::write(dir.path().join("auth.json"), auth.to_string()).expect("it writes");
+        let user = json!({"providers":{"p":{"apiKey":"$THREE","headers":{"H":"$FOUR"},"models":[{"id":"m","headers":{"I":"FIVE"}}]}}});
+        let user = ModelsJson::parse(&user.to_string()).expect("it parses");
+        let names = Credentials::new(dir.path(), environment).environment_names(&user);
+        for name in ["ONE", "TWO", "THREE", "FOUR", "FIVE", "ANTHROPIC_API_KEY", "HF_TOKEN"] {
+            assert!(names.iter().any(|n| n == name), "{name}");
+        }
+    }
+}

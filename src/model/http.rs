@@ -1,0 +1,305 @@
+//! HTTP requests whose answers stream, and the idle connections that the next request may use.
+//!
+//! A request has a ureq agent for itself, because an agent is what can be shut down from another thread: cancelling one
+//! turn must not cut the requests of others. After a clean end the agent is parked with its connection, and the next
+//! request to the same server, of whichever session, takes it over. All agents share one TLS configuration, so that
+//! even a new connection resumes a known TLS session.
+
+use super::http_watch::{Watch, WatchedConnector};
+use crate::cancel::{Cancel, OnCancel};
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::DefaultConnector;
+use ureq::{Agent, BodyReader, Proxy};
+
+/// Bounds for name resolution and for connecting, TLS included; shutting an agent down interrupts neither.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server may refuse to take in a piece of the request.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Response headers have to fit into the input buffer; larger ones waste memory per connection.
+const INPUT_BUFFER: usize = 32 << 10;
+const OUTPUT_BUFFER: usize = 16 << 10;
+const MAX_IDLE_PER_SERVER: usize = 4;
+const MAX_IDLE: Duration = Duration::from_secs(60);
+/// How long the rest of an earlier answer is waited for before its connection is given up.
+const FINISH_TIMEOUT: Duration = Duration::from_millis(100);
+/// How much of the body of a failed request is kept, in bytes.
+const MAX_ERROR_BODY: usize = 16 << 10;
+/// How long the body of a failed request is waited for.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a server may be silent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Patience {
+    /// Before the response headers.
+    pub first_byte: Duration,
+    /// Between two pieces of the body.
+    pub idle: Duration,
+}
+
+/// Why there is no response, or no more of it.
+#[derive(Debug, PartialEq)]
+pub enum HttpError {
+    Cancelled,
+    /// Nothing was sent: the address, a header or the proxy setting is of no use.
+    Invalid(String),
+    /// No connection came about, or it was lost.
+    Connection(String),
+    TimedOut(String),
+}
+
+impl std::fmt::Display for HttpError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            HttpError::Cancelled => f.write_str("Request was aborted"),
+            HttpError::Invalid(reason) => write!(f, "Invalid request: {reason}"),
+            HttpError::Connection(reason) => write!(f, "Connection error: {reason}"),
+            HttpError::TimedOut(what) => write!(f, "Request timed out: {what}"),
+        }
+    }
+}
+
+/// Sends requests and keeps idle connections.
+pub struct Http {
+    connector: Arc<DefaultConnector>,
+    parked: Mutex<Vec<Parked>>,
+}
+
+/// An agent that waits for its next request.
+struct Parked {
+    line: Line,
+    since: Instant,
+    /// The answer before, whose end may still be on its way. Nobody waits for it until the connection is needed again.
+    rest: BodyReader<'static>,
+}
+
+/// An agent with the server it talks to and the watch over its connections.
+struct Line {
+    server: String,
+    agent: Agent,
+    watch: Arc<Watch>,
+}
+
+impl Default for Http {
+    fn default() -> Http {
+        Http { connector: Arc::new(DefaultConnector::default()), parked: Mutex::default() }
+    }
+}
+
+impl Http {
+    /// Sends `body` and waits for the response headers. Any status is a response.
+    pub fn post(
+        self: &Arc<Http>,
+        url: &str,
+        headers: &[(String, String)],
+        body: &[u8],
+        patience: Patience,
+        cancel: &Cancel,
+    ) -> Result<Response, HttpError> {
+        let server =
+            server_of(url).ok_or_else(|| HttpError::Invalid("the base URL is not an http(s) URL".to_string()))?;
+        let mut line = self.check_out(&server);
+        loop {
+            let reused = line.is_some();
+            let used = match line.take() {
+                Some(line) => line,
+                None => self.new_line(&server)?,
+            };
+            used.watch.begin(patience.first_byte);
+            let agent = used.agent.clone();
+            let guard = cancel.on_cancel(move || agent.shutdown());
+            let mut request = used.agent.post(url);
+            for (name, value) in headers {
+                request = request.header(name, value);
+            }
+            match request.send(body) {
+                Ok(response) => {
+                    used.watch.limit(patience.idle);
+                    let (parts, body) = response.into_parts();
+                    return Ok(Response {
+                        status: parts.status.as_u16(),
+                        headers: parts.headers,
+                        body: body.into_reader(),
+                        line: used,
+                        http: self.clone(),
+                        cancel: cancel.clone(),
+                        _guard: guard,
+                    });
+                }
+                Err(_) if cancel.is_cancelled() => return Err(HttpError::Cancelled),
+                // The server may close an idle connection at the moment it is used. Nothing came back on it, so the
+                // request is sent once more, on a connection that is certainly new.
+                Err(ureq::Error::Io(_)) if reused && used.watch.is_stale() => {}
+                Err(e) => return Err(explain(e)),
+            }
+        }
+    }
+
+    fn new_line(&self, server: &str) -> Result<Line, HttpError> {
+        let watch = Arc::new(Watch::default());
+        let proxy = if is_loopback(server) { None } else { Proxy::try_from_env() };
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_resolve(Some(CONNECT_TIMEOUT))
+            .timeout_per_write(Some(WRITE_TIMEOUT))
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .input_buffer_size(INPUT_BUFFER)
+            .output_buffer_size(OUTPUT_BUFFER)
+            .max_idle_connections(1)
+            .max_idle_connections_per_host(1)
+            .max_idle_age(MAX_IDLE)
+            .proxy(proxy)
+            .user_agent(concat!("nats-pi-bridge/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let connector = WatchedConnector::new(self.connector.clone(), watch.clone());
+        let agent = Agent::with_parts(config, connector, DefaultResolver::default());
+        Ok(Line { server: server.to_string(), agent, watch })
+    }
+
+    /// The most recently parked agent of that server. Old ones are dropped on the way.
+    fn check_out(&self, server: &str) -> Option<Line> {
+        let Parked { line, rest, .. } = {
+            let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+            parked.retain(|p| p.since.elapsed() < MAX_IDLE);
+            let at = parked.iter().rposition(|p| p.line.server == server)?;
+            parked.remove(at)
+        };
+        line.watch.limit_until(Instant::now() + FINISH_TIMEOUT);
+        finish(rest);
+        Some(line)
+    }
+
+    fn park(&self, line: Line, rest: BodyReader<'static>) {
+        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        parked.retain(|p| p.since.elapsed() < MAX_IDLE);
+        let same = parked.iter().filter(|p| p.line.server == line.server).count();
+        if same >= MAX_IDLE_PER_SERVER
+            && let Some(oldest) = parked.iter().position(|p| p.line.server == line.server)
+        {
+            parked.remove(oldest);
+        }
+        parked.push(Parked { line, since: Instant::now(), rest });
+    }
+}
+
+/// Reads an answer's end, whereupon its connection goes back into the agent. If the end does not come, the connection is
+/// closed, and the agent makes another one.
+fn finish(mut rest: BodyReader<'static>) {
+    let mut buffer = [0; 1024];
+    // What follows the last event is a few bytes; an answer that goes on is not worth reading.
+    for _ in 0..8 {
+        if !matches!(rest.read(&mut buffer), Ok(1..)) {
+            return;
+        }
+    }
+}
+
+/// An answer: status, headers, and the body as a reader.
+pub struct Response {
+    pub status: u16,
+    headers: ureq::http::HeaderMap,
+    body: BodyReader<'static>,
+    line: Line,
+    http: Arc<Http>,
+    cancel: Cancel,
+    _guard: OnCancel,
+}
+
+impl Response {
+    /// The header's value, if it is there and text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Takes note that the answer is complete, whatever may still follow it, and leaves the connection to the next
+    /// request. An answer dropped without this closes its connection.
+    pub fn complete(self) {
+        let Response { body, line, http, cancel, _guard, .. } = self;
+        // From here on, a cancel must not hit whoever uses the connection next; one that came before this has done so.
+        drop(_guard);
+        if !cancel.is_cancelled() {
+            http.park(line, body);
+        }
+    }
+
+    /// The body of a failed request, as far as it arrives soon. The connection is kept if the body ends.
+    pub fn into_error_body(mut self) -> String {
+        self.line.watch.limit_until(Instant::now() + ERROR_BODY_TIMEOUT);
+        let mut body = Vec::new();
+        let whole = (&mut self.body).take(MAX_ERROR_BODY as u64).read_to_end(&mut body).is_ok();
+        if whole && body.len() < MAX_ERROR_BODY {
+            self.complete();
+        }
+        String::from_utf8_lossy(&body).into_owned()
+    }
+}
+
+impl Read for Response {
+    /// Errors are of kind `Interrupted` never, `TimedOut` if the server was silent for too long.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.body.read(buffer) {
+            // A cancelled read looks like the end of a body that only the end of the connection delimits.
+            Ok(0) if self.cancel.is_cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+            Err(e) if e.get_ref().is_some_and(is_timeout) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the server was silent for too long"))
+            }
+            result => result,
+        }
+    }
+}
+
+fn is_timeout(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(ureq::Error::Timeout(_)))
+}
+
+fn explain(error: ureq::Error) -> HttpError {
+    match error {
+        ureq::Error::Timeout(what) => HttpError::TimedOut(what.to_string()),
+        ureq::Error::HostNotFound => HttpError::Connection("the host name was not found (getaddrinfo)".to_string()),
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl => {
+            // Their texts may quote what they complain about, such as a header's value.
+            HttpError::Invalid("an address, a header or the proxy setting has a wrong form".to_string())
+        }
+        e => HttpError::Connection(deepest(&e)),
+    }
+}
+
+/// The error's text, with that of its innermost cause where it is not part of it.
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let innermost = cause.to_string();
+    if !text.contains(&innermost) {
+        text = format!("{text}: {innermost}");
+    }
+    text
+}
+
+/// `scheme://host:port` of a URL.
+fn server_of(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next().filter(|a| !a.is_empty())?;
+    matches!(scheme, "http" | "https").then(|| format!("{scheme}://{authority}"))
+}
+
+/// Whether the URL's host is this machine, by its name or address.
+pub fn is_loopback(url: &str) -> bool {
+    let Some(server) = server_of(url) else { return false };
+    let authority = server.split_once("://").map_or("", |(_, authority)| authority);
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let bare = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    bare.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! The way in: models by name, their credentials, and requests to them.
+
+use super::answer::{Answer, Failed};
+use super::config_file::ConfigFile;
+use super::credentials::{Credentials, process_environment};
+use super::exchange::{self, Decoder, Draft};
+use super::http::{Http, Patience};
+use super::models_json::ModelsJson;
+use super::registry::Registry;
+use super::repair::repair;
+use super::settings::{RetrySettings, Settings};
+use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, anthropic, catalog, offline, usage};
+use crate::cancel::Cancel;
+use crate::transcript::StopReason;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Everything that requests to models share: configuration, credentials, idle connections. One per daemon.
+pub struct Services {
+    models: ConfigFile<ModelsJson>,
+    settings: ConfigFile<Settings>,
+    credentials: Credentials,
+    http: Arc<Http>,
+    offline: offline::Offline,
+    environment: fn(&str) -> Option<String>,
+}
+
+impl Services {
+    /// Reads nothing yet: `models.json`, `auth.json` and `settings.json` in `agent_dir` are read when first needed, and
+    /// again when they have changed.
+    pub fn new(agent_dir: &Path) -> Services {
+        Services::with_environment(agent_dir, process_environment)
+    }
+
+    fn with_environment(agent_dir: &Path, environment: fn(&str) -> Option<String>) -> Services {
+        Services {
+            models: ConfigFile::new(agent_dir.join("models.json"), ModelsJson::parse),
+            settings: ConfigFile::new(agent_dir.join("settings.json"), Settings::parse),
+            credentials: Credentials::new(agent_dir, environment),
+            http: Arc::default(),
+            offline: offline::Offline::default(),
+            environment,
+        }
+    }
+
+    /// The user's settings; a broken file is reported and counts as empty.
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.get().unwrap_or_else(|reason| {
+            log::warn!("{reason}");
+            Arc::default()
+        })
+    }
+
+    /// When a failed request is tried again.
+    pub fn retry_settings(&self) -> RetrySettings {
+        self.settings().retry()
+    }
+
+    /// The model that `spec` names (`provider/model`, or an id that is unique), with the thinking level that it asks for
+    /// (`spec:level`).
+    ///
+    /// # Errors
+    ///
+    /// There is no such model (the error names similar ones), several have the name, or `models.json` is broken.
+    pub fn resolve(&self, spec: &str) -> Result<(Arc<Model>, Option<ThinkingLevel>), ModelError> {
+        let (user, broken) = match self.models.get() {
+            Ok(user) => (user, None),
+            Err(reason) => (Arc::default(), Some(reason)),
+        };
+        let registry = Registry { user: &user, usable: &|p| self.credentials.available(p, &user) };
+        match (registry.resolve(spec), broken) {
+            (Ok((model, level)), _) => Ok((Arc::new(model), level)),
+            // The name may be in the file that cannot be read.
+            (Err(error), Some(reason)) => Err(ModelError::Invalid(format!("{error} ({reason})"))),
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// The model for those who name none: that of the settings, else the first provider's default model, among those
+    /// that there are credentials for. The offline model is never it.
+    pub fn default_model(&self) -> Option<Arc<Model>> {
+        let user = self.models.get().unwrap_or_default();
+        let registry = Registry { user: &user, usable: &|p| self.credentials.available(p, &user) };
+        let usable = |provider: &str, id: &str| {
+            let model = registry.find(provider, id)?.ok()?;
+            self.credentials.check(&model, &user).ok().map(|()| Arc::new(model))
+        };
+        let settings = self.settings();
+        if let (Some(provider), Some(id)) = (&settings.default_provider, &settings.default_model)
+            && provider != offline::PROVIDER
+            && let Some(model) = usable(provider, id)
+        {
+            return Some(model);
+        }
+        let providers = registry.provider_ids().into_iter().filter(|p| self.credentials.available(p, &user));
+        let providers: Vec<&str> = providers.collect();
+        let default = |p: &&str| usable(p, catalog::provider(p)?.default_model);
+        let first = |p: &&str| registry.model_ids(p).iter().find_map(|id| usable(p, id));
+        providers.iter().find_map(default).or_else(|| providers.iter().find_map(first))
+    }
+
+    /// The thinking level for those who name none: that of the settings, else `medium`. Not clamped to the model.
+    pub fn default_thinking(&self, model: &Model) -> ThinkingLevel {
+        self.settings().thinking_level(&model.spec()).unwrap_or(ThinkingLevel::Medium)
+    }
+
+    /// Whether requests to the model can be paid for, as far as that can be told without asking anybody.
+    ///
+    /// # Errors
+    ///
+    /// Names the provider, and what to do.
+    pub fn check_credentials(&self, model: &Model) -> Result<(), ModelError> {
+        if model.api == Api::Offline {
+            return Ok(());
+        }
+        let user = self.models.get().unwrap_or_default();
+        self.credentials.check(model, &user)
+    }
+
+    /// The environment variables that hold keys, or may hold them. Child processes must not get them.
+    pub fn secret_environment_names(&self) -> Vec<String> {
+        self.credentials.environment_names(&self.models.get().unwrap_or_default())
+    }
+
+    /// Sends the request and hands the answer to `sink` as it comes. Returns when it is complete, failed or cancelled.
+    pub fn stream(&self, request: &Request<'_>, cancel: &Cancel, sink: &mut dyn Sink) -> Outcome {
+        let mut answer = Answer::new(request, sink);
+        let result = if cancel.is_cancelled() {
+            Err(Failed::aborted())
+        } else if request.model.api == Api::Offline {
+            self.offline.run(request, cancel, &mut answer)
+        } else {
+            self.exchange(request, cancel, &mut answer)
+        };
+        answer.finish(request, result)
+    }
+
+    fn exchange(&self, request: &Request<'_>, cancel: &Cancel, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+        let user = self.models.get().unwrap_or_default();
+        let settings = self.settings();
+        let model = request.model;
+        let authorization = self.credentials.authorize(model, &user).map_err(|e| Failed::new(e.to_string()))?;
+        let foreign_id = match model.api {
+            Api::AnthropicMessages => anthropic::foreign_id,
+            _ => anthropic::foreign_id,
+        };
+        let messages = repair(request.messages, model, foreign_id);
+        let draft = Draft {
+            request,
+            model,
+            messages: &messages,
+            authorization: &authorization,
+            max_tokens: usage::max_tokens(request),
+            budget: settings.thinking_budgets.tokens(request.thinking),
+            long_cache: (self.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
+        };
+        let (prepared, mut decoder): (_, Box<dyn Decoder>) = match model.api {
+            Api::AnthropicMessages => (anthropic::prepare(&draft), Box::new(anthropic::Stream::default())),
+            other => return Err(Failed::new(format!("The API {} is not supported", other.as_str()))),
+        };
+        let idle = settings.idle_timeout();
+        let patience = Patience { first_byte: idle, idle };
+        let secret = authorization.secret.as_ref();
+        exchange::run(&self.http, &prepared, secret, patience, cancel, decoder.as_mut(), answer)
+    }
+}
+
+#[cfg(test)]
+mod tests;

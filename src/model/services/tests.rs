@@ -1,0 +1,236 @@
+use super::*;
+use crate::model::StreamEvent;
+use crate::model::test_support::{Recorder, TestServer, test_messages, test_request};
+use serde_json::{Value, json};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+fn no_environment(_: &str) -> Option<String> {
+    None
+}
+
+/// Services with these files. The directory has to be kept.
+fn services(files: &[(&str, Value)], environment: fn(&str) -> Option<String>) -> (Services, tempfile::TempDir) {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, content) in files {
+        std::fs::write(dir.path().join(name), content.to_string()).expect("it writes");
+    }
+    (Services::with_environment(dir.path(), environment), dir)
+}
+
+/// Services whose provider `test` is this server.
+fn services_at(server: &TestServer, api: &str) -> (Services, tempfile::TempDir) {
+    let models =
+        json!({"providers":{"test":{"baseUrl":server.url,"api":api,"apiKey":"sk-secret","models":[{"id":"m"}]}}});
+    services(&[("models.json", models)], no_environment)
+}
+
+fn ask(services: &Services, cancel: &Cancel, sink: &mut dyn Sink) -> Outcome {
+    let (model, _) = services.resolve("test/m").expect("it is there");
+    let messages = test_messages(json!([{"role":"user","content":"Hello","timestamp":1}]));
+    services.stream(&test_request(&model, &messages), cancel, sink)
+}
+
+const OPENING: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"i\"}}\n\n\
+    event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\"}}\n\n";
+const DELTA: &str =
+    "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"text\":\"hi\"}}\n\n";
+const ENDING: &str = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+
+#[test]
+fn an_answer_over_http() {
+    let server = TestServer::new(|_, connection| {
+        while connection.request().is_some() {
+            connection.stream_head();
+            connection.chunk(OPENING);
+            connection.chunk(&format!("{DELTA}{DELTA}"));
+            connection.chunk(ENDING);
+            connection.last_chunk();
+        }
+    });
+    let (services, _dir) = services_at(&server, "anthropic-messages");
+    for _ in 0..2 {
+        let mut recorder = Recorder::default();
+        let outcome = ask(&services, &Cancel::new(), &mut recorder);
+        assert_eq!((outcome.message.text().as_str(), outcome.message.stop_reason), ("hihi", StopReason::Stop));
+        assert_eq!(recorder.events(), ["start", "text0", "text0+hi", "text0+hi"]);
+    }
+    assert_eq!(server.connections(), 1);
+    assert!(server.requests()[0].head.contains("x-api-key: sk-secret\r\n"));
+}
+
+#[test]
+fn drains_come_exactly_when_a_read_may_wait() {
+    let (go, gate) = mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let server = TestServer::new(move |_, connection| {
+        connection.request();
+        connection.stream_head();
+        let wait = || gate.lock().expect("no panic").recv_timeout(Duration::from_secs(10)).expect("it was drained");
+        for part in [OPENING.to_string(), format!("{DELTA}{DELTA}"), format!("{}{ENDING}", DELTA)] {
+            wait();
+            connection.chunk(&part);
+        }
+    });
+    struct Gate(mpsc::Sender<()>, Vec<&'static str>);
+    impl Sink for Gate {
+        fn event(&mut self, event: StreamEvent<'_>) {
+            if let StreamEvent::TextDelta { .. } = event {
+                self.1.push("+");
+            }
+        }
+        fn drained(&mut self) {
+            self.1.push("|");
+            let _ = self.0.send(());
+        }
+    }
+    let (services, _dir) = services_at(&server, "anthropic-messages");
+    let mut sink = Gate(go, Vec::new());
+    let outcome = ask(&services, &Cancel::new(), &mut sink);
+    assert_eq!(outcome.message.stop_reason, StopReason::Stop);
+    assert_eq!(sink.1.concat(), "||++|+", "after the head, and after each part but the last");
+}
+
+#[test]
+fn the_last_event_is_the_end_whatever_the_server_does() {
+    let server = TestServer::new(|_, connection| {
+        connection.request();
+        connection.stream_head();
+        connection.chunk(&format!("{OPENING}{DELTA}{ENDING}"));
+        connection.wait_closed();
+    });
+    let (services, _dir) = services_at(&server, "anthropic-messages");
+    let begun = Instant::now();
+    assert_eq!(ask(&services, &Cancel::new(), &mut Recorder::default()).message.stop_reason, StopReason::Stop);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn refusals_tell_status_body_and_wait_but_no_key() {
+    let server = TestServer::new(|_, connection| {
+        connection.request();
+        connection.respond(
+            "429 Too Many Requests",
+            "retry-after: 3\r\n",
+            &format!("slow down, sk-secret{}", "x".repeat(5000)),
+        );
+        connection.wait_closed();
+    });
+    let (services, _dir) = services_at(&server, "anthropic-messages");
+    let mut recorder = Recorder::default();
+    let outcome = ask(&services, &Cancel::new(), &mut recorder);
+    let text = outcome.message.error_message.expect("an error");
+    assert!(text.starts_with("429: slow down, [key]xxx") && text.len() <= 4010, "{text}");
+    let failure = outcome.failure.expect("facts");
+    assert_eq!((failure.status, failure.retry_after), (Some(429), Some(Duration::from_secs(3))));
+    assert!(recorder.0.is_empty());
+}
+
+#[test]
+fn a_cut_stream_keeps_its_text() {
+    let server = TestServer::new(|_, connection| {
+        connection.request();
+        connection.stream_head();
+        connection.chunk(&format!("{OPENING}{DELTA}"));
+    });
+    let (services, _dir) = services_at(&server, "anthropic-messages");
+    let outcome = ask(&services, &Cancel::new(), &mut Recorder::default());
+    assert_eq!((outcome.message.text().as_str(), outcome.message.stop_reason), ("hi", StopReason::Error));
+    let text = outcome.message.error_message.expect("an error");
+    assert!(text.starts_with("Connection lost"), "{text}");
+}
+
+#[test]
+fn an_aborted_answer_keeps_its_text() {
+    /// Cancels at the first delta.
+    struct Canceller(Cancel);
+    impl Sink for Canceller {
+        fn event(&mut self, event: StreamEvent<'_>) {
+            if let StreamEvent::TextDelta { .. } = event {
+                self.0.cancel();
+            }
+        }
+        fn drained(&mut self) {}
+    }
+    for chunked in [true, false] {
+        let server = TestServer::new(move |_, connection| {
+            connection.request();
+            if chunked {
+                connection.stream_head();
+                connection.chunk(&format!("{OPENING}{DELTA}"));
+            } else {
+                // The end of such a body is the end of the connection, which is what cancelling looks like too.
+                connection.write(&format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{OPENING}{DELTA}"));
+            }
+            connection.wait_closed();
+        });
+        let (services, _dir) = services_at(&server, "anthropic-messages");
+        let cancel = Cancel::new();
+        let outcome = ask(&services, &cancel, &mut Canceller(cancel.clone()));
+        assert_eq!((outcome.message.text().as_str(), outcome.message.stop_reason), ("hi", StopReason::Aborted));
+        assert_eq!(outcome.message.error_message.as_deref(), Some("Request was aborted"));
+    }
+}
+
+#[test]
+fn a_cancelled_request_is_not_sent() {
+    let server = TestServer::events("");
+    let (services, _dir) = services_at(&server, "anthropic-messages");
+    let cancel = Cancel::new();
+    cancel.cancel();
+    assert_eq!(ask(&services, &cancel, &mut Recorder::default()).message.stop_reason, StopReason::Aborted);
+    assert_eq!(server.connections(), 0);
+}
+
+#[test]
+fn an_unreachable_server_is_a_connection_error() {
+    let models =
+        json!({"providers":{"test":{"baseUrl":"http://127.0.0.1:1","api":"anthropic-messages","models":[{"id":"m"}]}}});
+    let (services, _dir) = services(&[("models.json", models)], no_environment);
+    let outcome = ask(&services, &Cancel::new(), &mut Recorder::default());
+    let text = outcome.message.error_message.expect("an error");
+    assert!(text.starts_with("Connection error: ") && text.contains("refused"), "{text}");
+}
+
+#[test]
+fn defaults() {
+    fn groq(name: &str) -> Option<String> {
+        (name == "GROQ_API_KEY").then(|| "k".to_string())
+    }
+    let set = |provider: &str, model: &str| json!({"defaultProvider":provider,"defaultModel":model,"defaultThinkingLevel":"low"});
+    let auth = |provider: &str| json!({provider:{"type":"api_key","key":"k"}});
+    let local = json!({"providers":{"local":{"baseUrl":"http://h","api":"openai-completions","apiKey":"k","models":[{"id":"m"}]}}});
+    type Case = (Vec<(&'static str, Value)>, fn(&str) -> Option<String>, Option<&'static str>);
+    let cases: Vec<Case> = vec![
+        (vec![], no_environment, None),
+        (vec![], groq, Some("groq/openai/gpt-oss-120b")),
+        (vec![("auth.json", auth("deepseek"))], groq, Some("deepseek/deepseek-v4-pro")),
+        (vec![("settings.json", set("groq", "llama-3.1-8b-instant"))], groq, Some("groq/llama-3.1-8b-instant")),
+        (vec![("settings.json", set("xai", "grok-4.7"))], groq, Some("groq/openai/gpt-oss-120b")),
+        (vec![("settings.json", set("offline", "demo"))], no_environment, None),
+        (vec![("models.json", local)], no_environment, Some("local/m")),
+    ];
+    for (files, environment, expected) in cases {
+        let (services, _dir) = services(&files, environment);
+        let model = services.default_model();
+        assert_eq!(model.as_ref().map(|m| m.spec()).as_deref(), expected, "{files:?}");
+    }
+    let (services, _dir) = services(&[("settings.json", set("a", "b"))], no_environment);
+    assert_eq!(services.default_thinking(&offline::model()), ThinkingLevel::Low);
+    assert_eq!(services.check_credentials(&offline::model()), Ok(()));
+}
+
+#[test]
+fn a_broken_models_json_is_told_and_spares_the_catalog() {
+    let (services, dir) = services(&[], no_environment);
+    std::fs::write(dir.path().join("models.json"), "{\"providers\":{").expect("it writes");
+    assert!(services.resolve("anthropic/claude-opus-5-5").is_ok());
+    let error = services.resolve("local/m").expect_err("unknown").to_string();
+    assert!(error.contains("local/m") && error.contains("models.json: EOF"), "{error}");
+    std::fs::write(
+        dir.path().join("models.json"),
+        r#"{"providers":{"local":{"baseUrl":"http://h","api":"openai-completions","models":[{"id":"m"}]}}}"#,
+    )
+    .expect("it writes");
+    assert!(services.resolve("local/m").is_ok(), "a running daemon sees the edit");
+}

@@ -1,0 +1,141 @@
+//! What a request costs, and how long its answer may be.
+
+use super::{Model, Request};
+use crate::transcript::{Block, Content, Cost, Message, StopReason, Usage};
+
+/// Every estimate of a prompt's tokens may be too low by so many at least.
+const MIN_MARGIN: u64 = 4096;
+/// Below so many tokens for the answer, the margin is given up first.
+const MIN_ROOM: u64 = 32_768;
+/// What an image counts for, in characters.
+const IMAGE_CHARS: u64 = 4800;
+
+/// Fills in the total and the cost of `usage`, by the model's rates.
+pub fn price(model: &Model, usage: &mut Usage) {
+    let rates = &model.rates;
+    let dollars = |tokens: u64, rate: f64| tokens as f64 * rate / 1e6;
+    let hour = usage.cache_write_1h.unwrap_or(0).min(usage.cache_write);
+    let mut cost = Cost {
+        input: dollars(usage.input, rates.input),
+        output: dollars(usage.output, rates.output),
+        cache_read: dollars(usage.cache_read, rates.cache_read),
+        // What is cached for an hour costs twice the input rate.
+        cache_write: dollars(usage.cache_write - hour, rates.cache_write) + dollars(hour, 2.0 * rates.input),
+        ..Cost::default()
+    };
+    cost.total = cost.input + cost.output + cost.cache_read + cost.cache_write;
+    usage.cost = cost;
+    if usage.total_tokens == 0 {
+        usage.total_tokens = usage.input + usage.output + usage.cache_read + usage.cache_write;
+    }
+}
+
+/// The limit for the answer, in tokens: the model's own, or what the context window has room for.
+pub fn max_tokens(request: &Request<'_>) -> u64 {
+    let (window, limit) = (request.model.context_window, request.model.max_tokens);
+    let estimate = estimate(request);
+    let margin = MIN_MARGIN.max(estimate * 15 / 100);
+    let mut room = window.saturating_sub(estimate + margin);
+    if room < MIN_ROOM {
+        room = MIN_ROOM.min(window.saturating_sub(estimate + MIN_MARGIN));
+    }
+    limit.min(room).max(1)
+}
+
+/// Tokens of the prompt: what the provider counted last, and 3.5 characters per token for what came after that.
+fn estimate(request: &Request<'_>) -> u64 {
+    let counted = request.messages.iter().enumerate().rev().find_map(|(at, message)| match &**message {
+        Message::Assistant(m) if !matches!(m.stop_reason, StopReason::Error | StopReason::Aborted) => {
+            (m.usage.total_tokens > 0).then_some((at + 1, m.usage.total_tokens))
+        }
+        _ => None,
+    });
+    let (from, tokens) = counted.unwrap_or((0, 0));
+    let mut chars: u64 = request.messages[from..].iter().map(|m| message_chars(m)).sum();
+    if from == 0 {
+        chars += request.system.len() as u64;
+        chars +=
+            request.tools.iter().map(|t| (t.description.len() + t.parameters.to_string().len()) as u64).sum::<u64>();
+    }
+    tokens + chars * 2 / 7
+}
+
+/// A message's length in bytes of text, which is what its characters are counted by here: near enough, and cheap.
+pub fn message_chars(message: &Message) -> u64 {
+    let blocks = match message {
+        Message::User(m) => match &m.content {
+            Content::Text(text) => return text.len() as u64,
+            Content::Blocks(blocks) => blocks,
+        },
+        Message::Assistant(m) => &m.content,
+        Message::ToolResult(m) => &m.content,
+    };
+    let chars = |block: &Block| match block {
+        Block::Text { text, .. } => text.len() as u64,
+        Block::Thinking { thinking, .. } => thinking.len() as u64,
+        Block::ToolCall { name, arguments, .. } => {
+            (name.len() + serde_json::to_string(arguments).map_or(0, |json| json.len())) as u64
+        }
+        Block::Image { .. } => IMAGE_CHARS,
+    };
+    blocks.iter().map(chars).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::test_support::test_model;
+    use crate::model::{Rates, ThinkingLevel};
+    use std::sync::Arc;
+
+    #[test]
+    fn costs_are_by_the_rates() {
+        let model =
+            Model { rates: Rates { input: 3.0, output: 15.0, cache_read: 0.3, cache_write: 3.75 }, ..test_model() };
+        let mut usage = Usage {
+            input: 1000,
+            output: 2000,
+            cache_read: 10_000,
+            cache_write: 4000,
+            cache_write_1h: Some(1000),
+            ..Usage::default()
+        };
+        price(&model, &mut usage);
+        let cost = usage.cost;
+        for (is, expected) in [
+            (cost.input, 0.003),
+            (cost.output, 0.03),
+            (cost.cache_read, 0.003),
+            (cost.cache_write, 0.01125 + 0.006),
+            (cost.total, 0.05325),
+        ] {
+            assert!((is - expected).abs() < 1e-12, "{cost:?}");
+        }
+        assert_eq!(usage.total_tokens, 17_000);
+    }
+
+    #[test]
+    fn the_answer_s_limit_fits_into_the_window() {
+        for (window, limit, prompt_tokens, expected) in [
+            (200_000, 64_000, 10, 64_000),
+            (200_000, 64_000, 140_000, 200_000 - 140_000 - 21_000),
+            (200_000, 64_000, 199_000, 1),
+            (100_000, 90_000, 40_000, 100_000 - 40_000 - 6000),
+            (8192, 4096, 6000, 1),
+            (16_384, 16_384, 2000, 16_384 - 2000 - 4096),
+        ] {
+            let model = Model { context_window: window, max_tokens: limit, ..test_model() };
+            let text = "x".repeat(prompt_tokens * 7 / 2);
+            let messages = [Arc::new(Message::user(text))];
+            let request = Request {
+                model: &model,
+                system: "",
+                messages: &messages,
+                tools: &[],
+                thinking: ThinkingLevel::Off,
+                session_id: "s",
+            };
+            assert_eq!(max_tokens(&request), expected, "{window} {limit} {prompt_tokens}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What a connection is told at its start, and what it reports while it lives.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::ServerAddress;
+
+/// How to reach and convince a server. It has no `Debug`, because it holds secrets.
+#[derive(Clone)]
+pub struct Options {
+    /// Tried in turn; servers of the cluster that these tell us about are tried as well.
+    pub servers: Vec<ServerAddress>,
+    /// Shown by the server's monitoring.
+    pub name: String,
+    pub auth: Auth,
+    pub tls: Tls,
+    /// What the reply subjects made by [`super::Connection::new_inbox`] begin with. Users who may subscribe only to inboxes
+    /// of their own need another one than the usual `_INBOX`.
+    pub inbox_prefix: String,
+    /// For one attempt from the TCP connection to the server's first PONG.
+    pub connect_timeout: Duration,
+    /// The server is asked for a sign of life this often, whatever else is sent; when two remain unanswered the connection
+    /// is given up.
+    pub ping_interval: Duration,
+    /// How much output may wait, in bytes, while the server does not read or is away.
+    pub max_pending: usize,
+}
+
+impl Options {
+    /// The usual settings for `servers`: no credentials, TLS only if an address or the server demands it.
+    pub fn new(servers: Vec<ServerAddress>) -> Options {
+        Options {
+            servers,
+            name: String::new(),
+            auth: Auth::None,
+            tls: Tls::default(),
+            inbox_prefix: "_INBOX".into(),
+            connect_timeout: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(20),
+            max_pending: 8 << 20,
+        }
+    }
+}
+
+/// Who we are to the server. It has no `Debug`, because it holds secrets. Files are read at each connection, so that
+/// credentials can be replaced while the daemon runs.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Auth {
+    None,
+    UserPassword {
+        user: String,
+        password: String,
+    },
+    Token(String),
+    /// A credentials file: JWT and seed in their `-----BEGIN` blocks.
+    CredsFile(PathBuf),
+    /// A file with a user's seed (`SU...`).
+    NkeyFile(PathBuf),
+    /// Without a seed only a server that does not ask for a signature accepts the JWT.
+    Jwt {
+        jwt: String,
+        seed: Option<String>,
+    },
+}
+
+/// TLS settings. TLS is used when they, the server's address or the server ask for it; a certificate or a CA given here
+/// counts as asking.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    pub required: bool,
+    /// The handshake comes before the server's INFO (`handshake_first` of the server).
+    pub first: bool,
+    /// PEM file of the authorities to trust instead of the usual ones.
+    pub ca: Option<PathBuf>,
+    /// PEM files of our own certificate and its key.
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+impl Tls {
+    pub(super) fn is_required(&self) -> bool {
+        self.required || self.first || self.ca.is_some() || self.cert.is_some()
+    }
+}
+
+/// What happens to a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectionEvent {
+    Connected {
+        server: String,
+        generation: u64,
+    },
+    /// A connection that stood has ended; the next attempt is under way.
+    Disconnected {
+        reason: String,
+    },
+    /// An attempt failed; the next one follows.
+    ConnectFailed {
+        server: String,
+        error: String,
+    },
+    /// The server said `-ERR`. When it means the end of the connection, [`ConnectionEvent::Disconnected`] follows.
+    ServerError(String),
+    /// Messages were dropped because a subscriber's channel was full: so many since the last such event.
+    SlowConsumer {
+        subject: String,
+        dropped: u64,
+    },
+    /// The server is about to stop.
+    LameDuck,
+    Closed,
+}

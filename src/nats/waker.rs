@@ -1,0 +1,94 @@
+//! Waking a thread that waits in poll(2), and waiting there.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+
+use super::transport::Transport;
+
+/// Wakes one thread out of [`wait`]. A wake-up that is not yet noticed is not repeated: that would be a system call per
+/// message.
+pub(super) struct Waker {
+    event: OwnedFd,
+    pending: AtomicBool,
+}
+
+impl Waker {
+    pub(super) fn new() -> io::Result<Waker> {
+        let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Waker { event, pending: AtomicBool::new(false) })
+    }
+
+    /// Makes the current or the next [`wait`] of the other thread return. Never blocks.
+    pub(super) fn wake(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel) {
+            // It fails only when the counter is full, and then the wake-up is due anyway.
+            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// What became of a [`wait`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ready {
+    pub(super) woken: bool,
+    /// Reading or writing will not block; an error or the end of the stream counts.
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+}
+
+/// What to wait for on a socket.
+#[derive(Clone, Copy)]
+pub(super) struct Interest<'a> {
+    socket: BorrowedFd<'a>,
+    flags: PollFlags,
+}
+
+impl<'a> Interest<'a> {
+    /// That something can be read, and that what TLS has encrypted can be sent.
+    pub(super) fn read(transport: &'a Transport) -> Interest<'a> {
+        let flags = if transport.wants_write() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        Interest { socket: transport.socket(), flags }
+    }
+
+    /// That something can be written, whatever there is to read.
+    pub(super) fn write(socket: BorrowedFd<'a>) -> Interest<'a> {
+        Interest { socket, flags: PollFlags::OUT }
+    }
+
+    /// The same, and that something can be written.
+    pub(super) fn or_write(self) -> Interest<'a> {
+        Interest { flags: self.flags | PollFlags::OUT, ..self }
+    }
+}
+
+/// Waits until `waker` is woken, the socket is ready or the time is over. A wake-up is taken back before this returns, so
+/// what was changed before it has to be looked at afterwards.
+pub(super) fn wait(waker: &Waker, interest: Option<Interest<'_>>, timeout: Duration) -> io::Result<Ready> {
+    // Without a socket the second place is not looked at.
+    let (socket, flags) =
+        interest.map_or((waker.event.as_fd(), PollFlags::empty()), |interest| (interest.socket, interest.flags));
+    let mut fds = [PollFd::new(&waker.event, PollFlags::IN), PollFd::from_borrowed_fd(socket, flags)];
+    let count = if interest.is_some() { 2 } else { 1 };
+    let timeout = Timespec::try_from(timeout).map_err(|_| io::ErrorKind::InvalidInput)?;
+    match rustix::event::poll(&mut fds[..count], Some(&timeout)) {
+        Ok(_) => {}
+        Err(rustix::io::Errno::INTR) => return Ok(Ready::default()),
+        Err(error) => return Err(error.into()),
+    }
+    let woken = !fds[0].revents().is_empty();
+    if woken {
+        let _ = rustix::io::read(&waker.event, &mut [0u8; 8]);
+        waker.pending.swap(false, Ordering::AcqRel);
+    }
+    let happened = if count == 2 { fds[1].revents() } else { PollFlags::empty() };
+    let broken = happened.intersects(PollFlags::ERR | PollFlags::HUP);
+    Ok(Ready {
+        woken,
+        readable: broken || happened.contains(PollFlags::IN),
+        writable: broken || happened.contains(PollFlags::OUT),
+    })
+}

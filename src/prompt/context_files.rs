@@ -1,0 +1,185 @@
+//! The instruction files of the user and of the project, from the general to the particular.
+
+use super::xml_escaped;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// The names under which instructions are found; the first one that a folder has is taken.
+const NAMES: [&str; 5] = ["AGENTS.override.md", "AGENTS.md", "AGENTS.MD", "CLAUDE.md", "CLAUDE.MD"];
+/// Most bytes of one file (256 KiB); what is larger was hardly written as instructions, and fills the model's context.
+const MAX_FILE: usize = 256 * 1024;
+
+/// The text of the section on instruction files: that of `agent_dir`, then those from the root of the file system down
+/// to `cwd`. `None` = there is none.
+pub fn section(agent_dir: &Path, cwd: &Path) -> Option<String> {
+    let mut dirs: Vec<&Path> = cwd.ancestors().collect();
+    dirs.push(agent_dir);
+    dirs.reverse();
+    let skipped = shadowed_repository(cwd);
+    let mut seen: Vec<PathBuf> = Vec::new();
+    let mut blocks = Vec::new();
+    for path in dirs.into_iter().filter(|dir| skipped.as_deref() != Some(*dir)).filter_map(instructions_in) {
+        let Ok(real) = path.canonicalize() else { continue };
+        if seen.contains(&real) {
+            continue;
+        }
+        seen.push(real);
+        match read(&path) {
+            Ok(text) => {
+                let shown = path.to_string_lossy();
+                let end = text.trim_end_matches('\n');
+                blocks.push(format!(
+                    "<project_instructions path=\"{}\">\n{end}\n</project_instructions>",
+                    xml_escaped(&shown)
+                ));
+            }
+            Err(error) => log::warn!("instructions in {} are left out: {error}", path.display()),
+        }
+    }
+    if blocks.is_empty() {
+        return None;
+    }
+    Some(format!("Instructions that come with this machine and project:\n\n{}", blocks.join("\n\n")))
+}
+
+fn instructions_in(dir: &Path) -> Option<PathBuf> {
+    NAMES.iter().map(|name| dir.join(name)).find(|path| path.is_file())
+}
+
+/// The root of the main repository around a linked worktree that lies inside it and has instructions of its own: those
+/// of the main repository are for the same project, and most often the same.
+fn shadowed_repository(cwd: &Path) -> Option<PathBuf> {
+    let worktree = cwd.ancestors().find(|dir| dir.join(".git").exists())?;
+    let link = worktree.join(".git");
+    if !link.is_file() {
+        return None;
+    }
+    let text = read(&link).ok()?;
+    let git_dir = worktree.join(text.strip_prefix("gitdir:")?.trim());
+    let worktrees = git_dir.parent().filter(|dir| dir.ends_with(".git/worktrees"))?;
+    let main = worktrees.parent()?.parent()?;
+    let nested = worktree != main && worktree.starts_with(main);
+    (nested && instructions_in(worktree).is_some()).then(|| main.to_owned())
+}
+
+/// A text file without its byte order mark; what is not UTF-8 is replaced, what is too much is cut.
+fn read(path: &Path) -> io::Result<String> {
+    // Between the check that it is a regular file and here it could have become a pipe, which must not be waited for.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
+    let cut = bytes.len() > MAX_FILE;
+    bytes.truncate(MAX_FILE);
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    if !cut {
+        return Ok(text.to_owned());
+    }
+    let whole = text.trim_end_matches('\u{fffd}');
+    Ok(format!("{whole}\n[The file goes on, but only its first {} KiB are read.]", MAX_FILE / 1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        fn new(files: &[(&str, &str)]) -> Tree {
+            let tree = Tree(tempfile::tempdir().expect("a directory"));
+            for (name, content) in files {
+                tree.write(name, content.as_bytes());
+            }
+            tree
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn write(&self, name: &str, content: &[u8]) {
+            let path = self.path(name);
+            std::fs::create_dir_all(path.parent().expect("it has a parent")).expect("it is created");
+            std::fs::write(path, content).expect("it is written");
+        }
+
+        /// The contents of the files that were taken, in order.
+        fn taken(&self, cwd: &str) -> Vec<String> {
+            let text = section(&self.path("agent"), &self.path(cwd)).unwrap_or_default();
+            text.split("<project_instructions path=\"")
+                .skip(1)
+                .filter_map(|block| {
+                    Some(block.split_once("\">\n")?.1.split_once("\n</project_instructions>")?.0.to_owned())
+                })
+                .collect()
+        }
+    }
+
+    #[test]
+    fn files_come_from_the_general_to_the_particular() {
+        let tree = Tree::new(&[
+            ("p/q/AGENTS.md", "inner"),
+            ("p/CLAUDE.md", "outer"),
+            ("agent/AGENTS.md", "user"),
+            ("p/q/below/AGENTS.md", "not above the working directory"),
+        ]);
+        assert_eq!(tree.taken("p/q"), ["user", "outer", "inner"]);
+        let text = section(&tree.path("agent"), &tree.path("p/q")).expect("there are some");
+        let path = format!("<project_instructions path=\"{}\">\nouter\n", tree.path("p/CLAUDE.md").display());
+        assert!(text.contains(&path), "{text}");
+        assert_eq!(section(Path::new("/nonexistent"), Path::new("/nonexistent/x")), None);
+    }
+
+    #[test]
+    fn one_file_per_folder_and_each_only_once() {
+        let tree = Tree::new(&[
+            ("a/AGENTS.override.md", "override"),
+            ("a/AGENTS.md", "plain"),
+            ("a/b/AGENTS.md", "agents"),
+            ("a/b/CLAUDE.md", "claude"),
+        ]);
+        std::fs::create_dir_all(tree.path("a/b/c/AGENTS.md")).expect("a folder of that name");
+        symlink(tree.path("a/b/AGENTS.md"), tree.path("a/b/c/CLAUDE.md")).expect("a link");
+        symlink("missing", tree.path("a/b/c/AGENTS.MD")).expect("a link");
+        assert_eq!(tree.taken("a/b/c"), ["override", "agents"]);
+        symlink(tree.path("a"), tree.path("agent")).expect("a link");
+        assert_eq!(tree.taken("a/b"), ["override", "agents"], "the same file by another path");
+    }
+
+    #[test]
+    fn odd_files_do_no_harm() {
+        let tree = Tree::new(&[("w/AGENTS.md", "\u{feff}with mark\n\n")]);
+        assert_eq!(tree.taken("w"), ["with mark"]);
+        tree.write("w/AGENTS.md", b"caf\xe9");
+        assert_eq!(tree.taken("w"), ["caf\u{fffd}"]);
+        tree.write("w/AGENTS.md", "€".repeat(MAX_FILE).as_bytes());
+        let text = tree.taken("w").pop().expect("it is taken");
+        assert!(
+            text.ends_with("€\n[The file goes on, but only its first 256 KiB are read.]"),
+            "{}",
+            &text[text.len() - 80..]
+        );
+        assert!(text.len() < MAX_FILE + 100);
+        let _ = std::fs::remove_file(tree.path("w/AGENTS.md"));
+        rustix::fs::mkfifoat(rustix::fs::CWD, tree.path("w/AGENTS.md"), rustix::fs::Mode::from_raw_mode(0o600))
+            .expect("a FIFO");
+        assert!(tree.taken("w").is_empty());
+    }
+
+    #[test]
+    fn a_nested_worktree_shadows_its_repository() {
+        let tree = Tree::new(&[("main/AGENTS.md", "main"), ("main/wt/AGENTS.md", "worktree"), ("main/wt/d/x", "")]);
+        std::fs::create_dir_all(tree.path("main/.git/worktrees/wt")).expect("a folder");
+        assert_eq!(tree.taken("main/wt/d"), ["main", "worktree"]);
+        tree.write("main/wt/.git", format!("gitdir: {}\n", tree.path("main/.git/worktrees/wt").display()).as_bytes());
+        assert_eq!(tree.taken("main/wt/d"), ["worktree"]);
+        assert_eq!(tree.taken("main"), ["main"]);
+        let _ = std::fs::remove_file(tree.path("main/wt/AGENTS.md"));
+        assert_eq!(tree.taken("main/wt/d"), ["main"], "a worktree without instructions has those of its repository");
+    }
+}

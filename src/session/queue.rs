@@ -1,0 +1,43 @@
+//! Prompts that wait for the one before them, in arrival order.
+
+use super::Prompt;
+use std::collections::VecDeque;
+
+pub struct Queue {
+    prompts: VecDeque<Prompt>,
+    limit: usize,
+}
+
+impl Queue {
+    pub fn new(limit: usize) -> Queue {
+        Queue { prompts: VecDeque::new(), limit }
+    }
+
+    pub fn len(&self) -> usize {
+        self.prompts.len()
+    }
+
+    /// Adds a prompt at the end.
+    ///
+    /// # Errors
+    /// The prompt, if the queue is full.
+    pub fn push(&mut self, prompt: Prompt) -> Result<(), Box<Prompt>> {
+        if self.prompts.len() >= self.limit {
+            return Err(Box::new(prompt));
+        }
+        self.prompts.push_back(prompt);
+        Ok(())
+    }
+
+    pub fn pop(&mut self) -> Option<Prompt> {
+        self.prompts.pop_front()
+    }
+
+    pub fn take_all(&mut self) -> Vec<Prompt> {
+        std::mem::take(&mut self.prompts).into()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Prompt> {
+        self.prompts.iter()
+    }
+}

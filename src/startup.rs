@@ -1,0 +1,72 @@
+//! What the process sets up before it serves: the log, limits, signals.
+
+use crate::config::Config;
+use crate::{daemon, sys, threads};
+use crossbeam_channel::bounded;
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_child_subreaper, set_dumpable_behavior, setrlimit,
+};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io::Write;
+
+/// Sets the process up and serves until a signal ends it.
+///
+/// # Errors
+/// A text that says what could not be set up.
+pub fn run(config: Config) -> Result<(), String> {
+    start_log(&config.log);
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
+    sys::tune_allocator();
+    sys::forbid_foreign_name_services();
+    raise_file_limit();
+    // Programs that a tool left behind become our children, so that they can be found and ended.
+    if let Err(e) = set_child_subreaper(Some(rustix::process::getpid())) {
+        log::warn!("cannot adopt orphans of tools: {e}");
+    }
+    // Keys are in this process's memory: no core file, and no look at it for others of the same user.
+    if let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        log::warn!("cannot protect this process's memory: {e}");
+    }
+    let (sender, receiver) = bounded(8);
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| format!("cannot handle signals: {e}"))?;
+    let handle = signals.handle();
+    let thread = threads::spawn("signals", threads::SMALL_STACK, move || {
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                log::info!("SIGHUP: auth.json, models.json and settings.json are read anew at their next use anyway");
+            } else {
+                log::info!("received {}", if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
+                // More signals than the main thread can take say nothing new.
+                let _ = sender.try_send(signal);
+            }
+        }
+    })
+    .map_err(|e| format!("cannot handle signals: {e}"))?;
+    let result = daemon::serve(config, receiver);
+    handle.close();
+    drop(thread);
+    result
+}
+
+fn start_log(level: &str) {
+    let mut builder = env_logger::Builder::new();
+    builder.filter_module("nats_pi_bridge", level.parse().unwrap_or(log::LevelFilter::Info));
+    builder.format(|out, record| match record.level() {
+        log::Level::Error => writeln!(out, "pi-exec: error: {}", record.args()),
+        log::Level::Warn => writeln!(out, "pi-exec: warning: {}", record.args()),
+        log::Level::Info => writeln!(out, "pi-exec: {}", record.args()),
+        log::Level::Debug | log::Level::Trace => writeln!(out, "pi-exec: debug: {}", record.args()),
+    });
+    builder.init();
+}
+
+/// A thousand sessions with a tool each need more than the usual 1024 files.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        log::warn!("cannot raise the limit of open files: {e}");
+    }
+}

@@ -1,0 +1,187 @@
+//! Child processes with everything they start: each in its own process group, found again when they scatter, and
+//! never left behind as zombies.
+//!
+//! What a program starts is found by three marks: its process group, its parents, and a variable that every call adds to
+//! its environment. The variable is what finds those that left the group with `setsid` and lost their parents.
+//!
+//! When the daemon adopts orphans ([`adopt_orphans`]), it also has to take note of their end. [`reap_orphans`] does so
+//! for every ended child that is neither a running [`Group`] nor in the daemon's own process group. Whoever starts
+//! children otherwise must therefore leave them in the daemon's group, which is what `std::process::Command` does.
+
+use super::processes::{self, Process};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpgrp, getpid, kill_process, kill_process_group, pidfd_open,
+    pidfd_send_signal, set_child_subreaper, waitid,
+};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Marks what belongs to one call.
+const CALL_VARIABLE: &str = "NATS_PI_BRIDGE_CALL";
+/// For processes to be gone after SIGKILL; one that sits in the kernel for longer is left to [`reap_orphans`].
+const KILL_TIME: Duration = Duration::from_secs(1);
+/// Between two looks at dying processes.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// The shells of running groups, whose ends belong to their owners. A number may be in it twice for a moment, when it is
+/// given out again before its former owner has taken it out.
+static RUNNING: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+/// Held shared while a child is started and noted in [`RUNNING`], so that the reaper never sees one that is not noted.
+static STARTING: RwLock<()> = RwLock::new(());
+
+fn running() -> MutexGuard<'static, Vec<i32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes this process the parent of what its children leave behind, so that it can be found and reaped.
+///
+/// # Errors
+/// What the system says; Linux has it since 3.4.
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(set_child_subreaper(Some(getpid()))?)
+}
+
+/// Takes note of the ends of adopted orphans. Costs one system call when no child has ended.
+pub fn reap_orphans() {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    if !matches!(waitid(WaitId::All, look), Ok(Some(_))) {
+        return;
+    }
+    // While a child is being started, the next look will do.
+    let Ok(_nothing_starts) = STARTING.try_write() else { return };
+    let (own, own_group) = (getpid().as_raw_pid(), getpgrp().as_raw_pid());
+    let running = running().clone();
+    for process in processes::all() {
+        let adopted = process.parent == own && process.group != own_group && !running.contains(&process.pid);
+        if process.zombie && adopted {
+            reap(&process);
+        }
+    }
+}
+
+fn reap(process: &Process) {
+    if let Some(pid) = Pid::from_raw(process.pid) {
+        // It may be another process's child, which then is told here as an error.
+        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+}
+
+/// Kills every process that was started with this variable, and what descends from it. For what a session leaves behind.
+pub fn kill_marked(name: &str, value: &str) {
+    kill_all(|process| processes::has_variable(process, name, value));
+}
+
+/// Kills what `is_member` names, with all descendants, until nothing of it is left or [`KILL_TIME`] has passed. Looks
+/// more than once, as processes may be starting others meanwhile.
+fn kill_all(is_member: impl Fn(&Process) -> bool) {
+    let end = Instant::now() + KILL_TIME;
+    let (own, running) = (getpid().as_raw_pid(), running().clone());
+    loop {
+        let members =
+            processes::with_descendants(&processes::all(), |process| process.pid != own && is_member(process));
+        let mut living = false;
+        for process in members.iter().filter(|process| process.pid != own) {
+            if !process.zombie {
+                living = true;
+                kill(process);
+            } else if process.parent == own && !running.contains(&process.pid) {
+                reap(process);
+            }
+        }
+        if !living || Instant::now() >= end {
+            return;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Kills this very process, not another one that has got its number since.
+fn kill(process: &Process) {
+    let Some(pid) = Pid::from_raw(process.pid) else { return };
+    let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else {
+        // Before Linux 5.3 there is only the number.
+        let _ = kill_process(pid, Signal::KILL);
+        return;
+    };
+    if processes::find(process.pid).is_some_and(|found| found.start == process.start) {
+        let _ = pidfd_send_signal(handle, Signal::KILL);
+    }
+}
+
+/// A child process that leads its own process group. Its number stays its own until this is dropped, since its end is
+/// only then noted for good. Dropping kills what still runs of the child itself and its group.
+pub struct Group {
+    child: Child,
+    pid: Pid,
+    /// Becomes readable when the child has ended; `None` where the system has no such thing.
+    handle: Option<OwnedFd>,
+    mark: String,
+}
+
+impl Group {
+    /// Starts the child.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn spawn(command: &mut Command) -> io::Result<Group> {
+        let mark = format!("{:016x}", fastrand::u64(..));
+        command.env(CALL_VARIABLE, &mark).process_group(0);
+        let started = STARTING.read().unwrap_or_else(PoisonError::into_inner);
+        let child = command.spawn()?;
+        let pid = Pid::from_child(&child);
+        running().push(pid.as_raw_pid());
+        drop(started);
+        Ok(Group { child, pid, handle: pidfd_open(pid, PidfdFlags::empty()).ok(), mark })
+    }
+
+    /// What becomes readable when the child has ended, if the system has such a thing.
+    pub fn handle(&self) -> Option<BorrowedFd<'_>> {
+        self.handle.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The child's exit code, 128 + number if a signal ended it; `None` = it runs. Asking again gives the same answer.
+    pub fn exit_code(&self) -> Option<i32> {
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(self.pid), look).ok().flatten()?;
+        status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+    }
+
+    /// Kills the child and everything that it started, including what left its process group.
+    pub fn kill_all(&mut self) {
+        let group = self.pid.as_raw_pid();
+        // Looked up before the first of them dies, while all of them still have their parents.
+        let members = processes::with_descendants(&processes::all(), |process| process.group == group);
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        members.iter().for_each(kill);
+        kill_all(|process| {
+            process.group == group
+                || members.iter().any(|member| (member.pid, member.start) == (process.pid, process.start))
+                || processes::has_variable(process, CALL_VARIABLE, &self.mark)
+        });
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if self.exit_code().is_none() {
+            let _ = kill_process_group(self.pid, Signal::KILL);
+            let end = Instant::now() + KILL_TIME;
+            while self.exit_code().is_none() && Instant::now() < end {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+        }
+        // Without waiting: what could not be killed in time is reaped once it has ended.
+        let _ = self.child.try_wait();
+        let mut running = running();
+        if let Some(at) = running.iter().position(|pid| *pid == self.pid.as_raw_pid()) {
+            running.swap_remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

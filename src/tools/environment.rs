@@ -1,0 +1,64 @@
+//! What child processes may see of the daemon's environment.
+
+/// Variables that programs need to behave as their user expects; none of them is a secret.
+const ALLOWED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TERM", "TZ", "TMPDIR"];
+
+/// The environment of a child process: of `inherit` only what is known to be harmless (locale included) or named in
+/// `extra_names`, then `added`, which wins. It is a list of what may pass, not of what may not, because a secret that
+/// nobody thought of must stay behind too.
+pub fn child_environment(
+    inherit: &[(String, String)],
+    extra_names: &[String],
+    added: &[(String, String)],
+) -> Vec<(String, String)> {
+    let passes = |name: &str| {
+        ALLOWED.contains(&name) || name.starts_with("LC_") || extra_names.iter().any(|extra| extra == name)
+    };
+    let mut result: Vec<(String, String)> = Vec::new();
+    for (name, value) in inherit.iter().filter(|(name, _)| passes(name)).chain(added) {
+        // The system takes no such entry: the child could not even be started.
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            continue;
+        }
+        match result.iter_mut().find(|(known, _)| known == name) {
+            Some(known) => known.1.clone_from(value),
+            None => result.push((name.clone(), value.clone())),
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn secrets_stay_behind() {
+        let inherit = pairs(&[
+            ("PATH", "/bin"),
+            ("HOME", "/root"),
+            ("ANTHROPIC_API_KEY", "sk"),
+            ("NATS_PASSWORD", "p"),
+            ("AWS_SECRET_ACCESS_KEY", "k"),
+            ("LC_ALL", "C"),
+            ("PATHX", "no"),
+            ("LCX", "no"),
+            ("GOPATH", "/go"),
+            ("LD_PRELOAD", "/evil.so"),
+        ]);
+        let seen = child_environment(&inherit, &["GOPATH".to_owned()], &[]);
+        assert_eq!(seen, pairs(&[("PATH", "/bin"), ("HOME", "/root"), ("LC_ALL", "C"), ("GOPATH", "/go")]));
+    }
+
+    #[test]
+    fn added_variables_win_and_impossible_ones_are_dropped() {
+        let inherit = pairs(&[("PATH", "/bin"), ("TERM", "xterm"), ("LC_\0", "x"), ("LC_A=B", "x"), ("TZ", "a\0b")]);
+        let added = pairs(&[("PATH", "/agent/bin:/bin"), ("PI_SESSION_ID", "s"), ("", "x"), ("A", "1"), ("A", "2")]);
+        let seen = child_environment(&inherit, &[], &added);
+        assert_eq!(seen, pairs(&[("PATH", "/agent/bin:/bin"), ("TERM", "xterm"), ("PI_SESSION_ID", "s"), ("A", "2")]));
+    }
+}

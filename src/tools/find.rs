@@ -1,0 +1,206 @@
+//! The `find` tool: files by the pattern of their name or path.
+
+use super::listing::{Listing, limit};
+use super::{Tool, ToolContext, ToolOutput, walk};
+use crate::transcript::ToolSpec;
+use globset::{GlobBuilder, GlobMatcher};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use std::sync::LazyLock;
+
+const DEFAULT_LIMIT: usize = 1000;
+
+pub struct Find;
+
+static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
+    name: "find".into(),
+    description: format!(
+        "Find files and directories by a glob pattern such as *.rs or src/**/*.test.ts. What .gitignore excludes is left \
+         out; hidden files are not. Paths are relative to the searched directory; at most {DEFAULT_LIMIT} of them unless \
+         limit says otherwise."
+    ),
+    parameters: json!({
+        "type": "object",
+        "properties": {
+            "pattern": {
+                "type": "string",
+                "description": "Glob pattern; with a slash in it, it is matched against the path, else against the name",
+            },
+            "path": {"type": "string", "description": "Directory to search; the working directory if left out"},
+            "limit": {"type": "number", "description": "Most results to return"},
+        },
+        "required": ["pattern"],
+    }),
+});
+
+impl Tool for Find {
+    fn spec(&self) -> &ToolSpec {
+        &SPEC
+    }
+
+    fn snippet(&self) -> &'static str {
+        "Find files by glob pattern (respects .gitignore)"
+    }
+
+    fn rules(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn run(&self, arguments: &Map<String, Value>, context: &ToolContext<'_>) -> ToolOutput {
+        let text = |name: &str| arguments.get(name).and_then(Value::as_str);
+        match find(text("pattern").unwrap_or_default(), text("path"), limit(arguments, DEFAULT_LIMIT), context) {
+            Ok(Some(listing)) => listing.finish("No files found matching pattern"),
+            Ok(None) => ToolOutput::aborted(),
+            Err(text) => ToolOutput::error(text),
+        }
+    }
+}
+
+/// `None` = cancelled.
+fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'_>) -> Result<Option<Listing>, String> {
+    let dir = walk::target(path, context.cwd, context.home())?;
+    if !dir.is_dir() {
+        return Err(format!("Not a directory: {}", dir.display()));
+    }
+    let matcher = Matcher::new(pattern)?;
+    let mut walk = walk::walk(&dir)?;
+    // Outside of any repository, .gitignore files are meant all the same.
+    walk.require_git(dir.ancestors().any(|dir| dir.join(".git").exists()));
+    let mut listing = Listing::default();
+    let mut found = 0;
+    for entry in walk.build().filter_map(Result::ok).filter(|entry| entry.depth() > 0) {
+        if context.cancel.is_cancelled() {
+            return Ok(None);
+        }
+        if !matcher.matches(entry.path()) {
+            continue;
+        }
+        if found == limit {
+            let notice = format!(
+                "{limit} results limit reached. Use limit={} for more, or refine pattern",
+                limit.saturating_mul(2)
+            );
+            listing.limit_reached(notice, "resultLimitReached", limit);
+            break;
+        }
+        found += 1;
+        let path = entry.path().strip_prefix(&dir).unwrap_or(entry.path());
+        let slash = if entry.file_type().is_some_and(|kind| kind.is_dir()) { "/" } else { "" };
+        listing.push(&format!("{}{slash}", path.display()));
+        if listing.is_full() {
+            break;
+        }
+    }
+    Ok(Some(listing))
+}
+
+/// A glob pattern as fd takes it: for the name, or with a slash in it for the whole path; without regard to case unless
+/// it has capitals itself.
+struct Matcher {
+    glob: GlobMatcher,
+    whole_path: bool,
+}
+
+impl Matcher {
+    fn new(pattern: &str) -> Result<Matcher, String> {
+        let whole_path = pattern.contains('/');
+        let anchored = !whole_path || pattern.starts_with('/') || pattern.starts_with("**/");
+        let full = if anchored { pattern.to_owned() } else { format!("**/{pattern}") };
+        let glob = GlobBuilder::new(&full)
+            .literal_separator(true)
+            .case_insensitive(!pattern.chars().any(char::is_uppercase))
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Matcher { glob: glob.compile_matcher(), whole_path })
+    }
+
+    fn matches(&self, path: &Path) -> bool {
+        if self.whole_path {
+            self.glob.is_match(path)
+        } else {
+            path.file_name().is_some_and(|name| self.glob.is_match(name))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_support::{Bench, text};
+    use super::*;
+
+    #[test]
+    fn patterns_match_names_or_paths() {
+        let bench = Bench::new();
+        for name in ["a.rs", "src/B.rs", "src/lib/c.rs", "src/lib/c.txt", "target/x.rs", ".hidden/d.rs", "README"] {
+            bench.write(name, "");
+        }
+        bench.write(".gitignore", "target\n");
+        for (pattern, path, expected) in [
+            ("*.rs", None, &[".hidden/d.rs", "a.rs", "src/B.rs", "src/lib/c.rs"][..]),
+            ("*.rs", Some("src"), &["B.rs", "lib/c.rs"]),
+            ("b.rs", None, &["src/B.rs"]),
+            ("A.rs", None, &[]),
+            ("readme", None, &["README"]),
+            ("src/*.rs", None, &["src/B.rs"]),
+            ("src/**/*.rs", None, &["src/B.rs", "src/lib/c.rs"]),
+            ("**/c.*", None, &["src/lib/c.rs", "src/lib/c.txt"]),
+            ("lib", None, &["src/lib/"]),
+            ("{a,c}.rs", None, &["a.rs", "src/lib/c.rs"]),
+            ("**", Some("src"), &["B.rs", "lib/", "lib/c.rs", "lib/c.txt"]),
+            ("x.rs", None, &[]),
+        ] {
+            let output = bench.run(&Find, json!({"pattern": pattern, "path": path}));
+            let expected =
+                if expected.is_empty() { "No files found matching pattern".to_owned() } else { expected.join("\n") };
+            assert_eq!(output, ToolOutput::text(expected), "{pattern}");
+        }
+        let absolute = bench.path("src/*.rs").display().to_string();
+        assert_eq!(text(&bench.run(&Find, json!({"pattern": absolute}))), "src/B.rs");
+    }
+
+    #[test]
+    fn ignore_rules_need_no_repository_unless_there_is_one() {
+        let bench = Bench::new();
+        bench.write("repo/.git/HEAD", "");
+        bench.write("repo/x", "");
+        bench.write(".gitignore", "x\n");
+        bench.write("plain/x", "");
+        assert_eq!(
+            text(&bench.run(&Find, json!({"pattern": "x", "path": "plain"}))),
+            "No files found matching pattern"
+        );
+        assert_eq!(text(&bench.run(&Find, json!({"pattern": "x", "path": "repo"}))), "x");
+    }
+
+    #[test]
+    fn limits_are_told() {
+        let bench = Bench::new();
+        for n in 0..300 {
+            bench.write(&format!("{n:03}{}", "x".repeat(200)), "");
+        }
+        let output = bench.run(&Find, json!({"pattern": "*", "limit": 2}));
+        assert!(text(&output).ends_with("\n\n[2 results limit reached. Use limit=4 for more, or refine pattern]"));
+        assert_eq!(output.details, Some(json!({"resultLimitReached": 2})));
+        let output = bench.run(&Find, json!({"pattern": "*", "limit": 300}));
+        assert!(text(&output).ends_with("\n\n[50.0KB limit reached]"), "{}", &text(&output)[50_000..]);
+        let few = bench.run(&Find, json!({"pattern": "00*", "limit": 10}));
+        assert_eq!(few.details, None, "exactly as many as asked for");
+    }
+
+    #[test]
+    fn what_cannot_be_searched_is_named() {
+        let bench = Bench::new();
+        bench.write("f", "");
+        let shown = |name: &str| bench.path(name).display().to_string();
+        for (arguments, expected) in [
+            (json!({"pattern": "*", "path": "none"}), format!("Path not found: {}", shown("none"))),
+            (json!({"pattern": "*", "path": "f"}), format!("Not a directory: {}", shown("f"))),
+        ] {
+            assert_eq!(bench.run(&Find, arguments), ToolOutput::error(expected));
+        }
+        let output = bench.run(&Find, json!({"pattern": "a["}));
+        assert!(output.is_error && text(&output).contains("error parsing glob 'a['"), "{output:?}");
+        bench.cancel.cancel();
+        assert_eq!(bench.run(&Find, json!({"pattern": "*"})), ToolOutput::aborted());
+    }
+}

@@ -1,0 +1,68 @@
+//! What grep, find and ls have in common: rows of text, cut to what a model should have to read, with notices.
+
+use super::ToolOutput;
+use super::truncate::{self, MAX_BYTES, size};
+use crate::transcript::Block;
+use serde_json::{Map, Value};
+
+/// Rows that are being collected.
+#[derive(Default)]
+pub struct Listing {
+    rows: String,
+    /// What limited the search itself.
+    limit: Option<String>,
+    /// What is to be known about single rows.
+    remark: Option<String>,
+    details: Map<String, Value>,
+}
+
+impl Listing {
+    pub fn push(&mut self, row: &str) {
+        self.rows.push_str(row);
+        self.rows.push('\n');
+    }
+
+    /// More rows could not be shown anyway.
+    pub fn is_full(&self) -> bool {
+        self.rows.len() > MAX_BYTES
+    }
+
+    /// There is more than the limit that was asked for; the fact goes into the details under `name`.
+    pub fn limit_reached(&mut self, notice: String, name: &str, limit: usize) {
+        self.limit = Some(notice);
+        self.details.insert(name.to_owned(), limit.into());
+    }
+
+    /// Something is to be known about single rows; the details say so under `name`.
+    pub fn remark(&mut self, notice: String, name: &str) {
+        self.remark = Some(notice);
+        self.details.insert(name.to_owned(), true.into());
+    }
+
+    /// The result; `empty` is its text if there are no rows.
+    pub fn finish(mut self, empty: &str) -> ToolOutput {
+        if self.rows.is_empty() {
+            return ToolOutput::text(empty);
+        }
+        let rows = self.rows.trim_end_matches('\n');
+        let cut = truncate::head(rows, None);
+        let mut too_long = None;
+        if cut.truncated() {
+            too_long = Some(format!("{} limit reached", size(MAX_BYTES as u64)));
+            self.details.insert("truncation".into(), cut.to_json());
+        }
+        let notices: Vec<String> = [self.limit, too_long, self.remark].into_iter().flatten().collect();
+        let mut text = cut.content;
+        if !notices.is_empty() {
+            text = format!("{text}\n\n[{}]", notices.join(". "));
+        }
+        let details = (!self.details.is_empty()).then(|| self.details.into());
+        ToolOutput { content: vec![Block::text(text)], details, is_error: false }
+    }
+}
+
+/// The `limit` argument: at least 1, without a fraction.
+pub fn limit(arguments: &Map<String, Value>, default: usize) -> usize {
+    let asked = arguments.get("limit").and_then(Value::as_f64);
+    asked.map_or(default, |limit| (limit as usize).max(1))
+}

@@ -1,0 +1,134 @@
+//! The processes of this machine, as /proc tells them.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read;
+
+/// Most bytes of a process's environment that are looked at (2 MiB, as much as the kernel gives a new program by default).
+const MAX_ENVIRONMENT: u64 = 2 * 1024 * 1024;
+
+/// One process. Its number may be used again after its end; number and start together are unique.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Process {
+    pub pid: i32,
+    pub parent: i32,
+    pub group: i32,
+    /// When it began, in clock ticks since boot.
+    pub start: u64,
+    /// It has ended and waits for its parent to take note.
+    pub zombie: bool,
+}
+
+/// All processes that can be seen; those that end meanwhile may be missing.
+pub fn all() -> Vec<Process> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| find(entry.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+/// The process of that number.
+pub fn find(pid: i32) -> Option<Process> {
+    parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Reads a line of `/proc/PID/stat`. The name, in parentheses, may contain anything, parentheses included.
+fn parse(stat: &[u8]) -> Option<Process> {
+    let name_start = stat.iter().position(|b| *b == b'(')?;
+    let name_end = stat.iter().rposition(|b| *b == b')')?;
+    let pid = std::str::from_utf8(&stat[..name_start]).ok()?.trim().parse().ok()?;
+    let fields: Vec<&str> = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?.split_ascii_whitespace().collect();
+    Some(Process {
+        pid,
+        zombie: matches!(*fields.first()?, "Z" | "X"),
+        parent: fields.get(1)?.parse().ok()?,
+        group: fields.get(2)?.parse().ok()?,
+        start: fields.get(19)?.parse().ok()?,
+    })
+}
+
+/// The process was started with this variable, or is a copy of one that was. False if that is not ours to know.
+pub fn has_variable(process: &Process, name: &str, value: &str) -> bool {
+    let mut environment = Vec::new();
+    let read = File::open(format!("/proc/{}/environ", process.pid))
+        .and_then(|file| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment));
+    let assigns =
+        |entry: &[u8]| entry.strip_prefix(name.as_bytes()).and_then(|e| e.strip_prefix(b"=")) == Some(value.as_bytes());
+    read.is_ok() && environment.split(|b| *b == 0).any(assigns)
+}
+
+/// Those of `processes` that `is_root` names and everything that descends from them.
+pub fn with_descendants(processes: &[Process], is_root: impl Fn(&Process) -> bool) -> Vec<Process> {
+    let mut members: Vec<Process> = processes.iter().filter(|process| is_root(process)).copied().collect();
+    let mut known: HashSet<i32> = members.iter().map(|process| process.pid).collect();
+    loop {
+        let more: Vec<Process> = processes
+            .iter()
+            .filter(|process| known.contains(&process.parent) && !known.contains(&process.pid))
+            .copied()
+            .collect();
+        if more.is_empty() {
+            return members;
+        }
+        known.extend(more.iter().map(|process| process.pid));
+        members.extend(more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: i32, parent: i32, group: i32) -> Process {
+        Process { pid, parent, group, start: 1, zombie: false }
+    }
+
+    #[test]
+    fn stat_lines_are_read_whatever_the_name() {
+        let rest = "17 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 10";
+        for name in ["bash", "a b", ") R 1 (", "(((", "\u{fffd}"] {
+            let found = parse(format!("99 ({name}) S {rest}\n").as_bytes());
+            assert_eq!(
+                found,
+                Some(Process { pid: 99, parent: 17, group: 42, start: 987_654, zombie: false }),
+                "{name}"
+            );
+        }
+        assert_eq!(parse(format!("99 (x) Z {rest}").as_bytes()).map(|process| process.zombie), Some(true));
+        for damaged in ["", "99", "99 (x", "99 (x)", "99 (x) S 1 2", "x (x) S 1 2 3"] {
+            assert_eq!(parse(damaged.as_bytes()), None, "{damaged}");
+        }
+    }
+
+    #[test]
+    fn descendants_are_found_in_any_order() {
+        let list = [
+            process(5, 4, 1),
+            process(2, 1, 2),
+            process(3, 2, 2),
+            process(4, 3, 9),
+            process(6, 1, 2),
+            process(7, 1, 7),
+        ];
+        let pids = |group: i32| {
+            let mut pids: Vec<i32> =
+                with_descendants(&list, |process| process.group == group).iter().map(|process| process.pid).collect();
+            pids.sort_unstable();
+            pids
+        };
+        assert_eq!(pids(2), [2, 3, 4, 5, 6], "members of the group and what descends from them");
+        assert_eq!(pids(9), [4, 5]);
+        assert_eq!(pids(8), [] as [i32; 0]);
+        // A loop cannot be, but the list is no snapshot of one moment.
+        let looped = [process(1, 2, 1), process(2, 1, 1)];
+        assert_eq!(with_descendants(&looped, |process| process.pid == 1).len(), 2);
+    }
+
+    #[test]
+    fn this_process_is_seen() {
+        let own = i32::try_from(std::process::id()).expect("it fits");
+        let found = find(own).expect("it is there");
+        assert!(all().contains(&found) && !found.zombie);
+        assert!(has_variable(&found, "PATH", &std::env::var("PATH").expect("tests have a PATH")));
+        assert!(!has_variable(&found, "PAT", "H"));
+        assert_eq!(find(i32::MAX), None);
+    }
+}

@@ -1,0 +1,7 @@
+//! The NATS client against a real nats-server (found in `NATS_SERVER` or the PATH) and against servers that misbehave.
+
+// The peer is kept for being independent of our code, not for new projects.
+#![allow(deprecated)]
+
+mod basics;
+mod server;
