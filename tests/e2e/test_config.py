@@ -112,7 +112,7 @@ def test_check_keeps_secrets(new_daemon):
 
 PRECEDENCE = [
     # setting, key in the file, environment, flag
-    ("server", "server", "NATS_URL", "--server", ["tls://f:1", "tls://e:2", "tls://g:3"]),
+    ("server", "server", "NATS_URL", "--server", ["f:1", "e:2", "g:3"]),
     ("owner", "owner", "PI_EXEC_OWNER", "--owner", ["file", "environment", "flag"]),
     ("defaultModel", "defaultModel", "PI_EXEC_DEFAULT_MODEL", "--model", ["a/f", "a/e", "a/g"]),
     ("defaultThinkingLevel", "defaultThinkingLevel", "PI_EXEC_DEFAULT_THINKING_LEVEL", "--thinking", ["low", "medium", "high"]),
