@@ -5,7 +5,7 @@ mod table;
 mod tests;
 
 use crate::model::ThinkingLevel;
-use crate::nats::{self, Auth, ServerAddress, Tls};
+use crate::nats::{self, Auth, ServerAddress};
 use crate::nats_context::{self, Context};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
@@ -306,8 +306,8 @@ impl Settings {
     /// The named NATS context, if there is one.
     fn context(&self, environment: &HashMap<String, String>) -> Result<Option<Context>, ConfigError> {
         let Some(name) = self.text("context") else { return Ok(None) };
-        let folder = nats_context::folder(environment, &self.home);
-        match nats_context::load(&folder, name) {
+        let folder = nats_context::config_dir(|name| environment.get(name).cloned(), &self.home);
+        match nats_context::load(&folder, name, &self.home) {
             Ok(context) => Ok(Some(context)),
             // Whoever names it, what is wrong is a file.
             Err(e) => Err(ConfigError::Invalid(self.wrong("context", &e.to_string()).to_string())),
@@ -329,43 +329,50 @@ impl Settings {
     }
 
     /// Where to connect and how; the second value says where the server's address came from.
-    fn nats(&self, context: Option<&Context>) -> Result<(nats::Options, String), ConfigError> {
+    fn nats(&self, context: Option<Context>) -> Result<(nats::Options, String), ConfigError> {
         let rank = |key: &str| self.values.get(key).map_or(0, |s| s.origin.rank());
-        let (urls, origin, key) = match (self.values.get("server"), context.and_then(|c| c.url.clone())) {
-            // A context that a stronger source names brings its own server.
-            (Some(_), Some(url)) if rank("context") > rank("server") => (url, "context".to_string(), "context"),
-            (Some(s), _) => (s.text.clone(), self.origin("server"), "server"),
-            (None, Some(url)) => (url, "context".to_string(), "context"),
-            (None, None) => (DEFAULT_SERVER.to_string(), "default".to_string(), "server"),
+        let context_names_server = context.as_ref().is_some_and(|c| !c.servers.is_empty());
+        // A context that a stronger source names brings its own server.
+        let own = self.text("server").filter(|_| !context_names_server || rank("server") >= rank("context"));
+        let (servers, origin) = match own {
+            Some(urls) => {
+                let servers = ServerAddress::parse_list(urls).map_err(|e| self.wrong("server", &e.to_string()))?;
+                (servers, self.origin("server"))
+            }
+            None if context_names_server => (Vec::new(), "context".to_string()),
+            None => {
+                let servers =
+                    ServerAddress::parse_list(DEFAULT_SERVER).map_err(|e| self.wrong("server", &e.to_string()))?;
+                (servers, "default".to_string())
+            }
         };
-        let servers = ServerAddress::parse_list(&urls).map_err(|e| self.wrong(key, &e.to_string()))?;
-        let from_context = context.map(|c| (c.auth.clone(), c.tls.clone()));
-        let (auth, tls) = from_context.unwrap_or((Auth::None, Tls::default()));
-        let auth = self.auth().unwrap_or(auth);
-        let tls = Tls {
-            required: tls.required,
-            first: self.text("tlsFirst").map_or(tls.first, |on| on == "true"),
-            ca: self.path("tlsCa").or(tls.ca),
-            cert: self.path("tlsCert").or(tls.cert),
-            key: self.path("tlsKey").or(tls.key),
+        let mut options = match context {
+            Some(context) => context.into_options(servers),
+            None => nats::Options::new(servers),
         };
-        let mut options = nats::Options::new(servers);
         options.name = "nats-pi-bridge".to_string();
-        options.auth = auth;
-        options.tls = tls;
-        let context_prefix = context.and_then(|c| c.inbox_prefix.clone());
-        if let Some(prefix) = self.text("inboxPrefix").map(str::to_string).or(context_prefix) {
-            if !nats::valid_subject(&prefix) {
+        if let Some(auth) = self.auth() {
+            options.auth = auth;
+        }
+        let tls = &mut options.tls;
+        tls.first = self.text("tlsFirst").map_or(tls.first, |on| on == "true");
+        for (key, place) in [("tlsCa", &mut tls.ca), ("tlsCert", &mut tls.cert), ("tlsKey", &mut tls.key)] {
+            if let Some(path) = self.path(key) {
+                *place = Some(path);
+            }
+        }
+        if let Some(prefix) = self.text("inboxPrefix") {
+            if !nats::valid_subject(prefix) {
                 return Err(self.wrong("inboxPrefix", &format!("{prefix:?} is no subject")));
             }
-            options.inbox_prefix = prefix;
+            options.inbox_prefix = prefix.to_string();
         }
         Ok((options, origin))
     }
 
     fn into_config(self, environment: &HashMap<String, String>) -> Result<Config, ConfigError> {
         let context = self.context(environment)?;
-        let (nats, server_origin) = self.nats(context.as_ref())?;
+        let (nats, server_origin) = self.nats(context)?;
         let (owner, owner_origin) = match (self.text("owner"), environment.get("USER")) {
             (Some(name), _) => (sanitise_owner(name), self.origin("owner")),
             (None, Some(user)) => (sanitise_owner(user), "$USER".to_string()),

@@ -3,6 +3,7 @@
 use super::answer::{Answer, Failed};
 use super::credentials::Scheme;
 use super::exchange::{Decoder, Draft, Prepared, Progress, Text, configure, quoted};
+use super::ids::sanitize;
 use super::sse::Event;
 use super::{Model, ThinkingLevel, tolerant_json};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolResultMessage, Usage};
@@ -20,8 +21,7 @@ const MIN_BUDGET: u64 = 1024;
 
 /// The id of another model's tool call in the form that this API takes.
 pub fn foreign_id(id: &str) -> String {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    id.chars().map(|c| if allowed(c) { c } else { '_' }).take(64).collect()
+    sanitize(id).chars().take(64).collect()
 }
 
 #[derive(Serialize)]

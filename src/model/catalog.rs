@@ -16,7 +16,6 @@ const CATALOG: &str = include_str!("catalog.jsonl");
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Provider {
-    pub id: &'static str,
     pub api: &'static str,
     pub base_url: &'static str,
     pub env: Vec<&'static str>,
@@ -71,12 +70,12 @@ mod tests {
     fn every_entry_is_a_model() {
         assert_eq!(providers().count(), CATALOG.lines().count(), "every line parses");
         let mut models = 0;
-        for p in providers() {
-            assert_eq!(p.model_ids().count(), p.models.len(), "{}", p.id);
-            assert!(p.model(p.default_model).is_some(), "{}", p.id);
-            assert!(!p.env.is_empty() && provider(p.id).is_some_and(|q| q.env == p.env), "{}", p.id);
+        for (name, p) in provider_ids().zip(providers()) {
+            assert_eq!(p.model_ids().count(), p.models.len(), "{name}");
+            assert!(p.model(p.default_model).is_some(), "{name}");
+            assert!(!p.env.is_empty() && provider(name).is_some_and(|q| q.env == p.env), "{name}");
             for id in p.model_ids() {
-                let from = Inherited { provider: p.id, api: Some(p.api), base_url: Some(p.base_url) };
+                let from = Inherited { provider: name, api: Some(p.api), base_url: Some(p.base_url) };
                 let model = p.model(id).expect("it parses").into_model(from).expect("it is whole");
                 assert!(model.max_tokens > 0 && model.context_window >= model.max_tokens / 2, "{}", model.spec());
                 models += 1;

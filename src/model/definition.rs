@@ -29,6 +29,8 @@ pub struct Definition {
     pub thinking_level_map: Option<BTreeMap<String, Option<String>>>,
     pub headers: Map<String, Value>,
     pub compat: Map<String, Value>,
+    /// Fields for the request's body, such as a temperature.
+    pub sampling_params: Map<String, Value>,
 }
 
 /// US dollars per million tokens: `[input, output, cacheRead, cacheWrite]`, or by name.
@@ -79,6 +81,7 @@ impl Definition {
         levels.extend(over.thinking_level_map.unwrap_or_default());
         merge(&mut self.headers, over.headers);
         merge(&mut self.compat, over.compat);
+        merge(&mut self.sampling_params, over.sampling_params);
         Definition {
             id: self.id,
             name: over.name.or(self.name),
@@ -93,16 +96,20 @@ impl Definition {
             thinking_level_map: (!levels.is_empty()).then_some(levels),
             headers: self.headers,
             compat: self.compat,
+            sampling_params: self.sampling_params,
         }
     }
 
     /// The model, or why there is none.
-    pub fn into_model(self, from: Inherited<'_>) -> Result<Model, String> {
+    pub fn into_model(mut self, from: Inherited<'_>) -> Result<Model, String> {
         let spec = format!("{}/{}", from.provider, self.id);
         let api = self.api.as_deref().or(from.api).ok_or_else(|| format!("{spec} has no \"api\""))?;
         let api = Api::parse(api).ok_or_else(|| format!("{spec}: the API \"{api}\" is not supported"))?;
         let base_url =
             self.base_url.as_deref().or(from.base_url).ok_or_else(|| format!("{spec} has no \"baseUrl\""))?;
+        if !self.sampling_params.is_empty() {
+            self.compat.insert("samplingParams".to_string(), Value::Object(self.sampling_params));
+        }
         Ok(Model {
             name: self.name.unwrap_or_else(|| self.id.clone()),
             id: self.id,

@@ -6,20 +6,24 @@
 //! | who pays | `credentials`, `secret_value` |
 //! | transport | `http`, `http_watch`, `sse` |
 //! | one request | `services` (the way in), `exchange`, `answer`, `repair`, `usage`, `retry` |
-//! | provider APIs | `anthropic`, `openai_completions`, `offline` |
+//! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `offline` |
 
 mod answer;
 mod anthropic;
 mod catalog;
+mod compat;
 mod config_file;
 mod credentials;
 mod definition;
 mod exchange;
 mod http;
 mod http_watch;
+mod ids;
 mod jsonc;
 mod models_json;
 pub mod offline;
+mod openai_completions;
+mod openai_messages;
 mod registry;
 mod repair;
 pub mod retry;

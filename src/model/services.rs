@@ -1,6 +1,7 @@
 //! The way in: models by name, their credentials, and requests to them.
 
 use super::answer::{Answer, Failed};
+use super::compat::Compat;
 use super::config_file::ConfigFile;
 use super::credentials::{Credentials, process_environment};
 use super::exchange::{self, Decoder, Draft};
@@ -9,7 +10,10 @@ use super::models_json::ModelsJson;
 use super::registry::Registry;
 use super::repair::repair;
 use super::settings::{RetrySettings, Settings};
-use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, anthropic, catalog, offline, usage};
+use super::{
+    Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, anthropic, catalog, offline, openai_completions,
+    usage,
+};
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
 use std::path::Path;
@@ -142,7 +146,7 @@ impl Services {
         let authorization = self.credentials.authorize(model, &user).map_err(|e| Failed::new(e.to_string()))?;
         let foreign_id = match model.api {
             Api::AnthropicMessages => anthropic::foreign_id,
-            _ => anthropic::foreign_id,
+            _ => openai_completions::foreign_id,
         };
         let messages = repair(request.messages, model, foreign_id);
         let draft = Draft {
@@ -156,6 +160,10 @@ impl Services {
         };
         let (prepared, mut decoder): (_, Box<dyn Decoder>) = match model.api {
             Api::AnthropicMessages => (anthropic::prepare(&draft), Box::new(anthropic::Stream::default())),
+            Api::OpenaiCompletions => {
+                let stream = openai_completions::Stream::new(&Compat::of(model));
+                (openai_completions::prepare(&draft), Box::new(stream))
+            }
             other => return Err(Failed::new(format!("The API {} is not supported", other.as_str()))),
         };
         let idle = settings.idle_timeout();

@@ -24,6 +24,9 @@ pub fn price(model: &Model, usage: &mut Usage) {
         ..Cost::default()
     };
     cost.total = cost.input + cost.output + cost.cache_read + cost.cache_write;
+    if usage.cost.total_from_provider {
+        (cost.total, cost.total_from_provider) = (usage.cost.total, true);
+    }
     usage.cost = cost;
     if usage.total_tokens == 0 {
         usage.total_tokens = usage.input + usage.output + usage.cache_read + usage.cache_write;

@@ -81,16 +81,15 @@ fn read(path: &Path) -> Result<String, AuthError> {
     fs::read_to_string(path).map_err(error)
 }
 
-/// The line between `-----BEGIN label-----` and its end; the number of dashes varies between tools, and so does a "NATS"
-/// before the label, which `nsc` writes for the JWT.
+/// The line between `-----BEGIN ... label-----` and its end. The number of dashes varies between tools, and so does a
+/// `NATS` before the label.
 fn block<'a>(text: &'a str, label: &str) -> Option<&'a str> {
-    let begins = |line: &str| {
-        let title = line.strip_prefix("---").map(|rest| rest.trim_matches('-').trim());
-        let named = title.and_then(|title| title.strip_prefix("BEGIN "));
-        named.is_some_and(|named| named.strip_prefix("NATS ").unwrap_or(named) == label)
+    let begins = |line: &&str| {
+        let title = line.trim_matches('-').trim().strip_prefix("BEGIN ");
+        line.starts_with("---") && title.is_some_and(|title| title.ends_with(label))
     };
     let mut lines = text.lines().map(str::trim);
-    lines.find(|line| begins(line))?;
+    lines.find(begins)?;
     lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with("---"))
 }
 
@@ -120,7 +119,7 @@ mod tests {
     fn shows_what_was_configured() {
         let password = Auth::UserPassword { user: "u".into(), password: "p".into() };
         let creds_file = file(&format!(
-            "-----BEGIN NATS USER JWT-----\neyJ.a.b\n------END NATS USER JWT------\n\n\
+            "-----BEGIN OTHER-----\nold\n\n-----BEGIN NATS USER JWT-----\neyJ.a.b\n------END NATS USER JWT------\n\n\
              ************ IMPORTANT ***\n-----BEGIN USER NKEY SEED-----\n{SEED}\n------END USER NKEY SEED------\n"
         ));
         let bare = file(&format!("# comment\n{SEED}\n\n"));

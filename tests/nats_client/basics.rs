@@ -4,9 +4,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use nats_pi_bridge::nats::{ConnectionEvent, Options, PublishError, RequestError};
+use nats_pi_bridge::nats::{ConnectionEvent, PublishError, RequestError};
 
-use crate::server::{Client, PATIENCE, Server, eventually, options};
+use crate::server::{Client, PATIENCE, Server, eventually};
 
 #[test]
 fn exchanges_messages_with_another_client() {
@@ -316,22 +316,4 @@ fn dropping_the_last_handle_closes() {
     drop(other);
     assert_eq!(events.recv_timeout(PATIENCE), Ok(ConnectionEvent::Closed));
     assert!(events.recv_timeout(PATIENCE).is_err(), "nobody is left to send events");
-}
-
-#[test]
-fn user_password_and_token() {
-    let server = Server::start("authorization { user: \"u\", password: \"p@s:s\" }");
-    let with = |servers: &str| options(&servers.replace("PORT", &server.port.to_string()));
-    Client::connect(with("nats://u:p%40s%3As@127.0.0.1:PORT"));
-    let auth = nats_pi_bridge::nats::Auth::UserPassword { user: "u".into(), password: "p@s:s".into() };
-    Client::connect(Options { auth, ..with("127.0.0.1:PORT") });
-    let refused = Client::start(with("u:wrong@127.0.0.1:PORT"));
-    assert!(refused.wait_failed().contains("Authorization Violation"));
-    assert!(refused.wait_failed().contains("Authorization Violation"), "it goes on trying");
-    let server = Server::start("authorization { token: \"s3cret\" }");
-    let with = |servers: &str| options(&servers.replace("PORT", &server.port.to_string()));
-    Client::connect(with("s3cret@127.0.0.1:PORT"));
-    let auth = nats_pi_bridge::nats::Auth::Token("s3cret".into());
-    Client::connect(Options { auth, ..with("127.0.0.1:PORT") });
-    assert!(Client::start(with("127.0.0.1:PORT")).wait_failed().contains("Authorization Violation"));
 }

@@ -3,5 +3,10 @@
 // The peer is kept for being independent of our code, not for new projects.
 #![allow(deprecated)]
 
+mod auth;
 mod basics;
+mod fake;
+mod faults;
+mod keys;
+mod probe;
 mod server;

@@ -1,0 +1,468 @@
+use super::*;
+use crate::model::credentials::{Authorization, Scheme};
+use crate::model::secret_value::Secret;
+use crate::model::sse::Events;
+use crate::model::test_support::{Recorder, test_messages, test_model, test_request};
+use crate::model::{Api, Model, Outcome};
+use crate::transcript::ToolSpec;
+
+fn model(base_url: &str, compat: Value) -> Model {
+    Model {
+        api: Api::OpenaiCompletions,
+        base_url: base_url.to_string(),
+        compat: serde_json::from_value(compat).expect("flags"),
+        ..test_model()
+    }
+}
+
+fn tool() -> ToolSpec {
+    ToolSpec { name: "t".to_string(), description: "D".to_string(), parameters: json!({"type":"object"}) }
+}
+
+/// The request's headers and body.
+fn request(
+    model: &Model,
+    level: ThinkingLevel,
+    messages: Value,
+    tools: &[ToolSpec],
+    long: bool,
+) -> (Vec<String>, Value) {
+    let messages = test_messages(messages);
+    let mut request = test_request(model, &messages);
+    (request.system, request.thinking, request.tools) = ("Be good.", level, tools);
+    let authorization = Authorization { secret: Some(Secret::new("k")), scheme: Scheme::Key, headers: Vec::new() };
+    let draft = Draft {
+        request: &request,
+        model,
+        messages: &messages,
+        authorization: &authorization,
+        max_tokens: 4096,
+        budget: if level == ThinkingLevel::Off { 0 } else { 8192 },
+        long_cache: long,
+    };
+    let prepared = prepare(&draft);
+    assert_eq!(prepared.url, format!("{}/chat/completions", model.base_url));
+    let headers = prepared.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    (headers, serde_json::from_slice(&prepared.body).expect("JSON"))
+}
+
+fn assistant(content: Value) -> Value {
+    json!({"role":"assistant","content":content,"api":"openai-completions","provider":"p","model":"m","usage":{},
+        "stopReason":"toolUse","timestamp":1})
+}
+
+fn result(id: &str, content: Value) -> Value {
+    json!({"role":"toolResult","toolCallId":id,"toolName":"t","content":content,"isError":false,"timestamp":1})
+}
+
+fn conversation() -> Value {
+    let image = json!({"type":"image","data":"AA==","mimeType":"image/png"});
+    let text = |t: &str| json!({"type":"text","text":t});
+    json!([
+        {"role":"user","content":"Hello","timestamp":1},
+        assistant(json!([
+            {"type":"thinking","thinking":"h","thinkingSignature":"reasoning_content"},
+            {"type":"thinking","thinking":"m","thinkingSignature":"reasoning_content"},
+            text("a"), text("b"),
+            {"type":"toolCall","id":"1","name":"t","arguments":{"x":1}},
+            {"type":"toolCall","id":"2","name":"t","arguments":{}},
+            {"type":"toolCall","id":"3","name":"t","arguments":{}}])),
+        result("1", json!([text("one"), text("two"), image])),
+        result("2", json!([image])),
+        result("3", json!([])),
+        assistant(json!([{"type":"thinking","thinking":"x"}])),
+        {"role":"user","content":[text(""), text("Look"), image],"timestamp":1}
+    ])
+}
+
+#[test]
+fn the_whole_request_to_openai() {
+    let model = Model { reasoning: true, ..model("https://api.openai.com/v1", json!({"supportsStrictMode":true})) };
+    let (headers, body) = request(&model, ThinkingLevel::High, conversation(), &[tool()], false);
+    assert_eq!(headers, ["content-type: application/json", "authorization: Bearer k", "accept: text/event-stream"]);
+    let image = json!({"type":"image_url","image_url":{"url":"data:image/png;base64,AA=="}});
+    let call =
+        |id: &str, arguments: &str| json!({"id":id,"type":"function","function":{"name":"t","arguments":arguments}});
+    assert_eq!(
+        body,
+        json!({"model":"m","messages":[
+            {"role":"developer","content":"Be good."},
+            {"role":"user","content":"Hello"},
+            {"role":"assistant","content":"ab","reasoning_content":"h\nm",
+                "tool_calls":[call("1","{\"x\":1}"),call("2","{}"),call("3","{}")]},
+            {"role":"tool","tool_call_id":"1","content":"one\ntwo"},
+            {"role":"tool","tool_call_id":"2","content":"(see attached image)"},
+            {"role":"tool","tool_call_id":"3","content":"(no tool output)"},
+            {"role":"user","content":[{"type":"text","text":"Attached image(s) from tool result:"},image,image]},
+            {"role":"user","content":[{"type":"text","text":"Look"},image]}],
+        "stream":true,"stream_options":{"include_usage":true},"store":false,
+        "tools":[{"type":"function","function":{"name":"t","description":"D","parameters":{"type":"object"},"strict":false}}],
+        "prompt_cache_key":"s1","max_completion_tokens":4096,"reasoning_effort":"high"})
+    );
+}
+
+#[test]
+fn a_local_server_gets_only_what_all_understand() {
+    let model = Model { reasoning: true, ..model("http://localhost:11434/v1", json!({})) };
+    let user = json!([{"role":"user","content":"Hello","timestamp":1}]);
+    let (_, body) = request(&model, ThinkingLevel::High, user, &[], true);
+    assert_eq!(
+        body,
+        json!({"model":"m","messages":[{"role":"system","content":"Be good."},{"role":"user","content":"Hello"}],
+            "stream":true,"stream_options":{"include_usage":true},"max_tokens":4096})
+    );
+}
+
+#[test]
+fn what_servers_require() {
+    let flags = json!({"requiresToolResultName":true,"requiresAssistantAfterToolResult":true,"requiresThinkingAsText":true,
+        "requiresReasoningContentOnAssistantMessages":true,"supportsUsageInStreaming":false,"zaiToolStream":true,
+        "openRouterRouting":{"order":["a"]},"vercelGatewayRouting":{"only":["b"]},"vllmPriority":5,
+        "samplingParams":{"temperature":0.5,"max_tokens":7},"sendSessionAffinityHeaders":true});
+    let (headers, body) =
+        request(&model("https://llm.example.com/v1", flags), ThinkingLevel::Off, conversation(), &[tool()], false);
+    let text = |text: &str| json!({"type":"text","text":text});
+    let turns = body["messages"].as_array().expect("a list");
+    assert_eq!(turns[2]["content"], json!([text("h\nm"), text("ab")]));
+    assert_eq!((&turns[2]["reasoning_content"], &turns[3]["name"]), (&json!(""), &json!("t")));
+    assert_eq!(turns[6], json!({"role":"assistant","content":"I have seen the tool results."}));
+    assert_eq!(turns[8], json!({"role":"assistant","content":[text("x")],"reasoning_content":""}));
+    for (field, value) in [
+        ("stream_options", json!(null)),
+        ("tool_stream", json!(true)),
+        ("provider", json!({"order":["a"]})),
+        ("providerOptions", json!({"gateway":{"only":["b"]}})),
+        ("priority", json!(5)),
+        ("temperature", json!(0.5)),
+        ("max_tokens", json!(7)),
+    ] {
+        assert_eq!(body[field], value, "{field}");
+    }
+    for name in ["session_id", "x-client-request-id", "x-session-affinity"] {
+        assert!(headers.contains(&format!("{name}: s1")), "{headers:?}");
+    }
+    let history = json!([assistant(json!([{"type":"toolCall","id":"1","name":"t","arguments":{}}]))]);
+    for (required, tools) in [(true, json!([])), (false, json!(null))] {
+        let model = model(
+            "https://h/v1",
+            json!({"requiresToolsWithToolHistory":required,"requiresNonNullAssistantContent":required}),
+        );
+        let (_, body) = request(&model, ThinkingLevel::Off, history.clone(), &[], false);
+        assert_eq!(body["tools"], tools);
+        assert_eq!(body["messages"][1]["content"], if required { json!("") } else { json!(null) });
+    }
+}
+
+#[test]
+fn cache_markers_and_retention() {
+    let model = Model { id: "anthropic/m".to_string(), ..model("https://openrouter.ai/api/v1", json!({})) };
+    let messages = json!([{"role":"user","content":"Hello","timestamp":1}, assistant(json!([{"type":"toolCall","id":"1","name":"t","arguments":{}}]))]);
+    let (headers, body) = request(&model, ThinkingLevel::Off, messages, &[tool(), tool()], true);
+    let mark = json!({"type":"ephemeral","ttl":"1h"});
+    assert_eq!(body["messages"][0]["content"], json!([{"type":"text","text":"Be good.","cache_control":mark}]));
+    assert_eq!(body["messages"][1]["content"], json!([{"type":"text","text":"Hello","cache_control":mark}]));
+    assert_eq!((&body["tools"][0]["cache_control"], &body["tools"][1]["cache_control"]), (&json!(null), &mark));
+    assert_eq!((&body["prompt_cache_key"], &body["prompt_cache_retention"]), (&json!("s1"), &json!("24h")));
+    assert!(headers.contains(&"x-session-id: s1".to_string()));
+}
+
+#[test]
+fn thinking_formats() {
+    use ThinkingLevel::{High, Off};
+    let template = json!({"a":{"$var":"thinking.enabled"},"b":{"$var":"thinking.effort","omitWhenOff":true},"c":1,
+        "d":{"$var":"thinking.budget"},"e":{"$var":"unknown"}});
+    for (format, level, map, expected) in [
+        ("openai", High, json!({}), json!({"reasoning_effort":"high"})),
+        ("openai", High, json!({"high":"max"}), json!({"reasoning_effort":"max"})),
+        ("openai", Off, json!({}), json!({})),
+        ("openai", Off, json!({"off":"none"}), json!({"reasoning_effort":"none"})),
+        ("openrouter", High, json!({}), json!({"reasoning":{"effort":"high"}})),
+        ("openrouter", Off, json!({}), json!({"reasoning":{"effort":"none"}})),
+        ("openrouter", Off, json!({"off":null}), json!({})),
+        ("deepseek", High, json!({}), json!({"thinking":{"type":"enabled"},"reasoning_effort":"high"})),
+        ("deepseek", Off, json!({}), json!({"thinking":{"type":"disabled"}})),
+        ("deepseek", Off, json!({"off":null}), json!({})),
+        (
+            "zai",
+            High,
+            json!({}),
+            json!({"thinking":{"type":"enabled","clear_thinking":false},"reasoning_effort":"high"}),
+        ),
+        ("zai", Off, json!({}), json!({"thinking":{"type":"disabled"}})),
+        ("qwen", High, json!({}), json!({"enable_thinking":true,"reasoning_effort":"high"})),
+        ("qwen", Off, json!({}), json!({"enable_thinking":false})),
+        (
+            "qwen-chat-template",
+            High,
+            json!({}),
+            json!({"chat_template_kwargs":{"enable_thinking":true,"preserve_thinking":true}}),
+        ),
+        (
+            "qwen-chat-template",
+            Off,
+            json!({}),
+            json!({"chat_template_kwargs":{"enable_thinking":false,"preserve_thinking":true}}),
+        ),
+        ("chat-template", High, json!({}), json!({"chat_template_kwargs":{"a":true,"b":"high","c":1,"d":8192}})),
+        ("chat-template", Off, json!({}), json!({"chat_template_kwargs":{"a":false,"c":1,"d":0}})),
+        (
+            "baseten",
+            High,
+            json!({}),
+            json!({"chat_template_kwargs":{"a":true,"b":"high","c":1,"d":8192},"reasoning_effort":"high"}),
+        ),
+        ("together", High, json!({}), json!({"reasoning":{"enabled":true},"reasoning_effort":"high"})),
+        ("together", Off, json!({}), json!({"reasoning":{"enabled":false}})),
+        ("string-thinking", High, json!({"high":"deep"}), json!({"thinking":"deep"})),
+        ("string-thinking", Off, json!({}), json!({"thinking":"none"})),
+        ("ant-ling", High, json!({}), json!({})),
+        ("ant-ling", High, json!({"high":"h"}), json!({"reasoning":{"effort":"h"}})),
+    ] {
+        let flags = json!({"thinkingFormat":format,"supportsReasoningEffort":true,"chatTemplateKwargs":template});
+        let thinking_level_map = serde_json::from_value(map.clone()).expect("levels");
+        let model = Model { reasoning: true, thinking_level_map, ..model("https://h/v1", flags) };
+        let (_, body) = request(&model, level, json!([]), &[], false);
+        let mut found = body.as_object().expect("an object").clone();
+        for common in ["model", "messages", "stream", "stream_options", "max_tokens"] {
+            found.remove(common);
+        }
+        assert_eq!(Value::Object(found), expected, "{format} {level:?} {map}");
+    }
+    let model = Model {
+        reasoning: true,
+        ..model("http://localhost/v1", json!({"thinkingTokenBudgetField":"thinking_budget"}))
+    };
+    assert_eq!(request(&model, High, json!([]), &[], false).1["thinking_budget"], 3072);
+    assert_eq!(request(&model, Off, json!([]), &[], false).1["thinking_budget"], json!(null));
+}
+
+#[test]
+fn foreign_ids_are_made_fit_and_stay_different() {
+    assert_eq!(foreign_id("call_1|fc:2"), "call_1_fc_2");
+    let (a, b) = (foreign_id(&("x".repeat(50) + "a")), foreign_id(&("x".repeat(50) + "b")));
+    assert_eq!((a.len(), b.len(), a == b), (40, 40, false));
+}
+
+fn decode_with(compat: Value, stream: &str) -> (Outcome, Recorder) {
+    let model = model("https://h/v1", compat);
+    let request = test_request(&model, &[]);
+    let mut recorder = Recorder::default();
+    let mut answer = Answer::new(&request, &mut recorder);
+    let mut events = Events::new(stream.as_bytes());
+    let mut decoder = Stream::new(&Compat::of(&model));
+    let result = (|| {
+        while events.fill().expect("it reads") {
+            while let Some(event) = events.next() {
+                if decoder.event(event, &mut answer)? == Progress::Done {
+                    return decoder.end(&mut answer);
+                }
+            }
+        }
+        decoder.end(&mut answer)
+    })();
+    (answer.finish(&request, result), recorder)
+}
+
+fn decode(chunks: &[Value]) -> (Outcome, Recorder) {
+    decode_with(json!({}), &stream(chunks))
+}
+
+fn stream(chunks: &[Value]) -> String {
+    chunks.iter().map(|c| format!("data: {c}\n\n")).collect::<String>() + "data: [DONE]\n\n"
+}
+
+fn delta(delta: Value) -> Value {
+    json!({"id":"c1","model":"m-x","object":"chat.completion.chunk","choices":[{"index":0,"delta":delta,"finish_reason":null}]})
+}
+
+fn finish(reason: &str) -> Value {
+    json!({"id":"c1","choices":[{"index":0,"delta":{},"finish_reason":reason}]})
+}
+
+fn calls(list: Value) -> Value {
+    delta(json!({ "tool_calls": list }))
+}
+
+#[test]
+fn a_whole_answer() {
+    let (outcome, recorder) = decode(&[
+        delta(json!({"role":"assistant","content":""})),
+        delta(json!({"content":null,"reasoning_content":"h","reasoning":"h"})),
+        delta(json!({"reasoning_content":"m"})),
+        delta(json!({"content":"Hel\n"})),
+        delta(json!({"content":"lo"})),
+        calls(json!([{"index":0,"id":"t1","type":"function","function":{"name":"bash","arguments":""}}])),
+        calls(json!([{"index":0,"function":{"arguments":"{\"a\":"}}])),
+        calls(json!([{"index":1,"id":"t2","type":"function","function":{"name":"read","arguments":"{}"}}])),
+        calls(json!([{"index":0,"function":{"arguments":"1}"}}])),
+        finish("tool_calls"),
+        json!({"id":"c1","choices":[],"usage":{"prompt_tokens":100,"completion_tokens":20,
+            "prompt_tokens_details":{"cached_tokens":30,"cache_write_tokens":5},"completion_tokens_details":{"reasoning_tokens":7}}}),
+    ]);
+    assert_eq!(
+        recorder.events(),
+        [
+            "thinking0",
+            "thinking0+h",
+            "thinking0+m",
+            "text1",
+            "text1+Hel\n",
+            "text1+lo",
+            "tool2 t1 bash",
+            "tool2+{\"a\":",
+            "tool3 t2 read",
+            "tool3+{}",
+            "tool2+1}",
+            "thinking0.",
+            "text1.",
+            "tool2.",
+            "tool3.",
+        ]
+    );
+    assert_eq!(outcome.failure, None);
+    let message = serde_json::to_value(&outcome.message).expect("JSON");
+    assert_eq!(
+        message["content"],
+        json!([{"type":"thinking","thinking":"hm","thinkingSignature":"reasoning_content"},
+            {"type":"text","text":"Hel\nlo"},
+            {"type":"toolCall","id":"t1","name":"bash","arguments":{"a":1}},
+            {"type":"toolCall","id":"t2","name":"read","arguments":{}}])
+    );
+    assert_eq!((&message["responseId"], &message["responseModel"]), (&json!("c1"), &json!("m-x")));
+    assert_eq!(outcome.message.stop_reason, StopReason::ToolUse);
+    let usage = outcome.message.usage;
+    assert_eq!((usage.input, usage.output, usage.cache_read, usage.cache_write), (65, 20, 30, 5));
+    assert_eq!((usage.reasoning, usage.total_tokens), (Some(7), 120));
+}
+
+/// Names, ids and arguments of the calls in these pieces.
+fn called(pieces: &[Value]) -> Vec<String> {
+    let mut chunks: Vec<Value> = pieces.iter().map(|p| calls(p.clone())).collect();
+    chunks.push(finish("stop"));
+    let (outcome, _) = decode(&chunks);
+    assert_eq!(outcome.message.stop_reason, StopReason::ToolUse, "{pieces:?}");
+    let call = |block: &Block| match block {
+        Block::ToolCall { id, name, arguments, .. } => {
+            Some(format!("{id} {name} {}", Value::Object(arguments.clone())))
+        }
+        _ => None,
+    };
+    outcome.message.content.iter().filter_map(call).collect()
+}
+
+#[test]
+fn tool_calls_in_pieces() {
+    let call = |id: &str, name: &str, arguments: &str| json!({"id":id,"function":{"name":name,"arguments":arguments}});
+    let numbered = |number: u64, mut call: Value| {
+        call["index"] = json!(number);
+        call
+    };
+    for (pieces, expected) in [
+        // Without numbers: by id, or the last one.
+        (
+            vec![json!([call("a", "f", "{")]), json!([call("b", "g", "{}")]), json!([call("a", "", "}")])],
+            vec!["a f {}", "b g {}"],
+        ),
+        (vec![json!([call("a", "f", "{")]), json!([{"function":{"arguments":"}"}}])], vec!["a f {}"]),
+        // Name and id may come late.
+        (
+            vec![json!([numbered(0, call("", "", "{\"x\""))]), json!([numbered(0, call("a", "f", ":1}"))])],
+            vec!["a f {\"x\":1}"],
+        ),
+        // Two calls under one number.
+        (
+            vec![json!([numbered(0, call("a", "f", "{}"))]), json!([numbered(0, call("b", "g", "{}"))])],
+            vec!["a f {}", "b g {}"],
+        ),
+        (vec![json!([numbered(0, call("a", "f", "{}")), numbered(1, call("b", "g", "{}"))])], vec!["a f {}", "b g {}"]),
+    ] {
+        assert_eq!(called(&pieces), expected, "{pieces:?}");
+    }
+    let nameless = called(&[json!([{"index":0,"function":{"name":"f","arguments":"{}"}}])]);
+    assert!(nameless.len() == 1 && nameless[0].starts_with("call_") && nameless[0].ends_with(" f {}"), "{nameless:?}");
+}
+
+#[test]
+fn endings() {
+    let text = delta(json!({"content":"x"}));
+    for (reason, expected) in [
+        ("stop", Ok(StopReason::Stop)),
+        ("end", Ok(StopReason::Stop)),
+        ("length", Ok(StopReason::Length)),
+        ("content_filter", Err("Provider finish_reason: content_filter")),
+        ("", Err("Stream ended without finish_reason")),
+    ] {
+        let (outcome, _) = decode(&[text.clone(), finish(reason)]);
+        match expected {
+            Ok(stop) => {
+                assert_eq!((outcome.message.stop_reason, outcome.message.error_message), (stop, None), "{reason}")
+            }
+            Err(error) => assert_eq!(outcome.message.error_message.as_deref(), Some(error), "{reason}"),
+        }
+        assert_eq!(outcome.message.content, [Block::text("x")]);
+    }
+    let without = format!("data: {text}\n\n");
+    let silent = json!({"supportsFinishReason":false});
+    assert_eq!(decode_with(silent.clone(), &without).0.message.stop_reason, StopReason::Stop);
+    assert_eq!(decode_with(silent, "").0.message.stop_reason, StopReason::Error);
+    assert_eq!(decode_with(json!({}), &without).0.message.stop_reason, StopReason::Error);
+    let no_done = format!("data: {text}\n\ndata: {}\n\n", finish("stop"));
+    assert_eq!(decode_with(json!({}), &no_done).0.message.stop_reason, StopReason::Stop);
+}
+
+#[test]
+fn errors_in_the_stream() {
+    let raw = json!({"error":{"code":429,"message":"slow","metadata":{"raw":"upstream says no"}}});
+    let (outcome, _) = decode(&[raw]);
+    let text = outcome.message.error_message.expect("an error");
+    assert!(text.starts_with("429: {") && text.contains("upstream says no"), "{text}");
+    assert_eq!(outcome.failure.and_then(|f| f.status), Some(429));
+    let (outcome, _) = decode(&[json!({"error":"overloaded"})]);
+    assert_eq!(outcome.message.error_message.as_deref(), Some("\"overloaded\""));
+    let (outcome, _) = decode(&[json!({"error":null,"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]})]);
+    assert_eq!(outcome.message.stop_reason, StopReason::Stop);
+}
+
+#[test]
+fn usage_in_its_many_places() {
+    for (usage, expected) in [
+        (json!({"prompt_tokens":10,"completion_tokens":2,"prompt_cache_hit_tokens":4}), (6, 2, 4)),
+        (json!({"prompt_tokens":10,"completion_tokens":2,"cached_tokens":3}), (7, 2, 3)),
+        (json!({"prompt_tokens":10,"completion_tokens":null,"prompt_tokens_details":null}), (10, 0, 0)),
+        (json!({"prompt_tokens":1,"completion_tokens":1,"cached_tokens":9}), (0, 1, 9)),
+    ] {
+        let mut last = finish("stop");
+        last["choices"][0]["usage"] = usage.clone();
+        let found = decode(&[last]).0.message.usage;
+        assert_eq!((found.input, found.output, found.cache_read), expected, "{usage}");
+    }
+    for (byok, cost) in [(false, 0.25), (true, 0.0)] {
+        let chunk =
+            json!({"choices":null,"usage":{"prompt_tokens":1,"completion_tokens":1,"cost":0.25,"is_byok":byok}});
+        let usage = decode(&[finish("stop"), chunk]).0.message.usage;
+        assert_eq!((usage.cost.total, usage.cost.total_from_provider), (cost, !byok));
+    }
+}
+
+#[test]
+fn reasoning_details_are_kept_and_sent_back() {
+    let detail = |detail: Value| delta(json!({ "reasoning_details": [detail] }));
+    let (outcome, _) = decode(&[
+        detail(json!({"type":"reasoning.text","index":0,"text":"a","signature":null})),
+        detail(json!({"type":"reasoning.text","index":0,"text":"b","signature":"s"})),
+        detail(json!({"type":"reasoning.encrypted","index":1,"data":"e"})),
+        delta(json!({"content":"x"})),
+        finish("stop"),
+    ]);
+    let details = json!([{"type":"reasoning.text","index":0,"text":"ab","signature":"s"},
+        {"type":"reasoning.encrypted","index":1,"data":"e"}]);
+    let signature = outcome.message.content.iter().find_map(|block| match block {
+        Block::Thinking { thinking_signature, .. } => thinking_signature.clone(),
+        _ => None,
+    });
+    assert_eq!(signature.as_deref().and_then(|s| serde_json::from_str::<Value>(s).ok()), Some(details.clone()));
+    let messages = serde_json::to_value([Message::Assistant(outcome.message)]).expect("JSON");
+    let (_, body) =
+        request(&model("https://openrouter.ai/api/v1", json!({})), ThinkingLevel::Off, messages, &[], false);
+    assert_eq!(body["messages"][1], json!({"role":"assistant","content":"x","reasoning_details":details}));
+}

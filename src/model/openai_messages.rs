@@ -1,0 +1,334 @@
+//! Messages and tools in the form of the `openai-completions` API.
+
+use super::Model;
+use super::compat::Compat;
+use super::ids::{sanitize, short_hash};
+use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage, ToolSpec};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// The longest tool call id that OpenAI takes.
+const MAX_ID: usize = 40;
+
+/// The names under which servers send thoughts; a thinking block's signature says which one it came by.
+pub const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "reasoning", "reasoning_text"];
+
+/// The id of another model's tool call in the form that this API takes.
+pub fn foreign_id(id: &str) -> String {
+    let plain = id.split('|').map(sanitize).collect::<Vec<_>>().join("_");
+    if plain.len() <= MAX_ID {
+        return plain;
+    }
+    // Ids that only differ in their ends have to stay different.
+    format!("{}_{}", &plain[..MAX_ID - 9], short_hash(id))
+}
+
+#[derive(Serialize)]
+#[serde(tag = "role", rename_all = "lowercase")]
+pub enum Turn<'a> {
+    System {
+        content: Said<'a>,
+    },
+    Developer {
+        content: Said<'a>,
+    },
+    User {
+        content: Said<'a>,
+    },
+    Assistant(Answered<'a>),
+    Tool {
+        tool_call_id: &'a str,
+        content: Said<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<&'a str>,
+    },
+}
+
+#[derive(Default, Serialize)]
+pub struct Answered<'a> {
+    content: Option<Said<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_text: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_details: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Call<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum Said<'a> {
+    Text(Cow<'a, str>),
+    Parts(Vec<Part<'a>>),
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Part<'a> {
+    Text {
+        text: Cow<'a, str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cache_control: Option<CacheControl>,
+    },
+    ImageUrl {
+        image_url: Url,
+    },
+}
+
+#[derive(Serialize)]
+pub struct Url {
+    url: String,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(tag = "type", rename = "ephemeral")]
+pub struct CacheControl {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "function")]
+struct Call<'a> {
+    id: &'a str,
+    function: CalledFunction<'a>,
+}
+
+#[derive(Serialize)]
+struct CalledFunction<'a> {
+    name: &'a str,
+    arguments: String,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "function")]
+pub struct Tool<'a> {
+    function: Function<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_control: Option<CacheControl>,
+}
+
+#[derive(Serialize)]
+struct Function<'a> {
+    name: &'a str,
+    description: &'a str,
+    parameters: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strict: Option<bool>,
+}
+
+/// The tools; the last one carries the marker for the cache.
+pub fn tools<'a>(tools: &'a [ToolSpec], compat: &Compat, cache: Option<CacheControl>) -> Vec<Tool<'a>> {
+    let tool = |(at, tool): (usize, &'a ToolSpec)| Tool {
+        function: Function {
+            name: &tool.name,
+            description: &tool.description,
+            parameters: &tool.parameters,
+            strict: compat.strict_mode.then_some(false),
+        },
+        cache_control: cache.filter(|_| at + 1 == tools.len()),
+    };
+    tools.iter().enumerate().map(tool).collect()
+}
+
+/// The whole conversation, with the system prompt at its head.
+pub fn turns<'a>(
+    system: &'a str,
+    messages: &'a [Arc<Message>],
+    model: &Model,
+    compat: &Compat,
+    cache: Option<CacheControl>,
+) -> Vec<Turn<'a>> {
+    let mut turns = Vec::with_capacity(messages.len() + 1);
+    if !system.is_empty() {
+        let content = Said::Text(Cow::Borrowed(system));
+        let developer = model.reasoning && compat.developer_role;
+        turns.push(if developer { Turn::Developer { content } } else { Turn::System { content } });
+    }
+    let mut images: Vec<Part<'a>> = Vec::new();
+    for message in messages {
+        match &**message {
+            Message::ToolResult(result) => {
+                images.extend(result.content.iter().filter_map(image));
+                turns.push(tool_result(result, compat));
+            }
+            Message::User(user) => {
+                show_images(&mut images, &mut turns, compat);
+                if let Some(content) = user_content(&user.content) {
+                    push_user(&mut turns, content, compat);
+                }
+            }
+            Message::Assistant(message) => {
+                show_images(&mut images, &mut turns, compat);
+                turns.extend(answered(message, compat).map(Turn::Assistant));
+            }
+        }
+    }
+    show_images(&mut images, &mut turns, compat);
+    if let Some(cache) = cache {
+        mark(&mut turns, cache);
+    }
+    turns
+}
+
+/// Tool results hold only text here, so that their images follow in a message of the user's.
+fn show_images<'a>(images: &mut Vec<Part<'a>>, turns: &mut Vec<Turn<'a>>, compat: &Compat) {
+    if !images.is_empty() {
+        let mut parts = vec![text_part("Attached image(s) from tool result:")];
+        parts.append(images);
+        push_user(turns, Said::Parts(parts), compat);
+    }
+}
+
+fn push_user<'a>(turns: &mut Vec<Turn<'a>>, content: Said<'a>, compat: &Compat) {
+    if compat.assistant_after_tool_result && matches!(turns.last(), Some(Turn::Tool { .. })) {
+        let content = Some(Said::Text(Cow::Borrowed("I have seen the tool results.")));
+        turns.push(Turn::Assistant(Answered { content, ..Answered::default() }));
+    }
+    turns.push(Turn::User { content });
+}
+
+fn text_part(text: &str) -> Part<'_> {
+    Part::Text { text: Cow::Borrowed(text), cache_control: None }
+}
+
+fn image(block: &Block) -> Option<Part<'_>> {
+    match block {
+        Block::Image { data, mime_type } => {
+            Some(Part::ImageUrl { image_url: Url { url: format!("data:{mime_type};base64,{data}") } })
+        }
+        _ => None,
+    }
+}
+
+fn user_content(content: &Content) -> Option<Said<'_>> {
+    match content {
+        Content::Text(text) => Some(Said::Text(Cow::Borrowed(text))),
+        Content::Blocks(blocks) => {
+            let part = |block| match block {
+                Block::Text { text, .. } => (!text.is_empty()).then(|| text_part(text)),
+                block => image(block),
+            };
+            let parts: Vec<_> = blocks.iter().filter_map(part).collect();
+            (!parts.is_empty()).then_some(Said::Parts(parts))
+        }
+    }
+}
+
+fn texts(blocks: &[Block]) -> impl Iterator<Item = &str> {
+    blocks.iter().filter_map(|block| match block {
+        Block::Text { text, .. } => Some(text.as_str()),
+        _ => None,
+    })
+}
+
+/// A tool result's text, or what stands in for it.
+pub fn result_text(blocks: &[Block]) -> Cow<'_, str> {
+    let text = texts(blocks).collect::<Vec<_>>().join("\n");
+    match text.as_str() {
+        "" if blocks.iter().any(|b| matches!(b, Block::Image { .. })) => Cow::Borrowed("(see attached image)"),
+        "" => Cow::Borrowed("(no tool output)"),
+        _ => Cow::Owned(text),
+    }
+}
+
+fn tool_result<'a>(result: &'a ToolResultMessage, compat: &Compat) -> Turn<'a> {
+    Turn::Tool {
+        tool_call_id: &result.tool_call_id,
+        content: Said::Text(result_text(&result.content)),
+        name: compat.tool_result_name.then_some(&result.tool_name),
+    }
+}
+
+/// `None` if nothing is left to say.
+fn answered<'a>(message: &'a AssistantMessage, compat: &Compat) -> Option<Answered<'a>> {
+    let mut out = Answered::default();
+    let text: String = texts(&message.content).collect();
+    let thoughts = |wanted: Option<&str>| {
+        let thought = |block: &'a Block| match block {
+            Block::Thinking { thinking, thinking_signature, .. } => {
+                let fits = wanted.is_none_or(|w| thinking_signature.as_deref() == Some(w));
+                (fits && !thinking.is_empty()).then_some(thinking.as_str())
+            }
+            _ => None,
+        };
+        let thoughts: Vec<_> = message.content.iter().filter_map(thought).collect();
+        (!thoughts.is_empty()).then(|| thoughts.join("\n"))
+    };
+    let as_text = if compat.thinking_as_text { thoughts(None) } else { None };
+    let text = Cow::Owned::<str>(text);
+    out.content = match as_text {
+        Some(thinking) => {
+            let mut parts = vec![Part::Text { text: Cow::Owned(thinking), cache_control: None }];
+            if !text.is_empty() {
+                parts.push(Part::Text { text, cache_control: None });
+            }
+            Some(Said::Parts(parts))
+        }
+        None if !text.is_empty() => Some(Said::Text(text)),
+        None if compat.non_null_assistant_content || compat.assistant_after_tool_result => Some(Said::Text(text)),
+        None => None,
+    };
+    if !compat.thinking_as_text {
+        let [content, reasoning, text] = REASONING_FIELDS.map(|field| thoughts(Some(field)));
+        (out.reasoning_content, out.reasoning, out.reasoning_text) = (content, reasoning, text);
+        out.reasoning_details = message.content.iter().find_map(|block| match block {
+            Block::Thinking { thinking_signature: Some(details), .. } if details.starts_with('[') => {
+                serde_json::from_str(details).ok()
+            }
+            _ => None,
+        });
+    }
+    out.tool_calls.extend(message.content.iter().filter_map(|block| match block {
+        Block::ToolCall { id, name, arguments, .. } => {
+            let arguments = serde_json::to_string(arguments).unwrap_or_else(|_| "{}".to_string());
+            Some(Call { id, function: CalledFunction { name, arguments } })
+        }
+        _ => None,
+    }));
+    let nothing = texts(&message.content).all(str::is_empty) && !matches!(out.content, Some(Said::Parts(_)));
+    if nothing && out.tool_calls.is_empty() {
+        return None;
+    }
+    if compat.reasoning_content_always {
+        out.reasoning_content.get_or_insert_default();
+    }
+    Some(out)
+}
+
+/// Marks the system prompt and the last message with text, up to which everything may be cached.
+fn mark(turns: &mut [Turn<'_>], cache: CacheControl) {
+    let mark = |turn: &mut Turn<'_>| {
+        let content = match turn {
+            Turn::System { content }
+            | Turn::Developer { content }
+            | Turn::User { content }
+            | Turn::Tool { content, .. } => content,
+            Turn::Assistant(Answered { content: Some(content), .. }) => content,
+            Turn::Assistant(_) => return false,
+        };
+        if let Said::Text(text) = content {
+            let text = std::mem::take(text);
+            *content = Said::Parts(vec![Part::Text { text, cache_control: None }]);
+        }
+        let Said::Parts(parts) = content else { return false };
+        let last = parts.iter_mut().rev().find_map(|part| match part {
+            Part::Text { text, cache_control } if !text.is_empty() => Some(cache_control),
+            _ => None,
+        });
+        last.map(|last| *last = Some(cache)).is_some()
+    };
+    let (head, tail) =
+        turns.split_at_mut(usize::from(matches!(turns.first(), Some(Turn::System { .. } | Turn::Developer { .. }))));
+    head.iter_mut().for_each(|turn| {
+        mark(turn);
+    });
+    tail.iter_mut().rev().any(mark);
+}
