@@ -212,11 +212,9 @@ fn user_content(content: &Content) -> Option<Said<'_>> {
     match content {
         Content::Text(text) => Some(Said::Text(Cow::Borrowed(text))),
         Content::Blocks(blocks) => {
-            let part = |block| match block {
-                Block::Text { text, .. } => (!text.is_empty()).then(|| text_part(text)),
-                block => image(block),
-            };
-            let parts: Vec<_> = blocks.iter().filter_map(part).collect();
+            let blank = |block: &&Block| matches!(block, Block::Text { text, .. } if text.is_empty());
+            let part = |block| texts(std::slice::from_ref(block)).next().map(text_part).or_else(|| image(block));
+            let parts: Vec<_> = blocks.iter().filter(|b| !blank(b)).filter_map(part).collect();
             (!parts.is_empty()).then_some(Said::Parts(parts))
         }
     }
