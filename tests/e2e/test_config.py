@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.daemon import API_KEY
-from support.model_server import ToolCall
+from support.model_server import Failure, ToolCall
 
 FLAGS = """--server --context --creds --nkey --user --password --token --tls-ca --tls-cert --tls-key --tls-first
 --inbox-prefix --owner --config --agent-dir --model --thinking --max-lifetime --max-sessions --max-queue --grace
@@ -212,6 +212,20 @@ def test_each_api_gets_its_key_and_headers(daemon, model):
     assert openai.headers["authorization"] == f"Bearer {API_KEY}"
     for request in model.requests:
         assert request.headers["user-agent"].startswith("nats-pi-bridge/")
+
+
+def test_the_log_has_neither_prompts_nor_answers_nor_keys(new_daemon, model):
+    daemon = new_daemon().start("--log", "trace")
+    model.script(
+        ["word-of-the-answer", ToolCall("bash", {"command": "echo word-of-the-tool"})],
+        Failure(401, {"error": {"message": "refused"}}),
+    )
+    stream = daemon.session("s", "word-of-the-prompt")
+    stream.failure()
+    daemon.stop_session("s")
+    daemon.wait_log("session s .*(stopped|ended)")
+    assert len(daemon.log) > 4
+    assert not re.search("word-of-the", daemon.log_text())
 
 
 @pytest.mark.parametrize("how", ["flag", "environment"])

@@ -138,6 +138,15 @@ def test_tools_never_see_keys(new_daemon, model):
         assert f"{name}={daemon.environment[name]}\n" in text
 
 
+def test_tools_are_told_where_they_run(daemon, model):
+    variables = ("PI_SESSION_ID", "PI_PROVIDER", "PI_MODEL", "PI_REASONING_LEVEL")
+    model.script([ToolCall("bash", {"command": "echo " + " ".join(f"${name}" for name in variables)})], "ok")
+    daemon.session("known", "x").text()
+    session, provider, model_id, level = model.requests[1].tool_results[0][0].split()
+    assert session
+    assert (provider, model_id, level) == ("scripted", "one", "off")
+
+
 def start_family(daemon, model):
     """A tool that hangs, with a child and a grandchild that has left the process group; returns the three pids."""
     pids = daemon.cwd / "pids"
