@@ -7,6 +7,8 @@ import pytest
 
 from support.certificates import Certificates
 from support.keys import Operator, new_pair
+from support.model_server import Gate
+from support.waiting import eventually
 
 
 def test_a_context_names_the_server(nats_server, new_daemon):
@@ -227,6 +229,20 @@ class TestTls:
         files = {"ca": certificates.authority, "cert": certificates.client, "key": certificates.client_key}
         daemon.context("secure", url=f"tls://{server.address}", **files)
         daemon.start("--context", "secure")
+
+    def test_a_restart_of_the_server_over_tls(self, own_server, own_bus, new_daemon, certificates, model):
+        server = own_server(certificates.server_config(), scheme="tls")
+        daemon = self.start(new_daemon, own_bus, certificates, server, "--tls-ca", certificates.authority)
+        gate = Gate()
+        model.script(["before ", gate, "after"])
+        stream = daemon.session("s", "x")
+        stream.until("before ")
+        server.stop()
+        server.start()
+        eventually(lambda: daemon.bus.connection.is_connected, "the caller is back")
+        daemon.wait_ready()
+        gate.open()
+        assert stream.text() == "before after"
 
     def test_everything_works_over_tls(self, own_server, own_bus, new_daemon, certificates, model):
         server = own_server(certificates.server_config(), scheme="tls")
