@@ -1,6 +1,8 @@
 //! Requests to the intake subject: their form, the checks that need no daemon, and the coded errors.
 
 use crate::model::ThinkingLevel;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -65,6 +67,10 @@ pub enum IntakeError {
 const MAX_SESSION_ID: usize = 64;
 /// How much of a caller's text an error repeats, characters.
 const MAX_ECHO: usize = 200;
+/// Longest explanation in an error, characters: room for any of ours with what it repeats of a usual request.
+const MAX_MESSAGE: usize = 1000;
+/// Longest model, thinking level or caller's name, bytes. A name stays in every list; no such value needs more.
+const MAX_OPTION: usize = 1024;
 
 impl IntakeError {
     pub fn code(&self) -> &'static str {
@@ -100,7 +106,7 @@ impl IntakeError {
             IntakeError::InvalidJson { message }
             | IntakeError::InvalidRequest { message }
             | IntakeError::SessionCreateFailed { message }
-            | IntakeError::Busy { message } => json!({"error": code, "message": message}),
+            | IntakeError::Busy { message } => json!({"error": code, "message": cut(message, MAX_MESSAGE)}),
             IntakeError::InvalidSessionMode { mode } => json!({"error": code, "sessionMode": mode}),
             IntakeError::MissingFields { required } => json!({"error": code, "required": required}),
             IntakeError::InvalidSessionId { session_id } => json!({"error": code, "sessionId": session_id,
@@ -123,7 +129,12 @@ impl IntakeError {
 
 /// A text as an error repeats it.
 fn echo(text: &str) -> String {
-    text.chars().take(MAX_ECHO).collect()
+    cut(text, MAX_ECHO).to_string()
+}
+
+/// The first `characters` of a text.
+fn cut(text: &str, characters: usize) -> &str {
+    text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
 }
 
 /// True for a text that may be the last token of a subject and a part of a path.
@@ -186,6 +197,9 @@ impl Create {
     fn text(&self, key: &str) -> Result<Option<&str>, IntakeError> {
         match self.option(key) {
             None => Ok(None),
+            Some(Value::String(text)) if text.len() > MAX_OPTION => {
+                Err(IntakeError::InvalidRequest { message: format!("{key} is longer than {MAX_OPTION} bytes") })
+            }
             Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
             Some(_) => Err(IntakeError::InvalidRequest { message: format!("{key} must be a string") }),
         }
@@ -194,7 +208,7 @@ impl Create {
     /// The caller's name for itself; a label, never an authority.
     ///
     /// # Errors
-    /// `invalid_request` for another type than string.
+    /// `invalid_request` for another type than string, and for a very long one.
     pub fn from(&self) -> Result<Option<&str>, IntakeError> {
         self.text("from")
     }
@@ -202,7 +216,7 @@ impl Create {
     /// The model asked for.
     ///
     /// # Errors
-    /// `invalid_request` for another type than string.
+    /// `invalid_request` for another type than string, and for a very long one.
     pub fn model(&self) -> Result<Option<&str>, IntakeError> {
         self.text("model")
     }
@@ -241,19 +255,31 @@ pub struct PromptRequest {
     pub from: Option<String>,
 }
 
+/// The fields of a prompt in JSON. They are raw because values are skipped without recursion: a session's thread has a
+/// small stack, and the depth of a value is the caller's choice.
+#[derive(Deserialize)]
+struct PromptFields<'a> {
+    #[serde(borrow)]
+    body: Option<&'a RawValue>,
+    #[serde(borrow)]
+    prompt: Option<&'a RawValue>,
+    #[serde(borrow)]
+    from: Option<&'a RawValue>,
+}
+
 /// Reads a prompt: a JSON object with a string `body` or `prompt`, or else the plain text.
 ///
 /// # Errors
 /// The reason why there is nothing to ask the model.
 pub fn parse_prompt(payload: &[u8]) -> Result<PromptRequest, &'static str> {
-    let object = || match payload.iter().find(|b| !b.is_ascii_whitespace()) {
-        Some(b'{') => serde_json::from_slice::<Map<String, Value>>(payload).ok(),
+    let string = |value: Option<&RawValue>| serde_json::from_str::<String>(value?.get()).ok();
+    let object = match payload.iter().find(|b| !b.is_ascii_whitespace()) {
+        Some(b'{') => serde_json::from_slice::<PromptFields<'_>>(payload).ok(),
         _ => None,
     };
-    let request = object().and_then(|map| {
-        let text = ["body", "prompt"].iter().find_map(|key| map.get(*key)?.as_str())?;
-        let from = map.get("from").and_then(Value::as_str).map(str::to_string);
-        Some(PromptRequest { text: text.to_string(), from })
+    let request = object.and_then(|fields| {
+        let text = string(fields.body).or_else(|| string(fields.prompt))?;
+        Some(PromptRequest { text, from: string(fields.from).map(|from| echo(&from)) })
     });
     let request = match request {
         Some(request) => request,
@@ -384,5 +410,29 @@ mod tests {
         ] {
             assert_eq!(parse_prompt(payload), expected, "{}", String::from_utf8_lossy(payload));
         }
+    }
+
+    #[test]
+    fn a_deep_prompt_needs_no_deep_stack() {
+        let nested = |depth: usize| format!("{}1{}", r#"{"body":"#.repeat(depth), "}".repeat(depth));
+        let read =
+            move || [100, 100_000].map(|depth| parse_prompt(nested(depth).as_bytes()).map(|prompt| prompt.text.len()));
+        let thread = std::thread::Builder::new().stack_size(crate::threads::SESSION_STACK).spawn(read);
+        let lengths = thread.expect("a thread").join().expect("no overflow");
+        assert_eq!(lengths, [Ok(901), Ok(900_001)]);
+    }
+
+    #[test]
+    fn what_callers_write_is_kept_short() {
+        let long = "ä".repeat(100_000);
+        let payload = json!({"sessionMode": "run", "body": "x", "cwd": "/", "from": long, "model": long}).to_string();
+        let Ok(Request::Create(create)) = parse(payload.as_bytes()) else { panic!("it is a request") };
+        for error in [create.from().map(drop), create.model().map(drop)] {
+            assert_eq!(error.map_err(|e| e.code()), Err("invalid_request"));
+        }
+        let error = IntakeError::SessionCreateFailed { message: long.clone() };
+        assert_eq!(error.document()["message"], "ä".repeat(MAX_MESSAGE));
+        let prompt = parse_prompt(json!({"body": "x", "from": long}).to_string().as_bytes()).expect("a prompt");
+        assert_eq!(prompt.from, Some("ä".repeat(MAX_ECHO)));
     }
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.daemon import API_KEY
-from support.model_server import ToolCall
+from support.model_server import Failure, ToolCall
 
 FLAGS = """--server --context --creds --nkey --user --password --token --tls-ca --tls-cert --tls-key --tls-first
 --inbox-prefix --owner --config --agent-dir --model --thinking --max-lifetime --max-sessions --max-queue --grace
@@ -83,7 +83,7 @@ def test_no_configuration_at_all(new_daemon):
     daemon = new_daemon()
     daemon.config = {}
     found = daemon.values()
-    assert found["server"] == "nats://127.0.0.1:4222"
+    assert found["server"].removeprefix("nats://") == "127.0.0.1:4222"
     assert found["owner"] == "tester"
     assert found["defaultMaxLifetime"] == "1800"
     assert found["maxQueue"] == "32" and found["grace"] == "20"
@@ -112,7 +112,7 @@ def test_check_keeps_secrets(new_daemon):
 
 PRECEDENCE = [
     # setting, key in the file, environment, flag
-    ("server", "server", "NATS_URL", "--server", ["nats://f:1", "nats://e:2", "nats://g:3"]),
+    ("server", "server", "NATS_URL", "--server", ["f:1", "e:2", "g:3"]),
     ("owner", "owner", "PI_EXEC_OWNER", "--owner", ["file", "environment", "flag"]),
     ("defaultModel", "defaultModel", "PI_EXEC_DEFAULT_MODEL", "--model", ["a/f", "a/e", "a/g"]),
     ("defaultThinkingLevel", "defaultThinkingLevel", "PI_EXEC_DEFAULT_THINKING_LEVEL", "--thinking", ["low", "medium", "high"]),
@@ -133,6 +133,45 @@ def test_flag_beats_environment_beats_file(new_daemon, name, key, variable, flag
     # Empty is unset.
     daemon.environment[variable] = ""
     assert daemon.values()[name] == str(in_file)
+
+
+@pytest.mark.parametrize(
+    ("key", "flag", "in_file", "in_flag", "shown"),
+    [
+        ("inboxPrefix", "--inbox-prefix", "_A", "_B", "_B"),
+        ("maxSessions", "--max-sessions", 5, "6", "6"),
+        ("maxQueue", "--max-queue", 5, "6", "6"),
+        ("grace", "--grace", 5, "6", "6"),
+        ("bashTimeout", "--bash-timeout", 5, "6", "6"),
+        ("log", "--log", "warn", "debug", "debug"),
+        ("tlsFirst", "--tls-first", False, None, "true"),
+        ("user", "--user", "a", "b", "b"),
+        ("tlsCa", "--tls-ca", "/a", "/b", "/b"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value[0].isalpha() else "",
+)
+def test_settings_without_a_variable(new_daemon, key, flag, in_file, in_flag, shown):
+    daemon = new_daemon()
+    daemon.config = {key: in_file}
+    value, origin = daemon.settings()[key]
+    assert value.lower() == str(in_file).lower() and "config.json" in origin
+    assert daemon.settings(flag, *([in_flag] if in_flag else []))[key] == (shown, flag)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("PI_EXEC_DEFAULT_MAX_LIFETIME", "soon"), ("PI_EXEC_DEFAULT_THINKING_LEVEL", "deep")]
+)
+def test_a_bad_variable_is_named(new_daemon, variable, value):
+    daemon = new_daemon()
+    daemon.environment[variable] = value
+    done = daemon.run_to_end("--check")
+    assert done.returncode == 78 and variable in done.stderr
+
+
+def test_the_configuration_file_is_optional(new_daemon):
+    daemon = new_daemon()
+    daemon.config = None
+    assert daemon.values()["owner"] == "tester"
 
 
 def test_a_lifetime_of_zero_is_a_value(new_daemon, model):
@@ -212,6 +251,49 @@ def test_each_api_gets_its_key_and_headers(daemon, model):
     assert openai.headers["authorization"] == f"Bearer {API_KEY}"
     for request in model.requests:
         assert request.headers["user-agent"].startswith("nats-pi-bridge/")
+
+
+def test_the_log_has_neither_prompts_nor_answers_nor_keys(new_daemon, model):
+    daemon = new_daemon().start("--log", "trace")
+    model.script(
+        ["word-of-the-answer", ToolCall("bash", {"command": "echo word-of-the-tool"})],
+        Failure(401, {"error": {"message": "refused"}}),
+    )
+    stream = daemon.session("s", "word-of-the-prompt")
+    stream.failure()
+    daemon.stop_session("s")
+    daemon.wait_log("session s .*(stopped|ended)")
+    assert len(daemon.log) > 4
+    assert not re.search("word-of-the", daemon.log_text())
+
+
+def test_a_key_file_that_others_may_read_is_warned_about(new_daemon, model):
+    daemon = new_daemon()
+    path = daemon.write_agent_file("auth.json", {"scripted": {"type": "api_key", "key": "stored-key"}})
+    path.chmod(0o644)
+    daemon.start()
+    model.script("a", "b")
+    daemon.run("x").text()
+    daemon.run("x").text()
+    # Once is enough.
+    assert len([line for line in daemon.log if str(path) in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "found", "level"),
+    [("scripted/thinker:high", "scripted/thinker", "high"), ("thinker", "scripted/thinker", "medium"),
+     ("SCRIPTED/One", "scripted/one", "off"), ("scripted/one:high", "scripted/one", "off")],
+)
+def test_forms_of_a_models_name(daemon, model, spec, found, level):
+    model.script("ok")
+    daemon.session("s", "x", model=spec).text()
+    facts = daemon.inspect("s")
+    assert (facts["model"], facts["thinkingLevel"]) == (found, level)
+
+
+def test_an_unknown_model_names_similar_ones(daemon):
+    request = {"sessionMode": "run", "body": "x", "cwd": str(daemon.cwd), "model": "scripted/thinkr"}
+    assert "scripted/thinker" in daemon.refusal(request).document["message"]
 
 
 @pytest.mark.parametrize("how", ["flag", "environment"])

@@ -7,6 +7,8 @@ import pytest
 
 from support.certificates import Certificates
 from support.keys import Operator, new_pair
+from support.model_server import Gate
+from support.waiting import eventually
 
 
 def test_a_context_names_the_server(nats_server, new_daemon):
@@ -21,22 +23,57 @@ def test_a_context_names_the_server(nats_server, new_daemon):
 def test_flag_beats_environment_beats_file_for_contexts(new_daemon):
     daemon = new_daemon()
     for name in ("one", "two", "three"):
-        daemon.context(name, url=f"nats://{name}:1")
+        daemon.context(name, url=f"{name}:1")
     daemon.config = {"context": "one"}
-    assert daemon.values()["server"] == "nats://one:1"
+    assert daemon.values()["server"] == "one:1"
     daemon.environment["NATS_CONTEXT"] = "two"
-    assert daemon.values()["server"] == "nats://two:1"
-    assert daemon.values("--context", "three")["server"] == "nats://three:1"
+    assert daemon.values()["server"] == "two:1"
+    assert daemon.values("--context", "three")["server"] == "three:1"
 
 
-def test_a_server_beside_a_context_keeps_its_credentials(own_server, own_bus, new_daemon):
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_a_server_beside_a_context_keeps_its_credentials(how, own_server, own_bus, new_daemon):
     server = own_server('authorization { user: me, password: "p w" }')
     daemon = new_daemon(server.url, own_bus(server.url, user="me", password="p w"))
     del daemon.config["server"]
     daemon.context("auth", url="nats://127.0.0.1:1", user="me", password="p w")
-    daemon.environment["NATS_URL"] = server.url
-    daemon.start("--context", "auth")
+    if how == "flag":
+        daemon.start("--context", "auth", "--server", server.url)
+    else:
+        daemon.environment.update(NATS_CONTEXT="auth", NATS_URL=server.url)
+        daemon.start()
     assert "p w" not in daemon.log_text()
+
+
+def test_a_context_of_a_stronger_source_brings_its_server(new_daemon):
+    daemon = new_daemon()
+    daemon.context("mine", url="mine:1")
+    daemon.environment["NATS_URL"] = "other:1"
+    assert daemon.values("--context", "mine")["server"] == "mine:1"
+
+
+@pytest.mark.parametrize("variable", ["NATS_CONFIG_HOME", "XDG_CONFIG_HOME"])
+def test_contexts_elsewhere(new_daemon, variable):
+    daemon = new_daemon()
+    daemon.config = {}
+    path = daemon.context("moved", url="elsewhere:1")
+    folder = path.parent.parent  # .../nats
+    folder.rename(daemon.home / "nats")
+    daemon.environment[variable] = str(daemon.home / "nats" if variable == "NATS_CONFIG_HOME" else daemon.home)
+    assert daemon.values("--context", "moved")["server"] == "elsewhere:1"
+
+
+@pytest.mark.parametrize(
+    "field", [{"nsc": "nsc://x/y/z"}, {"socks_proxy": "socks5://h:1"}, {"url": "ws://h:80"}, {"url": "wss://h"}], ids=str
+)
+def test_a_context_that_asks_for_what_there_is_not(new_daemon, field):
+    """Better no connection than one that goes another way than it was told to."""
+    daemon = new_daemon()
+    daemon.context("odd", **{"url": "h:1", **field})
+    done = daemon.run_to_end("--context", "odd")
+    assert done.returncode == 78
+    (name,) = field
+    assert "odd" in done.stderr and (name in done.stderr or "websocket" in done.stderr.lower())
 
 
 @pytest.mark.parametrize(
@@ -116,11 +153,12 @@ class TestAuthentication:
         daemon.context("jwt", url=server.url, creds=str(path))
         daemon.start("--context", "jwt")
 
-    def test_missing_credential_files_end_with_78(self, new_daemon):
-        for flag in ("--creds", "--nkey", "--tls-ca"):
-            done = new_daemon().run_to_end(flag, "/no/such/file")
-            assert done.returncode == 78
-            assert "/no/such/file" in done.stderr
+    @pytest.mark.parametrize("flag", ["--creds", "--nkey"])
+    def test_a_missing_file_is_named(self, own_server, new_daemon, flag):
+        """It may still come, as certificates and credentials are renewed while the daemon runs."""
+        daemon = new_daemon(own_server().url, None).spawn(flag, "/no/such/file")
+        daemon.wait_log("/no/such/file")
+        assert "pi-exec: connected" not in daemon.log_text()
 
 
 def test_a_public_server_is_warned_about(new_daemon):
@@ -159,6 +197,12 @@ class TestTls:
             daemon.wait_log("(?i)certificate")
             assert daemon.running()
 
+    def test_a_missing_authority_is_named(self, own_server, new_daemon, certificates):
+        server = own_server(certificates.server_config(), scheme="tls")
+        daemon = new_daemon(server.url, None).spawn("--tls-ca", "/no/such/file")
+        daemon.wait_log("/no/such/file")
+        assert daemon.running()
+
     def test_a_server_without_tls_is_refused(self, own_server, new_daemon, certificates):
         """Whoever asks for TLS must not get an open connection instead."""
         server = own_server(scheme="tls")
@@ -185,6 +229,20 @@ class TestTls:
         files = {"ca": certificates.authority, "cert": certificates.client, "key": certificates.client_key}
         daemon.context("secure", url=f"tls://{server.address}", **files)
         daemon.start("--context", "secure")
+
+    def test_a_restart_of_the_server_over_tls(self, own_server, own_bus, new_daemon, certificates, model):
+        server = own_server(certificates.server_config(), scheme="tls")
+        daemon = self.start(new_daemon, own_bus, certificates, server, "--tls-ca", certificates.authority)
+        gate = Gate()
+        model.script(["before ", gate, "after"])
+        stream = daemon.session("s", "x")
+        stream.until("before ")
+        server.stop()
+        server.start()
+        eventually(lambda: daemon.bus.connection.is_connected, "the caller is back")
+        daemon.wait_ready()
+        gate.open()
+        assert stream.text() == "before after"
 
     def test_everything_works_over_tls(self, own_server, own_bus, new_daemon, certificates, model):
         server = own_server(certificates.server_config(), scheme="tls")

@@ -67,13 +67,14 @@ def test_missing_fields_names_all_that_the_mode_needs(daemon, mode, field, value
 
 @pytest.mark.parametrize(
     "session_id",
-    ["..", ".", "a.b", "*", ">", "a b", " ", "a\tb", "a\nb", "a\x00b", "ä", "日本", "a/b", "$SRV", "x" * 65, "x" * 300],
+    ["..", ".", "a.b", "*", ">", "a b", "a\tb", "a\nb", "a\x00b", "ä", "日本", "a/b", "$SRV", "x" * 65, "x" * 300],
 )
 @pytest.mark.parametrize("mode", ["session", "stop"])
 def test_invalid_session_id(daemon, mode, session_id):
     refused = daemon.refusal(request(daemon, mode, sessionId=session_id))
     assert (refused.error, refused.code) == ("invalid_sessionId", 400)
-    assert refused.document["sessionId"] == session_id and refused.document["message"]
+    # It is repeated, though not at any length.
+    assert refused.document["sessionId"] == session_id[:200] and refused.document["message"]
 
 
 @pytest.mark.parametrize("session_id", ["a", "x" * 64, "A-Z_az-09", "-", "_", "0"])

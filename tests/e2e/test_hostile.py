@@ -80,11 +80,6 @@ def test_unknown_fields_are_ignored(healthy, model):
 def test_huge_fields(healthy, field):
     request = {"sessionMode": "session", "sessionId": "s", "body": "x", "cwd": str(healthy.cwd), field: "y" * 900_000}
     stream = healthy.bus.request(healthy.intake, request)
-    if field == "from":
-        # A label may be refused or shortened; it must not come back whole in every list.
-        stream.message()
-        assert len(healthy.bus.ask(healthy.intake, {"sessionMode": "list"}).data) < 10_000
-        return
     message = stream.message()
     assert "error" in json.loads(message.data)
     # The echo of what was wrong is short.
@@ -100,7 +95,7 @@ def test_working_directories_that_are_none(healthy, cwd):
 
 @pytest.mark.parametrize("lifetime", ["1e999", "NaN", "Infinity", "-0.5", "1e30", "18446744073709551616"])
 def test_lifetimes_beyond_all_measure(healthy, model, lifetime):
-    model.script("ok")
+    model.answer(lambda request: "ok")
     payload = f'{{"sessionMode":"session","sessionId":"s","body":"x","cwd":{json.dumps(str(healthy.cwd))},"maxLifetime":{lifetime}}}'
     stream = healthy.bus.request(healthy.intake, payload.encode())
     message = stream.message()

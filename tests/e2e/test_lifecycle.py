@@ -78,8 +78,9 @@ def test_a_session_ends_with_its_lifetime(daemon, model, bus, kind):
     eventually(lambda: daemon.session_ids() == [], "the session has ended")
     # It counts from creation, and is exact to a second.
     assert 0.9 <= time.monotonic() - born <= 2.1
-    for subject in (daemon.subject("s"), daemon.subject("s") + ".inspect", f"$SRV.PING.pi-exec.{instance}"):
+    for subject in (daemon.subject("s"), daemon.subject("s") + ".inspect"):
         eventually(lambda: gone(bus, subject), f"{subject} is gone", timeout=2)
+    assert bus.is_silent(f"$SRV.PING.pi-exec.{instance}", fence=daemon.discover)
     if kind == "busy":
         for cut in (stream, waiting):
             assert cut.failure().text.startswith("error: session expired")
@@ -113,7 +114,7 @@ def test_a_signal_ends_an_idle_daemon_at_once(daemon, model, bus, number):
     daemon.signal(number)
     assert daemon.wait_exit() == 0
     assert time.monotonic() - begun < 3
-    for subject in (daemon.intake, daemon.subject("s"), "$SRV.PING.pi-exec"):
+    for subject in (daemon.intake, daemon.subject("s")):
         eventually(lambda: gone(bus, subject), f"{subject} is gone", timeout=5)
 
 

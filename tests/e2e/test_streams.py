@@ -1,8 +1,9 @@
 """How text gets to the caller: sizes, characters, order, and callers and servers that come and go."""
 
+import time
+
 import pytest
 
-from support.bus import NoResponders
 from support.model_server import Gate, Text, ToolCall
 from support.waiting import eventually
 
@@ -25,6 +26,19 @@ def test_pieces_fit_the_servers_limit_and_are_cut_between_characters(own_server,
             piece.decode()  # Raises when a character was cut.
         # Cutting makes few pieces, not many small ones.
         assert len(stream.payloads) <= len(text.encode()) // 1000 + 2
+
+
+def test_a_list_that_does_not_fit_says_so(own_server, own_bus, new_daemon, model):
+    server = own_server("max_payload: 4096")
+    bus = own_bus(server.url)
+    daemon = new_daemon(server.url, bus).start()
+    model.answer(lambda request: "ok")
+    for number in range(20):
+        daemon.session(f"s{number}", "x").text()
+    listing = daemon.list()
+    assert 0 < len(listing["sessions"]) < 20
+    assert listing["omitted"] == {"sessions": 20 - len(listing["sessions"]), "runs": 0}
+    assert daemon.inspect("s19")["sessionId"] == "s19"
 
 
 def test_one_piece_larger_than_the_usual_limit(daemon, model):
@@ -109,15 +123,10 @@ class TestServerRestart:
     @staticmethod
     def reconnected(daemon):
         """Both the daemon and the caller are back."""
-
-        def back():
-            try:
-                return daemon.bus.connection.is_connected and "sessions" in daemon.list(timeout=1)
-            except (NoResponders, AssertionError, OSError):
-                return False
-
-        # Five seconds are promised; the rest is for the start of the server and the caller's own way back.
-        eventually(back, "reconnected", timeout=10)
+        eventually(lambda: daemon.bus.connection.is_connected, "the caller is back")
+        begun = time.monotonic()
+        daemon.wait_ready()
+        assert time.monotonic() - begun < 5
 
     def test_a_stream_goes_on_after_a_server_restart(self, server, restless, model):
         gate = Gate()

@@ -62,7 +62,7 @@ def test_an_edit_keeps_mode_line_ends_and_the_rest(daemon, model):
         (ToolCall("edit", {"path": "file.txt", "edits": [{"oldText": "zwei", "newText": "x"}]}), "Could not find the exact text"),
         (ToolCall("edit", {"path": "file.txt", "edits": [{"oldText": "e", "newText": "x"}]}), "Found 2 occurrences"),
         (ToolCall("write", {"path": ".", "content": "x"}), ""),
-        (ToolCall("bash", {"command": "echo said; exit 3"}), "said\n\nCommand exited with code 3"),
+        (ToolCall("bash", {"command": "echo said; exit 3"}), "Command exited with code 3"),
         (ToolCall("bash", {"command": "sleep 60", "timeout": 0.2}), "Command timed out after 0.2 seconds"),
         (ToolCall("fly", {"to": "moon"}), "Tool fly not found"),
         (ToolCall("read", {}), "Validation failed for tool \"read\""),
@@ -136,6 +136,15 @@ def test_tools_never_see_keys(new_daemon, model):
     assert "hidden" not in text and "sk-test" not in text
     for name in ("PATH", "HOME"):
         assert f"{name}={daemon.environment[name]}\n" in text
+
+
+def test_tools_are_told_where_they_run(daemon, model):
+    variables = ("PI_SESSION_ID", "PI_PROVIDER", "PI_MODEL", "PI_REASONING_LEVEL")
+    model.script([ToolCall("bash", {"command": "echo " + " ".join(f"${name}" for name in variables)})], "ok")
+    daemon.session("known", "x").text()
+    session, provider, model_id, level = model.requests[1].tool_results[0][0].split()
+    assert session
+    assert (provider, model_id, level) == ("scripted", "one", "off")
 
 
 def start_family(daemon, model):

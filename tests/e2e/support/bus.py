@@ -170,6 +170,22 @@ class Bus:
         finally:
             stream.leave()
 
+    def is_silent(self, subject, fence):
+        """Whether nobody answers on `subject`. Where one subscription of the daemon covers many subjects the server does
+        not say so; `fence` is a call that the daemon answers after it has seen the request."""
+        stream = self.request(subject)
+        try:
+            fence()
+            self.flush()
+            if stream.pending():
+                stream.message()
+                return False
+            return True
+        except NoResponders:
+            return True
+        finally:
+            stream.leave()
+
     def ask_json(self, subject, payload=b"", timeout=DEADLINE):
         return json.loads(self.ask(subject, payload, timeout).data)
 

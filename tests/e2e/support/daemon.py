@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import proc
-from .bus import ERROR_CODE, ERROR_TEXT, NoResponders
+from .bus import ERROR_CODE, ERROR_TEXT
 from .waiting import DEADLINE, eventually
 
 BINARY = os.environ.get("NATS_PI_BRIDGE") or str(Path(__file__).parents[3] / "target/debug/nats-pi-bridge")
@@ -94,7 +94,10 @@ class Daemon:
         return path
 
     def write_config(self):
-        (self.home / ".pi-exec/config.json").write_text(json.dumps(self.config))
+        path = self.home / ".pi-exec/config.json"
+        path.unlink(missing_ok=True)
+        if self.config is not None:
+            path.write_text(json.dumps(self.config))
 
     def context(self, name, **fields):
         """Writes a context of the nats command; returns its path."""
@@ -141,12 +144,12 @@ class Daemon:
         return self
 
     def wait_ready(self):
-        """The server may hear of the subscription a little later than the log."""
+        """The server may hear of the subscription a little later than the log; around a restart requests get lost."""
 
         def answers():
             try:
                 return "sessions" in self.list(timeout=2)
-            except NoResponders:
+            except AssertionError:  # No responders, or no answer.
                 return False
 
         eventually(answers, "the intake answers")
@@ -196,6 +199,10 @@ class Daemon:
 
     def list(self, timeout=DEADLINE):
         return self.bus.ask_json(self.intake, {"sessionMode": "list"}, timeout)
+
+    def discover(self):
+        """The daemon's intake answers discovery."""
+        self.bus.ask("$SRV.PING.pi-exec")
 
     def session_ids(self):
         return [session["sessionId"] for session in self.list()["sessions"]]
