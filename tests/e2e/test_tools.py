@@ -6,7 +6,7 @@ import time
 import pytest
 
 from support import proc
-from support.model_server import Gate, Stop, ToolCall
+from support.model_script import Gate, Stop, ToolCall
 from support.waiting import eventually
 
 
