@@ -13,8 +13,9 @@ use crate::nats::session_subjects::SessionSubjects;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt};
 use crate::threads::{self, Thread};
+use crate::tools::child;
 use crate::transcript::now_ms;
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -27,6 +28,8 @@ use std::time::{Duration, Instant};
 const INTAKE_WAITING: usize = 1024;
 /// Commands that may wait for one session: an end, a drain, and some room.
 const COMMANDS: usize = 8;
+/// Ended programs of tools that nobody waits for are taken note of this often.
+const TICK: Duration = Duration::from_secs(2);
 /// Time for sessions to end, once their grace period is over.
 const END_TIMEOUT: Duration = Duration::from_secs(8);
 /// Time for the last output to reach the server.
@@ -45,6 +48,8 @@ enum Event {
     Ended(String),
     /// The grace period or the time for ending is over.
     Deadline,
+    /// Time to look after what programs left behind.
+    Tick,
 }
 
 /// The main thread's side of a session.
@@ -80,6 +85,7 @@ struct Daemon {
     connection_events: Receiver<ConnectionEvent>,
     intake_requests: Receiver<Box<Message>>,
     discovery_requests: Receiver<Box<Message>>,
+    ticks: Receiver<Instant>,
     ended: Receiver<String>,
     ended_sender: Sender<String>,
     /// What a failing server said last, so that an outage is one line in the log.
@@ -136,6 +142,7 @@ impl Daemon {
             connection_events,
             intake_requests,
             discovery_requests,
+            ticks: tick(TICK),
             ended,
             ended_sender,
             outage_reported: false,
@@ -167,6 +174,7 @@ impl Daemon {
             recv(self.intake_requests) -> message => message.map_or(Event::Deadline, Event::Intake),
             recv(self.discovery_requests) -> message => message.map_or(Event::Deadline, Event::Discovery),
             recv(deadline) -> _ => Event::Deadline,
+            recv(self.ticks) -> _ => Event::Tick,
         }
     }
 
@@ -177,6 +185,7 @@ impl Daemon {
             Event::Intake(message) => self.intake(*message),
             Event::Discovery(message) => self.discovery(&message),
             Event::Ended(instance_id) => self.forget(&instance_id),
+            Event::Tick => child::reap_orphans(),
             Event::Deadline => match self.phase {
                 Phase::Draining(end) | Phase::Ending(end) if end <= Instant::now() => self.advance_shutdown(),
                 _ => {}

@@ -1,11 +1,10 @@
 //! What the process sets up before it serves: the log, limits, signals.
 
 use crate::config::Config;
+use crate::tools::child;
 use crate::{daemon, sys, threads};
 use crossbeam_channel::bounded;
-use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, getrlimit, set_child_subreaper, set_dumpable_behavior, setrlimit,
-};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Write;
@@ -23,7 +22,7 @@ pub fn run(config: Config) -> Result<(), String> {
     sys::forbid_foreign_name_services();
     raise_file_limit();
     // Programs that a tool left behind become our children, so that they can be found and ended.
-    if let Err(e) = set_child_subreaper(Some(rustix::process::getpid())) {
+    if let Err(e) = child::adopt_orphans() {
         log::warn!("cannot adopt orphans of tools: {e}");
     }
     // Keys are in this process's memory: no core file, and no look at it for others of the same user.

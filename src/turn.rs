@@ -23,6 +23,14 @@ use std::time::{Duration, Instant};
 /// A server that asks for a longer pause than this is not waited for, milliseconds (the PI agent's cap).
 const MAX_REQUESTED_DELAY_MS: u64 = 60_000;
 
+/// Marks everything that the programs of one session start, by the session's instance id.
+const SESSION_VARIABLE: &str = "NATS_PI_BRIDGE_SESSION";
+
+/// Kills what programs of a session left running in the background. For its end.
+pub fn kill_leftovers(info: &Info) {
+    tools::child::kill_marked(SESSION_VARIABLE, &info.instance_id);
+}
+
 /// What a turn tells its session, in order.
 pub enum Step {
     Event(AgentEvent),
@@ -289,7 +297,8 @@ impl Turn {
     fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {
         let mut environment = self.config.tool_environment.clone();
         for (name, value) in [
-            ("PI_SESSION_ID", self.info.id.as_str()),
+            (SESSION_VARIABLE, self.info.instance_id.as_str()),
+            ("PI_SESSION_ID", &self.info.id),
             ("PI_PROVIDER", &self.info.model.provider),
             ("PI_MODEL", &self.info.model.id),
             ("PI_REASONING_LEVEL", self.info.thinking.as_str()),

@@ -16,7 +16,7 @@ use crate::nats::session_subjects::{SessionRequest, SessionSubjects};
 use crate::reply::{Reply, ReplyError};
 use crate::threads::{self, Thread};
 use crate::transcript::{Message, StopReason};
-use crate::turn::{Action, Settled, Step, Turn};
+use crate::turn::{self, Action, Settled, Step, Turn};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 pub use facts::{Facts, Info};
 use queue::Queue;
@@ -103,6 +103,8 @@ struct Session {
     last_error: Option<String>,
     queue: Queue,
     running: Option<Running>,
+    /// Tools ran, so that there may be something to clean up.
+    used_tools: bool,
     draining: bool,
 }
 
@@ -132,6 +134,7 @@ pub fn run(parts: Parts) {
         context_tokens: 0,
         last_error: None,
         running: None,
+        used_tools: false,
         draining: false,
     };
     session.accept(first);
@@ -280,6 +283,7 @@ impl Session {
             }
             AgentEvent::ToolExecutionStart { name, .. } => {
                 log::debug!("session {}: tool {name}", self.info.id);
+                self.used_tools = true;
                 if let Some(running) = &mut self.running {
                     running.tool_calls += 1;
                 }
@@ -369,10 +373,13 @@ impl Session {
                 self.refuse_prompt(&prompt, self.farewell(reason));
             }
         }
-        if self.spill_dir.exists()
-            && let Err(e) = std::fs::remove_dir_all(&self.spill_dir)
-        {
-            log::warn!("cannot remove {}: {e}", self.spill_dir.display());
+        if self.used_tools {
+            turn::kill_leftovers(&self.info);
+            if let Err(e) = std::fs::remove_dir_all(&self.spill_dir)
+                && e.kind() != std::io::ErrorKind::NotFound
+            {
+                log::warn!("cannot remove {}: {e}", self.spill_dir.display());
+            }
         }
     }
 
