@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from support.daemon import API_KEY
-from support.model_server import Failure, ToolCall
+from support.daemon import API_KEY, MODELS
+from support.model_script import Failure, ToolCall
 
 FLAGS = """--server --context --creds --nkey --user --password --token --tls-ca --tls-cert --tls-key --tls-first
 --inbox-prefix --owner --config --agent-dir --model --thinking --max-lifetime --max-sessions --max-queue --grace
@@ -243,14 +243,17 @@ def test_a_stored_key_beats_models_json_beats_the_environment(new_daemon, model)
 
 
 def test_each_api_gets_its_key_and_headers(daemon, model):
-    model.script("a", "b")
-    daemon.run("x").text()
-    daemon.run("x", model="scripted-openai/two").text()
-    anthropic, openai = model.requests
-    assert anthropic.headers["x-api-key"] == API_KEY and anthropic.headers["anthropic-version"] == "2023-06-01"
-    assert openai.headers["authorization"] == f"Bearer {API_KEY}"
-    for request in model.requests:
-        assert request.headers["user-agent"].startswith("nats-pi-bridge/")
+    expected = {
+        "anthropic-messages": {"x-api-key": API_KEY, "anthropic-version": "2023-06-01"},
+        "openai-completions": {"authorization": f"Bearer {API_KEY}"},
+        "openai-responses": {"authorization": f"Bearer {API_KEY}"},
+    }
+    model.answer(lambda request: "ok")
+    for api, spec in MODELS.items():
+        daemon.run("x", model=spec).text()
+        headers = model.requests[-1].headers
+        assert {name: headers.get(name) for name in expected[api]} == expected[api]
+        assert headers["user-agent"].startswith("nats-pi-bridge/")
 
 
 def test_the_log_has_neither_prompts_nor_answers_nor_keys(new_daemon, model):

@@ -7,7 +7,7 @@ import pytest
 
 from support.certificates import Certificates
 from support.keys import Operator, new_pair
-from support.model_server import Gate
+from support.model_script import Gate
 from support.waiting import eventually
 
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from support.daemon import API_KEY
-from support.model_server import Cut, Failure, Gate, Raw, Stop, ToolCall, Unterminated
+from support.daemon import API_KEY, MODELS
+from support.model_script import Cut, Failure, Gate, Raw, Stop, ToolCall, Unterminated
 
 OVERLOADED = Failure(529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
 
@@ -204,7 +204,7 @@ def test_retries_end(daemon, model):
     ],
     ids=["401", "400", "404", "quota"],
 )
-@pytest.mark.parametrize("spec", ["scripted/one", "scripted-openai/two"])
+@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
 def test_final_errors_are_told_at_once(daemon, model, spec, failure, words):
     model.script(failure)
     stream = daemon.run("x", model=spec)
@@ -225,8 +225,8 @@ def test_retry_after_is_honoured(daemon, model):
 
 @pytest.mark.parametrize(
     "ending",
-    [Cut(), Unterminated(), Raw("event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n")],
-    ids=["reset", "unterminated", "error event"],
+    [Cut(), Raw("event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n")],
+    ids=["reset", "error event"],
 )
 def test_a_stream_that_breaks_is_tried_again(daemon, model, ending):
     gate = Gate()
@@ -239,9 +239,10 @@ def test_a_stream_that_breaks_is_tried_again(daemon, model, ending):
     assert model.requests[1].conversation == [("user", "x")]
 
 
-def test_an_openai_stream_without_its_end_is_tried_again(daemon, model):
+@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
+def test_a_stream_without_its_end_is_tried_again(daemon, model, spec):
     model.script(["lost ", Unterminated()], "whole")
-    assert daemon.run("x", model="scripted-openai/two").text() == "lost whole"
+    assert daemon.run("x", model=spec).text() == "lost whole"
 
 
 def test_rubbish_in_the_stream(daemon, model):

@@ -9,7 +9,7 @@ import pytest
 
 from support import proc
 from support.bus import NoResponders
-from support.model_server import Gate
+from support.model_script import Gate
 from support.waiting import DEADLINE
 
 MEBIBYTE = 1 << 20

@@ -8,7 +8,7 @@ import pytest
 
 from support import proc
 from support.bus import NoResponders
-from support.model_server import Gate, Stall, ToolCall
+from support.model_script import Gate, Stall, ToolCall
 from support.nats_server import NatsServer
 from support.waiting import eventually
 

@@ -9,7 +9,7 @@ import pytest
 from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 
 from support.daemon import BINARY
-from support.model_server import Gate
+from support.model_script import Gate
 from support.waiting import eventually
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")

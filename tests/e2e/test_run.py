@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from support.model_server import Gate, Text, Thinking, ToolCall
+from support.daemon import MODELS
+from support.model_script import Gate, Text, Thinking, ToolCall, Usage
 from support.waiting import eventually
 
 
@@ -19,18 +20,27 @@ def test_text_streams_piece_by_piece_and_ends_with_an_empty_message(daemon, mode
     daemon.assert_nothing_follows(stream)
 
 
-@pytest.mark.parametrize("spec", ["scripted/one", "scripted-openai/two"])
-def test_both_provider_apis_stream_text_and_run_tools(daemon, model, spec):
+@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
+def test_each_provider_api_streams_text_and_runs_tools(daemon, model, spec):
     model.script(
         [Thinking("hidden "), "Looking. ", ToolCall("bash", {"command": "echo from-the-tool"})],
         "Done.",
     )
     # Only the model's text is sent, all of it: no thinking, no tool calls, no tool output.
     assert daemon.run("look", model=spec).text() == "Looking. Done."
-    (result, _error) = model.requests[1].tool_results[0]
-    assert result == "from-the-tool\n"
-    assert model.requests[0].body["model"] == spec.split("/")[1]
-    assert all(request.body["stream"] is True for request in model.requests)
+    first, second = model.requests
+    assert first.model == spec.split("/")[1]
+    assert str(daemon.cwd) in first.system and "bash" in first.tool_names
+    assert second.conversation == [("user", "look"), ("assistant", "Looking. ")]
+    assert second.tool_results[0][0] == "from-the-tool\n"
+
+
+@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
+def test_each_provider_api_counts_tokens_the_same_way(daemon, model, spec):
+    model.script(["ok", Usage(input=100, output=20, cache_read=3)])
+    daemon.session("s", "x", model=spec).text()
+    expected = {"input": 100, "output": 20, "cacheRead": 3, "cacheWrite": 0, "total": 123}
+    assert daemon.inspect("s")["tokens"] == expected
 
 
 def test_prompt_reaches_the_model_unchanged(daemon, model):

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 import pytest
 
 from support.bus import NoResponders
-from support.model_server import Failure, Gate, ToolCall, Usage
+from support.model_script import Failure, Gate, ToolCall, Usage
 from support.waiting import eventually
 
 # The fields of a session in `list`, and of what types they are.

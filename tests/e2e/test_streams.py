@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from support.model_server import Gate, Text, ToolCall
+from support.daemon import MODELS
+from support.model_script import Gate, Text, ToolCall
 from support.waiting import eventually
 
 # One, two, three and four bytes long in UTF-8, and one made of several characters.
@@ -48,7 +49,7 @@ def test_one_piece_larger_than_the_usual_limit(daemon, model):
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
-@pytest.mark.parametrize("spec", ["scripted/one", "scripted-openai/two"])
+@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
 def test_text_survives_however_the_provider_cuts_it(daemon, model, size, spec):
     model.write_size = size
     model.script([CHARACTERS, "second ", CHARACTERS])

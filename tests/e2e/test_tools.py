@@ -6,7 +6,7 @@ import time
 import pytest
 
 from support import proc
-from support.model_server import Gate, Stop, ToolCall
+from support.model_script import Gate, Stop, ToolCall
 from support.waiting import eventually
 
 
@@ -202,6 +202,41 @@ def test_a_background_process_that_holds_the_output_does_not_hold_the_turn(daemo
     (text,) = results(daemon, model, ToolCall("bash", {"command": "sleep 30 & echo started"}))
     assert text == "started\n"
     assert time.monotonic() - begun < 10
+
+
+BACKGROUND = "setsid sleep 600 > /dev/null & echo $!; sleep 600 > /dev/null 2>&1 & echo $!"
+
+
+def test_background_programs_live_as_long_as_their_session(daemon, model):
+    tool(model, ToolCall("bash", {"command": BACKGROUND}))
+    daemon.session("s", "x").text()
+    pids = [int(pid) for pid in model.requests[1].tool_results[0][0].split()]
+    model.script("more")
+    daemon.prompt("s", "y").text()
+    assert len(pids) == 2 and all(proc.alive(pid) for pid in pids), "a dev server may run on between prompts"
+    daemon.stop_session("s")
+    assert [pid for pid in pids if proc.alive(pid)] == []
+    eventually(lambda: proc.children(daemon.pid) == [], "no zombie is left")
+
+
+def test_a_run_leaves_no_programs(daemon, model):
+    (text,) = results(daemon, model, ToolCall("bash", {"command": BACKGROUND}))
+    pids = [int(pid) for pid in text.split()]
+    eventually(lambda: not any(proc.alive(pid) for pid in pids), "its programs are gone", timeout=5)
+    eventually(lambda: proc.children(daemon.pid) == [], "no zombie is left")
+
+
+def test_one_sessions_end_spares_the_programs_of_another(daemon, model):
+    pids = {}
+    for name in ("a", "b"):
+        tool(model, ToolCall("bash", {"command": BACKGROUND}))
+        daemon.session(name, "x").text()
+        pids[name] = [int(pid) for pid in model.requests[-1].tool_results[0][0].split()]
+    daemon.stop_session("a")
+    assert not any(proc.alive(pid) for pid in pids["a"])
+    assert all(proc.alive(pid) for pid in pids["b"])
+    daemon.stop_session("b")
+    assert not any(proc.alive(pid) for pid in pids["b"])
 
 
 def test_a_stopped_process_does_not_hold_up_stop(daemon, model):

@@ -20,26 +20,27 @@ API_KEY = "sk-test-5up3r-s3cr3t"
 _numbers = itertools.count(1)
 
 
+# One model per API that is spoken.
+MODELS = {
+    "anthropic-messages": "scripted/one",
+    "openai-completions": "scripted-completions/two",
+    "openai-responses": "scripted-responses/three",
+}
+
+
 def providers(model_url):
-    """models.json with the scripted model behind both APIs."""
+    """models.json with the scripted model behind each API."""
     limits = {"contextWindow": 200000, "maxTokens": 8192}
     cost = {"input": 3, "output": 15, "cacheRead": 0.3, "cacheWrite": 3.75}
-    return {
-        "providers": {
-            "scripted": {
-                "baseUrl": model_url,
-                "api": "anthropic-messages",
-                "apiKey": API_KEY,
-                "models": [{"id": "one", **limits, "cost": cost}, {"id": "thinker", "reasoning": True, **limits}],
-            },
-            "scripted-openai": {
-                "baseUrl": f"{model_url}/v1",
-                "api": "openai-completions",
-                "apiKey": API_KEY,
-                "models": [{"id": "two", **limits, "cost": cost}],
-            },
-        }
-    }
+    found = {}
+    for api, spec in MODELS.items():
+        provider, model = spec.split("/")
+        # The path of one API begins with a version, which is part of the others' base URL.
+        base_url = model_url if api == "anthropic-messages" else f"{model_url}/v1"
+        models = [{"id": model, **limits, "cost": cost}]
+        found[provider] = {"baseUrl": base_url, "api": api, "apiKey": API_KEY, "models": models}
+    found["scripted"]["models"].append({"id": "thinker", "reasoning": True, **limits})
+    return {"providers": found}
 
 
 @dataclass

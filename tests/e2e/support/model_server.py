@@ -1,8 +1,7 @@
 """A model provider that says what the test wrote down for it.
 
-Speaks the streaming forms of two APIs, anthropic-messages (`/v1/messages`) and openai-completions
-(`/chat/completions`). A test gives a list of turns, each of which answers one request, or a function that makes a turn
-out of a request.
+A test gives a list of turns, each of which answers one request, or a function that makes a turn out of a request. Turns
+are made of the steps of model_script; provider_apis says how they look on the wire.
 """
 
 import json
@@ -14,79 +13,9 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from .model_script import Cut, Failure, Gate, Raw, Stall, Stop, Text, Thinking, ToolCall, Unterminated, Usage
+from .provider_apis import APIS
 from .waiting import DEADLINE
-
-
-@dataclass
-class Text:
-    text: str
-
-
-@dataclass
-class Thinking:
-    text: str
-
-
-@dataclass
-class ToolCall:
-    name: str
-    arguments: dict | str
-    """A string is sent as it is, so that it can be broken JSON."""
-    id: str = ""
-
-
-@dataclass
-class Usage:
-    input: int = 0
-    output: int = 0
-    cache_read: int = 0
-    cache_write: int = 0
-
-
-@dataclass
-class Stop:
-    """Another reason to stop than the usual one, in the words of the API."""
-
-    reason: str
-
-
-class Raw(str):
-    """Bytes of the event stream, as they are."""
-
-
-class Cut:
-    """The connection is reset here."""
-
-
-class Unterminated:
-    """The stream ends here, properly closed, but without its last events."""
-
-
-class Stall:
-    """Nothing more comes, for as long as the client waits."""
-
-
-@dataclass
-class Failure:
-    """The whole answer is an HTTP error."""
-
-    status: int
-    body: dict | str = ""
-    headers: dict = field(default_factory=dict)
-
-
-class Gate:
-    """Holds a stream until the test opens it."""
-
-    def __init__(self):
-        self.reached = threading.Event()
-        self.opened = threading.Event()
-
-    def wait_reached(self, timeout=DEADLINE):
-        assert self.reached.wait(timeout), f"the model did not get to the gate within {timeout} s"
-
-    def open(self):
-        self.opened.set()
 
 
 @dataclass
@@ -103,28 +32,29 @@ class Request:
     """Set when the whole answer has been written."""
 
     @property
-    def anthropic(self):
-        return self.path.split("?")[0].endswith("/v1/messages")
+    def api(self):
+        (found,) = [api for api in APIS if api.matches(self.path.split("?")[0])]
+        return found
+
+    @property
+    def model(self):
+        """The model asked for, which is in the body or in the path."""
+        return self.body.get("model") or self.path.split("/models/")[1].split(":")[0]
 
     @property
     def key(self):
         """The API key it came with."""
         bearer = self.headers.get("authorization", "")
-        return self.headers.get("x-api-key") or bearer.removeprefix("Bearer ")
+        return self.headers.get("x-api-key") or self.headers.get("x-goog-api-key") or bearer.removeprefix("Bearer ")
 
     @property
     def system(self):
-        if self.anthropic:
-            system = self.body.get("system", "")
-            return system if isinstance(system, str) else "\n".join(block["text"] for block in system)
-        return "\n".join(
-            text_of(message["content"]) for message in self.body["messages"] if message["role"] in ("system", "developer")
-        )
+        return self.api.system(self.body)
 
     @property
     def conversation(self):
         """Pairs of role and text, without system prompt, tool calls and tool results."""
-        pairs = [(message["role"], text_of(message.get("content"))) for message in self.body["messages"]]
+        pairs = self.api.conversation(self.body)
         return [(role, text) for role, text in pairs if role in ("user", "assistant") and text]
 
     @property
@@ -134,30 +64,11 @@ class Request:
     @property
     def tool_results(self):
         """Text and error flag (None where the API has none) of each tool result, in order."""
-        results = []
-        for message in self.body["messages"]:
-            if message["role"] == "tool":
-                results.append((text_of(message["content"]), None))
-            elif message["role"] == "user" and isinstance(message["content"], list):
-                for block in message["content"]:
-                    if block["type"] == "tool_result":
-                        results.append((text_of(block["content"]), bool(block.get("is_error"))))
-        return results
+        return self.api.tool_results(self.body)
 
     @property
     def tool_names(self):
-        return [(tool.get("function") or tool)["name"] for tool in self.body.get("tools", [])]
-
-
-def text_of(content):
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "".join(block["text"] for block in content if block.get("type") in ("text", "input_text"))
-
-
-def to_json(value):
-    """As providers write it: characters as they are, not escaped."""
-    return json.dumps(value, ensure_ascii=False)
+        return self.api.tool_names(self.body)
 
 
 class ModelServer:
@@ -250,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         try:
-            self._play(_Anthropic if request.anthropic else _Openai, request, steps)
+            self._play(request, steps)
             request.finished.set()
         except _Over:
             self.close_connection = True
@@ -291,10 +202,10 @@ class _Handler(BaseHTTPRequestHandler):
                 request.left.set()
                 raise _Over
 
-    def _play(self, api, request, steps):
+    def _play(self, request, steps):
         usage = next((step for step in steps if isinstance(step, Usage)), Usage(10, 5))
         reason = next((step.reason for step in steps if isinstance(step, Stop)), None)
-        writer = api(request.body["model"], usage)
+        writer = request.api(request.model, usage)
         self._send(writer.start())
         for step in steps:
             if isinstance(step, Gate):
@@ -321,102 +232,3 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Over(Exception):
     """Nothing more is to be written to this connection."""
-
-
-class _Anthropic:
-    def __init__(self, model, usage):
-        self._model, self._usage = model, usage
-        self._index, self._open, self._called = -1, None, False
-
-    @staticmethod
-    def _event(name, **fields):
-        return f"event: {name}\ndata: {to_json({'type': name, **fields})}\n\n"
-
-    def start(self):
-        usage = {
-            "input_tokens": self._usage.input,
-            "output_tokens": 1,
-            "cache_read_input_tokens": self._usage.cache_read,
-            "cache_creation_input_tokens": self._usage.cache_write,
-        }
-        message = {"id": "msg_1", "type": "message", "role": "assistant", "model": self._model, "content": []}
-        return self._event("message_start", message={**message, "stop_reason": None, "usage": usage})
-
-    def _close(self):
-        if self._open is None:
-            return ""
-        self._open = None
-        return self._event("content_block_stop", index=self._index)
-
-    def _begin(self, kind, block):
-        closed = self._close()
-        self._open, self._index = kind, self._index + 1
-        return closed + self._event("content_block_start", index=self._index, content_block=block)
-
-    def _delta(self, **delta):
-        return self._event("content_block_delta", index=self._index, delta=delta)
-
-    def step(self, step):
-        """One string per network write."""
-        if isinstance(step, Text):
-            first = "" if self._open == "text" else self._begin("text", {"type": "text", "text": ""})
-            yield first + self._delta(type="text_delta", text=step.text)
-        elif isinstance(step, Thinking):
-            first = self._begin("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-            yield first + self._delta(type="thinking_delta", thinking=step.text)
-            yield self._delta(type="signature_delta", signature="c2ln")
-        else:
-            self._called = True
-            arguments = step.arguments if isinstance(step.arguments, str) else json.dumps(step.arguments)
-            name = {"type": "tool_use", "id": step.id or f"toolu_{id(step):x}", "name": step.name, "input": {}}
-            yield self._begin("tool", name)
-            # In two pieces, as providers do.
-            for piece in (arguments[: len(arguments) // 2], arguments[len(arguments) // 2 :]):
-                yield self._delta(type="input_json_delta", partial_json=piece)
-
-    def end(self, reason):
-        reason = reason or ("tool_use" if self._called else "end_turn")
-        delta = self._event(
-            "message_delta", delta={"stop_reason": reason, "stop_sequence": None}, usage={"output_tokens": self._usage.output}
-        )
-        return self._close() + delta + self._event("message_stop")
-
-
-class _Openai:
-    def __init__(self, model, usage):
-        self._model, self._usage, self._calls = model, usage, 0
-
-    def _chunk(self, delta, reason=None, **extra):
-        choice = {"index": 0, "delta": delta, "finish_reason": reason}
-        chunk = {"id": "c1", "object": "chat.completion.chunk", "model": self._model, "choices": [choice], **extra}
-        return f"data: {to_json(chunk)}\n\n"
-
-    def start(self):
-        return self._chunk({"role": "assistant", "content": ""})
-
-    def step(self, step):
-        if isinstance(step, Text):
-            yield self._chunk({"content": step.text})
-        elif isinstance(step, Thinking):
-            yield self._chunk({"reasoning_content": step.text})
-        else:
-            index, self._calls = self._calls, self._calls + 1
-            arguments = step.arguments if isinstance(step.arguments, str) else json.dumps(step.arguments)
-            call = {"index": index, "id": step.id or f"call_{id(step):x}", "type": "function"}
-            yield self._chunk({"tool_calls": [{**call, "function": {"name": step.name, "arguments": ""}}]})
-            for piece in (arguments[: len(arguments) // 2], arguments[len(arguments) // 2 :]):
-                yield self._chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
-
-    def end(self, reason):
-        finish = self._chunk({}, reason or ("tool_calls" if self._calls else "stop"))
-        # Tokens from the cache are part of the prompt's tokens in this API.
-        usage = {
-            "prompt_tokens": self._usage.input + self._usage.cache_read + self._usage.cache_write,
-            "completion_tokens": self._usage.output,
-            "prompt_tokens_details": {
-                "cached_tokens": self._usage.cache_read,
-                "cache_write_tokens": self._usage.cache_write,
-            },
-        }
-        last = {"id": "c1", "object": "chat.completion.chunk", "model": self._model, "choices": [], "usage": usage}
-        return finish + f"data: {to_json(last)}\n\n" + "data: [DONE]\n\n"
