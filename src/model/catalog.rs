@@ -9,6 +9,7 @@
 use super::definition::Definition;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use std::sync::OnceLock;
 
 const CATALOG: &str = include_str!("catalog.jsonl");
 
@@ -24,24 +25,23 @@ pub struct Provider {
     models: Vec<&'static RawValue>,
 }
 
-/// All providers, in catalog order.
-pub fn providers() -> impl Iterator<Item = Provider> {
-    CATALOG.lines().filter_map(|line| serde_json::from_str(line).ok())
-}
-
-pub fn provider(id: &str) -> Option<Provider> {
-    let line = CATALOG.lines().find(|line| line_id(line) == id)?;
-    serde_json::from_str(line).ok()
+/// Every line with its provider's id, which it begins with, so that no model has to be parsed to find it.
+fn lines() -> &'static [(&'static str, &'static str)] {
+    static LINES: OnceLock<Vec<(&str, &str)>> = OnceLock::new();
+    LINES.get_or_init(|| {
+        let id = |line: &'static str| line.strip_prefix(r#"{"id":""#)?.split('"').next();
+        CATALOG.lines().filter_map(|line| Some((id(line)?, line))).collect()
+    })
 }
 
 /// The ids of all providers, in catalog order.
 pub fn provider_ids() -> impl Iterator<Item = &'static str> {
-    CATALOG.lines().map(line_id)
+    lines().iter().map(|(id, _)| *id)
 }
 
-/// Every line begins with its provider's id, which is thereby found without parsing the models.
-fn line_id(line: &'static str) -> &'static str {
-    line.strip_prefix(r#"{"id":""#).and_then(|rest| rest.split('"').next()).unwrap_or_default()
+pub fn provider(id: &str) -> Option<Provider> {
+    let (_, line) = lines().iter().find(|(known, _)| *known == id)?;
+    serde_json::from_str(line).ok()
 }
 
 impl Provider {
@@ -68,12 +68,13 @@ mod tests {
 
     #[test]
     fn every_entry_is_a_model() {
-        assert_eq!(providers().count(), CATALOG.lines().count(), "every line parses");
+        assert_eq!(lines().len(), CATALOG.lines().count(), "every line begins with an id");
         let mut models = 0;
-        for (name, p) in provider_ids().zip(providers()) {
+        for name in provider_ids() {
+            let p = provider(name).expect("it parses");
             assert_eq!(p.model_ids().count(), p.models.len(), "{name}");
             assert!(p.model(p.default_model).is_some(), "{name}");
-            assert!(!p.env.is_empty() && provider(name).is_some_and(|q| q.env == p.env), "{name}");
+            assert!(!p.env.is_empty(), "{name}");
             for id in p.model_ids() {
                 let from = Inherited { provider: name, api: Some(p.api), base_url: Some(p.base_url) };
                 let model = p.model(id).expect("it parses").into_model(from).expect("it is whole");

@@ -142,7 +142,8 @@ impl Credentials {
 
     /// The variables that hold keys, or may: for keeping them from child processes.
     pub fn environment_names(&self, user: &ModelsJson) -> Vec<String> {
-        let mut names: Vec<String> = catalog::providers().flat_map(|p| p.env).map(str::to_string).collect();
+        let mut names: Vec<String> =
+            catalog::provider_ids().filter_map(catalog::provider).flat_map(|p| p.env).map(str::to_string).collect();
         if let Ok(file) = self.file.get() {
             for entry in file.entries.values() {
                 if let Entry::ApiKey { key, env } = entry {

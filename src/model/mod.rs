@@ -4,7 +4,7 @@
 //! |---|---|
 //! | which models there are | `catalog`, `definition`, `models_json`, `registry`, `settings` |
 //! | who pays | `credentials`, `secret_value` |
-//! | transport | `http`, `http_watch`, `sse` |
+//! | transport | `http`, `http_watch`, `sse`, `throttle` |
 //! | one request | `services` (the way in), `exchange`, `answer`, `repair`, `usage`, `retry` |
 //! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `openai_responses`, `google`, `offline` |
 
@@ -37,6 +37,7 @@ mod sse;
 #[cfg(test)]
 mod test_support;
 mod thinking;
+mod throttle;
 mod tolerant_json;
 mod usage;
 

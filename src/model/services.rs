@@ -3,13 +3,14 @@
 use super::answer::{Answer, Failed};
 use super::config_file::ConfigFile;
 use super::credentials::{Credentials, process_environment};
-use super::exchange;
+use super::exchange::Exchange;
 use super::http::{Http, Patience};
 use super::models_json::ModelsJson;
 use super::protocol::{Draft, Protocol};
 use super::registry::Registry;
 use super::repair::repair;
 use super::settings::Settings;
+use super::throttle::Throttle;
 use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, catalog, offline, usage};
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
@@ -22,6 +23,7 @@ pub struct Services {
     settings: ConfigFile<Settings>,
     credentials: Credentials,
     http: Arc<Http>,
+    throttle: Throttle,
     offline: offline::Offline,
     environment: fn(&str) -> Option<String>,
 }
@@ -39,6 +41,7 @@ impl Services {
             settings: ConfigFile::new(agent_dir.join("settings.json"), Settings::parse),
             credentials: Credentials::new(agent_dir, environment),
             http: Arc::default(),
+            throttle: Throttle::default(),
             offline: offline::Offline::default(),
             environment,
         }
@@ -150,11 +153,17 @@ impl Services {
             budgets: settings.thinking_budgets,
             long_cache: (self.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
         });
-        let mut decoder = (protocol.decoder)(model);
         let idle = settings.idle_timeout();
-        let patience = Patience { first_byte: idle, idle };
-        let secret = authorization.secret.as_ref();
-        exchange::run(&self.http, &prepared, secret, patience, cancel, decoder.as_mut(), answer)
+        let exchange = Exchange {
+            http: &self.http,
+            throttle: &self.throttle,
+            prepared: &prepared,
+            authorization: &authorization,
+            patience: Patience { first_byte: idle, idle },
+            policy: settings.retry_policy(),
+            cancel,
+        };
+        exchange.run((protocol.decoder)(model).as_mut(), answer)
     }
 }
 
