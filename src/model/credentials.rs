@@ -103,7 +103,7 @@ impl Credentials {
     pub fn check(&self, model: &Model, user: &ModelsJson) -> Result<(), ModelError> {
         match self.locate(&model.provider, user)? {
             Some(Located::Value { text, .. }) if text.starts_with('!') => Ok(()),
-            _ if model.headers.iter().any(|(_, text)| text.starts_with('!')) => Ok(()),
+            _ if model.headers.iter().any(|(_, text)| text.reveal().starts_with('!')) => Ok(()),
             _ => self.authorize(model, user).map(|_| ()),
         }
     }
@@ -134,7 +134,7 @@ impl Credentials {
         }
         let mut headers = Vec::new();
         for (name, text) in &model.headers {
-            let value = self.value(text, provider, Origin::ModelsJson);
+            let value = self.value(text.reveal(), provider, Origin::ModelsJson);
             headers.push((name.clone(), value.map_err(|e| refused(format!("header {name}: {e} (models.json)")))?));
         }
         Ok(Authorization { secret, scheme, headers })

@@ -41,6 +41,7 @@ mod throttle;
 mod tolerant_json;
 mod usage;
 
+pub use secret_value::Secret;
 pub use services::Services;
 
 use crate::transcript::{AssistantMessage, Message, ToolSpec};
@@ -68,8 +69,8 @@ pub struct Model {
     pub max_tokens: u64,
     /// Level -> the value the provider wants; `None` = the level is not supported.
     pub thinking_level_map: BTreeMap<String, Option<String>>,
-    /// Extra request headers; values in the syntax of `credentials`.
-    pub headers: Vec<(String, String)>,
+    /// Extra request headers; values in the syntax of `secret_value`.
+    pub headers: Vec<(String, Secret)>,
     /// Explicit compatibility flags, which beat what is detected.
     pub compat: serde_json::Map<String, serde_json::Value>,
 }

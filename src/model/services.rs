@@ -55,6 +55,16 @@ impl Services {
         })
     }
 
+    /// The user's models. A broken file concerns only those that are not in the catalog.
+    fn user_models(&self, model: &Model) -> Result<Arc<ModelsJson>, ModelError> {
+        match self.models.get() {
+            Err(reason) if catalog::provider_ids().all(|known| known != model.provider) => {
+                Err(ModelError::Invalid(reason))
+            }
+            user => Ok(user.unwrap_or_default()),
+        }
+    }
+
     /// The model that `spec` names (`provider/model`, or an id that is unique), with the thinking level that it asks for
     /// (`spec:level`).
     ///
@@ -112,8 +122,7 @@ impl Services {
         if model.api == Api::Offline {
             return Ok(());
         }
-        let user = self.models.get().unwrap_or_default();
-        self.credentials.check(model, &user)
+        self.credentials.check(model, &*self.user_models(model)?)
     }
 
     /// The environment variables that hold keys, or may hold them. Child processes must not get them.
@@ -139,9 +148,9 @@ impl Services {
         cancel: &Cancel,
         answer: &mut Answer<'_>,
     ) -> Result<StopReason, Failed> {
-        let user = self.models.get().unwrap_or_default();
         let settings = self.settings();
         let model = request.model;
+        let user = self.user_models(model).map_err(|e| Failed::new(e.to_string()))?;
         let authorization = self.credentials.authorize(model, &user).map_err(|e| Failed::new(e.to_string()))?;
         let messages = repair(request.messages, model, protocol.foreign_id);
         let prepared = (protocol.prepare)(&Draft {

@@ -300,5 +300,10 @@ fn a_broken_models_json_is_told_and_spares_the_catalog() {
         r#"{"providers":{"local":{"baseUrl":"http://h","api":"openai-completions","models":[{"id":"m"}]}}}"#,
     )
     .expect("it writes");
-    assert!(services.resolve("local/m").is_ok(), "a running daemon sees the edit");
+    let (model, _) = services.resolve("local/m").expect("a running daemon sees the edit");
+    std::fs::write(dir.path().join("models.json"), "oops").expect("it writes");
+    let error = services.check_credentials(&model).expect_err("the file is broken again").to_string();
+    assert!(error.contains("models.json: expected value"), "{error}");
+    let outcome = services.stream(&test_request(&model, &[]), &Cancel::new(), &mut Recorder::default());
+    assert_eq!(outcome.message.error_message, Some(error));
 }
