@@ -5,8 +5,7 @@ mod stream;
 pub use stream::Stream;
 
 use super::credentials::Scheme;
-use super::exchange::{Draft, Prepared, configure};
-use super::ids::sanitize;
+use super::protocol::{Draft, Prepared, configure};
 use super::{Model, ThinkingLevel};
 use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage};
 use serde::Serialize;
@@ -19,11 +18,6 @@ const INTERLEAVED_BETA: &str = "interleaved-thinking-2025-05-14";
 const FINE_GRAINED_BETA: &str = "fine-grained-tool-streaming-2025-05-14";
 /// The smallest budget of thought that the API takes, and what has to be left for the answer; tokens.
 const MIN_BUDGET: u64 = 1024;
-
-/// The id of another model's tool call in the form that this API takes.
-pub fn foreign_id(id: &str) -> String {
-    sanitize(id).chars().take(64).collect()
-}
 
 #[derive(Serialize)]
 struct Body<'a> {

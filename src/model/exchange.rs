@@ -1,93 +1,16 @@
-//! One request over HTTP and its answer as a stream of events: what all provider APIs have in common.
+//! One request over HTTP, and its answer as a stream of events.
 
+use super::Failure;
 use super::answer::{Answer, Failed};
-use super::credentials::Authorization;
 use super::http::{Http, HttpError, Patience, Response};
+use super::protocol::{Decoder, MAX_ERROR_CHARS, Prepared, Progress};
 use super::secret_value::Secret;
-use super::sse::{Event, Events};
-use super::thinking::Budgets;
-use super::{Failure, Model, Request};
+use super::sse::Events;
 use crate::cancel::Cancel;
-use crate::transcript::{Message, StopReason};
-use serde::Deserialize;
-use std::borrow::Cow;
+use crate::transcript::StopReason;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How much of a provider's own words goes into an error message, in characters.
-const MAX_ERROR_CHARS: usize = 4000;
-
-/// A string of an event, borrowed from it where it has no escapes.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
-
-/// What a provider API makes of a request.
-pub struct Prepared {
-    pub url: String,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
-}
-
-/// A request as the provider APIs see it.
-pub struct Draft<'a> {
-    pub request: &'a Request<'a>,
-    pub model: &'a Model,
-    /// The messages, fit for this model.
-    pub messages: &'a [Arc<Message>],
-    pub authorization: &'a Authorization,
-    /// The limit for the answer, in tokens.
-    pub max_tokens: u64,
-    /// Tokens of thought per level.
-    pub budgets: Budgets,
-    /// Prompt parts may be cached for as long as the provider offers.
-    pub long_cache: bool,
-}
-
-impl Draft<'_> {
-    /// Tokens of thought for the level asked for; 0 = no thinking.
-    pub fn budget(&self) -> u64 {
-        self.budgets.tokens(self.request.thinking)
-    }
-
-    /// The headers of every request: the content's type, the key in the header `own` (or as bearer token), the configured ones.
-    pub fn headers(&self, own: &str) -> Vec<(String, String)> {
-        use super::credentials::Scheme;
-        let mut headers = vec![("content-type".to_string(), "application/json".to_string())];
-        if let Some(secret) = &self.authorization.secret {
-            headers.push(match self.authorization.scheme {
-                Scheme::Key if own != "authorization" => (own.to_string(), secret.reveal().to_string()),
-                _ => ("authorization".to_string(), format!("Bearer {}", secret.reveal())),
-            });
-        }
-        headers
-    }
-}
-
-/// Adds the configured headers, which replace computed ones of the same name.
-pub fn configure(headers: &mut Vec<(String, String)>, authorization: &Authorization) {
-    for (name, value) in &authorization.headers {
-        headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
-        headers.push((name.clone(), value.reveal().to_string()));
-    }
-}
-
-/// Whether more is to come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    More,
-    /// That was the last event. Nothing that may follow matters.
-    Done,
-}
-
-/// Understands the events of one answer.
-pub trait Decoder {
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed>;
-
-    /// The stream is over: how the answer ended, or why it is no whole answer.
-    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed>;
-}
 
 /// Sends the request and feeds the answer to the decoder.
 pub fn run(
@@ -194,11 +117,6 @@ fn conceal(text: String, secret: Option<&Secret>) -> String {
         Some(secret) if text.contains(secret.reveal()) => text.replace(secret.reveal(), "[key]"),
         _ => text,
     }
-}
-
-/// A provider's words inside a stream, cut to what a message may hold.
-pub fn quoted(data: &[u8]) -> String {
-    String::from_utf8_lossy(data).chars().take(MAX_ERROR_CHARS).collect()
 }
 
 #[cfg(test)]

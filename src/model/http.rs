@@ -5,12 +5,12 @@
 //! request to the same server, of whichever session, takes it over. All agents share one TLS configuration, so that
 //! even a new connection resumes a known TLS session.
 
+use super::http_resolver::ServerResolver;
 use super::http_watch::{Watch, WatchedConnector};
 use crate::cancel::{Cancel, OnCancel};
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, BodyReader, Proxy};
 
@@ -156,7 +156,7 @@ impl Http {
             .user_agent(concat!("nats-pi-bridge/", env!("CARGO_PKG_VERSION")))
             .build();
         let connector = WatchedConnector::new(self.connector.clone(), watch.clone());
-        let agent = Agent::with_parts(config, connector, DefaultResolver::default());
+        let agent = Agent::with_parts(config, connector, ServerResolver::default());
         Ok(Line { server: server.to_string(), agent, watch })
     }
 

@@ -6,6 +6,11 @@ pub fn sanitize(id: &str) -> String {
     id.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
 }
 
+/// An id that both Anthropic and Google take: plain characters, 64 at most.
+pub fn portable(id: &str) -> String {
+    sanitize(id).chars().take(64).collect()
+}
+
 /// Eight hexadecimal digits that differ for different texts as a rule (FNV-1a). Guards nothing: it names.
 pub fn short_hash(text: &str) -> String {
     let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
@@ -19,6 +24,7 @@ mod tests {
     #[test]
     fn ids() {
         assert_eq!(sanitize("call_1-x|fc.ü"), "call_1-x_fc__");
+        assert_eq!((portable("a|b").as_str(), portable(&"ü".repeat(99)).as_str()), ("a_b", &*"_".repeat(64)));
         assert_eq!(short_hash(""), "811c9dc5");
         assert_eq!(short_hash("a"), "e40c292c");
     }

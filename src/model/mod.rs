@@ -6,7 +6,7 @@
 //! | who pays | `credentials`, `secret_value` |
 //! | transport | `http`, `http_watch`, `sse` |
 //! | one request | `services` (the way in), `exchange`, `answer`, `repair`, `usage`, `retry` |
-//! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `offline` |
+//! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `openai_responses`, `google`, `offline` |
 
 mod answer;
 mod anthropic;
@@ -16,7 +16,9 @@ mod config_file;
 mod credentials;
 mod definition;
 mod exchange;
+mod google;
 mod http;
+mod http_resolver;
 mod http_watch;
 mod ids;
 mod jsonc;
@@ -25,6 +27,7 @@ pub mod offline;
 mod openai_completions;
 mod openai_messages;
 mod openai_responses;
+mod protocol;
 mod registry;
 mod repair;
 pub mod retry;

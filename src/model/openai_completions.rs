@@ -3,10 +3,10 @@
 
 use super::answer::{Answer, Failed};
 use super::compat::{Affinity, Compat, ThinkingFormat};
-use super::exchange::{Decoder, Draft, Prepared, Progress, Text, configure, quoted};
 use super::openai_messages::{CacheControl, REASONING_FIELDS, Tool, Turn, tools, turns};
+use super::protocol::{Decoder, Draft, Prepared, Progress, Text, configure, provider_error};
 use super::sse::Event;
-use super::{Failure, ThinkingLevel, tolerant_json};
+use super::{ThinkingLevel, tolerant_json};
 use crate::transcript::{Block, Message, StopReason, Usage};
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -548,19 +548,6 @@ fn collect_detail(details: &mut Vec<Value>, detail: Value) {
                 last.insert(name.clone(), value.clone());
             }
         }
-    }
-}
-
-/// An error that came inside the stream; its code is a status as a rule.
-fn provider_error(raw: &str) -> Failed {
-    let error: Value = serde_json::from_str(raw).unwrap_or_default();
-    let code = error.get("code").and_then(|c| c.as_u64().or_else(|| c.as_str()?.parse().ok()));
-    let status = code.and_then(|c| u16::try_from(c).ok()).filter(|s| (400..600).contains(s));
-    let text = quoted(raw.as_bytes());
-    Failed {
-        text: status.map_or(text.clone(), |s| format!("{s}: {text}")),
-        facts: Failure { status, retry_after: None },
-        aborted: false,
     }
 }
 

@@ -1,9 +1,9 @@
 //! The `openai-responses` API: `POST {base}/responses`, answered by server-sent events.
 
 use super::answer::{Answer, Failed};
-use super::exchange::{Decoder, Draft, Prepared, Progress, Text, configure, quoted};
 use super::ids::{sanitize, short_hash};
 use super::openai_messages::result_text;
+use super::protocol::{Decoder, Draft, Prepared, Progress, Text, configure, quoted};
 use super::sse::Event;
 use super::{Model, ThinkingLevel, tolerant_json};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolResultMessage, Usage};

@@ -1,19 +1,16 @@
 //! The way in: models by name, their credentials, and requests to them.
 
 use super::answer::{Answer, Failed};
-use super::compat::Compat;
 use super::config_file::ConfigFile;
 use super::credentials::{Credentials, process_environment};
-use super::exchange::{self, Decoder, Draft};
+use super::exchange;
 use super::http::{Http, Patience};
 use super::models_json::ModelsJson;
+use super::protocol::{Draft, Protocol};
 use super::registry::Registry;
 use super::repair::repair;
 use super::settings::{RetrySettings, Settings};
-use super::{
-    Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, anthropic, catalog, offline, openai_completions,
-    openai_responses, usage,
-};
+use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, catalog, offline, usage};
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
 use std::path::Path;
@@ -129,28 +126,27 @@ impl Services {
     /// Sends the request and hands the answer to `sink` as it comes. Returns when it is complete, failed or cancelled.
     pub fn stream(&self, request: &Request<'_>, cancel: &Cancel, sink: &mut dyn Sink) -> Outcome {
         let mut answer = Answer::new(request, sink);
-        let result = if cancel.is_cancelled() {
-            Err(Failed::aborted())
-        } else if request.model.api == Api::Offline {
-            self.offline.run(request, cancel, &mut answer)
-        } else {
-            self.exchange(request, cancel, &mut answer)
+        let result = match Protocol::of(request.model.api) {
+            _ if cancel.is_cancelled() => Err(Failed::aborted()),
+            None => self.offline.run(request, cancel, &mut answer),
+            Some(protocol) => self.exchange(&protocol, request, cancel, &mut answer),
         };
         answer.finish(request, result)
     }
 
-    fn exchange(&self, request: &Request<'_>, cancel: &Cancel, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    fn exchange(
+        &self,
+        protocol: &Protocol,
+        request: &Request<'_>,
+        cancel: &Cancel,
+        answer: &mut Answer<'_>,
+    ) -> Result<StopReason, Failed> {
         let user = self.models.get().unwrap_or_default();
         let settings = self.settings();
         let model = request.model;
         let authorization = self.credentials.authorize(model, &user).map_err(|e| Failed::new(e.to_string()))?;
-        let foreign_id = match model.api {
-            Api::AnthropicMessages => anthropic::foreign_id,
-            Api::OpenaiResponses => openai_responses::foreign_id,
-            _ => openai_completions::foreign_id,
-        };
-        let messages = repair(request.messages, model, foreign_id);
-        let draft = Draft {
+        let messages = repair(request.messages, model, protocol.foreign_id);
+        let prepared = (protocol.prepare)(&Draft {
             request,
             model,
             messages: &messages,
@@ -158,16 +154,8 @@ impl Services {
             max_tokens: usage::max_tokens(request),
             budgets: settings.thinking_budgets,
             long_cache: (self.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
-        };
-        let (prepared, mut decoder): (_, Box<dyn Decoder>) = match model.api {
-            Api::AnthropicMessages => (anthropic::prepare(&draft), Box::new(anthropic::Stream::default())),
-            Api::OpenaiCompletions => {
-                let stream = openai_completions::Stream::new(&Compat::of(model));
-                (openai_completions::prepare(&draft), Box::new(stream))
-            }
-            Api::OpenaiResponses => (openai_responses::prepare(&draft), Box::new(openai_responses::Stream::default())),
-            other => return Err(Failed::new(format!("The API {} is not supported", other.as_str()))),
-        };
+        });
+        let mut decoder = (protocol.decoder)(model);
         let idle = settings.idle_timeout();
         let patience = Patience { first_byte: idle, idle };
         let secret = authorization.secret.as_ref();

@@ -2,7 +2,7 @@
 
 use super::answer::Answer;
 use super::credentials::{Authorization, Scheme};
-use super::exchange::{Decoder, Draft, Prepared, Progress};
+use super::protocol::{Decoder, Draft, Prepared, Progress};
 use super::secret_value::Secret;
 use super::sse::Events;
 use super::thinking::Budgets;

@@ -75,6 +75,15 @@ impl fmt::Display for RequestError {
 
 impl std::error::Error for RequestError {}
 
+impl From<PublishError> for RequestError {
+    fn from(error: PublishError) -> RequestError {
+        match error {
+            PublishError::Closed => RequestError::Closed,
+            other => RequestError::Publish(other),
+        }
+    }
+}
+
 /// A connection to a NATS server that reconnects by itself. Clones share it; when the last one is dropped it is closed.
 #[derive(Clone)]
 pub struct Connection {
@@ -193,13 +202,13 @@ impl Connection {
     /// Sends a request and waits for the first answer. All requests share one subscription.
     pub fn request(&self, subject: &str, payload: &[u8], timeout: Duration) -> Result<Box<Message>, RequestError> {
         let deadline = deadline_after(timeout);
-        let inbox = self.shared.request_inbox().map_err(RequestError::Publish)?;
+        let inbox = self.shared.request_inbox()?;
         let token = random_token::<11>();
         let (to, answer) = bounded(1);
         self.shared.requests().insert(token.clone(), to);
         let result = self
             .publish(subject, Some(&format!("{inbox}.{token}")), &[], payload)
-            .map_err(RequestError::Publish)
+            .map_err(RequestError::from)
             .and_then(|()| {
                 answer.recv_deadline(deadline).map_err(|error| match error {
                     crossbeam_channel::RecvTimeoutError::Timeout => RequestError::TimedOut,

@@ -230,7 +230,8 @@ impl<'a> Session<'a> {
         }
         let mut left = SEND_SLICE;
         let mut blocked = false;
-        while !matches!(wire.link, Link::Down) && !wire.output.is_empty() && !blocked {
+        let mut failed = None;
+        while !matches!(wire.link, Link::Down) && !wire.output.is_empty() && !blocked && failed.is_none() {
             let bytes = wire.output.unsent();
             match self.transport.write(&bytes[..bytes.len().min(left)]) {
                 Ok(count) => {
@@ -241,7 +242,7 @@ impl<'a> Session<'a> {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => blocked = true,
-                Err(error) => return Err(End::Io(error)),
+                Err(error) => failed = Some(error),
             }
         }
         self.blocked = blocked && !wire.output.is_empty();
@@ -257,7 +258,21 @@ impl<'a> Session<'a> {
         }
         self.shared.tell_waiting(&wire);
         drop(wire);
-        self.transport.flush().map_err(End::Io)
+        match failed.map_or_else(|| self.transport.flush(), Err) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain(error)),
+        }
+    }
+
+    /// Why writing failed: what the server said before it closed the connection tells more than the error.
+    fn explain(&mut self, error: io::Error) -> End {
+        // What it said is in the kernel's buffer already, so few reads suffice; none of them waits.
+        for _ in 0..8 {
+            if let Err(end) = self.read() {
+                return end;
+            }
+        }
+        End::Io(error)
     }
 
     fn read(&mut self) -> Result<(), End> {

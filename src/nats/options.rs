@@ -36,7 +36,7 @@ impl Options {
             tls: Tls::default(),
             inbox_prefix: "_INBOX".into(),
             connect_timeout: Duration::from_secs(5),
-            ping_interval: Duration::from_secs(20),
+            ping_interval: Duration::from_secs(5),
             max_pending: 8 << 20,
         }
     }

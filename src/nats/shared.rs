@@ -4,7 +4,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
-use std::mem;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -24,6 +23,7 @@ use super::{ConnectionEvent, Message, Options, PublishError, codec, valid_patter
 const RESERVE: usize = 1 << 20;
 /// What a server accepts when it has not said otherwise yet, in bytes: nats-server's default.
 const DEFAULT_MAX_PAYLOAD: usize = 1 << 20;
+
 /// What the handles and the I/O thread have in common.
 pub(super) struct Shared {
     pub(super) options: Options,
@@ -326,15 +326,16 @@ impl Shared {
 
     /// The I/O thread has ended: nothing will ever happen again, and everybody who waits is told.
     pub(super) fn ended(&self) {
-        self.subscriptions().clear();
-        self.requests().clear();
         let mut wire = self.wire();
         wire.closed = true;
         wire.output = Output::default();
-        drop(mem::take(&mut wire.pongs));
+        wire.pongs.clear();
         self.connected.store(false, Ordering::Release);
         self.changed.notify_all();
         drop(wire);
+        // After `closed` is set: a request or subscription that comes later is refused, so none is left waiting.
+        self.subscriptions().clear();
+        self.requests().clear();
         self.emit(ConnectionEvent::Closed);
     }
 }

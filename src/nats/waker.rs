@@ -97,3 +97,48 @@ pub(super) fn wait(waker: &Waker, interest: Option<Interest<'_>>, timeout: Durat
         writable: broken || happened.contains(PollFlags::OUT),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    const SHORT: Duration = Duration::from_millis(5);
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_wake_up_is_noticed_once_whenever_it_comes() {
+        let waker = Waker::new().expect("an eventfd");
+        assert_eq!(wait(&waker, None, SHORT).expect("waits"), Ready::default());
+        for _ in 0..3 {
+            waker.wake();
+            waker.wake();
+            assert!(wait(&waker, None, LONG).expect("waits").woken);
+            assert_eq!(wait(&waker, None, SHORT).expect("waits"), Ready::default());
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| waker.wake());
+            assert!(wait(&waker, None, LONG).expect("waits").woken);
+        });
+    }
+
+    #[test]
+    fn tells_what_a_socket_is_ready_for() {
+        let waker = Waker::new().expect("an eventfd");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let near = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+        let (mut far, _) = listener.accept().expect("accepted");
+        let read = Interest::read_socket(near.as_fd());
+        let expected = Ready { woken: false, readable: false, writable: true };
+        assert_eq!(wait(&waker, Some(read), SHORT).expect("waits"), Ready::default());
+        assert_eq!(wait(&waker, Some(read.or_write()), LONG).expect("waits"), expected);
+        far.write_all(b"x").expect("written");
+        assert!(wait(&waker, Some(read), LONG).expect("waits").readable);
+        let expected = Ready { woken: false, readable: false, writable: true };
+        assert_eq!(wait(&waker, Some(Interest::write(near.as_fd())), LONG).expect("waits"), expected);
+        drop(far);
+        assert!(wait(&waker, Some(read), LONG).expect("waits").readable, "the end counts");
+    }
+}

@@ -281,7 +281,7 @@ fn closing_sends_everything_and_ends_every_wait() {
     let ours = server.connect();
     let peer = server.peer();
     let received = peer.subscribe("a").expect("subscribed");
-    let _silent = peer.subscribe("silent").expect("subscribed");
+    let silent = peer.subscribe("silent").expect("subscribed");
     peer.flush().expect("flushed");
     let (to, from) = bounded(1);
     let subscription = ours.connection.subscribe("b", None, to).expect("subscribed");
@@ -289,6 +289,7 @@ fn closing_sends_everything_and_ends_every_wait() {
         let connection = ours.connection.clone();
         move || connection.request("silent", b"", Duration::MAX)
     });
+    silent.next_timeout(PATIENCE).expect("the request is under way");
     for _ in 0..1000 {
         ours.connection.publish_held("a", b"x").expect("published");
     }
@@ -302,6 +303,7 @@ fn closing_sends_everything_and_ends_every_wait() {
     assert_eq!(ours.connection.publish("a", None, &[], b""), Err(PublishError::Closed));
     assert!(!ours.connection.wait_for_room(1, PATIENCE));
     assert!(!ours.connection.round_trip(PATIENCE));
+    assert_eq!(ours.connection.request("silent", b"", PATIENCE), Err(RequestError::Closed));
     ours.connection.close(PATIENCE);
     drop(subscription);
 }

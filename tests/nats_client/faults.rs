@@ -6,7 +6,7 @@ use crossbeam_channel::bounded;
 use nats_pi_bridge::nats::{ConnectionEvent, Options, PublishError};
 
 use crate::fake::{FakeServer, INFO};
-use crate::server::{Client, PATIENCE, Server, options};
+use crate::server::{Client, PATIENCE, Server, eventually, options};
 
 /// So short that a test waits for it, so long that a busy machine does not run into it by accident where it must not.
 const SHORT: Duration = Duration::from_millis(300);
@@ -266,29 +266,63 @@ fn a_forbidden_subject_is_an_event_and_not_the_end() {
 }
 
 #[test]
-fn goes_to_another_server_when_one_is_about_to_stop() {
+fn the_servers_last_words_are_the_reason() {
+    let server = FakeServer::new();
+    let ours = Client::start(server.options());
+    for _ in 0..20 {
+        let mut client = server.greet();
+        ours.wait_connected();
+        client.say("-ERR 'Enough of this'\r\n");
+        drop(client);
+        // Writing into the closed connection fails, perhaps before the words are read.
+        while ours.connection.is_connected() {
+            ours.connection.publish("a", None, &[], b"x").expect("published");
+        }
+        assert_eq!(ours.wait_disconnected(), "the server closed the connection: Enough of this");
+    }
+}
+
+#[test]
+fn goes_to_another_server_when_one_is_about_to_stop_and_loses_nothing() {
     let (leaving, staying) = (Server::plain(), Server::plain());
     let ours = Client::connect(options(&format!("{},{}", leaving.address(), staying.address())));
     let (to, from) = bounded(10);
     let _subscription = ours.connection.subscribe("a", None, to).expect("subscribed");
-    let before = leaving.peer();
-    let received = before.subscribe("b").expect("subscribed");
-    before.flush().expect("flushed");
+    let peers = [leaving.peer(), staying.peer()];
+    let received = peers.each_ref().map(|peer| {
+        let subscription = peer.subscribe("b").expect("subscribed");
+        peer.flush().expect("flushed");
+        subscription
+    });
+    let mut published = 0;
+    let mut publish = |count: usize| {
+        for _ in 0..count {
+            ours.connection.publish("b", None, &[], published.to_string().as_bytes()).expect("published");
+            published += 1;
+        }
+    };
+    publish(500);
     leaving.signal("-USR2");
-    for count in 0..1000 {
-        ours.connection.publish("b", None, &[], &[0; 1000]).unwrap_or_else(|error| panic!("{count}: {error}"));
+    let start = Instant::now();
+    while ours.connection.generation() == 1 {
+        publish(10);
+        assert!(start.elapsed() < PATIENCE);
     }
+    publish(500);
     ours.wait_for(|event| (*event == ConnectionEvent::LameDuck).then_some(()));
     ours.wait_connected();
     assert_eq!(ours.connection.server(), staying.address());
-    let after = staying.peer();
-    after.publish("a", "x").expect("published");
+    let mut numbers: [Vec<usize>; 2] = Default::default();
+    eventually("every message arrives", || {
+        for (from, numbers) in received.iter().zip(&mut numbers) {
+            let text = |message: nats::Message| String::from_utf8(message.data).expect("digits");
+            numbers.extend(from.try_iter().map(|message| text(message).parse::<usize>().expect("a number")));
+        }
+        numbers.iter().map(Vec::len).sum::<usize>() >= published
+    });
+    assert!(numbers.concat().into_iter().eq(0..published), "in order, once, first here and then there");
+    peers[1].publish("a", "x").expect("published");
     assert_eq!(from.recv_timeout(PATIENCE).expect("a message").payload, b"x");
-    let mut count = 0;
-    while received.next_timeout(SHORT).is_ok() {
-        count += 1;
-    }
-    assert!(count > 0, "what was written before the change arrived");
 }
 
 #[test]

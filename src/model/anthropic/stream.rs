@@ -1,7 +1,7 @@
 //! The events of an answer.
 
 use crate::model::answer::{Answer, Failed};
-use crate::model::exchange::{Decoder, Progress, Text, quoted};
+use crate::model::protocol::{Decoder, Progress, Text, quoted};
 use crate::model::sse::Event;
 use crate::model::tolerant_json;
 use crate::transcript::{StopReason, Usage};

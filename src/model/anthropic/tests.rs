@@ -180,12 +180,6 @@ fn configured_headers_replace_computed_ones() {
     assert!(headers.contains(&("H".to_string(), "v".to_string())));
 }
 
-#[test]
-fn foreign_ids_are_made_fit() {
-    assert_eq!(foreign_id("call_1|fc:2"), "call_1_fc_2");
-    assert_eq!(foreign_id(&"ü".repeat(100)), "_".repeat(64));
-}
-
 fn decode(stream: &str) -> (Outcome, Recorder) {
     decoded(&test_model(), Stream::default(), stream)
 }

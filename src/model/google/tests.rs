@@ -1,0 +1,199 @@
+use super::*;
+use crate::model::test_support::{Recorder, decoded, prepared, test_model};
+use crate::model::{Api, Outcome};
+use crate::transcript::{StopReason, ToolSpec};
+
+fn model(id: &str) -> Model {
+    Model { api: Api::GoogleGenerativeAi, id: id.to_string(), ..test_model() }
+}
+
+fn conversation(id: &str) -> Value {
+    let image = json!({"type":"image","data":"AA==","mimeType":"image/png"});
+    let text = |t: &str| json!({"type":"text","text":t});
+    let result = |id: &str, content: Value, error: bool| json!({"role":"toolResult","toolCallId":id,"toolName":"t","content":content,"isError":error,"timestamp":1});
+    json!([
+        {"role":"user","content":[text(""), text("Look"), image],"timestamp":1},
+        {"role":"assistant","content":[
+            {"type":"thinking","thinking":"hm","thinkingSignature":"AAAA"},
+            {"type":"thinking","thinking":"","thinkingSignature":"BBBB"},
+            {"type":"text","text":"a","textSignature":"not base64"},
+            text(""),
+            {"type":"toolCall","id":"c1","name":"t","arguments":{"x":1},"thoughtSignature":"CCCC"},
+            {"type":"toolCall","id":"c2","name":"t","arguments":{}}],
+        "api":"google-generative-ai","provider":"p","model":id,"usage":{},"stopReason":"toolUse","timestamp":1},
+        result("c1", json!([text("one"), text("two")]), false),
+        result("c2", json!([image]), true),
+        {"role":"user","content":"Go on","timestamp":1}
+    ])
+}
+
+#[test]
+fn the_whole_request() {
+    let tool = ToolSpec {
+        name: "t".to_string(),
+        description: "D".to_string(),
+        parameters: json!({"type":"object","properties":{"k":{"const":"x"},"const":{"anyOf":[{"const":1},{"const":true}]}}}),
+    };
+    let id = "gemini-3-pro-preview";
+    let (url, headers, body) =
+        prepared(&model(id), (ThinkingLevel::High, 4096, false), conversation(id), &[tool], prepare);
+    assert_eq!(url, format!("http://127.0.0.1:9/models/{id}:streamGenerateContent?alt=sse"));
+    assert_eq!(headers, ["content-type: application/json", "x-goog-api-key: k"]);
+    let picture = json!({"inlineData":{"mimeType":"image/png","data":"AA=="}});
+    assert_eq!(
+        body,
+        json!({"contents":[
+            {"role":"user","parts":[{"text":"Look"},picture]},
+            {"role":"model","parts":[
+                {"text":"hm","thought":true,"thoughtSignature":"AAAA"},
+                {"text":"","thought":true,"thoughtSignature":"BBBB"},
+                {"text":"a"},
+                {"functionCall":{"id":"c1","name":"t","args":{"x":1}},"thoughtSignature":"CCCC"},
+                {"functionCall":{"id":"c2","name":"t","args":{}}}]},
+            {"role":"user","parts":[
+                {"functionResponse":{"id":"c1","name":"t","response":{"output":"one\ntwo"}}},
+                {"functionResponse":{"id":"c2","name":"t","response":{"error":"(see attached image)"},"parts":[picture]}}]},
+            {"role":"user","parts":[{"text":"Go on"}]}],
+        "systemInstruction":{"role":"user","parts":[{"text":"Be good."}]},
+        "generationConfig":{"maxOutputTokens":4096},
+        "tools":[{"functionDeclarations":[{"name":"t","description":"D","parametersJsonSchema":
+            {"type":"object","properties":{"k":{"enum":["x"]},"const":{"anyOf":[{"enum":[1]},{"const":true}]}}}}]}]})
+    );
+}
+
+#[test]
+fn older_models_get_images_apart_and_no_ids() {
+    let id = "gemini-2.5-flash";
+    let (_, _, body) = prepared(&model(id), (ThinkingLevel::Off, 1, false), conversation(id), &[], prepare);
+    let contents = &body["contents"];
+    assert_eq!(contents[1]["parts"][3], json!({"functionCall":{"name":"t","args":{"x":1}},"thoughtSignature":"CCCC"}));
+    assert_eq!(
+        contents[2]["parts"][1],
+        json!({"functionResponse":{"name":"t","response":{"error":"(see attached image)"}}})
+    );
+    let picture = json!({"inlineData":{"mimeType":"image/png","data":"AA=="}});
+    assert_eq!(contents[3], json!({"role":"user","parts":[{"text":"Tool result image:"},picture]}));
+    assert_eq!(body.get("tools"), None);
+}
+
+#[test]
+fn thinking_by_level_or_budget() {
+    use ThinkingLevel::*;
+    for (id, map, level, expected) in [
+        ("gemini-3-pro-preview", json!({}), High, json!({"includeThoughts":true,"thinkingLevel":"HIGH"})),
+        ("gemini-3.1-flash", json!({"xhigh":"HIGH"}), Xhigh, json!({"includeThoughts":true,"thinkingLevel":"HIGH"})),
+        (
+            "gemini-3-pro",
+            json!({"off":null,"minimal":null,"low":"LOW","medium":null,"high":"HIGH"}),
+            Off,
+            json!({"thinkingLevel":"LOW"}),
+        ),
+        ("gemini-4-argon", json!({}), Off, json!({"thinkingLevel":"MINIMAL"})),
+        ("gemini-flash-latest", json!({}), Medium, json!({"includeThoughts":true,"thinkingLevel":"MEDIUM"})),
+        ("models/gemma-4-x", json!({}), Low, json!({"includeThoughts":true,"thinkingLevel":"LOW"})),
+        ("gemini-2.5-pro", json!({}), Medium, json!({"includeThoughts":true,"thinkingBudget":8192})),
+        ("gemini-2.5-pro", json!({"off":null}), Off, json!(null)),
+        ("gemini-2.5-flash-lite", json!({}), Minimal, json!({"includeThoughts":true,"thinkingBudget":512})),
+        ("gemini-2.5-flash", json!({}), Minimal, json!({"includeThoughts":true,"thinkingBudget":128})),
+        ("gemini-2.5-flash", json!({}), Off, json!({"thinkingBudget":0})),
+        ("gemini-2.0-flash", json!({}), Low, json!({"includeThoughts":true,"thinkingBudget":-1})),
+        // The tests' settings have a budget for "high".
+        ("gemini-2.5-flash", json!({}), High, json!({"includeThoughts":true,"thinkingBudget":8192})),
+    ] {
+        let thinking_level_map = serde_json::from_value(map.clone()).expect("levels");
+        let model = Model { reasoning: true, thinking_level_map, ..model(id) };
+        let (_, _, body) = prepared(&model, (level, 1, false), json!([]), &[], prepare);
+        assert_eq!(body["generationConfig"]["thinkingConfig"], expected, "{id} {map} {level:?}");
+    }
+}
+
+fn decode(chunks: &[Value]) -> (Outcome, Recorder) {
+    let stream: String = chunks.iter().map(|c| format!("data: {c}\r\n\r\n")).collect();
+    decoded(&model("g"), Stream::default(), &stream)
+}
+
+fn parts(parts: Value) -> Value {
+    json!({"candidates":[{"content":{"role":"model","parts":parts}}],"responseId":"r1","modelVersion":"g-2026"})
+}
+
+fn finish(reason: &str) -> Value {
+    json!({"candidates":[{"finishReason":reason}],"usageMetadata":{"promptTokenCount":100,"candidatesTokenCount":20,
+        "thoughtsTokenCount":7,"cachedContentTokenCount":30,"totalTokenCount":127}})
+}
+
+#[test]
+fn a_whole_answer() {
+    let (outcome, recorder) = decode(&[
+        parts(json!([{"text":"h","thought":true}])),
+        parts(json!([{"text":"m","thought":true,"thoughtSignature":"AAAA"}])),
+        parts(json!([{"text":"Hel\n"}, {"text":"lo"}])),
+        parts(json!([{"text":"","thoughtSignature":"BBBB"}])),
+        parts(
+            json!([{"functionCall":{"name":"bash","args":{"a":1}},"thoughtSignature":"CCCC"}, {"functionCall":{"name":"bash"}}]),
+        ),
+        parts(
+            json!([{"functionCall":{"id":"x","name":"read","args":{}}}, {"functionCall":{"id":"x","name":"read","args":{}}}]),
+        ),
+        finish("STOP"),
+    ]);
+    let message = &outcome.message;
+    let ids: Vec<&str> = message
+        .content
+        .iter()
+        .filter_map(|block| match block {
+            Block::ToolCall { id, .. } => Some(id.as_str()),
+            _ => None,
+        })
+        .collect();
+    let at = message.timestamp;
+    assert_eq!(ids, [format!("bash_{at}_1").as_str(), &format!("bash_{at}_2"), "x", &format!("read_{at}_4")]);
+    assert_eq!(
+        recorder.events()[..9],
+        [
+            "thinking0",
+            "thinking0+h",
+            "thinking0+m",
+            "thinking0.",
+            "text1",
+            "text1+Hel\n",
+            "text1+lo",
+            "text1.",
+            &format!("tool2 {} bash", ids[0])
+        ]
+    );
+    assert_eq!(recorder.events()[9..11], ["tool2+{\"a\":1}", "tool2."]);
+    let content = serde_json::to_value(&message.content).expect("JSON");
+    assert_eq!(content[0], json!({"type":"thinking","thinking":"hm","thinkingSignature":"AAAA"}));
+    assert_eq!(content[1], json!({"type":"text","text":"Hel\nlo","textSignature":"BBBB"}));
+    assert_eq!((&content[2]["arguments"], &content[2]["thoughtSignature"]), (&json!({"a":1}), &json!("CCCC")));
+    assert_eq!((message.response_id.as_deref(), message.response_model.as_deref()), (Some("r1"), Some("g-2026")));
+    assert_eq!((message.stop_reason, message.error_message.as_deref()), (StopReason::ToolUse, None));
+    let usage = message.usage;
+    assert_eq!(
+        (usage.input, usage.output, usage.cache_read, usage.reasoning, usage.total_tokens),
+        (70, 27, 30, Some(7), 127)
+    );
+}
+
+#[test]
+fn endings() {
+    let text = parts(json!([{"text":"x"}]));
+    for (chunks, expected) in [
+        (vec![text.clone(), finish("STOP")], Ok(StopReason::Stop)),
+        (vec![text.clone(), finish("MAX_TOKENS")], Ok(StopReason::Length)),
+        (vec![text.clone(), json!({"candidates":[{"finishReason":"STOP"}]})], Ok(StopReason::Stop)),
+        (vec![text.clone(), finish("SAFETY")], Err("Provider stopped with: SAFETY")),
+        (
+            vec![json!({"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"}})],
+            Err("Provider stopped with: PROHIBITED_CONTENT"),
+        ),
+        (vec![text.clone()], Err("Stream ended without a finish reason")),
+        (vec![text, json!({"error":{"code":503,"message":"m"}})], Err("503: {\"code\":503,\"message\":\"m\"}")),
+    ] {
+        let message = decode(&chunks).0.message;
+        match expected {
+            Ok(stop) => assert_eq!((message.stop_reason, message.error_message), (stop, None), "{chunks:?}"),
+            Err(text) => assert_eq!(message.error_message.as_deref(), Some(text), "{chunks:?}"),
+        }
+    }
+}

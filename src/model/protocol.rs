@@ -1,0 +1,141 @@
+//! What the provider APIs have in common: what they get, what they give, and which of them a model speaks.
+
+use super::answer::{Answer, Failed};
+use super::compat::Compat;
+use super::credentials::{Authorization, Scheme};
+use super::sse::Event;
+use super::thinking::Budgets;
+use super::{Api, Failure, Model, Request, anthropic, google, ids, openai_completions, openai_responses};
+use crate::transcript::{Message, StopReason};
+use serde::Deserialize;
+use serde_json::Value;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// How much of a provider's own words goes into an error message, in characters.
+pub const MAX_ERROR_CHARS: usize = 4000;
+
+/// A string of an event, borrowed from it where it has no escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
+/// What a provider API makes of a request.
+pub struct Prepared {
+    pub url: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+/// A request as the provider APIs see it.
+pub struct Draft<'a> {
+    pub request: &'a Request<'a>,
+    pub model: &'a Model,
+    /// The messages, fit for this model.
+    pub messages: &'a [Arc<Message>],
+    pub authorization: &'a Authorization,
+    /// The limit for the answer, in tokens.
+    pub max_tokens: u64,
+    /// Tokens of thought per level.
+    pub budgets: Budgets,
+    /// Prompt parts may be cached for as long as the provider offers.
+    pub long_cache: bool,
+}
+
+impl Draft<'_> {
+    /// Tokens of thought for the level asked for; 0 = no thinking.
+    pub fn budget(&self) -> u64 {
+        self.budgets.tokens(self.request.thinking)
+    }
+
+    /// The headers of every request: the content's type, the key in the header `own` (or as bearer token), the configured ones.
+    pub fn headers(&self, own: &str) -> Vec<(String, String)> {
+        let mut headers = vec![("content-type".to_string(), "application/json".to_string())];
+        if let Some(secret) = &self.authorization.secret {
+            headers.push(match self.authorization.scheme {
+                Scheme::Key if own != "authorization" => (own.to_string(), secret.reveal().to_string()),
+                _ => ("authorization".to_string(), format!("Bearer {}", secret.reveal())),
+            });
+        }
+        headers
+    }
+}
+
+/// Adds the configured headers, which replace computed ones of the same name.
+pub fn configure(headers: &mut Vec<(String, String)>, authorization: &Authorization) {
+    for (name, value) in &authorization.headers {
+        headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        headers.push((name.clone(), value.reveal().to_string()));
+    }
+}
+
+/// Whether more is to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    More,
+    /// That was the last event. Nothing that may follow matters.
+    Done,
+}
+
+/// Understands the events of one answer.
+pub trait Decoder {
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed>;
+
+    /// The stream is over: how the answer ended, or why it is no whole answer.
+    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed>;
+}
+
+/// A provider API: what differs between them.
+pub struct Protocol {
+    /// Brings the id of another model's tool call into a form that this API takes.
+    pub foreign_id: fn(&str) -> String,
+    pub prepare: fn(&Draft<'_>) -> Prepared,
+    pub decoder: fn(&Model) -> Box<dyn Decoder>,
+}
+
+impl Protocol {
+    /// `None` for the offline model, which speaks to nobody.
+    pub fn of(api: Api) -> Option<Protocol> {
+        Some(match api {
+            Api::AnthropicMessages => Protocol {
+                foreign_id: ids::portable,
+                prepare: anthropic::prepare,
+                decoder: |_| Box::new(anthropic::Stream::default()),
+            },
+            Api::OpenaiCompletions => Protocol {
+                foreign_id: openai_completions::foreign_id,
+                prepare: openai_completions::prepare,
+                decoder: |model| Box::new(openai_completions::Stream::new(&Compat::of(model))),
+            },
+            Api::OpenaiResponses => Protocol {
+                foreign_id: openai_responses::foreign_id,
+                prepare: openai_responses::prepare,
+                decoder: |_| Box::new(openai_responses::Stream::default()),
+            },
+            Api::GoogleGenerativeAi => Protocol {
+                foreign_id: ids::portable,
+                prepare: google::prepare,
+                decoder: |_| Box::new(google::Stream::default()),
+            },
+            Api::Offline => return None,
+        })
+    }
+}
+
+/// A provider's words inside a stream, cut to what a message may hold.
+pub fn quoted(data: &[u8]) -> String {
+    String::from_utf8_lossy(data).chars().take(MAX_ERROR_CHARS).collect()
+}
+
+/// An error that came inside a stream, as JSON; its code is a status as a rule.
+pub fn provider_error(raw: &str) -> Failed {
+    let error: Value = serde_json::from_str(raw).unwrap_or_default();
+    let code = error.get("code").and_then(|c| c.as_u64().or_else(|| c.as_str()?.parse().ok()));
+    let status = code.and_then(|c| u16::try_from(c).ok()).filter(|s| (400..600).contains(s));
+    let text = quoted(raw.as_bytes());
+    Failed {
+        text: status.map_or(text.clone(), |s| format!("{s}: {text}")),
+        facts: Failure { status, retry_after: None },
+        aborted: false,
+    }
+}
