@@ -3,8 +3,9 @@
 //! It takes requests from the intake, starts a thread per session, answers discovery for all of them, and ends them in
 //! order when it is told to stop. It never waits for a session.
 
-use crate::config::Config;
+use crate::config::{self, BrokerPlan, Config};
 use crate::model::Services;
+use crate::nats::broker::Broker;
 use crate::nats::documents::{self, session_subject};
 use crate::nats::intake::{self, Create, IntakeError, Request};
 use crate::nats::micro::{self, Endpoint, Instance};
@@ -93,6 +94,8 @@ struct Daemon {
     registered: bool,
     phase: Phase,
     _subscriptions: Vec<Subscription>,
+    /// The last to go, because the connection says good-bye to it.
+    _broker: Option<Broker>,
 }
 
 /// Serves until told to stop by a signal.
@@ -107,7 +110,11 @@ pub fn serve(config: Config, signals: Receiver<i32>) -> Result<(), String> {
 }
 
 impl Daemon {
-    fn start(config: Config, signals: Receiver<i32>) -> Result<Daemon, String> {
+    fn start(mut config: Config, signals: Receiver<i32>) -> Result<Daemon, String> {
+        let broker = config.broker.take().map(start_broker).transpose()?.flatten();
+        if let Some(broker) = &broker {
+            config.nats.servers = vec![config::address_of(broker.address())];
+        }
         let servers = config.nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         log::info!("connecting to {servers} (context: {})", config.context_name);
         let (event_sender, connection_events) = bounded(64);
@@ -149,6 +156,7 @@ impl Daemon {
             registered: false,
             phase: Phase::Serving,
             _subscriptions: subscriptions,
+            _broker: broker,
         })
     }
 
@@ -433,6 +441,18 @@ impl Daemon {
     fn close(self) {
         self.connection.close(CLOSE_TIMEOUT);
         log::info!("stopped");
+    }
+}
+
+/// Serves a broker, unless something listens there already, which then is taken for the server.
+fn start_broker(plan: BrokerPlan) -> Result<Option<Broker>, String> {
+    match Broker::start(plan.listen, plan.options) {
+        Ok(broker) => {
+            log::info!("no NATS server is configured: serving one on {}", broker.address());
+            Ok(Some(broker))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
+        Err(e) => Err(format!("cannot serve a NATS broker on {}: {e}", plan.listen)),
     }
 }
 

@@ -5,23 +5,25 @@ mod table;
 mod tests;
 
 use crate::model::ThinkingLevel;
+use crate::nats::broker::{BrokerAuth, BrokerOptions};
 use crate::nats::{self, Auth, ServerAddress};
 use crate::nats_context::{self, Context};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 pub use table::{Kind, ROWS, Row};
 
-/// Served when nothing names a server: never a public one.
-const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 /// The public server of the reference's quick start.
 const PUBLIC_SERVER: &str = "demo.nats.io";
 
 /// Everything the daemon was told, immutable from here on.
 pub struct Config {
     pub nats: nats::Options,
+    /// The server of our own that is started where no other is named and none is there.
+    pub broker: Option<BrokerPlan>,
     /// Name of the NATS context in use, or `default`.
     pub context_name: String,
     /// One subject token.
@@ -43,6 +45,12 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// What `--check` prints.
     pub report: String,
+}
+
+/// Where and how to serve a broker.
+pub struct BrokerPlan {
+    pub listen: SocketAddr,
+    pub options: BrokerOptions,
 }
 
 /// What was wrong with the configuration; `Display` names the place and the fix.
@@ -187,6 +195,16 @@ fn sanitise_owner(name: &str) -> String {
     }
 }
 
+/// How to reach what listens on an address, from this machine.
+pub fn address_of(listen: SocketAddr) -> ServerAddress {
+    let ip = match listen.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    ServerAddress::from(SocketAddr::new(ip, listen.port()))
+}
+
 fn read_file(path: &Path, named: bool) -> Result<Map<String, Value>, ConfigError> {
     let invalid = |what: String| ConfigError::Invalid(format!("{}: {what}", path.display()));
     let text = match std::fs::read_to_string(path) {
@@ -328,6 +346,45 @@ impl Settings {
         }
     }
 
+    /// The embedded broker, unless a server is named or it is forbidden.
+    fn broker(&self) -> Result<Option<BrokerPlan>, ConfigError> {
+        let named = ["server", "context"].into_iter().find(|key| self.text(key).is_some());
+        let origin = self.values.get("listen").map(|s| &s.origin);
+        if let (Some(named), Some(Origin::Flag(_) | Origin::File)) = (named, origin) {
+            let why =
+                format!("the embedded broker is not used when a server is named ({named}: {})", self.origin(named));
+            return Err(self.wrong("listen", &why));
+        }
+        let listen = self.listen()?;
+        if named.is_some() || self.text("noBroker") == Some("true") {
+            return Ok(None);
+        }
+        let auth = match self.auth() {
+            Some(Auth::UserPassword { user, password }) => BrokerAuth::UserPassword { user, password },
+            Some(Auth::Token(token)) => BrokerAuth::Token(token),
+            _ => BrokerAuth::None,
+        };
+        if !listen.ip().is_loopback() && auth == BrokerAuth::None {
+            let why = format!(
+                "{listen} can be reached from other machines, and whoever reaches it can run programs here; set user and \
+                 password, or token"
+            );
+            return Err(self.wrong("listen", &why));
+        }
+        Ok(Some(BrokerPlan { listen, options: BrokerOptions { auth, ..BrokerOptions::default() } }))
+    }
+
+    /// What decides whether there is a broker.
+    fn broker_origin(&self) -> String {
+        let decisive = ["server", "context", "noBroker"].into_iter().find(|key| self.text(key).is_some());
+        self.origin(decisive.unwrap_or("listen"))
+    }
+
+    fn listen(&self) -> Result<SocketAddr, ConfigError> {
+        let text = self.text("listen").unwrap_or_default();
+        text.parse().map_err(|_| self.wrong("listen", &format!("{text:?} is no IP address with a port")))
+    }
+
     /// Where to connect and how; the second value says where the server's address came from.
     fn nats(&self, context: Option<Context>) -> Result<(nats::Options, String), ConfigError> {
         let rank = |key: &str| self.values.get(key).map_or(0, |s| s.origin.rank());
@@ -340,11 +397,7 @@ impl Settings {
                 (servers, self.origin("server"))
             }
             None if context_names_server => (Vec::new(), "context".to_string()),
-            None => {
-                let servers =
-                    ServerAddress::parse_list(DEFAULT_SERVER).map_err(|e| self.wrong("server", &e.to_string()))?;
-                (servers, "default".to_string())
-            }
+            None => (vec![address_of(self.listen()?)], self.origin("listen")),
         };
         let mut options = match context {
             Some(context) => context.into_options(servers),
@@ -372,6 +425,7 @@ impl Settings {
 
     fn into_config(self, environment: &HashMap<String, String>) -> Result<Config, ConfigError> {
         let context = self.context(environment)?;
+        let broker = self.broker()?;
         let (nats, server_origin) = self.nats(context)?;
         let (owner, owner_origin) = match (self.text("owner"), environment.get("USER")) {
             (Some(name), _) => (sanitise_owner(name), self.origin("owner")),
@@ -406,12 +460,14 @@ impl Settings {
         let inherited: Vec<(String, String)> = environment.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let report = self.report(&[
             ("server", servers, server_origin),
+            ("broker", broker.as_ref().map_or("off".into(), |b| b.listen.to_string()), self.broker_origin()),
             ("owner", owner.clone(), owner_origin),
             ("subject", format!("agents.pi-exec.{owner}"), "owner".to_string()),
         ]);
         Ok(Config {
             context_name: self.text("context").unwrap_or("default").to_string(),
             nats,
+            broker,
             owner,
             agent_dir: std::path::absolute(self.path("agentDir").unwrap_or_default())
                 .map_err(|e| self.wrong("agentDir", &e.to_string()))?,

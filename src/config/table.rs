@@ -58,6 +58,9 @@ pub const ROWS: &[Row] = &[
     )
     .env("NATS_URL"),
     row("context", "--context", Kind::Text, "NAME", "NATS context, as the nats command keeps them").env("NATS_CONTEXT"),
+    row("listen", "--listen", Kind::Text, "ADDR:PORT", "where the embedded broker serves when no server is named")
+        .or("127.0.0.1:4222"),
+    row("noBroker", "--no-broker", Kind::Switch, "", "never serve a broker of our own"),
     row("creds", "--creds", Kind::Path, "FILE", "NATS credentials file (JWT and seed)"),
     row("nkey", "--nkey", Kind::Path, "FILE", "file with an NKEY seed"),
     row("user", "--user", Kind::Text, "NAME", "NATS user"),

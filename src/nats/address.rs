@@ -1,6 +1,7 @@
 //! Server addresses as users write them: `nats://user:pass@host:4222`, `tls://host`, `host`, lists with commas.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use super::Auth;
@@ -54,6 +55,13 @@ impl ServerAddress {
     /// Reads one address or several separated by commas.
     pub fn parse_list(text: &str) -> Result<Vec<ServerAddress>, AddressError> {
         text.split(',').map(str::trim).map(str::parse).collect()
+    }
+}
+
+impl From<SocketAddr> for ServerAddress {
+    fn from(address: SocketAddr) -> ServerAddress {
+        let host = address.ip().to_string();
+        ServerAddress { host, port: address.port(), tls: false, user_info: None, tls_name: None }
     }
 }
 
