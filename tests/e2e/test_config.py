@@ -247,6 +247,7 @@ def test_each_api_gets_its_key_and_headers(daemon, model):
         "anthropic-messages": {"x-api-key": API_KEY, "anthropic-version": "2023-06-01"},
         "openai-completions": {"authorization": f"Bearer {API_KEY}"},
         "openai-responses": {"authorization": f"Bearer {API_KEY}"},
+        "google-generative-ai": {"x-goog-api-key": API_KEY},
     }
     model.answer(lambda request: "ok")
     for api, spec in MODELS.items():

@@ -182,10 +182,13 @@ def test_the_end_of_a_lifetime_kills_the_family(daemon, model):
 def test_a_timeout_kills_the_family(daemon, model):
     pids = daemon.cwd / "pids"
     command = f"setsid sleep 600 & echo $! $$ > {pids}; wait"
-    (text,) = results(daemon, model, ToolCall("bash", {"command": command, "timeout": 0.5}))
-    assert "Command timed out after 0.5 seconds" in text
+    tool(model, ToolCall("bash", {"command": command, "timeout": 0.5}))
+    # In a session, which goes on: it is the timeout that kills.
+    daemon.session("s", "x").text()
+    assert "Command timed out after 0.5 seconds" in model.requests[1].tool_results[0][0]
     found = [int(pid) for pid in pids.read_text().split()]
     eventually(lambda: not any(proc.alive(pid) for pid in found), "both are gone", timeout=2)
+    assert daemon.session_ids() == ["s"]
 
 
 def test_a_default_timeout_for_bash(new_daemon, model):

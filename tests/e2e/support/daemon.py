@@ -25,6 +25,7 @@ MODELS = {
     "anthropic-messages": "scripted/one",
     "openai-completions": "scripted-completions/two",
     "openai-responses": "scripted-responses/three",
+    "google-generative-ai": "scripted-google/four",
 }
 
 
