@@ -96,14 +96,16 @@ impl Credentials {
 
     /// Whether there is something to try for this provider. Runs no command and asks nobody.
     pub fn available(&self, provider: &str, user: &ModelsJson) -> bool {
-        self.locate(provider, user).is_ok_and(|found| found.is_some())
+        // A server on this machine may ask for no key.
+        let local = || user.provider(provider).and_then(|p| p.base_url.as_deref()).is_some_and(http::is_loopback);
+        self.locate(provider, user).is_ok_and(|found| found.is_some() || local())
     }
 
     /// What [`Credentials::authorize`] would complain about, as far as it can be told without running a command.
     pub fn check(&self, model: &Model, user: &ModelsJson) -> Result<(), ModelError> {
         match self.locate(&model.provider, user)? {
             Some(Located::Value { text, .. }) if text.starts_with('!') => Ok(()),
-            _ if model.headers.iter().any(|(_, text)| text.starts_with('!')) => Ok(()),
+            _ if model.headers.iter().any(|(_, text)| text.reveal().starts_with('!')) => Ok(()),
             _ => self.authorize(model, user).map(|_| ()),
         }
     }
@@ -134,7 +136,7 @@ impl Credentials {
         }
         let mut headers = Vec::new();
         for (name, text) in &model.headers {
-            let value = self.value(text, provider, Origin::ModelsJson);
+            let value = self.value(text.reveal(), provider, Origin::ModelsJson);
             headers.push((name.clone(), value.map_err(|e| refused(format!("header {name}: {e} (models.json)")))?));
         }
         Ok(Authorization { secret, scheme, headers })
@@ -142,7 +144,11 @@ impl Credentials {
 
     /// The variables that hold keys, or may: for keeping them from child processes.
     pub fn environment_names(&self, user: &ModelsJson) -> Vec<String> {
-        let mut names: Vec<String> = catalog::providers().flat_map(|p| p.env).map(str::to_string).collect();
+        let mut names: Vec<String> = catalog::provider_ids()
+            .filter_map(catalog::provider)
+            .flat_map(|p| &p.env)
+            .map(|name| name.to_string())
+            .collect();
         if let Ok(file) = self.file.get() {
             for entry in file.entries.values() {
                 if let Entry::ApiKey { key, env } = entry {
@@ -194,8 +200,8 @@ impl Credentials {
         if let Some(text) = user.provider(provider).and_then(|p| p.api_key.clone()) {
             return Ok(Some(Located::Value { text, origin: Origin::ModelsJson }));
         }
-        let names = catalog::provider(provider).map(|p| p.env).unwrap_or_default();
-        Ok(names.into_iter().find_map(|name| {
+        let names = catalog::provider(provider).map_or(&[][..], |p| &p.env);
+        Ok(names.iter().find_map(|name| {
             (self.environment)(name).map(|value| Located::Variable { name, value: Secret::new(value) })
         }))
     }

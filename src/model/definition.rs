@@ -1,6 +1,6 @@
 //! A model as files describe it, and the layering of such descriptions: built-in catalog, then `models.json`.
 
-use super::{Api, Model, Rates};
+use super::{Api, Model, Rates, Secret};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ const DEFAULT_CONTEXT_WINDOW: u64 = 128_000;
 const DEFAULT_MAX_TOKENS: u64 = 16_384;
 
 /// The description of a model, in the form of the catalog or of `models.json`. Absent fields are inherited.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Definition {
     pub id: String,
@@ -122,7 +122,7 @@ impl Definition {
             context_window: self.context_window.unwrap_or(DEFAULT_CONTEXT_WINDOW),
             max_tokens: self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
             thinking_level_map: self.thinking_level_map.unwrap_or_default(),
-            headers: self.headers.into_iter().filter_map(|(k, v)| Some((k, v.as_str()?.to_string()))).collect(),
+            headers: self.headers.into_iter().filter_map(|(k, v)| Some((k, Secret::new(v.as_str()?)))).collect(),
             compat: self.compat,
         })
     }
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(model.rates, Rates { input: 1.0, output: 9.0, cache_read: 3.0, cache_write: 4.0 });
         assert_eq!((model.images, model.reasoning, model.context_window, model.max_tokens), (false, true, 10, 5));
         assert_eq!(model.base_url, "http://h/v1");
-        assert_eq!(model.headers, [("H".to_string(), "v".to_string())]);
+        assert_eq!(model.headers, [("H".to_string(), Secret::new("v"))]);
         assert_eq!(Value::Object(model.compat), json!({"a":1,"deep":{"x":1,"y":2}}));
         assert_eq!(model.thinking_level_map.get("low"), Some(&Some("L".to_string())));
         assert_eq!(model.thinking_level_map.get("off"), Some(&None));

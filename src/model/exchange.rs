@@ -2,76 +2,137 @@
 
 use super::Failure;
 use super::answer::{Answer, Failed};
+use super::credentials::Authorization;
 use super::http::{Http, HttpError, Patience, Response};
 use super::protocol::{Decoder, MAX_ERROR_CHARS, Prepared, Progress};
 use super::secret_value::Secret;
 use super::sse::Events;
+use super::throttle::{Account, Throttle, too_long};
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Sends the request and feeds the answer to the decoder.
-pub fn run(
-    http: &Arc<Http>,
-    prepared: &Prepared,
-    secret: Option<&Secret>,
-    patience: Patience,
-    cancel: &Cancel,
-    decoder: &mut dyn Decoder,
-    answer: &mut Answer<'_>,
-) -> Result<StopReason, Failed> {
-    let result = attempt(http, prepared, patience, cancel, decoder, answer);
-    if cancel.is_cancelled() && result.is_err() {
-        return Err(Failed::aborted());
-    }
-    result.map_err(|failed| Failed { text: conceal(failed.text, secret), ..failed })
+/// When a refused request is sent again before anybody hears of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryPolicy {
+    pub max_retries: u32,
+    /// The longest wait that a server may ask for.
+    pub longest_wait: Duration,
 }
 
-fn attempt(
-    http: &Arc<Http>,
-    prepared: &Prepared,
-    patience: Patience,
-    cancel: &Cancel,
-    decoder: &mut dyn Decoder,
-    answer: &mut Answer<'_>,
-) -> Result<StopReason, Failed> {
-    let response = http.post(&prepared.url, &prepared.headers, &prepared.body, patience, cancel).map_err(failed)?;
-    if !(200..300).contains(&response.status) {
-        return Err(refused(response));
+/// A request with all it takes to send it.
+pub struct Exchange<'a> {
+    pub http: &'a Arc<Http>,
+    pub throttle: &'a Throttle,
+    pub prepared: &'a Prepared,
+    pub authorization: &'a Authorization,
+    pub patience: Patience,
+    pub policy: RetryPolicy,
+    pub cancel: &'a Cancel,
+}
+
+impl Exchange<'_> {
+    /// Sends the request and feeds the answer to the decoder.
+    pub fn run(&self, decoder: &mut dyn Decoder, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+        let result = self.accepted().and_then(|response| {
+            answer.accepted();
+            self.stream(response, decoder, answer)
+        });
+        if self.cancel.is_cancelled() && result.is_err() {
+            return Err(Failed::aborted());
+        }
+        result.map_err(|failed| Failed { text: conceal(failed.text, self.authorization), ..failed })
     }
-    answer.accepted();
-    let mut events = Events::new(response);
-    loop {
-        while let Some(event) = events.next() {
-            if decoder.event(event, answer)? == Progress::Done {
-                let stop = decoder.end(answer)?;
-                events.into_reader().complete();
-                return Ok(stop);
+
+    /// Sends the request until it is accepted, as often as the policy allows.
+    fn accepted(&self) -> Result<Response, Failed> {
+        let secret = self.authorization.secret.as_ref().map_or("", Secret::reveal);
+        let account = Account::new(&self.prepared.url, secret);
+        let longest = self.policy.longest_wait;
+        let mut attempt = 0;
+        loop {
+            self.throttle.wait(account, longest, self.cancel)?;
+            let refusal = match self.post() {
+                Ok(response) => {
+                    self.throttle.accepted(account, Instant::now());
+                    return Ok(response);
+                }
+                Err(refusal) => refusal,
+            };
+            let Failure { status, retry_after } = refusal.failed.facts;
+            if matches!(status, Some(429 | 503 | 529)) {
+                self.throttle.refused(account, retry_after, Instant::now());
+            }
+            if let Some(asked) = retry_after.filter(|asked| *asked > longest) {
+                let text = too_long(asked, longest, &refusal.failed.text);
+                return Err(Failed { text, ..refusal.failed });
+            }
+            if !refusal.again || attempt >= self.policy.max_retries {
+                return Err(refusal.failed);
+            }
+            if self.cancel.sleep(retry_after.unwrap_or_else(|| backoff(attempt, fastrand::f64()))) {
+                return Err(Failed::aborted());
+            }
+            attempt += 1;
+        }
+    }
+
+    fn post(&self) -> Result<Response, Refusal> {
+        let Prepared { url, headers, body } = self.prepared;
+        let response = self.http.post(url, headers, body, self.patience, self.cancel).map_err(|error| Refusal {
+            again: matches!(error, HttpError::Connection(_) | HttpError::TimedOut(_)),
+            failed: Failed { aborted: error == HttpError::Cancelled, ..Failed::new(error.to_string()) },
+        })?;
+        if (200..300).contains(&response.status) { Ok(response) } else { Err(refused(response)) }
+    }
+
+    fn stream(
+        &self,
+        response: Response,
+        decoder: &mut dyn Decoder,
+        answer: &mut Answer<'_>,
+    ) -> Result<StopReason, Failed> {
+        let mut events = Events::new(response);
+        loop {
+            while let Some(event) = events.next() {
+                if decoder.event(event, answer)? == Progress::Done {
+                    let stop = decoder.end(answer)?;
+                    events.into_reader().complete();
+                    return Ok(stop);
+                }
+            }
+            answer.drained();
+            match events.fill() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) if self.cancel.is_cancelled() => return Err(Failed::aborted()),
+                // Some servers just hang up after the last event; whether that was it is for the decoder to say.
+                Err(e) => return decoder.end(answer).map_err(|_| lost(&e)),
             }
         }
-        answer.drained();
-        match events.fill() {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(_) if cancel.is_cancelled() => return Err(Failed::aborted()),
-            // Some servers just hang up after the last event; whether that was it is for the decoder to say.
-            Err(e) => return decoder.end(answer).map_err(|_| lost(&e)),
+        if self.cancel.is_cancelled() {
+            return Err(Failed::aborted());
         }
+        if let Some(rest) = events.rest() {
+            // A cut event is no event; that the end is missing is what `end` complains about.
+            let _ = decoder.event(rest, answer);
+        }
+        decoder.end(answer)
     }
-    if cancel.is_cancelled() {
-        return Err(Failed::aborted());
-    }
-    if let Some(rest) = events.rest() {
-        // A cut event is no event; that the end is missing is what `end` complains about.
-        let _ = decoder.event(rest, answer);
-    }
-    decoder.end(answer)
 }
 
-fn failed(error: HttpError) -> Failed {
-    Failed { aborted: error == HttpError::Cancelled, ..Failed::new(error.to_string()) }
+/// A request that was not accepted.
+struct Refusal {
+    failed: Failed,
+    /// It may be sent again.
+    again: bool,
+}
+
+/// The wait before another attempt, where the server asks for none; `random` is between 0 and 1.
+fn backoff(attempt: u32, random: f64) -> Duration {
+    Duration::from_secs_f64((0.5 * f64::from(1 << attempt.min(4))).min(8.0) * (1.0 - random * 0.25))
 }
 
 fn lost(error: &std::io::Error) -> Failed {
@@ -83,8 +144,13 @@ fn lost(error: &std::io::Error) -> Failed {
 }
 
 /// An answer with a status that says no.
-fn refused(response: Response) -> Failed {
+fn refused(response: Response) -> Refusal {
     let status = response.status;
+    let again = match response.header("x-should-retry") {
+        Some("true") => true,
+        Some("false") => false,
+        _ => matches!(status, 408 | 409 | 429 | 500..),
+    };
     let retry_after =
         retry_after(response.header("retry-after-ms"), response.header("retry-after"), jiff::Timestamp::now());
     let body = response.into_error_body();
@@ -93,7 +159,7 @@ fn refused(response: Response) -> Failed {
         body => body.chars().take(MAX_ERROR_CHARS).collect(),
     };
     let facts = Failure { status: Some(status), retry_after };
-    Failed { text: format!("{status}: {body}"), facts, aborted: false }
+    Refusal { again, failed: Failed { text: format!("{status}: {body}"), facts, aborted: false } }
 }
 
 /// The wait a server asks for: milliseconds, seconds, or a date (which is never in the past).
@@ -111,17 +177,24 @@ fn retry_after(millis: Option<&str>, value: Option<&str>, now: jiff::Timestamp) 
     Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
 }
 
-/// The text without the secret, which a server may have quoted.
-fn conceal(text: String, secret: Option<&Secret>) -> String {
-    match secret {
-        Some(secret) if text.contains(secret.reveal()) => text.replace(secret.reveal(), "[key]"),
-        _ => text,
+/// Shorter values are no secrets, but what people write where a key is asked for and none is needed; bytes.
+const MIN_SECRET: usize = 8;
+
+/// The text without the secrets, which a server may have quoted.
+fn conceal(mut text: String, authorization: &Authorization) -> String {
+    let configured = authorization.headers.iter().map(|(_, value)| value);
+    for secret in authorization.secret.iter().chain(configured).map(Secret::reveal) {
+        if secret.len() >= MIN_SECRET && text.contains(secret) {
+            text = text.replace(secret, "[key]");
+        }
     }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::credentials::Scheme;
 
     #[test]
     fn waits_that_servers_ask_for() {
@@ -144,8 +217,20 @@ mod tests {
 
     #[test]
     fn quoted_keys_are_taken_out() {
-        let secret = Secret::new("sk-1");
-        assert_eq!(conceal("401: bad key sk-1!".to_string(), Some(&secret)), "401: bad key [key]!");
-        assert_eq!(conceal("401".to_string(), None), "401");
+        let header = |value: &str| ("h".to_string(), Secret::new(value));
+        let authorization = Authorization {
+            secret: Some(Secret::new("sk-12345")),
+            scheme: Scheme::Key,
+            headers: vec![header("h-123456"), header("api")],
+        };
+        let text = "401: bad key sk-12345, h-123456 in api".to_string();
+        assert_eq!(conceal(text, &authorization), "401: bad key [key], [key] in api");
+    }
+
+    #[test]
+    fn waits_between_attempts() {
+        for (attempt, random, ms) in [(0, 0.0, 500), (1, 0.0, 1000), (4, 0.0, 8000), (99, 0.0, 8000), (1, 1.0, 750)] {
+            assert_eq!(backoff(attempt, random), Duration::from_millis(ms));
+        }
     }
 }

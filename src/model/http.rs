@@ -45,6 +45,8 @@ pub enum HttpError {
     Cancelled,
     /// Nothing was sent: the address, a header or the proxy setting is of no use.
     Invalid(String),
+    /// The server is not who it should be, or offers no encryption that is good enough. Trying again is of no use.
+    Tls(String),
     /// No connection came about, or it was lost.
     Connection(String),
     TimedOut(String),
@@ -55,6 +57,7 @@ impl std::fmt::Display for HttpError {
         match self {
             HttpError::Cancelled => f.write_str("Request was aborted"),
             HttpError::Invalid(reason) => write!(f, "Invalid request: {reason}"),
+            HttpError::Tls(reason) => write!(f, "TLS failure: {reason}"),
             HttpError::Connection(reason) => write!(f, "Connection error: {reason}"),
             HttpError::TimedOut(what) => write!(f, "Request timed out: {what}"),
         }
@@ -264,7 +267,12 @@ fn explain(error: ureq::Error) -> HttpError {
             // Their texts may quote what they complain about, such as a header's value.
             HttpError::Invalid("an address, a header or the proxy setting has a wrong form".to_string())
         }
-        e => HttpError::Connection(deepest(&e)),
+        ureq::Error::Rustls(_) | ureq::Error::Tls(_) => HttpError::Tls(deepest(&error)),
+        // A handshake's failure comes wrapped.
+        ureq::Error::Io(ref e) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+            HttpError::Tls(deepest(&error))
+        }
+        _ => HttpError::Connection(deepest(&error)),
     }
 }
 

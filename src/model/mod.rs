@@ -4,7 +4,7 @@
 //! |---|---|
 //! | which models there are | `catalog`, `definition`, `models_json`, `registry`, `settings` |
 //! | who pays | `credentials`, `secret_value` |
-//! | transport | `http`, `http_watch`, `sse` |
+//! | transport | `http`, `http_watch`, `sse`, `throttle` |
 //! | one request | `services` (the way in), `exchange`, `answer`, `repair`, `usage`, `retry` |
 //! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `openai_responses`, `google`, `offline` |
 
@@ -38,9 +38,11 @@ mod sse;
 #[cfg(test)]
 mod test_support;
 mod thinking;
+mod throttle;
 mod tolerant_json;
 mod usage;
 
+pub use secret_value::Secret;
 pub use services::Services;
 pub use settings::RetrySettings;
 
@@ -69,8 +71,8 @@ pub struct Model {
     pub max_tokens: u64,
     /// Level -> the value the provider wants; `None` = the level is not supported.
     pub thinking_level_map: BTreeMap<String, Option<String>>,
-    /// Extra request headers; values in the syntax of `credentials`.
-    pub headers: Vec<(String, String)>,
+    /// Extra request headers; values in the syntax of `secret_value`.
+    pub headers: Vec<(String, Secret)>,
     /// Explicit compatibility flags, which beat what is detected.
     pub compat: serde_json::Map<String, serde_json::Value>,
 }

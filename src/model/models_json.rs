@@ -6,13 +6,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 /// The file's content: providers in the file's order.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Default)]
 pub struct ModelsJson {
     providers: Vec<(String, UserProvider)>,
 }
 
 /// What the file says about one provider, built-in or not.
-#[derive(Debug, Default, PartialEq, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct UserProvider {
     pub base_url: Option<String>,
@@ -89,7 +89,7 @@ mod tests {
             (r#"{"providers":{"a":{"baseUrl":5}}}"#, "provider \"a\": invalid type"),
             (r#"{"providers":{"a":{"modelOverrides":{"m":{"maxTokens":"x"}}}}}"#, "provider \"a\", override of \"m\""),
         ] {
-            let error = ModelsJson::parse(text).expect_err(text);
+            let error = ModelsJson::parse(text).err().expect(text);
             assert!(error.starts_with(expected), "{error}");
         }
     }

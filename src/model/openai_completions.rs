@@ -249,7 +249,7 @@ struct Chunk<'a> {
     model: Option<Text<'a>>,
     #[serde(borrow, default)]
     choices: First<Choice<'a>>,
-    usage: Option<Counts>,
+    usage: Option<Box<Counts>>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
 }
@@ -260,7 +260,7 @@ struct Choice<'a> {
     delta: Option<Delta<'a>>,
     #[serde(borrow)]
     finish_reason: Option<Text<'a>>,
-    usage: Option<Counts>,
+    usage: Option<Box<Counts>>,
 }
 
 #[derive(Deserialize)]

@@ -29,17 +29,16 @@ impl Registry<'_> {
     }
 
     /// The ids of a provider's models.
-    pub fn model_ids(&self, provider: &str) -> Vec<String> {
+    pub fn model_ids(&self, provider: &str) -> Vec<&str> {
         if provider == offline::PROVIDER {
-            return vec![offline::ID.to_string()];
+            return vec![offline::ID];
         }
-        let user = self.user.provider(provider).into_iter().flat_map(|p| &p.models).map(|m| m.id.clone());
-        let mut ids: Vec<String> = user.collect();
-        if let Some(built_in) = catalog::provider(provider) {
-            for id in built_in.model_ids() {
-                if !ids.iter().any(|known| known == id) {
-                    ids.push(id.to_string());
-                }
+        let user = self.user.provider(provider).into_iter().flat_map(|p| &p.models);
+        let mut ids: Vec<&str> = user.map(|m| m.id.as_str()).collect();
+        let own = ids.len();
+        for id in catalog::provider(provider).into_iter().flat_map(|p| p.model_ids()) {
+            if !ids[..own].contains(&id) {
+                ids.push(id);
             }
         }
         ids
@@ -59,14 +58,14 @@ impl Registry<'_> {
                 Definition { id: id.to_string(), ..provider }.overlay(own.clone()).overlay(corrections)
             }
             _ => {
-                let known = built_in.as_ref()?.model(id)?;
+                let known = built_in?.model(id)?;
                 user.into_iter().flat_map(|p| p.corrections(id)).fold(known, Definition::overlay)
             }
         };
         let inherited = Inherited {
             provider,
-            api: user.and_then(|p| p.api.as_deref()).or(built_in.as_ref().map(|p| p.api)),
-            base_url: user.and_then(|p| p.base_url.as_deref()).or(built_in.as_ref().map(|p| p.base_url)),
+            api: user.and_then(|p| p.api.as_deref()).or(built_in.map(|p| p.api)),
+            base_url: user.and_then(|p| p.base_url.as_deref()).or(built_in.map(|p| p.base_url)),
         };
         Some(definition.into_model(inherited).map_err(|reason| ModelError::Invalid(format!("models.json: {reason}"))))
     }
@@ -120,14 +119,14 @@ impl Registry<'_> {
         providers.sort_by_key(|id| std::cmp::Reverse(id.len()));
         providers.into_iter().find_map(|provider| {
             let rest = after_provider(name, provider)?;
-            Some((provider.to_string(), pick(self.model_ids(provider), rest)?))
+            Some((provider.to_string(), pick(&self.model_ids(provider), rest)?))
         })
     }
 
     /// All `(provider, id)` whose id is `name`. The offline model has to be named with its provider.
     fn owners(&self, name: &str) -> Vec<(String, String)> {
         let providers = self.provider_ids().into_iter().filter(|p| *p != offline::PROVIDER);
-        providers.filter_map(|p| Some((p.to_string(), pick(self.model_ids(p), name)?))).collect()
+        providers.filter_map(|p| Some((p.to_string(), pick(&self.model_ids(p), name)?))).collect()
     }
 
     /// Models whose name resembles `spec`, best first.
@@ -161,10 +160,9 @@ fn after_provider<'n>(name: &'n str, provider: &str) -> Option<&'n str> {
 }
 
 /// The id that is `name`: exactly, or but for case.
-fn pick(ids: Vec<String>, name: &str) -> Option<String> {
-    let exact = ids.iter().position(|id| id == name);
-    let at = exact.or_else(|| ids.iter().position(|id| id.eq_ignore_ascii_case(name)))?;
-    ids.into_iter().nth(at)
+fn pick(ids: &[&str], name: &str) -> Option<String> {
+    let exact = ids.iter().find(|id| **id == name);
+    exact.or_else(|| ids.iter().find(|id| id.eq_ignore_ascii_case(name))).map(|id| id.to_string())
 }
 
 /// How many bytes have to be inserted, removed or replaced to turn one into the other (Levenshtein).

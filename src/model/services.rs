@@ -3,13 +3,14 @@
 use super::answer::{Answer, Failed};
 use super::config_file::ConfigFile;
 use super::credentials::{Credentials, process_environment};
-use super::exchange;
+use super::exchange::Exchange;
 use super::http::{Http, Patience};
 use super::models_json::ModelsJson;
 use super::protocol::{Draft, Protocol};
 use super::registry::Registry;
 use super::repair::repair;
 use super::settings::{RetrySettings, Settings};
+use super::throttle::Throttle;
 use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, catalog, offline, usage};
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
@@ -22,6 +23,7 @@ pub struct Services {
     settings: ConfigFile<Settings>,
     credentials: Credentials,
     http: Arc<Http>,
+    throttle: Throttle,
     offline: offline::Offline,
     environment: fn(&str) -> Option<String>,
 }
@@ -39,6 +41,7 @@ impl Services {
             settings: ConfigFile::new(agent_dir.join("settings.json"), Settings::parse),
             credentials: Credentials::new(agent_dir, environment),
             http: Arc::default(),
+            throttle: Throttle::default(),
             offline: offline::Offline::default(),
             environment,
         }
@@ -55,6 +58,16 @@ impl Services {
     /// When a failed request is tried again.
     pub fn retry_settings(&self) -> RetrySettings {
         self.settings().retry()
+    }
+
+    /// The user's models. A broken file concerns only those that are not in the catalog.
+    fn user_models(&self, model: &Model) -> Result<Arc<ModelsJson>, ModelError> {
+        match self.models.get() {
+            Err(reason) if catalog::provider_ids().all(|known| known != model.provider) => {
+                Err(ModelError::Invalid(reason))
+            }
+            user => Ok(user.unwrap_or_default()),
+        }
     }
 
     /// The model that `spec` names (`provider/model`, or an id that is unique), with the thinking level that it asks for
@@ -114,8 +127,7 @@ impl Services {
         if model.api == Api::Offline {
             return Ok(());
         }
-        let user = self.models.get().unwrap_or_default();
-        self.credentials.check(model, &user)
+        self.credentials.check(model, &*self.user_models(model)?)
     }
 
     /// The environment variables that hold keys, or may hold them. Child processes must not get them.
@@ -141,9 +153,9 @@ impl Services {
         cancel: &Cancel,
         answer: &mut Answer<'_>,
     ) -> Result<StopReason, Failed> {
-        let user = self.models.get().unwrap_or_default();
         let settings = self.settings();
         let model = request.model;
+        let user = self.user_models(model).map_err(|e| Failed::new(e.to_string()))?;
         let authorization = self.credentials.authorize(model, &user).map_err(|e| Failed::new(e.to_string()))?;
         let messages = repair(request.messages, model, protocol.foreign_id);
         let prepared = (protocol.prepare)(&Draft {
@@ -155,11 +167,17 @@ impl Services {
             budgets: settings.thinking_budgets,
             long_cache: (self.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
         });
-        let mut decoder = (protocol.decoder)(model);
         let idle = settings.idle_timeout();
-        let patience = Patience { first_byte: idle, idle };
-        let secret = authorization.secret.as_ref();
-        exchange::run(&self.http, &prepared, secret, patience, cancel, decoder.as_mut(), answer)
+        let exchange = Exchange {
+            http: &self.http,
+            throttle: &self.throttle,
+            prepared: &prepared,
+            authorization: &authorization,
+            patience: Patience { first_byte: idle, idle },
+            policy: settings.retry_policy(),
+            cancel,
+        };
+        exchange.run((protocol.decoder)(model).as_mut(), answer)
     }
 }
 

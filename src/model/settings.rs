@@ -1,6 +1,7 @@
 //! `settings.json`: what of PI's settings concerns models and requests.
 
 use super::ThinkingLevel;
+use super::exchange::RetryPolicy;
 use super::jsonc;
 use super::thinking::Budgets;
 use serde::Deserialize;
@@ -9,6 +10,8 @@ use std::time::Duration;
 
 /// How long a server may be silent where nothing is configured; PI's default.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// The longest wait that a server may ask for where nothing is configured; PI's default.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Stands for "no limit", which is written as 0 or "disabled": every wait here has an end.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
@@ -56,6 +59,9 @@ impl RetrySettings {
 #[serde(default, rename_all = "camelCase")]
 struct ProviderRetry {
     timeout_ms: Option<Value>,
+    max_retries: u32,
+    /// Milliseconds; 0 = no limit.
+    max_retry_delay_ms: Option<u64>,
 }
 
 impl Settings {
@@ -77,6 +83,17 @@ impl Settings {
             base_delay_ms: self.retry.base_delay_ms.unwrap_or(2000),
             max_delay_ms: self.retry.max_agent_delay_ms.unwrap_or(60_000),
         }
+    }
+
+    /// When a refused request is sent again at once.
+    pub fn retry_policy(&self) -> RetryPolicy {
+        let provider = &self.retry.provider;
+        let longest_wait = match provider.max_retry_delay_ms {
+            None => LONGEST_WAIT,
+            Some(0) => LONGEST_TIMEOUT,
+            Some(ms) => Duration::from_millis(ms).min(LONGEST_TIMEOUT),
+        };
+        RetryPolicy { max_retries: provider.max_retries, longest_wait }
     }
 
     /// How long a server may be silent, before its answer and in it.
@@ -116,6 +133,18 @@ mod tests {
         assert_eq!(settings.thinking_level("p/x"), None);
         assert_eq!(settings.thinking_budgets.tokens(ThinkingLevel::Low), 7);
         assert_eq!(settings.thinking_budgets.tokens(ThinkingLevel::Max), 16384);
+    }
+
+    #[test]
+    fn waits_have_an_end() {
+        for (text, retries, seconds) in [
+            ("{}", 0, 60),
+            (r#"{"retry":{"provider":{"maxRetries":2,"maxRetryDelayMs":5000}}}"#, 2, 5),
+            (r#"{"retry":{"provider":{"maxRetryDelayMs":0}}}"#, 0, 86_400),
+        ] {
+            let policy = Settings::parse(text).expect("it parses").retry_policy();
+            assert_eq!((policy.max_retries, policy.longest_wait.as_secs()), (retries, seconds), "{text}");
+        }
     }
 
     #[test]

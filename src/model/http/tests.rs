@@ -230,6 +230,18 @@ fn cancelling_hits_nobody_else() {
 }
 
 #[test]
+fn a_server_of_unknown_identity_is_no_connection_error() {
+    let wrapped = io::Error::new(
+        io::ErrorKind::InvalidData,
+        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer),
+    );
+    let error = explain(ureq::Error::Io(wrapped));
+    assert!(matches!(&error, HttpError::Tls(reason) if reason.contains("UnknownIssuer")), "{error:?}");
+    let plain = explain(ureq::Error::Io(io::ErrorKind::ConnectionReset.into()));
+    assert!(matches!(plain, HttpError::Connection(_)), "{plain:?}");
+}
+
+#[test]
 fn addresses() {
     for (url, server, loopback) in [
         ("http://localhost:11434/v1", Some("http://localhost:11434"), true),

@@ -126,6 +126,74 @@ fn refusals_tell_status_body_and_wait_but_no_key() {
     assert!(recorder.0.is_empty());
 }
 
+/// A server that refuses the first `refusals` requests, with these headers.
+fn refusing(refusals: usize, headers: &'static str) -> TestServer {
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    TestServer::new(move |_, connection| {
+        while connection.request().is_some() {
+            if asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < refusals {
+                connection.respond("429 Too Many Requests", headers, "slow down");
+            } else {
+                connection.stream_head();
+                connection.chunk(&format!("{OPENING}{DELTA}{ENDING}"));
+                connection.last_chunk();
+            }
+        }
+    })
+}
+
+#[test]
+fn a_limit_holds_for_all_who_use_the_key() {
+    let server = refusing(1, "retry-after-ms: 200\r\n");
+    let (services, _dir) = services_at(&server, "anthropic-messages");
+    let begun = Instant::now();
+    assert_eq!(ask(&services, &Cancel::new(), &mut Recorder::default()).message.stop_reason, StopReason::Error);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let outcome = ask(&services, &Cancel::new(), &mut Recorder::default());
+                assert_eq!(outcome.message.stop_reason, StopReason::Stop);
+            });
+        }
+    });
+    // The last of the three goes two places behind the first.
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+    assert_eq!(server.requests().len(), 4);
+}
+
+#[test]
+fn too_long_a_wait_is_an_error_at_once_for_all() {
+    let server = refusing(1, "retry-after: 120\r\n");
+    let (services, _dir) = services_at(&server, "anthropic-messages");
+    for expected in [
+        "Server requested 120s retry delay (max: 60s). 429: slow down",
+        "Server requested 120s retry delay (max: 60s). An earlier",
+    ] {
+        let outcome = ask(&services, &Cancel::new(), &mut Recorder::default());
+        let text = outcome.message.error_message.expect("an error");
+        assert!(text.starts_with(expected), "{text}");
+    }
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn requests_are_repeated_as_configured() {
+    for (headers, status) in
+        [("retry-after-ms: 1\r\n", StopReason::Stop), ("x-should-retry: false\r\n", StopReason::Error)]
+    {
+        let server = refusing(2, headers);
+        let (services, dir) = services_at(&server, "anthropic-messages");
+        std::fs::write(dir.path().join("settings.json"), r#"{"retry":{"provider":{"maxRetries":2}}}"#)
+            .expect("it writes");
+        let mut recorder = Recorder::default();
+        assert_eq!(ask(&services, &Cancel::new(), &mut recorder).message.stop_reason, status, "{headers}");
+        assert_eq!(
+            recorder.events().iter().filter(|e| **e == "start").count(),
+            usize::from(status == StopReason::Stop)
+        );
+    }
+}
+
 #[test]
 fn a_cut_stream_keeps_its_text() {
     let server = TestServer::new(|_, connection| {
@@ -232,5 +300,10 @@ fn a_broken_models_json_is_told_and_spares_the_catalog() {
         r#"{"providers":{"local":{"baseUrl":"http://h","api":"openai-completions","models":[{"id":"m"}]}}}"#,
     )
     .expect("it writes");
-    assert!(services.resolve("local/m").is_ok(), "a running daemon sees the edit");
+    let (model, _) = services.resolve("local/m").expect("a running daemon sees the edit");
+    std::fs::write(dir.path().join("models.json"), "oops").expect("it writes");
+    let error = services.check_credentials(&model).expect_err("the file is broken again").to_string();
+    assert!(error.contains("models.json: expected value"), "{error}");
+    let outcome = services.stream(&test_request(&model, &[]), &Cancel::new(), &mut Recorder::default());
+    assert_eq!(outcome.message.error_message, Some(error));
 }

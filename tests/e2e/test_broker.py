@@ -1,0 +1,128 @@
+"""The daemon serves NATS itself where no server is named."""
+
+import asyncio
+
+import nats
+import pytest
+
+from support.nats_server import free_port
+from support.waiting import DEADLINE
+
+
+@pytest.fixture
+def alone(new_daemon, own_bus):
+    """Starts a daemon that is told of no server, and connects a caller to it."""
+
+    def start(*arguments, address=None, **options):
+        address = address or f"127.0.0.1:{free_port()}"
+        daemon = new_daemon(bus=None)
+        del daemon.config["server"]
+        daemon.spawn("--listen", address, *arguments)
+        daemon.wait_log("intake registered")
+        daemon.address = address
+        daemon.bus = own_bus(f"nats://{address.replace('0.0.0.0', '127.0.0.1')}", **options)
+        return daemon
+
+    return start
+
+
+def test_it_needs_no_server(alone, model):
+    daemon = alone()
+    daemon.wait_log(f"serving one on {daemon.address}$")
+    model.script("hello")
+    assert daemon.session("one", "hi").text() == "hello"
+    assert daemon.session_ids() == ["one"]
+    daemon.stop()
+
+
+def test_a_server_that_is_there_is_used(alone, own_server, model):
+    server = own_server()
+    daemon = alone(address=server.address)
+    assert "serving one" not in daemon.log_text()
+    model.script("hello")
+    assert daemon.run("hi").text() == "hello"
+
+
+def test_it_can_be_forbidden(new_daemon):
+    daemon = new_daemon(bus=None)
+    del daemon.config["server"]
+    port = free_port()
+    daemon.spawn("--listen", f"127.0.0.1:{port}", "--no-broker")
+    daemon.wait_log(f"no connection to 127.0.0.1:{port}")
+    assert "serving one" not in daemon.log_text()
+
+
+def test_a_named_server_leaves_no_room_for_it(new_daemon):
+    done = new_daemon().run_to_end("--listen", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert "--listen" in done.stderr and "not used when a server is named" in done.stderr
+
+
+def test_other_machines_need_a_password(new_daemon):
+    daemon = new_daemon(bus=None)
+    del daemon.config["server"]
+    done = daemon.run_to_end("--listen", "0.0.0.0:0")
+    assert done.returncode == 2
+    assert "set user and password, or token" in done.stderr
+
+
+def test_with_a_password_it_serves_other_machines(alone, own_bus, model):
+    daemon = alone("--token", "s3cret-7", address=f"0.0.0.0:{free_port()}", token="s3cret-7")
+    model.script("hello")
+    assert daemon.run("hi").text() == "hello"
+    with pytest.raises(Exception, match="(?i)authorization"):
+        own_bus(f"nats://{daemon.address.replace('0.0.0.0', '127.0.0.1')}", allow_reconnect=False)
+    assert "s3cret-7" not in daemon.log_text()
+
+
+def test_callers_come_back_after_a_restart(alone, model):
+    daemon = alone()
+    model.script("one")
+    assert daemon.run("hi").text() == "one"
+    daemon.stop()
+    daemon.spawn("--listen", daemon.address)
+    daemon.wait_log("intake registered")
+    daemon.wait_ready()
+    model.script("two")
+    assert daemon.run("hi").text() == "two"
+
+
+def test_ordinary_use_by_a_client_nobody_here_wrote(alone):
+    """Wildcards, queue groups, headers, many replies to one request, no responders, drain."""
+    url = f"nats://{alone().address}"
+
+    async def use():
+        one, two = await nats.connect(url), await nats.connect(url)
+        seen, served = [], []
+
+        async def note(message):
+            seen.append((message.subject, message.data, dict(message.headers or {})))
+
+        async def serve(message):
+            served.append(message.data)
+            for part in (b"a", b"b", b""):
+                await message.respond(part)
+
+        await one.subscribe("w.*.x", cb=note)
+        await one.subscribe("w.>", cb=note)
+        for _ in range(3):
+            await one.subscribe("q.work", queue="workers", cb=serve)
+        await one.flush()
+        await two.publish("w.1.x", b"hello", headers={"Kind": "greeting"})
+        await two.publish("w.1.y", b"there")
+        inbox = two.new_inbox()
+        replies = await two.subscribe(inbox)
+        await two.publish("q.work", b"job", reply=inbox)
+        parts = [(await replies.next_msg(timeout=DEADLINE)).data for _ in range(3)]
+        assert parts == [b"a", b"b", b""]
+        await two.flush()
+        await one.flush()
+        assert served == [b"job"], "one member of the group works"
+        assert seen.count(("w.1.x", b"hello", {"Kind": "greeting"})) == 2
+        assert seen.count(("w.1.y", b"there", {})) == 1
+        with pytest.raises(nats.errors.NoRespondersError):
+            await two.request("nobody.here", b"", timeout=DEADLINE)
+        await one.drain()
+        await two.drain()
+
+    asyncio.run(asyncio.wait_for(use(), 30))
