@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from support import proc
 from support.bus import NoResponders
 from support.model_script import Gate, Stall, ToolCall
 from support.nats_server import NatsServer
-from support.waiting import eventually
+from support.waiting import DEADLINE, eventually
 
 
 def gone(bus, subject):
@@ -34,11 +35,11 @@ def test_the_log_says_where_it_is(daemon, nats_server):
 
 def test_it_waits_for_a_server_that_is_not_there_yet(own_server, own_bus, new_daemon):
     server = own_server(wait=False)
-    daemon = new_daemon(server.url, None).spawn()
-    daemon.wait_log("connecting to")
-    # It tries several times a second. The second line would come with the second try, so wait for some of them.
-    time.sleep(1.5)
-    assert daemon.running()
+    with socket.create_server(("127.0.0.1", server.port)) as listener:
+        listener.settimeout(DEADLINE)
+        daemon = new_daemon(server.url, None).spawn()
+        for _ in range(4):
+            listener.accept()[0].close()
     complaints = [line for line in daemon.log if server.address in line and "connecting to" not in line]
     assert len(complaints) == 1, f"one line for all the attempts: {daemon.log}"
     server.start()

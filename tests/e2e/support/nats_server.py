@@ -1,6 +1,7 @@
 """A nats-server process on a port of its own."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,9 +16,16 @@ NOT_IN_THE_BROKER = 3
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port below the range that the kernel takes for outgoing connections, so that none of them gets it while the
+    server that it is for is away."""
+    while True:
+        port = random.SystemRandom().randrange(15000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 class NatsServer:
