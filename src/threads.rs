@@ -28,10 +28,6 @@ impl Thread {
     pub fn abandon(mut self) {
         self.0 = None;
     }
-
-    pub fn is_finished(&self) -> bool {
-        self.0.as_ref().is_none_or(JoinHandle::is_finished)
-    }
 }
 
 impl Drop for Thread {

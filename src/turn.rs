@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::events::AgentEvent;
 use crate::model::retry::{self, Verdict};
 use crate::model::{Outcome, Request, Services, Sink, StreamEvent};
-use crate::prompt::{Places, PromptInput, skills, system_prompt};
+use crate::prompt::{Places, PromptInput, skills, system_prompt, templates};
 use crate::reply::Reply;
 use crate::session::Info;
 use crate::tools::{self, Tool, ToolContext, ToolOutput};
@@ -119,6 +119,7 @@ impl Turn {
         };
         let skills = skills::discover(&places, &[]);
         let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
+        let prompt = expand(prompt, &places, &skills);
         self.emit(AgentEvent::AgentStart);
         self.emit(AgentEvent::TurnStart);
         self.add(Message::user(prompt));
@@ -324,6 +325,16 @@ impl Turn {
         catch_unwind(AssertUnwindSafe(|| tool.run(arguments, &context)))
             .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"))
     }
+}
+
+/// A prompt that calls up a skill or a template becomes its text; anything else stays as it is.
+fn expand(prompt: String, places: &Places<'_>, skills: &[skills::Skill]) -> String {
+    if !prompt.starts_with('/') {
+        return prompt;
+    }
+    skills::expand(&prompt, skills)
+        .or_else(|| templates::expand(&prompt, &templates::discover(places, &[])))
+        .unwrap_or(prompt)
 }
 
 /// Hands the text of an answer to the caller, on the thread that reads it from the model.

@@ -162,10 +162,13 @@ fn refused(response: Response) -> Refusal {
     Refusal { again, failed: Failed { text: format!("{status}: {body}"), facts, aborted: false } }
 }
 
+/// Longer waits than this mean "not today", and are as good as any number.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
 /// The wait a server asks for: milliseconds, seconds, or a date (which is never in the past).
 fn retry_after(millis: Option<&str>, value: Option<&str>, now: jiff::Timestamp) -> Option<Duration> {
     let number = |text: &str| text.trim().parse::<f64>().ok().filter(|n| *n >= 0.0);
-    let seconds = |n: f64| Duration::try_from_secs_f64(n).ok();
+    let seconds = |n: f64| Duration::try_from_secs_f64(n).ok().map(|wait| wait.min(LONGEST_RETRY_AFTER));
     if let Some(wait) = millis.and_then(number).and_then(|n| seconds(n / 1000.0)) {
         return Some(wait);
     }
@@ -174,7 +177,7 @@ fn retry_after(millis: Option<&str>, value: Option<&str>, now: jiff::Timestamp) 
         return Some(wait);
     }
     let date = jiff::fmt::rfc2822::parse(value.trim()).ok()?.timestamp();
-    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
+    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default().min(LONGEST_RETRY_AFTER))
 }
 
 /// Shorter values are no secrets, but what people write where a key is asked for and none is needed; bytes.
@@ -208,6 +211,8 @@ mod tests {
             (None, Some("Fri, 20 Nov 2026 09:00:00 GMT"), Some(0.0)),
             (None, Some("-5"), None),
             (None, Some("1e300"), None),
+            (None, Some("1e18"), Some(86_400.0)),
+            (None, Some("Fri, 20 Nov 2099 10:01:30 GMT"), Some(86_400.0)),
             (None, Some("soon"), None),
         ] {
             let wait = retry_after(millis, value, now).map(|d| d.as_secs_f64());

@@ -328,7 +328,8 @@ impl Counts {
         let cached = details.and_then(|d| d.cached_tokens).or(self.prompt_cache_hit_tokens).or(self.cached_tokens);
         usage.cache_read = cached.unwrap_or(0);
         usage.cache_write = details.and_then(|d| d.cache_write_tokens).unwrap_or(0);
-        usage.input = self.prompt_tokens.unwrap_or(0).saturating_sub(usage.cache_read + usage.cache_write);
+        usage.input =
+            self.prompt_tokens.unwrap_or(0).saturating_sub(usage.cache_read).saturating_sub(usage.cache_write);
         usage.output = self.completion_tokens.unwrap_or(0);
         usage.reasoning = self.completion_tokens_details.as_ref().and_then(|d| d.reasoning_tokens);
         if let Some(cost) = self.cost.filter(|_| self.is_byok != Some(true)) {

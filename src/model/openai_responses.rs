@@ -345,7 +345,7 @@ impl Counts {
         let details = self.input_tokens_details.as_ref();
         usage.cache_read = details.and_then(|d| d.cached_tokens).unwrap_or(0);
         usage.cache_write = details.and_then(|d| d.cache_write_tokens).unwrap_or(0);
-        usage.input = self.input_tokens.unwrap_or(0).saturating_sub(usage.cache_read + usage.cache_write);
+        usage.input = self.input_tokens.unwrap_or(0).saturating_sub(usage.cache_read).saturating_sub(usage.cache_write);
         usage.output = self.output_tokens.unwrap_or(0);
         usage.reasoning = self.output_tokens_details.as_ref().and_then(|d| d.reasoning_tokens);
         usage.total_tokens = self.total_tokens.unwrap_or(0);

@@ -36,10 +36,10 @@ pub fn verdict(outcome: &Outcome, model: &Model) -> Verdict {
 
 /// Some providers cut an overlong prompt and answer; some answer nothing.
 fn overflowed(usage: &Usage, reason: StopReason, model: &Model) -> bool {
-    let prompt = usage.input + usage.cache_read;
+    let prompt = usage.input.saturating_add(usage.cache_read);
     match reason {
         StopReason::Stop => prompt > model.context_window,
-        _ => usage.output == 0 && prompt * 100 >= model.context_window * 99 && prompt > 0,
+        _ => usage.output == 0 && prompt >= model.context_window / 100 * 99 && prompt > 0,
     }
 }
 

@@ -153,6 +153,7 @@ impl TestServer {
             for stream in listener.incoming().flatten() {
                 let number = counter.fetch_add(1, Ordering::SeqCst);
                 stream.set_read_timeout(Some(DEADLINE)).expect("it is set");
+                stream.set_nodelay(true).expect("it is set");
                 let mut connection = Connection { stream: BufReader::new(stream), requests: list.clone() };
                 let script = script.clone();
                 std::thread::spawn(move || script(number, &mut connection));

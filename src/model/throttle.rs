@@ -21,9 +21,9 @@ const MAX_LIMITS: usize = 256;
 pub struct Account(u64);
 
 impl Account {
-    pub fn new(base_url: &str, key: &str) -> Account {
+    pub fn new(url: &str, key: &str) -> Account {
         let mut hasher = DefaultHasher::new();
-        (base_url, key).hash(&mut hasher);
+        (url, key).hash(&mut hasher);
         Account(hasher.finish())
     }
 }

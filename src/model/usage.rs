@@ -29,7 +29,8 @@ pub fn price(model: &Model, usage: &mut Usage) {
     }
     usage.cost = cost;
     if usage.total_tokens == 0 {
-        usage.total_tokens = usage.input + usage.output + usage.cache_read + usage.cache_write;
+        let parts = [usage.input, usage.output, usage.cache_read, usage.cache_write];
+        usage.total_tokens = parts.into_iter().fold(0, u64::saturating_add);
     }
 }
 
@@ -37,10 +38,10 @@ pub fn price(model: &Model, usage: &mut Usage) {
 pub fn max_tokens(request: &Request<'_>) -> u64 {
     let (window, limit) = (request.model.context_window, request.model.max_tokens);
     let estimate = estimate(request);
-    let margin = MIN_MARGIN.max(estimate * 15 / 100);
-    let mut room = window.saturating_sub(estimate + margin);
+    let margin = MIN_MARGIN.max(estimate / 100 * 15);
+    let mut room = window.saturating_sub(estimate).saturating_sub(margin);
     if room < MIN_ROOM {
-        room = MIN_ROOM.min(window.saturating_sub(estimate + MIN_MARGIN));
+        room = MIN_ROOM.min(window.saturating_sub(estimate).saturating_sub(MIN_MARGIN));
     }
     limit.min(room).max(1)
 }
@@ -60,7 +61,7 @@ fn estimate(request: &Request<'_>) -> u64 {
         chars +=
             request.tools.iter().map(|t| (t.description.len() + t.parameters.to_string().len()) as u64).sum::<u64>();
     }
-    tokens + chars * 2 / 7
+    tokens.saturating_add(chars * 2 / 7)
 }
 
 /// A message's length in bytes of text, which is what its characters are counted by here: near enough, and cheap.

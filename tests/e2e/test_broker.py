@@ -32,7 +32,8 @@ def test_it_needs_no_server(alone, model):
     model.script("hello")
     assert daemon.session("one", "hi").text() == "hello"
     assert daemon.session_ids() == ["one"]
-    daemon.stop()
+    daemon.signal()
+    assert daemon.wait_exit() == 0
 
 
 def test_a_server_that_is_there_is_used(alone, own_server, model):
@@ -79,7 +80,8 @@ def test_callers_come_back_after_a_restart(alone, model):
     daemon = alone()
     model.script("one")
     assert daemon.run("hi").text() == "one"
-    daemon.stop()
+    daemon.signal()
+    assert daemon.wait_exit() == 0
     daemon.spawn("--listen", daemon.address)
     daemon.wait_log("intake registered")
     daemon.wait_ready()

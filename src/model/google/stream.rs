@@ -89,7 +89,7 @@ impl Counts {
     fn apply(&self, usage: &mut Usage) {
         usage.cache_read = self.cached_content_token_count;
         usage.input = self.prompt_token_count.saturating_sub(usage.cache_read);
-        usage.output = self.candidates_token_count + self.thoughts_token_count;
+        usage.output = self.candidates_token_count.saturating_add(self.thoughts_token_count);
         usage.reasoning = (self.thoughts_token_count > 0).then_some(self.thoughts_token_count);
         usage.total_tokens = self.total_token_count;
     }
