@@ -255,11 +255,6 @@ class Daemon:
         """The exit code; fails when the process does not end in time."""
         return self.process.wait(timeout)
 
-    def stop(self):
-        """Ends the process as an operator would."""
-        self.signal()
-        assert self.wait_exit() == 0
-
     def running(self):
         return self.process is not None and self.process.poll() is None
 
