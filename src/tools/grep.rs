@@ -1,13 +1,16 @@
-//! The `grep` tool: lines that match a pattern, found by ripgrep's own libraries.
+//! The `grep` tool: lines that match a pattern, found as ripgrep finds them.
+
+mod decode;
+mod pattern;
+mod search;
 
 use super::files::{describe, open_regular};
 use super::listing::{Listing, limit};
 use super::{Tool, ToolContext, ToolOutput, walk};
 use crate::cancel::Cancel;
 use crate::transcript::ToolSpec;
-use grep_regex::{RegexMatcher, RegexMatcherBuilder};
-use grep_searcher::{BinaryDetection, Searcher, SearcherBuilder, Sink, SinkContext, SinkMatch};
 use ignore::overrides::OverrideBuilder;
+use search::{Binary, Line, Searcher};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::fs::File;
@@ -20,8 +23,6 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_LINE: usize = 500;
 /// More lines of context than this are a whole file, for which there is `read`.
 const MAX_CONTEXT: f64 = 1000.0;
-/// Memory in bytes (16 MiB) for the longest line; files with longer ones are passed over.
-const MAX_HEAP: usize = 16 * 1024 * 1024;
 
 pub struct Grep;
 
@@ -75,18 +76,9 @@ fn grep(arguments: &Map<String, Value>, context: &ToolContext<'_>) -> Result<Lis
     let lines =
         arguments.get("context").and_then(Value::as_f64).map_or(0, |lines| lines.clamp(0.0, MAX_CONTEXT) as usize);
     let target = walk::target(text("path"), context.cwd, context.home())?;
-    let matcher = RegexMatcherBuilder::new()
-        .case_insensitive(flag("ignoreCase"))
-        .fixed_strings(flag("literal"))
-        .multi_line(true)
-        .line_terminator(Some(b'\n'))
-        .build(text("pattern").unwrap_or_default())
-        .map_err(|error| error.to_string())?;
-    let mut builder = SearcherBuilder::new();
-    builder.line_number(true).before_context(lines).after_context(lines).heap_limit(Some(MAX_HEAP));
+    let regex = pattern::compile(text("pattern").unwrap_or_default(), flag("literal"), flag("ignoreCase"))?;
     let mut search = Search {
-        matcher,
-        searcher: builder.build(),
+        searcher: Searcher::new(regex, lines),
         cancel: context.cancel,
         found: Found { limit: limit(arguments, DEFAULT_LIMIT), ..Found::default() },
     };
@@ -99,7 +91,6 @@ fn grep(arguments: &Map<String, Value>, context: &ToolContext<'_>) -> Result<Lis
 }
 
 struct Search<'a> {
-    matcher: RegexMatcher,
     searcher: Searcher,
     cancel: &'a Cancel,
     found: Found,
@@ -113,8 +104,6 @@ impl Search<'_> {
             overrides.add(glob.strip_prefix("./").unwrap_or(glob)).map_err(|error| error.to_string())?;
             walk.overrides(overrides.build().map_err(|error| error.to_string())?);
         }
-        // A NUL byte tells that nobody would want to read the lines of the file.
-        self.searcher.set_binary_detection(BinaryDetection::quit(0));
         for entry in walk.build().filter_map(Result::ok) {
             if self.cancel.is_cancelled() || self.found.is_complete() {
                 break;
@@ -124,7 +113,7 @@ impl Search<'_> {
             {
                 let name = entry.path().strip_prefix(dir).unwrap_or(entry.path());
                 // One file that cannot be read to its end does not stop the search.
-                let _ = self.contents(file, name);
+                let _ = self.contents(file, name, Binary::Skip);
             }
         }
         Ok(())
@@ -132,17 +121,17 @@ impl Search<'_> {
 
     /// Searches a file that was named itself, whatever is in it.
     fn file(&mut self, path: &Path) -> Result<(), String> {
-        self.searcher.set_binary_detection(BinaryDetection::convert(0));
         let name = path.file_name().map_or(path, Path::new);
         open_regular(path)
-            .and_then(|(file, _)| self.contents(file, name))
+            .and_then(|(file, _)| self.contents(file, name, Binary::Split))
             .map_err(|error| format!("{}: {}", describe(&error), path.display()))
     }
 
-    fn contents(&mut self, file: File, name: &Path) -> io::Result<()> {
+    fn contents(&mut self, file: File, name: &Path, binary: Binary) -> io::Result<()> {
         self.found.name = name.to_string_lossy().into_owned();
         let file = Cancellable { file, cancel: self.cancel };
-        let result = self.searcher.search_reader(&self.matcher, file, &mut self.found);
+        let result =
+            decode::text(file).and_then(|text| self.searcher.search(text, binary, |line| self.found.add(line)));
         if self.cancel.is_cancelled() { Ok(()) } else { result }
     }
 }
@@ -177,13 +166,20 @@ impl Found {
         self.more || self.listing.is_full()
     }
 
-    /// Adds the row of one line; `mark` tells matches (`:`) from context (`-`).
-    fn push(&mut self, mark: char, number: Option<u64>, line: &[u8]) {
-        let line = String::from_utf8_lossy(line);
+    /// Adds the row of one line. `false` = no more are needed.
+    fn add(&mut self, line: Line<'_>) -> bool {
+        if line.matches && self.matches == self.limit {
+            self.more = true;
+            return false;
+        }
+        self.matches += usize::from(line.matches);
+        let mark = if line.matches { ':' } else { '-' };
+        let number = line.number;
+        let line = String::from_utf8_lossy(line.bytes);
         let line = line.trim_end_matches(['\r', '\n']);
         let mut row = String::new();
         // Writing to a string cannot fail.
-        let _ = write!(row, "{}{mark}{}{mark} ", self.name, number.unwrap_or_default());
+        let _ = write!(row, "{}{mark}{number}{mark} ", self.name);
         match line.char_indices().nth(MAX_LINE) {
             None => row.push_str(line),
             Some((end, _)) => {
@@ -193,6 +189,7 @@ impl Found {
             }
         }
         self.listing.push(&row);
+        !self.listing.is_full()
     }
 
     fn into_listing(self) -> Listing {
@@ -207,25 +204,6 @@ impl Found {
             listing.remark(notice, "linesTruncated");
         }
         listing
-    }
-}
-
-impl Sink for Found {
-    type Error = io::Error;
-
-    fn matched(&mut self, _: &Searcher, found: &SinkMatch<'_>) -> io::Result<bool> {
-        if self.matches == self.limit {
-            self.more = true;
-            return Ok(false);
-        }
-        self.matches += 1;
-        self.push(':', found.line_number(), found.bytes());
-        Ok(!self.listing.is_full())
-    }
-
-    fn context(&mut self, _: &Searcher, context: &SinkContext<'_>) -> io::Result<bool> {
-        self.push('-', context.line_number(), context.bytes());
-        Ok(!self.listing.is_full())
     }
 }
 
@@ -264,6 +242,37 @@ mod tests {
             assert_eq!(bench.run(&Grep, arguments.clone()), ToolOutput::text(expected), "{arguments}");
         }
         assert!(text(&bench.run(&Grep, json!({"pattern": "fn", "path": "a/fn.bin"}))).starts_with("fn.bin:1: fn "));
+    }
+
+    #[test]
+    fn context_is_told_once_and_across_the_ends_of_chunks() {
+        let bench = Bench::new();
+        bench.write("f", "a\nhit\nb\nc\nhit\nhit\nd\ne\nf\ng\nhit");
+        let expected = "f-1- a\nf:2: hit\nf-3- b\nf-4- c\nf:5: hit\nf:6: hit\nf-7- d\nf-10- g\nf:11: hit";
+        assert_eq!(text(&bench.run(&Grep, json!({"pattern": "hit", "context": 1}))), expected);
+        assert_eq!(text(&bench.run(&Grep, json!({"pattern": "^$"}))), "No matches found");
+        assert!(text(&bench.run(&Grep, json!({"pattern": "z*"}))).ends_with("f:10: g\nf:11: hit"));
+        // Lines of 10 bytes, and matches at all distances from the ends of what is read at once.
+        let line = |n: usize| format!("{}{n:08}", if n % 6553 < 12 { 'x' } else { '.' });
+        let lines: Vec<String> = (1..40_000).map(line).collect();
+        bench.write("f", lines.join("\n"));
+        let is_hit = |n: usize| lines.get(n.wrapping_sub(1)).is_some_and(|line| line.starts_with('x'));
+        let expected: Vec<String> = (1..40_000)
+            .filter(|&n: &usize| (n.saturating_sub(3)..=n + 3).any(is_hit))
+            .map(|n| format!("f{0}{n}{0} {1}", if is_hit(n) { ':' } else { '-' }, lines[n - 1]))
+            .collect();
+        let output = bench.run(&Grep, json!({"pattern": "^x", "context": 3}));
+        assert_eq!(text(&output), expected.join("\n"));
+    }
+
+    #[test]
+    fn other_encodings_are_searched_if_they_are_marked() {
+        let bench = Bench::new();
+        bench.write("utf8", "\u{feff}fn a\n");
+        let utf16: Vec<u8> = "\u{feff}fn \u{1f600}\r\nfn b\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        bench.write("utf16", utf16);
+        let output = bench.run(&Grep, json!({"pattern": "^fn"}));
+        assert_eq!(text(&output), "utf16:1: fn \u{1f600}\nutf16:2: fn b\nutf8:1: fn a");
     }
 
     #[test]
@@ -322,7 +331,7 @@ mod tests {
         let sparse = File::create(bench.path("sparse")).expect("it is created");
         sparse.set_len(4 << 30).expect("it is enlarged");
         // A line beyond the limit does not keep the others from being found.
-        bench.write("a-long", format!("first match\n{}\nlast match\n", "y".repeat(MAX_HEAP + 1)));
+        bench.write("a-long", format!("first match\n{}\nlast match\n", "y".repeat(search::MAX_LINE_BYTES + 1)));
         bench.write("short", "match\n");
         let output = bench.run(&Grep, json!({"pattern": "match"}));
         assert_eq!(output, ToolOutput::text("a-long:1: first match\nshort:1: match"));

@@ -5,13 +5,17 @@ use super::{MAX_PIXELS, Prepared, fits};
 use crate::cancel::Cancel;
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
-use image::imageops::FilterType;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, ImageResult, Limits, Rgb, RgbImage};
+use image::imageops::{self, FilterType};
+use image::metadata::Orientation;
+use image::{
+    ColorType, ExtendedColorType, ImageBuffer, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, Limits, Pixel,
+    Rgb, RgbImage, RgbaImage,
+};
 use std::io::Cursor;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
-/// Memory in bytes (192 MiB) for one decoded image: 48 megapixels with transparency, 64 without.
+/// Memory in bytes (192 MiB) for one decoded image: 50 megapixels with transparency, 67 without.
 const MAX_DECODED: u64 = 192 * 1024 * 1024;
 /// JPEG qualities in the order in which they are tried; the first one competes with PNG.
 const QUALITIES: [u8; 5] = [80, 85, 70, 55, 40];
@@ -35,15 +39,15 @@ fn one_at_a_time(cancel: &Cancel) -> Option<MutexGuard<'static, ()>> {
 /// The image, turned upright, in a size and format that models take. `None` = cancelled.
 pub fn scaled_down(format: Format, data: &[u8], cancel: &Cancel) -> Option<Prepared> {
     let _turn = one_at_a_time(cancel)?;
-    let Ok(original) = decode(format, data) else { return Some(Prepared::left_out(format)) };
-    let (width, height) = (original.width(), original.height());
+    let Some(original) = decode(format, data) else { return Some(Prepared::left_out(format)) };
+    let (width, height) = original.size();
     let mut size = within_limits(width, height);
     loop {
         let scaled;
         let image = if size == (width, height) {
             &original
         } else {
-            scaled = original.resize_exact(size.0, size.1, FilterType::Lanczos3);
+            scaled = original.scaled(size);
             &scaled
         };
         match encode(image, cancel)? {
@@ -57,7 +61,39 @@ pub fn scaled_down(format: Format, data: &[u8], cancel: &Cancel) -> Option<Prepa
     }
 }
 
-fn decode(format: Format, data: &[u8]) -> ImageResult<DynamicImage> {
+/// A decoded image. It is one of two kinds only, as what is done with images is compiled once for each kind: the ten
+/// kinds of the crate's own `DynamicImage` would add 200 KB to the program.
+enum Picture {
+    Opaque(RgbImage),
+    Transparent(RgbaImage),
+}
+
+impl Picture {
+    fn size(&self) -> (u32, u32) {
+        match self {
+            Picture::Opaque(image) => image.dimensions(),
+            Picture::Transparent(image) => image.dimensions(),
+        }
+    }
+
+    fn scaled(&self, (width, height): (u32, u32)) -> Picture {
+        match self {
+            Picture::Opaque(image) => Picture::Opaque(imageops::resize(image, width, height, FilterType::Lanczos3)),
+            Picture::Transparent(image) => {
+                Picture::Transparent(imageops::resize(image, width, height, FilterType::Lanczos3))
+            }
+        }
+    }
+
+    fn upright(self, orientation: Orientation) -> Picture {
+        match self {
+            Picture::Opaque(image) => Picture::Opaque(upright(image, orientation)),
+            Picture::Transparent(image) => Picture::Transparent(upright(image, orientation)),
+        }
+    }
+}
+
+fn decode(format: Format, data: &[u8]) -> Option<Picture> {
     let codec = match format {
         Format::Png | Format::AnimatedPng => ImageFormat::Png,
         Format::Jpeg => ImageFormat::Jpeg,
@@ -69,12 +105,63 @@ fn decode(format: Format, data: &[u8]) -> ImageResult<DynamicImage> {
     limits.max_alloc = Some(MAX_DECODED);
     let mut reader = ImageReader::with_format(Cursor::new(data), codec);
     reader.limits(limits.clone());
-    let mut decoder = reader.into_decoder()?;
-    limits.reserve(decoder.total_bytes())?;
-    let orientation = decoder.orientation()?;
-    let mut image = DynamicImage::from_decoder(decoder)?;
-    image.apply_orientation(orientation);
-    Ok(image)
+    let mut decoder = reader.into_decoder().ok()?;
+    limits.reserve(decoder.total_bytes()).ok()?;
+    let (width, height) = decoder.dimensions();
+    let color = decoder.color_type();
+    // What the image takes in one of our two kinds.
+    let channels: u64 = if color.has_alpha() { 4 } else { 3 };
+    if u64::from(width) * u64::from(height) * channels > MAX_DECODED {
+        return None;
+    }
+    let orientation = decoder.orientation().ok()?;
+    let mut samples = vec![0; usize::try_from(decoder.total_bytes()).ok()?];
+    decoder.read_image(&mut samples).ok()?;
+    let samples = match color {
+        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => in_8_bits(&samples),
+        _ => samples,
+    };
+    let picture = match color {
+        ColorType::Rgb8 | ColorType::Rgb16 => Picture::Opaque(RgbImage::from_raw(width, height, samples)?),
+        ColorType::Rgba8 | ColorType::Rgba16 => Picture::Transparent(RgbaImage::from_raw(width, height, samples)?),
+        ColorType::L8 | ColorType::L16 => {
+            let samples = samples.iter().flat_map(|&grey| [grey; 3]).collect();
+            Picture::Opaque(RgbImage::from_raw(width, height, samples)?)
+        }
+        ColorType::La8 | ColorType::La16 => {
+            let (pixels, _) = samples.as_chunks();
+            let samples = pixels.iter().flat_map(|&[grey, alpha]| [grey, grey, grey, alpha]).collect();
+            Picture::Transparent(RgbaImage::from_raw(width, height, samples)?)
+        }
+        // None of the formats has any other.
+        _ => return None,
+    };
+    Some(picture.upright(orientation))
+}
+
+/// Samples of 16 bits, rounded to 8; no screen and no model tells the difference.
+fn in_8_bits(samples: &[u8]) -> Vec<u8> {
+    let (samples, _) = samples.as_chunks();
+    samples.iter().map(|&sample| ((u32::from(u16::from_ne_bytes(sample)) + 128) / 257) as u8).collect()
+}
+
+/// The image turned and mirrored as its metadata ask for.
+fn upright<P>(mut image: ImageBuffer<P, Vec<u8>>, orientation: Orientation) -> ImageBuffer<P, Vec<u8>>
+where
+    P: Pixel<Subpixel = u8> + 'static,
+{
+    use Orientation::*;
+    match orientation {
+        Rotate90 | Rotate90FlipH => image = imageops::rotate90(&image),
+        Rotate270 | Rotate270FlipH => image = imageops::rotate270(&image),
+        Rotate180 => imageops::rotate180_in_place(&mut image),
+        FlipVertical => imageops::flip_vertical_in_place(&mut image),
+        NoTransforms | FlipHorizontal => {}
+    }
+    if matches!(orientation, Rotate90FlipH | Rotate270FlipH | FlipHorizontal) {
+        imageops::flip_horizontal_in_place(&mut image);
+    }
+    image
 }
 
 /// The largest size within the limits that keeps the proportions.
@@ -91,17 +178,31 @@ fn smaller(length: u32) -> u32 {
 
 /// The image file that fits, the smaller one of PNG and JPEG if both do, else the best JPEG. The outer `None` = cancelled,
 /// the inner one = nothing fits.
-fn encode(image: &DynamicImage, cancel: &Cancel) -> Option<Option<(Format, Vec<u8>)>> {
+fn encode(image: &Picture, cancel: &Cancel) -> Option<Option<(Format, Vec<u8>)>> {
+    let (width, height) = image.size();
+    let (samples, color) = match image {
+        Picture::Opaque(image) => (image.as_raw(), ExtendedColorType::Rgb8),
+        Picture::Transparent(image) => (image.as_raw(), ExtendedColorType::Rgba8),
+    };
     let mut png = Vec::new();
-    let png = image.write_with_encoder(PngEncoder::new(&mut png)).is_ok().then_some((Format::Png, png));
-    let opaque = opaque(image);
+    let png =
+        PngEncoder::new(&mut png).write_image(samples, width, height, color).is_ok().then_some((Format::Png, png));
+    let on_white;
+    let opaque = match image {
+        Picture::Opaque(image) => image,
+        Picture::Transparent(image) => {
+            on_white = opaque(image);
+            &on_white
+        }
+    };
     let mut candidates: Vec<(Format, Vec<u8>)> = png.into_iter().collect();
     for quality in QUALITIES {
         if cancel.is_cancelled() {
             return None;
         }
         let mut jpeg = Vec::new();
-        if opaque.write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, quality)).is_ok() {
+        let encoder = JpegEncoder::new_with_quality(&mut jpeg, quality);
+        if encoder.write_image(opaque, width, height, ExtendedColorType::Rgb8).is_ok() {
             candidates.push((Format::Jpeg, jpeg));
         }
         let best = std::mem::take(&mut candidates).into_iter().min_by_key(|(_, data)| data.len());
@@ -113,13 +214,9 @@ fn encode(image: &DynamicImage, cancel: &Cancel) -> Option<Option<(Format, Vec<u
 }
 
 /// The image on a white ground, as JPEG has no transparency.
-fn opaque(image: &DynamicImage) -> RgbImage {
-    if !image.color().has_alpha() {
-        return image.to_rgb8();
-    }
-    let rgba = image.to_rgba8();
-    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
-        let [red, green, blue, alpha] = rgba.get_pixel(x, y).0.map(u32::from);
+fn opaque(image: &RgbaImage) -> RgbImage {
+    RgbImage::from_fn(image.width(), image.height(), |x, y| {
+        let [red, green, blue, alpha] = image.get_pixel(x, y).0.map(u32::from);
         Rgb([red, green, blue].map(|value| ((value * alpha + 255 * (255 - alpha)) / 255) as u8))
     })
 }
@@ -148,7 +245,7 @@ mod tests {
     use crate::transcript::Block;
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
-    use image::RgbaImage;
+    use image::DynamicImage;
 
     /// Neighbouring pixels have nothing in common, so that nothing can be compressed.
     fn noise(width: u32, height: u32) -> RgbImage {
@@ -238,8 +335,44 @@ mod tests {
     #[test]
     fn transparency_becomes_white() {
         let image = RgbaImage::from_fn(2, 1, |x, _| image::Rgba([0, 0, 100, if x == 0 { 0 } else { 255 }]));
-        let opaque = opaque(&DynamicImage::ImageRgba8(image));
+        let opaque = opaque(&image);
         assert_eq!((opaque.get_pixel(0, 0).0, opaque.get_pixel(1, 0).0), ([255, 255, 255], [0, 0, 100]));
+    }
+
+    #[test]
+    fn all_kinds_of_pixels_are_decoded() {
+        let image = DynamicImage::ImageRgba8(RgbaImage::from_pixel(2, 1, image::Rgba([40, 40, 40, 200])));
+        for (image, alpha) in [
+            (image.to_luma8().into(), None),
+            (image.to_luma16().into(), None),
+            (image.to_luma_alpha8().into(), Some(200)),
+            (image.to_luma_alpha16().into(), Some(200)),
+            (image.to_rgb8().into(), None),
+            (image.to_rgb16().into(), None),
+            (image.to_rgba8().into(), Some(200)),
+            (DynamicImage::from(image.to_rgba16()), Some(200)),
+        ] {
+            let mut data = Cursor::new(Vec::new());
+            image.write_to(&mut data, ImageFormat::Png).expect("it is encoded");
+            let pixel = match decode(Format::Png, data.get_ref()).expect("it is decoded") {
+                Picture::Opaque(image) => (image.get_pixel(1, 0).0, None),
+                Picture::Transparent(image) => {
+                    let [red, green, blue, alpha] = image.get_pixel(1, 0).0;
+                    ([red, green, blue], Some(alpha))
+                }
+            };
+            assert_eq!(pixel, ([40, 40, 40], alpha), "{:?}", image.color());
+        }
+    }
+
+    #[test]
+    fn all_orientations_are_turned_as_the_crate_does() {
+        for exif in 1..=8 {
+            let orientation = Orientation::from_exif(exif).expect("it is one of the eight");
+            let mut expected = DynamicImage::ImageRgb8(noise(3, 2));
+            expected.apply_orientation(orientation);
+            assert_eq!(upright(noise(3, 2), orientation), expected.to_rgb8(), "{exif}");
+        }
     }
 
     #[test]
