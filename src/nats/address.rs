@@ -151,6 +151,9 @@ fn percent_decode(text: &str) -> Result<String, AddressError> {
 
 impl fmt::Display for ServerAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.tls {
+            out.write_str("tls://")?;
+        }
         if self.host.contains(':') {
             write!(out, "[{}]:{}", self.host, self.port)
         } else {
@@ -181,7 +184,7 @@ mod tests {
             (" h:5 ", "h:5", false, None),
             ("nats://h", "h:4222", false, None),
             ("NATS://h:/", "h:4222", false, None),
-            ("tls://h.example:4443/", "h.example:4443", true, None),
+            ("tls://h.example:4443/", "tls://h.example:4443", true, None),
             ("nats://u:p%40s%3as@h:1", "h:1", false, user("u", "p@s:s")),
             ("u:p@ss@h", "h:4222", false, user("u", "p@ss")),
             ("nats://u:@h", "h:4222", false, user("u", "")),
@@ -230,7 +233,7 @@ mod tests {
     #[test]
     fn reads_lists() {
         let list = ServerAddress::parse_list("nats://a:1, tls://b ,c").expect("valid");
-        assert_eq!(list.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "b:4222", "c:4222"]);
+        assert_eq!(list.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "tls://b:4222", "c:4222"]);
         assert_eq!(ServerAddress::parse_list("a,,b"), Err(AddressError::Empty));
     }
 }

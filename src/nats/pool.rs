@@ -139,9 +139,9 @@ mod tests {
         let names: Vec<_> =
             pool.discovered.iter().map(|server| (server.to_string(), server.tls_name.clone())).collect();
         let expected = [
-            ("10.0.0.1:5".into(), Some("a".into())),
-            ("b.example:4222".into(), None),
-            ("[::]:4222".into(), Some("a".into())),
+            ("tls://10.0.0.1:5".into(), Some("a".into())),
+            ("tls://b.example:4222".into(), None),
+            ("tls://[::]:4222".into(), Some("a".into())),
         ];
         assert_eq!(names, expected);
         assert!(pool.discovered.iter().all(|server| server.tls && server.user_info == from.user_info));
