@@ -1,18 +1,33 @@
 //! The built-in catalog of providers and models.
 //!
-//! `catalog.jsonl` has one provider per line, in the order in which a default model is looked for. It is read in place: a
+//! `catalog.jsonl` has one provider per line, in the order in which a default model is looked for. The program has it
+//! packed, as text of that kind shrinks to a tenth, and unpacks it when it is first asked for. Then it is read in place: a
 //! provider's line is parsed when that provider is first asked for, and of it only the names are kept (some 25 KiB for
 //! all), while models are parsed anew each time, so that an idle daemon pays next to nothing for it.
+//!
 //! Fields: `api` and `baseUrl` hold for models that do not name their own; `env` names the variables that may hold the
 //! key, the first one set wins; `cost` is `[input, output, cacheRead, cacheWrite]` in US dollars per million tokens;
 //! `contextWindow` and `maxTokens` are tokens; `thinkingLevelMap` and `compat` are as in `models.json`.
 
 use super::definition::Definition;
+use flate2::read::DeflateDecoder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::sync::OnceLock;
+use std::io::Read;
+use std::sync::{LazyLock, OnceLock};
 
-const CATALOG: &str = include_str!("catalog.jsonl");
+/// The catalog as the build script packed it.
+const PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/catalog.deflate"));
+
+static CATALOG: LazyLock<String> = LazyLock::new(|| {
+    let mut catalog = String::with_capacity(256 * 1024);
+    // It cannot fail, as what is unpacked is part of the program; the tests see that it does not.
+    if let Err(error) = DeflateDecoder::new(PACKED).read_to_string(&mut catalog) {
+        log::error!("the catalog of models is damaged: {error}");
+    }
+    catalog.shrink_to_fit();
+    catalog
+});
 
 /// One provider of the catalog.
 pub struct Provider {
