@@ -232,7 +232,8 @@ impl Decoder {
         }
         let Some(newline) = memchr::memchr(b'\n', &bytes[self.searched..]).map(|at| at + self.searched) else {
             let max = self.limits.line_limit(bytes);
-            if bytes.len() > max {
+            // A carriage return is no part of the line if the newline is what comes next.
+            if bytes.strip_suffix(b"\r").unwrap_or(bytes).len() > max {
                 return Err(DecodeError::LineTooLong { max });
             }
             self.searched = bytes.len();

@@ -106,6 +106,16 @@ fn bounds_lines_and_takes_memory_only_for_what_arrived() {
         assert_eq!(decoder(&ended).next_server_op(), Err(DecodeError::LineTooLong { max }));
         assert_eq!(decoder(&bytes[..max]).next_server_op(), Ok(None));
     }
+    // The longest line there may be, with a pause before the newline, and one that only seems to end there.
+    let longest = [&b"-ERR "[..], &[b'x'; 1019], b"\r"].concat();
+    for (rest, expected) in
+        [(&b"\n"[..], Ok(Some(ServerOp::Error(&[b'x'; 1019])))), (b"x", Err(DecodeError::LineTooLong { max: 1024 }))]
+    {
+        let mut decoder = decoder(&longest);
+        assert_eq!(decoder.next_server_op(), Ok(None));
+        feed(&mut decoder, rest);
+        assert_eq!(decoder.next_server_op(), expected);
+    }
     let mut decoder = Decoder::new(Limits::default());
     feed(&mut decoder, b"MSG a 1 60000000\r\nabc");
     assert_eq!(decoder.next_server_op(), Ok(None));
