@@ -255,7 +255,7 @@ mod tests {
             "socks_proxy": "", "windows_cert_store": "", "windows_ca_certs_match": [], "windows_cert_match": null
         }));
         let context = context.unwrap_or_else(|error| panic!("{error:?}"));
-        assert_eq!(context.servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "b:4222"]);
+        assert_eq!(context.servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "tls://b:4222"]);
         assert!(context.auth == Auth::CredsFile("/home/u/c.creds".into()));
         let path = |text: &str| Some(PathBuf::from(text));
         let tls = Tls {
