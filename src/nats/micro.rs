@@ -1,5 +1,6 @@
 //! NATS micro services (ADR-32): one responder that answers discovery for every instance of the daemon.
 
+use super::shared::random_token;
 use crate::transcript::now_ms;
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -157,7 +158,7 @@ impl Endpoint {
 
 /// A unique id in the form of a NUID: 22 letters and digits.
 pub fn new_id() -> String {
-    std::iter::repeat_with(fastrand::alphanumeric).take(22).collect()
+    random_token::<22>()
 }
 
 /// RFC 3339 in UTC with milliseconds, such as `2026-01-02T03:04:05.678Z`.
