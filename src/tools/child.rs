@@ -11,8 +11,8 @@
 
 use super::processes::{self, Process};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpgrp, getpid, getsid, kill_process,
-    kill_process_group, pidfd_open, pidfd_send_signal, set_child_subreaper, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid, kill_process, kill_process_group, pidfd_open,
+    pidfd_send_signal, set_child_subreaper, waitid,
 };
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -55,9 +55,13 @@ pub fn reap_orphans() {
 
 /// A child of this process that it did not start itself.
 fn is_adopted(process: &Process) -> bool {
-    let other_session = getsid(None).is_ok_and(|session| session.as_raw_pid() != process.session);
-    let member_of_other_group = process.group != getpgrp().as_raw_pid() && process.group != process.pid;
-    process.parent == getpid().as_raw_pid() && (other_session || member_of_other_group)
+    // Asked of /proc like the others': in a container both numbers may be 0, which rustix takes for impossible.
+    let own = getpid().as_raw_pid();
+    process.parent == own
+        && processes::find(own).is_some_and(|this| {
+            let member_of_other_group = process.group != this.group && process.group != process.pid;
+            process.session != this.session || member_of_other_group
+        })
 }
 
 fn reap(process: &Process) {
