@@ -17,6 +17,7 @@ pub mod prompt;
 pub mod reply;
 pub mod session;
 pub mod startup;
+pub mod state_dir;
 pub mod sys;
 pub mod threads;
 pub mod tools;

@@ -64,10 +64,27 @@ pub enum Verdict {
 /// A message from outside on its way into the transcript.
 #[derive(Clone, Debug)]
 pub struct Incoming {
+    /// Unique in the session.
+    pub id: String,
     pub text: String,
     pub images: Vec<Block>,
     /// A text that calls up a skill or a template is to be replaced by its words.
     pub expand: bool,
+}
+
+impl Incoming {
+    /// A text as it came from outside.
+    pub fn new(text: String) -> Incoming {
+        Incoming { id: format!("{:016x}", fastrand::u64(..)), text, images: Vec::new(), expand: true }
+    }
+}
+
+/// What a turn has to do.
+pub enum Work {
+    /// Answer these messages.
+    Prompt(Vec<Incoming>),
+    /// Answer what the transcript ends with, because that was interrupted before anything else happened.
+    Continue,
 }
 
 /// How a prompt ended.
@@ -76,6 +93,17 @@ pub enum Settled {
     Done,
     Failed(String),
     Aborted,
+}
+
+impl Settled {
+    /// The outcome, as records have it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Settled::Done => "done",
+            Settled::Failed(_) => "failed",
+            Settled::Aborted => "aborted",
+        }
+    }
 }
 
 /// Everything a turn works with.
@@ -114,8 +142,8 @@ struct Call {
 
 impl Turn {
     /// Works on one prompt until it settles. Panics inside are caught and count as failures.
-    pub fn run(mut self, messages: Vec<Incoming>) {
-        let settled = catch_unwind(AssertUnwindSafe(|| self.work(messages)))
+    pub fn run(mut self, work: Work) {
+        let settled = catch_unwind(AssertUnwindSafe(|| self.work(work)))
             .unwrap_or_else(|_| Settled::Failed("internal_error: the turn panicked; the session goes on".into()));
         self.emit(AgentEvent::AgentSettled { aborted: settled == Settled::Aborted });
         self.step(Step::Settled(settled));
@@ -159,7 +187,7 @@ impl Turn {
             cwd: &self.info.cwd,
             agent_dir: &self.config.agent_dir,
             home: &self.config.home,
-            project_trusted: false,
+            project_trusted: self.config.trusts(&self.info.cwd),
         }
     }
 
@@ -177,7 +205,7 @@ impl Turn {
         self.add_whole(Message::User(UserMessage { content, timestamp: now_ms() }));
     }
 
-    fn work(&mut self, messages: Vec<Incoming>) -> Settled {
+    fn work(&mut self, work: Work) -> Settled {
         let tools: Vec<&'static dyn Tool> = self.info.tools.iter().filter_map(|name| tools::by_name(name)).collect();
         let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
         let places = self.places();
@@ -188,8 +216,8 @@ impl Turn {
         let mut run = Run { begun: self.transcript.len(), turn: 0, attempt: 0 };
         self.emit(AgentEvent::AgentStart);
         self.emit(AgentEvent::TurnStart { index: 0 });
-        for message in messages {
-            self.take_in(message);
+        if let Work::Prompt(messages) = work {
+            messages.into_iter().for_each(|message| self.take_in(message));
         }
         loop {
             if !std::mem::take(&mut approved) {
