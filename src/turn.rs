@@ -174,7 +174,7 @@ impl Turn {
             messages: &self.transcript,
             tools,
             thinking: self.info.thinking,
-            session_id: &self.info.instance_id,
+            session_id: Some(&self.info.instance_id),
         };
         self.services.stream(&request, &self.cancel, &mut Streaming { turn: self })
     }

@@ -165,7 +165,8 @@ impl Services {
             authorization: &authorization,
             max_tokens: usage::max_tokens(request),
             budgets: settings.thinking_budgets,
-            long_cache: (self.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
+            long_cache: request.session_id.is_some()
+                && (self.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
         });
         let idle = settings.idle_timeout();
         let exchange = Exchange {
