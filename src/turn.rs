@@ -6,7 +6,7 @@
 use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::events::AgentEvent;
-use crate::model::retry::{self, Verdict};
+use crate::model::retry;
 use crate::model::{Outcome, Request, Services, Sink, StreamEvent};
 use crate::prompt::{Places, PromptInput, skills, system_prompt, templates};
 use crate::reply::Reply;
@@ -19,9 +19,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// A server that asks for a longer pause than this is not waited for, milliseconds (the PI agent's cap).
-const MAX_REQUESTED_DELAY_MS: u64 = 60_000;
 
 /// Marks everything that the programs of one session start, by the session's instance id.
 const SESSION_VARIABLE: &str = "NATS_PI_BRIDGE_SESSION";
@@ -184,24 +181,21 @@ impl Turn {
     /// The failed message stays in the transcript as a record; requests leave it out.
     fn failed(&mut self, outcome: Outcome, attempt: &mut u32) -> Option<Settled> {
         let error = outcome.message.error_message.clone().unwrap_or_else(|| "the model gave no reason".into());
-        let verdict = retry::verdict(&outcome, &self.info.model);
-        let asked = outcome.failure.as_ref().and_then(|f| f.retry_after).map_or(0, |d| d.as_millis() as u64);
         let aborted = self.cancel.is_cancelled() || outcome.message.stop_reason == StopReason::Aborted;
-        self.add(Message::Assistant(outcome.message));
         let settings = self.services.retry_settings();
-        let again = verdict == Verdict::Retry && settings.enabled && *attempt < settings.max_retries;
-        if aborted || !again || asked > MAX_REQUESTED_DELAY_MS {
+        let pause = retry::pause_ms(&outcome, &self.info.model, &settings, *attempt).filter(|_| !aborted);
+        self.add(Message::Assistant(outcome.message));
+        let Some(delay_ms) = pause else {
             if *attempt > 0 {
                 let final_error = if aborted { "Retry cancelled".to_string() } else { error.clone() };
                 let attempt = *attempt;
                 self.emit(AgentEvent::AutoRetryEnd { success: false, attempt, final_error: Some(final_error) });
             }
             return Some(if aborted { Settled::Aborted } else { Settled::Failed(error) });
-        }
+        };
         self.emit(AgentEvent::TurnEnd);
         self.emit(AgentEvent::AgentEnd { will_retry: true });
         *attempt += 1;
-        let delay_ms = settings.delay_ms(*attempt).max(asked);
         self.emit(AgentEvent::AutoRetryStart {
             attempt: *attempt,
             max_attempts: settings.max_retries,

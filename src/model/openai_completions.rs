@@ -95,7 +95,9 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
         Affinity::Openai { session_id: false } => &["x-client-request-id", "x-session-affinity"],
         Affinity::Openrouter => &["x-session-id"],
     };
-    headers.extend(request.session_id.iter().flat_map(|id| affinity.iter().map(|name| (name.to_string(), id.to_string()))));
+    headers.extend(
+        request.session_id.iter().flat_map(|id| affinity.iter().map(|name| (name.to_string(), id.to_string()))),
+    );
     configure(&mut headers, draft.authorization);
     Prepared {
         url: format!("{}/chat/completions", model.base_url),

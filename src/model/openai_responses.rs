@@ -159,7 +159,9 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     headers.push(("accept".to_string(), "text/event-stream".to_string()));
     let affinity: &[&str] =
         if model.provider == "openrouter" { &["x-session-id"] } else { &["session-id", "x-client-request-id"] };
-    headers.extend(request.session_id.iter().flat_map(|id| affinity.iter().map(|name| (name.to_string(), id.to_string()))));
+    headers.extend(
+        request.session_id.iter().flat_map(|id| affinity.iter().map(|name| (name.to_string(), id.to_string()))),
+    );
     configure(&mut headers, draft.authorization);
     Prepared {
         url: format!("{}/responses", model.base_url),

@@ -24,7 +24,8 @@ pub fn is_overflow(message: &AssistantMessage, model: &Model) -> bool {
 }
 
 /// Words that look like an overlong prompt and mean something else.
-const NO_OVERFLOW: &[&str] = &["^throttling error:", "^service unavailable:", "^429", "rate?limit", "too many requests"];
+const NO_OVERFLOW: &[&str] =
+    &["^throttling error:", "^service unavailable:", "^429", "rate?limit", "too many requests"];
 
 /// The words of servers whose limit was passed.
 const OVERFLOW: &[&str] = &[

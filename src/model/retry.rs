@@ -5,7 +5,7 @@
 
 use super::error_words::matches_any;
 use super::overflow::is_overflow;
-use super::{Model, Outcome};
+use super::{Model, Outcome, RetrySettings};
 use crate::transcript::StopReason;
 
 /// What an outcome calls for.
@@ -31,6 +31,24 @@ pub fn verdict(outcome: &Outcome, model: &Model) -> Verdict {
     let text = message.error_message.as_deref().unwrap_or("").to_lowercase();
     let facts = outcome.failure.clone().unwrap_or_default();
     failed(&text, facts.status, facts.retry_after.is_some())
+}
+
+/// How long to wait before the request is sent again, in milliseconds, where `attempts` retries were made already.
+/// `None` if it is not worth another try.
+///
+/// A wait that the server asks for is honoured up to the limit of the settings: what is left of a longer one is waited
+/// for after the next attempt. One that is longer than all attempts together means "not today".
+pub fn pause_ms(outcome: &Outcome, model: &Model, settings: &RetrySettings, attempts: u32) -> Option<u64> {
+    let left = settings.max_retries.saturating_sub(attempts);
+    if !settings.enabled || left == 0 || verdict(outcome, model) != Verdict::Retry {
+        return None;
+    }
+    let asked = outcome.failure.as_ref().and_then(|f| f.retry_after).unwrap_or_default();
+    let asked = u64::try_from(asked.as_millis()).unwrap_or(u64::MAX);
+    let longest = settings.max_requested_delay_ms;
+    // The last attempt may wait once more, before it sends anything.
+    let all = longest.saturating_mul(u64::from(left) + 1);
+    (asked <= all).then(|| settings.delay_ms(attempts + 1).max(asked.min(longest)))
 }
 
 /// `text` is in lower case.

@@ -9,11 +9,12 @@ use super::models_json::ModelsJson;
 use super::protocol::{Draft, Protocol};
 use super::registry::Registry;
 use super::repair::repair;
-use super::settings::{RetrySettings, Settings};
+use super::settings::{QueueModes, RetrySettings, Settings};
 use super::throttle::Throttle;
 use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, catalog, offline, usage};
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
+use crate::transcript::compaction::CompactionSettings;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,6 +59,16 @@ impl Services {
     /// When a failed request is tried again.
     pub fn retry_settings(&self) -> RetrySettings {
         self.settings().retry()
+    }
+
+    /// When the context of a session with this model is compacted, and how much of it is kept.
+    pub fn compaction_settings(&self, model: &Model) -> CompactionSettings {
+        self.settings().compaction(model)
+    }
+
+    /// How the queues of messages that wait for a running session are emptied.
+    pub fn queue_modes(&self) -> QueueModes {
+        self.settings().queue_modes()
     }
 
     /// The user's models. A broken file concerns only those that are not in the catalog.

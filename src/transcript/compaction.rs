@@ -16,7 +16,8 @@ const CHARS_PER_TOKEN: u64 = 4;
 const RESULT_CHARS: usize = 2000;
 /// How a message begins that stands for the part of the conversation that was summarised. PI's words, as PI must know
 /// such a message again.
-const LEAD_IN: &str = "The conversation history before this point was compacted into the following summary:\n\n<summary>\n";
+const LEAD_IN: &str =
+    "The conversation history before this point was compacted into the following summary:\n\n<summary>\n";
 const LEAD_OUT: &str = "\n</summary>";
 
 /// When a context is compacted, and how much of it is kept.
@@ -203,7 +204,8 @@ impl Files {
 }
 
 fn split_list<'a>(text: &'a str, name: &str) -> (&'a str, BTreeSet<String>) {
-    let found = text.trim_end().strip_suffix(&format!("\n</{name}>")).and_then(|t| t.rsplit_once(&format!("<{name}>\n")));
+    let found =
+        text.trim_end().strip_suffix(&format!("\n</{name}>")).and_then(|t| t.rsplit_once(&format!("<{name}>\n")));
     match found {
         Some((before, paths)) => (before.trim_end(), paths.lines().map(str::to_string).collect()),
         None => (text, BTreeSet::new()),

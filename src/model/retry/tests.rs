@@ -142,3 +142,31 @@ fn facts_come_before_words() {
     let waiting = outcome("418: later", Failure { status: Some(418), retry_after: Some(Duration::from_secs(1)) });
     assert_eq!(verdict(&waiting, &test_model()), Verdict::Retry);
 }
+
+#[test]
+fn pauses_follow_the_settings_and_the_server() {
+    let settings = |text: &str| crate::model::settings::Settings::parse(text).expect("it parses").retry();
+    let (usual, off) = (settings("{}"), settings(r#"{"retry":{"enabled":false}}"#));
+    let short = settings(r#"{"retry":{"provider":{"maxRetryDelayMs":1000}}}"#);
+    for (settings, text, asked, attempts, expected) in [
+        (usual, "529: overloaded", 0, 0, Some(2000)),
+        (usual, "529: overloaded", 0, 2, Some(8000)),
+        (usual, "529: overloaded", 0, 3, None),
+        (usual, "400: bad", 0, 0, None),
+        (usual, "413: too big", 0, 0, None),
+        (off, "529: overloaded", 0, 0, None),
+        // The server's wait counts where it is longer than ours.
+        (usual, "429: slow down", 1, 0, Some(2000)),
+        (usual, "429: slow down", 30, 0, Some(30_000)),
+        (usual, "429: slow down", 120, 0, Some(60_000)),
+        (usual, "429: slow down", 240, 0, Some(60_000)),
+        (usual, "429: slow down", 241, 0, None),
+        (usual, "429: slow down", 121, 2, None),
+        (short, "429: slow down", 4, 0, Some(2000)),
+        (short, "429: slow down", 5, 0, None),
+    ] {
+        let retry_after = (asked > 0).then(|| Duration::from_secs(asked));
+        let outcome = outcome(text, Failure { status: None, retry_after });
+        assert_eq!(pause_ms(&outcome, &test_model(), &settings, attempts), expected, "{text} {asked} {attempts}");
+    }
+}

@@ -164,10 +164,7 @@ fn summaries_are_put_together_and_taken_apart() {
         assert_eq!(Files::split(&text), ("## Goal\nx", files));
     }
     let split_turn = summary_text(None, Some("## Original Request\ny"), &Files::default());
-    assert_eq!(
-        split_turn,
-        "No prior history.\n\n---\n\n**Turn Context (split turn):**\n\n## Original Request\ny"
-    );
+    assert_eq!(split_turn, "No prior history.\n\n---\n\n**Turn Context (split turn):**\n\n## Original Request\ny");
     assert_eq!(Files::split(&split_turn), (split_turn.as_str(), Files::default()));
 }
 
@@ -194,8 +191,12 @@ fn prompts_carry_what_is_to_be_summarised() {
     let update = prompts::history("[User]: hi", Some("## Goal\nold"), Some("the tests"));
     assert!(update.contains("</conversation>\n\n<previous-summary>\n## Goal\nold\n</previous-summary>\n\n"));
     assert!(update.ends_with("\n\nAdditional focus: the tests"));
-    for heading in ["Goal", "Constraints & Preferences", "Progress", "Key Decisions", "Next Steps", "Critical Context"] {
-        assert!(initial.contains(&format!("\n## {heading}\n")) && update.contains(&format!("\n## {heading}\n")), "{heading}");
+    for heading in ["Goal", "Constraints & Preferences", "Progress", "Key Decisions", "Next Steps", "Critical Context"]
+    {
+        assert!(
+            initial.contains(&format!("\n## {heading}\n")) && update.contains(&format!("\n## {heading}\n")),
+            "{heading}"
+        );
     }
     let turn = prompts::turn_prefix("[User]: hi");
     assert!(turn.starts_with("<conversation>\n[User]: hi\n</conversation>\n\n"));
