@@ -194,3 +194,6 @@ impl Sink for Discard {
 
     fn drained(&mut self) {}
 }
+
+#[cfg(test)]
+mod tests;

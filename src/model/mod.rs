@@ -38,7 +38,7 @@ mod services;
 mod settings;
 mod sse;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 mod thinking;
 mod throttle;
 mod tolerant_json;
