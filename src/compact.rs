@@ -3,6 +3,7 @@
 //! Runs on the turn's thread. What is kept and how a summary looks is decided in `transcript::compaction`.
 
 use crate::cancel::Cancel;
+use crate::events::{AgentEvent, CompactionReason};
 use crate::model::retry;
 use crate::model::{Model, Request, Services, Sink, StreamEvent, ThinkingLevel};
 use crate::transcript::compaction::{self, Files, prompts};
@@ -62,6 +63,19 @@ pub enum SummaryRetry {
     AttemptStart,
     /// No more attempts follow: the last one succeeded, or failed for good.
     Finished,
+}
+
+impl SummaryRetry {
+    /// The event that tells it, in a compaction for this reason.
+    pub fn event(self, reason: CompactionReason) -> AgentEvent {
+        match self {
+            SummaryRetry::Scheduled { attempt, max_attempts, delay_ms, error } => {
+                AgentEvent::SummarizationRetryScheduled { attempt, max_attempts, delay_ms, error }
+            }
+            SummaryRetry::AttemptStart => AgentEvent::SummarizationRetryAttemptStart { reason },
+            SummaryRetry::Finished => AgentEvent::SummarizationRetryFinished,
+        }
+    }
 }
 
 /// Everything a compaction works with.

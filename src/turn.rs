@@ -449,12 +449,16 @@ impl Turn {
                 partial: partial.content,
             });
         };
+        let settings = self.services.tool_settings();
         let context = ToolContext {
             cwd: &self.info.cwd,
             cancel: &self.cancel,
             environment: &environment,
             spill_dir: &self.spill_dir,
             images: self.model.images,
+            resize_images: settings.resize_images,
+            shell: settings.shell.as_deref(),
+            command_prefix: settings.command_prefix.as_deref(),
             default_timeout: self.config.bash_timeout,
             on_update: &update,
         };

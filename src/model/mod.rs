@@ -46,7 +46,7 @@ mod usage;
 
 pub use secret_value::Secret;
 pub use services::Services;
-pub use settings::{QueueMode, QueueModes, RetrySettings};
+pub use settings::{QueueMode, QueueModes, RetrySettings, ToolSettings};
 
 use crate::transcript::{AssistantMessage, Message, StopReason, ToolSpec};
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use super::models_json::ModelsJson;
 use super::protocol::{Draft, Protocol};
 use super::registry::Registry;
 use super::repair::repair;
-use super::settings::{QueueModes, RetrySettings, Settings};
+use super::settings::{QueueModes, RetrySettings, Settings, ToolSettings};
 use super::throttle::Throttle;
 use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, catalog, offline, usage};
 use crate::cancel::Cancel;
@@ -69,6 +69,16 @@ impl Services {
     /// How the queues of messages that wait for a running session are emptied.
     pub fn queue_modes(&self) -> QueueModes {
         self.settings().queue_modes()
+    }
+
+    /// What the settings say about tools.
+    pub fn tool_settings(&self) -> ToolSettings {
+        self.settings().tools()
+    }
+
+    /// Where the settings want session files to be, as it is written there.
+    pub fn session_dir(&self) -> Option<String> {
+        self.settings().session_dir.clone()
     }
 
     /// The user's models. A broken file concerns only those that are not in the catalog.
@@ -168,7 +178,7 @@ impl Services {
         let model = request.model;
         let user = self.user_models(model).map_err(|e| Failed::new(e.to_string()))?;
         let authorization = self.credentials.authorize(model, &user).map_err(|e| Failed::new(e.to_string()))?;
-        let messages = repair(request.messages, model, protocol.foreign_id);
+        let messages = repair(request.messages, model, settings.block_images(), protocol.foreign_id);
         let prepared = (protocol.prepare)(&Draft {
             request,
             model,

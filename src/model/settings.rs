@@ -7,6 +7,7 @@ use super::{Model, ThinkingLevel};
 use crate::transcript::compaction::CompactionSettings;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a server may be silent where nothing is configured; PI's default.
@@ -35,6 +36,29 @@ pub struct Settings {
     compaction: Compaction,
     steering_mode: QueueMode,
     follow_up_mode: QueueMode,
+    images: Images,
+    shell_path: Option<String>,
+    shell_command_prefix: Option<String>,
+    /// Where session files are; as it is written, so that `~` is for the reader to resolve.
+    pub session_dir: Option<String>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Images {
+    auto_resize: Option<bool>,
+    block_images: bool,
+}
+
+/// What the settings say about tools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolSettings {
+    /// The program that runs commands, in place of bash.
+    pub shell: Option<PathBuf>,
+    /// Runs before each command, in the same shell.
+    pub command_prefix: Option<String>,
+    /// Images that are too large for models are made smaller.
+    pub resize_images: bool,
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -138,6 +162,19 @@ impl Settings {
         }
     }
 
+    /// Images are kept from models.
+    pub fn block_images(&self) -> bool {
+        self.images.block_images
+    }
+
+    pub fn tools(&self) -> ToolSettings {
+        ToolSettings {
+            shell: self.shell_path.as_ref().map(PathBuf::from),
+            command_prefix: self.shell_command_prefix.clone(),
+            resize_images: self.images.auto_resize.unwrap_or(true),
+        }
+    }
+
     pub fn queue_modes(&self) -> QueueModes {
         QueueModes { steering: self.steering_mode, follow_up: self.follow_up_mode }
     }
@@ -210,6 +247,21 @@ mod tests {
             assert_eq!(modes, QueueModes { steering, follow_up }, "{text}");
         }
         assert!(Settings::parse(r#"{"steeringMode":"some"}"#).is_err());
+    }
+
+    #[test]
+    fn tools_are_set_up() {
+        let text = r#"{"shellPath":"/bin/zsh","shellCommandPrefix":"set -e","images":{"autoResize":false,"blockImages":true}}"#;
+        let own = Settings::parse(text).expect("it parses");
+        let expected = ToolSettings {
+            shell: Some("/bin/zsh".into()),
+            command_prefix: Some("set -e".into()),
+            resize_images: false,
+        };
+        assert_eq!((own.tools(), own.block_images()), (expected, true));
+        let usual = Settings::default();
+        let expected = ToolSettings { shell: None, command_prefix: None, resize_images: true };
+        assert_eq!((usual.tools(), usual.block_images()), (expected, false));
     }
 
     #[test]
