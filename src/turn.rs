@@ -21,9 +21,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A server that asks for a longer pause than this is not waited for, milliseconds (the PI agent's cap).
-const MAX_REQUESTED_DELAY_MS: u64 = 60_000;
-
 /// Marks everything that the programs of one session start, by the session's instance id.
 const SESSION_VARIABLE: &str = "NATS_PI_BRIDGE_SESSION";
 
@@ -287,7 +284,7 @@ impl Turn {
             messages: &self.transcript,
             tools,
             thinking: self.thinking,
-            session_id: &self.info.instance_id,
+            session_id: Some(&self.info.instance_id),
         };
         let mut sink = Streaming { turn: self, started: false, delta: None };
         let outcome = self.services.stream(&request, &self.cancel, &mut sink);
@@ -321,13 +318,11 @@ impl Turn {
     /// The failed message stays in the transcript as a record; requests leave it out.
     fn failed(&mut self, outcome: Outcome, run: &mut Run) -> Option<Settled> {
         let error = outcome.message.error_message.clone().unwrap_or_else(|| "the model gave no reason".into());
-        let verdict = retry::verdict(&outcome, &self.model);
-        let asked = outcome.failure.as_ref().and_then(|f| f.retry_after).map_or(0, |d| d.as_millis() as u64);
         let aborted = self.cancel.is_cancelled() || outcome.message.stop_reason == StopReason::Aborted;
-        let message = self.add(Message::Assistant(outcome.message));
         let settings = self.services.retry_settings();
-        let again = verdict == retry::Verdict::Retry && settings.enabled && run.attempt < settings.max_retries;
-        if aborted || !again || asked > MAX_REQUESTED_DELAY_MS {
+        let pause = retry::pause_ms(&outcome, &self.model, &settings, run.attempt).filter(|_| !aborted);
+        let message = self.add(Message::Assistant(outcome.message));
+        let Some(delay_ms) = pause else {
             if run.attempt > 0 {
                 let final_error = if aborted { "Retry cancelled".to_string() } else { error.clone() };
                 let attempt = run.attempt;
@@ -335,11 +330,10 @@ impl Turn {
             }
             let settled = if aborted { Settled::Aborted } else { Settled::Failed(error) };
             return Some(self.end_run(run, Some(message), settled));
-        }
+        };
         self.end_turn(run, Some(message), Vec::new());
         self.emit(self.agent_end(run, true));
         run.attempt += 1;
-        let delay_ms = settings.delay_ms(run.attempt).max(asked);
         self.emit(AgentEvent::AutoRetryStart {
             attempt: run.attempt,
             max_attempts: settings.max_retries,
@@ -483,12 +477,16 @@ impl Turn {
                 partial: partial.content,
             });
         };
+        let settings = self.services.tool_settings();
         let context = ToolContext {
             cwd: &self.info.cwd,
             cancel: &self.cancel,
             environment: &environment,
             spill_dir: &self.spill_dir,
             images: self.model.images,
+            resize_images: settings.resize_images,
+            shell: settings.shell.as_deref(),
+            command_prefix: settings.command_prefix.as_deref(),
             default_timeout: self.config.bash_timeout,
             on_update: &update,
         };

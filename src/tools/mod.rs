@@ -102,6 +102,12 @@ pub struct ToolContext<'a> {
     pub spill_dir: &'a Path,
     /// The model takes images.
     pub images: bool,
+    /// Images that are too large for models are made smaller.
+    pub resize_images: bool,
+    /// The program that runs commands; `None` = bash, or what comes nearest.
+    pub shell: Option<&'a Path>,
+    /// Runs before each command, in the same shell.
+    pub command_prefix: Option<&'a str>,
     /// For programs whose call names no timeout; `None` = no limit.
     pub default_timeout: Option<Duration>,
     /// Takes intermediate results, each of which replaces the one before.

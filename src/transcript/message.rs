@@ -138,6 +138,25 @@ pub struct Usage {
     pub cost: Cost,
 }
 
+impl std::ops::AddAssign<&Usage> for Usage {
+    fn add_assign(&mut self, other: &Usage) {
+        let sum = |a: Option<u64>, b: Option<u64>| a.or(b).map(|_| a.unwrap_or(0) + b.unwrap_or(0));
+        self.input += other.input;
+        self.output += other.output;
+        self.cache_read += other.cache_read;
+        self.cache_write += other.cache_write;
+        self.cache_write_1h = sum(self.cache_write_1h, other.cache_write_1h);
+        self.reasoning = sum(self.reasoning, other.reasoning);
+        self.total_tokens += other.total_tokens;
+        self.cost.input += other.cost.input;
+        self.cost.output += other.cost.output;
+        self.cost.cache_read += other.cost.cache_read;
+        self.cost.cache_write += other.cost.cache_write;
+        self.cost.total += other.cost.total;
+        self.cost.total_from_provider |= other.cost.total_from_provider;
+    }
+}
+
 /// US dollars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -152,9 +171,42 @@ pub struct Cost {
     pub total_from_provider: bool,
 }
 
+/// What an image counts for where lengths are compared with a model's context; the PI agent's number.
+const IMAGE_CHARS: u64 = 4800;
+
 impl Message {
     pub fn user(text: impl Into<String>) -> Message {
         Message::User(UserMessage { content: Content::Text(text.into()), timestamp: now_ms() })
+    }
+
+    /// The message's length in bytes of text, which is what its characters are counted by: near enough, and cheap.
+    pub fn chars(&self) -> u64 {
+        let blocks = match self {
+            Message::User(m) => match &m.content {
+                Content::Text(text) => return text.len() as u64,
+                Content::Blocks(blocks) => blocks,
+            },
+            Message::Assistant(m) => &m.content,
+            Message::ToolResult(m) => &m.content,
+        };
+        let chars = |block: &Block| match block {
+            Block::Text { text, .. } => text.len() as u64,
+            Block::Thinking { thinking, .. } => thinking.len() as u64,
+            Block::ToolCall { name, arguments, .. } => {
+                (name.len() + serde_json::to_string(arguments).map_or(0, |json| json.len())) as u64
+            }
+            Block::Image { .. } => IMAGE_CHARS,
+        };
+        blocks.iter().map(chars).sum()
+    }
+
+    /// When the message was made, Unix time in milliseconds.
+    pub fn timestamp(&self) -> i64 {
+        match self {
+            Message::User(m) => m.timestamp,
+            Message::Assistant(m) => m.timestamp,
+            Message::ToolResult(m) => m.timestamp,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What was said in a session: the message model and what is derived from it.
 
+pub mod compaction;
 pub mod message;
 
 pub use message::{
