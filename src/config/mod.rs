@@ -483,7 +483,8 @@ impl Settings {
             warnings.push("a secret on the command line can be seen by every user of this machine".to_string());
         }
         let names = self.list("toolEnvironment");
-        let trusted = self.list("trustedFolders").iter().map(|path| std::path::absolute(expand(path, &self.home)));
+        let trusted =
+            self.list("trustedFolders").into_iter().map(|path| std::path::absolute(expand(&path, &self.home)));
         let trusted_folders =
             trusted.collect::<Result<_, _>>().map_err(|e| self.wrong("trustedFolders", &e.to_string()))?;
         let tools = self.text("tools").map(|_| crate::tools::select(&self.list("tools"), &[])).transpose();

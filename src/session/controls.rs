@@ -5,7 +5,7 @@ use super::{Prompt, Session, model_facts, state};
 use crate::events::AgentEvent;
 use crate::model::ThinkingLevel;
 use crate::reply::{ReplyError, SilentReply};
-use crate::turn::Incoming;
+use crate::turn::{Incoming, Work};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ impl Session {
     pub(super) fn control(&mut self, control: Control, respond: Respond) {
         let answer = match control {
             Control::Abort => return self.abort(respond),
-            Control::Compact { .. } => Err(ReplyError::failed("not yet")),
+            Control::Compact { instructions } => return self.compact(instructions, respond),
             Control::State => Ok(self.state_answer("get_state")),
             Control::Inspect => Ok(Answer::Document(self.inspection())),
             Control::Prompt(input) => self.input(input),
@@ -118,6 +118,23 @@ impl Session {
                 running.cancel.cancel();
                 running.aborters.push(respond);
             }
+        }
+    }
+
+    /// Makes the context smaller, which takes a while and so is a turn of its own.
+    fn compact(&mut self, instructions: Option<String>, respond: Respond) {
+        if self.running.is_some() {
+            return respond(Err(ReplyError::new(409, "busy: a prompt is being worked on; abort it first")));
+        }
+        if let Err(e) = self.memory.wake() {
+            return respond(Err(ReplyError::storage(&e)));
+        }
+        let reply = Arc::new(SilentReply);
+        self.begin(Work::Compact(instructions), Vec::new(), None, reply, Arc::default(), Instant::now());
+        self.facts.set_running(self.running.is_some());
+        match &mut self.running {
+            Some(running) => running.compaction = Some(respond),
+            None => respond(Err(ReplyError::busy("no thread for the compaction"))),
         }
     }
 

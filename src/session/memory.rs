@@ -220,6 +220,20 @@ impl Memory {
         self.ids.splice(..first_kept.min(self.ids.len()), [id]);
         Ok(())
     }
+
+    /// The last message is left out of the context; the file keeps it.
+    ///
+    /// # Errors
+    /// It could not be written; the message is left out all the same until the file is read again.
+    pub fn omit_last(&mut self) -> io::Result<()> {
+        self.messages.pop();
+        match self.ids.pop() {
+            Some(id) if !id.is_empty() => {
+                self.append("context_edit", fields(json!({"targetId": id, "replacement": null}))).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 fn fields(value: Value) -> Map<String, Value> {

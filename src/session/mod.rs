@@ -32,6 +32,7 @@ use memory::Memory;
 pub use opening::Storage;
 use queue::Queue;
 pub use recovery::settled_totals;
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
@@ -113,6 +114,8 @@ struct Running {
     storage_error: Option<String>,
     /// Those who wait for its end after an abort.
     aborters: Vec<Respond>,
+    /// Whoever asked for a compaction, which this is.
+    compaction: Option<Respond>,
 }
 
 struct Session {
@@ -127,6 +130,8 @@ struct Session {
     state: Option<Arc<StateDir>>,
     context_tokens: u64,
     last_error: Option<String>,
+    /// The session file's entry of the latest compaction.
+    last_compaction: Option<Value>,
     /// Prompts that wait for their turn.
     queue: Queue,
     steering: Waiting,
@@ -173,6 +178,7 @@ pub fn run(parts: Parts) {
         taken: VecDeque::new(),
         idle_since: Instant::now(),
         context_tokens: 0,
+        last_compaction: None,
         last_error: None,
         running: None,
         used_tools: false,
@@ -232,6 +238,16 @@ impl Session {
             Event::Request(message) => self.request(*message),
             Event::Step(Step::Event(event)) => self.note(event),
             Event::Step(Step::Gate(action, verdict)) => self.judge(&action, &verdict),
+            Event::Step(Step::Compacted { message, first_kept, usage, entry }) => {
+                self.facts.add_usage(&usage);
+                let written = self.memory.compacted(message, first_kept, &entry);
+                self.check_written(written);
+                self.last_compaction = Some(entry);
+            }
+            Event::Step(Step::Omitted) => {
+                let written = self.memory.omit_last();
+                self.check_written(written);
+            }
             Event::Step(Step::Settled(settled)) => self.settle(settled),
             Event::TurnLost => self.settle(Settled::Failed("internal_error: the turn is gone".into())),
             Event::Tick => {
@@ -277,9 +293,8 @@ impl Session {
                     }
                 }
                 let accepted = if matches!(**message, Message::User(_)) { self.taken.pop_front() } else { None };
-                if let Err(e) = self.memory.push(message.clone(), accepted.as_deref()) {
-                    self.storage_failed(&e);
-                }
+                let written = self.memory.push(message.clone(), accepted.as_deref());
+                self.check_written(written);
             }
             AgentEvent::ToolExecutionStart { name, .. } => {
                 log::debug!("session {}: tool {name}", self.info.id);
@@ -299,8 +314,9 @@ impl Session {
         self.publish(&event);
     }
 
-    /// What happens cannot be kept, so it must not go on happening.
-    fn storage_failed(&mut self, error: &io::Error) {
+    /// What cannot be kept must not go on happening.
+    fn check_written(&mut self, written: io::Result<()>) {
+        let Err(error) = &written else { return };
         log::error!("session {}: {error}", self.info.id);
         if let Some(running) = &mut self.running {
             running.storage_error = Some(ReplyError::storage(error).message);
@@ -325,9 +341,8 @@ impl Session {
         let modes = self.services.queue_modes();
         let messages = match action {
             Action::Tool { id, name } => {
-                if let Err(e) = self.memory.intends(id, name) {
-                    self.storage_failed(&e);
-                }
+                let written = self.memory.intends(id, name);
+                self.check_written(written);
                 Vec::new()
             }
             Action::Model => self.steering.take(modes.steering),
@@ -360,6 +375,8 @@ impl Session {
                 log::warn!("session {}: its turn is stuck and was left behind", self.info.id);
                 running.thread.abandon();
             }
+            let farewell = self.farewell(reason);
+            running.compaction.into_iter().for_each(|respond| respond(Err(farewell.clone())));
             for respond in running.aborters {
                 respond(Ok(self.state_answer("abort")));
             }
@@ -394,6 +411,7 @@ impl Session {
                 Ok(Step::Settled(_)) => return true,
                 Ok(Step::Event(event)) => self.note(event),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
+                Ok(Step::Compacted { .. } | Step::Omitted) => {}
                 Err(e) => return e.is_disconnected(),
             }
         }

@@ -1,5 +1,6 @@
 //! Prompts: taken in, worked on one at a time in the order of their arrival, answered.
 
+use super::control::Answer;
 use super::{Prompt, Running, Session};
 use crate::cancel::Cancel;
 use crate::nats::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
@@ -102,6 +103,7 @@ impl Session {
             cancel: cancel.clone(),
             steps,
             spill_dir: self.spill_dir.clone(),
+            produced: Vec::new(),
         };
         let name = format!("t-{}", self.info.id);
         match threads::spawn(&name, threads::TURN_STACK, move || turn.run(work)) {
@@ -119,6 +121,7 @@ impl Session {
                     thread,
                     storage_error: None,
                     aborters: Vec::new(),
+                    compaction: None,
                 });
             }
             Err(e) => {
@@ -144,6 +147,13 @@ impl Session {
         // The next prompt is on its way, and what others see of the session is true, before the caller hears the end.
         self.start_next();
         self.facts.touch();
+        if let Some(respond) = running.compaction {
+            respond(match &settled {
+                Settled::Done => Ok(Answer::Document(self.last_compaction.clone().unwrap_or_default())),
+                Settled::Failed(error) => Err(ReplyError::new(409, error.clone())),
+                Settled::Aborted => Err(ReplyError::new(409, "Compaction cancelled")),
+            });
+        }
         match settled {
             Settled::Done => running.reply.finish(Ok(())),
             Settled::Failed(error) => self.refuse(&*running.reply, &running.counters, ReplyError::failed(error)),
