@@ -39,7 +39,6 @@ mod sse;
 mod test_support;
 mod thinking;
 mod throttle;
-mod tolerant_json;
 mod usage;
 
 pub use secret_value::Secret;
