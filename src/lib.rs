@@ -8,6 +8,7 @@
 pub mod cancel;
 pub mod config;
 pub mod daemon;
+pub mod event_log;
 pub mod events;
 pub mod model;
 pub mod nats;

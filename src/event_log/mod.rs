@@ -1,0 +1,251 @@
+//! What happened in a session, for those who listen and those who ask later.
+//!
+//! | file | has |
+//! |---|---|
+//! | `mod.rs` | [`EventLog`]: numbers events, keeps the last ones |
+//! | `compact.rs` | what of a payload goes into its event |
+//! | `history.rs` | queries, and the answers to them |
+//! | `spill.rs` | the file that has what events left out |
+//!
+//! Knows nothing of sockets, NATS or sessions. A log belongs to one thread; an [`Envelope`] is made once and then shared
+//! by the log, its listeners and the answers to queries.
+
+mod compact;
+mod history;
+mod spill;
+
+pub use history::{HistoryQuery, HistorySnapshot};
+pub use spill::sweep;
+
+use crate::nats::micro::timestamp;
+use crate::transcript::now_ms;
+use compact::{Compacted, Limits};
+use serde_json::Value;
+use spill::Spill;
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Bounds of a log. The defaults are the protocol's.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Events that are kept; at least one is.
+    pub history_limit: usize,
+    /// Bytes of JSON that an event's payload may have before it is truncated.
+    pub max_event_bytes: usize,
+    /// Bytes of each preview in an event.
+    pub preview_bytes: usize,
+    /// Bytes of all kept events; the last one is kept even if it is larger. 0 = no limit.
+    pub max_history_bytes: usize,
+    /// Bytes of the events in one answer, unless the query names another number. 0 = no limit.
+    pub max_response_bytes: usize,
+    /// What truncated events leave out goes into a file.
+    pub spill: bool,
+    /// Bytes of that file. 0 = no limit.
+    pub max_spill_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            history_limit: 500,
+            max_event_bytes: 8192,
+            preview_bytes: 256,
+            max_history_bytes: 4 << 20,
+            max_response_bytes: 1 << 20,
+            spill: true,
+            max_spill_bytes: 16 << 20,
+        }
+    }
+}
+
+/// One event as it goes out.
+#[derive(Debug)]
+pub struct Envelope {
+    /// Grows by one with every event of a log, beginning with 1.
+    pub seq: u64,
+    pub event: Cow<'static, str>,
+    /// RFC 3339 with milliseconds, UTC.
+    pub timestamp: String,
+    /// The whole record: one line of JSON without its end.
+    pub line: Arc<str>,
+    rest: Rest,
+}
+
+/// What became of the part of a payload that its event leaves out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rest {
+    /// Nothing is left out.
+    None,
+    /// Nobody keeps it, and nothing in the record says why.
+    Dropped,
+    /// It was not accepted for the file; the record's `rawError` says why.
+    Refused,
+    /// It is in the file, or on its way there, under this number.
+    Spilled(u64),
+}
+
+/// Somebody who listens to a session.
+pub trait EventSink: Send + Sync {
+    /// Takes one event; must not wait. False = it takes no more.
+    fn event(&self, envelope: &Arc<Envelope>) -> bool;
+}
+
+/// What a listener missed.
+#[derive(Debug)]
+pub struct Replay {
+    /// Oldest first.
+    pub envelopes: Vec<Arc<Envelope>>,
+    /// The first and the last number of events that are not kept any more.
+    pub gap: Option<(u64, u64)>,
+}
+
+/// The events of one session, owned by its actor.
+pub struct EventLog {
+    settings: Settings,
+    session: Box<str>,
+    spill_path: PathBuf,
+    /// Begun with the first payload that is worth a file.
+    spill: Option<Spill>,
+    ring: VecDeque<Arc<Envelope>>,
+    /// Bytes of the records in `ring`.
+    ring_bytes: usize,
+    last_seq: u64,
+}
+
+impl EventLog {
+    /// An empty log. The file at `spill_path` and its folder are made when they are first needed, and the file is removed
+    /// with the log.
+    pub fn new(settings: Settings, session_id: &str, spill_path: PathBuf) -> EventLog {
+        EventLog {
+            settings,
+            session: session_id.into(),
+            spill_path,
+            spill: None,
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            last_seq: 0,
+        }
+    }
+
+    /// The number of the last event; 0 before the first.
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// Takes note of an event and returns it in the form in which it goes out. What it leaves out of `payload` is worth a
+    /// file only while somebody listens (`subscribed`). Never waits for a disk.
+    pub fn publish(&mut self, event: impl Into<Cow<'static, str>>, payload: Value, subscribed: bool) -> Arc<Envelope> {
+        let event = event.into();
+        let limits =
+            Limits { max_event_bytes: self.settings.max_event_bytes, preview_bytes: self.settings.preview_bytes };
+        let compacted = compact::compact(&event, payload, limits);
+        // Before the file is asked for room, since this makes room there, too.
+        while self.ring.len() >= self.settings.history_limit.max(1) {
+            self.forget_oldest();
+        }
+        self.last_seq += 1;
+        let timestamp = timestamp(now_ms());
+        let (line, rest) = self.record(&event, &timestamp, compacted, subscribed);
+        let envelope = Arc::new(Envelope { seq: self.last_seq, event, timestamp, line: line.into(), rest });
+        self.ring_bytes += envelope.line.len();
+        self.ring.push_back(envelope.clone());
+        let most = self.settings.max_history_bytes;
+        while most > 0 && self.ring_bytes > most && self.ring.len() > 1 {
+            self.forget_oldest();
+        }
+        envelope
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(envelope) = self.ring.pop_front() {
+            self.ring_bytes -= envelope.line.len();
+            if let (Rest::Spilled(number), Some(spill)) = (envelope.rest, &self.spill) {
+                spill.release(number);
+            }
+        }
+    }
+
+    /// The record of an event, and where the rest of its payload is.
+    fn record(&mut self, event: &str, timestamp: &str, compacted: Compacted, subscribed: bool) -> (String, Rest) {
+        let mut line = String::with_capacity(compacted.data.len() + 160);
+        // Writing to a string cannot fail.
+        let _ = write!(
+            line,
+            r#"{{"type":"event","event":{},"timestamp":"{timestamp}","seq":{},"session":{},"data":{}"#,
+            quoted(event),
+            self.last_seq,
+            quoted(&self.session),
+            compacted.data
+        );
+        let mut rest = Rest::None;
+        if let Some(loss) = compacted.loss {
+            let _ = write!(line, r#","truncated":true,"originalBytes":{}"#, loss.original_bytes);
+            rest = match loss.original.map(|original| self.spill(event, timestamp, &original, subscribed)) {
+                None => Rest::Dropped,
+                Some(Ok(number)) => {
+                    let path = quoted(&self.spill_path.to_string_lossy());
+                    let pending = quoted(spill::PENDING);
+                    let _ = write!(line, r#","rawEventPath":{path},"rawEventRef":"{number}","rawError":{pending}"#);
+                    Rest::Spilled(number)
+                }
+                Some(Err(reason)) => {
+                    let _ = write!(line, r#","rawError":{}"#, quoted(&reason));
+                    Rest::Refused
+                }
+            };
+        }
+        line.push('}');
+        (line, rest)
+    }
+
+    /// Hands a payload to the file's writer.
+    fn spill(&mut self, event: &str, timestamp: &str, original: &str, subscribed: bool) -> Result<u64, String> {
+        if !self.settings.spill {
+            return Err(spill::DISABLED.into());
+        }
+        if !subscribed {
+            return Err(spill::NO_SUBSCRIBER.into());
+        }
+        let (path, most) = (&self.spill_path, self.settings.max_spill_bytes);
+        let spill = self.spill.get_or_insert_with(|| Spill::new(path.clone(), most));
+        spill.submit(&self.session, event, timestamp, original)
+    }
+
+    /// What is asked for, cheap to take; it is rendered elsewhere.
+    pub fn history(&self, query: &HistoryQuery) -> HistorySnapshot {
+        let limit = query.limit.unwrap_or(usize::MAX).min(self.settings.history_limit);
+        let Replay { mut envelopes, gap } = self.replay(query.since_seq.unwrap_or_default());
+        envelopes.retain(|envelope| query.matches(envelope));
+        envelopes.drain(..envelopes.len().saturating_sub(limit));
+        HistorySnapshot {
+            envelopes,
+            gap: gap.filter(|_| query.since_seq.is_some()),
+            raw: query.raw,
+            max_bytes: query.max_bytes.unwrap_or(self.settings.max_response_bytes),
+            spill_path: self.spill_path.to_string_lossy().into_owned(),
+            spill: self.spill.as_ref().map(Spill::reader),
+        }
+    }
+
+    /// What came after event `since`. A number that this log has not reached is one of an earlier life of the session:
+    /// then everything came after it.
+    pub fn replay(&self, since: u64) -> Replay {
+        let since = if since > self.last_seq { 0 } else { since };
+        let first = self.ring.front().map_or(self.last_seq + 1, |envelope| envelope.seq);
+        Replay {
+            envelopes: self.ring.iter().filter(|envelope| envelope.seq > since).cloned().collect(),
+            gap: (since + 1 < first).then(|| (since + 1, first - 1)),
+        }
+    }
+}
+
+/// The text as a JSON string.
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
