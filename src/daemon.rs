@@ -12,10 +12,11 @@ use crate::nats::micro::{self, Endpoint, Instance};
 use crate::nats::replies::{TextStream, send_document, send_error};
 use crate::nats::session_subjects::SessionSubjects;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
-use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt};
+use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt, Setup};
 use crate::threads::{self, Thread};
-use crate::tools::child;
+use crate::tools::{self, child};
 use crate::transcript::now_ms;
+use crate::turn::Incoming;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -27,8 +28,8 @@ use std::time::{Duration, Instant};
 
 /// Requests that may wait for the main thread.
 const INTAKE_WAITING: usize = 1024;
-/// Commands that may wait for one session: an end, a drain, and some room.
-const COMMANDS: usize = 8;
+/// Commands that may wait for one session: an end, a drain, and room for its clients' requests.
+const COMMANDS: usize = 64;
 /// Ended programs of tools that nobody waits for are taken note of this often.
 const TICK: Duration = Duration::from_secs(2);
 /// Time for sessions to end, once their grace period is over.
@@ -267,7 +268,7 @@ impl Daemon {
     fn listing(&self) -> Value {
         let now = Instant::now();
         let mut entries: Vec<&Entry> = self.sessions.values().collect();
-        entries.sort_by_key(|entry| entry.info.created);
+        entries.sort_by_key(|entry| entry.info.created_ms);
         let (sessions, runs): (Vec<&Entry>, Vec<&Entry>) = entries.into_iter().partition(|e| e.info.named);
         let rows = |entries: Vec<&Entry>| {
             entries.iter().map(|e| documents::summary(&self.config.owner, &e.info, &e.facts, now)).collect()
@@ -282,7 +283,7 @@ impl Daemon {
     fn stop(&mut self, session_id: String, reply: &str, received: Instant) -> Result<(), IntakeError> {
         let Some(entry) = self.named(&session_id) else { return Err(IntakeError::NotFound { session_id }) };
         entry.stoppers.push((reply.to_string(), received));
-        // A session that has not even read its last eight commands is ending already.
+        // A session that has not even read its last commands is ending already.
         let _ = entry.commands.try_send(Command::End(EndReason::Stopped));
         Ok(())
     }
@@ -317,21 +318,20 @@ impl Daemon {
             instance_id: instance_id.clone(),
             named: service.is_some(),
             cwd,
-            model,
-            thinking,
             from: from.clone(),
-            max_lifetime,
-            created: received,
+            tools: tools::DEFAULT_TOOLS.map(str::to_owned).to_vec(),
             created_ms: now_ms(),
         });
+        let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
+        let setup = Setup { model, thinking, name: None, max_lifetime, deadline, file: None };
         let first = Prompt {
-            text: create.body.clone(),
+            message: Incoming { text: create.body.clone(), images: Vec::new(), expand: true },
             from,
             reply: Arc::new(TextStream::new(&self.connection, reply.to_string())),
             counters: self.intake.endpoints[0].counters.clone(),
             received,
         };
-        let entry = self.start_session(info, service, first)?;
+        let entry = self.start_session(info, setup, service, first)?;
         self.sessions.insert(instance_id, entry);
         Ok(())
     }
@@ -349,7 +349,13 @@ impl Daemon {
         Instance::new(format!("{id} — {cwd}"), metadata, vec![Endpoint::new("prompt", subject), inspect])
     }
 
-    fn start_session(&self, info: Arc<Info>, service: Option<Instance>, first: Prompt) -> Result<Entry, IntakeError> {
+    fn start_session(
+        &self,
+        info: Arc<Info>,
+        setup: Setup,
+        service: Option<Instance>,
+        first: Prompt,
+    ) -> Result<Entry, IntakeError> {
         let subjects = match &service {
             None => None,
             Some(service) => {
@@ -358,7 +364,7 @@ impl Daemon {
                 Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)
             }
         };
-        let facts = Arc::new(Facts::new());
+        let facts = Arc::new(Facts::new(setup));
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Parts {
             config: self.config.clone(),

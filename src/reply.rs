@@ -13,6 +13,15 @@ pub trait Reply: Send + Sync {
     fn finish(&self, result: Result<(), ReplyError>);
 }
 
+/// For prompts whose answer nobody waits for; those who listen see it in the events.
+pub struct SilentReply;
+
+impl Reply for SilentReply {
+    fn text(&self, _text: &str, _cancel: &Cancel) {}
+    fn flush(&self) {}
+    fn finish(&self, _result: Result<(), ReplyError>) {}
+}
+
 /// Why an answer is not complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplyError {

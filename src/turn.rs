@@ -5,14 +5,15 @@
 
 use crate::cancel::Cancel;
 use crate::config::Config;
-use crate::events::AgentEvent;
-use crate::model::retry::{self, Verdict};
-use crate::model::{Outcome, Request, Services, Sink, StreamEvent};
-use crate::prompt::{Places, PromptInput, skills, system_prompt, templates};
+use crate::events::{AgentEvent, Delta, DeltaKind};
+use crate::model::{Model, Outcome, Request, Services, Sink, StreamEvent, ThinkingLevel, retry};
+use crate::prompt::{Places, PromptInput, commands, skills, system_prompt};
 use crate::reply::Reply;
-use crate::session::Info;
+use crate::session::{Facts, Info};
 use crate::tools::{self, Tool, ToolContext, ToolOutput};
-use crate::transcript::{Block, Message, StopReason, ToolResultMessage, ToolSpec, now_ms};
+use crate::transcript::{
+    AssistantMessage, Block, Content, Message, StopReason, ToolResultMessage, ToolSpec, Usage, UserMessage, now_ms,
+};
 use crossbeam_channel::{Sender, bounded};
 use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,8 +35,8 @@ pub fn kill_leftovers(info: &Info) {
 /// What a turn tells its session, in order.
 pub enum Step {
     Event(AgentEvent),
-    /// The turn waits for the verdict: true = go on.
-    Gate(Action, Sender<bool>),
+    /// The turn waits for the verdict.
+    Gate(Action, Sender<Verdict>),
     /// The last step.
     Settled(Settled),
 }
@@ -43,8 +44,30 @@ pub enum Step {
 /// What a turn asks leave for.
 #[derive(Debug)]
 pub enum Action {
+    /// To ask the model again.
     Model,
-    Tool(String),
+    Tool {
+        id: String,
+        name: String,
+    },
+    /// To be done; messages make it go on.
+    Stop,
+}
+
+/// The answer to an [`Action`].
+pub enum Verdict {
+    No,
+    /// Go on, after these messages were taken in.
+    Go(Vec<Incoming>),
+}
+
+/// A message from outside on its way into the transcript.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    pub text: String,
+    pub images: Vec<Block>,
+    /// A text that calls up a skill or a template is to be replaced by its words.
+    pub expand: bool,
 }
 
 /// How a prompt ended.
@@ -60,12 +83,25 @@ pub struct Turn {
     pub config: Arc<Config>,
     pub services: Arc<Services>,
     pub info: Arc<Info>,
+    pub facts: Arc<Facts>,
+    pub model: Arc<Model>,
+    pub thinking: ThinkingLevel,
     pub transcript: Vec<Arc<Message>>,
     pub reply: Arc<dyn Reply>,
     pub cancel: Cancel,
     pub steps: Sender<Step>,
     /// Where tools may put what does not fit into a result.
     pub spill_dir: PathBuf,
+}
+
+/// How far a run has come.
+struct Run {
+    /// The first message that belongs to it.
+    begun: usize,
+    /// The number of the turn, from 0.
+    turn: u64,
+    /// Attempts after the first one, since the last success.
+    attempt: u32,
 }
 
 /// A tool call of the model, as it stands in its message.
@@ -78,8 +114,8 @@ struct Call {
 
 impl Turn {
     /// Works on one prompt until it settles. Panics inside are caught and count as failures.
-    pub fn run(mut self, prompt: String) {
-        let settled = catch_unwind(AssertUnwindSafe(|| self.work(prompt)))
+    pub fn run(mut self, messages: Vec<Incoming>) {
+        let settled = catch_unwind(AssertUnwindSafe(|| self.work(messages)))
             .unwrap_or_else(|_| Settled::Failed("internal_error: the turn panicked; the session goes on".into()));
         self.emit(AgentEvent::AgentSettled { aborted: settled == Settled::Aborted });
         self.step(Step::Settled(settled));
@@ -94,124 +130,205 @@ impl Turn {
         self.step(Step::Event(event));
     }
 
-    fn gate(&self, action: Action) -> bool {
+    /// Asks for leave; `None` = no.
+    fn gate(&self, action: Action) -> Option<Vec<Incoming>> {
         let (verdict, answer) = bounded(1);
         self.step(Step::Gate(action, verdict));
-        answer.recv().unwrap_or(false)
+        match answer.recv() {
+            Ok(Verdict::Go(messages)) => Some(messages),
+            Ok(Verdict::No) | Err(_) => None,
+        }
     }
 
     /// Adds a complete message to the transcript.
-    fn add(&mut self, message: Message) {
+    fn add(&mut self, message: Message) -> Arc<Message> {
         let message = Arc::new(message);
         self.transcript.push(message.clone());
-        self.emit(AgentEvent::MessageEnd(message));
+        self.emit(AgentEvent::MessageEnd(message.clone()));
+        message
     }
 
-    fn work(&mut self, prompt: String) -> Settled {
-        let tools: Vec<&'static dyn Tool> =
-            tools::DEFAULT_TOOLS.iter().filter_map(|name| tools::by_name(name)).collect();
-        let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
-        let places = Places {
+    /// Adds a message that did not stream.
+    fn add_whole(&mut self, message: Message) -> Arc<Message> {
+        self.emit(AgentEvent::MessageStart(Arc::new(message.clone())));
+        self.add(message)
+    }
+
+    fn places(&self) -> Places<'_> {
+        Places {
             cwd: &self.info.cwd,
             agent_dir: &self.config.agent_dir,
             home: &self.config.home,
             project_trusted: false,
-        };
-        let skills = skills::discover(&places, &[]);
-        let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
-        let prompt = expand(prompt, &places, &skills);
-        self.emit(AgentEvent::AgentStart);
-        self.emit(AgentEvent::TurnStart);
-        self.add(Message::user(prompt));
-        let mut attempt = 0;
-        let mut approved = true;
-        loop {
-            // The session approved the first request when it started the turn.
-            if !std::mem::take(&mut approved) && !self.gate(Action::Model) {
-                return self.end_run(Settled::Aborted);
-            }
-            let outcome = self.ask(&system, &specs);
-            if outcome.failed() {
-                match self.failed(outcome, &mut attempt) {
-                    Some(settled) => return self.end_run(settled),
-                    None => continue,
-                }
-            }
-            if attempt > 0 {
-                self.emit(AgentEvent::AutoRetryEnd { success: true, attempt, final_error: None });
-                attempt = 0;
-            }
-            let cut = outcome.message.stop_reason == StopReason::Length;
-            let calls = calls(&outcome.message.content);
-            self.add(Message::Assistant(outcome.message));
-            if calls.is_empty() {
-                return self.end_run(Settled::Done);
-            }
-            let results = if cut { calls.iter().map(not_executed).collect() } else { self.execute(calls) };
-            for result in results {
-                self.add(Message::ToolResult(result));
-            }
-            self.emit(AgentEvent::TurnEnd);
-            if self.cancel.is_cancelled() {
-                self.emit(AgentEvent::AgentEnd { will_retry: false });
-                return Settled::Aborted;
-            }
-            self.emit(AgentEvent::TurnStart);
         }
     }
 
-    fn end_run(&self, settled: Settled) -> Settled {
-        self.emit(AgentEvent::TurnEnd);
-        self.emit(AgentEvent::AgentEnd { will_retry: false });
+    /// Takes a message from outside in.
+    fn take_in(&mut self, incoming: Incoming) {
+        let text = match incoming.expand.then(|| commands::expand(&incoming.text, &self.places())).flatten() {
+            Some(expanded) => expanded.text,
+            None => incoming.text,
+        };
+        let content = if incoming.images.is_empty() {
+            Content::Text(text)
+        } else {
+            Content::Blocks(std::iter::once(Block::text(text)).chain(incoming.images).collect())
+        };
+        self.add_whole(Message::User(UserMessage { content, timestamp: now_ms() }));
+    }
+
+    fn work(&mut self, messages: Vec<Incoming>) -> Settled {
+        let tools: Vec<&'static dyn Tool> = self.info.tools.iter().filter_map(|name| tools::by_name(name)).collect();
+        let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
+        let places = self.places();
+        let skills = skills::discover(&places, &[]);
+        let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
+        // The session approved the first request when it started the turn.
+        let mut approved = true;
+        let mut run = Run { begun: self.transcript.len(), turn: 0, attempt: 0 };
+        self.emit(AgentEvent::AgentStart);
+        self.emit(AgentEvent::TurnStart { index: 0 });
+        for message in messages {
+            self.take_in(message);
+        }
+        loop {
+            if !std::mem::take(&mut approved) {
+                let Some(messages) = self.gate(Action::Model) else {
+                    return self.end_run(&run, None, Settled::Aborted);
+                };
+                for message in messages {
+                    self.take_in(message);
+                }
+            }
+            let outcome = self.ask(&system, &specs);
+            if outcome.failed() {
+                match self.failed(outcome, &mut run) {
+                    Some(settled) => return settled,
+                    None => continue,
+                }
+            }
+            if run.attempt > 0 {
+                self.emit(AgentEvent::AutoRetryEnd { success: true, attempt: run.attempt, final_error: None });
+                run.attempt = 0;
+            }
+            let cut = outcome.message.stop_reason == StopReason::Length;
+            let calls = calls(&outcome.message.content);
+            let answer = self.add(Message::Assistant(outcome.message));
+            let done = calls.is_empty();
+            let results =
+                if cut { calls.iter().map(|call| self.not_executed(call)).collect() } else { self.execute(calls) };
+            let results = results.into_iter().map(|result| self.add_whole(Message::ToolResult(result))).collect();
+            if self.cancel.is_cancelled() {
+                self.end_turn(&run, Some(answer), results);
+                self.emit(self.agent_end(&run, false));
+                return Settled::Aborted;
+            }
+            let more = if done { self.gate(Action::Stop).unwrap_or_default() } else { Vec::new() };
+            self.end_turn(&run, Some(answer), results);
+            if done && more.is_empty() {
+                self.emit(self.agent_end(&run, false));
+                return Settled::Done;
+            }
+            run.turn += 1;
+            self.emit(AgentEvent::TurnStart { index: run.turn });
+            for message in more {
+                self.take_in(message);
+            }
+        }
+    }
+
+    fn end_turn(&self, run: &Run, message: Option<Arc<Message>>, results: Vec<Arc<Message>>) {
+        self.emit(AgentEvent::TurnEnd { index: run.turn, message, results });
+    }
+
+    fn agent_end(&self, run: &Run, will_retry: bool) -> AgentEvent {
+        AgentEvent::AgentEnd { messages: self.transcript[run.begun.min(self.transcript.len())..].to_vec(), will_retry }
+    }
+
+    fn end_run(&self, run: &Run, message: Option<Arc<Message>>, settled: Settled) -> Settled {
+        self.end_turn(run, message, Vec::new());
+        self.emit(self.agent_end(run, false));
         settled
     }
 
     /// One request, streamed to the caller.
     fn ask(&self, system: &str, tools: &[ToolSpec]) -> Outcome {
         let request = Request {
-            model: &self.info.model,
+            model: &self.model,
             system,
             messages: &self.transcript,
             tools,
-            thinking: self.info.thinking,
+            thinking: self.thinking,
             session_id: &self.info.instance_id,
         };
-        self.services.stream(&request, &self.cancel, &mut Streaming { turn: self })
+        let mut sink = Streaming { turn: self, started: false, delta: None };
+        let outcome = self.services.stream(&request, &self.cancel, &mut sink);
+        sink.finish();
+        if !sink.started {
+            self.emit(AgentEvent::MessageStart(self.empty_answer()));
+        }
+        outcome
+    }
+
+    /// An assistant's message that has just begun.
+    fn empty_answer(&self) -> Arc<Message> {
+        Arc::new(Message::Assistant(AssistantMessage {
+            content: Vec::new(),
+            api: self.model.api.as_str().into(),
+            provider: self.model.provider.clone(),
+            model: self.model.id.clone(),
+            response_model: None,
+            response_id: None,
+            usage: Usage::default(),
+            stop_reason: StopReason::Stop,
+            error_message: None,
+            thinking_level: None,
+            timestamp: now_ms(),
+            duration_ms: None,
+        }))
     }
 
     /// Deals with a failed request: `None` means that it is worth another try, and that the pause for it is over.
     ///
     /// The failed message stays in the transcript as a record; requests leave it out.
-    fn failed(&mut self, outcome: Outcome, attempt: &mut u32) -> Option<Settled> {
+    fn failed(&mut self, outcome: Outcome, run: &mut Run) -> Option<Settled> {
         let error = outcome.message.error_message.clone().unwrap_or_else(|| "the model gave no reason".into());
-        let verdict = retry::verdict(&outcome, &self.info.model);
+        let verdict = retry::verdict(&outcome, &self.model);
         let asked = outcome.failure.as_ref().and_then(|f| f.retry_after).map_or(0, |d| d.as_millis() as u64);
         let aborted = self.cancel.is_cancelled() || outcome.message.stop_reason == StopReason::Aborted;
-        self.add(Message::Assistant(outcome.message));
+        let message = self.add(Message::Assistant(outcome.message));
         let settings = self.services.retry_settings();
-        let again = verdict == Verdict::Retry && settings.enabled && *attempt < settings.max_retries;
+        let again = verdict == retry::Verdict::Retry && settings.enabled && run.attempt < settings.max_retries;
         if aborted || !again || asked > MAX_REQUESTED_DELAY_MS {
-            if *attempt > 0 {
+            if run.attempt > 0 {
                 let final_error = if aborted { "Retry cancelled".to_string() } else { error.clone() };
-                let attempt = *attempt;
+                let attempt = run.attempt;
                 self.emit(AgentEvent::AutoRetryEnd { success: false, attempt, final_error: Some(final_error) });
             }
-            return Some(if aborted { Settled::Aborted } else { Settled::Failed(error) });
+            let settled = if aborted { Settled::Aborted } else { Settled::Failed(error) };
+            return Some(self.end_run(run, Some(message), settled));
         }
-        self.emit(AgentEvent::TurnEnd);
-        self.emit(AgentEvent::AgentEnd { will_retry: true });
-        *attempt += 1;
-        let delay_ms = settings.delay_ms(*attempt).max(asked);
+        self.end_turn(run, Some(message), Vec::new());
+        self.emit(self.agent_end(run, true));
+        run.attempt += 1;
+        let delay_ms = settings.delay_ms(run.attempt).max(asked);
         self.emit(AgentEvent::AutoRetryStart {
-            attempt: *attempt,
+            attempt: run.attempt,
             max_attempts: settings.max_retries,
             delay_ms,
             error,
         });
         let cancelled = self.cancel.sleep(Duration::from_millis(delay_ms));
+        if cancelled {
+            let final_error = Some("Retry cancelled".to_string());
+            self.emit(AgentEvent::AutoRetryEnd { success: false, attempt: run.attempt, final_error });
+            return Some(Settled::Aborted);
+        }
+        run.turn = 0;
+        run.begun = self.transcript.len();
         self.emit(AgentEvent::AgentStart);
-        self.emit(AgentEvent::TurnStart);
-        cancelled.then_some(Settled::Aborted)
+        self.emit(AgentEvent::TurnStart { index: 0 });
+        None
     }
 
     /// Runs the calls of one message: prepared in order, run at the same time, answered in order.
@@ -219,11 +336,7 @@ impl Turn {
         let prepared: Vec<_> = calls
             .into_iter()
             .map(|call| {
-                self.emit(AgentEvent::ToolExecutionStart {
-                    id: call.id.clone(),
-                    name: call.name.clone(),
-                    arguments: call.arguments.clone(),
-                });
+                self.begin(&call);
                 let ready = self.prepare(&call);
                 (call, ready)
             })
@@ -258,8 +371,10 @@ impl Turn {
 
     /// Finds the tool and checks its arguments, or says what is wrong with the call.
     fn prepare(&self, call: &Call) -> Result<(&'static dyn Tool, Map<String, Value>), String> {
-        let tool = tools::DEFAULT_TOOLS
-            .contains(&call.name.as_str())
+        let tool = self
+            .info
+            .tools
+            .contains(&call.name)
             .then(|| tools::by_name(&call.name))
             .flatten()
             .ok_or_else(|| format!("Tool {} not found", call.name))?;
@@ -267,7 +382,8 @@ impl Turn {
             return Err(format!("Invalid arguments for tool \"{}\": {error}", call.name));
         }
         let arguments = tools::check(tool.spec(), tool.prepare(call.arguments.clone()))?;
-        if !self.gate(Action::Tool(call.name.clone())) || self.cancel.is_cancelled() {
+        let action = Action::Tool { id: call.id.clone(), name: call.name.clone() };
+        if self.gate(action).is_none() || self.cancel.is_cancelled() {
             return Err("Operation aborted".into());
         }
         Ok((tool, arguments))
@@ -286,13 +402,36 @@ impl Turn {
                 (output, Some(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)))
             }
         };
+        self.finished(call, output, duration_ms)
+    }
+
+    /// Tells the end of a call; returns its result.
+    fn finished(&self, call: &Call, output: ToolOutput, duration_ms: Option<u64>) -> ToolResultMessage {
         self.emit(AgentEvent::ToolExecutionEnd {
             id: call.id.clone(),
             name: call.name.clone(),
+            content: output.content.clone(),
+            details: output.details.clone(),
             is_error: output.is_error,
             duration_ms,
         });
         result(call, output, duration_ms)
+    }
+
+    /// The result of a call whose arguments may have been cut off.
+    fn not_executed(&self, call: &Call) -> ToolResultMessage {
+        let text = "The tool call was not executed: the answer hit the output limit, so that its arguments may be \
+                    incomplete. Call the tool again, with less in one call.";
+        self.begin(call);
+        self.finished(call, ToolOutput::error(text), None)
+    }
+
+    fn begin(&self, call: &Call) {
+        self.emit(AgentEvent::ToolExecutionStart {
+            id: call.id.clone(),
+            name: call.name.clone(),
+            arguments: call.arguments.clone(),
+        });
     }
 
     fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {
@@ -300,13 +439,16 @@ impl Turn {
         for (name, value) in [
             (SESSION_VARIABLE, self.info.instance_id.as_str()),
             ("PI_SESSION_ID", &self.info.id),
-            ("PI_PROVIDER", &self.info.model.provider),
-            ("PI_MODEL", &self.info.model.id),
-            ("PI_REASONING_LEVEL", self.info.thinking.as_str()),
+            ("PI_PROVIDER", &self.model.provider),
+            ("PI_MODEL", &self.model.id),
+            ("PI_REASONING_LEVEL", self.thinking.as_str()),
         ] {
             environment.push((name.to_string(), value.to_string()));
         }
         let update = |partial: ToolOutput| {
+            if !self.facts.listened_to() {
+                return;
+            }
             self.emit(AgentEvent::ToolExecutionUpdate {
                 id: call.id.clone(),
                 name: call.name.clone(),
@@ -318,7 +460,7 @@ impl Turn {
             cancel: &self.cancel,
             environment: &environment,
             spill_dir: &self.spill_dir,
-            images: self.info.model.images,
+            images: self.model.images,
             default_timeout: self.config.bash_timeout,
             on_update: &update,
         };
@@ -327,33 +469,83 @@ impl Turn {
     }
 }
 
-/// A prompt that calls up a skill or a template becomes its text; anything else stays as it is.
-fn expand(prompt: String, places: &Places<'_>, skills: &[skills::Skill]) -> String {
-    if !prompt.starts_with('/') {
-        return prompt;
-    }
-    skills::expand(&prompt, skills)
-        .or_else(|| templates::expand(&prompt, &templates::discover(places, &[])))
-        .unwrap_or(prompt)
-}
-
-/// Hands the text of an answer to the caller, on the thread that reads it from the model.
+/// Hands the text of an answer to the caller, on the thread that reads it from the model; and, while somebody listens,
+/// every piece of the answer to the session.
 struct Streaming<'a> {
     turn: &'a Turn,
+    started: bool,
+    /// A piece that the session could not take yet, to which the next ones are added.
+    delta: Option<Delta>,
+}
+
+impl Streaming<'_> {
+    /// Tells the session of a piece. If it has many to take already, pieces of one kind are told together.
+    fn tell(&mut self, next: Delta) {
+        if let Some(held) = &mut self.delta {
+            let same = (held.kind, held.index) == (next.kind, next.index);
+            if same && self.turn.steps.is_full() {
+                held.text.push_str(&next.text);
+                return;
+            }
+        }
+        self.finish();
+        if self.turn.steps.is_full() {
+            self.delta = Some(next);
+        } else {
+            self.turn.emit(AgentEvent::MessageUpdate(next));
+        }
+    }
+
+    /// Tells what was held back.
+    fn finish(&mut self) {
+        if let Some(held) = self.delta.take() {
+            self.turn.emit(AgentEvent::MessageUpdate(held));
+        }
+    }
 }
 
 impl Sink for Streaming<'_> {
     fn event(&mut self, event: StreamEvent<'_>) {
         match event {
             StreamEvent::TextDelta { delta, .. } => self.turn.reply.text(delta, &self.turn.cancel),
-            StreamEvent::Start => self.turn.emit(AgentEvent::MessageStart),
+            StreamEvent::Start => {
+                self.started = true;
+                self.turn.emit(AgentEvent::MessageStart(self.turn.empty_answer()));
+            }
             _ => {}
+        }
+        if self.turn.facts.listened_to()
+            && let Some(delta) = delta(&event)
+        {
+            self.tell(delta);
         }
     }
 
     fn drained(&mut self) {
         self.turn.reply.flush();
+        self.finish();
     }
+}
+
+/// A stream's event as the session is told of it.
+fn delta(event: &StreamEvent<'_>) -> Option<Delta> {
+    let (kind, index, text) = match *event {
+        StreamEvent::Start => return None,
+        StreamEvent::TextStart { index } => (DeltaKind::TextStart, index, ""),
+        StreamEvent::TextDelta { index, delta } => (DeltaKind::Text, index, delta),
+        StreamEvent::TextEnd { index } => (DeltaKind::TextEnd, index, ""),
+        StreamEvent::ThinkingStart { index } => (DeltaKind::ThinkingStart, index, ""),
+        StreamEvent::ThinkingDelta { index, delta } => (DeltaKind::Thinking, index, delta),
+        StreamEvent::ThinkingEnd { index } => (DeltaKind::ThinkingEnd, index, ""),
+        StreamEvent::ToolCallStart { index, .. } => (DeltaKind::ToolCallStart, index, ""),
+        StreamEvent::ToolCallDelta { index, delta } => (DeltaKind::ToolCall, index, delta),
+        StreamEvent::ToolCallEnd { index } => (DeltaKind::ToolCallEnd, index, ""),
+    };
+    let call = match *event {
+        StreamEvent::ToolCallStart { id, name, .. } => Some((id.to_owned(), name.to_owned())),
+        _ => None,
+    };
+    Some(Delta { kind, index, text: text.to_owned(), call })
 }
 
 fn calls(content: &[Block]) -> Vec<Call> {
@@ -381,11 +573,4 @@ fn result(call: &Call, output: ToolOutput, duration_ms: Option<u64>) -> ToolResu
         duration_ms,
         timestamp: now_ms(),
     }
-}
-
-/// The result of a call whose arguments may have been cut off.
-fn not_executed(call: &Call) -> ToolResultMessage {
-    let text = "The tool call was not executed: the answer hit the output limit, so that its arguments may be incomplete. \
-                Call the tool again, with less in one call.";
-    result(call, ToolOutput::error(text), None)
 }

@@ -7,6 +7,7 @@ use crate::nats::replies::{TextStream, send_document};
 use crate::nats::{Connection, Message, PublishError, Subscription};
 use crate::reply::{Reply, ReplyError};
 use crate::session::Prompt;
+use crate::turn::Incoming;
 use crossbeam_channel::{Receiver, bounded};
 use serde_json::Value;
 use std::sync::Arc;
@@ -122,7 +123,7 @@ impl Reader {
         counters.count_request();
         match intake::parse_prompt(&message.payload) {
             Ok(request) => SessionRequest::Prompt(Prompt {
-                text: request.text,
+                message: Incoming { text: request.text, images: Vec::new(), expand: true },
                 from: request.from,
                 reply,
                 counters,

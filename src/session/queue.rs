@@ -22,11 +22,20 @@ impl Queue {
     /// # Errors
     /// The prompt, if the queue is full.
     pub fn push(&mut self, prompt: Prompt) -> Result<(), Box<Prompt>> {
-        if self.prompts.len() >= self.limit {
+        if self.is_full() {
             return Err(Box::new(prompt));
         }
         self.prompts.push_back(prompt);
         Ok(())
+    }
+
+    /// Adds a prompt at the front, whatever the limit: it was accepted before.
+    pub fn push_first(&mut self, prompt: Prompt) {
+        self.prompts.push_front(prompt);
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.prompts.len() >= self.limit
     }
 
     pub fn pop(&mut self) -> Option<Prompt> {
