@@ -63,37 +63,9 @@ fn floor(value: &Value) -> Option<u64> {
     (number.is_finite() && number >= 0.0).then_some(number as u64)
 }
 
-/// RFC 3339 to Unix time in milliseconds. The fraction of a second may be missing, the zone may not.
+/// RFC 3339 with a zone, as Unix time in milliseconds.
 fn parse_time(text: &str) -> Option<i64> {
-    let number = |from: usize, to: usize| -> Option<i16> {
-        let digits = text.get(from..to)?;
-        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
-    };
-    let is = |at: usize, wanted: &[u8]| text.as_bytes().get(at).is_some_and(|byte| wanted.contains(byte));
-    if !(is(4, b"-") && is(7, b"-") && is(10, b"Tt ") && is(13, b":") && is(16, b":")) {
-        return None;
-    }
-    let part = |from: usize| i8::try_from(number(from, from + 2)?).ok();
-    let date = jiff::civil::Date::new(number(0, 4)?, part(5)?, part(8)?).ok()?;
-    // A leap second is not told from the one before.
-    let time = jiff::civil::Time::new(part(11)?, part(14)?, part(17)?.min(59), 0).ok()?;
-    let rest = text.get(19..)?;
-    let (fraction, zone) = match rest.strip_prefix('.') {
-        None => ("", rest),
-        Some(rest) => rest.split_at(rest.bytes().take_while(u8::is_ascii_digit).count()),
-    };
-    let millis: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
-    let minutes = match (zone.as_bytes().first()?, zone.len()) {
-        (b'Z' | b'z', 1) => 0,
-        (sign @ (b'+' | b'-'), 6) if is(text.len() - 3, b":") => {
-            let from = text.len() - 5;
-            let minutes = i64::from(number(from, from + 2)?) * 60 + i64::from(number(from + 3, from + 5)?);
-            if *sign == b'-' { -minutes } else { minutes }
-        }
-        _ => return None,
-    };
-    let utc = jiff::tz::Offset::UTC.to_timestamp(jiff::civil::DateTime::from_parts(date, time)).ok()?;
-    Some(utc.as_millisecond() + millis - minutes * 60_000)
+    text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
 }
 
 /// The answer to a query, to be rendered on the thread of whoever asked.

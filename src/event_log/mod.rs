@@ -19,8 +19,8 @@ pub use spill::sweep;
 
 use crate::nats::micro::timestamp;
 use crate::transcript::now_ms;
-use compact::{Compacted, Limits};
-use serde_json::Value;
+use compact::{Limits, Loss};
+use serde_json::{Value, json};
 use spill::Spill;
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -93,15 +93,6 @@ pub trait EventSink: Send + Sync {
     fn event(&self, envelope: &Arc<Envelope>) -> bool;
 }
 
-/// What a listener missed.
-#[derive(Debug)]
-pub struct Replay {
-    /// Oldest first.
-    pub envelopes: Vec<Arc<Envelope>>,
-    /// The first and the last number of events that are not kept any more.
-    pub gap: Option<(u64, u64)>,
-}
-
 /// The events of one session, owned by its actor.
 pub struct EventLog {
     settings: Settings,
@@ -148,7 +139,12 @@ impl EventLog {
         }
         self.last_seq += 1;
         let timestamp = timestamp(now_ms());
-        let (line, rest) = self.record(&event, &timestamp, compacted, subscribed);
+        let mut line = self.record(&event, &timestamp, self.last_seq, &compacted.data);
+        let rest = match compacted.loss {
+            None => Rest::None,
+            Some(loss) => self.record_loss(loss, &event, &timestamp, &mut line, subscribed),
+        };
+        line.push('}');
         let envelope = Arc::new(Envelope { seq: self.last_seq, event, timestamp, line: line.into(), rest });
         self.ring_bytes += envelope.line.len();
         self.ring.push_back(envelope.clone());
@@ -168,37 +164,34 @@ impl EventLog {
         }
     }
 
-    /// The record of an event, and where the rest of its payload is.
-    fn record(&mut self, event: &str, timestamp: &str, compacted: Compacted, subscribed: bool) -> (String, Rest) {
-        let mut line = String::with_capacity(compacted.data.len() + 160);
+    /// The record of an event, to which fields may be added before it is closed.
+    fn record(&self, event: &str, timestamp: &str, seq: u64, data: &str) -> String {
+        let mut line = String::with_capacity(data.len() + 160);
+        let (event, session) = (quoted(event), quoted(&self.session));
         // Writing to a string cannot fail.
         let _ = write!(
             line,
-            r#"{{"type":"event","event":{},"timestamp":"{timestamp}","seq":{},"session":{},"data":{}"#,
-            quoted(event),
-            self.last_seq,
-            quoted(&self.session),
-            compacted.data
+            r#"{{"type":"event","event":{event},"timestamp":"{timestamp}","seq":{seq},"session":{session},"data":{data}"#
         );
-        let mut rest = Rest::None;
-        if let Some(loss) = compacted.loss {
-            let _ = write!(line, r#","truncated":true,"originalBytes":{}"#, loss.original_bytes);
-            rest = match loss.original.map(|original| self.spill(event, timestamp, &original, subscribed)) {
-                None => Rest::Dropped,
-                Some(Ok(number)) => {
-                    let path = quoted(&self.spill_path.to_string_lossy());
-                    let pending = quoted(spill::PENDING);
-                    let _ = write!(line, r#","rawEventPath":{path},"rawEventRef":"{number}","rawError":{pending}"#);
-                    Rest::Spilled(number)
-                }
-                Some(Err(reason)) => {
-                    let _ = write!(line, r#","rawError":{}"#, quoted(&reason));
-                    Rest::Refused
-                }
-            };
+        line
+    }
+
+    /// Says in a record what is missing in it, and sees to it that the whole payload is kept elsewhere.
+    fn record_loss(&mut self, loss: Loss, event: &str, timestamp: &str, line: &mut String, subscribed: bool) -> Rest {
+        let _ = write!(line, r#","truncated":true,"originalBytes":{}"#, loss.original_bytes);
+        let Some(original) = loss.original else { return Rest::Dropped };
+        match self.spill(event, timestamp, &original, subscribed) {
+            Ok(number) => {
+                let path = quoted(&self.spill_path.to_string_lossy());
+                let pending = quoted(spill::PENDING);
+                let _ = write!(line, r#","rawEventPath":{path},"rawEventRef":"{number}","rawError":{pending}"#);
+                Rest::Spilled(number)
+            }
+            Err(reason) => {
+                let _ = write!(line, r#","rawError":{}"#, quoted(&reason));
+                Rest::Refused
+            }
         }
-        line.push('}');
-        (line, rest)
     }
 
     /// Hands a payload to the file's writer.
@@ -217,7 +210,7 @@ impl EventLog {
     /// What is asked for, cheap to take; it is rendered elsewhere.
     pub fn history(&self, query: &HistoryQuery) -> HistorySnapshot {
         let limit = query.limit.unwrap_or(usize::MAX).min(self.settings.history_limit);
-        let Replay { mut envelopes, gap } = self.replay(query.since_seq.unwrap_or_default());
+        let (mut envelopes, gap) = self.after(query.since_seq.unwrap_or_default());
         envelopes.retain(|envelope| query.matches(envelope));
         envelopes.drain(..envelopes.len().saturating_sub(limit));
         HistorySnapshot {
@@ -230,15 +223,27 @@ impl EventLog {
         }
     }
 
-    /// What came after event `since`. A number that this log has not reached is one of an earlier life of the session:
-    /// then everything came after it.
-    pub fn replay(&self, since: u64) -> Replay {
+    /// What a listener missed who has had event `since`, oldest first. What is not kept any more is told by a leading
+    /// envelope `bridge_gap`, with the number of the last lost event as its own and `{from, to}` as its data.
+    ///
+    /// A number that this log has not reached is one of an earlier life of the session: then everything was missed.
+    pub fn replay(&self, since: u64) -> Vec<Arc<Envelope>> {
+        let (envelopes, gap) = self.after(since);
+        let gap = gap.map(|(from, to)| {
+            let (event, timestamp) = (Cow::Borrowed("bridge_gap"), timestamp(now_ms()));
+            let mut line = self.record(&event, &timestamp, to, &json!({"from": from, "to": to}).to_string());
+            line.push('}');
+            Arc::new(Envelope { seq: to, event, timestamp, line: line.into(), rest: Rest::None })
+        });
+        gap.into_iter().chain(envelopes).collect()
+    }
+
+    /// The events after `since`, and the first and the last number of those that are not kept any more.
+    fn after(&self, since: u64) -> (Vec<Arc<Envelope>>, Option<(u64, u64)>) {
         let since = if since > self.last_seq { 0 } else { since };
         let first = self.ring.front().map_or(self.last_seq + 1, |envelope| envelope.seq);
-        Replay {
-            envelopes: self.ring.iter().filter(|envelope| envelope.seq > since).cloned().collect(),
-            gap: (since + 1 < first).then(|| (since + 1, first - 1)),
-        }
+        let envelopes = self.ring.iter().filter(|envelope| envelope.seq > since).cloned().collect();
+        (envelopes, (since + 1 < first).then(|| (since + 1, first - 1)))
     }
 }
 
