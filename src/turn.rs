@@ -463,6 +463,7 @@ impl Turn {
             images: self.model.images,
             default_timeout: self.config.bash_timeout,
             on_update: &update,
+            ask: &|_| Err("questions cannot be asked here".into()),
         };
         catch_unwind(AssertUnwindSafe(|| tool.run(arguments, &context)))
             .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"))

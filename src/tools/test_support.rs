@@ -18,6 +18,9 @@ pub struct Bench {
     pub images: bool,
     pub default_timeout: Option<Duration>,
     pub updates: Mutex<Vec<ToolOutput>>,
+    /// What was asked of people, and what comes of it.
+    pub asked: Mutex<Vec<Value>>,
+    pub answer: Result<Value, String>,
 }
 
 impl Bench {
@@ -40,6 +43,8 @@ impl Bench {
             images: true,
             default_timeout: Some(Duration::from_secs(60)),
             updates: Mutex::default(),
+            asked: Mutex::default(),
+            answer: Err("nobody is there".into()),
         }
     }
 
@@ -77,6 +82,10 @@ impl Bench {
             images: self.images,
             default_timeout: self.default_timeout,
             on_update: &|update| self.updates.lock().expect("no panic").push(update),
+            ask: &|request| {
+                self.asked.lock().expect("no panic").push(request);
+                self.answer.clone()
+            },
         };
         tool.run(&arguments, &context)
     }
