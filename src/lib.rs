@@ -6,10 +6,12 @@
 #![deny(unsafe_code)]
 
 pub mod cancel;
+pub mod compact;
 pub mod config;
 pub mod daemon;
 pub mod event_log;
 pub mod events;
+pub mod fault;
 pub mod model;
 pub mod nats;
 pub mod nats_context;
@@ -18,8 +20,10 @@ pub mod questions;
 pub mod reply;
 pub mod session;
 pub mod startup;
+pub mod state_dir;
 pub mod sys;
 pub mod threads;
+pub mod tolerant_json;
 pub mod tools;
 pub mod transcript;
 pub mod turn;

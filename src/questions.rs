@@ -7,7 +7,8 @@
 //! ignore that word, as people were trapped by incomplete options; the first version honours it, and so do we, since a
 //! program that asks for a closed choice has to get one.
 
-use crate::nats::micro::{new_id, timestamp};
+use crate::nats::micro::new_id;
+use crate::transcript::iso_time;
 use serde_json::{Map, Value, json};
 
 /// Questions that may be open in one session at a time, so that nobody fills its memory by asking.
@@ -62,7 +63,7 @@ impl Questions {
         if self.open.len() >= MAX_OPEN {
             return Err(format!("Too many questions are pending: {MAX_OPEN}"));
         }
-        let opened_at = timestamp(now);
+        let opened_at = iso_time(now);
         let event =
             json!({"action": "opened", "requestId": id, "openedAt": opened_at, "source": source, "request": request});
         self.open.push(Question { id: id.clone(), opened_at, deadline, request });
@@ -134,7 +135,7 @@ impl Questions {
         if let (Value::Object(result), Value::Object(outcome)) = (&mut result, outcome) {
             result.extend(outcome);
         }
-        let event = json!({"action": action, "requestId": id, "openedAt": opened_at, "closedAt": timestamp(now),
+        let event = json!({"action": action, "requestId": id, "openedAt": opened_at, "closedAt": iso_time(now),
             "source": source, "request": request, "result": result});
         Settled { id, event, result }
     }

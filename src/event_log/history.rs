@@ -1,7 +1,8 @@
 //! Queries to the log, and the answers to them.
 
 use super::spill::{self, Reader};
-use super::{Envelope, Rest, quoted, timestamp};
+use super::{Envelope, Rest, quoted};
+use crate::transcript::iso_time;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ impl HistoryQuery {
         HistoryQuery {
             limit: size("limit"),
             event: text("event").map(str::to_owned),
-            since: text("since").map(|text| parse_time(text).map_or_else(|| text.to_owned(), timestamp)),
+            since: text("since").map(|text| parse_time(text).map_or_else(|| text.to_owned(), iso_time)),
             since_seq: number("sinceSeq"),
             raw: flag("raw") || flag("verbose"),
             max_bytes: size("maxBytes").or_else(|| size("max_bytes")),

@@ -17,8 +17,7 @@ mod spill;
 pub use history::{HistoryQuery, HistorySnapshot};
 pub use spill::sweep;
 
-use crate::nats::micro::timestamp;
-use crate::transcript::now_ms;
+use crate::transcript::{iso_time, now_ms};
 use compact::{Limits, Loss};
 use serde_json::{Value, json};
 use spill::Spill;
@@ -138,7 +137,7 @@ impl EventLog {
             self.forget_oldest();
         }
         self.last_seq += 1;
-        let timestamp = timestamp(now_ms());
+        let timestamp = iso_time(now_ms());
         let mut line = self.record(&event, &timestamp, self.last_seq, &compacted.data);
         let rest = match compacted.loss {
             None => Rest::None,
@@ -230,7 +229,7 @@ impl EventLog {
     pub fn replay(&self, since: u64) -> Vec<Arc<Envelope>> {
         let (envelopes, gap) = self.after(since);
         let gap = gap.map(|(from, to)| {
-            let (event, timestamp) = (Cow::Borrowed("bridge_gap"), timestamp(now_ms()));
+            let (event, timestamp) = (Cow::Borrowed("bridge_gap"), iso_time(now_ms()));
             let mut line = self.record(&event, &timestamp, to, &json!({"from": from, "to": to}).to_string());
             line.push('}');
             Arc::new(Envelope { seq: to, event, timestamp, line: line.into(), rest: Rest::None })

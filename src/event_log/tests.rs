@@ -190,7 +190,7 @@ fn since_is_compared_as_a_time_and_includes_it() {
     let envelope = &bench.log.ring[0];
     let second = &envelope.timestamp[..19];
     let last = format!("{}.999Z", second);
-    let later = timestamp(now_ms() + 60_000);
+    let later = iso_time(now_ms() + 60_000);
     for (since, found) in [
         (envelope.timestamp.as_str(), 1),
         (&format!("{second}Z"), 1),
