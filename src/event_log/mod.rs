@@ -15,7 +15,6 @@ mod history;
 mod spill;
 
 pub use history::{HistoryQuery, HistorySnapshot};
-pub use spill::sweep;
 
 use crate::transcript::{iso_time, now_ms};
 use compact::{Limits, Loss};

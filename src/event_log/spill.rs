@@ -9,7 +9,6 @@
 use crate::threads::{SMALL_STACK, Thread, spawn};
 use crate::tools::files::{describe, error_code};
 use rustix::fs::OFlags;
-use rustix::process::Pid;
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
@@ -427,33 +426,6 @@ fn failure(error: &io::Error, path: Option<&Path>) -> String {
     let code = if error.kind() == io::ErrorKind::UnexpectedEof { "EIO".to_owned() } else { error_code(error) };
     let path = path.map(|path| format!(" path={}", path.display())).unwrap_or_default();
     format!("error_code={code}{path}\n{}", describe(error))
-}
-
-/// Removes from the bridge directory `dir` the files that dead processes left: `raw/<pid>*.jsonl`, and what is left of
-/// writing such a file anew. A live process's files stay, and so does whatever has another name.
-pub fn sweep(dir: &Path) {
-    let Ok(entries) = dir.join("raw").read_dir() else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if name.to_str().and_then(owner).is_some_and(|pid| !is_alive(pid)) {
-            remove(&entry.path());
-        }
-    }
-}
-
-/// The process whose payloads are in the file of that name.
-fn owner(name: &str) -> Option<Pid> {
-    let stem = name.strip_suffix(".compact").unwrap_or(name).strip_suffix(".jsonl")?;
-    let digits = stem.split_once('-').map_or(stem, |(digits, _)| digits);
-    if !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    Pid::from_raw(digits.parse().ok()?)
-}
-
-fn is_alive(pid: Pid) -> bool {
-    // A process of somebody else cannot be asked, but is there.
-    !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
 }
 
 #[cfg(test)]

@@ -345,32 +345,3 @@ fn a_pending_payload_is_told_at_once_and_waited_for_when_it_is_asked_for() {
     let event = &document["events"][0];
     assert_eq!((event["rawRestored"] == true, event["rawError"].is_null()), (true, true), "{event}");
 }
-
-#[test]
-fn only_files_of_dead_processes_are_swept() {
-    let dir = Dir::new();
-    let raw = dir.0.path().join("raw");
-    std::fs::create_dir(&raw).expect("a folder");
-    let mut child = std::process::Command::new("true").spawn().expect("it starts");
-    child.wait().expect("it ends");
-    let (own, dead) = (std::process::id(), child.id());
-    let mut names = Vec::new();
-    for pid in [own, 1, dead] {
-        for end in [".jsonl", "-s-1.jsonl", "-s.jsonl.compact"] {
-            names.push((format!("{pid}{end}"), pid != dead));
-        }
-    }
-    for name in
-        [&format!("{dead}.json"), &format!("x{dead}.jsonl"), &format!("{dead}x.jsonl"), "-1.jsonl", "0.jsonl", ".jsonl"]
-    {
-        names.push((name.to_string(), true));
-    }
-    for (name, _) in &names {
-        std::fs::write(raw.join(name), "").expect("it is written");
-    }
-    sweep(dir.0.path());
-    for (name, stays) in names {
-        assert_eq!(raw.join(&name).exists(), stays, "{name}");
-    }
-    sweep(&dir.0.path().join("missing"));
-}
