@@ -6,7 +6,7 @@ use crate::cancel::Cancel;
 use crate::events::{AgentEvent, CompactionReason};
 use crate::model::retry;
 use crate::model::{Model, Request, Services, Sink, StreamEvent, ThinkingLevel};
-use crate::transcript::compaction::{self, Files, prompts};
+use crate::transcript::compaction::{self, Cut, Files, prompts};
 use crate::transcript::{AssistantMessage, Message, StopReason, Usage, now_ms};
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,22 +88,34 @@ pub struct Compactor<'a> {
 }
 
 impl Compactor<'_> {
-    /// Summarises the older part of `messages`, which may begin with the summary of an earlier compaction.
-    /// `focus` is what the user wants the summary to look at in particular.
+    /// Decides where `messages` are cut, which may begin with the summary of an earlier compaction.
     ///
     /// # Errors
-    ///
-    /// See [`CompactError`]. The messages are as good as before.
-    pub fn compact(&mut self, messages: &[Arc<Message>], focus: Option<&str>) -> Result<Compaction, CompactError> {
-        let previous = messages.first().and_then(|m| compaction::summary_of(m));
-        let start = usize::from(previous.is_some());
-        if let ([first, .., last], Some(_)) = (messages, previous)
+    /// There is nothing to summarise: [`CompactError::AlreadyCompacted`] or [`CompactError::Nothing`].
+    pub fn plan(&self, messages: &[Arc<Message>]) -> Result<Cut, CompactError> {
+        let previous = messages.first().is_some_and(|m| compaction::is_summary(m));
+        if let ([first, .., last], true) = (messages, previous)
             && last.timestamp() < first.timestamp()
         {
             return Err(CompactError::AlreadyCompacted);
         }
         let keep_recent = self.services.compaction_settings(self.model).keep_recent_tokens;
-        let cut = compaction::cut(messages, start, keep_recent).ok_or(CompactError::Nothing)?;
+        compaction::cut(messages, usize::from(previous), keep_recent).ok_or(CompactError::Nothing)
+    }
+
+    /// Summarises the part of `messages` before the cut. `focus` is what the user wants the summary to look at in
+    /// particular.
+    ///
+    /// # Errors
+    /// [`CompactError::Cancelled`] and [`CompactError::Failed`]. The messages are as good as before.
+    pub fn compact(
+        &mut self,
+        messages: &[Arc<Message>],
+        cut: Cut,
+        focus: Option<&str>,
+    ) -> Result<Compaction, CompactError> {
+        let previous = messages.first().and_then(|m| compaction::summary_of(m));
+        let start = usize::from(previous.is_some());
         let (previous, mut details) = previous.map_or((None, Files::default()), |summary| {
             let (words, files) = Files::split(summary);
             (Some(words), files)

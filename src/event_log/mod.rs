@@ -87,7 +87,7 @@ impl EventLog {
     pub fn publish(&mut self, event: impl Into<Cow<'static, str>>, payload: Value, _subscribed: bool) -> Arc<Envelope> {
         let event = event.into();
         self.last_seq += 1;
-        let timestamp = crate::nats::micro::timestamp(crate::transcript::now_ms());
+        let timestamp = crate::transcript::iso_time(crate::transcript::now_ms());
         let line = json!({"type": "event", "event": event, "timestamp": timestamp, "seq": self.last_seq,
             "session": self.session, "data": payload})
         .to_string();

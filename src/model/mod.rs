@@ -41,7 +41,6 @@ mod sse;
 pub(crate) mod test_support;
 mod thinking;
 mod throttle;
-mod tolerant_json;
 mod usage;
 
 pub use secret_value::Secret;

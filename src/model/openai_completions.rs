@@ -1,12 +1,13 @@
 //! The `openai-completions` API: `POST {base}/chat/completions`, answered by server-sent events. Every local server and
 //! most hosted ones speak it, each in its own way: see `compat`.
 
+use super::ThinkingLevel;
 use super::answer::{Answer, Failed};
 use super::compat::{Affinity, Compat, ThinkingFormat};
 use super::openai_messages::{CacheControl, REASONING_FIELDS, Tool, Turn, tools, turns};
 use super::protocol::{Decoder, Draft, Prepared, Progress, Text, configure, provider_error};
 use super::sse::Event;
-use super::{ThinkingLevel, tolerant_json};
+use crate::tolerant_json;
 use crate::transcript::{Block, Message, StopReason, Usage};
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};

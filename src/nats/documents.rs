@@ -1,7 +1,7 @@
 //! The JSON documents about sessions: rows of `list`, and `inspect`.
 
-use crate::nats::micro::timestamp;
 use crate::session::{Facts, Info};
+use crate::transcript::iso_time;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
 
@@ -58,8 +58,8 @@ pub fn summary(owner: &str, info: &Info, facts: &Facts, now: Instant) -> Value {
     put("maxLifetime", seconds(setup.max_lifetime.as_secs_f64()));
     let left = setup.deadline.map(|end| end.saturating_duration_since(now).as_secs_f64().ceil());
     put("remainingLifetime", left.map_or(Value::Null, seconds));
-    put("createdAt", json!(timestamp(info.created_ms)));
-    put("lastActivity", json!(timestamp(facts.last_activity_ms())));
+    put("createdAt", json!(iso_time(info.created_ms)));
+    put("lastActivity", json!(iso_time(facts.last_activity_ms())));
     put("prompts", json!(facts.prompts()));
     put("errors", json!(facts.errors()));
     put(
