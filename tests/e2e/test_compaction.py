@@ -5,6 +5,7 @@ tokens, which is one message of the tests, so that there is something to summari
 """
 
 import json
+import signal
 import time
 
 import pytest
@@ -221,3 +222,29 @@ def test_stop_ends_a_compaction(daemon, model):
     assert stream.failure().text.startswith("error: ")
     assert time.monotonic() - begun < 2
     assert model.requests[-1].left.wait(5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_a_compacted_session_is_the_same_after_a_restart(daemon, model, number):
+    begin(daemon, model)
+    model.script(["second answer", tokens(FULL)], SUMMARY, "third answer")
+    daemon.prompt("s", LONG).text()
+    daemon.prompt("s", "third prompt").text()
+    before = model.requests[-1].conversation
+    daemon.signal(number)
+    daemon.wait_exit()
+    daemon.start()
+    model.script("fourth answer")
+    assert daemon.prompt("s", "fourth prompt").text() == "fourth answer"
+    # What was counted before the compaction does not lead to another one.
+    assert kinds(model) == ["turn", "turn", "summary", "turn", "turn"]
+    assert model.requests[-1].conversation == [*before, ("assistant", "third answer"), ("user", "fourth prompt")]
+    # The file is one that PI can read.
+    (path,) = daemon.agent_dir.glob("sessions/*/*.jsonl")
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    (compaction,) = [entry for entry in entries if entry["type"] == "compaction"]
+    (kept,) = [entry for entry in entries if entry.get("id") == compaction["firstKeptEntryId"]]
+    assert kept["message"]["content"] == LONG or kept["message"]["content"][0]["text"] == LONG
+    assert compaction["summary"] == SUMMARY and compaction["tokensBefore"] == FULL
+    assert compaction["details"] == {"readFiles": [], "modifiedFiles": []}
+    assert compaction["usage"]["totalTokens"] == 15
