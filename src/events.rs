@@ -83,6 +83,19 @@ pub enum AgentEvent {
         will_retry: bool,
         error: Option<String>,
     },
+    /// A request for a summary failed and is sent again after a delay.
+    SummarizationRetryScheduled {
+        attempt: u32,
+        max_attempts: u32,
+        delay_ms: u64,
+        error: String,
+    },
+    /// The delay is over.
+    SummarizationRetryAttemptStart {
+        reason: CompactionReason,
+    },
+    /// There is a summary, or nothing more is done to get one.
+    SummarizationRetryFinished,
     /// The session got a name, or lost it.
     SessionInfoChanged {
         name: Option<String>,
@@ -192,6 +205,9 @@ impl AgentEvent {
             AgentEvent::QueueUpdate { .. } => "queue_update",
             AgentEvent::CompactionStart { .. } => "compaction_start",
             AgentEvent::CompactionEnd { .. } => "compaction_end",
+            AgentEvent::SummarizationRetryScheduled { .. } => "summarization_retry_scheduled",
+            AgentEvent::SummarizationRetryAttemptStart { .. } => "summarization_retry_attempt_start",
+            AgentEvent::SummarizationRetryFinished => "summarization_retry_finished",
             AgentEvent::SessionInfoChanged { .. } => "session_info_changed",
             AgentEvent::ModelSelect { .. } => "model_select",
             AgentEvent::ThinkingLevelSelect { .. } => "thinking_level_select",
@@ -211,7 +227,7 @@ impl AgentEvent {
             }
         };
         match self {
-            AgentEvent::AgentStart => {}
+            AgentEvent::AgentStart | AgentEvent::SummarizationRetryFinished => {}
             AgentEvent::AgentEnd { messages, will_retry } => {
                 put("messages", list(messages));
                 put("willRetry", json!(will_retry));
@@ -245,7 +261,8 @@ impl AgentEvent {
                 put("isError", json!(is_error));
                 put("durationMs", json!(duration_ms));
             }
-            AgentEvent::AutoRetryStart { attempt, max_attempts, delay_ms, error } => {
+            AgentEvent::AutoRetryStart { attempt, max_attempts, delay_ms, error }
+            | AgentEvent::SummarizationRetryScheduled { attempt, max_attempts, delay_ms, error } => {
                 put("attempt", json!(attempt));
                 put("maxAttempts", json!(max_attempts));
                 put("delayMs", json!(delay_ms));
@@ -267,6 +284,10 @@ impl AgentEvent {
                 put("aborted", json!(aborted));
                 put("willRetry", json!(will_retry));
                 put("errorMessage", json!(error));
+            }
+            AgentEvent::SummarizationRetryAttemptStart { reason } => {
+                put("source", json!("compaction"));
+                put("reason", json!(reason.as_str()));
             }
             AgentEvent::SessionInfoChanged { name } => put("name", json!(name)),
             AgentEvent::ModelSelect { model, previous } => {

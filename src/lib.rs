@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod cancel;
+pub mod compact;
 pub mod config;
 pub mod daemon;
 pub mod event_log;
@@ -18,6 +19,7 @@ pub mod prompt;
 pub mod reply;
 pub mod session;
 pub mod startup;
+pub mod state_dir;
 pub mod sys;
 pub mod threads;
 pub mod tolerant_json;

@@ -5,7 +5,7 @@ use super::{Prompt, Session, model_facts, state};
 use crate::events::AgentEvent;
 use crate::model::ThinkingLevel;
 use crate::reply::{ReplyError, SilentReply};
-use crate::turn::Incoming;
+use crate::turn::{Incoming, Work};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ impl Session {
     pub(super) fn control(&mut self, control: Control, respond: Respond) {
         let answer = match control {
             Control::Abort => return self.abort(respond),
-            Control::Compact { .. } => Err(ReplyError::failed("not yet")),
+            Control::Compact { instructions } => return self.compact(instructions, respond),
             Control::State => Ok(self.state_answer("get_state")),
             Control::Inspect => Ok(Answer::Document(self.inspection())),
             Control::Prompt(input) => self.input(input),
@@ -89,10 +89,14 @@ impl Session {
             behavior: behavior.filter(|_| !idle),
             from: input.from.clone(),
         });
-        let message = Incoming { text: input.text, images: input.images, expand: true };
+        let message = Incoming { images: input.images, ..Incoming::new(input.text) };
         match deliver {
-            Deliver::Steer if !idle => self.steering.push(message),
-            Deliver::FollowUp if !idle => self.follow_up.push(message),
+            Deliver::Steer | Deliver::FollowUp if !idle => {
+                self.memory.accepted(&message, input.from.as_deref(), None).map_err(|e| ReplyError::storage(&e))?;
+                let queue = if deliver == Deliver::Steer { &mut self.steering } else { &mut self.follow_up };
+                queue.push(message);
+                self.memory.sync();
+            }
             _ => self.accept(Prompt {
                 message,
                 from: input.from,
@@ -117,12 +121,32 @@ impl Session {
         }
     }
 
+    /// Makes the context smaller, which takes a while and so is a turn of its own.
+    fn compact(&mut self, instructions: Option<String>, respond: Respond) {
+        if self.running.is_some() {
+            return respond(Err(ReplyError::new(409, "busy: a prompt is being worked on; abort it first")));
+        }
+        if let Err(e) = self.memory.wake() {
+            return respond(Err(ReplyError::storage(&e)));
+        }
+        let reply = Arc::new(SilentReply);
+        self.begin(Work::Compact(instructions), Vec::new(), None, reply, Arc::default(), Instant::now());
+        self.facts.set_running(self.running.is_some());
+        match &mut self.running {
+            Some(running) => running.compaction = Some(respond),
+            None => respond(Err(ReplyError::busy("no thread for the compaction"))),
+        }
+    }
+
     fn clear(&mut self) -> Answer {
         let texts = |messages: Vec<Incoming>| -> Vec<String> { messages.into_iter().map(|m| m.text).collect() };
-        let (steering, follow_up) = (texts(self.steering.take_all()), texts(self.follow_up.take_all()));
+        let (steering, follow_up) = (self.steering.take_all(), self.follow_up.take_all());
         if !(steering.is_empty() && follow_up.is_empty()) {
+            let ids: Vec<String> = steering.iter().chain(&follow_up).map(|message| message.id.clone()).collect();
+            self.record_settled(&ids, "cleared");
             self.queues_changed();
         }
+        let (steering, follow_up) = (texts(steering), texts(follow_up));
         Answer::Document(json!({"steering": steering, "followUp": follow_up}))
     }
 
@@ -157,14 +181,18 @@ impl Session {
             setup.thinking = thinking;
             setup.name.clone_from(&name);
         });
+        self.save();
         if (&model.provider, &model.id) != (&before.model.provider, &before.model.id) {
+            self.record("model_change", json!({"provider": model.provider, "modelId": model.id}));
             let (model, previous) = (model_facts(&model), model_facts(&before.model));
             self.publish(&AgentEvent::ModelSelect { model, previous });
         }
         if thinking != before.thinking {
+            self.record("thinking_level_change", json!({"thinkingLevel": thinking.as_str()}));
             self.publish(&AgentEvent::ThinkingLevelSelect { level: thinking, previous: before.thinking });
         }
         if name != before.name {
+            self.record("session_info", json!({"name": name.clone().unwrap_or_default()}));
             self.publish(&AgentEvent::SessionInfoChanged { name });
         }
         Ok(self.state_answer("configure"))

@@ -169,6 +169,37 @@ impl Facts {
         self.cost.load(Relaxed) as f64 / 1e9
     }
 
+    /// The figures of all prompts so far, to be kept over a restart.
+    pub fn totals(&self, messages: usize) -> Value {
+        let [input, output, cache_read, cache_write] = self.tokens();
+        json!({"prompts": self.prompts(), "errors": self.errors(), "input": input, "output": output,
+            "cacheRead": cache_read, "cacheWrite": cache_write, "cost": self.cost(), "messages": messages})
+    }
+
+    /// Takes up figures that [`Facts::totals`] made.
+    pub fn restore(&self, totals: &Value) {
+        for (figure, key) in [
+            (&self.prompts, "prompts"),
+            (&self.errors, "errors"),
+            (&self.input, "input"),
+            (&self.output, "output"),
+            (&self.cache_read, "cacheRead"),
+            (&self.cache_write, "cacheWrite"),
+        ] {
+            figure.store(totals[key].as_u64().unwrap_or_default(), Relaxed);
+        }
+        let cost = totals["cost"].as_f64().unwrap_or_default();
+        self.cost.store((cost.max(0.0) * 1e9).round() as u64, Relaxed);
+    }
+
+    /// Takes up what a session file says about the requests in it.
+    pub fn restore_usage(&self, usage: &Usage) {
+        for figure in [&self.input, &self.output, &self.cache_read, &self.cache_write, &self.cost] {
+            figure.store(0, Relaxed);
+        }
+        self.add_usage(usage);
+    }
+
     /// Unix time in milliseconds.
     pub fn last_activity_ms(&self) -> i64 {
         self.last_activity_ms.load(Relaxed)

@@ -1,13 +1,15 @@
 //! Prompts: taken in, worked on one at a time in the order of their arrival, answered.
 
+use super::control::Answer;
 use super::{Prompt, Running, Session};
 use crate::cancel::Cancel;
 use crate::nats::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
 use crate::nats::micro::Counters;
 use crate::reply::{Reply, ReplyError, SilentReply};
 use crate::threads;
-use crate::turn::{Settled, Turn};
+use crate::turn::{Settled, Turn, Work};
 use crossbeam_channel::bounded;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,11 +22,23 @@ impl Session {
         if self.draining {
             return self.refuse_prompt(&prompt, ReplyError::shutting_down());
         }
-        if let Err(prompt) = self.queue.push(prompt) {
+        if self.queue.is_full() {
             return self.refuse_prompt(&prompt, ReplyError::queue_full(self.queue.len()));
         }
+        if let Err(e) = self.keep(&prompt) {
+            return self.refuse_prompt(&prompt, ReplyError::storage(&e));
+        }
         self.facts.count_prompt();
+        self.queue.push_last(prompt);
         self.start_next();
+        // The turn is on its way meanwhile; nobody hears of the prompt before this is done.
+        self.memory.sync();
+    }
+
+    /// Writes a prompt down, so that it is not lost from here on.
+    fn keep(&mut self, prompt: &Prompt) -> io::Result<()> {
+        self.memory.wake()?;
+        self.memory.accepted(&prompt.message, prompt.from.as_deref(), prompt.reply.address())
     }
 
     /// Ends an answer with an error, and counts it.
@@ -52,6 +66,28 @@ impl Session {
     }
 
     fn start(&mut self, prompt: Prompt) {
+        // What an aborted prompt left behind follows the new one's words.
+        let mut messages = vec![prompt.message];
+        let left_behind = self.steering.take_all();
+        if !left_behind.is_empty() {
+            messages.extend(left_behind);
+            self.queues_changed();
+        }
+        let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
+        self.taken.extend(ids.iter().cloned());
+        self.begin(Work::Prompt(messages), ids, prompt.from, prompt.reply, prompt.counters, prompt.received);
+    }
+
+    /// Starts a turn.
+    pub(super) fn begin(
+        &mut self,
+        work: Work,
+        ids: Vec<String>,
+        from: Option<String>,
+        reply: Arc<dyn Reply>,
+        counters: Arc<Counters>,
+        received: Instant,
+    ) {
         let (steps, receiver) = bounded(STEPS);
         let cancel = Cancel::new();
         let setup = self.facts.setup();
@@ -62,38 +98,37 @@ impl Session {
             facts: self.facts.clone(),
             model: setup.model,
             thinking: setup.thinking,
-            transcript: self.transcript.clone(),
-            reply: prompt.reply.clone(),
+            transcript: self.memory.messages().to_vec(),
+            reply: reply.clone(),
             cancel: cancel.clone(),
             steps,
             spill_dir: self.spill_dir.clone(),
+            produced: Vec::new(),
         };
-        // What an aborted prompt left behind follows the new one's words.
-        let mut messages = vec![prompt.message];
-        let left_behind = self.steering.take_all();
-        if !left_behind.is_empty() {
-            messages.extend(left_behind);
-            self.queues_changed();
-        }
         let name = format!("t-{}", self.info.id);
-        match threads::spawn(&name, threads::TURN_STACK, move || turn.run(messages)) {
+        match threads::spawn(&name, threads::TURN_STACK, move || turn.run(work)) {
             Ok(thread) => {
                 self.running = Some(Running {
-                    from: prompt.from,
-                    reply: prompt.reply,
-                    counters: prompt.counters,
-                    received: prompt.received,
+                    ids,
+                    from,
+                    reply,
+                    counters,
+                    received,
                     started: Instant::now(),
                     tool_calls: 0,
                     cancel,
                     steps: receiver,
                     thread,
+                    storage_error: None,
                     aborters: Vec::new(),
+                    compaction: None,
                 });
             }
             Err(e) => {
+                self.taken.clear();
+                self.record_settled(&ids, "refused");
                 let error = ReplyError::busy(&format!("no thread for the prompt: {e}"));
-                self.refuse(&*prompt.reply, &prompt.counters, error);
+                self.refuse(&*reply, &counters, error);
             }
         }
     }
@@ -102,12 +137,23 @@ impl Session {
     pub(super) fn settle(&mut self, settled: Settled) {
         let Some(running) = self.running.take() else { return };
         running.counters.add_time(running.received.elapsed());
+        self.taken.clear();
+        let settled = running.storage_error.map_or(settled, Settled::Failed);
+        self.idle_since = Instant::now();
+        self.record_settled(&running.ids, settled.as_str());
         if settled != Settled::Aborted {
             self.prompt_leftovers();
         }
         // The next prompt is on its way, and what others see of the session is true, before the caller hears the end.
         self.start_next();
         self.facts.touch();
+        if let Some(respond) = running.compaction {
+            respond(match &settled {
+                Settled::Done => Ok(Answer::Document(self.last_compaction.clone().unwrap_or_default())),
+                Settled::Failed(error) => Err(ReplyError::new(409, error.clone())),
+                Settled::Aborted => Err(ReplyError::new(409, "Compaction cancelled")),
+            });
+        }
         match settled {
             Settled::Done => running.reply.finish(Ok(())),
             Settled::Failed(error) => self.refuse(&*running.reply, &running.counters, ReplyError::failed(error)),
@@ -142,8 +188,19 @@ impl Session {
 
     pub(super) fn drain(&mut self) {
         self.draining = true;
-        for prompt in self.queue.take_all() {
-            self.refuse_prompt(&prompt, ReplyError::shutting_down());
+        self.refuse_queue(&ReplyError::shutting_down());
+    }
+
+    /// Refuses everything that waits.
+    pub(super) fn refuse_queue(&mut self, error: &ReplyError) {
+        let prompts = self.queue.take_all();
+        if prompts.is_empty() {
+            return;
+        }
+        let ids: Vec<String> = prompts.iter().map(|prompt| prompt.message.id.clone()).collect();
+        self.record_settled(&ids, "refused");
+        for prompt in prompts {
+            self.refuse_prompt(&prompt, error.clone());
         }
         self.facts.set_queued(0);
     }
@@ -166,7 +223,7 @@ impl Session {
                     bytes: p.message.text.len(),
                 })
                 .collect(),
-            messages: self.transcript.len(),
+            messages: self.memory.count(),
             context_tokens: self.context_tokens,
             last_error: self.last_error.clone(),
         };

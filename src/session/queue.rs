@@ -17,21 +17,14 @@ impl Queue {
         self.prompts.len()
     }
 
-    /// Adds a prompt at the end.
-    ///
-    /// # Errors
-    /// The prompt, if the queue is full.
-    pub fn push(&mut self, prompt: Prompt) -> Result<(), Box<Prompt>> {
-        if self.is_full() {
-            return Err(Box::new(prompt));
-        }
-        self.prompts.push_back(prompt);
-        Ok(())
-    }
-
-    /// Adds a prompt at the front, whatever the limit: it was accepted before.
+    /// Adds a prompt at the front.
     pub fn push_first(&mut self, prompt: Prompt) {
         self.prompts.push_front(prompt);
+    }
+
+    /// Adds a prompt at the end. Whether there is room is asked before a prompt is accepted.
+    pub fn push_last(&mut self, prompt: Prompt) {
+        self.prompts.push_back(prompt);
     }
 
     pub fn is_full(&self) -> bool {

@@ -1,15 +1,8 @@
 //! Messages that wait to be taken into the running prompt: steering, and what follows when it would be done.
 
+use crate::model::QueueMode;
 use crate::turn::Incoming;
 use std::collections::VecDeque;
-
-/// How many messages one turn of the run takes in (PI's queue modes).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum QueueMode {
-    #[default]
-    OneAtATime,
-    All,
-}
 
 /// One queue.
 #[derive(Default)]

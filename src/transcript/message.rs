@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::ops::AddAssign;
 
 /// One message of a transcript. `timestamp` fields are Unix time in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -139,21 +138,7 @@ pub struct Usage {
     pub cost: Cost,
 }
 
-/// US dollars.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Cost {
-    pub input: f64,
-    pub output: f64,
-    pub cache_read: f64,
-    pub cache_write: f64,
-    pub total: f64,
-    /// The provider named the total itself.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub total_from_provider: bool,
-}
-
-impl AddAssign<&Usage> for Usage {
+impl std::ops::AddAssign<&Usage> for Usage {
     fn add_assign(&mut self, other: &Usage) {
         for (sum, more) in [
             (&mut self.input, other.input),
@@ -175,12 +160,59 @@ impl AddAssign<&Usage> for Usage {
         cost.cache_read += more.cache_read;
         cost.cache_write += more.cache_write;
         cost.total += more.total;
+        cost.total_from_provider |= more.total_from_provider;
     }
 }
 
+/// US dollars.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Cost {
+    pub input: f64,
+    pub output: f64,
+    pub cache_read: f64,
+    pub cache_write: f64,
+    pub total: f64,
+    /// The provider named the total itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub total_from_provider: bool,
+}
+
+/// What an image counts for where lengths are compared with a model's context; the PI agent's number.
+const IMAGE_CHARS: u64 = 4800;
 impl Message {
     pub fn user(text: impl Into<String>) -> Message {
         Message::User(UserMessage { content: Content::Text(text.into()), timestamp: now_ms() })
+    }
+
+    /// The message's length in bytes of text, which is what its characters are counted by: near enough, and cheap.
+    pub fn chars(&self) -> u64 {
+        let blocks = match self {
+            Message::User(m) => match &m.content {
+                Content::Text(text) => return text.len() as u64,
+                Content::Blocks(blocks) => blocks,
+            },
+            Message::Assistant(m) => &m.content,
+            Message::ToolResult(m) => &m.content,
+        };
+        let chars = |block: &Block| match block {
+            Block::Text { text, .. } => text.len() as u64,
+            Block::Thinking { thinking, .. } => thinking.len() as u64,
+            Block::ToolCall { name, arguments, .. } => {
+                (name.len() + serde_json::to_string(arguments).map_or(0, |json| json.len())) as u64
+            }
+            Block::Image { .. } => IMAGE_CHARS,
+        };
+        blocks.iter().map(chars).sum()
+    }
+
+    /// When the message was made, Unix time in milliseconds.
+    pub fn timestamp(&self) -> i64 {
+        match self {
+            Message::User(m) => m.timestamp,
+            Message::Assistant(m) => m.timestamp,
+            Message::ToolResult(m) => m.timestamp,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What was said in a session: the message model, the file it is kept in, and what is derived from both.
 
+pub mod compaction;
 pub mod contents;
 pub mod locate;
 pub mod message;
