@@ -1,10 +1,11 @@
 """One session, two agents: PI opens the daemon's session files, and the daemon PI's, in the same home directory."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from support.model_script import ToolCall
+from support.model_script import ToolCall, Usage
 from support.pi import INSTALL_TIMEOUT, Pi
 
 # The first test that runs may have to install PI.
@@ -15,7 +16,8 @@ pytestmark = [pytest.mark.npm, pytest.mark.timeout(INSTALL_TIMEOUT + 120)]
 def daemon(new_daemon):
     """A daemon that keeps little of a conversation when it compacts it, and so does PI."""
     daemon = new_daemon()
-    compaction = {"reserveTokens": 16384, "keepRecentTokens": 1}
+    # Less than a question and an answer, more than an answer, so that the last question begins what is kept.
+    compaction = {"reserveTokens": 16384, "keepRecentTokens": 6}
     daemon.write_agent_file("settings.json", {"retry": {"baseDelayMs": 20}, "compaction": compaction})
     return daemon.start()
 
@@ -30,7 +32,7 @@ def entries(file):
 
 
 def assert_one_branch(file):
-    """Each entry follows the one before, none is there twice, and the file is for its owner only as long as it is ours."""
+    """Each entry follows the one before, and none is there twice."""
     header, *rest = entries(file)
     assert (header["type"], header["version"]) == ("session", 3)
     ids = [entry["id"] for entry in rest]
@@ -88,16 +90,13 @@ def test_a_session_that_pi_compacted(daemon, model, pi):
     model.script("First answer.", "Second answer.", "The summary of PI.")
     file = pi.prompt("First question")
     pi.prompt("Second question", file)
-    kept = pi.compact(file)["firstKeptEntryId"]
-    (first_kept,) = [entry for entry in entries(file) if entry.get("id") == kept]
+    assert pi.compact(file)["summary"].startswith("The summary of PI.")
 
     model.script("Third answer.", "Fourth answer.")
     assert daemon.session("compacted", "Third question", resume=str(file)).text() == "Third answer."
     ours = model.requests[-1].conversation
-    assert "The summary of PI." in ours[0][1] and ours[0][0] == "user"
-    assert ours[-1] == ("user", "Third question")
-    assert not [text for _, text in ours if text == "First question"]
-    assert first_kept["message"]["content"][0]["text"] in [text for _, text in ours[1:]]
+    assert_summary(ours[0], "The summary of PI.")
+    assert ours[1:] == [("user", "Second question"), ("assistant", "Second answer."), ("user", "Third question")]
     daemon.stop_session("compacted")
 
     # PI sees its own file in the very same way.
@@ -105,5 +104,48 @@ def test_a_session_that_pi_compacted(daemon, model, pi):
     assert model.requests[-1].conversation == [*ours, ("assistant", "Third answer."), ("user", "Fourth question")]
 
 
+def test_a_session_that_the_daemon_compacted(daemon, model, pi):
+    full = [Usage(input=190_000), "Second answer."]
+    model.script("First answer.", full, "The summary of the daemon.", "Third answer.")
+    assert daemon.session("compacted", "First question", persist=True).text() == "First answer."
+    assert daemon.prompt("compacted", "Second question").text() == "Second answer."
+    assert daemon.prompt("compacted", "Third question").text() == "Third answer."
+    ours = model.requests[-1].conversation
+    assert_summary(ours[0], "The summary of the daemon.")
+    assert ours[1:] == [("user", "Second question"), ("assistant", "Second answer."), ("user", "Third question")]
+    file = session_file(daemon, "compacted")
+    assert [entry["type"] for entry in entries(file)].count("compaction") == 1
+    daemon.signal()
+    assert daemon.wait_exit() == 0
+
+    model.script("Fourth answer.")
+    pi.prompt("Fourth question", file)
+    assert model.requests[-1].conversation == [*ours, ("assistant", "Third answer."), ("user", "Fourth question")]
+    assert_one_branch(file)
+
+
+def test_damage_that_pi_left_behind_is_repaired(daemon, model, pi):
+    """A crash of the machine tears PI's last line; PI itself would go on on the same line."""
+    model.script("First answer.")
+    file = pi.prompt("First question")
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"type":"message","id":"torn')
+    model.script("Second answer.", "Third answer.")
+    daemon.session("torn", "Second question", resume=str(file)).text()
+    daemon.stop_session("torn")
+    assert file.read_bytes().startswith(whole + b"{")
+    pi.prompt("Third question", file)
+    assert [text for _, text in model.requests[-1].conversation] == [
+        "First question", "First answer.", "Second question", "Second answer.", "Third question",
+    ]
+    assert_one_branch(file)
+
+
+def assert_summary(message, words):
+    role, text = message
+    assert role == "user"
+    assert f"<summary>\n{words}" in text
+
+
 def session_file(daemon, session_id):
-    return type(daemon.cwd)(daemon.inspect(session_id)["sessionFile"])
+    return Path(daemon.inspect(session_id)["sessionFile"])
