@@ -1,9 +1,9 @@
 //! An answer that is printed as it comes: `run`, `session` and `send --stream`.
 
-use super::connection::{Connection, Deadline, same_id};
+use super::connection::{Connection, Deadline, Record, same_id};
 use super::failure::Failure;
 use super::output;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// Prints the answer to a request whose response has arrived, and waits for its end, however long the model works.
 ///
@@ -38,7 +38,7 @@ pub fn follow(connection: &mut Connection, id: &Value, json: bool) -> Result<(),
 }
 
 /// What the last record of an answer says.
-fn outcome(end: &Map<String, Value>) -> Result<(), Failure> {
+fn outcome(end: &Record) -> Result<(), Failure> {
     match end.get("success").and_then(Value::as_bool) {
         Some(true) => Ok(()),
         _ => Err(Failure::Local(error_of(end))),
@@ -46,7 +46,7 @@ fn outcome(end: &Map<String, Value>) -> Result<(), Failure> {
 }
 
 /// Why a request or a run failed, in one line.
-pub fn error_of(record: &Map<String, Value>) -> String {
+pub fn error_of(record: &Record) -> String {
     match record.get("error") {
         Some(Value::String(text)) => text.clone(),
         Some(other) if !other.is_null() => other.to_string(),

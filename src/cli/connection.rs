@@ -17,6 +17,15 @@ const MAX_RECORD: usize = 64 * 1024 * 1024;
 /// Read at a time, bytes.
 const CHUNK: usize = 64 * 1024;
 
+/// One JSON object of the wire.
+pub type Record = Map<String, Value>;
+
+/// A line as it was sent, with its end, and the record in it if it is one.
+pub struct Line {
+    pub bytes: Vec<u8>,
+    pub record: Option<Record>,
+}
+
 /// A point in time until which something may take, or none.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Option<Instant>);
@@ -88,7 +97,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection broke, or there is none until the deadline.
-    pub fn record(&mut self, deadline: Deadline) -> Result<Option<Map<String, Value>>, Failure> {
+    pub fn record(&mut self, deadline: Deadline) -> Result<Option<Record>, Failure> {
         loop {
             if let Some(record) = self.arrived() {
                 return Ok(Some(record));
@@ -100,7 +109,7 @@ impl Connection {
     }
 
     /// The next record that has been received already.
-    pub fn arrived(&mut self) -> Option<Map<String, Value>> {
+    pub fn arrived(&mut self) -> Option<Record> {
         loop {
             if let Ok(Value::Object(record)) = serde_json::from_slice(&self.lines.next_line()?) {
                 return Some(record);
@@ -108,17 +117,15 @@ impl Connection {
         }
     }
 
-    /// The next line as it was sent, with its end, and the record in it if it is one. Absent when the peer has closed the
-    /// connection.
+    /// The next line, whatever is in it. Absent when the peer has closed the connection.
     ///
     /// # Errors
     /// As [`Self::record`].
-    pub fn line(&mut self, deadline: Deadline) -> Result<Option<(Vec<u8>, Option<Map<String, Value>>)>, Failure> {
+    pub fn line(&mut self, deadline: Deadline) -> Result<Option<Line>, Failure> {
         loop {
-            if let Some(mut line) = self.lines.next_line() {
-                let record = serde_json::from_slice(&line).ok();
-                line.push(b'\n');
-                return Ok(Some((line, record)));
+            if let Some(bytes) = self.lines.next_line() {
+                let record = serde_json::from_slice(&bytes).ok();
+                return Ok(Some(Line { bytes, record }));
             }
             if !self.receive(deadline)? {
                 return Ok(None);
@@ -203,7 +210,7 @@ impl AsFd for Connection {
 
 /// Whether a record answers the only open request. A failure without an id does: it is told of a line that could not be
 /// read, or was too long, and only ours was sent.
-fn is_response(record: &Map<String, Value>, id: &Value) -> bool {
+fn is_response(record: &Record, id: &Value) -> bool {
     record.get("type").and_then(Value::as_str) == Some("response")
         && match record.get("id") {
             Some(found) => same_id(found, id),

@@ -13,7 +13,7 @@ impl LineBuffer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next complete line, without its LF or CRLF.
+    /// The next complete line, with its end: JSON does not mind it, and who passes lines on wants it.
     pub fn next_line(&mut self) -> Option<Vec<u8>> {
         match memchr::memchr(b'\n', &self.bytes[self.searched..]) {
             None => {
@@ -22,13 +22,8 @@ impl LineBuffer {
             }
             Some(at) => {
                 let rest = self.bytes.split_off(self.searched + at + 1);
-                let mut line = std::mem::replace(&mut self.bytes, rest);
                 self.searched = 0;
-                line.pop();
-                if line.last() == Some(&b'\r') {
-                    line.pop();
-                }
-                Some(line)
+                Some(std::mem::replace(&mut self.bytes, rest))
             }
         }
     }
@@ -52,7 +47,7 @@ mod tests {
     #[test]
     fn lines_come_out_whole_however_they_arrive() {
         let input = b"one\r\n\n two \nthr\xc3\xa9e\r\r\nrest";
-        let expected: [&[u8]; 4] = [b"one", b"", b" two ", b"thr\xc3\xa9e\r"];
+        let expected: [&[u8]; 4] = [b"one\r\n", b"\n", b" two \n", b"thr\xc3\xa9e\r\r\n"];
         for size in 1..=input.len() {
             let (mut buffer, mut lines) = (LineBuffer::default(), Vec::new());
             for piece in input.chunks(size) {

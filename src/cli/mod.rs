@@ -22,12 +22,12 @@ mod stream;
 mod table;
 mod target;
 
-use connection::{Connection, Deadline};
+use connection::{Connection, Deadline, Record};
 use directory::Environment;
 use failure::Failure;
 use parse::{Invocation, Parsed};
 use resolve::Target;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::ffi::OsString;
 use std::io::Read;
 use std::process::ExitCode;
@@ -101,7 +101,7 @@ fn exchange(
     invocation: &Invocation,
     connection: &mut Connection,
     target: &Target,
-    mut request: Map<String, Value>,
+    mut request: Record,
     deadline: Deadline,
 ) -> Result<(), Failure> {
     if let Some(session) = &target.session {

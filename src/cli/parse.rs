@@ -109,7 +109,7 @@ pub fn parse(arguments: &[String]) -> Result<Parsed, Failure> {
         };
         match row.flag(option) {
             // Within a message, help is a word like any other.
-            Some(flag) if flag.flag == Flag::Help && !(message && !invocation.words.is_empty()) => {
+            Some(flag) if flag.flag == Flag::Help && (!message || invocation.words.is_empty()) => {
                 return Ok(Parsed::Help(Some(row)));
             }
             Some(flag) if flag.flag != Flag::Help && (flag.value.is_some() || attached.is_none()) => {

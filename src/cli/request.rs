@@ -1,10 +1,10 @@
 //! What a subcommand asks for, as the record that goes over the socket.
 
-use super::connection::new_id;
+use super::connection::{Record, new_id};
 use super::failure::Failure;
 use super::parse::{Invocation, leading_integer, seconds};
 use super::table::{Flag, Verb};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Reads standard input to its end.
 pub type Stdin<'a> = &'a dyn Fn() -> Result<String, Failure>;
@@ -13,12 +13,12 @@ pub type Stdin<'a> = &'a dyn Fn() -> Result<String, Failure>;
 ///
 /// # Errors
 /// Something is missing on the command line, or is not what it has to be.
-pub fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Result<Map<String, Value>, Failure> {
+pub fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Result<Record, Failure> {
     let verb = invocation.row.verb;
     if verb == Verb::Request {
         return given(invocation, stdin);
     }
-    let mut request = Map::from_iter([("id".to_string(), new_id().into())]);
+    let mut request = Record::from_iter([("id".to_string(), new_id().into())]);
     let mut put = |key: &str, value: Value| request.insert(key.to_string(), value);
     put("type", kind(verb).into());
     match verb {
@@ -107,12 +107,7 @@ fn kind(verb: Verb) -> &'static str {
 }
 
 /// The fields of a new session or run.
-fn creation(
-    invocation: &Invocation,
-    cwd: &str,
-    stdin: Stdin<'_>,
-    request: &mut Map<String, Value>,
-) -> Result<(), Failure> {
+fn creation(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>, request: &mut Record) -> Result<(), Failure> {
     let mut put = |key: &str, value: Value| request.insert(key.to_string(), value);
     let mut words = invocation.words.as_slice();
     if invocation.row.verb == Verb::Session {
@@ -139,7 +134,7 @@ fn creation(
 }
 
 /// The record of `request`: as it was given, with an id if it has none.
-fn given(invocation: &Invocation, stdin: Stdin<'_>) -> Result<Map<String, Value>, Failure> {
+fn given(invocation: &Invocation, stdin: Stdin<'_>) -> Result<Record, Failure> {
     let text = match invocation.words.first().map(String::as_str) {
         None => return Err(Failure::Usage("Missing request: JSON, or - for standard input".into())),
         Some("-") => stdin()?,

@@ -20,9 +20,9 @@ pub fn run(connection: &mut Connection, request: &Value, deadline: Deadline) -> 
     connection.send(request, deadline)?;
     // Until the subscription is confirmed, lines are looked at.
     loop {
-        let Some((line, record)) = connection.line(deadline)? else { return Err(Failure::Local(CLOSED.into())) };
-        output::print_bytes(&line)?;
-        let Some(record) = record else { continue };
+        let Some(line) = connection.line(deadline)? else { return Err(Failure::Local(CLOSED.into())) };
+        output::print_bytes(&line.bytes)?;
+        let Some(record) = line.record else { continue };
         if record.get("type").and_then(Value::as_str) == Some("response")
             && record.get("id").is_some_and(|id| same_id(id, &request["id"]))
         {

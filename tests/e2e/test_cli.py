@@ -347,11 +347,15 @@ def test_help(cli):
 
 
 def test_stream_prints_every_line_as_it_came(cli, bridge):
+    early = b'{"type" : "event","event":"early"}\r\n'
+    bridge.on("subscribe", lambda request: [early, response(request, {"enabled": True})])
     process = cli.start("stream")
     subscribe = bridge.wait_request("subscribe")
     assert subscribe.pop("id") and subscribe == {"type": "subscribe", "enabled": True}
     bridge.push(b'{"type" : "event","event":"x"}\r\n', b"not json\n")
-    assert [json.loads(process.stdout.readline())["type"] for _ in range(2)] == ["bridge_hello", "response"]
+    assert json.loads(process.stdout.readline())["type"] == "bridge_hello"
+    assert process.stdout.readline() == early
+    assert json.loads(process.stdout.readline())["type"] == "response"
     assert process.stdout.readline() == b'{"type" : "event","event":"x"}\r\n'
     assert process.stdout.readline() == b"not json\n"
     bridge.push(b"last, without an end")

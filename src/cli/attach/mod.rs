@@ -9,14 +9,14 @@ mod typed;
 mod view;
 
 use super::answer::error_of;
-use super::connection::{Connection, Deadline, new_id, same_id};
+use super::connection::{Connection, Deadline, Record, new_id, same_id};
 use super::failure::Failure;
 use super::lines::LineBuffer;
 use super::output::{self, one_line};
 use super::registry::PROTOCOL;
 use question::{Question, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
@@ -150,7 +150,7 @@ impl Attach {
         let questions = self.ask("questions", json!({}), deadline, &mut events)?;
         self.view.busy = state["isIdle"] == false;
         self.view.note(&describe(&state));
-        let past: Vec<Map<String, Value>> =
+        let past: Vec<Record> =
             past["events"].as_array().into_iter().flatten().filter_map(|event| event.as_object().cloned()).collect();
         let now = Instant::now();
         self.view.past(&past, now);
@@ -173,7 +173,7 @@ impl Attach {
         kind: &str,
         fields: Value,
         deadline: Deadline,
-        records: &mut Vec<Map<String, Value>>,
+        records: &mut Vec<Record>,
     ) -> Result<Value, Failure> {
         let request = self.request(kind, fields);
         self.connection.send(&request, deadline)?;
@@ -373,7 +373,7 @@ impl Attach {
     }
 
     /// Acts on a record of the session.
-    fn record(&mut self, record: Map<String, Value>, now: Instant) -> Result<(), Failure> {
+    fn record(&mut self, record: Record, now: Instant) -> Result<(), Failure> {
         match record.get("type").and_then(Value::as_str) {
             Some("event") => match (record.get("event").and_then(Value::as_str), record.get("data")) {
                 (Some("question"), Some(data)) if data["action"] == "opened" => self.opened(data),
@@ -391,7 +391,7 @@ impl Attach {
         Ok(())
     }
 
-    fn response(&mut self, response: Map<String, Value>) -> Result<(), Failure> {
+    fn response(&mut self, response: Record) -> Result<(), Failure> {
         let Some(id) = response.get("id") else { return Ok(()) };
         let Some(at) = self.requests.iter().position(|request| same_id(&request.id, id)) else { return Ok(()) };
         let purpose = self.requests.remove(at).purpose;

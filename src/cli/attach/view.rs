@@ -1,8 +1,9 @@
 //! What a person sees of a session: its events become text for a plain terminal, which is only ever appended to.
 
 use super::totals::Totals;
+use crate::cli::connection::Record;
 use crate::cli::output::{one_line, printable};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -114,8 +115,8 @@ impl View {
     }
 
     /// Shows the last messages among the events of the past in short, and takes over what is in progress.
-    pub fn past(&mut self, events: &[Map<String, Value>], now: Instant) {
-        let of_kind = |event: &Map<String, Value>, name: &str| event.get("event").and_then(Value::as_str) == Some(name);
+    pub fn past(&mut self, events: &[Record], now: Instant) {
+        let of_kind = |event: &Record, name: &str| event.get("event").and_then(Value::as_str) == Some(name);
         let after = events.iter().rposition(|event| of_kind(event, "message_end")).map_or(0, |at| at + 1);
         let ends = events[..after].iter().filter(|event| of_kind(event, "message_end"));
         let mut lines: Vec<String> = ends.filter_map(|event| past_line(&event["data"])).collect();
@@ -134,12 +135,12 @@ impl View {
     }
 
     /// Whether an event is already part of what was shown; sessions that do not count their events cannot tell.
-    pub fn is_known(&self, event: &Map<String, Value>) -> bool {
+    pub fn is_known(&self, event: &Record) -> bool {
         event.get("seq").and_then(Value::as_u64).is_some_and(|seq| seq <= self.last_seq)
     }
 
     /// Shows an event.
-    pub fn event(&mut self, event: &Map<String, Value>, now: Instant) {
+    pub fn event(&mut self, event: &Record, now: Instant) {
         let (Some(name), Some(data)) = (event.get("event").and_then(Value::as_str), event.get("data")) else { return };
         match name {
             "agent_start" => {
@@ -172,10 +173,17 @@ impl View {
                 let seconds = data["delayMs"].as_f64().unwrap_or_default() / 1000.0;
                 self.error(&format!("{error}; trying again in {seconds:.1} s"));
             }
+            "compaction_start" => self.note("making the context smaller"),
+            "compaction_end" => match data["errorMessage"].as_str() {
+                Some(error) => self.error(&one_line(error, SHORT)),
+                None => self.note("the context is smaller now"),
+            },
             "session_compact" => self.note("the context was made smaller"),
             "model_select" => self.changed("model", &data["model"]["id"]),
             "thinking_level_select" => self.changed("thinking level", &data["level"]),
-            "bridge_gap" => self.note("some events were missed"),
+            "bridge_gap" => {
+                self.note(&format!("the events {} to {} were missed", data["from"], data["to"]));
+            }
             "bridge_pong" => {
                 self.note(&format!("pong: {}", one_line(data["text"].as_str().unwrap_or_default(), SHORT)))
             }
@@ -289,7 +297,7 @@ impl View {
     }
 
     /// Remembers a tool call that begins and forgets one that ended; returns the begin of the line of the former.
-    fn note_tool(&mut self, event: &Map<String, Value>, now: Instant) -> Option<String> {
+    fn note_tool(&mut self, event: &Record, now: Instant) -> Option<String> {
         let data = event.get("data")?;
         let id = tool_id(data);
         match event.get("event")?.as_str()? {
@@ -307,7 +315,7 @@ impl View {
         }
     }
 
-    fn tool_ended(&mut self, event: &Map<String, Value>, now: Instant) {
+    fn tool_ended(&mut self, event: &Record, now: Instant) {
         let data = &event["data"];
         let id = tool_id(data);
         let known = self.tools.iter().position(|tool| tool.id == id).map(|at| self.tools.remove(at));

@@ -1,7 +1,7 @@
 use super::*;
 use serde_json::json;
 
-fn event(name: &str, data: Value) -> Map<String, Value> {
+fn event(name: &str, data: Value) -> Record {
     let Value::Object(event) = json!({"type": "event", "event": name, "data": data}) else { unreachable!() };
     event
 }
@@ -139,6 +139,23 @@ fn what_went_wrong_is_told() {
 }
 
 #[test]
+fn what_happens_to_the_session_is_noted() {
+    for (name, data, line) in [
+        ("compaction_start", json!({"reason": "threshold"}), "-- making the context smaller"),
+        ("compaction_end", json!({"result": {}}), "-- the context is smaller now"),
+        ("compaction_end", json!({"errorMessage": "no answer"}), "! no answer"),
+        ("bridge_gap", json!({"from": 3, "to": 9}), "-- the events 3 to 9 were missed"),
+        ("bridge_pong", json!({"text": "hi"}), "-- pong: hi"),
+        ("bridge_emit", json!({"message": "test"}), "-- emit: test"),
+        ("model_select", json!({"model": {"id": "m"}}), "-- model: m"),
+        ("thinking_level_select", json!({"level": "high"}), "-- thinking level: high"),
+    ] {
+        assert_eq!(shown(false, &[(name, data)]), format!("{line}\n"));
+    }
+    assert_eq!(shown(false, &[("something_new", json!({"x": 1}))]), "");
+}
+
+#[test]
 fn messages_of_others_are_shown_and_our_own_are_not() {
     let mut view = View::new(false);
     view.sent("mine");
@@ -153,7 +170,7 @@ fn messages_of_others_are_shown_and_our_own_are_not() {
 
 #[test]
 fn the_past_is_short_and_what_is_in_progress_goes_on() {
-    let mut events: Vec<Map<String, Value>> = Vec::new();
+    let mut events: Vec<Record> = Vec::new();
     let mut add = |(name, data): (&str, Value)| {
         let mut event = event(name, data);
         event.insert("seq".into(), (events.len() + 1).into());
