@@ -4,7 +4,7 @@
 //! order when it is told to stop. It never waits for a session.
 
 use crate::config::{self, BrokerPlan, Config};
-use crate::model::Services;
+use crate::model::{Services, ThinkingLevel};
 use crate::nats::broker::Broker;
 use crate::nats::documents::{self, session_subject};
 use crate::nats::intake::{self, Create, IntakeError, Request};
@@ -12,13 +12,16 @@ use crate::nats::micro::{self, Endpoint, Instance};
 use crate::nats::replies::{TextStream, send_document, send_error};
 use crate::nats::session_subjects::SessionSubjects;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
-use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt};
+use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt, Setup, Storage};
+use crate::state_dir::{OpenError, SavedSession, StateDir};
 use crate::threads::{self, Thread};
-use crate::tools::child;
-use crate::transcript::now_ms;
+use crate::tools::{self, child};
+use crate::transcript::{locate, now_ms};
+use crate::turn::Incoming;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -27,8 +30,8 @@ use std::time::{Duration, Instant};
 
 /// Requests that may wait for the main thread.
 const INTAKE_WAITING: usize = 1024;
-/// Commands that may wait for one session: an end, a drain, and some room.
-const COMMANDS: usize = 8;
+/// Commands that may wait for one session: an end, a drain, and room for its clients' requests.
+const COMMANDS: usize = 64;
 /// Ended programs of tools that nobody waits for are taken note of this often.
 const TICK: Duration = Duration::from_secs(2);
 /// Time for sessions to end, once their grace period is over.
@@ -82,6 +85,8 @@ struct Daemon {
     sessions: BTreeMap<String, Entry>,
     intake: Instance,
     spill_root: tempfile::TempDir,
+    /// What is remembered over a restart; absent where that is not possible.
+    state: Option<Arc<StateDir>>,
     signals: Receiver<i32>,
     connection_events: Receiver<ConnectionEvent>,
     intake_requests: Receiver<Box<Message>>,
@@ -98,19 +103,52 @@ struct Daemon {
     _broker: Option<Broker>,
 }
 
+/// Why the daemon could not begin.
+pub enum Fatal {
+    /// Another daemon serves these sessions.
+    Taken(String),
+    Failed(String),
+}
+
+impl Fatal {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            // EX_CANTCREAT of sysexits.h: supervisors shall not try again at once.
+            Fatal::Taken(_) => 73,
+            Fatal::Failed(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for Fatal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fatal::Taken(text) | Fatal::Failed(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<String> for Fatal {
+    fn from(text: String) -> Fatal {
+        Fatal::Failed(text)
+    }
+}
+
 /// Serves until told to stop by a signal.
 ///
 /// # Errors
 /// A text that says why it could not begin.
-pub fn serve(config: Config, signals: Receiver<i32>) -> Result<(), String> {
+pub fn serve(config: Config, signals: Receiver<i32>) -> Result<(), Fatal> {
     let mut daemon = Daemon::start(config, signals)?;
+    daemon.restore_sessions();
     while daemon.handle_next().is_continue() {}
     daemon.close();
     Ok(())
 }
 
 impl Daemon {
-    fn start(mut config: Config, signals: Receiver<i32>) -> Result<Daemon, String> {
+    fn start(mut config: Config, signals: Receiver<i32>) -> Result<Daemon, Fatal> {
+        let state = open_state(&config)?;
         let broker = config.broker.take().map(start_broker).transpose()?.flatten();
         if let Some(broker) = &broker {
             config.nats.servers = vec![config::address_of(broker.address())];
@@ -145,6 +183,7 @@ impl Daemon {
             connection,
             sessions: BTreeMap::new(),
             spill_root,
+            state,
             signals,
             connection_events,
             intake_requests,
@@ -267,7 +306,7 @@ impl Daemon {
     fn listing(&self) -> Value {
         let now = Instant::now();
         let mut entries: Vec<&Entry> = self.sessions.values().collect();
-        entries.sort_by_key(|entry| entry.info.created);
+        entries.sort_by_key(|entry| entry.info.created_ms);
         let (sessions, runs): (Vec<&Entry>, Vec<&Entry>) = entries.into_iter().partition(|e| e.info.named);
         let rows = |entries: Vec<&Entry>| {
             entries.iter().map(|e| documents::summary(&self.config.owner, &e.info, &e.facts, now)).collect()
@@ -282,7 +321,7 @@ impl Daemon {
     fn stop(&mut self, session_id: String, reply: &str, received: Instant) -> Result<(), IntakeError> {
         let Some(entry) = self.named(&session_id) else { return Err(IntakeError::NotFound { session_id }) };
         entry.stoppers.push((reply.to_string(), received));
-        // A session that has not even read its last eight commands is ending already.
+        // A session that has not even read its last commands is ending already.
         let _ = entry.commands.try_send(Command::End(EndReason::Stopped));
         Ok(())
     }
@@ -310,34 +349,112 @@ impl Daemon {
             let message = format!("{} sessions are open, which is the limit", self.sessions.len());
             return Err(IntakeError::Busy { message });
         }
-        let service = create.session_id.as_ref().map(|id| self.session_service(id, &cwd));
-        let instance_id = service.as_ref().map_or_else(micro::new_id, |s| s.id.clone());
+        let usual = self.usual_tools(create.session_id.is_some());
+        let tools = match create.tools()? {
+            Some(names) => tools::select(&names, &usual).map_err(|message| IntakeError::InvalidRequest { message })?,
+            None => usual,
+        };
+        let storage = self.storage(create, &cwd)?;
+        let service = create.session_id.as_ref().map(|id| self.session_service(id, &cwd, micro::new_id()));
         let info = Arc::new(Info {
             id: create.session_id.clone().unwrap_or_else(|| format!("run-{:08x}", fastrand::u32(..))),
-            instance_id: instance_id.clone(),
+            instance_id: service.as_ref().map_or_else(micro::new_id, |s| s.id.clone()),
             named: service.is_some(),
             cwd,
-            model,
-            thinking,
             from: from.clone(),
-            max_lifetime,
-            created: received,
+            tools,
             created_ms: now_ms(),
         });
+        let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
+        let name = create.name()?.map(str::to_owned);
+        let setup = Setup { model, thinking, name, max_lifetime, deadline, file: None };
         let first = Prompt {
-            text: create.body.clone(),
+            message: Incoming::new(create.body.clone()),
             from,
             reply: Arc::new(TextStream::new(&self.connection, reply.to_string())),
             counters: self.intake.endpoints[0].counters.clone(),
             received,
         };
-        let entry = self.start_session(info, service, first)?;
-        self.sessions.insert(instance_id, entry);
-        Ok(())
+        self.start_session(info, Arc::new(Facts::new(setup)), service, storage, Some(first))
+    }
+
+    /// The tools of a session that names none.
+    fn usual_tools(&self, named: bool) -> Vec<String> {
+        let _ = named;
+        self.config.tools.clone().unwrap_or_else(|| tools::DEFAULT_TOOLS.map(str::to_owned).to_vec())
+    }
+
+    /// Where the session files of a working directory are.
+    fn session_folder(&self, cwd: &Path) -> PathBuf {
+        match self.session_dir() {
+            Some(folder) => folder,
+            None => locate::folder(&self.config.agent_dir.join("sessions"), cwd),
+        }
+    }
+
+    /// The one folder for all session files, if there is one.
+    fn session_dir(&self) -> Option<PathBuf> {
+        self.config.session_dir.clone().or_else(|| self.services.session_dir().map(PathBuf::from))
+    }
+
+    /// Where a new session's transcript is kept.
+    fn storage(&self, create: &Create, cwd: &Path) -> Result<Storage, IntakeError> {
+        if let Some(wanted) = create.resume()? {
+            let root = self.session_dir().unwrap_or_else(|| self.config.agent_dir.join("sessions"));
+            let file = locate::find(&root, cwd, wanted)
+                .map_err(|e| IntakeError::SessionCreateFailed { message: format!("resume {wanted:?}: {e}") })?;
+            let (model, thinking) = (create.model()?.is_none(), create.thinking()?.is_none());
+            return Ok(Storage::Resume { file, model, thinking });
+        }
+        let keep = match create.session_id {
+            Some(_) => create.switch("persist")?.unwrap_or(self.config.persist),
+            None => create.switch("keep")?.unwrap_or(false),
+        };
+        Ok(if keep { Storage::New(self.session_folder(cwd)) } else { Storage::None })
+    }
+
+    /// Brings back the sessions of before the restart.
+    fn restore_sessions(&mut self) {
+        for saved in self.state.as_ref().map(|state| state.sessions()).unwrap_or_default() {
+            let id = saved.id.clone();
+            if let Err(why) = self.restore_session(saved) {
+                log::warn!("session {id} cannot be brought back: {why}");
+            }
+        }
+    }
+
+    fn restore_session(&mut self, saved: SavedSession) -> Result<(), String> {
+        let (model, _) = self.services.resolve(&saved.model).map_err(|e| e.to_string())?;
+        let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
+        let totals = session::settled_totals(&saved.file).unwrap_or_default();
+        let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
+        let service = self.session_service(&saved.id, &saved.cwd, saved.instance_id.clone());
+        let info = Arc::new(Info {
+            id: saved.id,
+            instance_id: saved.instance_id,
+            named: true,
+            cwd: saved.cwd,
+            from: saved.from,
+            tools: saved.tools,
+            created_ms: saved.created_ms,
+        });
+        let facts = Arc::new(Facts::new(Setup {
+            thinking: model.clamp(thinking),
+            model,
+            name: saved.name,
+            max_lifetime: saved.max_lifetime,
+            deadline: left.and_then(|left| Instant::now().checked_add(left)),
+            file: Some(saved.file.clone()),
+        }));
+        if let Some(totals) = &totals {
+            facts.restore(totals);
+        }
+        let storage = Storage::Saved { file: saved.file, totals };
+        self.start_session(info, facts, Some(service), storage, None).map_err(|e| e.summary())
     }
 
     /// The session as discovery shows it.
-    fn session_service(&self, id: &str, cwd: &Path) -> Instance {
+    fn session_service(&self, id: &str, cwd: &Path, instance_id: String) -> Instance {
         let subject = session_subject(&self.config.owner, id);
         let cwd = cwd.to_string_lossy();
         let metadata = Map::from_iter([
@@ -346,10 +463,18 @@ impl Daemon {
             ("cwd".to_string(), json!(cwd)),
         ]);
         let inspect = Endpoint::new("inspect", format!("{subject}.inspect"));
-        Instance::new(format!("{id} — {cwd}"), metadata, vec![Endpoint::new("prompt", subject), inspect])
+        let endpoints = vec![Endpoint::new("prompt", subject), inspect];
+        Instance { id: instance_id, ..Instance::new(format!("{id} — {cwd}"), metadata, endpoints) }
     }
 
-    fn start_session(&self, info: Arc<Info>, service: Option<Instance>, first: Prompt) -> Result<Entry, IntakeError> {
+    fn start_session(
+        &mut self,
+        info: Arc<Info>,
+        facts: Arc<Facts>,
+        service: Option<Instance>,
+        storage: Storage,
+        first: Option<Prompt>,
+    ) -> Result<(), IntakeError> {
         let subjects = match &service {
             None => None,
             Some(service) => {
@@ -358,7 +483,6 @@ impl Daemon {
                 Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)
             }
         };
-        let facts = Arc::new(Facts::new());
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Parts {
             config: self.config.clone(),
@@ -368,6 +492,8 @@ impl Daemon {
             subjects,
             commands: receiver,
             spill_dir: self.spill_root.path().join(&info.instance_id),
+            state: self.state.clone(),
+            storage,
             first,
         };
         let (ended, instance_id) = (self.ended_sender.clone(), info.instance_id.clone());
@@ -382,7 +508,9 @@ impl Daemon {
         if info.named {
             log::info!("session {} started in {}", info.id, info.cwd.display());
         }
-        Ok(Entry { info, facts, commands, service, stoppers: Vec::new(), thread })
+        let instance_id = info.instance_id.clone();
+        self.sessions.insert(instance_id, Entry { info, facts, commands, service, stoppers: Vec::new(), thread });
+        Ok(())
     }
 
     /// A session is over: tells those who waited for that.
@@ -453,6 +581,21 @@ fn start_broker(plan: BrokerPlan) -> Result<Option<Broker>, String> {
         }
         Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
         Err(e) => Err(format!("cannot serve a NATS broker on {}: {e}", plan.listen)),
+    }
+}
+
+/// The memory of sessions over a restart. Without one the daemon serves all the same.
+fn open_state(config: &Config) -> Result<Option<Arc<StateDir>>, Fatal> {
+    let folder = config.state_dir.display();
+    match StateDir::open(&config.state_dir) {
+        Ok(state) => Ok(Some(Arc::new(state))),
+        Err(OpenError::Taken(pid)) => Err(Fatal::Taken(format!(
+            "another nats-pi-bridge (process {pid}) serves the sessions in {folder}; stop it, or set another --state-dir"
+        ))),
+        Err(OpenError::Io(e)) => {
+            log::warn!("sessions will not be kept over a restart: {folder}: {e}");
+            Ok(None)
+        }
     }
 }
 

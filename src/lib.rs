@@ -7,9 +7,12 @@
 
 pub mod cancel;
 pub mod cli;
+pub mod compact;
 pub mod config;
 pub mod daemon;
+pub mod event_log;
 pub mod events;
+pub mod fault;
 pub mod model;
 pub mod nats;
 pub mod nats_context;
@@ -17,8 +20,10 @@ pub mod prompt;
 pub mod reply;
 pub mod session;
 pub mod startup;
+pub mod state_dir;
 pub mod sys;
 pub mod threads;
+pub mod tolerant_json;
 pub mod tools;
 pub mod transcript;
 pub mod turn;

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Ok(Command::Serve(config)) => {
             if let Err(e) = nats_pi_bridge::startup::run(*config) {
                 eprintln!("pi-exec: fatal: {e}");
-                return ExitCode::FAILURE;
+                return ExitCode::from(e.exit_code());
             }
         }
         Err(e) => {

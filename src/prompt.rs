@@ -3,6 +3,7 @@
 //! The same input gives the same text, without a date or anything else that changes by itself, since providers charge less
 //! for a prompt that they have seen before.
 
+pub mod commands;
 mod context_files;
 mod frontmatter;
 pub mod skills;

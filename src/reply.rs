@@ -1,6 +1,7 @@
 //! Where the answer to a prompt goes, whatever wire the prompt came over.
 
 use crate::cancel::Cancel;
+use serde_json::Value;
 use std::fmt;
 
 /// The receiving end of one answer. The turn's thread writes text; the session's actor ends it.
@@ -11,6 +12,19 @@ pub trait Reply: Send + Sync {
     fn flush(&self);
     /// Ends the answer, in success or with an error. Only the first call counts; dropping an answer ends it too.
     fn finish(&self, result: Result<(), ReplyError>);
+    /// Where the answer goes, in a form that can be kept over a restart; `None` if nobody can be reached then.
+    fn address(&self) -> Option<Value> {
+        None
+    }
+}
+
+/// For prompts whose answer nobody waits for; those who listen see it in the events.
+pub struct SilentReply;
+
+impl Reply for SilentReply {
+    fn text(&self, _text: &str, _cancel: &Cancel) {}
+    fn flush(&self) {}
+    fn finish(&self, _result: Result<(), ReplyError>) {}
 }
 
 /// Why an answer is not complete.
@@ -49,6 +63,11 @@ impl ReplyError {
 
     pub fn expired(seconds: u64) -> ReplyError {
         ReplyError::new(409, format!("session expired: its lifetime of {seconds} s is over"))
+    }
+
+    /// What was to be kept cannot be written.
+    pub fn storage(error: &std::io::Error) -> ReplyError {
+        ReplyError::new(500, format!("storage_error: {error}"))
     }
 
     pub fn failed(message: impl Into<String>) -> ReplyError {

@@ -1,6 +1,7 @@
 //! What the process sets up before it serves: the log, limits, signals.
 
 use crate::config::Config;
+use crate::daemon::Fatal;
 use crate::tools::child;
 use crate::{daemon, sys, threads};
 use crossbeam_channel::bounded;
@@ -13,7 +14,7 @@ use std::io::Write;
 ///
 /// # Errors
 /// A text that says what could not be set up.
-pub fn run(config: Config) -> Result<(), String> {
+pub fn run(config: Config) -> Result<(), Fatal> {
     start_log(&config.log);
     for warning in &config.warnings {
         log::warn!("{warning}");

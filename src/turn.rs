@@ -3,25 +3,28 @@
 //! What it does is told upwards as [`Step`]s. It may neither ask the model again nor run a tool before the session's actor
 //! said yes; that is the one place for policy, limits and records.
 
+mod calls;
+mod room;
+mod streaming;
+
 use crate::cancel::Cancel;
+use crate::compact::CompactError;
 use crate::config::Config;
-use crate::events::AgentEvent;
-use crate::model::retry::{self, Verdict};
-use crate::model::{Outcome, Request, Services, Sink, StreamEvent};
-use crate::prompt::{Places, PromptInput, skills, system_prompt, templates};
+use crate::events::{AgentEvent, CompactionReason};
+use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
+use crate::prompt::{Places, PromptInput, commands, skills, system_prompt};
 use crate::reply::Reply;
-use crate::session::Info;
-use crate::tools::{self, Tool, ToolContext, ToolOutput};
-use crate::transcript::{Block, Message, StopReason, ToolResultMessage, ToolSpec, now_ms};
+use crate::session::{Facts, Info};
+use crate::tools::{self, Tool};
+use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage, now_ms};
+use calls::calls;
 use crossbeam_channel::{Sender, bounded};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// A server that asks for a longer pause than this is not waited for, milliseconds (the PI agent's cap).
-const MAX_REQUESTED_DELAY_MS: u64 = 60_000;
+use std::time::Duration;
+use streaming::Streaming;
 
 /// Marks everything that the programs of one session start, by the session's instance id.
 const SESSION_VARIABLE: &str = "NATS_PI_BRIDGE_SESSION";
@@ -34,8 +37,17 @@ pub fn kill_leftovers(info: &Info) {
 /// What a turn tells its session, in order.
 pub enum Step {
     Event(AgentEvent),
-    /// The turn waits for the verdict: true = go on.
-    Gate(Action, Sender<bool>),
+    /// The turn waits for the verdict.
+    Gate(Action, Sender<Verdict>),
+    /// A summary takes the place of the messages before `first_kept`; `entry` is the session file's.
+    Compacted {
+        message: Arc<Message>,
+        first_kept: usize,
+        usage: Usage,
+        entry: Value,
+    },
+    /// The last message is left out of the context.
+    Omitted,
     /// The last step.
     Settled(Settled),
 }
@@ -43,8 +55,49 @@ pub enum Step {
 /// What a turn asks leave for.
 #[derive(Debug)]
 pub enum Action {
+    /// To ask the model again.
     Model,
-    Tool(String),
+    Tool {
+        id: String,
+        name: String,
+    },
+    /// To be done; messages make it go on.
+    Stop,
+}
+
+/// The answer to an [`Action`].
+pub enum Verdict {
+    No,
+    /// Go on, after these messages were taken in.
+    Go(Vec<Incoming>),
+}
+
+/// A message from outside on its way into the transcript.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// Unique in the session.
+    pub id: String,
+    pub text: String,
+    pub images: Vec<Block>,
+    /// A text that calls up a skill or a template is to be replaced by its words.
+    pub expand: bool,
+}
+
+impl Incoming {
+    /// A text as it came from outside.
+    pub fn new(text: String) -> Incoming {
+        Incoming { id: format!("{:016x}", fastrand::u64(..)), text, images: Vec::new(), expand: true }
+    }
+}
+
+/// What a turn has to do.
+pub enum Work {
+    /// Answer these messages.
+    Prompt(Vec<Incoming>),
+    /// Answer what the transcript ends with, because that was interrupted before anything else happened.
+    Continue,
+    /// Make the context smaller, with regard to these words.
+    Compact(Option<String>),
 }
 
 /// How a prompt ended.
@@ -55,31 +108,49 @@ pub enum Settled {
     Aborted,
 }
 
+impl Settled {
+    /// The outcome, as records have it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Settled::Done => "done",
+            Settled::Failed(_) => "failed",
+            Settled::Aborted => "aborted",
+        }
+    }
+}
+
 /// Everything a turn works with.
 pub struct Turn {
     pub config: Arc<Config>,
     pub services: Arc<Services>,
     pub info: Arc<Info>,
+    pub facts: Arc<Facts>,
+    pub model: Arc<Model>,
+    pub thinking: ThinkingLevel,
     pub transcript: Vec<Arc<Message>>,
     pub reply: Arc<dyn Reply>,
     pub cancel: Cancel,
     pub steps: Sender<Step>,
     /// Where tools may put what does not fit into a result.
     pub spill_dir: PathBuf,
+    /// What this run added to the transcript.
+    pub produced: Vec<Arc<Message>>,
 }
 
-/// A tool call of the model, as it stands in its message.
-struct Call {
-    id: String,
-    name: String,
-    arguments: Map<String, Value>,
-    arguments_error: Option<String>,
+/// How far a run has come.
+struct Run {
+    /// The number of the turn, from 0.
+    turn: u64,
+    /// Attempts after the first one, since the last success.
+    attempt: u32,
+    /// The context was made smaller because it was too long, and no answer has come since.
+    recovered: bool,
 }
 
 impl Turn {
     /// Works on one prompt until it settles. Panics inside are caught and count as failures.
-    pub fn run(mut self, prompt: String) {
-        let settled = catch_unwind(AssertUnwindSafe(|| self.work(prompt)))
+    pub fn run(mut self, work: Work) {
+        let settled = catch_unwind(AssertUnwindSafe(|| self.work(work)))
             .unwrap_or_else(|_| Settled::Failed("internal_error: the turn panicked; the session goes on".into()));
         self.emit(AgentEvent::AgentSettled { aborted: settled == Settled::Aborted });
         self.step(Step::Settled(settled));
@@ -94,298 +165,242 @@ impl Turn {
         self.step(Step::Event(event));
     }
 
-    fn gate(&self, action: Action) -> bool {
+    /// Asks for leave; `None` = no.
+    fn gate(&self, action: Action) -> Option<Vec<Incoming>> {
         let (verdict, answer) = bounded(1);
         self.step(Step::Gate(action, verdict));
-        answer.recv().unwrap_or(false)
-    }
-
-    /// Adds a complete message to the transcript.
-    fn add(&mut self, message: Message) {
-        let message = Arc::new(message);
-        self.transcript.push(message.clone());
-        self.emit(AgentEvent::MessageEnd(message));
-    }
-
-    fn work(&mut self, prompt: String) -> Settled {
-        let tools: Vec<&'static dyn Tool> =
-            tools::DEFAULT_TOOLS.iter().filter_map(|name| tools::by_name(name)).collect();
-        let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
-        let places = Places {
-            cwd: &self.info.cwd,
-            agent_dir: &self.config.agent_dir,
-            home: &self.config.home,
-            project_trusted: false,
-        };
-        let skills = skills::discover(&places, &[]);
-        let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
-        let prompt = expand(prompt, &places, &skills);
-        self.emit(AgentEvent::AgentStart);
-        self.emit(AgentEvent::TurnStart);
-        self.add(Message::user(prompt));
-        let mut attempt = 0;
-        let mut approved = true;
-        loop {
-            // The session approved the first request when it started the turn.
-            if !std::mem::take(&mut approved) && !self.gate(Action::Model) {
-                return self.end_run(Settled::Aborted);
-            }
-            let outcome = self.ask(&system, &specs);
-            if outcome.failed() {
-                match self.failed(outcome, &mut attempt) {
-                    Some(settled) => return self.end_run(settled),
-                    None => continue,
-                }
-            }
-            if attempt > 0 {
-                self.emit(AgentEvent::AutoRetryEnd { success: true, attempt, final_error: None });
-                attempt = 0;
-            }
-            let cut = outcome.message.stop_reason == StopReason::Length;
-            let calls = calls(&outcome.message.content);
-            self.add(Message::Assistant(outcome.message));
-            if calls.is_empty() {
-                return self.end_run(Settled::Done);
-            }
-            let results = if cut { calls.iter().map(not_executed).collect() } else { self.execute(calls) };
-            for result in results {
-                self.add(Message::ToolResult(result));
-            }
-            self.emit(AgentEvent::TurnEnd);
-            if self.cancel.is_cancelled() {
-                self.emit(AgentEvent::AgentEnd { will_retry: false });
-                return Settled::Aborted;
-            }
-            self.emit(AgentEvent::TurnStart);
+        match answer.recv() {
+            Ok(Verdict::Go(messages)) => Some(messages),
+            Ok(Verdict::No) | Err(_) => None,
         }
     }
 
-    fn end_run(&self, settled: Settled) -> Settled {
-        self.emit(AgentEvent::TurnEnd);
-        self.emit(AgentEvent::AgentEnd { will_retry: false });
+    /// Adds a complete message to the transcript.
+    fn add(&mut self, message: Message) -> Arc<Message> {
+        let message = Arc::new(message);
+        self.transcript.push(message.clone());
+        self.produced.push(message.clone());
+        self.emit(AgentEvent::MessageEnd(message.clone()));
+        message
+    }
+
+    /// Adds a message that did not stream.
+    fn add_whole(&mut self, message: Message) -> Arc<Message> {
+        self.emit(AgentEvent::MessageStart(Arc::new(message.clone())));
+        self.add(message)
+    }
+
+    fn places(&self) -> Places<'_> {
+        Places {
+            cwd: &self.info.cwd,
+            agent_dir: &self.config.agent_dir,
+            home: &self.config.home,
+            project_trusted: self.config.trusts(&self.info.cwd),
+        }
+    }
+
+    /// Takes a message from outside in.
+    fn take_in(&mut self, incoming: Incoming) {
+        let text = match incoming.expand.then(|| commands::expand(&incoming.text, &self.places())).flatten() {
+            Some(expanded) => expanded.text,
+            None => incoming.text,
+        };
+        let content = if incoming.images.is_empty() {
+            Content::Text(text)
+        } else {
+            Content::Blocks(std::iter::once(Block::text(text)).chain(incoming.images).collect())
+        };
+        self.add_whole(Message::User(UserMessage { content, timestamp: now_ms() }));
+    }
+
+    fn work(&mut self, work: Work) -> Settled {
+        let messages = match work {
+            Work::Prompt(messages) => messages,
+            Work::Continue => Vec::new(),
+            Work::Compact(focus) => {
+                return match self.make_room(CompactionReason::Manual, focus.as_deref(), false) {
+                    Ok(()) => Settled::Done,
+                    Err(CompactError::Cancelled) => Settled::Aborted,
+                    Err(why) => Settled::Failed(why.to_string()),
+                };
+            }
+        };
+        let settled = self.answer(messages);
+        if settled == Settled::Done {
+            self.keep_room();
+        }
+        settled
+    }
+
+    /// Asks the model and runs its tools until it has nothing more to do.
+    fn answer(&mut self, messages: Vec<Incoming>) -> Settled {
+        let tools: Vec<&'static dyn Tool> = self.info.tools.iter().filter_map(|name| tools::by_name(name)).collect();
+        let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
+        let places = self.places();
+        let skills = skills::discover(&places, &[]);
+        let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
+        self.keep_room();
+        let mut run = Run { turn: 0, attempt: 0, recovered: false };
+        self.begin_run(&mut run);
+        messages.into_iter().for_each(|message| self.take_in(message));
+        // The session approved the first request when it started the turn.
+        let mut approved = true;
+        loop {
+            if !std::mem::take(&mut approved) {
+                let Some(messages) = self.gate(Action::Model) else {
+                    return self.end_run(&run, None, Settled::Aborted);
+                };
+                run.recovered &= messages.is_empty();
+                messages.into_iter().for_each(|message| self.take_in(message));
+            }
+            let outcome = self.ask(&system, &specs);
+            let (failed, stop_reason) = (outcome.failed(), outcome.message.stop_reason);
+            let overflow = matches!(stop_reason, StopReason::Error | StopReason::Length)
+                && !outcome.message.has_tool_calls()
+                && is_overflow(&outcome.message, &self.model);
+            if failed || overflow {
+                let settled = if overflow && !self.cancel.is_cancelled() {
+                    self.overflowed(outcome, &mut run)
+                } else {
+                    self.failed(outcome, &mut run)
+                };
+                match settled {
+                    Some(settled) => return settled,
+                    None => continue,
+                }
+            }
+            if run.attempt > 0 {
+                self.emit(AgentEvent::AutoRetryEnd { success: true, attempt: run.attempt, final_error: None });
+                run.attempt = 0;
+            }
+            run.recovered &= stop_reason == StopReason::Length;
+            let calls = calls(&outcome.message.content);
+            let answer = self.add(Message::Assistant(outcome.message));
+            let done = calls.is_empty();
+            let results = if stop_reason == StopReason::Length {
+                calls.iter().map(|call| self.not_executed(call)).collect()
+            } else {
+                self.execute(calls)
+            };
+            let results = results.into_iter().map(|result| self.add_whole(Message::ToolResult(result))).collect();
+            if self.cancel.is_cancelled() {
+                return self.end_run_with(&run, Some(answer), results, Settled::Aborted);
+            }
+            let more = if done { self.gate(Action::Stop).unwrap_or_default() } else { Vec::new() };
+            if done && more.is_empty() {
+                return self.end_run_with(&run, Some(answer), results, Settled::Done);
+            }
+            self.end_turn(&run, Some(answer), results);
+            self.keep_room();
+            run.turn += 1;
+            self.emit(AgentEvent::TurnStart { index: run.turn });
+            run.recovered &= more.is_empty();
+            more.into_iter().for_each(|message| self.take_in(message));
+        }
+    }
+
+    fn begin_run(&mut self, run: &mut Run) {
+        run.turn = 0;
+        self.produced.clear();
+        self.emit(AgentEvent::AgentStart);
+        self.emit(AgentEvent::TurnStart { index: 0 });
+    }
+
+    fn end_turn(&self, run: &Run, message: Option<Arc<Message>>, results: Vec<Arc<Message>>) {
+        self.emit(AgentEvent::TurnEnd { index: run.turn, message, results });
+    }
+
+    fn agent_end(&self, will_retry: bool) -> AgentEvent {
+        AgentEvent::AgentEnd { messages: self.produced.clone(), will_retry }
+    }
+
+    fn end_run(&self, run: &Run, message: Option<Arc<Message>>, settled: Settled) -> Settled {
+        self.end_run_with(run, message, Vec::new(), settled)
+    }
+
+    fn end_run_with(
+        &self,
+        run: &Run,
+        message: Option<Arc<Message>>,
+        results: Vec<Arc<Message>>,
+        settled: Settled,
+    ) -> Settled {
+        self.end_turn(run, message, results);
+        self.emit(self.agent_end(false));
         settled
     }
 
     /// One request, streamed to the caller.
     fn ask(&self, system: &str, tools: &[ToolSpec]) -> Outcome {
         let request = Request {
-            model: &self.info.model,
+            model: &self.model,
             system,
             messages: &self.transcript,
             tools,
-            thinking: self.info.thinking,
-            session_id: &self.info.instance_id,
+            thinking: self.thinking,
+            session_id: Some(&self.info.instance_id),
         };
-        self.services.stream(&request, &self.cancel, &mut Streaming { turn: self })
+        let mut sink = Streaming { turn: self, started: false, delta: None };
+        let outcome = self.services.stream(&request, &self.cancel, &mut sink);
+        sink.finish();
+        if !sink.started {
+            self.emit(AgentEvent::MessageStart(self.empty_answer()));
+        }
+        outcome
+    }
+
+    /// An assistant's message that has just begun.
+    fn empty_answer(&self) -> Arc<Message> {
+        Arc::new(Message::Assistant(AssistantMessage {
+            content: Vec::new(),
+            api: self.model.api.as_str().into(),
+            provider: self.model.provider.clone(),
+            model: self.model.id.clone(),
+            response_model: None,
+            response_id: None,
+            usage: Usage::default(),
+            stop_reason: StopReason::Stop,
+            error_message: None,
+            thinking_level: None,
+            timestamp: now_ms(),
+            duration_ms: None,
+        }))
     }
 
     /// Deals with a failed request: `None` means that it is worth another try, and that the pause for it is over.
     ///
     /// The failed message stays in the transcript as a record; requests leave it out.
-    fn failed(&mut self, outcome: Outcome, attempt: &mut u32) -> Option<Settled> {
+    fn failed(&mut self, outcome: Outcome, run: &mut Run) -> Option<Settled> {
         let error = outcome.message.error_message.clone().unwrap_or_else(|| "the model gave no reason".into());
-        let verdict = retry::verdict(&outcome, &self.info.model);
-        let asked = outcome.failure.as_ref().and_then(|f| f.retry_after).map_or(0, |d| d.as_millis() as u64);
         let aborted = self.cancel.is_cancelled() || outcome.message.stop_reason == StopReason::Aborted;
-        self.add(Message::Assistant(outcome.message));
         let settings = self.services.retry_settings();
-        let again = verdict == Verdict::Retry && settings.enabled && *attempt < settings.max_retries;
-        if aborted || !again || asked > MAX_REQUESTED_DELAY_MS {
-            if *attempt > 0 {
+        let pause = retry::pause_ms(&outcome, &self.model, &settings, run.attempt).filter(|_| !aborted);
+        let message = self.add(Message::Assistant(outcome.message));
+        let Some(delay_ms) = pause else {
+            if run.attempt > 0 {
                 let final_error = if aborted { "Retry cancelled".to_string() } else { error.clone() };
-                let attempt = *attempt;
+                let attempt = run.attempt;
                 self.emit(AgentEvent::AutoRetryEnd { success: false, attempt, final_error: Some(final_error) });
             }
-            return Some(if aborted { Settled::Aborted } else { Settled::Failed(error) });
-        }
-        self.emit(AgentEvent::TurnEnd);
-        self.emit(AgentEvent::AgentEnd { will_retry: true });
-        *attempt += 1;
-        let delay_ms = settings.delay_ms(*attempt).max(asked);
+            let settled = if aborted { Settled::Aborted } else { Settled::Failed(error) };
+            return Some(self.end_run(run, Some(message), settled));
+        };
+        self.end_turn(run, Some(message), Vec::new());
+        self.emit(self.agent_end(true));
+        run.attempt += 1;
         self.emit(AgentEvent::AutoRetryStart {
-            attempt: *attempt,
+            attempt: run.attempt,
             max_attempts: settings.max_retries,
             delay_ms,
             error,
         });
         let cancelled = self.cancel.sleep(Duration::from_millis(delay_ms));
-        self.emit(AgentEvent::AgentStart);
-        self.emit(AgentEvent::TurnStart);
-        cancelled.then_some(Settled::Aborted)
-    }
-
-    /// Runs the calls of one message: prepared in order, run at the same time, answered in order.
-    fn execute(&self, calls: Vec<Call>) -> Vec<ToolResultMessage> {
-        let prepared: Vec<_> = calls
-            .into_iter()
-            .map(|call| {
-                self.emit(AgentEvent::ToolExecutionStart {
-                    id: call.id.clone(),
-                    name: call.name.clone(),
-                    arguments: call.arguments.clone(),
-                });
-                let ready = self.prepare(&call);
-                (call, ready)
-            })
-            .collect();
-        if let [(call, ready)] = prepared.as_slice() {
-            return vec![self.run_tool(call, ready)];
+        if cancelled {
+            let final_error = Some("Retry cancelled".to_string());
+            self.emit(AgentEvent::AutoRetryEnd { success: false, attempt: run.attempt, final_error });
+            return Some(Settled::Aborted);
         }
-        std::thread::scope(|scope| {
-            let running: Vec<_> = prepared
-                .iter()
-                .map(|(call, ready)| {
-                    let work = move || self.run_tool(call, ready);
-                    // Without a thread for it the call runs right here, only not at the same time as the others.
-                    match std::thread::Builder::new().name("tool".into()).spawn_scoped(scope, work) {
-                        Ok(handle) => Ok(handle),
-                        Err(_) => Err(Box::new(self.run_tool(call, ready))),
-                    }
-                })
-                .collect();
-            running
-                .into_iter()
-                .zip(&prepared)
-                .map(|(running, (call, _))| match running {
-                    Ok(handle) => handle
-                        .join()
-                        .unwrap_or_else(|_| result(call, ToolOutput::error("internal_error: the tool panicked"), None)),
-                    Err(done) => *done,
-                })
-                .collect()
-        })
+        self.begin_run(run);
+        None
     }
-
-    /// Finds the tool and checks its arguments, or says what is wrong with the call.
-    fn prepare(&self, call: &Call) -> Result<(&'static dyn Tool, Map<String, Value>), String> {
-        let tool = tools::DEFAULT_TOOLS
-            .contains(&call.name.as_str())
-            .then(|| tools::by_name(&call.name))
-            .flatten()
-            .ok_or_else(|| format!("Tool {} not found", call.name))?;
-        if let Some(error) = &call.arguments_error {
-            return Err(format!("Invalid arguments for tool \"{}\": {error}", call.name));
-        }
-        let arguments = tools::check(tool.spec(), tool.prepare(call.arguments.clone()))?;
-        if !self.gate(Action::Tool(call.name.clone())) || self.cancel.is_cancelled() {
-            return Err("Operation aborted".into());
-        }
-        Ok((tool, arguments))
-    }
-
-    fn run_tool(
-        &self,
-        call: &Call,
-        ready: &Result<(&'static dyn Tool, Map<String, Value>), String>,
-    ) -> ToolResultMessage {
-        let begun = Instant::now();
-        let (output, duration_ms) = match ready {
-            Err(why) => (ToolOutput::error(why), None),
-            Ok((tool, arguments)) => {
-                let output = self.call_tool(*tool, arguments, call);
-                (output, Some(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)))
-            }
-        };
-        self.emit(AgentEvent::ToolExecutionEnd {
-            id: call.id.clone(),
-            name: call.name.clone(),
-            is_error: output.is_error,
-            duration_ms,
-        });
-        result(call, output, duration_ms)
-    }
-
-    fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {
-        let mut environment = self.config.tool_environment.clone();
-        for (name, value) in [
-            (SESSION_VARIABLE, self.info.instance_id.as_str()),
-            ("PI_SESSION_ID", &self.info.id),
-            ("PI_PROVIDER", &self.info.model.provider),
-            ("PI_MODEL", &self.info.model.id),
-            ("PI_REASONING_LEVEL", self.info.thinking.as_str()),
-        ] {
-            environment.push((name.to_string(), value.to_string()));
-        }
-        let update = |partial: ToolOutput| {
-            self.emit(AgentEvent::ToolExecutionUpdate {
-                id: call.id.clone(),
-                name: call.name.clone(),
-                partial: partial.content,
-            });
-        };
-        let context = ToolContext {
-            cwd: &self.info.cwd,
-            cancel: &self.cancel,
-            environment: &environment,
-            spill_dir: &self.spill_dir,
-            images: self.info.model.images,
-            default_timeout: self.config.bash_timeout,
-            on_update: &update,
-        };
-        catch_unwind(AssertUnwindSafe(|| tool.run(arguments, &context)))
-            .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"))
-    }
-}
-
-/// A prompt that calls up a skill or a template becomes its text; anything else stays as it is.
-fn expand(prompt: String, places: &Places<'_>, skills: &[skills::Skill]) -> String {
-    if !prompt.starts_with('/') {
-        return prompt;
-    }
-    skills::expand(&prompt, skills)
-        .or_else(|| templates::expand(&prompt, &templates::discover(places, &[])))
-        .unwrap_or(prompt)
-}
-
-/// Hands the text of an answer to the caller, on the thread that reads it from the model.
-struct Streaming<'a> {
-    turn: &'a Turn,
-}
-
-impl Sink for Streaming<'_> {
-    fn event(&mut self, event: StreamEvent<'_>) {
-        match event {
-            StreamEvent::TextDelta { delta, .. } => self.turn.reply.text(delta, &self.turn.cancel),
-            StreamEvent::Start => self.turn.emit(AgentEvent::MessageStart),
-            _ => {}
-        }
-    }
-
-    fn drained(&mut self) {
-        self.turn.reply.flush();
-    }
-}
-
-fn calls(content: &[Block]) -> Vec<Call> {
-    content
-        .iter()
-        .filter_map(|block| match block {
-            Block::ToolCall { id, name, arguments, arguments_error, .. } => Some(Call {
-                id: id.clone(),
-                name: name.clone(),
-                arguments: arguments.clone(),
-                arguments_error: arguments_error.clone(),
-            }),
-            _ => None,
-        })
-        .collect()
-}
-
-fn result(call: &Call, output: ToolOutput, duration_ms: Option<u64>) -> ToolResultMessage {
-    ToolResultMessage {
-        tool_call_id: call.id.clone(),
-        tool_name: call.name.clone(),
-        content: output.content,
-        details: output.details,
-        is_error: output.is_error,
-        duration_ms,
-        timestamp: now_ms(),
-    }
-}
-
-/// The result of a call whose arguments may have been cut off.
-fn not_executed(call: &Call) -> ToolResultMessage {
-    let text = "The tool call was not executed: the answer hit the output limit, so that its arguments may be incomplete. \
-                Call the tool again, with less in one call.";
-    result(call, ToolOutput::error(text), None)
 }

@@ -30,6 +30,16 @@ pub struct Config {
     pub owner: String,
     pub home: PathBuf,
     pub agent_dir: PathBuf,
+    /// What is remembered of sessions over a restart; private to this owner.
+    pub state_dir: PathBuf,
+    /// Sessions are kept over a restart unless a request says otherwise.
+    pub persist: bool,
+    /// One folder for all session files, in place of the agent's own.
+    pub session_dir: Option<PathBuf>,
+    /// Projects below these folders may say how the agent works; absolute.
+    pub trusted_folders: Vec<PathBuf>,
+    /// The tools of sessions that name none, if they are not the usual ones.
+    pub tools: Option<Vec<String>>,
     pub default_model: Option<String>,
     pub default_thinking: Option<ThinkingLevel>,
     /// Zero means no end.
@@ -45,6 +55,13 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// What `--check` prints.
     pub report: String,
+}
+
+impl Config {
+    /// The operator trusts the project in this folder.
+    pub fn trusts(&self, folder: &Path) -> bool {
+        self.trusted_folders.iter().any(|trusted| folder.starts_with(trusted))
+    }
 }
 
 /// Where and how to serve a broker.
@@ -305,6 +322,16 @@ impl Settings {
         self.text(key).map(|text| expand(text, &self.home))
     }
 
+    fn absolute(&self, key: &str) -> Result<Option<PathBuf>, ConfigError> {
+        let path = self.path(key).map(std::path::absolute).transpose();
+        path.map_err(|e| self.wrong(key, &e.to_string()))
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        let items = self.text(key).unwrap_or_default().split(',').map(|item| item.trim().to_string());
+        items.filter(|item| !item.is_empty()).collect()
+    }
+
     fn wrong(&self, key: &str, why: &str) -> ConfigError {
         match (self.values.get(key), ROWS.iter().find(|row| row.key == key)) {
             (Some(setting), Some(row)) => at(&setting.origin, row, &self.file, why),
@@ -455,8 +482,12 @@ impl Settings {
         if ["password", "token"].iter().any(|key| secrets(key) && self.origin(key).starts_with("--")) {
             warnings.push("a secret on the command line can be seen by every user of this machine".to_string());
         }
-        let names: Vec<String> =
-            self.text("toolEnvironment").unwrap_or_default().split(',').map(|n| n.trim().to_string()).collect();
+        let names = self.list("toolEnvironment");
+        let trusted =
+            self.list("trustedFolders").into_iter().map(|path| std::path::absolute(expand(&path, &self.home)));
+        let trusted_folders =
+            trusted.collect::<Result<_, _>>().map_err(|e| self.wrong("trustedFolders", &e.to_string()))?;
+        let tools = self.text("tools").map(|_| crate::tools::select(&self.list("tools"), &[])).transpose();
         let inherited: Vec<(String, String)> = environment.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let report = self.report(&[
             ("server", servers, server_origin),
@@ -468,9 +499,13 @@ impl Settings {
             context_name: self.text("context").unwrap_or("default").to_string(),
             nats,
             broker,
+            agent_dir: self.absolute("agentDir")?.unwrap_or_default(),
+            state_dir: self.absolute("stateDir")?.unwrap_or_default().join(&owner),
+            persist: self.text("noPersist") != Some("true"),
+            session_dir: self.absolute("sessionDir")?,
+            trusted_folders,
+            tools: tools.map_err(|why| self.wrong("tools", &why))?,
             owner,
-            agent_dir: std::path::absolute(self.path("agentDir").unwrap_or_default())
-                .map_err(|e| self.wrong("agentDir", &e.to_string()))?,
             default_model: self.text("defaultModel").map(str::to_string),
             default_thinking,
             default_max_lifetime: Duration::from_secs(self.number("defaultMaxLifetime")),

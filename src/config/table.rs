@@ -75,6 +75,26 @@ pub const ROWS: &[Row] = &[
     row("agentDir", "--agent-dir", Kind::Path, "DIR", "auth.json, models.json, AGENTS.md of the PI agent")
         .env("PI_CODING_AGENT_DIR")
         .or("~/.pi/agent"),
+    row("stateDir", "--state-dir", Kind::Path, "DIR", "what is remembered of sessions over a restart, per owner")
+        .env("PI_EXEC_STATE_DIR")
+        .or("~/.pi-exec/state"),
+    row("noPersist", "--no-persist", Kind::Switch, "", "keep sessions in memory only, unless a request says otherwise"),
+    row(
+        "sessionDir",
+        "--session-dir",
+        Kind::Path,
+        "DIR",
+        "session files [sessions/ in the agent's folder, by project]",
+    )
+    .env("PI_CODING_AGENT_SESSION_DIR"),
+    row("trustedFolders", "--trust", Kind::List, "DIR[,DIR]", "projects whose own .pi and .agents folders are used"),
+    row(
+        "tools",
+        "--tools",
+        Kind::List,
+        "NAME[,NAME]",
+        "tools of sessions that name none [read,bash,edit,write,question]",
+    ),
     row("defaultModel", "--model", Kind::Text, "SPEC", "model of requests that name none: provider/model[:level]")
         .env("PI_EXEC_DEFAULT_MODEL"),
     row("defaultThinkingLevel", "--thinking", Kind::Text, "LEVEL", "off, minimal, low, medium, high, xhigh or max")

@@ -1,6 +1,7 @@
 //! An answer in the making: what streams in goes to the sink and into the message at the same time.
 
-use super::{Failure, Outcome, Request, Sink, StreamEvent, tolerant_json, usage};
+use super::{Failure, Outcome, Request, Sink, StreamEvent, usage};
+use crate::tolerant_json;
 use crate::transcript::{AssistantMessage, Block, StopReason, Usage, now_ms};
 use serde_json::Map;
 use std::time::Instant;

@@ -117,7 +117,7 @@ struct OutputConfig<'a> {
 pub fn prepare(draft: &Draft<'_>) -> Prepared {
     let model = draft.model;
     let request = draft.request;
-    let cache = Some(CacheControl {
+    let cache = request.session_id.map(|_| CacheControl {
         ttl: (draft.long_cache && model.flag("supportsLongCacheRetention") != Some(false)).then_some("1h"),
     });
     let (thinking, output_config) = thinking(draft);
@@ -159,9 +159,11 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     if !betas.is_empty() {
         headers.push(("anthropic-beta".to_string(), betas.join(",")));
     }
-    if model.flag("sendSessionAffinityHeaders") == Some(true) {
+    if let Some(session_id) = request.session_id
+        && model.flag("sendSessionAffinityHeaders") == Some(true)
+    {
         let name = if model.provider == "openrouter" { "x-session-id" } else { "x-session-affinity" };
-        headers.push((name.to_string(), request.session_id.to_string()));
+        headers.push((name.to_string(), session_id.to_string()));
     }
     configure(&mut headers, draft.authorization);
     Prepared {

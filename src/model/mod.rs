@@ -5,7 +5,7 @@
 //! | which models there are | `catalog`, `definition`, `models_json`, `registry`, `settings` |
 //! | who pays | `credentials`, `secret_value` |
 //! | transport | `http`, `http_watch`, `sse`, `throttle` |
-//! | one request | `services` (the way in), `exchange`, `answer`, `repair`, `usage`, `retry` |
+//! | one request | `services` (the way in), `exchange`, `answer`, `repair`, `usage`, `retry`, `overflow`, `error_words` |
 //! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `openai_responses`, `google`, `offline` |
 
 mod answer;
@@ -15,6 +15,7 @@ mod compat;
 mod config_file;
 mod credentials;
 mod definition;
+mod error_words;
 mod exchange;
 mod google;
 mod http;
@@ -27,6 +28,7 @@ pub mod offline;
 mod openai_completions;
 mod openai_messages;
 mod openai_responses;
+pub mod overflow;
 mod protocol;
 mod registry;
 mod repair;
@@ -36,15 +38,14 @@ mod services;
 mod settings;
 mod sse;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 mod thinking;
 mod throttle;
-mod tolerant_json;
 mod usage;
 
 pub use secret_value::Secret;
 pub use services::Services;
-pub use settings::RetrySettings;
+pub use settings::{QueueMode, QueueModes, RetrySettings, ToolSettings};
 
 use crate::transcript::{AssistantMessage, Message, StopReason, ToolSpec};
 use std::collections::BTreeMap;
@@ -116,8 +117,9 @@ pub struct Request<'a> {
     pub messages: &'a [Arc<Message>],
     pub tools: &'a [ToolSpec],
     pub thinking: ThinkingLevel,
-    /// Identifies the session to the provider's prompt cache.
-    pub session_id: &'a str,
+    /// Identifies the session to the provider's prompt cache. `None` for a request whose prompt will not come again, of
+    /// which nothing is to be cached.
+    pub session_id: Option<&'a str>,
 }
 
 /// What a streaming answer is made of. `index` counts the blocks of the answer.

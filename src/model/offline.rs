@@ -2,7 +2,6 @@
 //! and is used only where `offline/demo` is named. [`DIRECTIVES`] says what its script can do.
 
 use super::answer::{Answer, Failed};
-use super::usage::message_chars;
 use super::{Api, Failure, Model, Rates, Request};
 use crate::cancel::Cancel;
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason};
@@ -189,7 +188,7 @@ impl Offline {
     fn counts(&self, run: &Run<'_>, request: &Request<'_>, times: Option<u32>) -> bool {
         let Some(times) = times else { return true };
         // A retry sends the same prompt again; the next prompt is one more user message.
-        let key = format!("{} {}", request.session_id, run.prompts.len());
+        let key = format!("{} {}", request.session_id.unwrap_or_default(), run.prompts.len());
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let at = failures.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
             if failures.len() >= MAX_COUNTED {
@@ -235,7 +234,7 @@ impl<'a> Run<'a> {
             results: Vec::new(),
             called: 0,
             turn: request.messages.len(),
-            prompt_chars: request.system.len() as u64 + request.messages.iter().map(|m| message_chars(m)).sum::<u64>(),
+            prompt_chars: request.system.len() as u64 + request.messages.iter().map(|m| m.chars()).sum::<u64>(),
         };
         for message in request.messages {
             match &**message {

@@ -1,12 +1,13 @@
 //! The `openai-completions` API: `POST {base}/chat/completions`, answered by server-sent events. Every local server and
 //! most hosted ones speak it, each in its own way: see `compat`.
 
+use super::ThinkingLevel;
 use super::answer::{Answer, Failed};
 use super::compat::{Affinity, Compat, ThinkingFormat};
 use super::openai_messages::{CacheControl, REASONING_FIELDS, Tool, Turn, tools, turns};
 use super::protocol::{Decoder, Draft, Prepared, Progress, Text, configure, provider_error};
 use super::sse::Event;
-use super::{ThinkingLevel, tolerant_json};
+use crate::tolerant_json;
 use crate::transcript::{Block, Message, StopReason, Usage};
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -47,7 +48,8 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     let (model, request) = (draft.model, draft.request);
     let compat = Compat::of(model);
     let long = draft.long_cache && compat.long_cache_retention;
-    let cache = compat.cache_markers.then(|| CacheControl { ttl: long.then_some("1h") });
+    let marked = compat.cache_markers && request.session_id.is_some();
+    let cache = marked.then(|| CacheControl { ttl: long.then_some("1h") });
     let declared = tools(request.tools, &compat, cache);
     let history = || {
         let has_calls = |m: &std::sync::Arc<Message>| matches!(&**m, Message::Assistant(m) if m.has_tool_calls());
@@ -79,8 +81,10 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
         stream_options: compat.usage_in_streaming.then(|| json!({"include_usage": true})),
         store: compat.store.then_some(false),
         tools: (!declared.is_empty() || history()).then_some(declared),
-        prompt_cache_key: (compat.prompt_cache_key || long)
-            .then(|| request.session_id.chars().take(MAX_CACHE_KEY).collect()),
+        prompt_cache_key: request
+            .session_id
+            .filter(|_| compat.prompt_cache_key || long)
+            .map(|id| id.chars().take(MAX_CACHE_KEY).collect()),
         prompt_cache_retention: long.then_some("24h"),
         special,
     };
@@ -92,7 +96,9 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
         Affinity::Openai { session_id: false } => &["x-client-request-id", "x-session-affinity"],
         Affinity::Openrouter => &["x-session-id"],
     };
-    headers.extend(affinity.iter().map(|name| (name.to_string(), request.session_id.to_string())));
+    headers.extend(
+        request.session_id.iter().flat_map(|id| affinity.iter().map(|name| (name.to_string(), id.to_string()))),
+    );
     configure(&mut headers, draft.authorization);
     Prepared {
         url: format!("{}/chat/completions", model.base_url),

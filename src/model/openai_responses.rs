@@ -5,7 +5,8 @@ use super::ids::{sanitize, short_hash};
 use super::openai_messages::result_text;
 use super::protocol::{Decoder, Draft, Prepared, Progress, Text, configure, quoted};
 use super::sse::Event;
-use super::{Model, ThinkingLevel, tolerant_json};
+use super::{Model, ThinkingLevel};
+use crate::tolerant_json;
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolResultMessage, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -38,7 +39,8 @@ struct Body<'a> {
     reasoning: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     include: Option<[&'static str; 1]>,
-    prompt_cache_key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_cache_key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_cache_retention: Option<&'static str>,
 }
@@ -151,14 +153,16 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
         tools: tools.collect(),
         reasoning,
         include: include.then_some(["reasoning.encrypted_content"]),
-        prompt_cache_key: request.session_id.chars().take(MAX_ID).collect(),
+        prompt_cache_key: request.session_id.map(|id| id.chars().take(MAX_ID).collect()),
         prompt_cache_retention: long.then_some("24h"),
     };
     let mut headers = draft.headers("authorization");
     headers.push(("accept".to_string(), "text/event-stream".to_string()));
     let affinity: &[&str] =
         if model.provider == "openrouter" { &["x-session-id"] } else { &["session-id", "x-client-request-id"] };
-    headers.extend(affinity.iter().map(|name| (name.to_string(), request.session_id.to_string())));
+    headers.extend(
+        request.session_id.iter().flat_map(|id| affinity.iter().map(|name| (name.to_string(), id.to_string()))),
+    );
     configure(&mut headers, draft.authorization);
     Prepared {
         url: format!("{}/responses", model.base_url),

@@ -5,19 +5,36 @@ use super::Model;
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolResultMessage, UserMessage};
 use std::sync::Arc;
 
-const USER_IMAGE: &str = "(image omitted: model does not support images)";
-const TOOL_IMAGE: &str = "(tool image omitted: model does not support images)";
+/// What stands in place of images.
+#[derive(Clone, Copy)]
+struct Remarks {
+    of_user: &'static str,
+    of_tool: &'static str,
+}
+
+const BLIND: Remarks = Remarks {
+    of_user: "(image omitted: model does not support images)",
+    of_tool: "(tool image omitted: model does not support images)",
+};
+const BLOCKED: Remarks = Remarks { of_user: "Image reading is disabled.", of_tool: "Image reading is disabled." };
 const NO_RESULT: &str = "No result provided";
 
-/// The messages to send. `foreign_id` brings the id of another model's tool call into a form that this API takes.
-pub fn repair(messages: &[Arc<Message>], model: &Model, foreign_id: fn(&str) -> String) -> Vec<Arc<Message>> {
+/// The messages to send, without images if they are to be blocked or the model takes none. `foreign_id` brings the id of
+/// another model's tool call into a form that this API takes.
+pub fn repair(
+    messages: &[Arc<Message>],
+    model: &Model,
+    block_images: bool,
+    foreign_id: fn(&str) -> String,
+) -> Vec<Arc<Message>> {
+    let remarks = if block_images { Some(BLOCKED) } else { (!model.images).then_some(BLIND) };
     let mut out = Vec::with_capacity(messages.len());
     let mut pending: Vec<Pending> = Vec::new();
     for message in messages {
         match &**message {
             Message::User(user) => {
                 settle(&mut pending, &mut out);
-                out.push(fit_user(message, user, model));
+                out.push(fit_user(message, user, remarks));
             }
             // Half an answer would only confuse, and its tool calls never ran.
             Message::Assistant(m) if matches!(m.stop_reason, StopReason::Error | StopReason::Aborted) => {}
@@ -40,7 +57,7 @@ pub fn repair(messages: &[Arc<Message>], model: &Model, foreign_id: fn(&str) -> 
                 // A result without its call is refused by every provider.
                 if let Some(at) = pending.iter().position(|call| call.id == result.tool_call_id) {
                     let call = pending.remove(at);
-                    out.push(fit_result(message, result, model, call.sent));
+                    out.push(fit_result(message, result, remarks, call.sent));
                 }
             }
         }
@@ -79,22 +96,31 @@ fn settle(pending: &mut Vec<Pending>, out: &mut Vec<Arc<Message>>) {
     }
 }
 
-fn fit_user(message: &Arc<Message>, user: &UserMessage, model: &Model) -> Arc<Message> {
-    match &user.content {
-        Content::Blocks(blocks) if !model.images && has_images(blocks) => {
-            let content = Content::Blocks(without_images(blocks, USER_IMAGE));
+/// `remarks` take the place of images; without them, images stay.
+fn fit_user(message: &Arc<Message>, user: &UserMessage, remarks: Option<Remarks>) -> Arc<Message> {
+    match (&user.content, remarks) {
+        (Content::Blocks(blocks), Some(remarks)) if has_images(blocks) => {
+            let content = Content::Blocks(without_images(blocks, remarks.of_user));
             Arc::new(Message::User(UserMessage { content, timestamp: user.timestamp }))
         }
         _ => message.clone(),
     }
 }
 
-fn fit_result(message: &Arc<Message>, result: &ToolResultMessage, model: &Model, id: String) -> Arc<Message> {
-    let blind = !model.images && has_images(&result.content);
-    if !blind && result.tool_call_id == id {
+fn fit_result(
+    message: &Arc<Message>,
+    result: &ToolResultMessage,
+    remarks: Option<Remarks>,
+    id: String,
+) -> Arc<Message> {
+    let remarks = remarks.filter(|_| has_images(&result.content));
+    if remarks.is_none() && result.tool_call_id == id {
         return message.clone();
     }
-    let content = if blind { without_images(&result.content, TOOL_IMAGE) } else { result.content.clone() };
+    let content = match remarks {
+        Some(remarks) => without_images(&result.content, remarks.of_tool),
+        None => result.content.clone(),
+    };
     Arc::new(Message::ToolResult(ToolResultMessage { tool_call_id: id, content, details: None, ..result.clone() }))
 }
 
@@ -155,7 +181,7 @@ fn fit_assistant(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::test_support::test_model;
+    use crate::model::test_support::{test_messages, test_model};
     use serde_json::{Value, json};
 
     fn upper(id: &str) -> String {
@@ -193,7 +219,7 @@ mod tests {
                 .collect();
             parts.join(",")
         };
-        repair(&messages, model, upper)
+        repair(&messages, model, false, upper)
             .iter()
             .map(|m| match &**m {
                 Message::User(UserMessage { content: Content::Text(text), .. }) => format!("user {text}"),
@@ -277,5 +303,18 @@ mod tests {
         for (name, model, messages, expected) in cases {
             assert_eq!(run(&model, &messages), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn images_can_be_blocked_whatever_the_model_takes() {
+        let image = json!({"type":"image","data":"AA==","mimeType":"image/png"});
+        let messages = test_messages(json!([
+            {"role":"user","content":[image],"timestamp":1},
+            assistant("m", "toolUse", json!([call("c")])),
+            result("c", json!([image])),
+        ]));
+        let sent = format!("{:?}", repair(&messages, &test_model(), true, upper));
+        assert_eq!(sent.matches("Image reading is disabled.").count(), 2);
+        assert!(!sent.contains("image/png"), "{sent}");
     }
 }

@@ -3,16 +3,17 @@
 //! The facts come first (HTTP status, a wait that the server asked for). Many servers say it only in words, so the words
 //! are matched too: without regard to case, against tables, with the exceptions first.
 
-use super::{Model, Outcome};
-use crate::transcript::{StopReason, Usage};
+use super::error_words::matches_any;
+use super::overflow::is_overflow;
+use super::{Model, Outcome, RetrySettings};
+use crate::transcript::StopReason;
 
 /// What an outcome calls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The same request may succeed later.
     Retry,
-    /// The context is too long. A failed request may succeed after compaction; an answer that came all the same
-    /// (stop reason `stop`) is to be kept.
+    /// The context is too long, see [`is_overflow`].
     Overflow,
     /// Nothing to be done: success, a cancelled request, or an error that will stay.
     Final,
@@ -21,37 +22,38 @@ pub enum Verdict {
 /// What this outcome of a request to `model` calls for.
 pub fn verdict(outcome: &Outcome, model: &Model) -> Verdict {
     let message = &outcome.message;
-    match message.stop_reason {
-        StopReason::Error => {
-            let text = message.error_message.as_deref().unwrap_or("").to_lowercase();
-            let facts = outcome.failure.clone().unwrap_or_default();
-            failed(&text, facts.status, facts.retry_after.is_some())
-        }
-        StopReason::Stop | StopReason::Length if overflowed(&message.usage, message.stop_reason, model) => {
-            Verdict::Overflow
-        }
-        _ => Verdict::Final,
+    if is_overflow(message, model) {
+        return Verdict::Overflow;
     }
+    if message.stop_reason != StopReason::Error {
+        return Verdict::Final;
+    }
+    let text = message.error_message.as_deref().unwrap_or("").to_lowercase();
+    let facts = outcome.failure.clone().unwrap_or_default();
+    failed(&text, facts.status, facts.retry_after.is_some())
 }
 
-/// Some providers cut an overlong prompt and answer; some answer nothing.
-fn overflowed(usage: &Usage, reason: StopReason, model: &Model) -> bool {
-    let prompt = usage.input.saturating_add(usage.cache_read);
-    match reason {
-        StopReason::Stop => prompt > model.context_window,
-        _ => usage.output == 0 && prompt >= model.context_window / 100 * 99 && prompt > 0,
+/// How long to wait before the request is sent again, in milliseconds, where `attempts` retries were made already.
+/// `None` if it is not worth another try.
+///
+/// A wait that the server asks for is honoured up to the limit of the settings: what is left of a longer one is waited
+/// for after the next attempt. One that is longer than all attempts together means "not today".
+pub fn pause_ms(outcome: &Outcome, model: &Model, settings: &RetrySettings, attempts: u32) -> Option<u64> {
+    let left = settings.max_retries.saturating_sub(attempts);
+    if !settings.enabled || left == 0 || verdict(outcome, model) != Verdict::Retry {
+        return None;
     }
+    let asked = outcome.failure.as_ref().and_then(|f| f.retry_after).unwrap_or_default();
+    let asked = u64::try_from(asked.as_millis()).unwrap_or(u64::MAX);
+    let longest = settings.max_requested_delay_ms;
+    // The last attempt may wait once more, before it sends anything.
+    let all = longest.saturating_mul(u64::from(left) + 1);
+    (asked <= all).then(|| settings.delay_ms(attempts + 1).max(asked.min(longest)))
 }
 
 /// `text` is in lower case.
 fn failed(text: &str, status: Option<u16>, asked_to_wait: bool) -> Verdict {
-    let any = |patterns: &[&str]| patterns.iter().any(|pattern| matches(text, pattern));
-    // A limit on the rate also speaks of too many tokens.
-    let rate = matches!(status, Some(429)) || any(NO_OVERFLOW);
-    if !rate && (status == Some(413) || any(OVERFLOW)) {
-        return Verdict::Overflow;
-    }
-    if any(NEVER) {
+    if matches_any(text, NEVER) {
         return Verdict::Final;
     }
     match status {
@@ -59,7 +61,11 @@ fn failed(text: &str, status: Option<u16>, asked_to_wait: bool) -> Verdict {
         Some(401 | 403 | 404) if !asked_to_wait => return Verdict::Final,
         _ => {}
     }
-    if asked_to_wait || any(RETRY) || has_retryable_number(text) { Verdict::Retry } else { Verdict::Final }
+    if asked_to_wait || matches_any(text, RETRY) || has_retryable_number(text) {
+        Verdict::Retry
+    } else {
+        Verdict::Final
+    }
 }
 
 /// Limits that waiting does not lift.
@@ -78,49 +84,6 @@ const NEVER: &[&str] = &[
     "\"code\":\"1308\"",
     "\"code\": 1308",
     "\"code\": \"1308\"",
-];
-
-/// Words that look like an overlong prompt and mean something else.
-const NO_OVERFLOW: &[&str] = &["^throttling error:", "^service unavailable:", "rate?limit", "too many requests"];
-
-/// `?` stands for one character or none, `#` for a number, `*` for a few words, `^` for the beginning.
-const OVERFLOW: &[&str] = &[
-    "prompt is too long",
-    "prompt too long",
-    "prompt exceeds max length",
-    "request_too_large",
-    "input is too long for requested model",
-    "exceeds the context window",
-    "exceeds the maximum context length",
-    "exceeds maximum context length",
-    "exceeds the model's maximum context length",
-    "exceeds model's maximum context length",
-    "context window exceeded",
-    "input token count*exceeds the maximum",
-    "maximum prompt length is #",
-    "reduce the length of the messages",
-    "maximum context length is # tokens",
-    "exceeds maximum allowed input length of # tokens",
-    "exceeds the maximum allowed input length of # tokens",
-    "input (# tokens) is longer than the model's context length (# tokens)",
-    "exceeds the limit of #",
-    "exceeds the available context size",
-    "greater than the context length",
-    "context window exceeds limit",
-    "exceeded model token limit",
-    "too large for model with # maximum context length",
-    "prompt has # tokens, but the configured context size is # tokens",
-    "model_context_window_exceeded",
-    "exceeded context length",
-    "exceeded max context length",
-    "range of input length should be",
-    "context?length?exceeded",
-    "too many tokens",
-    "token limit exceeded",
-    "^413",
-    "api error (413):",
-    "^400*status code (no body)",
-    "^413*status code (no body)",
 ];
 
 const RETRY: &[&str] = &[
@@ -191,32 +154,6 @@ const RETRY_NUMBERS: &[&str] = &["429", "500", "502", "503", "504", "520", "524"
 
 fn has_retryable_number(text: &str) -> bool {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| RETRY_NUMBERS.contains(&word))
-}
-
-/// How far apart the two sides of a `*` may be, in bytes.
-const MAX_GAP: usize = 200;
-
-/// Whether the pattern is somewhere in `text`, or at its beginning if the pattern begins with `^`.
-fn matches(text: &str, pattern: &str) -> bool {
-    let text = text.as_bytes();
-    match pattern.strip_prefix('^') {
-        Some(pattern) => matches_here(text, pattern.as_bytes()),
-        None => (0..text.len()).any(|at| matches_here(&text[at..], pattern.as_bytes())),
-    }
-}
-
-fn matches_here(text: &[u8], pattern: &[u8]) -> bool {
-    let Some((&symbol, pattern)) = pattern.split_first() else { return true };
-    match symbol {
-        b'?' => matches_here(text, pattern) || !text.is_empty() && matches_here(&text[1..], pattern),
-        b'#' => {
-            let length = text.iter().take_while(|b| b.is_ascii_digit() || matches!(b, b',' | b'.' | b'_')).count();
-            text.first().is_some_and(u8::is_ascii_digit)
-                && (1..=length).rev().any(|n| matches_here(&text[n..], pattern))
-        }
-        b'*' => (0..=text.len().min(MAX_GAP)).any(|n| matches_here(&text[n..], pattern)),
-        symbol => text.first() == Some(&symbol) && matches_here(&text[1..], pattern),
-    }
 }
 
 #[cfg(test)]

@@ -9,11 +9,12 @@ use super::models_json::ModelsJson;
 use super::protocol::{Draft, Protocol};
 use super::registry::Registry;
 use super::repair::repair;
-use super::settings::{RetrySettings, Settings};
+use super::settings::{QueueModes, RetrySettings, Settings, ToolSettings};
 use super::throttle::Throttle;
 use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, catalog, offline, usage};
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
+use crate::transcript::compaction::CompactionSettings;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,6 +59,26 @@ impl Services {
     /// When a failed request is tried again.
     pub fn retry_settings(&self) -> RetrySettings {
         self.settings().retry()
+    }
+
+    /// When the context of a session with this model is compacted, and how much of it is kept.
+    pub fn compaction_settings(&self, model: &Model) -> CompactionSettings {
+        self.settings().compaction(model)
+    }
+
+    /// How the queues of messages that wait for a running session are emptied.
+    pub fn queue_modes(&self) -> QueueModes {
+        self.settings().queue_modes()
+    }
+
+    /// What the settings say about tools.
+    pub fn tool_settings(&self) -> ToolSettings {
+        self.settings().tools()
+    }
+
+    /// Where the settings want session files to be, as it is written there.
+    pub fn session_dir(&self) -> Option<String> {
+        self.settings().session_dir.clone()
     }
 
     /// The user's models. A broken file concerns only those that are not in the catalog.
@@ -157,7 +178,7 @@ impl Services {
         let model = request.model;
         let user = self.user_models(model).map_err(|e| Failed::new(e.to_string()))?;
         let authorization = self.credentials.authorize(model, &user).map_err(|e| Failed::new(e.to_string()))?;
-        let messages = repair(request.messages, model, protocol.foreign_id);
+        let messages = repair(request.messages, model, settings.block_images(), protocol.foreign_id);
         let prepared = (protocol.prepare)(&Draft {
             request,
             model,
@@ -165,7 +186,8 @@ impl Services {
             authorization: &authorization,
             max_tokens: usage::max_tokens(request),
             budgets: settings.thinking_budgets,
-            long_cache: (self.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
+            long_cache: request.session_id.is_some()
+                && (self.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
         });
         let idle = settings.idle_timeout();
         let exchange = Exchange {

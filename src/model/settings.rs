@@ -1,17 +1,24 @@
 //! `settings.json`: what of PI's settings concerns models and requests.
 
-use super::ThinkingLevel;
 use super::exchange::RetryPolicy;
 use super::jsonc;
 use super::thinking::Budgets;
+use super::{Model, ThinkingLevel};
+use crate::transcript::compaction::CompactionSettings;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a server may be silent where nothing is configured; PI's default.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The longest wait that a server may ask for where nothing is configured; PI's default.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Tokens that are kept free for the next answer, and tokens of recent messages that a compaction keeps; PI's defaults.
+const RESERVE_TOKENS: u64 = 16_384;
+const KEEP_RECENT_TOKENS: u64 = 20_000;
+/// With PI's defaults nothing could ever be compacted in a small window, so each of them is at most this part of it.
+const SMALL_WINDOW_PART: u64 = 4;
 /// Stands for "no limit", which is written as 0 or "disabled": every wait here has an end.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
@@ -26,6 +33,59 @@ pub struct Settings {
     pub thinking_budgets: Budgets,
     http_idle_timeout_ms: Option<Value>,
     retry: Retry,
+    compaction: Compaction,
+    steering_mode: QueueMode,
+    follow_up_mode: QueueMode,
+    images: Images,
+    shell_path: Option<String>,
+    shell_command_prefix: Option<String>,
+    /// Where session files are; as it is written, so that `~` is for the reader to resolve.
+    pub session_dir: Option<String>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Images {
+    auto_resize: Option<bool>,
+    block_images: bool,
+}
+
+/// What the settings say about tools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolSettings {
+    /// The program that runs commands, in place of bash.
+    pub shell: Option<PathBuf>,
+    /// Runs before each command, in the same shell.
+    pub command_prefix: Option<String>,
+    /// Images that are too large for models are made smaller.
+    pub resize_images: bool,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Compaction {
+    enabled: Option<bool>,
+    reserve_tokens: Option<u64>,
+    keep_recent_tokens: Option<u64>,
+    /// The two numbers, by `provider/id`.
+    model_overrides: Map<String, Value>,
+}
+
+/// How many waiting messages are taken at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum QueueMode {
+    #[default]
+    #[serde(rename = "one-at-a-time")]
+    OneAtATime,
+    #[serde(rename = "all")]
+    All,
+}
+
+/// How a session's two queues are emptied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueModes {
+    pub steering: QueueMode,
+    pub follow_up: QueueMode,
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -45,6 +105,8 @@ pub struct RetrySettings {
     pub max_retries: u32,
     base_delay_ms: u64,
     max_delay_ms: u64,
+    /// The longest wait that a server may ask for.
+    pub max_requested_delay_ms: u64,
 }
 
 impl RetrySettings {
@@ -82,7 +144,39 @@ impl Settings {
             max_retries: self.retry.max_retries.unwrap_or(3),
             base_delay_ms: self.retry.base_delay_ms.unwrap_or(2000),
             max_delay_ms: self.retry.max_agent_delay_ms.unwrap_or(60_000),
+            max_requested_delay_ms: u64::try_from(self.retry_policy().longest_wait.as_millis()).unwrap_or(u64::MAX),
         }
+    }
+
+    /// When the context of a session with this model is compacted, and how much of it is kept.
+    pub fn compaction(&self, model: &Model) -> CompactionSettings {
+        let own = self.compaction.model_overrides.get(&model.spec());
+        let number = |key: &str, all: Option<u64>, default: u64| {
+            let own = own.and_then(|own| own.get(key)).and_then(Value::as_u64);
+            own.or(all).unwrap_or(default.min(model.context_window / SMALL_WINDOW_PART))
+        };
+        CompactionSettings {
+            enabled: self.compaction.enabled.unwrap_or(true),
+            reserve_tokens: number("reserveTokens", self.compaction.reserve_tokens, RESERVE_TOKENS),
+            keep_recent_tokens: number("keepRecentTokens", self.compaction.keep_recent_tokens, KEEP_RECENT_TOKENS),
+        }
+    }
+
+    /// Images are kept from models.
+    pub fn block_images(&self) -> bool {
+        self.images.block_images
+    }
+
+    pub fn tools(&self) -> ToolSettings {
+        ToolSettings {
+            shell: self.shell_path.as_ref().map(PathBuf::from),
+            command_prefix: self.shell_command_prefix.clone(),
+            resize_images: self.images.auto_resize.unwrap_or(true),
+        }
+    }
+
+    pub fn queue_modes(&self) -> QueueModes {
+        QueueModes { steering: self.steering_mode, follow_up: self.follow_up_mode }
     }
 
     /// When a refused request is sent again at once.
@@ -112,6 +206,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::test_support::test_model;
 
     #[test]
     fn pauses_double_up_to_a_limit() {
@@ -121,6 +216,52 @@ mod tests {
         };
         assert_eq!(delays("{}"), [2000, 4000, 8000, 60_000]);
         assert_eq!(delays(r#"{"retry":{"baseDelayMs":5,"maxAgentDelayMs":15}}"#), [5, 10, 15, 15]);
+    }
+
+    #[test]
+    fn room_is_kept_by_the_settings_of_all_or_of_the_model() {
+        let all = r#"{"compaction":{"enabled":false,"reserveTokens":1000,"keepRecentTokens":2000}}"#;
+        let own = r#"{"compaction":{"reserveTokens":1000,"modelOverrides":{"p/m":{"reserveTokens":7},"p/n":{"keepRecentTokens":8}}}}"#;
+        for (text, window, enabled, reserve_tokens, keep_recent_tokens) in [
+            ("{}", 200_000, true, 16_384, 20_000),
+            ("{}", 32_000, true, 8000, 8000),
+            (all, 32_000, false, 1000, 2000),
+            (own, 200_000, true, 7, 20_000),
+        ] {
+            let settings = Settings::parse(text).expect("it parses");
+            let model = Model { context_window: window, ..test_model() };
+            let expected = CompactionSettings { enabled, reserve_tokens, keep_recent_tokens };
+            assert_eq!(settings.compaction(&model), expected, "{text} {window}");
+        }
+    }
+
+    #[test]
+    fn queues_are_emptied_one_at_a_time_unless_told_otherwise() {
+        use QueueMode::{All, OneAtATime};
+        for (text, steering, follow_up) in [
+            ("{}", OneAtATime, OneAtATime),
+            (r#"{"steeringMode":"all","followUpMode":"one-at-a-time"}"#, All, OneAtATime),
+            (r#"{"followUpMode":"all"}"#, OneAtATime, All),
+        ] {
+            let modes = Settings::parse(text).expect("it parses").queue_modes();
+            assert_eq!(modes, QueueModes { steering, follow_up }, "{text}");
+        }
+        assert!(Settings::parse(r#"{"steeringMode":"some"}"#).is_err());
+    }
+
+    #[test]
+    fn tools_are_set_up() {
+        let text = r#"{"shellPath":"/bin/zsh","shellCommandPrefix":"set -e","images":{"autoResize":false,"blockImages":true}}"#;
+        let own = Settings::parse(text).expect("it parses");
+        let expected = ToolSettings {
+            shell: Some("/bin/zsh".into()),
+            command_prefix: Some("set -e".into()),
+            resize_images: false,
+        };
+        assert_eq!((own.tools(), own.block_images()), (expected, true));
+        let usual = Settings::default();
+        let expected = ToolSettings { shell: None, command_prefix: None, resize_images: true };
+        assert_eq!((usual.tools(), usual.block_images()), (expected, false));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::secret_value::Secret;
 use super::sse::Events;
 use super::thinking::Budgets;
 use super::{Api, Model, Outcome, Rates, Request, Sink, StreamEvent, ThinkingLevel};
-use crate::transcript::{Message, ToolSpec};
+use crate::transcript::{AssistantMessage, Message, ToolSpec};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -35,7 +35,13 @@ pub fn test_model() -> Model {
 
 /// A request without tools.
 pub fn test_request<'a>(model: &'a Model, messages: &'a [Arc<Message>]) -> Request<'a> {
-    Request { model, system: "", messages, tools: &[], thinking: ThinkingLevel::Off, session_id: "s1" }
+    Request { model, system: "", messages, tools: &[], thinking: ThinkingLevel::Off, session_id: Some("s1") }
+}
+
+/// An answer of `model` without content.
+pub fn answered(model: &Model) -> AssistantMessage {
+    let mut recorder = Recorder::default();
+    Answer::new(&test_request(model, &[]), &mut recorder).message
 }
 
 /// Messages in the form of session files.

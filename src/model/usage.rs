@@ -1,14 +1,12 @@
 //! What a request costs, and how long its answer may be.
 
 use super::{Model, Request};
-use crate::transcript::{Block, Content, Cost, Message, StopReason, Usage};
+use crate::transcript::{Cost, Message, StopReason, Usage};
 
 /// Every estimate of a prompt's tokens may be too low by so many at least.
 const MIN_MARGIN: u64 = 4096;
 /// Below so many tokens for the answer, the margin is given up first.
 const MIN_ROOM: u64 = 32_768;
-/// What an image counts for, in characters.
-const IMAGE_CHARS: u64 = 4800;
 
 /// Fills in the total and the cost of `usage`, by the model's rates.
 pub fn price(model: &Model, usage: &mut Usage) {
@@ -55,34 +53,13 @@ fn estimate(request: &Request<'_>) -> u64 {
         _ => None,
     });
     let (from, tokens) = counted.unwrap_or((0, 0));
-    let mut chars: u64 = request.messages[from..].iter().map(|m| message_chars(m)).sum();
+    let mut chars: u64 = request.messages[from..].iter().map(|m| m.chars()).sum();
     if from == 0 {
         chars += request.system.len() as u64;
         chars +=
             request.tools.iter().map(|t| (t.description.len() + t.parameters.to_string().len()) as u64).sum::<u64>();
     }
     tokens.saturating_add(chars * 2 / 7)
-}
-
-/// A message's length in bytes of text, which is what its characters are counted by here: near enough, and cheap.
-pub fn message_chars(message: &Message) -> u64 {
-    let blocks = match message {
-        Message::User(m) => match &m.content {
-            Content::Text(text) => return text.len() as u64,
-            Content::Blocks(blocks) => blocks,
-        },
-        Message::Assistant(m) => &m.content,
-        Message::ToolResult(m) => &m.content,
-    };
-    let chars = |block: &Block| match block {
-        Block::Text { text, .. } => text.len() as u64,
-        Block::Thinking { thinking, .. } => thinking.len() as u64,
-        Block::ToolCall { name, arguments, .. } => {
-            (name.len() + serde_json::to_string(arguments).map_or(0, |json| json.len())) as u64
-        }
-        Block::Image { .. } => IMAGE_CHARS,
-    };
-    blocks.iter().map(chars).sum()
 }
 
 #[cfg(test)]
@@ -137,7 +114,7 @@ mod tests {
                 messages: &messages,
                 tools: &[],
                 thinking: ThinkingLevel::Off,
-                session_id: "s",
+                session_id: Some("s"),
             };
             assert_eq!(max_tokens(&request), expected, "{window} {limit} {prompt_tokens}");
         }

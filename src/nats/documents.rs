@@ -1,7 +1,7 @@
 //! The JSON documents about sessions: rows of `list`, and `inspect`.
 
-use crate::nats::micro::timestamp;
 use crate::session::{Facts, Info};
+use crate::transcript::iso_time;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
 
@@ -35,6 +35,7 @@ pub fn session_subject(owner: &str, id: &str) -> String {
 /// One row of `list`.
 pub fn summary(owner: &str, info: &Info, facts: &Facts, now: Instant) -> Value {
     let [input, output, cache_read, cache_write] = facts.tokens();
+    let setup = facts.setup();
     let mut row = Map::new();
     let mut put = |key: &str, value: Value| row.insert(key.to_string(), value);
     put("sessionId", json!(info.id));
@@ -42,16 +43,23 @@ pub fn summary(owner: &str, info: &Info, facts: &Facts, now: Instant) -> Value {
         put("subject", json!(session_subject(owner, &info.id)));
     }
     put("cwd", json!(info.cwd.to_string_lossy()));
-    put("model", json!(info.model.spec()));
-    put("thinkingLevel", json!(info.thinking.as_str()));
+    put("model", json!(setup.model.spec()));
+    put("thinkingLevel", json!(setup.thinking.as_str()));
     put("state", json!(if facts.running() { "running" } else { "idle" }));
+    if let Some(name) = &setup.name {
+        put("name", json!(name));
+    }
+    if let Some(file) = &setup.file {
+        put("sessionFile", json!(file.to_string_lossy()));
+    }
     put("activeRequest", json!(facts.running()));
     put("queuedRequests", json!(facts.queued()));
-    put("maxLifetime", seconds(info.max_lifetime.as_secs_f64()));
-    let left = info.deadline().map(|end| end.saturating_duration_since(now).as_secs_f64().ceil());
+    put("pendingMessages", json!(facts.pending()));
+    put("maxLifetime", seconds(setup.max_lifetime.as_secs_f64()));
+    let left = setup.deadline.map(|end| end.saturating_duration_since(now).as_secs_f64().ceil());
     put("remainingLifetime", left.map_or(Value::Null, seconds));
-    put("createdAt", json!(timestamp(info.created_ms)));
-    put("lastActivity", json!(timestamp(facts.last_activity_ms())));
+    put("createdAt", json!(iso_time(info.created_ms)));
+    put("lastActivity", json!(iso_time(facts.last_activity_ms())));
     put("prompts", json!(facts.prompts()));
     put("errors", json!(facts.errors()));
     put(
@@ -83,7 +91,7 @@ pub fn inspection(owner: &str, info: &Info, facts: &Facts, activity: &Activity, 
         .map_or(Value::Null, |p| json!({"from": p.from, "runningMs": p.running_ms, "toolCalls": p.tool_calls}));
     document["messages"] = json!(activity.messages);
     document["contextTokens"] = json!(activity.context_tokens);
-    document["contextWindow"] = json!(info.model.context_window);
+    document["contextWindow"] = json!(facts.setup().model.context_window);
     document["lastError"] = json!(activity.last_error);
     document
 }

@@ -221,6 +221,47 @@ impl Create {
         self.text("model")
     }
 
+    /// The session file to go on with: its path, its session's id, or the beginning of that.
+    ///
+    /// # Errors
+    /// `invalid_request` for another type than string, and for a very long one.
+    pub fn resume(&self) -> Result<Option<&str>, IntakeError> {
+        self.text("resume")
+    }
+
+    /// A name for people.
+    ///
+    /// # Errors
+    /// `invalid_request` for another type than string, and for a very long one.
+    pub fn name(&self) -> Result<Option<&str>, IntakeError> {
+        self.text("name")
+    }
+
+    /// The tools asked for, as `tools::select` takes them.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything but a list of strings.
+    pub fn tools(&self) -> Result<Option<Vec<String>>, IntakeError> {
+        let Some(value) = self.option("tools") else { return Ok(None) };
+        let names = value.as_array().map(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
+        names
+            .flatten()
+            .map(Some)
+            .ok_or_else(|| IntakeError::InvalidRequest { message: "tools must be a list of names".into() })
+    }
+
+    /// A switch that the request sets.
+    ///
+    /// # Errors
+    /// `invalid_request` for another type than boolean.
+    pub fn switch(&self, key: &str) -> Result<Option<bool>, IntakeError> {
+        match self.option(key) {
+            None => Ok(None),
+            Some(Value::Bool(on)) => Ok(Some(*on)),
+            Some(_) => Err(IntakeError::InvalidRequest { message: format!("{key} must be true or false") }),
+        }
+    }
+
     /// The thinking level asked for.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! NATS micro services (ADR-32): one responder that answers discovery for every instance of the daemon.
 
 use super::shared::random_token;
-use crate::transcript::now_ms;
+use crate::transcript::{iso_time, now_ms};
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -101,7 +101,7 @@ pub struct Instance {
 
 impl Instance {
     pub fn new(description: String, metadata: Map<String, Value>, endpoints: Vec<Endpoint>) -> Instance {
-        Instance { id: new_id(), description, metadata, endpoints, started: timestamp(now_ms()) }
+        Instance { id: new_id(), description, metadata, endpoints, started: iso_time(now_ms()) }
     }
 
     /// The reply to a discovery request.
@@ -161,11 +161,6 @@ pub fn new_id() -> String {
     random_token::<22>()
 }
 
-/// RFC 3339 in UTC with milliseconds, such as `2026-01-02T03:04:05.678Z`.
-pub fn timestamp(unix_ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(unix_ms).map(|t| format!("{t:.3}")).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +199,5 @@ mod tests {
         assert_eq!(instance.document(Verb::Ping)["type"], "io.nats.micro.v1.ping_response");
         assert_eq!(instance.document(Verb::Info)["description"], "intake");
         assert_eq!(instance.id.len(), 22);
-        assert_eq!(timestamp(1_700_000_000_120), "2023-11-14T22:13:20.120Z");
     }
 }

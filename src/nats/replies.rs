@@ -5,7 +5,7 @@ use crate::nats::{Connection, Message, PublishError};
 use crate::reply::{Reply, ReplyError};
 use crate::threads;
 use crossbeam_channel::bounded;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -257,6 +257,16 @@ impl Reply for TextStream {
     fn finish(&self, result: Result<(), ReplyError>) {
         self.end(result);
     }
+
+    fn address(&self) -> Option<Value> {
+        Some(json!({"text": self.0.subject}))
+    }
+}
+
+/// The reply that [`Reply::address`] told of, after a restart.
+pub fn reply_to(connection: &Connection, address: &Value) -> Option<Arc<dyn Reply>> {
+    let subject = address.get("text")?.as_str()?;
+    Some(Arc::new(TextStream::new(connection, subject.to_owned())))
 }
 
 impl Drop for Shared {

@@ -3,10 +3,11 @@
 use crate::nats::documents::session_subject;
 use crate::nats::intake;
 use crate::nats::micro::{Counters, QUEUE_GROUP};
-use crate::nats::replies::{TextStream, send_document};
+use crate::nats::replies::{TextStream, reply_to, send_document};
 use crate::nats::{Connection, Message, PublishError, Subscription};
 use crate::reply::{Reply, ReplyError};
 use crate::session::Prompt;
+use crate::turn::Incoming;
 use crossbeam_channel::{Receiver, bounded};
 use serde_json::Value;
 use std::sync::Arc;
@@ -82,6 +83,11 @@ impl SessionSubjects {
         self.reader.read(message)
     }
 
+    /// Where the answer to a prompt of before a restart goes.
+    pub fn reply_to(&self, address: &Value) -> Option<Arc<dyn Reply>> {
+        reply_to(&self.connection, address)
+    }
+
     /// Answers an inspection.
     pub fn answer_inspect(&self, reply: &str, document: &Value) {
         let begun = Instant::now();
@@ -122,7 +128,7 @@ impl Reader {
         counters.count_request();
         match intake::parse_prompt(&message.payload) {
             Ok(request) => SessionRequest::Prompt(Prompt {
-                text: request.text,
+                message: Incoming::new(request.text),
                 from: request.from,
                 reply,
                 counters,

@@ -16,6 +16,8 @@ pub struct Template {
     /// What to write after the name; empty if it does not say.
     pub argument_hint: String,
     pub body: String,
+    /// The file that it comes from, absolute.
+    pub file: PathBuf,
 }
 
 /// The templates of the user, of the project if it is trusted, and of `extra` folders or files, in this order. Of several
@@ -36,7 +38,7 @@ pub fn discover(places: &Places<'_>, extra: &[PathBuf]) -> Vec<Template> {
             continue;
         }
         match read(&path) {
-            Ok(text) => templates.push(parse(name, &text)),
+            Ok(text) => templates.push(parse(name, &text, path)),
             Err(error) => log::warn!("the template in {} is left out: {error}", path.display()),
         }
     }
@@ -51,13 +53,14 @@ fn markdown_in(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-fn parse(name: String, text: &str) -> Template {
+fn parse(name: String, text: &str, file: PathBuf) -> Template {
     let (mut head, body) = frontmatter::parse(text);
     Template {
         name,
         description: head.remove("description").unwrap_or_default(),
         argument_hint: head.remove("argument-hint").unwrap_or_default(),
         body: body.trim().to_owned(),
+        file,
     }
 }
 

@@ -2,9 +2,10 @@
 
 use crate::model::{Model, ThinkingLevel};
 use crate::transcript::{Usage, now_ms};
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a session was created with; never changes.
@@ -15,29 +16,36 @@ pub struct Info {
     /// A named session stays until it is stopped or expires; another one ends with its only prompt.
     pub named: bool,
     pub cwd: PathBuf,
-    pub model: Arc<Model>,
-    pub thinking: ThinkingLevel,
     /// The label that the creator gave itself.
     pub from: Option<String>,
-    /// Zero means no end.
-    pub max_lifetime: Duration,
-    pub created: Instant,
+    /// Names of the tools that the model is offered.
+    pub tools: Vec<String>,
     /// Unix time in milliseconds.
     pub created_ms: i64,
 }
 
-impl Info {
+/// What of a session can be changed while it lives.
+#[derive(Clone)]
+pub struct Setup {
+    pub model: Arc<Model>,
+    pub thinking: ThinkingLevel,
+    /// A name for people; not the id.
+    pub name: Option<String>,
+    /// From creation or from the last extension; zero means no end.
+    pub max_lifetime: Duration,
     /// When the session has to end.
-    pub fn deadline(&self) -> Option<Instant> {
-        if self.max_lifetime.is_zero() { None } else { self.created.checked_add(self.max_lifetime) }
-    }
+    pub deadline: Option<Instant>,
+    /// Where the transcript is kept; absent = nowhere.
+    pub file: Option<PathBuf>,
 }
 
 /// Figures that the session keeps up to date and others read at any time.
-#[derive(Debug, Default)]
 pub struct Facts {
+    setup: Mutex<Setup>,
     running: AtomicBool,
     queued: AtomicUsize,
+    pending: AtomicUsize,
+    listeners: AtomicUsize,
     prompts: AtomicU64,
     errors: AtomicU64,
     input: AtomicU64,
@@ -50,10 +58,41 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub fn new() -> Facts {
-        let facts = Facts::default();
-        facts.touch();
-        facts
+    pub fn new(setup: Setup) -> Facts {
+        Facts {
+            setup: Mutex::new(setup),
+            running: AtomicBool::default(),
+            queued: AtomicUsize::default(),
+            pending: AtomicUsize::default(),
+            listeners: AtomicUsize::default(),
+            prompts: AtomicU64::default(),
+            errors: AtomicU64::default(),
+            input: AtomicU64::default(),
+            output: AtomicU64::default(),
+            cache_read: AtomicU64::default(),
+            cache_write: AtomicU64::default(),
+            cost: AtomicU64::default(),
+            last_activity_ms: AtomicI64::new(now_ms()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Setup> {
+        self.setup.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is in force now.
+    pub fn setup(&self) -> Setup {
+        self.lock().clone()
+    }
+
+    /// Changes what is in force. Only the session's own thread does so.
+    pub fn change(&self, change: impl FnOnce(&mut Setup)) {
+        change(&mut self.lock());
+    }
+
+    /// When the session has to end.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.lock().deadline
     }
 
     /// Something happened just now.
@@ -67,6 +106,20 @@ impl Facts {
 
     pub fn set_queued(&self, prompts: usize) {
         self.queued.store(prompts, Relaxed);
+    }
+
+    /// Messages that wait to be taken into a running prompt.
+    pub fn set_pending(&self, messages: usize) {
+        self.pending.store(messages, Relaxed);
+    }
+
+    pub fn set_listeners(&self, listeners: usize) {
+        self.listeners.store(listeners, Relaxed);
+    }
+
+    /// Somebody listens, so that even the smallest events are worth telling.
+    pub fn listened_to(&self) -> bool {
+        self.listeners.load(Relaxed) > 0
     }
 
     pub fn count_prompt(&self) {
@@ -93,6 +146,11 @@ impl Facts {
         self.queued.load(Relaxed)
     }
 
+    /// Messages that wait to be taken into a running prompt.
+    pub fn pending(&self) -> usize {
+        self.pending.load(Relaxed)
+    }
+
     pub fn prompts(&self) -> u64 {
         self.prompts.load(Relaxed)
     }
@@ -111,8 +169,63 @@ impl Facts {
         self.cost.load(Relaxed) as f64 / 1e9
     }
 
+    /// The figures of all prompts so far, to be kept over a restart.
+    pub fn totals(&self, messages: usize) -> Value {
+        let [input, output, cache_read, cache_write] = self.tokens();
+        json!({"prompts": self.prompts(), "errors": self.errors(), "input": input, "output": output,
+            "cacheRead": cache_read, "cacheWrite": cache_write, "cost": self.cost(), "messages": messages})
+    }
+
+    /// Takes up figures that [`Facts::totals`] made.
+    pub fn restore(&self, totals: &Value) {
+        for (figure, key) in [
+            (&self.prompts, "prompts"),
+            (&self.errors, "errors"),
+            (&self.input, "input"),
+            (&self.output, "output"),
+            (&self.cache_read, "cacheRead"),
+            (&self.cache_write, "cacheWrite"),
+        ] {
+            figure.store(totals[key].as_u64().unwrap_or_default(), Relaxed);
+        }
+        let cost = totals["cost"].as_f64().unwrap_or_default();
+        self.cost.store((cost.max(0.0) * 1e9).round() as u64, Relaxed);
+    }
+
+    /// Takes up what a session file says about the requests in it.
+    pub fn restore_usage(&self, usage: &Usage) {
+        for figure in [&self.input, &self.output, &self.cache_read, &self.cache_write, &self.cost] {
+            figure.store(0, Relaxed);
+        }
+        self.add_usage(usage);
+    }
+
     /// Unix time in milliseconds.
     pub fn last_activity_ms(&self) -> i64 {
         self.last_activity_ms.load(Relaxed)
     }
+}
+
+/// The session in the fields of the side channel's registry.
+pub fn state(info: &Info, facts: &Facts) -> Map<String, Value> {
+    let setup = facts.setup();
+    let mut state = Map::new();
+    let mut put = |key: &str, value: Value| state.insert(key.to_string(), value);
+    put("cwd", json!(info.cwd.to_string_lossy()));
+    put("sessionId", json!(info.id));
+    if let Some(file) = &setup.file {
+        put("sessionFile", json!(file.to_string_lossy()));
+    }
+    // Clients choose sessions by name, so one without a name goes by its id.
+    put("sessionName", json!(setup.name.as_ref().unwrap_or(&info.id)));
+    put("model", model_facts(&setup.model));
+    put("thinkingLevel", json!(setup.thinking.as_str()));
+    put("isIdle", json!(!facts.running()));
+    put("hasPendingMessages", json!(facts.queued() + facts.pending() > 0));
+    state
+}
+
+/// A model as events and states name it.
+pub fn model_facts(model: &Model) -> Value {
+    json!({"provider": model.provider, "id": model.id, "name": model.name})
 }

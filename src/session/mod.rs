@@ -3,39 +3,55 @@
 //! It never does anything that can hang, so that a stop, an inspection or "queue full" is answered in one step of its
 //! loop even while a tool has been stuck for an hour. What can hang happens in the turn's thread (see `turn`).
 
+pub mod control;
+mod controls;
 mod facts;
+mod memory;
+mod opening;
+mod prompts;
 mod queue;
+mod recovery;
+mod waiting;
 
 use crate::cancel::Cancel;
 use crate::config::Config;
+use crate::event_log::{EventLog, EventSink, Settings};
 use crate::events::AgentEvent;
 use crate::model::Services;
-use crate::nats::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
 use crate::nats::micro::Counters;
 use crate::nats::session_subjects::{SessionRequest, SessionSubjects};
 use crate::reply::{Reply, ReplyError};
-use crate::threads::{self, Thread};
+use crate::state_dir::StateDir;
+use crate::threads::Thread;
 use crate::transcript::{Message, StopReason};
-use crate::turn::{self, Action, Settled, Step, Turn};
-use crossbeam_channel::{Receiver, Sender, bounded, never, select};
-pub use facts::{Facts, Info};
+use crate::turn::{self, Action, Incoming, Settled, Step, Verdict};
+use control::{ControlRequest, Respond};
+use crossbeam_channel::{Receiver, Sender, never, select};
+pub use facts::{Facts, Info, Setup, model_facts, state};
+use memory::Memory;
+pub use opening::Storage;
 use queue::Queue;
+pub use recovery::settled_totals;
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use waiting::Waiting;
 
-/// Steps of a turn that may be under way; a turn that is faster than its session waits.
-const STEPS: usize = 64;
 /// How long a cancelled turn may take to settle before the session goes on without it. Only name lookup and connecting
 /// cannot be interrupted.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A session that did nothing for so long keeps its transcript in its file only (reliability goal C2).
+const SLEEPS_AFTER: Duration = Duration::from_secs(600);
 /// With no deadline at hand the loop looks around this often, which costs nothing and hides no wake-up that got lost.
 const LOOK_AROUND: Duration = Duration::from_secs(3600);
 
 /// A prompt that was accepted.
 pub struct Prompt {
-    pub text: String,
+    pub message: Incoming,
     /// The label that the caller gave itself.
     pub from: Option<String>,
     pub reply: Arc<dyn Reply>,
@@ -44,12 +60,13 @@ pub struct Prompt {
     pub received: Instant,
 }
 
-/// What the daemon tells a session.
+/// What the daemon and its clients tell a session.
 pub enum Command {
     /// End now, and tell why to those who wait.
     End(EndReason),
     /// Take nothing more, finish the prompt that is running, then end.
     Drain,
+    Control(Box<ControlRequest>),
 }
 
 /// Why a session ends.
@@ -73,12 +90,17 @@ pub struct Parts {
     pub commands: Receiver<Command>,
     /// Where tools may put what does not fit into a result; removed with the session.
     pub spill_dir: PathBuf,
-    /// The prompt that the session was created with.
-    pub first: Prompt,
+    /// The daemon's memory of its sessions.
+    pub state: Option<Arc<StateDir>>,
+    pub storage: Storage,
+    /// The prompt that the session was created with; none after a restart.
+    pub first: Option<Prompt>,
 }
 
 /// The prompt that is being worked on.
 struct Running {
+    /// The messages from outside that it answers.
+    ids: Vec<String>,
     from: Option<String>,
     reply: Arc<dyn Reply>,
     counters: Arc<Counters>,
@@ -88,6 +110,12 @@ struct Running {
     cancel: Cancel,
     steps: Receiver<Step>,
     thread: Thread,
+    /// What could not be written, which is why it is ended.
+    storage_error: Option<String>,
+    /// Those who wait for its end after an abort.
+    aborters: Vec<Respond>,
+    /// Whoever asked for a compaction, which this is.
+    compaction: Option<Respond>,
 }
 
 struct Session {
@@ -98,11 +126,22 @@ struct Session {
     subjects: Option<SessionSubjects>,
     commands: Receiver<Command>,
     spill_dir: PathBuf,
-    transcript: Vec<Arc<Message>>,
+    memory: Memory,
+    state: Option<Arc<StateDir>>,
     context_tokens: u64,
     last_error: Option<String>,
+    /// The session file's entry of the latest compaction.
+    last_compaction: Option<Value>,
+    /// Prompts that wait for their turn.
     queue: Queue,
+    steering: Waiting,
+    follow_up: Waiting,
     running: Option<Running>,
+    /// Ids of the messages that the turn was given and that are not yet in the transcript.
+    taken: VecDeque<String>,
+    idle_since: Instant,
+    log: EventLog,
+    listeners: Vec<Arc<dyn EventSink>>,
     /// Tools ran, so that there may be something to clean up.
     used_tools: bool,
     draining: bool,
@@ -120,9 +159,13 @@ enum Event {
 
 /// Lives as long as the session: its first prompt, then those of its subjects, until it ends.
 pub fn run(parts: Parts) {
-    let first = parts.first;
+    let (first, storage) = (parts.first, parts.storage);
     let mut session = Session {
         queue: Queue::new(parts.config.max_queue),
+        steering: Waiting::default(),
+        follow_up: Waiting::default(),
+        log: EventLog::new(Settings::default(), &parts.info.id, parts.spill_dir.join("events.jsonl")),
+        listeners: Vec::new(),
         config: parts.config,
         services: parts.services,
         info: parts.info,
@@ -130,15 +173,35 @@ pub fn run(parts: Parts) {
         subjects: parts.subjects,
         commands: parts.commands,
         spill_dir: parts.spill_dir,
-        transcript: Vec::new(),
+        memory: Memory::default(),
+        state: parts.state,
+        taken: VecDeque::new(),
+        idle_since: Instant::now(),
         context_tokens: 0,
+        last_compaction: None,
         last_error: None,
         running: None,
         used_tools: false,
         draining: false,
     };
-    session.accept(first);
-    let reason = session.serve();
+    let reason = match (session.open(storage), first) {
+        (Ok(()), first) => {
+            if let Some(first) = first {
+                session.accept(first);
+            }
+            session.serve()
+        }
+        (Err(e), Some(first)) => {
+            session.refuse_prompt(&first, ReplyError::storage(&e));
+            EndReason::Finished
+        }
+        (Err(e), None) => {
+            // The session stays, and every prompt is told why it is of no use, until somebody stops it.
+            log::error!("session {}: its file cannot be used: {e}", session.info.id);
+            session.last_error = Some(ReplyError::storage(&e).message);
+            session.serve()
+        }
+    };
     session.end(reason);
 }
 
@@ -155,7 +218,9 @@ impl Session {
     fn next_event(&self) -> Event {
         let steps = self.running.as_ref().map_or_else(never, |r| r.steps.clone());
         let requests = self.subjects.as_ref().map_or_else(never, |s| s.requests().clone());
-        let wait = self.info.deadline().map_or(LOOK_AROUND, |end| end.saturating_duration_since(Instant::now()));
+        let sleep = (self.running.is_none() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
+        let next = self.facts.deadline().into_iter().chain(sleep).min();
+        let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
         select! {
             recv(steps) -> step => step.map_or(Event::TurnLost, Event::Step),
             recv(requests) -> request => request.map_or(Event::Tick, Event::Request),
@@ -169,14 +234,29 @@ impl Session {
         match event {
             Event::Command(Command::End(reason)) => return ControlFlow::Break(reason),
             Event::Command(Command::Drain) => self.drain(),
+            Event::Command(Command::Control(request)) => self.control(request.control, request.respond),
             Event::Request(message) => self.request(*message),
             Event::Step(Step::Event(event)) => self.note(event),
             Event::Step(Step::Gate(action, verdict)) => self.judge(&action, &verdict),
+            Event::Step(Step::Compacted { message, first_kept, usage, entry }) => {
+                self.facts.add_usage(&usage);
+                let written = self.memory.compacted(message, first_kept, &entry);
+                self.check_written(written);
+                self.last_compaction = Some(entry);
+            }
+            Event::Step(Step::Omitted) => {
+                let written = self.memory.omit_last();
+                self.check_written(written);
+            }
             Event::Step(Step::Settled(settled)) => self.settle(settled),
             Event::TurnLost => self.settle(Settled::Failed("internal_error: the turn is gone".into())),
-            Event::Tick => {}
+            Event::Tick => {
+                if self.running.is_none() && self.idle_since.elapsed() >= SLEEPS_AFTER {
+                    self.memory.sleep();
+                }
+            }
         }
-        if self.info.deadline().is_some_and(|end| end <= Instant::now()) {
+        if self.facts.deadline().is_some_and(|end| end <= Instant::now()) {
             return ControlFlow::Break(EndReason::Expired);
         }
         match (&self.running, self.info.named, self.draining) {
@@ -200,86 +280,21 @@ impl Session {
         }
     }
 
-    fn accept(&mut self, prompt: Prompt) {
-        self.facts.touch();
-        if self.draining {
-            return self.refuse_prompt(&prompt, ReplyError::shutting_down());
-        }
-        if let Err(prompt) = self.queue.push(prompt) {
-            return self.refuse_prompt(&prompt, ReplyError::queue_full(self.queue.len()));
-        }
-        self.facts.count_prompt();
-        self.start_next();
-    }
-
-    /// Ends an answer with an error, and counts it.
-    fn refuse(&mut self, reply: &dyn Reply, counters: &Counters, error: ReplyError) {
-        counters.count_error(error.status, &error.message);
-        self.facts.count_error();
-        self.last_error = Some(error.message.clone());
-        reply.finish(Err(error));
-    }
-
-    /// Ends the answer to a prompt that never began.
-    fn refuse_prompt(&mut self, prompt: &Prompt, error: ReplyError) {
-        prompt.counters.add_time(prompt.received.elapsed());
-        self.refuse(&*prompt.reply, &prompt.counters, error);
-    }
-
-    fn start_next(&mut self) {
-        while self.running.is_none() {
-            let Some(prompt) = self.queue.pop() else { break };
-            let (steps, receiver) = bounded(STEPS);
-            let cancel = Cancel::new();
-            let turn = Turn {
-                config: self.config.clone(),
-                services: self.services.clone(),
-                info: self.info.clone(),
-                transcript: self.transcript.clone(),
-                reply: prompt.reply.clone(),
-                cancel: cancel.clone(),
-                steps,
-                spill_dir: self.spill_dir.clone(),
-            };
-            let text = prompt.text;
-            let name = format!("t-{}", self.info.id);
-            match threads::spawn(&name, threads::TURN_STACK, move || turn.run(text)) {
-                Ok(thread) => {
-                    self.running = Some(Running {
-                        from: prompt.from,
-                        reply: prompt.reply,
-                        counters: prompt.counters,
-                        received: prompt.received,
-                        started: Instant::now(),
-                        tool_calls: 0,
-                        cancel,
-                        steps: receiver,
-                        thread,
-                    });
-                }
-                Err(e) => {
-                    let error = ReplyError::busy(&format!("no thread for the prompt: {e}"));
-                    self.refuse(&*prompt.reply, &prompt.counters, error);
-                }
-            }
-        }
-        self.facts.set_queued(self.queue.len());
-        self.facts.set_running(self.running.is_some());
-    }
-
-    /// Keeps what an event says about the session.
+    /// Keeps what an event says about the session, and tells it to those who listen.
     fn note(&mut self, event: AgentEvent) {
         log::trace!("session {}: {}", self.info.id, event.name());
         self.facts.touch();
-        match event {
+        match &event {
             AgentEvent::MessageEnd(message) => {
-                if let Message::Assistant(answer) = &*message {
+                if let Message::Assistant(answer) = &**message {
                     self.facts.add_usage(&answer.usage);
                     if !matches!(answer.stop_reason, StopReason::Error | StopReason::Aborted) {
                         self.context_tokens = answer.usage.total_tokens;
                     }
                 }
-                self.transcript.push(message);
+                let accepted = if matches!(**message, Message::User(_)) { self.taken.pop_front() } else { None };
+                let written = self.memory.push(message.clone(), accepted.as_deref());
+                self.check_written(written);
             }
             AgentEvent::ToolExecutionStart { name, .. } => {
                 log::debug!("session {}: tool {name}", self.info.id);
@@ -296,57 +311,54 @@ impl Session {
             }
             _ => {}
         }
+        self.publish(&event);
     }
 
-    /// The verdict on what the turn wants to do next. As long as the session is not ending it is yes.
-    fn judge(&self, action: &Action, verdict: &Sender<bool>) {
+    /// What cannot be kept must not go on happening.
+    fn check_written(&mut self, written: io::Result<()>) {
+        let Err(error) = &written else { return };
+        log::error!("session {}: {error}", self.info.id);
+        if let Some(running) = &mut self.running {
+            running.storage_error = Some(ReplyError::storage(error).message);
+            running.cancel.cancel();
+        }
+    }
+
+    /// Tells an event to those who listen, and keeps it for those who ask later.
+    fn publish(&mut self, event: &AgentEvent) {
+        let envelope = self.log.publish(event.name(), event.to_json(), !self.listeners.is_empty());
+        let before = self.listeners.len();
+        self.listeners.retain(|listener| listener.event(&envelope));
+        if self.listeners.len() != before {
+            self.facts.set_listeners(self.listeners.len());
+        }
+    }
+
+    /// The verdict on what the turn wants to do next, with the messages that are to be taken in first. It is yes as long as
+    /// what has to be on disk is there.
+    fn judge(&mut self, action: &Action, verdict: &Sender<Verdict>) {
         log::trace!("session {}: leave for {action:?}", self.info.id);
-        // A turn that does not wait for its verdict any more was cancelled.
-        let _ = verdict.try_send(true);
-    }
-
-    fn settle(&mut self, settled: Settled) {
-        let Some(running) = self.running.take() else { return };
-        running.counters.add_time(running.received.elapsed());
-        // The next prompt is on its way, and what others see of the session is true, before the caller hears the end.
-        self.start_next();
-        self.facts.touch();
-        match settled {
-            Settled::Done => running.reply.finish(Ok(())),
-            Settled::Failed(error) => self.refuse(&*running.reply, &running.counters, ReplyError::failed(error)),
-            Settled::Aborted => {
-                self.refuse(&*running.reply, &running.counters, ReplyError::failed("the prompt was aborted"));
+        let modes = self.services.queue_modes();
+        let messages = match action {
+            Action::Tool { id, name } => {
+                let written = self.memory.intends(id, name);
+                self.check_written(written);
+                Vec::new()
             }
-        }
-    }
-
-    fn drain(&mut self) {
-        self.draining = true;
-        for prompt in self.queue.take_all() {
-            self.refuse_prompt(&prompt, ReplyError::shutting_down());
-        }
-        self.facts.set_queued(0);
-    }
-
-    fn inspection(&self) -> serde_json::Value {
-        let now = Instant::now();
-        let millis = |since: Instant| u64::try_from(now.duration_since(since).as_millis()).unwrap_or(u64::MAX);
-        let activity = Activity {
-            current: self.running.as_ref().map(|r| CurrentPrompt {
-                from: r.from.clone(),
-                running_ms: millis(r.started),
-                tool_calls: r.tool_calls,
-            }),
-            queue: self
-                .queue
-                .iter()
-                .map(|p| QueuedPrompt { from: p.from.clone(), waiting_ms: millis(p.received), bytes: p.text.len() })
-                .collect(),
-            messages: self.transcript.len(),
-            context_tokens: self.context_tokens,
-            last_error: self.last_error.clone(),
+            Action::Model => self.steering.take(modes.steering),
+            Action::Stop if self.steering.len() > 0 => self.steering.take(modes.steering),
+            Action::Stop => self.follow_up.take(modes.follow_up),
         };
-        documents::inspection(&self.config.owner, &self.info, &self.facts, &activity, now)
+        let Some(running) = &mut self.running else { return };
+        let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
+        running.ids.extend(ids.iter().cloned());
+        let answer = if running.storage_error.is_some() { Verdict::No } else { Verdict::Go(messages) };
+        // A turn that does not wait for its verdict any more was cancelled.
+        let _ = verdict.try_send(answer);
+        if !ids.is_empty() {
+            self.taken.extend(ids);
+            self.queues_changed();
+        }
     }
 
     /// Ends the session: every stream gets its end, no child process and no file of the session stays behind.
@@ -354,6 +366,7 @@ impl Session {
         if let Some(running) = self.running.take() {
             running.cancel.cancel();
             let settled = self.wait_for_settlement(&running);
+            self.record_settled(&running.ids, "ended");
             running.counters.add_time(running.received.elapsed());
             self.refuse(&*running.reply, &running.counters, self.farewell(reason));
             if settled {
@@ -362,12 +375,19 @@ impl Session {
                 log::warn!("session {}: its turn is stuck and was left behind", self.info.id);
                 running.thread.abandon();
             }
+            let farewell = self.farewell(reason);
+            running.compaction.into_iter().for_each(|respond| respond(Err(farewell.clone())));
+            for respond in running.aborters {
+                respond(Ok(self.state_answer("abort")));
+            }
         }
-        for prompt in self.queue.take_all() {
-            self.refuse_prompt(&prompt, self.farewell(reason));
-        }
+        self.refuse_queue(&self.farewell(reason));
         self.facts.set_running(false);
-        self.facts.set_queued(0);
+        if reason != EndReason::ShutDown
+            && let Some(state) = &self.state
+        {
+            state.forget(&self.info.id);
+        }
         if let Some(subjects) = self.subjects.take() {
             for prompt in subjects.close() {
                 self.refuse_prompt(&prompt, self.farewell(reason));
@@ -391,6 +411,7 @@ impl Session {
                 Ok(Step::Settled(_)) => return true,
                 Ok(Step::Event(event)) => self.note(event),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
+                Ok(Step::Compacted { .. } | Step::Omitted) => {}
                 Err(e) => return e.is_disconnected(),
             }
         }
@@ -399,7 +420,7 @@ impl Session {
     fn farewell(&self, reason: EndReason) -> ReplyError {
         match reason {
             EndReason::Stopped | EndReason::Finished => ReplyError::stopped(),
-            EndReason::Expired => ReplyError::expired(self.info.max_lifetime.as_secs()),
+            EndReason::Expired => ReplyError::expired(self.facts.setup().max_lifetime.as_secs()),
             EndReason::ShutDown => ReplyError::shutting_down(),
         }
     }

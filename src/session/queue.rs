@@ -17,16 +17,18 @@ impl Queue {
         self.prompts.len()
     }
 
-    /// Adds a prompt at the end.
-    ///
-    /// # Errors
-    /// The prompt, if the queue is full.
-    pub fn push(&mut self, prompt: Prompt) -> Result<(), Box<Prompt>> {
-        if self.prompts.len() >= self.limit {
-            return Err(Box::new(prompt));
-        }
+    /// Adds a prompt at the front.
+    pub fn push_first(&mut self, prompt: Prompt) {
+        self.prompts.push_front(prompt);
+    }
+
+    /// Adds a prompt at the end. Whether there is room is asked before a prompt is accepted.
+    pub fn push_last(&mut self, prompt: Prompt) {
         self.prompts.push_back(prompt);
-        Ok(())
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.prompts.len() >= self.limit
     }
 
     pub fn pop(&mut self) -> Option<Prompt> {

@@ -152,9 +152,11 @@ fn execute(
     let (pipe, writer) = io::pipe()?;
     // One pipe for both keeps what was printed in order. Nothing here may need code to run in the child before the new
     // program, since that would cost a copy of the daemon's page tables for each command.
-    let mut builder = Command::new(shell(context.environment));
+    let shell = context.shell.map_or_else(|| shell(context.environment), Path::to_path_buf);
+    let prefixed = context.command_prefix.map(|prefix| format!("{prefix}\n{command}"));
+    let mut builder = Command::new(shell);
     builder
-        .args(["-c", command])
+        .args(["-c", prefixed.as_deref().unwrap_or(command)])
         .current_dir(context.cwd)
         .env_clear()
         .envs(context.environment.iter().map(|(name, value)| (name, value)))

@@ -27,15 +27,12 @@ pub struct Prepared {
     pub notes: Vec<String>,
 }
 
-/// Brings the image file `data` into a form that models take. Within the limits it is left as it is. Returns `None` when
-/// cancelled.
-pub fn prepare(format: Format, data: &[u8], cancel: &Cancel) -> Option<Prepared> {
+/// Brings the image file `data` into a form that models take. Within the limits it is left as it is, and with `resize`
+/// off wherever its format is one that models know. Returns `None` when cancelled.
+pub fn prepare(format: Format, data: &[u8], resize: bool, cancel: &Cancel) -> Option<Prepared> {
     let (width, height) = format::dimensions(format, data).unwrap_or_default();
-    if format.is_supported()
-        && fits(data.len())
-        && (1..=MAX_PIXELS).contains(&width)
-        && (1..=MAX_PIXELS).contains(&height)
-    {
+    let small = fits(data.len()) && (1..=MAX_PIXELS).contains(&width) && (1..=MAX_PIXELS).contains(&height);
+    if format.is_supported() && (small || !resize) {
         return Some(Prepared::new(format, data, Vec::new()));
     }
     scaled_down(format, data, cancel)
@@ -80,7 +77,7 @@ mod tests {
     fn images_within_the_limits_stay_as_they_are() {
         let mut png = format::tests::png(2000, 2000);
         png.resize(3_538_941, 0);
-        let prepared = prepare(Format::Png, &png, &Cancel::new()).expect("not cancelled");
+        let prepared = prepare(Format::Png, &png, true, &Cancel::new()).expect("not cancelled");
         let image = Block::Image { data: STANDARD.encode(&png), mime_type: "image/png".into() };
         assert_eq!(prepared, Prepared { mime_type: "image/png", image: Some(image), notes: vec![] });
         assert!(fits(3_538_941) && !fits(3_538_942));
@@ -101,8 +98,15 @@ mod tests {
             (Format::Png, heavy, "could not be resized below the inline image size limit."),
             (Format::Bmp, format::tests::bmp(), "could not be converted to a supported inline image format."),
         ] {
-            let prepared = prepare(format, &data, &Cancel::new()).expect("not cancelled");
+            let prepared = prepare(format, &data, true, &Cancel::new()).expect("not cancelled");
             assert_eq!((prepared.image, prepared.notes), (None, vec![format!("[Image omitted: {reason}]")]));
         }
+    }
+
+    #[test]
+    fn images_that_are_not_to_be_resized_stay_as_they_are() {
+        let large = format::tests::png(2001, 10);
+        let prepared = prepare(Format::Png, &large, false, &Cancel::new()).expect("not cancelled");
+        assert_eq!(prepared, Prepared::new(Format::Png, &large, Vec::new()));
     }
 }

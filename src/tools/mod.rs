@@ -41,6 +41,41 @@ pub fn by_name(name: &str) -> Option<&'static dyn Tool> {
     ALL.into_iter().find(|tool| tool.spec().name == name)
 }
 
+/// The tools that a list of names stands for: the names themselves, `*` for all; or changes to `usual`, if every name
+/// begins with `+` or `-`.
+///
+/// # Errors
+/// A text that names what is no tool, or says that the two forms do not mix.
+pub fn select(names: &[String], usual: &[String]) -> Result<Vec<String>, String> {
+    let change = |name: &String| name.starts_with(['+', '-']);
+    let known = |name: &str| match by_name(name) {
+        Some(_) => Ok(name.to_owned()),
+        None => Err(format!("there is no tool {name:?}; there are {}", all_names().join(", "))),
+    };
+    if names.iter().all(change) && !names.is_empty() {
+        let mut selected = usual.to_vec();
+        for name in names {
+            let tool = known(&name[1..])?;
+            selected.retain(|other| *other != tool);
+            if name.starts_with('+') {
+                selected.push(tool);
+            }
+        }
+        return Ok(selected);
+    }
+    if names.iter().any(change) {
+        return Err("Invalid tools option: names and changes (+name, -name) do not mix".into());
+    }
+    if names.iter().any(|name| name == "*") {
+        return Ok(all_names());
+    }
+    names.iter().map(|name| known(name)).collect()
+}
+
+fn all_names() -> Vec<String> {
+    ALL.iter().map(|tool| tool.spec().name.clone()).collect()
+}
+
 /// A tool. Tools know nothing of sessions or models: what they need comes with the call.
 pub trait Tool: Send + Sync {
     fn spec(&self) -> &ToolSpec;
@@ -67,6 +102,12 @@ pub struct ToolContext<'a> {
     pub spill_dir: &'a Path,
     /// The model takes images.
     pub images: bool,
+    /// Images that are too large for models are made smaller.
+    pub resize_images: bool,
+    /// The program that runs commands; `None` = bash, or what comes nearest.
+    pub shell: Option<&'a Path>,
+    /// Runs before each command, in the same shell.
+    pub command_prefix: Option<&'a str>,
     /// For programs whose call names no timeout; `None` = no limit.
     pub default_timeout: Option<Duration>,
     /// Takes intermediate results, each of which replaces the one before.
@@ -101,6 +142,30 @@ impl ToolOutput {
     /// The result of a call that was cancelled before it changed anything.
     pub fn aborted() -> ToolOutput {
         ToolOutput::error("Operation aborted")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::select;
+
+    #[test]
+    fn tools_are_selected_by_name_or_by_change() {
+        let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let usual = strings(&["read", "bash"]);
+        for (names, expected) in [
+            (&[][..], Some(&[][..])),
+            (&["grep", "read"], Some(&["grep", "read"])),
+            (&["+grep", "-bash"], Some(&["read", "grep"])),
+            (&["+read"], Some(&["bash", "read"])),
+            (&["-ls"], Some(&["read", "bash"])),
+            (&["nope"], None),
+            (&["+nope"], None),
+            (&["read", "+grep"], None),
+        ] {
+            assert_eq!(select(&strings(names), &usual).ok(), expected.map(strings), "{names:?}");
+        }
+        assert!(select(&strings(&["*"]), &usual).is_ok_and(|all| all.len() >= 7));
     }
 }
 

@@ -104,7 +104,7 @@ fn read_image(
     let prepared = if length <= images::MAX_SOURCE {
         let mut data = start;
         rest.take(images::MAX_SOURCE).read_to_end(&mut data)?;
-        images::prepare(format, &data, context.cancel).ok_or(Failure::Aborted)?
+        images::prepare(format, &data, context.resize_images, context.cancel).ok_or(Failure::Aborted)?
     } else {
         Prepared::left_out(format)
     };

@@ -17,6 +17,8 @@ pub struct Bench {
     pub environment: Vec<(String, String)>,
     pub images: bool,
     pub default_timeout: Option<Duration>,
+    pub shell: Option<PathBuf>,
+    pub command_prefix: Option<String>,
     pub updates: Mutex<Vec<ToolOutput>>,
 }
 
@@ -38,6 +40,8 @@ impl Bench {
             cwd,
             cancel: Cancel::new(),
             images: true,
+            shell: None,
+            command_prefix: None,
             default_timeout: Some(Duration::from_secs(60)),
             updates: Mutex::default(),
         }
@@ -75,6 +79,9 @@ impl Bench {
             environment: &self.environment,
             spill_dir: &self.spill_dir,
             images: self.images,
+            resize_images: true,
+            shell: self.shell.as_deref(),
+            command_prefix: self.command_prefix.as_deref(),
             default_timeout: self.default_timeout,
             on_update: &|update| self.updates.lock().expect("no panic").push(update),
         };

@@ -138,6 +138,32 @@ pub struct Usage {
     pub cost: Cost,
 }
 
+impl std::ops::AddAssign<&Usage> for Usage {
+    fn add_assign(&mut self, other: &Usage) {
+        for (sum, more) in [
+            (&mut self.input, other.input),
+            (&mut self.output, other.output),
+            (&mut self.cache_read, other.cache_read),
+            (&mut self.cache_write, other.cache_write),
+            (&mut self.total_tokens, other.total_tokens),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+        for (sum, more) in [(&mut self.cache_write_1h, other.cache_write_1h), (&mut self.reasoning, other.reasoning)] {
+            if let Some(more) = more {
+                *sum = Some(sum.unwrap_or(0).saturating_add(more));
+            }
+        }
+        let (cost, more) = (&mut self.cost, &other.cost);
+        cost.input += more.input;
+        cost.output += more.output;
+        cost.cache_read += more.cache_read;
+        cost.cache_write += more.cache_write;
+        cost.total += more.total;
+        cost.total_from_provider |= more.total_from_provider;
+    }
+}
+
 /// US dollars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -152,9 +178,41 @@ pub struct Cost {
     pub total_from_provider: bool,
 }
 
+/// What an image counts for where lengths are compared with a model's context; the PI agent's number.
+const IMAGE_CHARS: u64 = 4800;
 impl Message {
     pub fn user(text: impl Into<String>) -> Message {
         Message::User(UserMessage { content: Content::Text(text.into()), timestamp: now_ms() })
+    }
+
+    /// The message's length in bytes of text, which is what its characters are counted by: near enough, and cheap.
+    pub fn chars(&self) -> u64 {
+        let blocks = match self {
+            Message::User(m) => match &m.content {
+                Content::Text(text) => return text.len() as u64,
+                Content::Blocks(blocks) => blocks,
+            },
+            Message::Assistant(m) => &m.content,
+            Message::ToolResult(m) => &m.content,
+        };
+        let chars = |block: &Block| match block {
+            Block::Text { text, .. } => text.len() as u64,
+            Block::Thinking { thinking, .. } => thinking.len() as u64,
+            Block::ToolCall { name, arguments, .. } => {
+                (name.len() + serde_json::to_string(arguments).map_or(0, |json| json.len())) as u64
+            }
+            Block::Image { .. } => IMAGE_CHARS,
+        };
+        blocks.iter().map(chars).sum()
+    }
+
+    /// When the message was made, Unix time in milliseconds.
+    pub fn timestamp(&self) -> i64 {
+        match self {
+            Message::User(m) => m.timestamp,
+            Message::Assistant(m) => m.timestamp,
+            Message::ToolResult(m) => m.timestamp,
+        }
     }
 }
 
@@ -190,6 +248,11 @@ pub fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// RFC 3339 in UTC with milliseconds, such as `2026-01-02T03:04:05.678Z`; empty for years that no calendar has.
+pub fn iso_time(unix_ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(unix_ms).map(|t| format!("{t:.3}")).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,5 +274,20 @@ mod tests {
             let message: Message = serde_json::from_value(json.clone()).expect("it parses");
             assert_eq!(serde_json::to_value(&message).expect("it serialises"), json);
         }
+    }
+    #[test]
+    fn times_are_written_as_the_session_files_have_them() {
+        assert_eq!(iso_time(1_700_000_000_120), "2023-11-14T22:13:20.120Z");
+        assert_eq!(iso_time(i64::MAX), "");
+    }
+
+    #[test]
+    fn usage_adds_up_and_never_overflows() {
+        let cost = Cost { input: 0.5, total: 1.5, ..Cost::default() };
+        let one = Usage { input: 1, output: u64::MAX, reasoning: Some(4), cost, ..Usage::default() };
+        let mut sum = one;
+        sum += &one;
+        assert_eq!((sum.input, sum.output, sum.reasoning, sum.cache_write_1h), (2, u64::MAX, Some(8), None));
+        assert_eq!((sum.cost.input, sum.cost.total), (1.0, 3.0));
     }
 }

@@ -3,7 +3,7 @@
 use crate::model::answer::{Answer, Failed};
 use crate::model::protocol::{Decoder, Progress, Text, quoted};
 use crate::model::sse::Event;
-use crate::model::tolerant_json;
+use crate::tolerant_json;
 use crate::transcript::{StopReason, Usage};
 use serde::Deserialize;
 use serde_json::value::RawValue;

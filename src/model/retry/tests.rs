@@ -122,57 +122,6 @@ fn words_that_call_for_none() {
 }
 
 #[test]
-fn words_of_an_overlong_prompt() {
-    for text in [
-        "400: prompt is too long: 213462 tokens > 200000 maximum",
-        "prompt too long; exceeded max context length by 5 tokens",
-        "Prompt exceeds max length",
-        "413: request_too_large",
-        "Input is too long for requested model",
-        "Your input exceeds the context window of this model",
-        "exceeds the maximum context length of 1,000 tokens",
-        "exceeds the model's maximum context length (128000)",
-        "context window exceeded",
-        "The input token count (1196265) exceeds the maximum number of tokens allowed",
-        "maximum prompt length is 131072",
-        "Please reduce the length of the messages",
-        "This model's maximum context length is 8192 tokens",
-        "exceeds the maximum allowed input length of 99,999 tokens",
-        "The input (516368 tokens) is longer than the model's context length (262144 tokens)",
-        "prompt token count exceeds the limit of 128000",
-        "the request exceeds the available context size",
-        "tokens to keep is greater than the context length",
-        "context window exceeds limit (2013)",
-        "exceeded model token limit",
-        "prompt too large for model with 262144 maximum context length",
-        "prompt has 9,000 tokens, but the configured context size is 8,192 tokens",
-        "Unhandled stop reason: model_context_window_exceeded",
-        "exceeded context length",
-        "Range of input length should be [1, 98304]",
-        "context_length_exceeded",
-        "context length exceeded",
-        "too many tokens",
-        "token limit exceeded",
-        "413 payload",
-        "OpenAI API error (413): too big",
-        "413: status code (no body)",
-        "400: status code (no body)",
-    ] {
-        assert_eq!(on_text(text), Verdict::Overflow, "{text}");
-    }
-    for (text, expected) in [
-        ("Throttling error: Too many tokens, please wait before trying again.", Verdict::Final),
-        ("Service unavailable: too many tokens", Verdict::Retry),
-        ("rate limit: too many tokens per minute", Verdict::Retry),
-        ("Too many requests, too many tokens", Verdict::Retry),
-        ("maximum context length is many tokens", Verdict::Final),
-        ("error 413 in the middle", Verdict::Final),
-    ] {
-        assert_eq!(on_text(text), expected, "{text}");
-    }
-}
-
-#[test]
 fn facts_come_before_words() {
     for (status, text, expected) in [
         (429, "429: slow down", Verdict::Retry),
@@ -181,7 +130,7 @@ fn facts_come_before_words() {
         (408, "408: x", Verdict::Retry),
         (500, "x", Verdict::Retry),
         (529, "x", Verdict::Retry),
-        (413, "x", Verdict::Overflow),
+        (413, "413: x", Verdict::Overflow),
         (400, "400: prompt is too long", Verdict::Overflow),
         (400, "400: bad", Verdict::Final),
         (400, "400: Provider returned error", Verdict::Retry),
@@ -195,27 +144,29 @@ fn facts_come_before_words() {
 }
 
 #[test]
-fn answers_that_overflowed() {
-    let model = test_model();
-    for (reason, input, cache_read, output, expected) in [
-        (StopReason::Stop, 100_000, 100_001, 5, Verdict::Overflow),
-        (StopReason::Stop, 100_000, 100_000, 5, Verdict::Final),
-        (StopReason::Length, 100_000, 98_000, 0, Verdict::Overflow),
-        (StopReason::Length, 100_000, 97_999, 0, Verdict::Final),
-        (StopReason::Length, 100_000, 98_000, 1, Verdict::Final),
-        (StopReason::ToolUse, 300_000, 0, 1, Verdict::Final),
-        (StopReason::Aborted, 300_000, 0, 1, Verdict::Final),
+fn pauses_follow_the_settings_and_the_server() {
+    let settings = |text: &str| crate::model::settings::Settings::parse(text).expect("it parses").retry();
+    let (usual, off) = (settings("{}"), settings(r#"{"retry":{"enabled":false}}"#));
+    let short = settings(r#"{"retry":{"provider":{"maxRetryDelayMs":1000}}}"#);
+    for (settings, text, asked, attempts, expected) in [
+        (usual, "529: overloaded", 0, 0, Some(2000)),
+        (usual, "529: overloaded", 0, 2, Some(8000)),
+        (usual, "529: overloaded", 0, 3, None),
+        (usual, "400: bad", 0, 0, None),
+        (usual, "413: too big", 0, 0, None),
+        (off, "529: overloaded", 0, 0, None),
+        // The server's wait counts where it is longer than ours.
+        (usual, "429: slow down", 1, 0, Some(2000)),
+        (usual, "429: slow down", 30, 0, Some(30_000)),
+        (usual, "429: slow down", 120, 0, Some(60_000)),
+        (usual, "429: slow down", 240, 0, Some(60_000)),
+        (usual, "429: slow down", 241, 0, None),
+        (usual, "429: slow down", 121, 2, None),
+        (short, "429: slow down", 4, 0, Some(2000)),
+        (short, "429: slow down", 5, 0, None),
     ] {
-        let mut outcome = outcome("", Failure::default());
-        outcome.message.stop_reason = reason;
-        outcome.message.usage = Usage { input, cache_read, output, ..Usage::default() };
-        assert_eq!(verdict(&outcome, &model), expected, "{reason:?} {input} {cache_read} {output}");
+        let retry_after = (asked > 0).then(|| Duration::from_secs(asked));
+        let outcome = outcome(text, Failure { status: None, retry_after });
+        assert_eq!(pause_ms(&outcome, &test_model(), &settings, attempts), expected, "{text} {asked} {attempts}");
     }
-}
-
-#[test]
-fn long_texts_take_no_long_time() {
-    let begun = std::time::Instant::now();
-    assert_eq!(on_text(&"input token count ".repeat(250)), Verdict::Final);
-    assert!(begun.elapsed() < Duration::from_secs(5));
 }

@@ -53,6 +53,17 @@ fn output_and_exit_codes() {
 }
 
 #[test]
+fn another_shell_and_what_it_runs_first() {
+    let mut bench = Bench::new();
+    bench.command_prefix = Some("greeting=hello".into());
+    assert_eq!(text(&bash(&bench, "echo $greeting")), "hello\n");
+    bench.shell = Some("/bin/echo".into());
+    assert_eq!(text(&bash(&bench, "x")), "-c greeting=hello\nx\n");
+    bench.shell = Some("/no/such/shell".into());
+    assert!(bash(&bench, "x").is_error);
+}
+
+#[test]
 fn the_environment_is_only_what_was_given() {
     let bench = Bench::new();
     let output = bash(&bench, "cut -z -d= -f1 /proc/self/environ | tr '\\0' '\\n' | sort");

@@ -1,0 +1,253 @@
+//! What a session remembers: its transcript, and the session file that keeps it.
+//!
+//! Everything is in the file before anybody is told of it: a prompt before it is accepted, the intent to run a tool before
+//! the tool runs. After a crash the file tells what was accepted and not begun, and what was begun and not finished.
+
+use super::Facts;
+use super::recovery::{ACCEPTED, INTENT, PROMPT_ID, SETTLED, Unfinished};
+use crate::transcript::Message;
+use crate::transcript::restore::{Restored, restore};
+use crate::transcript::session_file::SessionFile;
+use crate::turn::Incoming;
+use serde_json::{Map, Value, json};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The memory of one session, owned by its actor.
+#[derive(Default)]
+pub struct Memory {
+    messages: Vec<Arc<Message>>,
+    /// The entry in the file of each message; empty for a message that could not be written yet.
+    ids: Vec<String>,
+    file: Option<SessionFile>,
+    /// The file, of which nothing is in memory now.
+    asleep: Option<PathBuf>,
+    /// How many messages there were before it fell asleep.
+    slept_with: usize,
+}
+
+impl Memory {
+    /// A memory that is kept in a new file.
+    pub fn in_file(file: SessionFile) -> Memory {
+        Memory { file: Some(file), ..Memory::default() }
+    }
+
+    /// A memory whose file is read when it is needed.
+    pub fn asleep(path: PathBuf) -> Memory {
+        Memory { asleep: Some(path), ..Memory::default() }
+    }
+
+    /// Says how many messages a sleeping memory has.
+    pub fn set_count(&mut self, messages: usize) {
+        self.slept_with = messages;
+    }
+
+    /// How many messages there are.
+    pub fn count(&self) -> usize {
+        if self.is_asleep() { self.slept_with } else { self.messages.len() }
+    }
+
+    /// It could sleep: everything is in a file.
+    pub fn can_sleep(&self) -> bool {
+        self.file.is_some() && self.ids.iter().all(|id| !id.is_empty())
+    }
+
+    pub fn is_asleep(&self) -> bool {
+        self.asleep.is_some()
+    }
+
+    /// Forgets what can be read again. Only between two prompts.
+    pub fn sleep(&mut self) {
+        if self.can_sleep()
+            && let Some(file) = self.file.take()
+        {
+            self.asleep = Some(file.path().to_path_buf());
+            self.slept_with = self.messages.len();
+            self.messages = Vec::new();
+            self.ids = Vec::new();
+        }
+    }
+
+    /// Reads the file, if nothing of it is in memory. Returns what it says beside the messages.
+    ///
+    /// # Errors
+    /// The file cannot be read or written; the memory sleeps on.
+    pub fn wake(&mut self) -> io::Result<Option<(Restored, Unfinished)>> {
+        let Some(path) = &self.asleep else { return Ok(None) };
+        let (file, contents) = SessionFile::open(path)?;
+        let unfinished = Unfinished::of(&contents);
+        let restored = restore(&contents);
+        self.messages.clone_from(&restored.messages);
+        self.ids.clone_from(&restored.entry_ids);
+        self.file = Some(file);
+        self.asleep = None;
+        Ok(Some((restored, unfinished)))
+    }
+
+    /// What was said, as the model gets it.
+    pub fn messages(&self) -> &[Arc<Message>] {
+        &self.messages
+    }
+
+    /// Writes an entry, if there is a file.
+    fn append(&mut self, kind: &str, fields: Map<String, Value>) -> io::Result<String> {
+        match &mut self.file {
+            Some(file) => file.append(kind, fields),
+            None => Ok(String::new()),
+        }
+    }
+
+    fn append_custom(&mut self, kind: &str, data: Value) -> io::Result<()> {
+        self.append("custom", fields(json!({"customType": kind, "data": data}))).map(drop)
+    }
+
+    /// Makes what was written so far survive a power cut.
+    pub fn sync(&self) {
+        if let Some(file) = &self.file
+            && let Err(e) = file.sync()
+        {
+            log::warn!("{}: {e}", file.path().display());
+        }
+    }
+
+    /// Writes what could not be written before; new things may only be begun when nothing is missing.
+    fn catch_up(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        for at in 0..self.ids.len() {
+            if self.ids[at].is_empty() {
+                let message = self.messages[at].clone();
+                self.ids[at] = self.append("message", message_fields(&message, None))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A message was accepted.
+    ///
+    /// # Errors
+    /// It could not be written, so it is not accepted.
+    pub fn accepted(&mut self, message: &Incoming, from: Option<&str>, reply: Option<Value>) -> io::Result<()> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        self.catch_up()?;
+        let mut data = json!({"id": message.id, "text": message.text});
+        let mut put = |key: &str, value: Value| data[key] = value;
+        if !message.images.is_empty() {
+            put("images", json!(message.images));
+        }
+        if let Some(from) = from {
+            put("from", json!(from));
+        }
+        if let Some(reply) = reply {
+            put("reply", reply);
+        }
+        self.append_custom(ACCEPTED, data)
+    }
+
+    /// A message belongs to the transcript; `accepted` is its id if it came from outside.
+    ///
+    /// # Errors
+    /// It could not be written. It is remembered all the same, and written before the next prompt.
+    pub fn push(&mut self, message: Arc<Message>, accepted: Option<&str>) -> io::Result<()> {
+        let written = match &self.file {
+            Some(_) => self.append("message", message_fields(&message, accepted)),
+            None => Ok(String::new()),
+        };
+        self.messages.push(message);
+        match written {
+            Ok(id) => {
+                self.ids.push(id);
+                Ok(())
+            }
+            Err(e) => {
+                self.ids.push(String::new());
+                Err(e)
+            }
+        }
+    }
+
+    /// A tool is about to run.
+    ///
+    /// # Errors
+    /// It could not be written, so the tool must not run.
+    pub fn intends(&mut self, call_id: &str, tool: &str) -> io::Result<()> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        self.catch_up()?;
+        self.append_custom(INTENT, json!({"toolCallId": call_id, "toolName": tool}))?;
+        self.sync();
+        Ok(())
+    }
+
+    /// The prompts of these ids are answered, refused or given up; with the session's figures, so that they can be had
+    /// without reading the file.
+    ///
+    /// # Errors
+    /// It could not be written. At worst somebody is told once more, after a restart, that a prompt was interrupted.
+    pub fn settled(&mut self, ids: &[String], outcome: &str, facts: &Facts) -> io::Result<()> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        self.catch_up()?;
+        let data = json!({"ids": ids, "outcome": outcome, "totals": facts.totals(self.messages.len())});
+        self.append_custom(SETTLED, data)
+    }
+
+    /// Something else that the file knows an entry for, such as `model_change`.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn note(&mut self, kind: &str, entry: Value) -> io::Result<()> {
+        self.append(kind, fields(entry)).map(drop)
+    }
+
+    /// The messages before `first_kept` are replaced by a summary; `entry` is the file's entry without the kept one's id.
+    ///
+    /// # Errors
+    /// It could not be written; nothing has changed.
+    pub fn compacted(&mut self, summary: Arc<Message>, first_kept: usize, entry: &Value) -> io::Result<()> {
+        self.catch_up()?;
+        let mut entry = fields(entry.clone());
+        let kept = self.ids.get(first_kept).cloned().unwrap_or_default();
+        entry.insert("firstKeptEntryId".into(), json!(kept));
+        let id = self.append("compaction", entry)?;
+        self.messages.splice(..first_kept.min(self.messages.len()), [summary]);
+        self.ids.splice(..first_kept.min(self.ids.len()), [id]);
+        Ok(())
+    }
+
+    /// The last message is left out of the context; the file keeps it.
+    ///
+    /// # Errors
+    /// It could not be written; the message is left out all the same until the file is read again.
+    pub fn omit_last(&mut self) -> io::Result<()> {
+        self.messages.pop();
+        match self.ids.pop() {
+            Some(id) if !id.is_empty() => {
+                self.append("context_edit", fields(json!({"targetId": id, "replacement": null}))).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn fields(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+fn message_fields(message: &Message, accepted: Option<&str>) -> Map<String, Value> {
+    let mut entry = Map::new();
+    entry.insert("message".into(), serde_json::to_value(message).unwrap_or_default());
+    if let Some(id) = accepted {
+        entry.insert(PROMPT_ID.into(), json!(id));
+    }
+    entry
+}

@@ -1,0 +1,196 @@
+//! How a session begins: new, with a session file that is gone on with, or as it was before the daemon's restart.
+
+use super::memory::Memory;
+use super::recovery::{Accepted, Unfinished, closing_results};
+use super::{Prompt, Session};
+use crate::model::ThinkingLevel;
+use crate::reply::{Reply, ReplyError, SilentReply};
+use crate::state_dir::SavedSession;
+use crate::transcript::restore::Restored;
+use crate::transcript::session_file::SessionFile;
+use crate::transcript::{Message, iso_time, locate, now_ms};
+use crate::turn::{Incoming, Work, kill_leftovers};
+use serde_json::Value;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Where a session's transcript is kept.
+pub enum Storage {
+    /// In memory only.
+    None,
+    /// In a new file in this folder.
+    New(PathBuf),
+    /// In a session file that is there; what the request did not choose is taken from it.
+    Resume { file: PathBuf, model: bool, thinking: bool },
+    /// As before the restart, with the figures of then. Without figures a crash left something undone.
+    Saved { file: PathBuf, totals: Option<Value> },
+}
+
+impl Session {
+    /// Makes the session's memory, before anything is accepted.
+    ///
+    /// # Errors
+    /// The session file cannot be made, read or written.
+    pub(super) fn open(&mut self, storage: Storage) -> io::Result<()> {
+        match storage {
+            Storage::None => Ok(()),
+            Storage::New(folder) => {
+                self.create_file(&folder)?;
+                self.save();
+                Ok(())
+            }
+            Storage::Resume { file, model, thinking } => {
+                self.memory = Memory::asleep(file.clone());
+                self.facts.change(|setup| setup.file = Some(file));
+                if let Some((restored, unfinished)) = self.memory.wake()? {
+                    self.adopt(&restored, model, thinking);
+                    self.close_interrupted(&unfinished)?;
+                }
+                self.save();
+                Ok(())
+            }
+            Storage::Saved { file, totals } => {
+                self.memory = Memory::asleep(file);
+                if let Some(totals) = totals {
+                    let messages = totals["messages"].as_u64().unwrap_or_default();
+                    self.memory.set_count(usize::try_from(messages).unwrap_or(usize::MAX));
+                    return Ok(());
+                }
+                // Whatever the last process had started is still running, and would go on unseen.
+                kill_leftovers(&self.info);
+                if let Some((restored, unfinished)) = self.memory.wake()? {
+                    self.facts.restore_usage(&restored.usage);
+                    self.take_up(unfinished)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn create_file(&mut self, folder: &Path) -> io::Result<()> {
+        let (created, id) = (self.info.created_ms, locate::new_session_id(self.info.created_ms));
+        let path = folder.join(locate::file_name(created, &id));
+        let mut file = SessionFile::create(&path, &id, &iso_time(created), &self.info.cwd, None)?;
+        let setup = self.facts.setup();
+        if self.info.named {
+            file.append_session_info(&self.info.id)?;
+        }
+        file.append_model_change(&setup.model.provider, &setup.model.id)?;
+        file.append_thinking_level_change(setup.thinking.as_str())?;
+        self.memory = Memory::in_file(file);
+        self.facts.change(|setup| setup.file = Some(path));
+        Ok(())
+    }
+
+    /// Takes over what a file says of its session, as far as the request left it open.
+    fn adopt(&mut self, restored: &Restored, model: bool, thinking: bool) {
+        self.facts.restore_usage(&restored.usage);
+        let found = restored.model.as_ref().filter(|_| model).and_then(|(provider, id)| {
+            let (model, _) = self.services.resolve(&format!("{provider}/{id}")).ok()?;
+            self.services.check_credentials(&model).is_ok().then_some(model)
+        });
+        let level = restored.thinking.as_deref().filter(|_| thinking).and_then(ThinkingLevel::parse);
+        self.facts.change(|setup| {
+            if let Some(model) = found {
+                setup.model = model;
+            }
+            setup.thinking = setup.model.clamp(level.unwrap_or(setup.thinking));
+            setup.name = restored.name.clone();
+        });
+    }
+
+    /// Gives every call that was interrupted a result that says so, because nothing else is known of it.
+    fn close_interrupted(&mut self, unfinished: &Unfinished) -> io::Result<()> {
+        for result in closing_results(self.memory.messages(), &unfinished.intents) {
+            self.memory.push(Arc::new(Message::ToolResult(result)), None)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on after a crash: what was begun is closed or, if nothing had happened yet, begun again; what had only been
+    /// accepted waits for its turn.
+    fn take_up(&mut self, unfinished: Unfinished) -> io::Result<()> {
+        self.close_interrupted(&unfinished)?;
+        let Unfinished { waiting, interrupted, .. } = unfinished;
+        let untouched = matches!(self.memory.messages().last().map(|m| &**m), Some(Message::User(_)));
+        if !interrupted.is_empty() && untouched {
+            log::info!("session {}: the prompt that was interrupted is answered now", self.info.id);
+            let reply = self.reply_of(&interrupted[0]);
+            let ids = interrupted.into_iter().map(|accepted| accepted.id).collect();
+            self.begin(Work::Continue, ids, None, reply, Arc::default(), Instant::now());
+        } else if !interrupted.is_empty() {
+            log::info!("session {}: the prompt that was interrupted is closed", self.info.id);
+            let ids: Vec<String> = interrupted.iter().map(|accepted| accepted.id.clone()).collect();
+            self.record_settled(&ids, "interrupted");
+            self.facts.count_error();
+            let error = "interrupted: the host was restarted while it worked on this prompt";
+            self.last_error = Some(error.to_owned());
+            for accepted in &interrupted {
+                self.reply_of(accepted).finish(Err(ReplyError::failed(error)));
+            }
+        }
+        for accepted in waiting {
+            let reply = self.reply_of(&accepted);
+            let Accepted { id, text, images, from, .. } = accepted;
+            self.queue.push_last(Prompt {
+                message: Incoming { id, text, images, expand: true },
+                from,
+                reply,
+                counters: Arc::default(),
+                received: Instant::now(),
+            });
+            self.facts.count_prompt();
+        }
+        self.start_next();
+        Ok(())
+    }
+
+    fn reply_of(&self, accepted: &Accepted) -> Arc<dyn Reply> {
+        let found = accepted.reply.as_ref().and_then(|address| self.subjects.as_ref()?.reply_to(address));
+        found.unwrap_or_else(|| Arc::new(SilentReply))
+    }
+
+    /// Makes the daemon remember the session as it is now. A session that is kept in memory only is not remembered.
+    pub(super) fn save(&self) {
+        let (Some(state), true) = (&self.state, self.info.named) else { return };
+        let setup = self.facts.setup();
+        let Some(file) = setup.file else { return };
+        let left = setup.deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        let saved = SavedSession {
+            id: self.info.id.clone(),
+            instance_id: self.info.instance_id.clone(),
+            file,
+            cwd: self.info.cwd.clone(),
+            model: setup.model.spec(),
+            thinking: setup.thinking.as_str().to_owned(),
+            name: setup.name,
+            from: self.info.from.clone(),
+            tools: self.info.tools.clone(),
+            max_lifetime: setup.max_lifetime,
+            ends_ms: left.map(|left| now_ms().saturating_add(i64::try_from(left.as_millis()).unwrap_or(i64::MAX))),
+            created_ms: self.info.created_ms,
+        };
+        if let Err(e) = state.save(&saved) {
+            log::warn!("session {} will not be there after a restart: {e}", self.info.id);
+        }
+    }
+
+    /// Writes an entry about the session, if it has a file and that is open. What cannot be written is only reported.
+    pub(super) fn record(&mut self, kind: &str, entry: Value) {
+        if self.memory.is_asleep() {
+            let _ = self.memory.wake().map_err(|e| log::warn!("session {}: {e}", self.info.id));
+        }
+        if let Err(e) = self.memory.note(kind, entry) {
+            log::warn!("session {}: {kind} is not recorded: {e}", self.info.id);
+        }
+    }
+
+    /// Records that messages are answered, refused or given up.
+    pub(super) fn record_settled(&mut self, ids: &[String], outcome: &str) {
+        if let Err(e) = self.memory.settled(ids, outcome, &self.facts) {
+            log::warn!("session {}: the end of a prompt is not recorded: {e}", self.info.id);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Prompts: taken in, worked on one at a time in the order of their arrival, answered.
+
+use super::control::Answer;
+use super::{Prompt, Running, Session};
+use crate::cancel::Cancel;
+use crate::nats::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
+use crate::nats::micro::Counters;
+use crate::reply::{Reply, ReplyError, SilentReply};
+use crate::threads;
+use crate::turn::{Settled, Turn, Work};
+use crossbeam_channel::bounded;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Steps of a turn that may be under way; a turn that is faster than its session waits.
+const STEPS: usize = 64;
+
+impl Session {
+    pub(super) fn accept(&mut self, prompt: Prompt) {
+        self.facts.touch();
+        if self.draining {
+            return self.refuse_prompt(&prompt, ReplyError::shutting_down());
+        }
+        if self.queue.is_full() {
+            return self.refuse_prompt(&prompt, ReplyError::queue_full(self.queue.len()));
+        }
+        if let Err(e) = self.keep(&prompt) {
+            return self.refuse_prompt(&prompt, ReplyError::storage(&e));
+        }
+        self.facts.count_prompt();
+        self.queue.push_last(prompt);
+        self.start_next();
+        // The turn is on its way meanwhile; nobody hears of the prompt before this is done.
+        self.memory.sync();
+    }
+
+    /// Writes a prompt down, so that it is not lost from here on.
+    fn keep(&mut self, prompt: &Prompt) -> io::Result<()> {
+        self.memory.wake()?;
+        self.memory.accepted(&prompt.message, prompt.from.as_deref(), prompt.reply.address())
+    }
+
+    /// Ends an answer with an error, and counts it.
+    pub(super) fn refuse(&mut self, reply: &dyn Reply, counters: &Counters, error: ReplyError) {
+        counters.count_error(error.status, &error.message);
+        self.facts.count_error();
+        self.last_error = Some(error.message.clone());
+        reply.finish(Err(error));
+    }
+
+    /// Ends the answer to a prompt that never began.
+    pub(super) fn refuse_prompt(&mut self, prompt: &Prompt, error: ReplyError) {
+        prompt.counters.add_time(prompt.received.elapsed());
+        self.refuse(&*prompt.reply, &prompt.counters, error);
+    }
+
+    /// Starts what is next, if nothing runs.
+    pub(super) fn start_next(&mut self) {
+        while self.running.is_none() {
+            let Some(prompt) = self.queue.pop() else { break };
+            self.start(prompt);
+        }
+        self.facts.set_queued(self.queue.len());
+        self.facts.set_running(self.running.is_some());
+    }
+
+    fn start(&mut self, prompt: Prompt) {
+        // What an aborted prompt left behind follows the new one's words.
+        let mut messages = vec![prompt.message];
+        let left_behind = self.steering.take_all();
+        if !left_behind.is_empty() {
+            messages.extend(left_behind);
+            self.queues_changed();
+        }
+        let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
+        self.taken.extend(ids.iter().cloned());
+        self.begin(Work::Prompt(messages), ids, prompt.from, prompt.reply, prompt.counters, prompt.received);
+    }
+
+    /// Starts a turn.
+    pub(super) fn begin(
+        &mut self,
+        work: Work,
+        ids: Vec<String>,
+        from: Option<String>,
+        reply: Arc<dyn Reply>,
+        counters: Arc<Counters>,
+        received: Instant,
+    ) {
+        let (steps, receiver) = bounded(STEPS);
+        let cancel = Cancel::new();
+        let setup = self.facts.setup();
+        let turn = Turn {
+            config: self.config.clone(),
+            services: self.services.clone(),
+            info: self.info.clone(),
+            facts: self.facts.clone(),
+            model: setup.model,
+            thinking: setup.thinking,
+            transcript: self.memory.messages().to_vec(),
+            reply: reply.clone(),
+            cancel: cancel.clone(),
+            steps,
+            spill_dir: self.spill_dir.clone(),
+            produced: Vec::new(),
+        };
+        let name = format!("t-{}", self.info.id);
+        match threads::spawn(&name, threads::TURN_STACK, move || turn.run(work)) {
+            Ok(thread) => {
+                self.running = Some(Running {
+                    ids,
+                    from,
+                    reply,
+                    counters,
+                    received,
+                    started: Instant::now(),
+                    tool_calls: 0,
+                    cancel,
+                    steps: receiver,
+                    thread,
+                    storage_error: None,
+                    aborters: Vec::new(),
+                    compaction: None,
+                });
+            }
+            Err(e) => {
+                self.taken.clear();
+                self.record_settled(&ids, "refused");
+                let error = ReplyError::busy(&format!("no thread for the prompt: {e}"));
+                self.refuse(&*reply, &counters, error);
+            }
+        }
+    }
+
+    /// A prompt is done.
+    pub(super) fn settle(&mut self, settled: Settled) {
+        let Some(running) = self.running.take() else { return };
+        running.counters.add_time(running.received.elapsed());
+        self.taken.clear();
+        let settled = running.storage_error.map_or(settled, Settled::Failed);
+        self.idle_since = Instant::now();
+        self.record_settled(&running.ids, settled.as_str());
+        if settled != Settled::Aborted {
+            self.prompt_leftovers();
+        }
+        // The next prompt is on its way, and what others see of the session is true, before the caller hears the end.
+        self.start_next();
+        self.facts.touch();
+        if let Some(respond) = running.compaction {
+            respond(match &settled {
+                Settled::Done => Ok(Answer::Document(self.last_compaction.clone().unwrap_or_default())),
+                Settled::Failed(error) => Err(ReplyError::new(409, error.clone())),
+                Settled::Aborted => Err(ReplyError::new(409, "Compaction cancelled")),
+            });
+        }
+        match settled {
+            Settled::Done => running.reply.finish(Ok(())),
+            Settled::Failed(error) => self.refuse(&*running.reply, &running.counters, ReplyError::failed(error)),
+            Settled::Aborted => {
+                self.refuse(&*running.reply, &running.counters, ReplyError::failed("the prompt was aborted"));
+            }
+        }
+        for respond in running.aborters {
+            respond(Ok(self.state_answer("abort")));
+        }
+    }
+
+    /// Messages that a failed run did not come to take in become a prompt of their own. After an abort they wait for the
+    /// next prompt, because whoever aborted wants quiet.
+    fn prompt_leftovers(&mut self) {
+        let mut messages = self.steering.take_all();
+        messages.extend(self.follow_up.take_all());
+        if messages.is_empty() {
+            return;
+        }
+        for message in messages.into_iter().rev() {
+            self.queue.push_first(Prompt {
+                message,
+                from: None,
+                reply: Arc::new(SilentReply),
+                counters: Arc::default(),
+                received: Instant::now(),
+            });
+        }
+        self.queues_changed();
+    }
+
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        self.refuse_queue(&ReplyError::shutting_down());
+    }
+
+    /// Refuses everything that waits.
+    pub(super) fn refuse_queue(&mut self, error: &ReplyError) {
+        let prompts = self.queue.take_all();
+        if prompts.is_empty() {
+            return;
+        }
+        let ids: Vec<String> = prompts.iter().map(|prompt| prompt.message.id.clone()).collect();
+        self.record_settled(&ids, "refused");
+        for prompt in prompts {
+            self.refuse_prompt(&prompt, error.clone());
+        }
+        self.facts.set_queued(0);
+    }
+
+    pub(super) fn inspection(&self) -> serde_json::Value {
+        let now = Instant::now();
+        let millis = |since: Instant| u64::try_from(now.duration_since(since).as_millis()).unwrap_or(u64::MAX);
+        let activity = Activity {
+            current: self.running.as_ref().map(|r| CurrentPrompt {
+                from: r.from.clone(),
+                running_ms: millis(r.started),
+                tool_calls: r.tool_calls,
+            }),
+            queue: self
+                .queue
+                .iter()
+                .map(|p| QueuedPrompt {
+                    from: p.from.clone(),
+                    waiting_ms: millis(p.received),
+                    bytes: p.message.text.len(),
+                })
+                .collect(),
+            messages: self.memory.count(),
+            context_tokens: self.context_tokens,
+            last_error: self.last_error.clone(),
+        };
+        documents::inspection(&self.config.owner, &self.info, &self.facts, &activity, now)
+    }
+}

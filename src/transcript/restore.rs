@@ -1,0 +1,199 @@
+//! From a session file's entries to what the model is told: pure.
+
+use super::contents::{Contents, Fields};
+use super::stored_message::{self, blocks, content, count};
+use super::{Message, Usage, UserMessage, take_text};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What a session file says of its session, along its active branch.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// The session's id.
+    pub id: String,
+    /// The working directory, absolute; empty if the file does not say.
+    pub cwd: String,
+    /// RFC 3339; empty if the file does not say.
+    pub created: String,
+    pub name: Option<String>,
+    /// Provider and id of the model used last.
+    pub model: Option<(String, String)>,
+    pub thinking: Option<String>,
+    /// What the model is told, oldest first.
+    pub messages: Vec<Arc<Message>>,
+    /// The id of the entry that each of `messages` comes from.
+    pub entry_ids: Vec<String>,
+    /// The entry that the next one follows.
+    pub leaf: Option<String>,
+    /// What all requests of the file have used, those of other branches included.
+    pub usage: Usage,
+    pub last_compaction: Option<Compaction>,
+    /// Records that the model is not told, oldest first.
+    pub custom: Vec<Custom>,
+}
+
+/// The latest compaction of the active branch. Its summary is the first of the messages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compaction {
+    pub entry_id: String,
+    pub summary: String,
+    pub tokens_before: u64,
+    pub details: Option<Value>,
+}
+
+/// An entry of type `custom`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Custom {
+    pub entry_id: String,
+    pub custom_type: String,
+    /// Null where there is none.
+    pub data: Value,
+    /// How many of the restored messages come before it. A compaction's summary, which stands for older messages than any
+    /// other, comes before all.
+    pub messages_before: usize,
+}
+
+/// A message with the place of its entry in the active branch.
+struct Told {
+    at: usize,
+    entry_id: String,
+    message: Message,
+}
+
+/// Follows the active branch and builds from it what the model is told. Entries of unknown types, and those that make no
+/// sense, are passed over.
+pub fn restore(contents: &Contents) -> Restored {
+    let header = &contents.header;
+    let mut restored = Restored {
+        id: header.id.clone(),
+        cwd: header.cwd.clone(),
+        created: header.created.clone(),
+        leaf: contents.leaf().map(str::to_string),
+        usage: contents.usage,
+        ..Restored::default()
+    };
+    let path = contents.active_path();
+    let mut summary: Option<Told> = None;
+    let mut told: Vec<Told> = Vec::new();
+    let mut custom: Vec<(usize, Custom)> = Vec::new();
+    // The latest edit of an entry counts.
+    let mut edits: HashMap<String, Value> = HashMap::new();
+    for (at, &index) in path.iter().enumerate() {
+        let (Some(mut entry), Some(id)) = (contents.entry(index), contents.id(index)) else { continue };
+        let mut text = |key: &str| take_text(&mut entry, key);
+        match text("type").unwrap_or_default().as_str() {
+            "model_change" => restored.model = text("provider").zip(text("modelId")).or(restored.model),
+            "thinking_level_change" => restored.thinking = text("thinkingLevel").or(restored.thinking),
+            "session_info" => {
+                let name = text("name").unwrap_or_default();
+                restored.name = Some(name.trim().to_string()).filter(|name| !name.is_empty());
+            }
+            "context_edit" => {
+                let replacement = entry.remove("replacement").unwrap_or_default();
+                if let Some(target) = take_text(&mut entry, "targetId") {
+                    edits.insert(target, replacement);
+                }
+            }
+            "custom" => {
+                let custom_type = text("customType").unwrap_or_default();
+                let data = entry.remove("data").unwrap_or_default();
+                custom.push((at, Custom { entry_id: id.to_string(), custom_type, data, messages_before: 0 }));
+            }
+            "compaction" => {
+                let Some(words) = text("summary") else { continue };
+                // What was kept may begin with an entry that is no message. One that is not there means that nothing was.
+                let first_kept = first_kept(&entry, contents);
+                let is_first = |index: &usize| contents.id(*index) == first_kept.as_deref();
+                let kept = path[..at].iter().position(is_first).unwrap_or(at);
+                told.retain(|told| told.at >= kept);
+                let message = stored_message::compaction_summary(&words, timestamp(&entry, told.last()));
+                summary = Some(Told { at, entry_id: id.to_string(), message });
+                restored.last_compaction = Some(Compaction {
+                    entry_id: id.to_string(),
+                    summary: words,
+                    tokens_before: entry.get("tokensBefore").and_then(count).unwrap_or(0),
+                    details: entry.remove("details").filter(|details| !details.is_null()),
+                });
+            }
+            kind => {
+                let timestamp = timestamp(&entry, told.last());
+                let Some(message) = message(kind, entry, timestamp) else { continue };
+                if let Message::Assistant(answer) = &message
+                    && !answer.model.is_empty()
+                {
+                    restored.model = Some((answer.provider.clone(), answer.model.clone()));
+                }
+                told.push(Told { at, entry_id: id.to_string(), message });
+            }
+        }
+    }
+    told.retain_mut(|told| edits.get(&told.entry_id).is_none_or(|edit| apply(edit, &mut told.message)));
+    for (at, mut record) in custom {
+        record.messages_before = usize::from(summary.is_some()) + told.partition_point(|told| told.at < at);
+        restored.custom.push(record);
+    }
+    for told in summary.into_iter().chain(told) {
+        restored.entry_ids.push(told.entry_id);
+        restored.messages.push(Arc::new(told.message));
+    }
+    restored
+}
+
+/// The id of the first entry that a compaction kept.
+fn first_kept(compaction: &Fields, contents: &Contents) -> Option<String> {
+    if let Some(id) = compaction.get("firstKeptEntryId").and_then(Value::as_str) {
+        return Some(id.to_string());
+    }
+    // Version 1 had the number of its line instead, the header's being 0.
+    let line = compaction.get("firstKeptEntryIndex").and_then(Value::as_u64)?;
+    contents.id(usize::try_from(line).ok()?.checked_sub(1)?).map(str::to_string)
+}
+
+/// When an entry was written, Unix time in milliseconds; where it does not say, the time of the message before it.
+fn timestamp(entry: &Fields, before: Option<&Told>) -> i64 {
+    let written = entry.get("timestamp").and_then(|time| time.as_str()?.parse::<jiff::Timestamp>().ok());
+    written.map(jiff::Timestamp::as_millisecond).unwrap_or_else(|| match before.map(|told| &told.message) {
+        None => 0,
+        Some(Message::User(m)) => m.timestamp,
+        Some(Message::Assistant(m)) => m.timestamp,
+        Some(Message::ToolResult(m)) => m.timestamp,
+    })
+}
+
+/// The message that the model is told for an entry, if it is told anything.
+fn message(kind: &str, mut entry: Fields, timestamp: i64) -> Option<Message> {
+    match kind {
+        "message" => match entry.remove("message")? {
+            Value::Object(message) => stored_message::for_model(message, timestamp),
+            _ => None,
+        },
+        "custom_message" => {
+            let content = content(entry.remove("content")?)?;
+            Some(Message::User(UserMessage { content, timestamp }))
+        }
+        "branch_summary" => {
+            let summary = entry.get("summary")?.as_str().filter(|summary| !summary.is_empty())?;
+            Some(stored_message::branch_summary(summary, timestamp))
+        }
+        _ => None,
+    }
+}
+
+/// Puts an edit's content in the place of a message's; `false` if the edit takes the message away.
+fn apply(edit: &Value, message: &mut Message) -> bool {
+    let Some(replacement) = edit.get("content") else { return !edit.is_null() };
+    match message {
+        Message::User(message) => {
+            if let Some(content) = content(replacement.clone()) {
+                message.content = content;
+            }
+        }
+        Message::Assistant(message) => message.content = blocks(replacement.clone()),
+        Message::ToolResult(message) => message.content = blocks(replacement.clone()),
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! The tools that an answer calls: prepared in order, run at the same time, answered in order.
+
+use super::{Action, SESSION_VARIABLE, Turn};
+use crate::events::AgentEvent;
+use crate::tools::{self, Tool, ToolContext, ToolOutput};
+use crate::transcript::{Block, ToolResultMessage, now_ms};
+use serde_json::{Map, Value};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+/// A tool call of the model, as it stands in its message.
+pub(super) struct Call {
+    id: String,
+    name: String,
+    arguments: Map<String, Value>,
+    arguments_error: Option<String>,
+}
+
+/// The tool, and its arguments as they were found to be right.
+type Ready = (&'static dyn Tool, Map<String, Value>);
+
+impl Turn {
+    /// Runs the calls of one message: prepared in order, run at the same time, answered in order.
+    pub(super) fn execute(&self, calls: Vec<Call>) -> Vec<ToolResultMessage> {
+        let prepared: Vec<(Call, Result<Ready, Box<ToolResultMessage>>)> = calls
+            .into_iter()
+            .map(|call| {
+                self.begin(&call);
+                let ready = self.prepare(&call);
+                // A call that cannot run has ended before the next one begins.
+                let ready = ready.map_err(|why| Box::new(self.finished(&call, ToolOutput::error(why), None)));
+                (call, ready)
+            })
+            .collect();
+        if let [(call, Ok(ready))] = prepared.as_slice() {
+            return vec![self.run_tool(call, ready)];
+        }
+        std::thread::scope(|scope| {
+            let running: Vec<_> = prepared
+                .into_iter()
+                .map(|(call, ready)| {
+                    let ready = ready?;
+                    let (id, name) = (call.id.clone(), call.name.clone());
+                    // A panic is caught with the tool; what is left to fail is the thread itself.
+                    let lost = move || self.lost(id, name);
+                    match std::thread::Builder::new()
+                        .name("tool".into())
+                        .spawn_scoped(scope, move || self.run_tool(&call, &ready))
+                    {
+                        Ok(handle) => Ok((handle, lost)),
+                        Err(_) => Err(Box::new(lost())),
+                    }
+                })
+                .collect();
+            running
+                .into_iter()
+                .map(|running| match running {
+                    Ok((handle, lost)) => handle.join().unwrap_or_else(|_| lost()),
+                    Err(done) => *done,
+                })
+                .collect()
+        })
+    }
+
+    /// The result of a call that got no thread, or lost it.
+    fn lost(&self, id: String, name: String) -> ToolResultMessage {
+        let call = Call { id, name, arguments: Map::new(), arguments_error: None };
+        self.finished(&call, ToolOutput::error("busy: the system refuses a thread for the tool; try again"), None)
+    }
+
+    /// Finds the tool and checks its arguments, or says what is wrong with the call.
+    fn prepare(&self, call: &Call) -> Result<Ready, String> {
+        let tool = self
+            .info
+            .tools
+            .contains(&call.name)
+            .then(|| tools::by_name(&call.name))
+            .flatten()
+            .ok_or_else(|| format!("Tool {} not found", call.name))?;
+        if let Some(error) = &call.arguments_error {
+            return Err(format!("Invalid arguments for tool \"{}\": {error}", call.name));
+        }
+        let arguments = tools::check(tool.spec(), tool.prepare(call.arguments.clone()))?;
+        let action = Action::Tool { id: call.id.clone(), name: call.name.clone() };
+        if self.gate(action).is_none() || self.cancel.is_cancelled() {
+            return Err("Operation aborted".into());
+        }
+        Ok((tool, arguments))
+    }
+
+    fn run_tool(&self, call: &Call, (tool, arguments): &Ready) -> ToolResultMessage {
+        let begun = Instant::now();
+        let output = self.call_tool(*tool, arguments, call);
+        let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.finished(call, output, Some(duration_ms))
+    }
+
+    /// Tells the end of a call; returns its result.
+    fn finished(&self, call: &Call, output: ToolOutput, duration_ms: Option<u64>) -> ToolResultMessage {
+        self.emit(AgentEvent::ToolExecutionEnd {
+            id: call.id.clone(),
+            name: call.name.clone(),
+            content: output.content.clone(),
+            details: output.details.clone(),
+            is_error: output.is_error,
+            duration_ms,
+        });
+        result(call, output, duration_ms)
+    }
+
+    /// The result of a call whose arguments may have been cut off.
+    pub(super) fn not_executed(&self, call: &Call) -> ToolResultMessage {
+        let text = "The tool call was not executed: the answer hit the output limit, so that its arguments may be \
+                    incomplete. Call the tool again, with less in one call.";
+        self.begin(call);
+        self.finished(call, ToolOutput::error(text), None)
+    }
+
+    fn begin(&self, call: &Call) {
+        self.emit(AgentEvent::ToolExecutionStart {
+            id: call.id.clone(),
+            name: call.name.clone(),
+            arguments: call.arguments.clone(),
+        });
+    }
+
+    fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {
+        let mut environment = self.config.tool_environment.clone();
+        for (name, value) in [
+            (SESSION_VARIABLE, self.info.instance_id.as_str()),
+            ("PI_SESSION_ID", &self.info.id),
+            ("PI_PROVIDER", &self.model.provider),
+            ("PI_MODEL", &self.model.id),
+            ("PI_REASONING_LEVEL", self.thinking.as_str()),
+        ] {
+            environment.push((name.to_string(), value.to_string()));
+        }
+        let update = |partial: ToolOutput| {
+            if !self.facts.listened_to() {
+                return;
+            }
+            self.emit(AgentEvent::ToolExecutionUpdate {
+                id: call.id.clone(),
+                name: call.name.clone(),
+                partial: partial.content,
+            });
+        };
+        let settings = self.services.tool_settings();
+        let context = ToolContext {
+            cwd: &self.info.cwd,
+            cancel: &self.cancel,
+            environment: &environment,
+            spill_dir: &self.spill_dir,
+            images: self.model.images,
+            resize_images: settings.resize_images,
+            shell: settings.shell.as_deref(),
+            command_prefix: settings.command_prefix.as_deref(),
+            default_timeout: self.config.bash_timeout,
+            on_update: &update,
+        };
+        catch_unwind(AssertUnwindSafe(|| tool.run(arguments, &context)))
+            .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"))
+    }
+}
+
+/// The calls of an answer.
+pub(super) fn calls(content: &[Block]) -> Vec<Call> {
+    content
+        .iter()
+        .filter_map(|block| match block {
+            Block::ToolCall { id, name, arguments, arguments_error, .. } => Some(Call {
+                id: id.clone(),
+                name: name.clone(),
+                arguments: arguments.clone(),
+                arguments_error: arguments_error.clone(),
+            }),
+            _ => None,
+        })
+        .collect()
+}
+
+fn result(call: &Call, output: ToolOutput, duration_ms: Option<u64>) -> ToolResultMessage {
+    ToolResultMessage {
+        tool_call_id: call.id.clone(),
+        tool_name: call.name.clone(),
+        content: output.content,
+        details: output.details,
+        is_error: output.is_error,
+        duration_ms,
+        timestamp: now_ms(),
+    }
+}

@@ -1,0 +1,85 @@
+//! One answer as it streams: its text to the caller, and all of its pieces to the session while somebody listens.
+
+use super::Turn;
+use crate::events::{AgentEvent, Delta, DeltaKind};
+use crate::model::{Sink, StreamEvent};
+
+/// Hands the text of an answer to the caller, on the thread that reads it from the model; and, while somebody listens,
+/// every piece of the answer to the session.
+pub(super) struct Streaming<'a> {
+    pub turn: &'a Turn,
+    /// The provider has accepted the request.
+    pub started: bool,
+    /// A piece that the session could not take yet, to which the next ones are added.
+    pub delta: Option<Delta>,
+}
+
+impl Streaming<'_> {
+    /// Tells the session of a piece. If it has many to take already, pieces of one kind are told together.
+    fn tell(&mut self, next: Delta) {
+        if let Some(held) = &mut self.delta {
+            let same = (held.kind, held.index) == (next.kind, next.index);
+            if same && self.turn.steps.is_full() {
+                held.text.push_str(&next.text);
+                return;
+            }
+        }
+        self.finish();
+        if self.turn.steps.is_full() {
+            self.delta = Some(next);
+        } else {
+            self.turn.emit(AgentEvent::MessageUpdate(next));
+        }
+    }
+
+    /// Tells what was held back.
+    pub fn finish(&mut self) {
+        if let Some(held) = self.delta.take() {
+            self.turn.emit(AgentEvent::MessageUpdate(held));
+        }
+    }
+}
+
+impl Sink for Streaming<'_> {
+    fn event(&mut self, event: StreamEvent<'_>) {
+        match event {
+            StreamEvent::TextDelta { delta, .. } => self.turn.reply.text(delta, &self.turn.cancel),
+            StreamEvent::Start => {
+                self.started = true;
+                self.turn.emit(AgentEvent::MessageStart(self.turn.empty_answer()));
+            }
+            _ => {}
+        }
+        if self.turn.facts.listened_to()
+            && let Some(delta) = delta(&event)
+        {
+            self.tell(delta);
+        }
+    }
+
+    fn drained(&mut self) {
+        self.turn.reply.flush();
+        self.finish();
+    }
+}
+
+/// A stream's event as the session is told of it.
+fn delta(event: &StreamEvent<'_>) -> Option<Delta> {
+    let (kind, index, text) = match *event {
+        StreamEvent::Start => return None,
+        StreamEvent::TextStart { index } => (DeltaKind::TextStart, index, ""),
+        StreamEvent::TextDelta { index, delta } => (DeltaKind::Text, index, delta),
+        StreamEvent::TextEnd { index } => (DeltaKind::TextEnd, index, ""),
+        StreamEvent::ThinkingStart { index } => (DeltaKind::ThinkingStart, index, ""),
+        StreamEvent::ThinkingDelta { index, delta } => (DeltaKind::Thinking, index, delta),
+        StreamEvent::ThinkingEnd { index } => (DeltaKind::ThinkingEnd, index, ""),
+        StreamEvent::ToolCallStart { index, .. } => (DeltaKind::ToolCallStart, index, ""),
+        StreamEvent::ToolCallDelta { index, delta } => (DeltaKind::ToolCall, index, delta),
+        StreamEvent::ToolCallEnd { index } => (DeltaKind::ToolCallEnd, index, ""),
+    };
+    let call = match *event {
+        StreamEvent::ToolCallStart { id, name, .. } => Some((id.to_owned(), name.to_owned())),
+        _ => None,
+    };
+    Some(Delta { kind, index, text: text.to_owned(), call })
+}
