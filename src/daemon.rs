@@ -3,14 +3,20 @@
 //! It takes requests from the intake, starts a thread per session, answers discovery for all of them, and ends them in
 //! order when it is told to stop. It never waits for a session.
 
+mod agents;
+
 use crate::config::{self, BrokerPlan, Config};
 use crate::model::{Services, ThinkingLevel};
 use crate::nats::broker::Broker;
 use crate::nats::documents::{self, session_subject};
 use crate::nats::intake::{self, Create, IntakeError, Request};
-use crate::nats::micro::{self, Endpoint, Instance};
-use crate::nats::replies::{TextStream, send_document, send_error};
-use crate::nats::session_subjects::SessionSubjects;
+use crate::nats::control::Settings;
+use crate::nats::host::Host;
+use crate::nats::micro;
+use crate::nats::replies::{send_document, send_error};
+use crate::nats::services::{IntakeService, SessionService};
+use crate::nats::session_subjects::{Place, SessionSubjects};
+use crate::nats::stream::{Form, Stream};
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt, Setup, Storage};
 use crate::state_dir::{OpenError, SavedSession, StateDir};
@@ -19,7 +25,7 @@ use crate::tools::{self, child};
 use crate::transcript::{locate, now_ms};
 use crate::turn::Incoming;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -50,6 +56,8 @@ enum Event {
     Intake(Box<Message>),
     Discovery(Box<Message>),
     Ended(String),
+    /// Time for the agents' signs of life.
+    Heartbeat,
     /// The grace period or the time for ending is over.
     Deadline,
     /// Time to look after what programs left behind.
@@ -62,7 +70,7 @@ struct Entry {
     facts: Arc<Facts>,
     commands: Sender<Command>,
     /// Absent for ephemeral runs, which are not discoverable.
-    service: Option<Instance>,
+    service: Option<Arc<SessionService>>,
     /// Those who wait for its end: their reply subjects, and when they asked.
     stoppers: Vec<(String, Instant)>,
     thread: Thread,
@@ -81,9 +89,11 @@ struct Daemon {
     config: Arc<Config>,
     services: Arc<Services>,
     connection: Connection,
+    /// What the sessions share on it.
+    host: Arc<Host>,
     /// By instance id, so that a session that ends cannot be taken for its successor of the same name.
     sessions: BTreeMap<String, Entry>,
-    intake: Instance,
+    intake: IntakeService,
     spill_root: tempfile::TempDir,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
@@ -92,6 +102,7 @@ struct Daemon {
     intake_requests: Receiver<Box<Message>>,
     discovery_requests: Receiver<Box<Message>>,
     ticks: Receiver<Instant>,
+    heartbeats: Receiver<Instant>,
     ended: Receiver<String>,
     ended_sender: Sender<String>,
     /// What a failing server said last, so that an outage is one line in the log.
@@ -178,7 +189,9 @@ impl Daemon {
             .map_err(|e| format!("no folder for temporary files: {e}"))?;
         Ok(Daemon {
             services: Arc::new(Services::new(&config.agent_dir)),
-            intake: Instance::new("intake".into(), Map::new(), vec![Endpoint::new("intake", subject)]),
+            intake: IntakeService::new(subject),
+            heartbeats: tick(config.heartbeat_interval),
+            host: Arc::new(Host::new(&connection, &config)),
             config: Arc::new(config),
             connection,
             sessions: BTreeMap::new(),
@@ -222,6 +235,7 @@ impl Daemon {
             recv(self.discovery_requests) -> message => message.map_or(Event::Deadline, Event::Discovery),
             recv(deadline) -> _ => Event::Deadline,
             recv(self.ticks) -> _ => Event::Tick,
+            recv(self.heartbeats) -> _ => Event::Heartbeat,
         }
     }
 
@@ -232,7 +246,11 @@ impl Daemon {
             Event::Intake(message) => self.intake(*message),
             Event::Discovery(message) => self.discovery(&message),
             Event::Ended(instance_id) => self.forget(&instance_id),
-            Event::Tick => child::reap_orphans(),
+            Event::Tick => {
+                child::reap_orphans();
+                self.host.tick(Instant::now());
+            }
+            Event::Heartbeat => self.heartbeats(),
             Event::Deadline => match self.phase {
                 Phase::Draining(end) | Phase::Ending(end) if end <= Instant::now() => self.advance_shutdown(),
                 _ => {}
@@ -249,8 +267,9 @@ impl Daemon {
                 } else {
                     self.registered = true;
                     log::info!("connected");
-                    log::info!("intake registered on {}", self.intake.endpoints[0].subject);
+                    log::info!("intake registered on {}", self.intake.subject);
                 }
+                self.heartbeats();
             }
             ConnectionEvent::Disconnected { reason } => log::warn!("disconnected: {reason}"),
             ConnectionEvent::ConnectFailed { server, error } => {
@@ -276,7 +295,7 @@ impl Daemon {
             log::debug!("an intake request without reply subject was ignored");
             return;
         };
-        let counters = self.intake.endpoints[0].counters.clone();
+        let counters = self.intake.counters.clone();
         counters.count_request();
         let request = if matches!(self.phase, Phase::Serving) {
             intake::parse(&message.payload)
@@ -355,11 +374,12 @@ impl Daemon {
             None => usual,
         };
         let storage = self.storage(create, &cwd)?;
-        let service = create.session_id.as_ref().map(|id| self.session_service(id, &cwd, micro::new_id()));
+        let invalid = |name: &str| IntakeError::InvalidRequest { message: format!("{name} must be true or false") };
+        let settings = Settings::from_json(create.options()).map_err(invalid)?;
         let info = Arc::new(Info {
             id: create.session_id.clone().unwrap_or_else(|| format!("run-{:08x}", fastrand::u32(..))),
-            instance_id: service.as_ref().map_or_else(micro::new_id, |s| s.id.clone()),
-            named: service.is_some(),
+            instance_id: micro::new_id(),
+            named: create.session_id.is_some(),
             cwd,
             from: from.clone(),
             tools,
@@ -371,11 +391,12 @@ impl Daemon {
         let first = Prompt {
             message: Incoming::new(create.body.clone()),
             from,
-            reply: Arc::new(TextStream::new(&self.connection, reply.to_string())),
-            counters: self.intake.endpoints[0].counters.clone(),
+            sender: None,
+            reply: Arc::new(Stream::new(&self.connection, reply.to_string(), Form::Text)),
+            counters: self.intake.counters.clone(),
             received,
         };
-        self.start_session(info, Arc::new(Facts::new(setup)), service, storage, Some(first))
+        self.start_session(info, Arc::new(Facts::new(setup)), settings, storage, Some(first))
     }
 
     /// The tools of a session that names none.
@@ -428,7 +449,6 @@ impl Daemon {
         let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
         let totals = session::settled_totals(&saved.file).unwrap_or_default();
         let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
-        let service = self.session_service(&saved.id, &saved.cwd, saved.instance_id.clone());
         let info = Arc::new(Info {
             id: saved.id,
             instance_id: saved.instance_id,
@@ -450,36 +470,32 @@ impl Daemon {
             facts.restore(totals);
         }
         let storage = Storage::Saved { file: saved.file, totals };
-        self.start_session(info, facts, Some(service), storage, None).map_err(|e| e.summary())
-    }
-
-    /// The session as discovery shows it.
-    fn session_service(&self, id: &str, cwd: &Path, instance_id: String) -> Instance {
-        let subject = session_subject(&self.config.owner, id);
-        let cwd = cwd.to_string_lossy();
-        let metadata = Map::from_iter([
-            ("sessionId".to_string(), json!(id)),
-            ("owner".to_string(), json!(self.config.owner)),
-            ("cwd".to_string(), json!(cwd)),
-        ]);
-        let inspect = Endpoint::new("inspect", format!("{subject}.inspect"));
-        let endpoints = vec![Endpoint::new("prompt", subject), inspect];
-        Instance { id: instance_id, ..Instance::new(format!("{id} — {cwd}"), metadata, endpoints) }
+        self.start_session(info, facts, Settings::default(), storage, None).map_err(|e| e.summary())
     }
 
     fn start_session(
         &mut self,
         info: Arc<Info>,
         facts: Arc<Facts>,
-        service: Option<Instance>,
+        settings: Settings,
         storage: Storage,
         first: Option<Prompt>,
     ) -> Result<(), IntakeError> {
+        let service = info.named.then(Arc::<SessionService>::default);
+        let spill_dir = self.spill_root.path().join(&info.instance_id);
         let subjects = match &service {
             None => None,
             Some(service) => {
-                let [prompt, inspect] = [0, 1].map(|n| service.endpoints[n].counters.clone());
-                let opened = SessionSubjects::open(&self.connection, &self.config.owner, &info.id, prompt, inspect);
+                let kept = self.state.as_ref().filter(|_| !matches!(storage, Storage::None));
+                let place = Place {
+                    host: self.host.clone(),
+                    service: service.clone(),
+                    info: info.clone(),
+                    facts: facts.clone(),
+                    attachments: kept.map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&info.id)),
+                    settings,
+                };
+                let opened = SessionSubjects::open(place);
                 Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)
             }
         };
@@ -491,7 +507,7 @@ impl Daemon {
             facts: facts.clone(),
             subjects,
             commands: receiver,
-            spill_dir: self.spill_root.path().join(&info.instance_id),
+            spill_dir,
             state: self.state.clone(),
             storage,
             first,
@@ -508,8 +524,9 @@ impl Daemon {
         if info.named {
             log::info!("session {} started in {}", info.id, info.cwd.display());
         }
-        let instance_id = info.instance_id.clone();
-        self.sessions.insert(instance_id, Entry { info, facts, commands, service, stoppers: Vec::new(), thread });
+        let entry = Entry { info, facts, commands, service, stoppers: Vec::new(), thread };
+        self.heartbeat(&entry);
+        self.sessions.insert(entry.info.instance_id.clone(), entry);
         Ok(())
     }
 
@@ -522,17 +539,7 @@ impl Daemon {
         }
         for (reply, received) in entry.stoppers {
             send_document(&self.connection, &reply, &json!({"ok": true, "sessionId": entry.info.id}));
-            self.intake.endpoints[0].counters.add_time(received.elapsed());
-        }
-    }
-
-    fn discovery(&self, message: &Message) {
-        let (Some(reply), Some((verb, id))) = (&message.reply, micro::parse_subject(&message.subject)) else { return };
-        let instances = self.sessions.values().filter_map(|entry| entry.service.as_ref());
-        for instance in std::iter::once(&self.intake).chain(instances) {
-            if id.is_none_or(|id| id == instance.id) {
-                send_document(&self.connection, reply, &instance.document(verb));
-            }
+            self.intake.counters.add_time(received.elapsed());
         }
     }
 

@@ -5,6 +5,7 @@ mod table;
 mod tests;
 
 use crate::model::ThinkingLevel;
+use crate::nats::agents::SenderTrust;
 use crate::nats::broker::{BrokerAuth, BrokerOptions};
 use crate::nats::{self, Auth, ServerAddress};
 use crate::nats_context::{self, Context};
@@ -50,6 +51,11 @@ pub struct Config {
     pub bash_timeout: Option<Duration>,
     /// The whole environment of child processes.
     pub tool_environment: Vec<(String, String)>,
+    /// Between two signs of life of an agent.
+    pub heartbeat_interval: Duration,
+    /// Sessions publish their events on NATS unless told otherwise.
+    pub events: bool,
+    pub min_sender_trust: SenderTrust,
     pub log: String,
     /// Things the operator should know, one line each.
     pub warnings: Vec<String>,
@@ -470,6 +476,9 @@ impl Settings {
         if log.parse::<log::LevelFilter>().is_err() {
             return Err(self.wrong("log", &format!("{log:?} is no log level")));
         }
+        let trust = self.text("minSenderTrust").unwrap_or_default();
+        let min_sender_trust = SenderTrust::parse(trust)
+            .ok_or_else(|| self.wrong("minSenderTrust", &format!("{trust:?} is neither any nor signed")))?;
         let servers = nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let mut warnings = Vec::new();
         if nats.servers.iter().any(|server| server.host.eq_ignore_ascii_case(PUBLIC_SERVER)) {
@@ -514,6 +523,9 @@ impl Settings {
             grace: Duration::from_secs(self.number("grace")),
             bash_timeout: Some(Duration::from_secs(self.number("bashTimeout"))).filter(|d| !d.is_zero()),
             tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
+            heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),
+            events: self.text("events") == Some("true"),
+            min_sender_trust,
             home: self.home,
             log,
             warnings,

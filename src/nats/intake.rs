@@ -190,6 +190,11 @@ pub fn parse(payload: &[u8]) -> Result<Request, IntakeError> {
 }
 
 impl Create {
+    /// The fields that are not required.
+    pub fn options(&self) -> &Map<String, Value> {
+        &self.options
+    }
+
     fn option(&self, key: &str) -> Option<&Value> {
         self.options.get(key).filter(|value| !value.is_null())
     }
