@@ -18,6 +18,7 @@ pub mod nats_context;
 pub mod prompt;
 pub mod reply;
 pub mod session;
+pub mod socket;
 pub mod startup;
 pub mod state_dir;
 pub mod sys;
