@@ -378,10 +378,10 @@ impl Daemon {
         self.start_session(info, Arc::new(Facts::new(setup)), service, storage, Some(first))
     }
 
-    /// The tools of a session that names none.
+    /// The tools of a session that names none. Only a named one can be found by those who could answer questions.
     fn usual_tools(&self, named: bool) -> Vec<String> {
-        let _ = named;
-        self.config.tools.clone().unwrap_or_else(|| tools::DEFAULT_TOOLS.map(str::to_owned).to_vec())
+        let usual = tools::DEFAULT_TOOLS.into_iter().chain(named.then_some(tools::QUESTION));
+        self.config.tools.clone().unwrap_or_else(|| usual.map(str::to_owned).collect())
     }
 
     /// Where the session files of a working directory are.
