@@ -19,7 +19,7 @@ pub const VERSION: u64 = 3;
 pub const MAX_FILE: u64 = 256 * 1024 * 1024;
 /// Longest line, bytes. As JSON values a line takes several times its length; this bounds that. The longest in practice
 /// hold a prompt's images.
-pub const MAX_LINE: usize = 64 * 1024 * 1024;
+pub const MAX_LINE: usize = 32 * 1024 * 1024;
 /// Most entries: what their places and links take is bounded too.
 pub const MAX_ENTRIES: usize = 1_000_000;
 /// How far the header is looked for when nothing else of a file is wanted, bytes; as PI does.

@@ -283,3 +283,50 @@ fn ids_are_unique_in_the_file() {
     assert_eq!((contents.len(), file.ids.len()), (500, 500));
     assert_eq!((&file.ids, &file.leaf), (&taken, &leaf), "a new writer knows the ids of the one before");
 }
+
+#[test]
+fn whatever_happened_to_a_file_it_is_refused_or_gone_on_with() {
+    let (home, path) = home();
+    let mut file = create(&path);
+    let first = append_message(&mut file, &user("one")).expect("appended");
+    append_message(&mut file, &answer()).expect("appended");
+    append_message(&mut file, &result()).expect("appended");
+    let compaction = json!({"summary": "S", "firstKeptEntryId": first, "tokensBefore": 9});
+    file.append("compaction", object(compaction)).expect("appended");
+    file.append("context_edit", object(json!({"targetId": first, "replacement": null}))).expect("appended");
+    drop(file);
+    let whole = std::fs::read(&path).expect("read");
+    let damaged = home.path().join("damaged.jsonl");
+    let mut gone_on_with = 0;
+    for seed in 0..500 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut bytes = whole.clone();
+        for _ in 0..random.usize(1..4) {
+            let from = random.usize(..=bytes.len());
+            let to = (from + random.usize(..80)).min(bytes.len());
+            let piece = bytes[from..to].to_vec();
+            match random.u8(..5) {
+                0 => drop(bytes.drain(from..to)),
+                1 => bytes[from..to].fill(0),
+                2 => bytes[from..to].iter_mut().for_each(|byte| *byte = random.u8(..)),
+                3 => drop(bytes.splice(from..from, piece)),
+                _ => drop(bytes.splice(from..to, *b"\n")),
+            }
+        }
+        std::fs::write(&damaged, &bytes).expect("written");
+        let Ok((mut file, before)) = SessionFile::open(&damaged) else {
+            assert_eq!(std::fs::read(&damaged).expect("read"), bytes, "{seed}: what is refused is left as it was");
+            continue;
+        };
+        gone_on_with += 1;
+        let restored = restore(&before);
+        assert_eq!(restored.messages.len(), restored.entry_ids.len(), "{seed}");
+        assert!(before.active_path().is_sorted(), "{seed}");
+        let last = append_message(&mut file, &user("more")).expect("appended");
+        drop(file);
+        let after = read(&damaged).expect("read");
+        assert_eq!(after.ids().collect::<Vec<_>>(), before.ids().chain([&*last]).collect::<Vec<_>>(), "{seed}");
+        assert_eq!(restore(&after).entry_ids.last(), Some(&last), "{seed}");
+    }
+    assert!(gone_on_with > 250, "most of the damage is not to the header: {gone_on_with}");
+}
