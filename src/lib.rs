@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod cancel;
+pub mod cli;
 pub mod compact;
 pub mod config;
 pub mod daemon;
@@ -16,6 +17,7 @@ pub mod model;
 pub mod nats;
 pub mod nats_context;
 pub mod prompt;
+pub mod questions;
 pub mod reply;
 pub mod session;
 pub mod startup;
