@@ -66,8 +66,12 @@ pub struct Config {
 impl Config {
     /// Where the files are that say how the agent works in this folder. Those of a project count if the operator trusts it.
     pub fn places<'a>(&'a self, cwd: &'a Path) -> Places<'a> {
-        let project_trusted = self.trusted_folders.iter().any(|trusted| cwd.starts_with(trusted));
-        Places { cwd, agent_dir: &self.agent_dir, home: &self.home, project_trusted }
+        Places { cwd, agent_dir: &self.agent_dir, home: &self.home, project_trusted: self.trusts(cwd) }
+    }
+
+    /// The operator trusts the project in this folder.
+    pub fn trusts(&self, folder: &Path) -> bool {
+        self.trusted_folders.iter().any(|trusted| folder.starts_with(trusted))
     }
 }
 
