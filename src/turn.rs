@@ -18,7 +18,7 @@ use crate::session::{Facts, Info};
 use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage, now_ms};
 use calls::calls;
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Sender, bounded, select};
 use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -39,6 +39,8 @@ pub enum Step {
     Event(AgentEvent),
     /// The turn waits for the verdict.
     Gate(Action, Sender<Verdict>),
+    /// A tool has a question to people, and waits for what becomes of it.
+    Ask(Value, Sender<Result<Value, String>>),
     /// A summary takes the place of the messages before `first_kept`; `entry` is the session file's.
     Compacted {
         message: Arc<Message>,
@@ -173,6 +175,19 @@ impl Turn {
             Ok(Verdict::Go(messages)) => Some(messages),
             Ok(Verdict::No) | Err(_) => None,
         }
+    }
+
+    /// Puts a question to people and waits until it is settled, or until the run is cancelled.
+    fn ask_people(&self, request: Value) -> Result<Value, String> {
+        let (asker, settled) = bounded(1);
+        let (interrupt, interrupted) = bounded::<()>(1);
+        let _kept = self.cancel.on_cancel(move || drop(interrupt));
+        self.step(Step::Ask(request, asker));
+        let result = select! {
+            recv(settled) -> result => result.ok(),
+            recv(interrupted) -> _ => None,
+        };
+        result.unwrap_or_else(|| Err("Operation aborted".into()))
     }
 
     /// Adds a complete message to the transcript.

@@ -3,6 +3,7 @@
 //! It never does anything that can hang, so that a stop, an inspection or "queue full" is answered in one step of its
 //! loop even while a tool has been stuck for an hour. What can hang happens in the turn's thread (see `turn`).
 
+mod asking;
 pub mod control;
 mod controls;
 mod facts;
@@ -25,6 +26,7 @@ use crate::state_dir::StateDir;
 use crate::threads::Thread;
 use crate::transcript::{Message, StopReason};
 use crate::turn::{self, Action, Incoming, Settled, Step, Verdict};
+use asking::Asking;
 use control::{ControlRequest, Respond};
 use crossbeam_channel::{Receiver, Sender, never, select};
 pub use facts::{Facts, Info, Setup, model_facts, state};
@@ -140,6 +142,7 @@ struct Session {
     /// Ids of the messages that the turn was given and that are not yet in the transcript.
     taken: VecDeque<String>,
     idle_since: Instant,
+    asking: Asking,
     log: EventLog,
     listeners: Vec<Arc<dyn EventSink>>,
     /// Tools ran, so that there may be something to clean up.
@@ -166,6 +169,7 @@ pub fn run(parts: Parts) {
         follow_up: Waiting::default(),
         log: EventLog::new(Settings::default(), &parts.info.id, parts.spill_dir.join("events.jsonl")),
         listeners: Vec::new(),
+        asking: Asking::default(),
         config: parts.config,
         services: parts.services,
         info: parts.info,
@@ -237,6 +241,7 @@ impl Session {
             Event::Command(Command::Control(request)) => self.control(request.control, request.respond),
             Event::Request(message) => self.request(*message),
             Event::Step(Step::Event(event)) => self.note(event),
+            Event::Step(Step::Ask(request, asker)) => self.ask(request, asker),
             Event::Step(Step::Gate(action, verdict)) => self.judge(&action, &verdict),
             Event::Step(Step::Compacted { message, first_kept, usage, entry }) => {
                 self.facts.add_usage(&usage);
@@ -363,6 +368,7 @@ impl Session {
 
     /// Ends the session: every stream gets its end, no child process and no file of the session stays behind.
     fn end(mut self, reason: EndReason) {
+        self.reject_questions("shutdown");
         if let Some(running) = self.running.take() {
             running.cancel.cancel();
             let settled = self.wait_for_settlement(&running);
@@ -411,7 +417,7 @@ impl Session {
                 Ok(Step::Settled(_)) => return true,
                 Ok(Step::Event(event)) => self.note(event),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
-                Ok(Step::Compacted { .. } | Step::Omitted) => {}
+                Ok(Step::Compacted { .. } | Step::Omitted | Step::Ask(..)) => {}
                 Err(e) => return e.is_disconnected(),
             }
         }

@@ -126,6 +126,7 @@ impl Session {
             }
             Err(e) => {
                 self.taken.clear();
+                self.reject_questions("tool");
                 self.record_settled(&ids, "refused");
                 let error = ReplyError::busy(&format!("no thread for the prompt: {e}"));
                 self.refuse(&*reply, &counters, error);
