@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod cancel;
+pub mod cli;
 pub mod compact;
 pub mod config;
 pub mod daemon;

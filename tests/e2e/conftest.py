@@ -3,7 +3,9 @@
 import pytest
 
 from support.bus import Bus
+from support.cli import Cli
 from support.daemon import API_KEY, Daemon
+from support.fake_bridge import FakeBridge
 from support.model_server import ModelServer
 from support.nats_server import NatsServer
 
@@ -81,6 +83,34 @@ def new_daemon(request, tmp_path, nats_server, bus, model):
 def daemon(new_daemon):
     """A daemon that runs and uses the scripted model."""
     return new_daemon().start()
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """Calls of pi-bridge, with a bridge directory of the test's own."""
+    found = Cli(tmp_path / "bridge", tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def new_bridge(cli):
+    """Makes fake sessions and daemons in that directory."""
+    made = []
+
+    def make(name="0123456789", **row):
+        made.append(FakeBridge(cli.directory, name, **row))
+        return made[-1]
+
+    yield make
+    for bridge in made:
+        bridge.close()
+
+
+@pytest.fixture
+def bridge(new_bridge):
+    """One fake session."""
+    return new_bridge()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -1,0 +1,55 @@
+//! An answer that is printed as it comes: `run`, `session` and `send --stream`.
+
+use super::connection::{Connection, Deadline, Record, same_id};
+use super::failure::Failure;
+use super::output;
+use serde_json::Value;
+
+/// Prints the answer to a request whose response has arrived, and waits for its end, however long the model works.
+///
+/// # Errors
+/// The run failed, or the connection ended before it did.
+pub fn follow(connection: &mut Connection, id: &Value, json: bool) -> Result<(), Failure> {
+    let mut line_is_open = false;
+    while let Some(record) = connection.record(Deadline::after(None))? {
+        if !record.get("id").is_some_and(|found| same_id(found, id)) {
+            continue;
+        }
+        let kind = record.get("type").and_then(Value::as_str);
+        if json && matches!(kind, Some("chunk" | "end")) {
+            output::print(&format!("{}\n", Value::Object(record.clone())))?;
+        }
+        match kind {
+            Some("chunk") if !json => {
+                let text = record.get("data").and_then(Value::as_str).unwrap_or_default();
+                output::print_answer(text)?;
+                line_is_open = if text.is_empty() { line_is_open } else { !text.ends_with('\n') };
+            }
+            Some("end") => {
+                if line_is_open {
+                    output::print("\n")?;
+                }
+                return outcome(&record);
+            }
+            _ => {}
+        }
+    }
+    Err(Failure::Local("Socket closed before the end of the answer".into()))
+}
+
+/// What the last record of an answer says.
+fn outcome(end: &Record) -> Result<(), Failure> {
+    match end.get("success").and_then(Value::as_bool) {
+        Some(true) => Ok(()),
+        _ => Err(Failure::Local(error_of(end))),
+    }
+}
+
+/// Why a request or a run failed, in one line.
+pub fn error_of(record: &Record) -> String {
+    match record.get("error") {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) if !other.is_null() => other.to_string(),
+        _ => "It failed, and no reason was given".to_string(),
+    }
+}

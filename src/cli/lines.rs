@@ -1,0 +1,65 @@
+//! Cutting bytes into lines.
+
+/// Bytes that arrive in any pieces and leave as lines.
+#[derive(Default)]
+pub struct LineBuffer {
+    bytes: Vec<u8>,
+    /// How far there is no line end, so that a long line is not searched again with every piece.
+    searched: usize,
+}
+
+impl LineBuffer {
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next complete line, with its end: JSON does not mind it, and who passes lines on wants it.
+    pub fn next_line(&mut self) -> Option<Vec<u8>> {
+        match memchr::memchr(b'\n', &self.bytes[self.searched..]) {
+            None => {
+                self.searched = self.bytes.len();
+                None
+            }
+            Some(at) => {
+                let rest = self.bytes.split_off(self.searched + at + 1);
+                self.searched = 0;
+                Some(std::mem::replace(&mut self.bytes, rest))
+            }
+        }
+    }
+
+    /// What has arrived since the last complete line, in bytes, provided that [`Self::next_line`] said there is none.
+    pub fn partial(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Takes everything that is left.
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        self.searched = 0;
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_out_whole_however_they_arrive() {
+        let input = b"one\r\n\n two \nthr\xc3\xa9e\r\r\nrest";
+        let expected: [&[u8]; 4] = [b"one\r\n", b"\n", b" two \n", b"thr\xc3\xa9e\r\r\n"];
+        for size in 1..=input.len() {
+            let (mut buffer, mut lines) = (LineBuffer::default(), Vec::new());
+            for piece in input.chunks(size) {
+                buffer.push(piece);
+                while let Some(line) = buffer.next_line() {
+                    lines.push(line);
+                }
+            }
+            assert_eq!(lines, expected, "in pieces of {size}");
+            assert_eq!(buffer.partial(), 4);
+            assert_eq!(buffer.take_rest(), b"rest");
+            assert_eq!(buffer.next_line(), None);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! `pi-bridge`, the client of the side channel: it drives live sessions of this machine over their Unix sockets.
+//!
+//! It speaks `pi-session-bridge.v1` with whatever serves it, and the control plane of our own daemon. It knows nothing of
+//! the daemon's insides: what it needs to know is in the registry's files and in the records on the socket.
+//!
+//! One call goes: `parse` by the `table` -> `resolve` the target in the `registry` -> `request` -> `connection`.
+
+mod answer;
+mod attach;
+mod completions;
+mod connection;
+mod directory;
+mod failure;
+mod help;
+mod lines;
+mod output;
+mod parse;
+mod registry;
+mod request;
+mod resolve;
+mod stream;
+mod table;
+mod target;
+
+use connection::{Connection, Deadline, Record};
+use directory::Environment;
+use failure::Failure;
+use parse::{Invocation, Parsed};
+use resolve::Target;
+use serde_json::Value;
+use std::ffi::OsString;
+use std::io::Read;
+use std::process::ExitCode;
+use table::{Flag, Verb};
+
+/// Does what the command line, which is without the program's name, asks for; returns the process's exit code.
+pub fn run(arguments: Vec<OsString>, environment: Environment<'_>) -> ExitCode {
+    match dispatch(arguments, environment) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let text = failure.to_string();
+            if matches!(failure, Failure::NoSubcommand) {
+                eprint!("{}", help::usage());
+            } else if !text.is_empty() {
+                eprintln!("{text}");
+            }
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn dispatch(arguments: Vec<OsString>, environment: Environment<'_>) -> Result<(), Failure> {
+    let arguments = arguments
+        .into_iter()
+        .map(|argument| argument.into_string().map_err(|text| Failure::Usage(format!("Not UTF-8: {}", text.display()))))
+        .collect::<Result<Vec<String>, Failure>>()?;
+    match parse::parse(&arguments)? {
+        Parsed::Help(None) => output::print(&help::usage()),
+        Parsed::Help(Some(row)) => output::print(&help::of(row)),
+        Parsed::Version => output::print(&format!("pi-bridge {}\n", env!("CARGO_PKG_VERSION"))),
+        Parsed::Do(invocation) => act(&invocation, environment),
+    }
+}
+
+fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Failure> {
+    let word = invocation.words.first().map(String::as_str);
+    match invocation.row.verb {
+        Verb::Help => return print_help(word),
+        Verb::Completions => {
+            let script = completions::script(word.unwrap_or_default())
+                .ok_or_else(|| Failure::Usage("Name a shell: bash, zsh or fish".into()))?;
+            return output::print(&script);
+        }
+        Verb::Attach if invocation.has(Flag::Json) => {
+            return Err(Failure::Usage("attach is for people; pi-bridge stream prints JSON".into()));
+        }
+        _ => {}
+    }
+    let uid = rustix::process::getuid().as_raw();
+    let directory = directory::resolve(invocation.value(Flag::BridgeDir), environment, uid)?;
+    if invocation.row.verb == Verb::List {
+        return list(invocation, &directory);
+    }
+    let timeout = invocation.timeout()?;
+    // What is wrong with the command line is told before anything is looked for.
+    let request = match invocation.row.verb {
+        Verb::Attach => None,
+        _ => Some(request::build(invocation, &working_directory(), &read_stdin)?),
+    };
+    let deadline = Deadline::after(timeout);
+    let target = resolve::resolve(invocation, &directory, deadline)?;
+    let mut connection = Connection::open(&target.socket, deadline)?;
+    match request {
+        None => attach::run(connection, target.session, timeout),
+        Some(request) => exchange(invocation, &mut connection, &target, request, deadline),
+    }
+}
+
+/// Sends the request of a subcommand and prints what comes back.
+fn exchange(
+    invocation: &Invocation,
+    connection: &mut Connection,
+    target: &Target,
+    mut request: Record,
+    deadline: Deadline,
+) -> Result<(), Failure> {
+    if let Some(session) = &target.session {
+        let key = if invocation.row.verb == Verb::Stop { "sessionId" } else { "session" };
+        request.entry(key).or_insert_with(|| session.as_str().into());
+    }
+    let verb = invocation.row.verb;
+    let followed = invocation.row.verb != Verb::Request && request.contains_key("stream");
+    if followed && target.of_daemon == Some(false) {
+        return Err(Failure::Local("That session cannot stream an answer; pi-bridge stream shows its events".into()));
+    }
+    let request = Value::Object(request);
+    if verb == Verb::Stream {
+        return stream::run(connection, &request, deadline);
+    }
+    let response = connection.ask(&request, deadline)?;
+    let success = response["success"] == true;
+    let json = invocation.has(Flag::Json);
+    if !followed {
+        output::print_json(&response)?;
+        return if success { Ok(()) } else { Err(Failure::Refused) };
+    }
+    if json {
+        output::print(&format!("{response}\n"))?;
+    }
+    match response {
+        Value::Object(response) if !success => Err(Failure::Local(answer::error_of(&response))),
+        _ => answer::follow(connection, &request["id"], json),
+    }
+}
+
+/// `pi-bridge list`.
+fn list(invocation: &Invocation, directory: &std::path::Path) -> Result<(), Failure> {
+    let rows = registry::read(directory, invocation.has(Flag::All))?;
+    let rows = resolve::filter(invocation).rows(&rows);
+    if invocation.has(Flag::Json) {
+        output::print_json(&registry::json(rows))
+    } else if rows.is_empty() {
+        output::print("No active pi session bridges found.\n")
+    } else {
+        output::print(&registry::table(rows))
+    }
+}
+
+fn print_help(name: Option<&str>) -> Result<(), Failure> {
+    match name {
+        None => output::print(&help::usage()),
+        Some(name) => match table::verb(name) {
+            Some(row) => output::print(&help::of(row)),
+            None => Err(Failure::Usage(format!("Unknown subcommand: {name}"))),
+        },
+    }
+}
+
+/// The current directory, which a new session gets; empty if it is gone, which the daemon then refuses.
+fn working_directory() -> String {
+    std::env::current_dir().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn read_stdin() -> Result<String, Failure> {
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .map(|_| text)
+        .map_err(|e| Failure::Local(format!("Cannot read standard input: {e}")))
+}

@@ -1,0 +1,202 @@
+//! The registry: one JSON file for each session or daemon.
+
+use super::failure::Failure;
+use super::output::printable;
+use rustix::process::{Pid, test_kill_process};
+use serde_json::{Map, Value};
+use std::io;
+use std::path::Path;
+
+/// The protocol that this client speaks.
+pub const PROTOCOL: &str = "pi-session-bridge.v1";
+
+/// One file of the registry, with what we found out about it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    document: Map<String, Value>,
+    alive: bool,
+    socket_exists: bool,
+}
+
+impl Row {
+    /// A text of the document.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.document.get(key).and_then(Value::as_str)
+    }
+
+    /// The process id as text, as options have it; empty if there is none.
+    pub fn pid(&self) -> String {
+        match self.document.get("pid") {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => String::new(),
+        }
+    }
+
+    /// The path of the socket, which is empty if there is none.
+    pub fn socket(&self) -> &str {
+        self.text("socketPath").unwrap_or_default()
+    }
+
+    /// Whether it stands for a daemon and not for a session.
+    pub fn is_daemon(&self) -> bool {
+        self.text("role") == Some("daemon")
+    }
+
+    /// The socket of the daemon that it belongs to, if it belongs to one.
+    pub fn daemon_socket(&self) -> Option<&str> {
+        self.text("daemonSocketPath").or_else(|| self.is_daemon().then(|| self.socket()))
+    }
+
+    /// Whether nobody can be there: the process or the socket is gone, or it speaks something else.
+    pub fn is_stale(&self) -> bool {
+        !self.alive || !self.socket_exists || self.text("protocol") != Some(PROTOCOL)
+    }
+
+    /// The document with what we found out.
+    fn to_json(&self) -> Value {
+        let mut document = self.document.clone();
+        document.insert("alive".into(), self.alive.into());
+        document.insert("socketExists".into(), self.socket_exists.into());
+        document.insert("stale".into(), self.is_stale().into());
+        Value::Object(document)
+    }
+}
+
+/// What a row is made of; absent for a file that is none.
+fn row(text: &str, is_alive: &dyn Fn(i32) -> bool, exists: &dyn Fn(&Path) -> bool) -> Option<Row> {
+    let Ok(Value::Object(document)) = serde_json::from_str(text) else { return None };
+    let pid = document.get("pid").and_then(Value::as_i64).and_then(|pid| i32::try_from(pid).ok());
+    let alive = pid.is_some_and(|pid| pid > 0 && is_alive(pid));
+    let socket = document.get("socketPath").and_then(Value::as_str);
+    let socket_exists = socket.is_some_and(|path| exists(Path::new(path)));
+    Some(Row { document, alive, socket_exists })
+}
+
+/// Whether a process runs; one that is not ours to signal does.
+fn is_alive(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH)))
+}
+
+/// Reads the registry, ordered by process id as text. A file that is no registry entry, or is being written, is left out.
+/// Rows of what is gone are there only with `all`.
+///
+/// # Errors
+/// The directory is there but cannot be read.
+pub fn read(bridge_directory: &Path, all: bool) -> Result<Vec<Row>, Failure> {
+    let directory = bridge_directory.join("instances");
+    let failed = |e: io::Error| Failure::Local(format!("Cannot read {}: {e}", directory.display()));
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut rows = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        // A pipe of this name would be waited for without an end.
+        if path.extension().is_some_and(|extension| extension == "json")
+            && path.is_file()
+            && let Ok(text) = std::fs::read_to_string(&path)
+            && let Some(row) = row(&text, &is_alive, &|path| path.exists())
+            && (all || !row.is_stale())
+        {
+            rows.push((row.pid(), path, row));
+        }
+    }
+    rows.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+    Ok(rows.into_iter().map(|(_, _, row)| row).collect())
+}
+
+/// The rows as a table with a header, tabs between columns.
+pub fn table<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
+    let mut out = String::from("PID\tIDLE\tSESSION\tNAME\tCWD\tSOCKET\n");
+    for row in rows {
+        let text = |key: &str| row.text(key).filter(|text| !text.is_empty()).unwrap_or("-");
+        let idle = match row.document.get("isIdle").and_then(Value::as_bool) {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "?",
+        };
+        let session: String = text("sessionId").chars().take(8).collect();
+        let columns = [&row.pid(), idle, &session, text("sessionName"), text("cwd"), text("socketPath")];
+        // A name with a tab or a line end would shift the columns for those who cut them out.
+        let columns = columns.map(|column| printable(column).replace(['\t', '\n'], " "));
+        out.push_str(&columns.join("\t"));
+        out.push('\n');
+    }
+    out
+}
+
+/// The rows as JSON, with `alive`, `socketExists` and `stale`.
+pub fn json<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Value {
+    rows.into_iter().map(Row::to_json).collect()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A live row with these fields beside the obligatory ones.
+    pub fn live(fields: Value) -> Row {
+        let mut document = json!({"protocol": PROTOCOL, "pid": 10, "socketPath": "/s"});
+        for (key, value) in fields.as_object().expect("fields") {
+            document[key] = value.clone();
+        }
+        row(&document.to_string(), &|_| true, &|_| true).expect("a row")
+    }
+
+    #[test]
+    fn a_row_is_stale_when_something_is_missing() {
+        for (fields, alive, exists, stale) in [
+            (json!({}), true, true, false),
+            (json!({}), false, true, true),
+            (json!({}), true, false, true),
+            (json!({"pid": "10"}), true, true, true),
+            (json!({"pid": 10.5}), true, true, true),
+            (json!({"pid": 0}), true, true, true),
+            (json!({"pid": -1}), true, true, true),
+            (json!({"pid": 1_u64 << 40}), true, true, true),
+            (json!({"protocol": "pi-session-bridge.v2"}), true, true, true),
+            (json!({"protocol": null}), true, true, true),
+            (json!({"socketPath": 5}), true, true, true),
+        ] {
+            let mut document = json!({"protocol": PROTOCOL, "pid": 10, "socketPath": "/s"});
+            for (key, value) in fields.as_object().expect("fields") {
+                document[key] = value.clone();
+            }
+            let row = row(&document.to_string(), &|_| alive, &|_| exists).expect("a row");
+            assert_eq!(row.is_stale(), stale, "{fields} {alive} {exists}");
+            assert_eq!(row.to_json()["stale"], stale);
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_no_row() {
+        for text in ["", "{", "null", "5", "\"x\"", "[]", "{}}"] {
+            assert!(row(text, &|_| true, &|_| true).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_dash_for_what_is_missing() {
+        let rows = [
+            live(json!({"sessionId": "0123456789", "sessionName": "a\tb\n\u{1b}[2J", "cwd": "/w", "isIdle": true})),
+            live(json!({"isIdle": false, "sessionName": ""})),
+            live(json!({"role": "daemon"})),
+        ];
+        let expected = "PID\tIDLE\tSESSION\tNAME\tCWD\tSOCKET\n\
+                        10\tyes\t01234567\ta b ?[2J\t/w\t/s\n\
+                        10\tno\t-\t-\t-\t/s\n\
+                        10\t?\t-\t-\t-\t/s\n";
+        assert_eq!(table(&rows), expected);
+    }
+
+    #[test]
+    fn processes() {
+        assert!(is_alive(std::process::id() as i32));
+        assert!(is_alive(1), "also when it is not ours to signal");
+        assert!(!is_alive(i32::MAX));
+    }
+}

@@ -1,0 +1,143 @@
+//! From the command line to a socket: the registry is read and the choice is made.
+
+use super::connection::{Connection, Deadline, new_id};
+use super::failure::Failure;
+use super::output;
+use super::parse::Invocation;
+use super::registry::{self, Row};
+use super::table::{Flag, Verb, Words};
+use super::target::{self, Choice, Filter};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Where a request goes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Target {
+    pub socket: PathBuf,
+    /// The session to name in the request, where the socket is not the session's own.
+    pub session: Option<String>,
+    /// Whether one of our daemons answers there; unknown where only a socket was given.
+    pub of_daemon: Option<bool>,
+}
+
+impl Target {
+    fn socket(path: impl Into<PathBuf>) -> Target {
+        Target { socket: path.into(), session: None, of_daemon: None }
+    }
+
+    /// The session or daemon of a row, at its own socket.
+    fn of(row: &Row) -> Target {
+        // While a daemon has one session, the session's row may have the daemon's socket. Another session may begin any
+        // moment, so the request says which one is meant.
+        let shared = !row.is_daemon() && row.daemon_socket() == Some(row.socket());
+        Target {
+            socket: row.socket().into(),
+            session: row.text("sessionId").filter(|_| shared).map(str::to_string),
+            of_daemon: Some(row.daemon_socket().is_some()),
+        }
+    }
+
+    /// A daemon's socket, with the session that is meant.
+    fn at_daemon(row: &Row, session: Option<&str>) -> Target {
+        Target {
+            socket: row.daemon_socket().unwrap_or_default().into(),
+            session: session.map(str::to_string),
+            of_daemon: Some(true),
+        }
+    }
+}
+
+/// What the command line says about the target.
+pub fn filter(invocation: &Invocation) -> Filter {
+    let text = |flag: Flag| invocation.value(flag).map(str::to_string);
+    Filter {
+        pid: text(Flag::Pid),
+        session: text(Flag::Session),
+        name: text(Flag::Name),
+        cwd: text(Flag::Cwd),
+        word: invocation.words.first().filter(|_| invocation.row.words == Words::Target).cloned(),
+        exact: matches!(invocation.row.verb, Verb::Stop | Verb::Shutdown),
+    }
+}
+
+/// The socket for a subcommand.
+///
+/// # Errors
+/// There is no such session or daemon, or there are several, whose table is printed.
+pub fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadline) -> Result<Target, Failure> {
+    let (verb, filter) = (invocation.row.verb, filter(invocation));
+    if let Some(socket) = invocation.value(Flag::Socket) {
+        let session = filter.id().filter(|_| !invocation.row.original).map(str::to_string);
+        return Ok(Target { session, ..Target::socket(socket) });
+    }
+    let rows = registry::read(directory, invocation.has(Flag::All))?;
+    let ambiguous = |rows: Vec<&Row>| {
+        if invocation.has(Flag::Json) {
+            output::print_json(&registry::json(rows))?;
+        } else {
+            output::print(&registry::table(rows))?;
+        }
+        Err(Failure::Local(
+            "Multiple matching pi session bridges; choose one with --pid, --session, --name, --cwd or --socket".into(),
+        ))
+    };
+    let none = || {
+        Err(Failure::Local(format!(
+            "No matching active pi session bridge in {} (see pi-bridge list)",
+            directory.display()
+        )))
+    };
+    match verb {
+        Verb::Run | Verb::Session | Verb::Sessions => match target::daemon(&rows, &filter.process_only()) {
+            Choice::One(row) => Ok(Target::at_daemon(row, None)),
+            Choice::Several(rows) => ambiguous(rows),
+            Choice::None => Err(Failure::Local(format!(
+                "No matching active pi session bridge of a daemon in {} (is nats-pi-bridge running?)",
+                directory.display()
+            ))),
+        },
+        Verb::Stop | Verb::Inspect => match target::session(&rows, &filter) {
+            Choice::One(row) if row.daemon_socket().is_none() => Err(Failure::Local(format!(
+                "The session at {} has no daemon; pi-bridge state and request work there",
+                row.socket()
+            ))),
+            Choice::One(row) if !row.is_daemon() => Ok(Target::at_daemon(row, row.text("sessionId"))),
+            Choice::Several(rows) => ambiguous(rows),
+            // A run without a name is known to its daemon only.
+            Choice::One(_) | Choice::None => match (filter.id(), target::daemon(&rows, &filter.process_only())) {
+                (Some(id), Choice::One(row)) => Ok(Target::at_daemon(row, Some(id))),
+                (Some(_), Choice::Several(rows)) => ambiguous(rows),
+                _ => none(),
+            },
+        },
+        Verb::Shutdown if !filter.names_session() => match target::daemon(&rows, &filter) {
+            Choice::One(row) => Ok(Target::at_daemon(row, None)),
+            Choice::Several(rows) => ambiguous(rows),
+            Choice::None => match target::session(&rows, &filter) {
+                Choice::One(row) => Ok(Target::of(row)),
+                Choice::Several(rows) => ambiguous(rows),
+                Choice::None => none(),
+            },
+        },
+        _ => match target::session(&rows, &filter) {
+            Choice::One(row) => Ok(Target::of(row)),
+            Choice::Several(rows) => ambiguous(rows),
+            Choice::None => match unregistered(&rows, &filter, deadline)? {
+                Some(target) => Ok(target),
+                None => none(),
+            },
+        },
+    }
+}
+
+/// A session that has no row of its own, as runs without a name: its daemon is asked.
+fn unregistered(rows: &[Row], filter: &Filter, deadline: Deadline) -> Result<Option<Target>, Failure> {
+    let (Some(id), Choice::One(row)) = (filter.id(), target::daemon(rows, &filter.process_only())) else {
+        return Ok(None);
+    };
+    let target = Target::at_daemon(row, Some(id));
+    let mut connection = Connection::open(&target.socket, deadline)?;
+    let answer = connection.ask(&json!({"id": new_id(), "type": "list"}), deadline)?;
+    let listed = answer["data"]["sessions"].as_array().into_iter().flatten();
+    Ok(listed.into_iter().any(|session: &Value| session["sessionId"] == id).then_some(target))
+}
