@@ -28,7 +28,9 @@ impl Session {
     }
 
     pub(super) fn answer_question(&mut self, id: &str, answers: &Value, source: &str) -> Result<Answer, ReplyError> {
-        let settled = self.questions.answer(id, answers, source, now_ms()).map_err(|why| ReplyError::new(400, why))?;
+        let status = if self.questions.has(id) { 400 } else { 404 };
+        let settled = self.questions.answer(id, answers, source, now_ms());
+        let settled = settled.map_err(|why| ReplyError::new(status, why))?;
         let id = self.question_settled(settled);
         Ok(Answer::Document(json!({"answered": true, "requestId": id})))
     }
