@@ -17,6 +17,7 @@ pub mod model;
 pub mod nats;
 pub mod nats_context;
 pub mod prompt;
+pub mod questions;
 pub mod reply;
 pub mod session;
 pub mod startup;

@@ -2,6 +2,7 @@
 //!
 //! What was said in a session is in its session file; here is what the daemon has to know to offer it again.
 
+use crate::fault;
 use crate::transcript::now_ms;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Map, Value, json};
@@ -106,7 +107,7 @@ impl StateDir {
         let path = self.path(&session.id);
         let new = path.with_extension("new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(session.to_json().to_string().as_bytes())?;
+        fault::write_all(&mut file, session.to_json().to_string().as_bytes())?;
         file.sync_data()?;
         std::fs::rename(&new, &path)
     }

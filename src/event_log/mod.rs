@@ -1,32 +1,88 @@
-//! What happened in a session, for those who ask later and those who listen.
+//! What happened in a session, for those who listen and those who ask later.
+//!
+//! | file | has |
+//! |---|---|
+//! | `mod.rs` | [`EventLog`]: numbers events, keeps the last ones |
+//! | `compact.rs` | what of a payload goes into its event |
+//! | `history.rs` | queries, and the answers to them |
+//! | `spill.rs` | the file that has what events left out |
+//!
+//! Knows nothing of sockets, NATS or sessions. A log belongs to one thread; an [`Envelope`] is made once and then shared
+//! by the log, its listeners and the answers to queries.
 
-use serde_json::{Map, Value, json};
+mod compact;
+mod history;
+mod spill;
+
+pub use history::{HistoryQuery, HistorySnapshot};
+
+use crate::transcript::{iso_time, now_ms};
+use compact::{Limits, Loss};
+use serde_json::{Value, json};
+use spill::Spill;
 use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Bounds of a log.
+/// Bounds of a log. The defaults are the protocol's.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Events that are kept.
+    /// Events that are kept; at least one is.
     pub history_limit: usize,
+    /// Bytes of JSON that an event's payload may have before it is truncated.
+    pub max_event_bytes: usize,
+    /// Bytes of each preview in an event.
+    pub preview_bytes: usize,
+    /// Bytes of all kept events; the last one is kept even if it is larger. 0 = no limit.
+    pub max_history_bytes: usize,
+    /// Bytes of the events in one answer, unless the query names another number. 0 = no limit.
+    pub max_response_bytes: usize,
+    /// What truncated events leave out goes into a file.
+    pub spill: bool,
+    /// Bytes of that file. 0 = no limit.
+    pub max_spill_bytes: u64,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { history_limit: 500 }
+        Settings {
+            history_limit: 500,
+            max_event_bytes: 8192,
+            preview_bytes: 256,
+            max_history_bytes: 4 << 20,
+            max_response_bytes: 1 << 20,
+            spill: true,
+            max_spill_bytes: 16 << 20,
+        }
     }
 }
 
 /// One event as it goes out.
+#[derive(Debug)]
 pub struct Envelope {
-    /// Grows by one with every event of a session.
+    /// Grows by one with every event of a log, beginning with 1.
     pub seq: u64,
     pub event: Cow<'static, str>,
     /// RFC 3339 with milliseconds, UTC.
     pub timestamp: String,
     /// The whole record: one line of JSON without its end.
     pub line: Arc<str>,
+    rest: Rest,
+}
+
+/// What became of the part of a payload that its event leaves out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rest {
+    /// Nothing is left out.
+    None,
+    /// Nobody keeps it, and nothing in the record says why.
+    Dropped,
+    /// It was not accepted for the file; the record's `rawError` says why.
+    Refused,
+    /// It is in the file, or on its way there, under this number.
+    Spilled(u64),
 }
 
 /// Somebody who listens to a session.
@@ -35,81 +91,164 @@ pub trait EventSink: Send + Sync {
     fn event(&self, envelope: &Arc<Envelope>) -> bool;
 }
 
-/// What of the past is asked for.
-#[derive(Clone, Debug, Default)]
-pub struct HistoryQuery {
-    pub limit: Option<usize>,
-    pub since_seq: Option<u64>,
-}
-
-impl HistoryQuery {
-    /// Reads a request, leniently.
-    pub fn from_json(request: &Map<String, Value>) -> HistoryQuery {
-        HistoryQuery {
-            limit: request.get("limit").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()),
-            since_seq: request.get("sinceSeq").and_then(Value::as_u64),
-        }
-    }
-}
-
-/// The answer to a query, cheap to take and rendered where it is needed.
-pub struct HistorySnapshot {
-    envelopes: Vec<Arc<Envelope>>,
-}
-
-impl HistorySnapshot {
-    /// The document. May wait for what is being stored.
-    pub fn render(self) -> Value {
-        let events: Vec<Value> =
-            self.envelopes.iter().map(|e| serde_json::from_str(&e.line).unwrap_or_default()).collect();
-        json!({"events": events, "totalEvents": events.len(), "responseTruncated": false, "rawSpillPath": ""})
-    }
-}
-
 /// The events of one session, owned by its actor.
 pub struct EventLog {
     settings: Settings,
-    session: String,
-    ring: std::collections::VecDeque<Arc<Envelope>>,
+    session: Box<str>,
+    spill_path: PathBuf,
+    /// Begun with the first payload that is worth a file.
+    spill: Option<Spill>,
+    ring: VecDeque<Arc<Envelope>>,
+    /// Bytes of the records in `ring`.
+    ring_bytes: usize,
     last_seq: u64,
 }
 
 impl EventLog {
-    pub fn new(settings: Settings, session_id: &str, _spill_path: PathBuf) -> EventLog {
-        EventLog { settings, session: session_id.into(), ring: std::collections::VecDeque::new(), last_seq: 0 }
+    /// An empty log. The file at `spill_path` and its folder are made when they are first needed, and the file is removed
+    /// with the log.
+    pub fn new(settings: Settings, session_id: &str, spill_path: PathBuf) -> EventLog {
+        EventLog {
+            settings,
+            session: session_id.into(),
+            spill_path,
+            spill: None,
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            last_seq: 0,
+        }
     }
 
+    /// The number of the last event; 0 before the first.
     pub fn last_seq(&self) -> u64 {
         self.last_seq
     }
 
-    /// Takes note of an event. `subscribed`: somebody listens.
-    pub fn publish(&mut self, event: impl Into<Cow<'static, str>>, payload: Value, _subscribed: bool) -> Arc<Envelope> {
+    /// Takes note of an event and returns it in the form in which it goes out. What it leaves out of `payload` is worth a
+    /// file only while somebody listens (`subscribed`). Never waits for a disk.
+    pub fn publish(&mut self, event: impl Into<Cow<'static, str>>, payload: Value, subscribed: bool) -> Arc<Envelope> {
         let event = event.into();
-        self.last_seq += 1;
-        let timestamp = crate::transcript::iso_time(crate::transcript::now_ms());
-        let line = json!({"type": "event", "event": event, "timestamp": timestamp, "seq": self.last_seq,
-            "session": self.session, "data": payload})
-        .to_string();
-        let envelope = Arc::new(Envelope { seq: self.last_seq, event, timestamp, line: line.into() });
-        if self.ring.len() >= self.settings.history_limit {
-            self.ring.pop_front();
+        let limits =
+            Limits { max_event_bytes: self.settings.max_event_bytes, preview_bytes: self.settings.preview_bytes };
+        let compacted = compact::compact(&event, payload, limits);
+        // Before the file is asked for room, since this makes room there, too.
+        while self.ring.len() >= self.settings.history_limit.max(1) {
+            self.forget_oldest();
         }
+        self.last_seq += 1;
+        let timestamp = iso_time(now_ms());
+        let mut line = self.record(&event, &timestamp, self.last_seq, &compacted.data);
+        let rest = match compacted.loss {
+            None => Rest::None,
+            Some(loss) => self.record_loss(loss, &event, &timestamp, &mut line, subscribed),
+        };
+        line.push('}');
+        let envelope = Arc::new(Envelope { seq: self.last_seq, event, timestamp, line: line.into(), rest });
+        self.ring_bytes += envelope.line.len();
         self.ring.push_back(envelope.clone());
+        let most = self.settings.max_history_bytes;
+        while most > 0 && self.ring_bytes > most && self.ring.len() > 1 {
+            self.forget_oldest();
+        }
         envelope
     }
 
-    pub fn history(&self, query: &HistoryQuery) -> HistorySnapshot {
-        let envelopes = self.ring.iter().filter(|e| query.since_seq.is_none_or(|since| e.seq > since)).cloned();
-        let mut envelopes: Vec<_> = envelopes.collect();
-        let limit = query.limit.unwrap_or(self.settings.history_limit);
-        envelopes.drain(..envelopes.len().saturating_sub(limit));
-        HistorySnapshot { envelopes }
+    fn forget_oldest(&mut self) {
+        if let Some(envelope) = self.ring.pop_front() {
+            self.ring_bytes -= envelope.line.len();
+            if let (Rest::Spilled(number), Some(spill)) = (envelope.rest, &self.spill) {
+                spill.release(number);
+            }
+        }
     }
 
-    /// What came after number `since`, oldest first. What is not kept any more is told by a leading envelope `bridge_gap`
-    /// with the `seq` of the last lost event and `{from, to}` as data.
+    /// The record of an event, to which fields may be added before it is closed.
+    fn record(&self, event: &str, timestamp: &str, seq: u64, data: &str) -> String {
+        let mut line = String::with_capacity(data.len() + 160);
+        let (event, session) = (quoted(event), quoted(&self.session));
+        // Writing to a string cannot fail.
+        let _ = write!(
+            line,
+            r#"{{"type":"event","event":{event},"timestamp":"{timestamp}","seq":{seq},"session":{session},"data":{data}"#
+        );
+        line
+    }
+
+    /// Says in a record what is missing in it, and sees to it that the whole payload is kept elsewhere.
+    fn record_loss(&mut self, loss: Loss, event: &str, timestamp: &str, line: &mut String, subscribed: bool) -> Rest {
+        let _ = write!(line, r#","truncated":true,"originalBytes":{}"#, loss.original_bytes);
+        let Some(original) = loss.original else { return Rest::Dropped };
+        match self.spill(event, timestamp, &original, subscribed) {
+            Ok(number) => {
+                let path = quoted(&self.spill_path.to_string_lossy());
+                let pending = quoted(spill::PENDING);
+                let _ = write!(line, r#","rawEventPath":{path},"rawEventRef":"{number}","rawError":{pending}"#);
+                Rest::Spilled(number)
+            }
+            Err(reason) => {
+                let _ = write!(line, r#","rawError":{}"#, quoted(&reason));
+                Rest::Refused
+            }
+        }
+    }
+
+    /// Hands a payload to the file's writer.
+    fn spill(&mut self, event: &str, timestamp: &str, original: &str, subscribed: bool) -> Result<u64, String> {
+        if !self.settings.spill {
+            return Err(spill::DISABLED.into());
+        }
+        if !subscribed {
+            return Err(spill::NO_SUBSCRIBER.into());
+        }
+        let (path, most) = (&self.spill_path, self.settings.max_spill_bytes);
+        let spill = self.spill.get_or_insert_with(|| Spill::new(path.clone(), most));
+        spill.submit(&self.session, event, timestamp, original)
+    }
+
+    /// What is asked for, cheap to take; it is rendered elsewhere.
+    pub fn history(&self, query: &HistoryQuery) -> HistorySnapshot {
+        let limit = query.limit.unwrap_or(usize::MAX).min(self.settings.history_limit);
+        let (mut envelopes, gap) = self.after(query.since_seq.unwrap_or_default());
+        envelopes.retain(|envelope| query.matches(envelope));
+        envelopes.drain(..envelopes.len().saturating_sub(limit));
+        HistorySnapshot {
+            envelopes,
+            gap: gap.filter(|_| query.since_seq.is_some()),
+            raw: query.raw,
+            max_bytes: query.max_bytes.unwrap_or(self.settings.max_response_bytes),
+            spill_path: self.spill_path.to_string_lossy().into_owned(),
+            spill: self.spill.as_ref().map(Spill::reader),
+        }
+    }
+
+    /// What a listener missed who has had event `since`, oldest first. What is not kept any more is told by a leading
+    /// envelope `bridge_gap`, with the number of the last lost event as its own and `{from, to}` as its data.
+    ///
+    /// A number that this log has not reached is one of an earlier life of the session: then everything was missed.
     pub fn replay(&self, since: u64) -> Vec<Arc<Envelope>> {
-        self.ring.iter().filter(|e| e.seq > since).cloned().collect()
+        let (envelopes, gap) = self.after(since);
+        let gap = gap.map(|(from, to)| {
+            let (event, timestamp) = (Cow::Borrowed("bridge_gap"), iso_time(now_ms()));
+            let mut line = self.record(&event, &timestamp, to, &json!({"from": from, "to": to}).to_string());
+            line.push('}');
+            Arc::new(Envelope { seq: to, event, timestamp, line: line.into(), rest: Rest::None })
+        });
+        gap.into_iter().chain(envelopes).collect()
+    }
+
+    /// The events after `since`, and the first and the last number of those that are not kept any more.
+    fn after(&self, since: u64) -> (Vec<Arc<Envelope>>, Option<(u64, u64)>) {
+        let since = if since > self.last_seq { 0 } else { since };
+        let first = self.ring.front().map_or(self.last_seq + 1, |envelope| envelope.seq);
+        let envelopes = self.ring.iter().filter(|envelope| envelope.seq > since).cloned().collect();
+        (envelopes, (since + 1 < first).then(|| (since + 1, first - 1)))
     }
 }
+
+/// The text as a JSON string.
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use crate::state_dir::SavedSession;
 use crate::transcript::restore::Restored;
 use crate::transcript::session_file::SessionFile;
 use crate::transcript::{Message, iso_time, locate, now_ms};
-use crate::turn::{Incoming, Work, kill_leftovers};
+use crate::turn::{Incoming, Settled, Work, kill_leftovers};
 use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -114,8 +114,14 @@ impl Session {
     fn take_up(&mut self, unfinished: Unfinished) -> io::Result<()> {
         self.close_interrupted(&unfinished)?;
         let Unfinished { waiting, interrupted, .. } = unfinished;
-        let untouched = matches!(self.memory.messages().last().map(|m| &**m), Some(Message::User(_)));
-        if !interrupted.is_empty() && untouched {
+        let last = self.memory.messages().last().map(|message| &**message);
+        let untouched = matches!(last, Some(Message::User(_)));
+        let complete = matches!(last, Some(Message::Assistant(answer)) if answer.is_final());
+        if !interrupted.is_empty() && complete {
+            let ids: Vec<String> = interrupted.iter().map(|accepted| accepted.id.clone()).collect();
+            interrupted.iter().for_each(|accepted| self.reply_of(accepted).finish(Ok(())));
+            self.record_settled(&ids, Settled::Done.as_str());
+        } else if !interrupted.is_empty() && untouched {
             log::info!("session {}: the prompt that was interrupted is answered now", self.info.id);
             let reply = self.reply_of(&interrupted[0]);
             let ids = interrupted.into_iter().map(|accepted| accepted.id).collect();

@@ -140,7 +140,7 @@ impl Session {
         self.taken.clear();
         let settled = running.storage_error.map_or(settled, Settled::Failed);
         self.idle_since = Instant::now();
-        self.record_settled(&running.ids, settled.as_str());
+        let outcome = settled.as_str();
         if settled != Settled::Aborted {
             self.prompt_leftovers();
         }
@@ -164,6 +164,8 @@ impl Session {
         for respond in running.aborters {
             respond(Ok(self.state_answer("abort")));
         }
+        // Last, because whoever waits shall rather hear the end twice, after a crash right here, than not at all.
+        self.record_settled(&running.ids, outcome);
     }
 
     /// Messages that a failed run did not come to take in become a prompt of their own. After an abort they wait for the

@@ -16,6 +16,7 @@ mod ls;
 mod output;
 mod paths;
 mod processes;
+mod question;
 mod read;
 mod truncate;
 mod validate;
@@ -34,7 +35,8 @@ use std::time::Duration;
 /// The tools that a session has unless it is told otherwise, in the order in which models see them.
 pub const DEFAULT_TOOLS: [&str; 4] = ["read", "bash", "edit", "write"];
 
-static ALL: [&dyn Tool; 7] = [&read::Read, &bash::Bash, &edit::Edit, &write::Write, &grep::Grep, &find::Find, &ls::Ls];
+static ALL: [&dyn Tool; 8] =
+    [&read::Read, &bash::Bash, &edit::Edit, &write::Write, &grep::Grep, &find::Find, &ls::Ls, &question::Question];
 
 /// The tool of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Tool> {
@@ -112,6 +114,10 @@ pub struct ToolContext<'a> {
     pub default_timeout: Option<Duration>,
     /// Takes intermediate results, each of which replaces the one before.
     pub on_update: &'a (dyn Fn(ToolOutput) + Sync),
+    /// Puts a question (as the `questions` module takes it) to the session's people and waits for what comes of it:
+    /// `{requestId, answers}`, or `{requestId, cancelled: true, error?}`. An error says why it cannot be asked, or is not
+    /// waited for any more.
+    pub ask: &'a (dyn Fn(Value) -> Result<Value, String> + Sync),
 }
 
 /// What a tool call came to.

@@ -20,6 +20,9 @@ pub struct Bench {
     pub shell: Option<PathBuf>,
     pub command_prefix: Option<String>,
     pub updates: Mutex<Vec<ToolOutput>>,
+    /// What was asked of people, and what comes of it.
+    pub asked: Mutex<Vec<Value>>,
+    pub answer: Result<Value, String>,
 }
 
 impl Bench {
@@ -44,6 +47,8 @@ impl Bench {
             command_prefix: None,
             default_timeout: Some(Duration::from_secs(60)),
             updates: Mutex::default(),
+            asked: Mutex::default(),
+            answer: Err("nobody is there".into()),
         }
     }
 
@@ -84,6 +89,10 @@ impl Bench {
             command_prefix: self.command_prefix.as_deref(),
             default_timeout: self.default_timeout,
             on_update: &|update| self.updates.lock().expect("no panic").push(update),
+            ask: &|request| {
+                self.asked.lock().expect("no panic").push(request);
+                self.answer.clone()
+            },
         };
         tool.run(&arguments, &context)
     }

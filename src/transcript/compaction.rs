@@ -132,8 +132,11 @@ fn paragraph(message: &Message) -> String {
 }
 
 fn texts(blocks: &[Block]) -> String {
-    let text = |block| if let &Block::Text { ref text, .. } = block { Some(text.as_str()) } else { None };
-    blocks.iter().filter_map(text).collect::<Vec<_>>().join("\n")
+    let texts = blocks.iter().filter_map(|block| match block {
+        Block::Text { text, .. } => Some(text.as_str()),
+        _ => None,
+    });
+    texts.collect::<Vec<_>>().join("\n")
 }
 
 fn call(block: &Block) -> Option<String> {

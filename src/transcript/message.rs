@@ -228,6 +228,11 @@ impl AssistantMessage {
             .collect()
     }
 
+    /// It answers what was asked, and calls for nothing more.
+    pub fn is_final(&self) -> bool {
+        matches!(self.stop_reason, StopReason::Stop | StopReason::Length) && !self.has_tool_calls()
+    }
+
     pub fn has_tool_calls(&self) -> bool {
         self.content.iter().any(|b| matches!(b, Block::ToolCall { .. }))
     }

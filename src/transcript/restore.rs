@@ -1,5 +1,6 @@
 //! From a session file's entries to what the model is told: pure.
 
+use super::compaction::summary_message;
 use super::contents::{Contents, Fields};
 use super::stored_message::{self, blocks, content, count};
 use super::{Message, Usage, UserMessage, take_text};
@@ -107,7 +108,7 @@ pub fn restore(contents: &Contents) -> Restored {
                 let is_first = |index: &usize| contents.id(*index) == first_kept.as_deref();
                 let kept = path[..at].iter().position(is_first).unwrap_or(at);
                 told.retain(|told| told.at >= kept);
-                let message = stored_message::compaction_summary(&words, timestamp(&entry, told.last()));
+                let message = summary_message(&words, timestamp(&entry, told.last()));
                 summary = Some(Told { at, entry_id: id.to_string(), message });
                 restored.last_compaction = Some(Compaction {
                     entry_id: id.to_string(),

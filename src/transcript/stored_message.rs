@@ -3,20 +3,15 @@
 //! Read by hand instead of by serde's derive, so that a field which another program left out or wrote in its own way costs
 //! that field and not the message.
 
+use super::compaction::summary_message;
 use super::contents::Fields;
 use super::{
     AssistantMessage, Block, Content, Cost, Message, StopReason, ToolResultMessage, Usage, UserMessage, take_text,
 };
 use serde_json::Value;
 
-/// What introduces a summary to the model. PI uses the same words, so that a session reads the same on both sides.
-const COMPACTION_LEAD_IN: &str = "The conversation history before this point was compacted into the following summary:";
+/// What introduces the summary of a branch to the model.
 const BRANCH_LEAD_IN: &str = "The following is a summary of a branch that this conversation came back from:";
-
-/// How the model is told the summary of a compaction. `timestamp` is Unix time in milliseconds.
-pub fn compaction_summary(summary: &str, timestamp: i64) -> Message {
-    user(Content::Text(format!("{COMPACTION_LEAD_IN}\n\n<summary>\n{summary}\n</summary>")), timestamp)
-}
 
 /// How the model is told the summary of a branch that was left. `timestamp` is Unix time in milliseconds.
 pub fn branch_summary(summary: &str, timestamp: i64) -> Message {
@@ -43,7 +38,7 @@ pub fn for_model(mut message: Fields, timestamp: i64) -> Option<Message> {
         })),
         "bashExecution" if flag(&message, "excludeFromContext") => None,
         "bashExecution" => Some(user(Content::Text(bash_execution(&message)), timestamp)),
-        "compactionSummary" => Some(compaction_summary(message.get("summary")?.as_str()?, timestamp)),
+        "compactionSummary" => Some(summary_message(message.get("summary")?.as_str()?, timestamp)),
         "branchSummary" => Some(branch_summary(message.get("summary")?.as_str()?, timestamp)),
         _ => None,
     }

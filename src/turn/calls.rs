@@ -157,6 +157,7 @@ impl Turn {
             command_prefix: settings.command_prefix.as_deref(),
             default_timeout: self.config.bash_timeout,
             on_update: &update,
+            ask: &|_| Err("questions cannot be asked here".into()),
         };
         catch_unwind(AssertUnwindSafe(|| tool.run(arguments, &context)))
             .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"))

@@ -67,7 +67,8 @@ class Refusal:
 class Daemon:
     """One process. Nothing is started before `start`, so that a test can put more files into the home first."""
 
-    def __init__(self, directory, server_url=None, bus=None, model_url=None, owner=None):
+    def __init__(self, directory, server_url=None, bus=None, model_url=None, owner=None, binary=BINARY):
+        self.binary = binary
         self.home = directory / "home"
         self.agent_dir = self.home / ".pi/agent"
         self.cwd = directory / "work"
@@ -123,7 +124,7 @@ class Daemon:
         """Runs the binary until it ends by itself; returns the completed process with text output."""
         self.write_config()
         return subprocess.run(
-            [BINARY, *arguments], env=self.environment, cwd=self.cwd, stdin=subprocess.DEVNULL,
+            [self.binary, *arguments], env=self.environment, cwd=self.cwd, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=timeout,
         )
 
@@ -132,7 +133,7 @@ class Daemon:
         self.write_config()
         self.log = []
         self.process = subprocess.Popen(
-            [BINARY, *arguments], env=self.environment, cwd=self.cwd, stdin=subprocess.DEVNULL,
+            [self.binary, *arguments], env=self.environment, cwd=self.cwd, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
         )
         threading.Thread(target=self._read_log, args=(self.process,), name="log", daemon=True).start()
@@ -183,6 +184,15 @@ class Daemon:
     def log_text(self):
         return "\n".join(self.log)
 
+    # What it keeps.
+
+    @property
+    def state_dir(self):
+        return self.home / ".pi-exec/state" / self.owner
+
+    def session_files(self):
+        return sorted((self.agent_dir / "sessions").glob("*/*.jsonl"))
+
     # What callers do.
 
     def run(self, body, **fields):
@@ -211,6 +221,13 @@ class Daemon:
 
     def inspect(self, session_id):
         return self.bus.ask_json(f"{self.subject(session_id)}.inspect")
+
+    def inspect_if_there(self, session_id):
+        """What inspect says, or that of an idle session if nobody answers."""
+        try:
+            return self.bus.ask_json(f"{self.subject(session_id)}.inspect", timeout=2)
+        except AssertionError:
+            return {"activeRequest": self.running()}
 
     def stop_session(self, session_id):
         return self.bus.ask_json(self.intake, {"sessionMode": "stop", "sessionId": session_id})

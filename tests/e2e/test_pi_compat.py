@@ -1,0 +1,151 @@
+"""One session, two agents: PI opens the daemon's session files, and the daemon PI's, in the same home directory."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from support.model_script import ToolCall, Usage
+from support.pi import INSTALL_TIMEOUT, Pi
+
+# The first test that runs may have to install PI.
+pytestmark = [pytest.mark.npm, pytest.mark.timeout(INSTALL_TIMEOUT + 120)]
+
+
+@pytest.fixture
+def daemon(new_daemon):
+    """A daemon that keeps little of a conversation when it compacts it, and so does PI."""
+    daemon = new_daemon()
+    # Less than a question and an answer, more than an answer, so that the last question begins what is kept.
+    compaction = {"reserveTokens": 16384, "keepRecentTokens": 6}
+    daemon.write_agent_file("settings.json", {"retry": {"baseDelayMs": 20}, "compaction": compaction})
+    return daemon.start()
+
+
+@pytest.fixture
+def pi(daemon):
+    return Pi(daemon)
+
+
+def entries(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def assert_one_branch(file):
+    """Each entry follows the one before, and none is there twice."""
+    header, *rest = entries(file)
+    assert (header["type"], header["version"]) == ("session", 3)
+    ids = [entry["id"] for entry in rest]
+    assert [entry["parentId"] for entry in rest] == [None, *ids[:-1]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_pi_goes_on_with_a_session_of_the_daemon(daemon, model, pi):
+    model.script([ToolCall("bash", {"command": "echo tool says 417"}, id="call_1")], "I ran it.")
+    assert daemon.session("ours", "Run it", persist=True).text() == "I ran it."
+    file = session_file(daemon, "ours")
+    assert file.stat().st_mode & 0o777 == 0o600
+    daemon.signal()
+    assert daemon.wait_exit() == 0
+
+    model.script("It was 417.")
+    assert pi.prompt("Which number?", file) == file
+    request = model.requests[-1]
+    assert request.conversation == [("user", "Run it"), ("assistant", "I ran it."), ("user", "Which number?")]
+    assert request.tool_results == [("tool says 417\n", False)]
+    assert_one_branch(file)
+
+    # And back again: after a restart the daemon's session knows what PI added.
+    model.script("Yes.")
+    daemon.start()
+    assert daemon.prompt("ours", "Sure?").text() == "Yes."
+    assert model.requests[-1].conversation == [*request.conversation, ("assistant", "It was 417."), ("user", "Sure?")]
+    assert_one_branch(file)
+
+
+@pytest.mark.parametrize("name", ["path", "file name", "id", "beginning of the id"])
+def test_the_daemon_goes_on_with_a_session_of_pi(daemon, model, pi, name):
+    model.script([ToolCall("bash", {"command": "echo tool says 417"}, id="call_1")], "I ran it.")
+    file = pi.prompt("Run it")
+    session_id = entries(file)[0]["id"]
+    wanted = {"path": str(file), "file name": file.name, "id": session_id, "beginning of the id": session_id[:13]}[name]
+
+    model.script("It was 417.")
+    assert daemon.session("theirs", "Which number?", resume=wanted).text() == "It was 417."
+    request = model.requests[-1]
+    assert request.conversation == [("user", "Run it"), ("assistant", "I ran it."), ("user", "Which number?")]
+    assert request.tool_results == [("tool says 417\n", False)]
+    assert session_file(daemon, "theirs") == file
+    assert_one_branch(file)
+
+    # And back again: PI knows what the daemon added.
+    daemon.stop_session("theirs")
+    model.script("Yes.")
+    pi.prompt("Sure?", file)
+    assert model.requests[-1].conversation == [*request.conversation, ("assistant", "It was 417."), ("user", "Sure?")]
+    assert_one_branch(file)
+
+
+def test_a_session_that_pi_compacted(daemon, model, pi):
+    model.script("First answer.", "Second answer.", "The summary of PI.")
+    file = pi.prompt("First question")
+    pi.prompt("Second question", file)
+    assert pi.compact(file)["summary"].startswith("The summary of PI.")
+
+    model.script("Third answer.", "Fourth answer.")
+    assert daemon.session("compacted", "Third question", resume=str(file)).text() == "Third answer."
+    ours = model.requests[-1].conversation
+    assert_summary(ours[0], "The summary of PI.")
+    assert ours[1:] == [("user", "Second question"), ("assistant", "Second answer."), ("user", "Third question")]
+    daemon.stop_session("compacted")
+
+    # PI sees its own file in the very same way.
+    pi.prompt("Fourth question", file)
+    assert model.requests[-1].conversation == [*ours, ("assistant", "Third answer."), ("user", "Fourth question")]
+
+
+def test_a_session_that_the_daemon_compacted(daemon, model, pi):
+    full = [Usage(input=190_000), "Second answer."]
+    model.script("First answer.", full, "The summary of the daemon.", "Third answer.")
+    assert daemon.session("compacted", "First question", persist=True).text() == "First answer."
+    assert daemon.prompt("compacted", "Second question").text() == "Second answer."
+    assert daemon.prompt("compacted", "Third question").text() == "Third answer."
+    ours = model.requests[-1].conversation
+    assert_summary(ours[0], "The summary of the daemon.")
+    assert ours[1:] == [("user", "Second question"), ("assistant", "Second answer."), ("user", "Third question")]
+    file = session_file(daemon, "compacted")
+    assert [entry["type"] for entry in entries(file)].count("compaction") == 1
+    daemon.signal()
+    assert daemon.wait_exit() == 0
+
+    model.script("Fourth answer.")
+    pi.prompt("Fourth question", file)
+    assert model.requests[-1].conversation == [*ours, ("assistant", "Third answer."), ("user", "Fourth question")]
+    assert_one_branch(file)
+
+
+def test_damage_that_pi_left_behind_is_repaired(daemon, model, pi):
+    """A crash of the machine tears PI's last line; PI itself would go on on the same line."""
+    model.script("First answer.")
+    file = pi.prompt("First question")
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"type":"message","id":"torn')
+    model.script("Second answer.", "Third answer.")
+    daemon.session("torn", "Second question", resume=str(file)).text()
+    daemon.stop_session("torn")
+    assert file.read_bytes().startswith(whole + b"{")
+    pi.prompt("Third question", file)
+    assert [text for _, text in model.requests[-1].conversation] == [
+        "First question", "First answer.", "Second question", "Second answer.", "Third question",
+    ]
+    assert_one_branch(file)
+
+
+def assert_summary(message, words):
+    role, text = message
+    assert role == "user"
+    assert f"<summary>\n{words}" in text
+
+
+def session_file(daemon, session_id):
+    return Path(daemon.inspect(session_id)["sessionFile"])
