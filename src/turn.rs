@@ -191,12 +191,7 @@ impl Turn {
     }
 
     fn places(&self) -> Places<'_> {
-        Places {
-            cwd: &self.info.cwd,
-            agent_dir: &self.config.agent_dir,
-            home: &self.config.home,
-            project_trusted: self.config.trusts(&self.info.cwd),
-        }
+        self.config.places(&self.info.cwd)
     }
 
     /// Takes a message from outside in.

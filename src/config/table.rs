@@ -123,5 +123,14 @@ pub const ROWS: &[Row] = &[
     )
     .or("600"),
     row("toolEnvironment", "--tool-env", Kind::List, "NAME[,NAME]", "further variables that commands may see"),
+    row(
+        "bridgeDir",
+        "--bridge-dir",
+        Kind::Path,
+        "DIR",
+        "where the side channel's sockets and registry are [<tmpdir>/pi-session-bridge-<uid>]",
+    )
+    .env("PI_BRIDGE_DIR"),
+    row("noBridge", "--no-bridge", Kind::Switch, "", "no side channel over Unix sockets"),
     row("log", "--log", Kind::Text, "LEVEL", "error, warn, info, debug or trace").env("PI_EXEC_LOG").or("info"),
 ];

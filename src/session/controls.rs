@@ -21,6 +21,8 @@ impl Session {
             Control::Clear => Ok(self.clear()),
             Control::History(query) => Ok(Answer::History(self.log.history(&query))),
             Control::Subscribe { sink, since } => {
+                // Whoever subscribes again wants to hear what was missed, not everything twice from now on.
+                self.listeners.retain(|listener| !Arc::ptr_eq(listener, &sink));
                 if let Some(since) = since {
                     self.log.replay(since).iter().all(|envelope| sink.event(envelope));
                 }

@@ -32,7 +32,7 @@ use memory::Memory;
 pub use opening::Storage;
 use queue::Queue;
 pub use recovery::settled_totals;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
@@ -77,6 +77,18 @@ pub enum EndReason {
     ShutDown,
     /// The only prompt of an ephemeral run is answered.
     Finished,
+}
+
+impl EndReason {
+    /// The reason as clients are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EndReason::Stopped => "stopped",
+            EndReason::Expired => "expired",
+            EndReason::ShutDown => "shutdown",
+            EndReason::Finished => "finished",
+        }
+    }
 }
 
 /// What a session is made of.
@@ -157,8 +169,8 @@ enum Event {
     Tick,
 }
 
-/// Lives as long as the session: its first prompt, then those of its subjects, until it ends.
-pub fn run(parts: Parts) {
+/// Lives as long as the session: its first prompt, then those of its subjects, until it ends; returns why it did.
+pub fn run(parts: Parts) -> EndReason {
     let (first, storage) = (parts.first, parts.storage);
     let mut session = Session {
         queue: Queue::new(parts.config.max_queue),
@@ -203,6 +215,7 @@ pub fn run(parts: Parts) {
         }
     };
     session.end(reason);
+    reason
 }
 
 impl Session {
@@ -401,6 +414,7 @@ impl Session {
                 log::warn!("cannot remove {}: {e}", self.spill_dir.display());
             }
         }
+        self.publish(&AgentEvent::Bridge { name: "bridge_stop", data: json!({"reason": reason.as_str()}) });
     }
 
     /// True if the turn settled in time. What it still says belongs to the transcript.
