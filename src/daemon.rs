@@ -376,15 +376,16 @@ impl Daemon {
         }
         let cwd = working_directory(&create.cwd)?;
         let failed = |message: String| IntakeError::SessionCreateFailed { message };
+        let services = self.services_for(&cwd);
         let (model, level) = match create.model()?.or(self.config.default_model.as_deref()) {
-            Some(spec) => self.services.resolve(spec).map_err(|e| failed(e.to_string()))?,
-            None => (self.services.default_model().ok_or_else(|| failed(NO_MODEL.into()))?, None),
+            Some(spec) => services.resolve(spec).map_err(|e| failed(e.to_string()))?,
+            None => (services.default_model().ok_or_else(|| failed(NO_MODEL.into()))?, None),
         };
         let thinking = create.thinking()?.or(level).or(self.config.default_thinking);
-        let thinking = model.clamp(thinking.unwrap_or_else(|| self.services.default_thinking(&model)));
+        let thinking = model.clamp(thinking.unwrap_or_else(|| services.default_thinking(&model)));
         let max_lifetime = create.max_lifetime()?.unwrap_or(self.config.default_max_lifetime);
         let from = create.from()?.map(str::to_string);
-        self.services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
+        services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
         if self.sessions.len() >= self.config.max_sessions {
             let message = format!("{} sessions are open, which is the limit", self.sessions.len());
             return Err(IntakeError::Busy { message });
@@ -408,22 +409,21 @@ impl Daemon {
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
         let name = create.name()?.map(str::to_owned);
         let setup = Setup { model, thinking, name, max_lifetime, deadline, file: None };
-        let first = Prompt {
-            message: Incoming::new(create.body.clone()),
-            from,
-            reply: reply(),
-            counters,
-            received,
-        };
+        let first = Prompt { message: Incoming::new(create.body.clone()), from, reply: reply(), counters, received };
         let instance_id = info.instance_id.clone();
         self.start_session(info, Arc::new(Facts::new(setup)), service, storage, Some(first))?;
         Ok(instance_id)
     }
 
-    /// The tools of a session that names none.
+    /// What sessions in this folder have to work with, which is the project's business where the operator trusts it.
+    fn services_for(&self, cwd: &Path) -> Arc<Services> {
+        if self.config.trusts(cwd) { Arc::new(self.services.of_project(cwd)) } else { self.services.clone() }
+    }
+
+    /// The tools of a session that names none. Only a named one can be found by those who could answer questions.
     fn usual_tools(&self, named: bool) -> Vec<String> {
-        let _ = named;
-        self.config.tools.clone().unwrap_or_else(|| tools::DEFAULT_TOOLS.map(str::to_owned).to_vec())
+        let usual = tools::DEFAULT_TOOLS.into_iter().chain(named.then_some(tools::QUESTION));
+        self.config.tools.clone().unwrap_or_else(|| usual.map(str::to_owned).collect())
     }
 
     /// Where the session files of a working directory are.
@@ -534,7 +534,7 @@ impl Daemon {
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Parts {
             config: self.config.clone(),
-            services: self.services.clone(),
+            services: self.services_for(&info.cwd),
             info: info.clone(),
             facts: facts.clone(),
             subjects,

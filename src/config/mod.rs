@@ -50,6 +50,8 @@ pub struct Config {
     pub max_queue: usize,
     pub grace: Duration,
     pub bash_timeout: Option<Duration>,
+    /// How long the model's questions wait for an answer; `None` = no limit.
+    pub question_timeout: Option<Duration>,
     /// The whole environment of child processes.
     pub tool_environment: Vec<(String, String)>,
     /// The side channel, unless it is forbidden.
@@ -62,14 +64,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where the files are that say how the agent works in this folder. Those of a project count if the operator trusts it.
+    pub fn places<'a>(&'a self, cwd: &'a Path) -> Places<'a> {
+        Places { cwd, agent_dir: &self.agent_dir, home: &self.home, project_trusted: self.trusts(cwd) }
+    }
+
     /// The operator trusts the project in this folder.
     pub fn trusts(&self, folder: &Path) -> bool {
         self.trusted_folders.iter().any(|trusted| folder.starts_with(trusted))
-    }
-
-    /// Where the files of the user and of a project are looked for.
-    pub fn places<'a>(&'a self, cwd: &'a Path) -> Places<'a> {
-        Places { cwd, agent_dir: &self.agent_dir, home: &self.home, project_trusted: self.trusts(cwd) }
     }
 }
 
@@ -336,6 +338,11 @@ impl Settings {
         self.text(key).and_then(|text| text.parse().ok()).unwrap_or_default()
     }
 
+    /// A time in seconds; zero is none.
+    fn limit(&self, key: &str) -> Option<Duration> {
+        Some(Duration::from_secs(self.number(key))).filter(|time| !time.is_zero())
+    }
+
     fn path(&self, key: &str) -> Option<PathBuf> {
         self.text(key).map(|text| expand(text, &self.home))
     }
@@ -550,7 +557,8 @@ impl Settings {
             max_sessions: self.number("maxSessions") as usize,
             max_queue: self.number("maxQueue") as usize,
             grace: Duration::from_secs(self.number("grace")),
-            bash_timeout: Some(Duration::from_secs(self.number("bashTimeout"))).filter(|d| !d.is_zero()),
+            bash_timeout: self.limit("bashTimeout"),
+            question_timeout: self.limit("questionTimeout"),
             tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
             home: self.home,
             bridge,

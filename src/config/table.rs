@@ -122,6 +122,14 @@ pub const ROWS: &[Row] = &[
         "limit of commands whose call names none, 0 = no limit",
     )
     .or("600"),
+    row(
+        "questionTimeout",
+        "--question-timeout",
+        Kind::Number { min: 0, max: 100 * YEAR },
+        "SECONDS",
+        "how long the model's questions wait for an answer, 0 = no limit",
+    )
+    .or("1800"),
     row("toolEnvironment", "--tool-env", Kind::List, "NAME[,NAME]", "further variables that commands may see"),
     row(
         "bridgeDir",

@@ -122,9 +122,7 @@ impl Client<'_> {
             Kind::Answer { question: id, answers } => {
                 self.ask(&*self.route(request)?, Control::Answer { id, answers, source: "bridge" })
             }
-            Kind::Reject { question: id } => {
-                self.ask(&*self.route(request)?, Control::Reject { id, source: "bridge" })
-            }
+            Kind::Reject { question: id } => self.ask(&*self.route(request)?, Control::Reject { id, source: "bridge" }),
             Kind::Inspect => self.ask(&*self.route(request)?, Control::Inspect),
             Kind::Intake(asked, _) => self.intake(*asked, reply),
         }
@@ -224,9 +222,8 @@ impl Client<'_> {
     /// No more events: of one session, or of any.
     fn unsubscribe(&mut self, request: &Request) -> Outcome {
         let id = request.session.as_deref();
-        let (ended, kept) = std::mem::take(&mut self.subscribed)
-            .into_iter()
-            .partition(|route| id.is_none_or(|id| id == route.info.id));
+        let (ended, kept) =
+            std::mem::take(&mut self.subscribed).into_iter().partition(|route| id.is_none_or(|id| id == route.info.id));
         self.subscribed = kept;
         self.link.mute(self.subscribed.is_empty());
         for route in ended {

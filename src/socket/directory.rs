@@ -95,11 +95,8 @@ impl BridgeDirectory {
             for entry in entries.flatten() {
                 let Some(pid) = owner(&entry.file_name(), prefix, suffixes) else { continue };
                 let path = entry.path();
-                let ended = if pid == self.pid {
-                    !used(&path)
-                } else {
-                    *dead.entry(pid).or_insert_with(|| self.is_dead(pid))
-                };
+                let ended =
+                    if pid == self.pid { !used(&path) } else { *dead.entry(pid).or_insert_with(|| self.is_dead(pid)) };
                 if ended && let Err(e) = std::fs::remove_file(&path) {
                     log::debug!("{} is left over and stays: {e}", path.display());
                 }

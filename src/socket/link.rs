@@ -245,13 +245,11 @@ impl Link {
                     state.bytes = state.bytes.saturating_sub(count);
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    match self.state().phase {
-                        Phase::Open => {}
-                        Phase::Finishing(end) if Instant::now() < end => {}
-                        Phase::Finishing(_) | Phase::Closed => return false,
-                    }
-                }
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => match self.state().phase {
+                    Phase::Open => {}
+                    Phase::Finishing(end) if Instant::now() < end => {}
+                    Phase::Finishing(_) | Phase::Closed => return false,
+                },
                 Err(e) => {
                     log::debug!("side channel: client {}: {e}", self.id);
                     return false;

@@ -131,11 +131,7 @@ impl SocketServer {
     ///
     /// # Errors
     /// A text that says why there can be no side channel.
-    pub fn start(
-        root: &Path,
-        config: &Arc<Config>,
-        requests: Sender<ClientRequest>,
-    ) -> Result<SocketServer, String> {
+    pub fn start(root: &Path, config: &Arc<Config>, requests: Sender<ClientRequest>) -> Result<SocketServer, String> {
         let directory = BridgeDirectory::open(root)?;
         let path = directory.daemon_socket();
         let failed = |e: io::Error| format!("{}: {e}", path.display());

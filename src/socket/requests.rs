@@ -25,16 +25,28 @@ pub struct Request {
 pub enum Kind {
     Ping,
     State,
-    Subscribe { enabled: bool, since: Option<u64> },
-    Emit { message: String },
+    Subscribe {
+        enabled: bool,
+        since: Option<u64>,
+    },
+    Emit {
+        message: String,
+    },
     Commands,
     Prompt(Box<PromptFields>),
     History(HistoryQuery),
     Abort,
-    Shutdown { confirmed: bool },
+    Shutdown {
+        confirmed: bool,
+    },
     Questions,
-    Answer { question: String, answers: Value },
-    Reject { question: String },
+    Answer {
+        question: String,
+        answers: Value,
+    },
+    Reject {
+        question: String,
+    },
     Inspect,
     /// Something of the daemon's, by the intake's rules.
     Intake(Box<intake::Request>, Stream),
@@ -300,13 +312,9 @@ mod tests {
 
     #[test]
     fn only_the_word_false_mutes() {
-        for (enabled, expected) in [
-            (json!(false), false),
-            (json!(true), true),
-            (json!(0), true),
-            (json!(null), true),
-            (json!("false"), true),
-        ] {
+        for (enabled, expected) in
+            [(json!(false), false), (json!(true), true), (json!(0), true), (json!(null), true), (json!("false"), true)]
+        {
             match read(&json!({"type": "subscribe", "enabled": enabled})).expect("a request").kind {
                 Kind::Subscribe { enabled: found, since: None } => assert_eq!(found, expected, "{enabled}"),
                 other => panic!("{other:?}"),
