@@ -4,26 +4,33 @@
 //! order when it is told to stop. It never waits for a session.
 
 mod agents;
+mod clients;
+mod company;
+mod requests;
 
 use crate::config::{self, BrokerPlan, Config};
 use crate::model::{Services, ThinkingLevel};
+use crate::nats::agents::controller::{self, Controller};
+use crate::nats::agents::sender::AgentSender;
+use crate::nats::agents::{Identity, QUEUE_GROUP as AGENTS_QUEUE_GROUP};
 use crate::nats::broker::Broker;
-use crate::nats::documents::{self, session_subject};
-use crate::nats::intake::{self, Create, IntakeError, Request};
 use crate::nats::control::Settings;
+use crate::nats::documents::{self, session_subject};
 use crate::nats::host::Host;
-use crate::nats::micro;
-use crate::nats::replies::{send_document, send_error};
+use crate::nats::intake::{Create, IntakeError};
+use crate::nats::micro::{self, Counters};
 use crate::nats::services::{IntakeService, SessionService};
 use crate::nats::session_subjects::{Place, SessionSubjects};
-use crate::nats::stream::{Form, Stream};
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
+use crate::reply::Reply;
 use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt, Setup, Storage};
+use crate::socket::{ClientRequest, SocketServer};
 use crate::state_dir::{OpenError, SavedSession, StateDir};
 use crate::threads::{self, Thread};
 use crate::tools::{self, child};
 use crate::transcript::{locate, now_ms};
 use crate::turn::Incoming;
+use company::Company;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -42,6 +49,8 @@ const COMMANDS: usize = 64;
 const TICK: Duration = Duration::from_secs(2);
 /// Time for sessions to end, once their grace period is over.
 const END_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long leaving the intake to others waits for what the server still has for us.
+const LAST_CALL: Duration = Duration::from_millis(500);
 /// Time for the last output to reach the server.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,12 +62,16 @@ const NO_MODEL: &str = "no model: the request names none, none is configured, an
 enum Event {
     Signal,
     Nats(ConnectionEvent),
-    Intake(Box<Message>),
+    Request(Box<Message>),
+    /// Another daemon of this owner says something.
+    Peer(Box<Message>),
     Discovery(Box<Message>),
-    Ended(String),
+    Client(Box<ClientRequest>),
+    /// A session is over, and why.
+    Ended(String, &'static str),
     /// Time for the agents' signs of life.
     Heartbeat,
-    /// The grace period or the time for ending is over.
+    /// The time is up for a phase of the shutdown, or for other daemons to answer.
     Deadline,
     /// Time to look after what programs left behind.
     Tick,
@@ -71,9 +84,29 @@ struct Entry {
     commands: Sender<Command>,
     /// Absent for ephemeral runs, which are not discoverable.
     service: Option<Arc<SessionService>>,
-    /// Those who wait for its end: their reply subjects, and when they asked.
-    stoppers: Vec<(String, Instant)>,
+    /// Those who wait for its end.
+    stoppers: Vec<Stopped>,
     thread: Thread,
+}
+
+/// Takes `{ok, sessionId}` when a session that was to be stopped is over.
+type Stopped = Box<dyn FnOnce(Value) + Send>;
+
+impl Entry {
+    fn stop(&mut self, stopped: Stopped) {
+        self.stoppers.push(stopped);
+        // A session that has not even read its last commands is ending already.
+        let _ = self.commands.try_send(Command::End(EndReason::Stopped));
+    }
+}
+
+/// Who asks for a session.
+struct Caller<'a> {
+    /// Where the answer to the first prompt goes; made when nothing can be refused any more.
+    reply: &'a dyn Fn() -> Arc<dyn Reply>,
+    counters: Arc<Counters>,
+    sender: Option<AgentSender>,
+    received: Instant,
 }
 
 /// How far a shutdown has come.
@@ -94,6 +127,8 @@ struct Daemon {
     /// By instance id, so that a session that ends cannot be taken for its successor of the same name.
     sessions: BTreeMap<String, Entry>,
     intake: IntakeService,
+    controller: Controller,
+    company: Company,
     spill_root: tempfile::TempDir,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
@@ -103,13 +138,18 @@ struct Daemon {
     discovery_requests: Receiver<Box<Message>>,
     ticks: Receiver<Instant>,
     heartbeats: Receiver<Instant>,
-    ended: Receiver<String>,
-    ended_sender: Sender<String>,
+    /// Where clients can talk to sessions on this machine, unless there is no such place.
+    bridge: Option<SocketServer>,
+    client_requests: Receiver<ClientRequest>,
+    ended: Receiver<(String, &'static str)>,
+    ended_sender: Sender<(String, &'static str)>,
     /// What a failing server said last, so that an outage is one line in the log.
     outage_reported: bool,
     registered: bool,
     phase: Phase,
-    _subscriptions: Vec<Subscription>,
+    /// The intake and the controller, while requests are taken.
+    intake_subscriptions: Vec<Subscription>,
+    _discovery_subscriptions: Vec<Subscription>,
     /// The last to go, because the connection says good-bye to it.
     _broker: Option<Broker>,
 }
@@ -172,27 +212,34 @@ impl Daemon {
         let (intake_sender, intake_requests) = bounded(INTAKE_WAITING);
         let (discovery_sender, discovery_requests) = bounded(INTAKE_WAITING);
         let subject = format!("agents.pi-exec.{}", config.owner);
-        let mut subscriptions = Vec::new();
-        let mut subscribe = |subject: &str, queue, to| {
-            subscriptions.push(connection.subscribe(subject, queue, to).map_err(|e| format!("{subject}: {e}"))?);
-            Ok::<(), String>(())
+        let subscribe = |subject: &str, queue, to: &Sender<Box<Message>>| {
+            connection.subscribe(subject, queue, to.clone()).map_err(|e| format!("{subject}: {e}"))
         };
-        subscribe(&subject, Some(micro::QUEUE_GROUP), intake_sender)?;
-        for subject in micro::subjects() {
-            subscribe(&subject, None, discovery_sender.clone())?;
+        let mut intake_subscriptions = vec![subscribe(&subject, Some(micro::QUEUE_GROUP), &intake_sender)?];
+        for verb in controller::VERBS {
+            let subject = Identity { owner: &config.owner, instance_id: "", session: None }.subject(verb);
+            intake_subscriptions.push(subscribe(&subject, Some(AGENTS_QUEUE_GROUP), &intake_sender)?);
         }
+        let discovery_subscriptions: Result<Vec<_>, String> =
+            micro::subjects().iter().map(|subject| subscribe(subject, None, &discovery_sender)).collect();
+        let discovery_subscriptions = discovery_subscriptions?;
         let (ended_sender, ended) = bounded(INTAKE_WAITING);
         let spill_root = tempfile::Builder::new()
             .prefix("nats-pi-bridge-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .tempdir()
             .map_err(|e| format!("no folder for temporary files: {e}"))?;
+        let config = Arc::new(config);
+        let host = Arc::new(Host::new(&connection, &config));
+        let (bridge, client_requests) = clients::start(&config)?;
         Ok(Daemon {
             services: Arc::new(Services::new(&config.agent_dir)),
             intake: IntakeService::new(subject),
+            controller: Controller::default(),
+            company: Company::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
-            host: Arc::new(Host::new(&connection, &config)),
-            config: Arc::new(config),
+            host,
+            config,
             connection,
             sessions: BTreeMap::new(),
             spill_root,
@@ -202,12 +249,15 @@ impl Daemon {
             intake_requests,
             discovery_requests,
             ticks: tick(TICK),
+            bridge,
+            client_requests,
             ended,
             ended_sender,
             outage_reported: false,
             registered: false,
             phase: Phase::Serving,
-            _subscriptions: subscriptions,
+            intake_subscriptions,
+            _discovery_subscriptions: discovery_subscriptions,
             _broker: broker,
         })
     }
@@ -223,16 +273,21 @@ impl Daemon {
     }
 
     fn next_event(&self) -> Event {
-        let deadline = match self.phase {
-            Phase::Serving => never(),
-            Phase::Draining(end) | Phase::Ending(end) => after(end.saturating_duration_since(Instant::now())),
+        let shutdown = match self.phase {
+            Phase::Serving => None,
+            Phase::Draining(end) | Phase::Ending(end) => Some(end),
         };
+        let deadline = shutdown.into_iter().chain(self.company.deadline()).min();
+        let deadline = deadline.map_or_else(never, |end| after(end.saturating_duration_since(Instant::now())));
+        let requests = if self.company.is_settled() { self.intake_requests.clone() } else { never() };
         select! {
             recv(self.signals) -> _ => Event::Signal,
-            recv(self.ended) -> id => id.map_or(Event::Deadline, Event::Ended),
+            recv(self.ended) -> ended => ended.map_or(Event::Deadline, |(id, reason)| Event::Ended(id, reason)),
             recv(self.connection_events) -> event => Event::Nats(event.unwrap_or(ConnectionEvent::Closed)),
-            recv(self.intake_requests) -> message => message.map_or(Event::Deadline, Event::Intake),
+            recv(requests) -> message => message.map_or(Event::Deadline, Event::Request),
+            recv(self.company.messages()) -> message => message.map_or(Event::Deadline, Event::Peer),
             recv(self.discovery_requests) -> message => message.map_or(Event::Deadline, Event::Discovery),
+            recv(self.client_requests) -> request => request.map_or(Event::Deadline, |r| Event::Client(Box::new(r))),
             recv(deadline) -> _ => Event::Deadline,
             recv(self.ticks) -> _ => Event::Tick,
             recv(self.heartbeats) -> _ => Event::Heartbeat,
@@ -243,18 +298,27 @@ impl Daemon {
         match event {
             Event::Signal => self.advance_shutdown(),
             Event::Nats(event) => self.connection_event(event),
-            Event::Intake(message) => self.intake(*message),
+            Event::Request(message) => self.request(*message),
+            Event::Peer(message) => self.peer(*message),
             Event::Discovery(message) => self.discovery(&message),
-            Event::Ended(instance_id) => self.forget(&instance_id),
+            Event::Client(request) => self.client(*request),
+            Event::Ended(instance_id, reason) => self.forget(&instance_id, reason),
             Event::Tick => {
                 child::reap_orphans();
                 self.host.tick(Instant::now());
             }
-            Event::Heartbeat => self.heartbeats(),
-            Event::Deadline => match self.phase {
-                Phase::Draining(end) | Phase::Ending(end) if end <= Instant::now() => self.advance_shutdown(),
-                _ => {}
-            },
+            Event::Heartbeat => {
+                self.company.announce();
+                self.heartbeats();
+            }
+            Event::Deadline => {
+                self.advance_company();
+                if let Phase::Draining(end) | Phase::Ending(end) = self.phase
+                    && end <= Instant::now()
+                {
+                    self.advance_shutdown();
+                }
+            }
         }
     }
 
@@ -269,6 +333,7 @@ impl Daemon {
                     log::info!("connected");
                     log::info!("intake registered on {}", self.intake.subject);
                 }
+                self.company.connected();
                 self.heartbeats();
             }
             ConnectionEvent::Disconnected { reason } => log::warn!("disconnected: {reason}"),
@@ -289,40 +354,8 @@ impl Daemon {
         }
     }
 
-    fn intake(&mut self, message: Message) {
-        let received = Instant::now();
-        let Some(reply) = message.reply else {
-            log::debug!("an intake request without reply subject was ignored");
-            return;
-        };
-        let counters = self.intake.counters.clone();
-        counters.count_request();
-        let request = if matches!(self.phase, Phase::Serving) {
-            intake::parse(&message.payload)
-        } else {
-            Err(IntakeError::ShuttingDown)
-        };
-        let answer = match request {
-            Ok(Request::List) => Ok(Some(self.listing())),
-            Ok(Request::Stop { session_id }) => self.stop(session_id, &reply, received).map(|()| None),
-            Ok(Request::Create(create)) => self.create(&create, &reply, received).map(|()| None),
-            Err(error) => Err(error),
-        };
-        match answer {
-            // The session gives the answer when it is done, and its time with it.
-            Ok(None) => return,
-            Ok(Some(document)) => send_document(&self.connection, &reply, &document),
-            Err(error) => {
-                let (status, summary) = (error.status(), error.summary());
-                counters.count_error(status, &summary);
-                let stream = intake::expects_stream(&message.payload);
-                send_error(&self.connection, &reply, status, &summary, &error.document(), stream);
-            }
-        }
-        counters.add_time(received.elapsed());
-    }
-
-    fn listing(&self) -> Value {
+    /// The document of `list`, of at most so many bytes.
+    fn listing(&self, limit: usize) -> Value {
         let now = Instant::now();
         let mut entries: Vec<&Entry> = self.sessions.values().collect();
         entries.sort_by_key(|entry| entry.info.created_ms);
@@ -330,23 +363,16 @@ impl Daemon {
         let rows = |entries: Vec<&Entry>| {
             entries.iter().map(|e| documents::summary(&self.config.owner, &e.info, &e.facts, now)).collect()
         };
-        documents::listing(rows(sessions), rows(runs), self.connection.max_payload())
+        documents::listing(rows(sessions), rows(runs), limit)
     }
 
     fn named(&mut self, session_id: &str) -> Option<&mut Entry> {
         self.sessions.values_mut().find(|entry| entry.info.named && entry.info.id == session_id)
     }
 
-    fn stop(&mut self, session_id: String, reply: &str, received: Instant) -> Result<(), IntakeError> {
-        let Some(entry) = self.named(&session_id) else { return Err(IntakeError::NotFound { session_id }) };
-        entry.stoppers.push((reply.to_string(), received));
-        // A session that has not even read its last commands is ending already.
-        let _ = entry.commands.try_send(Command::End(EndReason::Stopped));
-        Ok(())
-    }
-
-    /// Checks a request for a session and starts it.
-    fn create(&mut self, create: &Create, reply: &str, received: Instant) -> Result<(), IntakeError> {
+    /// Checks a request for a session and starts it; returns its instance id.
+    fn create(&mut self, create: &Create, caller: Caller<'_>) -> Result<String, IntakeError> {
+        let Caller { reply, counters, sender, received } = caller;
         if let Some(session_id) = &create.session_id
             && self.named(session_id).is_some()
         {
@@ -355,15 +381,16 @@ impl Daemon {
         }
         let cwd = working_directory(&create.cwd)?;
         let failed = |message: String| IntakeError::SessionCreateFailed { message };
+        let services = self.services_for(&cwd);
         let (model, level) = match create.model()?.or(self.config.default_model.as_deref()) {
-            Some(spec) => self.services.resolve(spec).map_err(|e| failed(e.to_string()))?,
-            None => (self.services.default_model().ok_or_else(|| failed(NO_MODEL.into()))?, None),
+            Some(spec) => services.resolve(spec).map_err(|e| failed(e.to_string()))?,
+            None => (services.default_model().ok_or_else(|| failed(NO_MODEL.into()))?, None),
         };
         let thinking = create.thinking()?.or(level).or(self.config.default_thinking);
-        let thinking = model.clamp(thinking.unwrap_or_else(|| self.services.default_thinking(&model)));
+        let thinking = model.clamp(thinking.unwrap_or_else(|| services.default_thinking(&model)));
         let max_lifetime = create.max_lifetime()?.unwrap_or(self.config.default_max_lifetime);
         let from = create.from()?.map(str::to_string);
-        self.services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
+        services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
         if self.sessions.len() >= self.config.max_sessions {
             let message = format!("{} sessions are open, which is the limit", self.sessions.len());
             return Err(IntakeError::Busy { message });
@@ -388,21 +415,28 @@ impl Daemon {
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
         let name = create.name()?.map(str::to_owned);
         let setup = Setup { model, thinking, name, max_lifetime, deadline, file: None };
-        let first = Prompt {
-            message: Incoming::new(create.body.clone()),
+        let first = create.body.clone().map(|body| Prompt {
+            message: Incoming::new(body),
             from,
-            sender: None,
-            reply: Arc::new(Stream::new(&self.connection, reply.to_string(), Form::Text)),
-            counters: self.intake.counters.clone(),
+            sender,
+            reply: reply(),
+            counters,
             received,
-        };
-        self.start_session(info, Arc::new(Facts::new(setup)), settings, storage, Some(first))
+        });
+        let instance_id = info.instance_id.clone();
+        self.start_session(info, Arc::new(Facts::new(setup)), settings, storage, first)?;
+        Ok(instance_id)
     }
 
-    /// The tools of a session that names none.
+    /// What sessions in this folder have to work with, which is the project's business where the operator trusts it.
+    fn services_for(&self, cwd: &Path) -> Arc<Services> {
+        if self.config.trusts(cwd) { Arc::new(self.services.of_project(cwd)) } else { self.services.clone() }
+    }
+
+    /// The tools of a session that names none. Only a named one can be found by those who could answer questions.
     fn usual_tools(&self, named: bool) -> Vec<String> {
-        let _ = named;
-        self.config.tools.clone().unwrap_or_else(|| tools::DEFAULT_TOOLS.map(str::to_owned).to_vec())
+        let usual = tools::DEFAULT_TOOLS.into_iter().chain(named.then_some(tools::QUESTION));
+        self.config.tools.clone().unwrap_or_else(|| usual.map(str::to_owned).collect())
     }
 
     /// Where the session files of a working directory are.
@@ -492,17 +526,24 @@ impl Daemon {
                     service: service.clone(),
                     info: info.clone(),
                     facts: facts.clone(),
-                    attachments: kept.map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&info.id)),
+                    attachments: kept
+                        .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&info.id)),
                     settings,
                 };
                 let opened = SessionSubjects::open(place);
                 Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)
             }
         };
+        let socket = match &self.bridge {
+            None => None,
+            Some(bridge) => bridge
+                .open_session(&info)
+                .map_err(|e| IntakeError::Busy { message: format!("no socket for a session: {e}") })?,
+        };
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Parts {
             config: self.config.clone(),
-            services: self.services.clone(),
+            services: self.services_for(&info.cwd),
             info: info.clone(),
             facts: facts.clone(),
             subjects,
@@ -514,15 +555,19 @@ impl Daemon {
         };
         let (ended, instance_id) = (self.ended_sender.clone(), info.instance_id.clone());
         let thread = threads::spawn(&format!("s-{}", info.id), threads::SESSION_STACK, move || {
-            if catch_unwind(AssertUnwindSafe(|| session::run(parts))).is_err() {
+            let reason = catch_unwind(AssertUnwindSafe(|| session::run(parts)));
+            if reason.is_err() {
                 log::error!("internal_error: a session panicked and is over");
             }
             // The daemon waits for this until it ends itself.
-            let _ = ended.send(instance_id);
+            let _ = ended.send((instance_id, reason.map_or("internal_error", EndReason::as_str)));
         })
         .map_err(|e| IntakeError::Busy { message: format!("no thread for a session: {e}") })?;
         if info.named {
             log::info!("session {} started in {}", info.id, info.cwd.display());
+        }
+        if let Some(bridge) = &mut self.bridge {
+            bridge.session_started(socket, &info, &facts, &commands);
         }
         let entry = Entry { info, facts, commands, service, stoppers: Vec::new(), thread };
         self.heartbeat(&entry);
@@ -531,15 +576,17 @@ impl Daemon {
     }
 
     /// A session is over: tells those who waited for that.
-    fn forget(&mut self, instance_id: &str) {
+    fn forget(&mut self, instance_id: &str, reason: &str) {
         let Some(entry) = self.sessions.remove(instance_id) else { return };
         drop(entry.thread);
+        if let Some(bridge) = &mut self.bridge {
+            bridge.session_ended(instance_id, reason);
+        }
         if entry.info.named {
             log::info!("session {} ended", entry.info.id);
         }
-        for (reply, received) in entry.stoppers {
-            send_document(&self.connection, &reply, &json!({"ok": true, "sessionId": entry.info.id}));
-            self.intake.counters.add_time(received.elapsed());
+        for stopped in entry.stoppers {
+            stopped(json!({"ok": true, "sessionId": entry.info.id}));
         }
     }
 
@@ -549,6 +596,12 @@ impl Daemon {
         match self.phase {
             Phase::Serving => {
                 log::info!("shutting down ({} sessions)", self.sessions.len());
+                // Company takes over what comes from now on.
+                if self.company.leave() {
+                    self.intake_subscriptions.drain(..).for_each(|subscription| {
+                        subscription.drain(LAST_CALL);
+                    });
+                }
                 self.tell_all(|| Command::Drain);
                 self.phase = Phase::Draining(now + self.config.grace);
             }
@@ -574,6 +627,7 @@ impl Daemon {
     }
 
     fn close(self) {
+        drop(self.bridge);
         self.connection.close(CLOSE_TIMEOUT);
         log::info!("stopped");
     }

@@ -14,6 +14,10 @@ impl Daemon {
         if let Some(document) = self.intake.answer(query) {
             send_document(&self.connection, reply, &document);
         }
+        let controller = self.controller.instance(&self.host);
+        if query.asks(controller.service, controller.id) {
+            send_document(&self.connection, reply, &controller.document(query.verb));
+        }
         for entry in self.sessions.values() {
             let Some(service) = &entry.service else { continue };
             for document in service.answer(query, &self.host, &entry.info, &entry.facts) {
@@ -24,6 +28,7 @@ impl Daemon {
 
     /// A sign of life of every agent.
     pub(super) fn heartbeats(&self) {
+        self.host.heartbeat(self.host.controller(), now_ms());
         for entry in self.sessions.values() {
             self.beat(entry);
         }
@@ -42,6 +47,7 @@ impl Daemon {
             return;
         }
         let id = agent_instance_id(&entry.info);
-        self.host.heartbeat(Identity { owner: &self.host.owner, instance_id: &id, session: Some(&entry.info.id) }, now_ms());
+        self.host
+            .heartbeat(Identity { owner: &self.host.owner, instance_id: &id, session: Some(&entry.info.id) }, now_ms());
     }
 }

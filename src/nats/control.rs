@@ -40,7 +40,10 @@ impl Settings {
     /// # Errors
     /// The name of a setting that is neither true nor false.
     pub fn from_json(request: &Map<String, Value>) -> Result<Settings, &'static str> {
-        Ok(Settings { events: flag(request, ["events"; 2])?, tool_status: flag(request, ["toolStatus", "tool_status"])? })
+        Ok(Settings {
+            events: flag(request, ["events"; 2])?,
+            tool_status: flag(request, ["toolStatus", "tool_status"])?,
+        })
     }
 }
 
@@ -82,7 +85,8 @@ pub fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) -> Result
         "reject" => Control::Reject { id: request_id(&object(payload)?)?, source: SOURCE },
         "configure" => {
             let request = object(payload)?;
-            settings = Settings::from_json(&request).map_err(|name| invalid(&format!("{name} must be true or false")))?;
+            settings =
+                Settings::from_json(&request).map_err(|name| invalid(&format!("{name} must be true or false")))?;
             Control::Configure(Changes {
                 model: text(&request, ["model"; 2])?,
                 thinking: text(&request, ["thinkingLevel", "thinking_level"])?,
@@ -239,13 +243,17 @@ mod tests {
         assert!(matches!(asked("abort", ""), Ok(Control::Abort)));
         assert!(matches!(asked("clear", "{}"), Ok(Control::Clear)));
         assert!(matches!(asked("history", r#"{"limit":3}"#), Ok(Control::History(query)) if query.limit == Some(3)));
-        assert!(matches!(asked("extend", r#"{"max_lifetime_s":60}"#), Ok(Control::Extend { seconds }) if seconds == 60.0));
+        assert!(
+            matches!(asked("extend", r#"{"max_lifetime_s":60}"#), Ok(Control::Extend { seconds }) if seconds == 60.0)
+        );
         assert!(matches!(asked("reject", r#"{"request_id":" q "}"#), Ok(Control::Reject { id, .. }) if id == "q"));
         assert!(matches!(
             asked("answer", r#"{"requestId":"q","answers":[["a"]]}"#),
             Ok(Control::Answer { id, answers, .. }) if id == "q" && answers == json!([["a"]])
         ));
-        let Ok(Control::Prompt(input)) = asked("steer", r#"{"prompt":"left","from":"me"}"#) else { panic!("no prompt") };
+        let Ok(Control::Prompt(input)) = asked("steer", r#"{"prompt":"left","from":"me"}"#) else {
+            panic!("no prompt")
+        };
         assert_eq!((input.text.as_str(), input.from.as_deref(), input.deliver), ("left", Some("me"), Deliver::Steer));
         let Ok(Asked { control: Control::Prompt(input), .. }) = parse("follow_up", b"more", Some(&sender)) else {
             panic!("no prompt")

@@ -7,6 +7,7 @@ use super::replies::report;
 use super::stream::KeepAlive;
 use super::{Connection, micro};
 use crate::config::Config;
+use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,16 @@ impl Host {
         Terms { max_payload: self.connection.max_payload(), trust: self.senders.trust(), attachments }
     }
 
+    /// The controller as an agent.
+    pub fn controller(&self) -> Identity<'_> {
+        Identity { owner: &self.owner, instance_id: &self.id, session: None }
+    }
+
+    /// The controller's sign of life.
+    pub fn controller_heartbeat(&self, now_ms: i64) -> Value {
+        self.controller().heartbeat(self.terms(false), self.heartbeat_interval, now_ms)
+    }
+
     /// Publishes a sign of life. While there is no connection it would only wait, and be old when it goes out.
     pub fn heartbeat(&self, identity: Identity<'_>, now_ms: i64) {
         if self.connection.is_connected() {
@@ -67,7 +78,9 @@ impl Host {
 
     /// Leave to render one more history; it ends when `work` was done. False if too many are being rendered.
     pub fn begin_rendering(&self) -> bool {
-        self.rendering.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < MAX_RENDERING).then_some(n + 1)).is_ok()
+        self.rendering
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < MAX_RENDERING).then_some(n + 1))
+            .is_ok()
     }
 
     pub fn end_rendering(&self) {

@@ -12,7 +12,7 @@
 //! | `intake.rs`, `session_subjects.rs`, `control.rs` | requests for sessions; to sessions: prompts, control |
 //! | `agents/` | the agent protocol on top of all this |
 //! | `replies.rs`, `stream.rs`, `documents.rs`, `events.rs` | what is said: errors, streams, JSON documents, events |
-//! | `recent.rs` | requests that were sent twice |
+//! | `recent.rs`, `peers.rs` | requests that were sent twice; other daemons of the same owner |
 //! | `broker/` | a small NATS server for hosts that have none |
 
 mod address;
@@ -34,6 +34,7 @@ pub mod micro;
 mod nkey;
 mod options;
 mod output;
+pub mod peers;
 mod pool;
 pub mod recent;
 pub mod replies;

@@ -37,8 +37,7 @@ pub fn key(message: &Message) -> Option<Key> {
 #[derive(Clone)]
 enum Outcome {
     Stream(Arc<SharedReply>),
-    /// The session of this id was stopped.
-    Stopped,
+    Document(Value),
 }
 
 /// The requests of the last two minutes. Each subject has one thread that takes its requests, so that looking and
@@ -69,36 +68,40 @@ impl Recent {
         }
     }
 
-    /// The same request stopped its session before.
-    pub fn was_stopped(&self, key: &Key) -> bool {
-        matches!(self.find(key), Some(Outcome::Stopped))
+    /// The document that the same request was answered with before.
+    pub fn document(&self, key: &Key) -> Option<Value> {
+        if let Outcome::Document(document) = self.find(key)? { Some(document) } else { None }
+    }
+
+    /// Whether the outcome of a request is known, or will be.
+    pub fn has_seen(&self, key: &Key) -> bool {
+        match self.find(key) {
+            Some(Outcome::Stream(shared)) => !shared.was_turned_away(),
+            Some(Outcome::Document(_)) => true,
+            None => false,
+        }
     }
 
     /// Remembers a request that is about to be worked on; what comes back takes its answer.
-    ///
-    /// # Errors
-    /// So many requests are remembered that this one could not be recognised.
-    pub fn share(&self, key: Key, reply: Arc<dyn Reply>, now: Instant) -> Result<Arc<dyn Reply>, ReplyError> {
+    pub fn share(&self, key: Key, reply: Arc<dyn Reply>, now: Instant) -> Arc<dyn Reply> {
         let shared = Arc::new(SharedReply::new(reply, self.kept.clone()));
-        self.remember(key, Outcome::Stream(shared.clone()), now)?;
-        Ok(shared)
+        self.remember(key, Outcome::Stream(shared.clone()), now);
+        shared
     }
 
-    /// Remembers a request that stopped a session.
-    ///
-    /// # Errors
-    /// So many requests are remembered that this one could not be recognised.
-    pub fn stopped(&self, key: Key, now: Instant) -> Result<(), ReplyError> {
-        self.remember(key, Outcome::Stopped, now)
+    /// Remembers a request that was answered with a document.
+    pub fn answered(&self, key: Key, document: Value, now: Instant) {
+        self.remember(key, Outcome::Document(document), now);
     }
 
-    fn remember(&self, key: Key, outcome: Outcome, now: Instant) -> Result<(), ReplyError> {
+    /// When there is no room the oldest request is forgotten, since refusing the new one would help nobody.
+    fn remember(&self, key: Key, outcome: Outcome, now: Instant) {
         let mut requests = self.requests();
         if requests.len() >= MAX_REQUESTS {
-            return Err(ReplyError::busy("too many requests with an id at a time"));
+            let oldest = requests.iter().min_by_key(|(_, (came, _))| *came).map(|(key, _)| key.clone());
+            oldest.and_then(|key| requests.remove(&key));
         }
         requests.insert(key, (now, outcome));
-        Ok(())
     }
 
     /// Forgets what is old. To be called every few seconds.
@@ -106,7 +109,7 @@ impl Recent {
         self.requests().retain(|_, (came, outcome)| {
             let done = match outcome {
                 Outcome::Stream(shared) => shared.has_ended(),
-                Outcome::Stopped => true,
+                Outcome::Document(_) => true,
             };
             !done || now.saturating_duration_since(*came) < WINDOW
         });
@@ -295,6 +298,7 @@ impl Drop for SharedReply {
 mod tests {
     use super::*;
     use crate::nats::Headers;
+    use serde_json::json;
 
     /// Writes down what it gets.
     #[derive(Default)]
@@ -350,7 +354,7 @@ mod tests {
         let (recent, cancel, now) = (Recent::default(), Cancel::new(), Instant::now());
         let ((first, first_reply), (second, second_reply), (third, third_reply)) = (record(), record(), record());
         assert!(!recent.join(&named("1"), &first_reply));
-        let shared = recent.share(named("1"), first_reply, now).expect("room");
+        let shared = recent.share(named("1"), first_reply, now);
         shared.text("one ", &cancel);
         assert!(recent.join(&named("1"), &second_reply));
         assert!(!recent.join(&named("2"), &second_reply), "another id is another request");
@@ -373,7 +377,7 @@ mod tests {
     #[test]
     fn a_request_is_remembered_as_long_as_it_runs() {
         let (recent, now) = (Recent::default(), Instant::now());
-        let shared = recent.share(named("1"), record().1, now).expect("room");
+        let shared = recent.share(named("1"), record().1, now);
         recent.tick(now + 10 * WINDOW);
         assert!(recent.join(&named("1"), &record().1));
         shared.finish(Ok(()));
@@ -384,9 +388,9 @@ mod tests {
     #[test]
     fn who_was_turned_away_may_come_again() {
         let (recent, now) = (Recent::default(), Instant::now());
-        recent.share(named("1"), record().1, now).expect("room").finish(Err(ReplyError::queue_full(3)));
+        recent.share(named("1"), record().1, now).finish(Err(ReplyError::queue_full(3)));
         assert!(!recent.join(&named("1"), &record().1));
-        recent.share(named("2"), record().1, now).expect("room").finish(Err(ReplyError::failed("model")));
+        recent.share(named("2"), record().1, now).finish(Err(ReplyError::failed("model")));
         let (again, reply) = record();
         assert!(recent.join(&named("2"), &reply));
         assert_eq!(again.got(), got("", &[Err(ReplyError::failed("model"))]));
@@ -396,7 +400,7 @@ mod tests {
     fn a_long_answer_is_not_kept_but_reaches_those_who_are_there() {
         let (recent, cancel, now) = (Recent::default(), Cancel::new(), Instant::now());
         let ((first, first_reply), (second, second_reply), (late, late_reply)) = (record(), record(), record());
-        let shared = recent.share(named("1"), first_reply, now).expect("room");
+        let shared = recent.share(named("1"), first_reply, now);
         shared.text("a", &cancel);
         assert!(recent.join(&named("1"), &second_reply));
         let long = "ä".repeat(MAX_TEXT / 2 + 1);
@@ -415,17 +419,18 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let (recent, now) = (Recent::default(), Instant::now());
         for n in 0..MAX_REQUESTS {
-            recent.stopped(named(&n.to_string()), now).expect("room");
+            recent.answered(named(&n.to_string()), json!(n), now + Duration::from_millis(n as u64));
         }
-        assert!(recent.was_stopped(&named("7")));
-        assert_eq!(recent.stopped(named("x"), now).map_err(|e| e.status), Err(429));
-        assert_eq!(recent.share(named("y"), record().1, now).map(drop).map_err(|e| e.status), Err(429));
+        assert_eq!(recent.document(&named("0")), Some(json!(0)));
+        recent.share(named("x"), record().1, now + Duration::from_secs(60));
+        assert_eq!((recent.requests().len(), recent.document(&named("0"))), (MAX_REQUESTS, None));
+        assert_eq!([named("1"), named("x"), named("0")].map(|key| recent.has_seen(&key)), [true, true, false]);
     }
 
     #[test]
     fn callers_join_while_text_flows() {
         let (recent, now) = (Recent::default(), Instant::now());
-        let shared = recent.share(named("1"), record().1, now).expect("room");
+        let shared = recent.share(named("1"), record().1, now);
         let expected: String = (0..2000).map(|n| format!("{n},")).collect();
         let records: Vec<Arc<Record>> = std::thread::scope(|scope| {
             scope.spawn(|| {

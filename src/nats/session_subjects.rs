@@ -239,12 +239,16 @@ impl Reader {
             if self.host.recent.join(&key, &reply) {
                 return SessionRequest::Nothing;
             }
-            reply = match self.host.recent.share(key, reply.clone(), Instant::now()) {
-                Ok(shared) => shared,
-                Err(error) => return SessionRequest::Refused { reply, counters, error },
-            };
+            reply = self.host.recent.share(key, reply, Instant::now());
         }
-        SessionRequest::Prompt(Prompt { message: Incoming::new(text), from, sender, reply, counters, received: Instant::now() })
+        SessionRequest::Prompt(Prompt {
+            message: Incoming::new(text),
+            from,
+            sender,
+            reply,
+            counters,
+            received: Instant::now(),
+        })
     }
 
     /// The text of a prompt, the name that its sender gave itself, and who it is.

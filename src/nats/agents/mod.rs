@@ -12,6 +12,7 @@
 
 pub mod attachments;
 pub mod chunks;
+pub mod controller;
 pub mod envelope;
 pub mod queries;
 pub mod sender;

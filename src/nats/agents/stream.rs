@@ -36,13 +36,7 @@ struct State {
 
 impl AgentStream {
     pub fn new(stream: Stream, facts: &Arc<Facts>, queries: &Arc<Queries>, tool_status: bool) -> AgentStream {
-        AgentStream {
-            stream,
-            facts: facts.clone(),
-            queries: queries.clone(),
-            tool_status,
-            state: Mutex::default(),
-        }
+        AgentStream { stream, facts: facts.clone(), queries: queries.clone(), tool_status, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -127,8 +121,10 @@ fn shown_arguments(arguments: &Map<String, Value>) -> Value {
 }
 
 fn shown_output(content: &[Block]) -> String {
-    let texts: Vec<&str> =
-        content.iter().filter_map(|block| if let Block::Text { text, .. } = block { Some(&**text) } else { None }).collect();
+    let texts: Vec<&str> = content
+        .iter()
+        .filter_map(|block| if let Block::Text { text, .. } = block { Some(&**text) } else { None })
+        .collect();
     shown(&texts.join("\n")).to_string()
 }
 

@@ -43,7 +43,11 @@ fn a_signature_proves_the_sender_once() {
     for now_ms in [TIME_MS - 30_001, TIME_MS + 30_001] {
         assert_eq!(identify(&senders, &signed(b"hi", "n4"), b"hi", now_ms), Err(401));
     }
-    assert_eq!(identify(&senders, &signed(b"hi", "n4"), b"hi", TIME_MS + 30_000), Ok(Some(sender)), "nothing was kept of it");
+    assert_eq!(
+        identify(&senders, &signed(b"hi", "n4"), b"hi", TIME_MS + 30_000),
+        Ok(Some(sender)),
+        "nothing was kept of it"
+    );
     assert_eq!(identify(&senders, &signed(b"hi", "n5"), b"other", TIME_MS), Err(401));
     assert!(Senders::new(SenderTrust::Any).identify(&message(&[], b""), TIME_MS).is_ok_and(|sender| sender.is_none()));
 }
