@@ -1,6 +1,7 @@
 """The side channel's wire: lines, ids, order, clients that behave badly, clients that do not read."""
 
 import json
+import resource
 import socket
 import time
 
@@ -259,6 +260,29 @@ def test_clients_come_and_go(daemon, session):
         client.close()
     eventually(lambda: len(proc.threads(daemon.pid)) <= threads, "the threads are gone")
     eventually(lambda: proc.open_files(daemon.pid) <= files, "the file descriptors are closed")
+
+
+def test_without_file_descriptors_newcomers_are_refused_and_nothing_spins(daemon, session):
+    _, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    with Bridge(daemon.socket) as client:
+        create = {"body": "@echo x", "cwd": "/", "persist": False, **OFFLINE}
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (proc.open_files(daemon.pid), hard))
+        response = client.exchange("session", sessionId="none-left", **create)
+        assert response["code"] == "busy", response
+        with Bridge(daemon.session_socket(session)) as late:
+            assert late.hello["type"] == "bridge_error" and late.hello["error"].startswith("busy")
+        before = proc.cpu_seconds(daemon.pid)
+        # However many come meanwhile.
+        waiting = [Bridge(daemon.socket, read=False) for _ in range(3)]
+        time.sleep(1)
+        assert proc.cpu_seconds(daemon.pid) - before < 0.2
+        assert client.ask("ping")
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (hard, hard))
+        assert client.exchange("session", sessionId="fits", **create)["success"]
+        with Bridge(daemon.session_socket("fits")) as again:
+            assert again.hello["type"] == "bridge_hello"
+        for rude in waiting:
+            rude.close()
 
 
 def test_there_is_a_bound_on_clients(daemon, session):
