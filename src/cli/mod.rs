@@ -112,7 +112,7 @@ fn exchange(
     }
     let request = Value::Object(request);
     if verb == Verb::Stream {
-        return stream::run(connection, &request, deadline);
+        return stream::run(connection, &request, target.session.as_deref(), deadline);
     }
     let response = connection.ask(&request, deadline)?;
     let success = response["success"] == true;
