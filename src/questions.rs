@@ -80,6 +80,11 @@ impl Questions {
         json!({"available": true, "questions": questions})
     }
 
+    /// The question is open.
+    pub fn has(&self, id: &str) -> bool {
+        self.find(id).is_ok()
+    }
+
     /// Settles a question with one list of labels per tab.
     ///
     /// # Errors

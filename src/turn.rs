@@ -12,7 +12,7 @@ use crate::compact::CompactError;
 use crate::config::Config;
 use crate::events::{AgentEvent, CompactionReason};
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
-use crate::prompt::{Places, PromptInput, commands, skills, system_prompt};
+use crate::prompt::{PromptInput, commands, skills, system_prompt};
 use crate::reply::Reply;
 use crate::session::{Facts, Info};
 use crate::tools::{self, Tool};
@@ -45,6 +45,11 @@ pub enum Step {
         first_kept: usize,
         usage: Usage,
         entry: Value,
+    },
+    /// The turn waits for people.
+    Ask {
+        request: Value,
+        answer: Sender<Result<Value, String>>,
     },
     /// The last message is left out of the context.
     Omitted,
@@ -190,18 +195,13 @@ impl Turn {
         self.add(message)
     }
 
-    fn places(&self) -> Places<'_> {
-        Places {
-            cwd: &self.info.cwd,
-            agent_dir: &self.config.agent_dir,
-            home: &self.config.home,
-            project_trusted: self.config.trusts(&self.info.cwd),
-        }
-    }
-
     /// Takes a message from outside in.
     fn take_in(&mut self, incoming: Incoming) {
-        let text = match incoming.expand.then(|| commands::expand(&incoming.text, &self.places())).flatten() {
+        let text = match incoming
+            .expand
+            .then(|| commands::expand(&incoming.text, &self.config.places(&self.info.cwd)))
+            .flatten()
+        {
             Some(expanded) => expanded.text,
             None => incoming.text,
         };
@@ -236,7 +236,7 @@ impl Turn {
     fn answer(&mut self, messages: Vec<Incoming>) -> Settled {
         let tools: Vec<&'static dyn Tool> = self.info.tools.iter().filter_map(|name| tools::by_name(name)).collect();
         let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
-        let places = self.places();
+        let places = self.config.places(&self.info.cwd);
         let skills = skills::discover(&places, &[]);
         let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
         self.keep_room();

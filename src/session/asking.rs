@@ -1,0 +1,72 @@
+//! Questions that the model has for people, and the answers that come over any wire.
+
+use super::Session;
+use super::control::Answer;
+use crate::events::AgentEvent;
+use crate::questions::Settled;
+use crate::reply::ReplyError;
+use crate::transcript::now_ms;
+use crossbeam_channel::Sender;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Takes what became of a question.
+pub type Asker = Sender<Result<Value, String>>;
+
+impl Session {
+    /// Opens a question of the model's.
+    pub(super) fn ask(&mut self, request: Value, asker: Asker) {
+        let now = now_ms();
+        let timeout = self.config.question_timeout.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+        match self.questions.open(request, "tool", now, timeout.map(|time| now.saturating_add(time))) {
+            Ok(opened) => {
+                self.askers.insert(opened.id, asker);
+                self.publish(&AgentEvent::Question(opened.event));
+            }
+            Err(why) => drop(asker.try_send(Err(why))),
+        }
+    }
+
+    pub(super) fn answer_question(&mut self, id: &str, answers: &Value, source: &str) -> Result<Answer, ReplyError> {
+        let status = if self.questions.has(id) { 400 } else { 404 };
+        let settled = self.questions.answer(id, answers, source, now_ms());
+        let settled = settled.map_err(|why| ReplyError::new(status, why))?;
+        let id = self.question_settled(settled);
+        Ok(Answer::Document(json!({"answered": true, "requestId": id})))
+    }
+
+    pub(super) fn reject_question(&mut self, id: &str, source: &str) -> Result<Answer, ReplyError> {
+        let settled = self.questions.reject(id, source, now_ms()).map_err(|why| ReplyError::new(404, why))?;
+        let id = self.question_settled(settled);
+        Ok(Answer::Document(json!({"rejected": true, "requestId": id})))
+    }
+
+    /// Rejects what nobody can be waiting for any more.
+    pub(super) fn reject_questions(&mut self, source: &str) {
+        for settled in self.questions.reject_all(source, now_ms()) {
+            self.question_settled(settled);
+        }
+    }
+
+    /// Rejects the questions whose time is up.
+    pub(super) fn expire_questions(&mut self) {
+        for settled in self.questions.expire(now_ms()) {
+            self.question_settled(settled);
+        }
+    }
+
+    /// How long it is until a question's time is up.
+    pub(super) fn next_question_expiry(&self) -> Option<Duration> {
+        let left = self.questions.deadline()?.saturating_sub(now_ms());
+        Some(Duration::from_millis(u64::try_from(left).unwrap_or_default()))
+    }
+
+    fn question_settled(&mut self, settled: Settled) -> String {
+        if let Some(asker) = self.askers.remove(&settled.id) {
+            // A turn that does not wait any more was cancelled.
+            let _ = asker.try_send(Ok(settled.result));
+        }
+        self.publish(&AgentEvent::Question(settled.event));
+        settled.id
+    }
+}
