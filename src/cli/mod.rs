@@ -73,8 +73,7 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
         }
         _ => {}
     }
-    let uid = rustix::process::getuid().as_raw();
-    let directory = directory::resolve(invocation.value(Flag::BridgeDir), environment, uid)?;
+    let directory = directory::resolve(invocation.value(Flag::BridgeDir), environment)?;
     if invocation.row.verb == Verb::List {
         return list(invocation, &directory);
     }
