@@ -3,16 +3,20 @@
 //! It takes requests from the intake, starts a thread per session, answers discovery for all of them, and ends them in
 //! order when it is told to stop. It never waits for a session.
 
+mod clients;
+
 use crate::config::{self, BrokerPlan, Config};
 use crate::model::{Services, ThinkingLevel};
 use crate::nats::broker::Broker;
 use crate::nats::documents::{self, session_subject};
 use crate::nats::intake::{self, Create, IntakeError, Request};
-use crate::nats::micro::{self, Endpoint, Instance};
+use crate::nats::micro::{self, Counters, Endpoint, Instance};
 use crate::nats::replies::{TextStream, send_document, send_error};
 use crate::nats::session_subjects::SessionSubjects;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
+use crate::reply::Reply;
 use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt, Setup, Storage};
+use crate::socket::{ClientRequest, SocketServer};
 use crate::state_dir::{OpenError, SavedSession, StateDir};
 use crate::threads::{self, Thread};
 use crate::tools::{self, child};
@@ -49,7 +53,9 @@ enum Event {
     Nats(ConnectionEvent),
     Intake(Box<Message>),
     Discovery(Box<Message>),
-    Ended(String),
+    Client(Box<ClientRequest>),
+    /// A session is over, and why.
+    Ended(String, &'static str),
     /// The grace period or the time for ending is over.
     Deadline,
     /// Time to look after what programs left behind.
@@ -63,9 +69,20 @@ struct Entry {
     commands: Sender<Command>,
     /// Absent for ephemeral runs, which are not discoverable.
     service: Option<Instance>,
-    /// Those who wait for its end: their reply subjects, and when they asked.
-    stoppers: Vec<(String, Instant)>,
+    /// Those who wait for its end.
+    stoppers: Vec<Stopped>,
     thread: Thread,
+}
+
+/// Takes `{ok, sessionId}` when a session that was to be stopped is over.
+type Stopped = Box<dyn FnOnce(Value) + Send>;
+
+impl Entry {
+    fn stop(&mut self, stopped: Stopped) {
+        self.stoppers.push(stopped);
+        // A session that has not even read its last commands is ending already.
+        let _ = self.commands.try_send(Command::End(EndReason::Stopped));
+    }
 }
 
 /// How far a shutdown has come.
@@ -92,8 +109,11 @@ struct Daemon {
     intake_requests: Receiver<Box<Message>>,
     discovery_requests: Receiver<Box<Message>>,
     ticks: Receiver<Instant>,
-    ended: Receiver<String>,
-    ended_sender: Sender<String>,
+    /// Where clients can talk to sessions on this machine, unless there is no such place.
+    bridge: Option<SocketServer>,
+    client_requests: Receiver<ClientRequest>,
+    ended: Receiver<(String, &'static str)>,
+    ended_sender: Sender<(String, &'static str)>,
     /// What a failing server said last, so that an outage is one line in the log.
     outage_reported: bool,
     registered: bool,
@@ -176,10 +196,12 @@ impl Daemon {
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .tempdir()
             .map_err(|e| format!("no folder for temporary files: {e}"))?;
+        let config = Arc::new(config);
+        let (bridge, client_requests) = clients::start(&config)?;
         Ok(Daemon {
             services: Arc::new(Services::new(&config.agent_dir)),
             intake: Instance::new("intake".into(), Map::new(), vec![Endpoint::new("intake", subject)]),
-            config: Arc::new(config),
+            config,
             connection,
             sessions: BTreeMap::new(),
             spill_root,
@@ -189,6 +211,8 @@ impl Daemon {
             intake_requests,
             discovery_requests,
             ticks: tick(TICK),
+            bridge,
+            client_requests,
             ended,
             ended_sender,
             outage_reported: false,
@@ -216,10 +240,11 @@ impl Daemon {
         };
         select! {
             recv(self.signals) -> _ => Event::Signal,
-            recv(self.ended) -> id => id.map_or(Event::Deadline, Event::Ended),
+            recv(self.ended) -> ended => ended.map_or(Event::Deadline, |(id, reason)| Event::Ended(id, reason)),
             recv(self.connection_events) -> event => Event::Nats(event.unwrap_or(ConnectionEvent::Closed)),
             recv(self.intake_requests) -> message => message.map_or(Event::Deadline, Event::Intake),
             recv(self.discovery_requests) -> message => message.map_or(Event::Deadline, Event::Discovery),
+            recv(self.client_requests) -> request => request.map_or(Event::Deadline, |r| Event::Client(Box::new(r))),
             recv(deadline) -> _ => Event::Deadline,
             recv(self.ticks) -> _ => Event::Tick,
         }
@@ -231,7 +256,8 @@ impl Daemon {
             Event::Nats(event) => self.connection_event(event),
             Event::Intake(message) => self.intake(*message),
             Event::Discovery(message) => self.discovery(&message),
-            Event::Ended(instance_id) => self.forget(&instance_id),
+            Event::Client(request) => self.client(*request),
+            Event::Ended(instance_id, reason) => self.forget(&instance_id, reason),
             Event::Tick => child::reap_orphans(),
             Event::Deadline => match self.phase {
                 Phase::Draining(end) | Phase::Ending(end) if end <= Instant::now() => self.advance_shutdown(),
@@ -284,9 +310,13 @@ impl Daemon {
             Err(IntakeError::ShuttingDown)
         };
         let answer = match request {
-            Ok(Request::List) => Ok(Some(self.listing())),
+            Ok(Request::List) => Ok(Some(self.listing(self.connection.max_payload()))),
             Ok(Request::Stop { session_id }) => self.stop(session_id, &reply, received).map(|()| None),
-            Ok(Request::Create(create)) => self.create(&create, &reply, received).map(|()| None),
+            Ok(Request::Create(create)) => {
+                let connection = self.connection.clone();
+                let stream = || Arc::new(TextStream::new(&connection, reply.clone())) as Arc<dyn Reply>;
+                self.create(&create, &stream, counters.clone(), received).map(|_| None)
+            }
             Err(error) => Err(error),
         };
         match answer {
@@ -303,7 +333,8 @@ impl Daemon {
         counters.add_time(received.elapsed());
     }
 
-    fn listing(&self) -> Value {
+    /// The document of `list`, of at most so many bytes.
+    fn listing(&self, limit: usize) -> Value {
         let now = Instant::now();
         let mut entries: Vec<&Entry> = self.sessions.values().collect();
         entries.sort_by_key(|entry| entry.info.created_ms);
@@ -311,7 +342,7 @@ impl Daemon {
         let rows = |entries: Vec<&Entry>| {
             entries.iter().map(|e| documents::summary(&self.config.owner, &e.info, &e.facts, now)).collect()
         };
-        documents::listing(rows(sessions), rows(runs), self.connection.max_payload())
+        documents::listing(rows(sessions), rows(runs), limit)
     }
 
     fn named(&mut self, session_id: &str) -> Option<&mut Entry> {
@@ -319,15 +350,24 @@ impl Daemon {
     }
 
     fn stop(&mut self, session_id: String, reply: &str, received: Instant) -> Result<(), IntakeError> {
+        let (connection, reply) = (self.connection.clone(), reply.to_string());
+        let counters = self.intake.endpoints[0].counters.clone();
         let Some(entry) = self.named(&session_id) else { return Err(IntakeError::NotFound { session_id }) };
-        entry.stoppers.push((reply.to_string(), received));
-        // A session that has not even read its last commands is ending already.
-        let _ = entry.commands.try_send(Command::End(EndReason::Stopped));
+        entry.stop(Box::new(move |document| {
+            send_document(&connection, &reply, &document);
+            counters.add_time(received.elapsed());
+        }));
         Ok(())
     }
 
-    /// Checks a request for a session and starts it.
-    fn create(&mut self, create: &Create, reply: &str, received: Instant) -> Result<(), IntakeError> {
+    /// Checks a request for a session and starts it; returns its instance id.
+    fn create(
+        &mut self,
+        create: &Create,
+        reply: &dyn Fn() -> Arc<dyn Reply>,
+        counters: Arc<Counters>,
+        received: Instant,
+    ) -> Result<String, IntakeError> {
         if let Some(session_id) = &create.session_id
             && self.named(session_id).is_some()
         {
@@ -336,15 +376,16 @@ impl Daemon {
         }
         let cwd = working_directory(&create.cwd)?;
         let failed = |message: String| IntakeError::SessionCreateFailed { message };
+        let services = self.services_for(&cwd);
         let (model, level) = match create.model()?.or(self.config.default_model.as_deref()) {
-            Some(spec) => self.services.resolve(spec).map_err(|e| failed(e.to_string()))?,
-            None => (self.services.default_model().ok_or_else(|| failed(NO_MODEL.into()))?, None),
+            Some(spec) => services.resolve(spec).map_err(|e| failed(e.to_string()))?,
+            None => (services.default_model().ok_or_else(|| failed(NO_MODEL.into()))?, None),
         };
         let thinking = create.thinking()?.or(level).or(self.config.default_thinking);
-        let thinking = model.clamp(thinking.unwrap_or_else(|| self.services.default_thinking(&model)));
+        let thinking = model.clamp(thinking.unwrap_or_else(|| services.default_thinking(&model)));
         let max_lifetime = create.max_lifetime()?.unwrap_or(self.config.default_max_lifetime);
         let from = create.from()?.map(str::to_string);
-        self.services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
+        services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
         if self.sessions.len() >= self.config.max_sessions {
             let message = format!("{} sessions are open, which is the limit", self.sessions.len());
             return Err(IntakeError::Busy { message });
@@ -368,20 +409,21 @@ impl Daemon {
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
         let name = create.name()?.map(str::to_owned);
         let setup = Setup { model, thinking, name, max_lifetime, deadline, file: None };
-        let first = Prompt {
-            message: Incoming::new(create.body.clone()),
-            from,
-            reply: Arc::new(TextStream::new(&self.connection, reply.to_string())),
-            counters: self.intake.endpoints[0].counters.clone(),
-            received,
-        };
-        self.start_session(info, Arc::new(Facts::new(setup)), service, storage, Some(first))
+        let first = Prompt { message: Incoming::new(create.body.clone()), from, reply: reply(), counters, received };
+        let instance_id = info.instance_id.clone();
+        self.start_session(info, Arc::new(Facts::new(setup)), service, storage, Some(first))?;
+        Ok(instance_id)
     }
 
-    /// The tools of a session that names none.
+    /// What sessions in this folder have to work with, which is the project's business where the operator trusts it.
+    fn services_for(&self, cwd: &Path) -> Arc<Services> {
+        if self.config.trusts(cwd) { Arc::new(self.services.of_project(cwd)) } else { self.services.clone() }
+    }
+
+    /// The tools of a session that names none. Only a named one can be found by those who could answer questions.
     fn usual_tools(&self, named: bool) -> Vec<String> {
-        let _ = named;
-        self.config.tools.clone().unwrap_or_else(|| tools::DEFAULT_TOOLS.map(str::to_owned).to_vec())
+        let usual = tools::DEFAULT_TOOLS.into_iter().chain(named.then_some(tools::QUESTION));
+        self.config.tools.clone().unwrap_or_else(|| usual.map(str::to_owned).collect())
     }
 
     /// Where the session files of a working directory are.
@@ -483,10 +525,16 @@ impl Daemon {
                 Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)
             }
         };
+        let socket = match &self.bridge {
+            None => None,
+            Some(bridge) => bridge
+                .open_session(&info)
+                .map_err(|e| IntakeError::Busy { message: format!("no socket for a session: {e}") })?,
+        };
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Parts {
             config: self.config.clone(),
-            services: self.services.clone(),
+            services: self.services_for(&info.cwd),
             info: info.clone(),
             facts: facts.clone(),
             subjects,
@@ -498,15 +546,19 @@ impl Daemon {
         };
         let (ended, instance_id) = (self.ended_sender.clone(), info.instance_id.clone());
         let thread = threads::spawn(&format!("s-{}", info.id), threads::SESSION_STACK, move || {
-            if catch_unwind(AssertUnwindSafe(|| session::run(parts))).is_err() {
+            let reason = catch_unwind(AssertUnwindSafe(|| session::run(parts)));
+            if reason.is_err() {
                 log::error!("internal_error: a session panicked and is over");
             }
             // The daemon waits for this until it ends itself.
-            let _ = ended.send(instance_id);
+            let _ = ended.send((instance_id, reason.map_or("internal_error", EndReason::as_str)));
         })
         .map_err(|e| IntakeError::Busy { message: format!("no thread for a session: {e}") })?;
         if info.named {
             log::info!("session {} started in {}", info.id, info.cwd.display());
+        }
+        if let Some(bridge) = &mut self.bridge {
+            bridge.session_started(socket, &info, &facts, &commands);
         }
         let instance_id = info.instance_id.clone();
         self.sessions.insert(instance_id, Entry { info, facts, commands, service, stoppers: Vec::new(), thread });
@@ -514,15 +566,17 @@ impl Daemon {
     }
 
     /// A session is over: tells those who waited for that.
-    fn forget(&mut self, instance_id: &str) {
+    fn forget(&mut self, instance_id: &str, reason: &str) {
         let Some(entry) = self.sessions.remove(instance_id) else { return };
         drop(entry.thread);
+        if let Some(bridge) = &mut self.bridge {
+            bridge.session_ended(instance_id, reason);
+        }
         if entry.info.named {
             log::info!("session {} ended", entry.info.id);
         }
-        for (reply, received) in entry.stoppers {
-            send_document(&self.connection, &reply, &json!({"ok": true, "sessionId": entry.info.id}));
-            self.intake.endpoints[0].counters.add_time(received.elapsed());
+        for stopped in entry.stoppers {
+            stopped(json!({"ok": true, "sessionId": entry.info.id}));
         }
     }
 
@@ -567,6 +621,7 @@ impl Daemon {
     }
 
     fn close(self) {
+        drop(self.bridge);
         self.connection.close(CLOSE_TIMEOUT);
         log::info!("stopped");
     }

@@ -20,6 +20,7 @@ pub mod prompt;
 pub mod questions;
 pub mod reply;
 pub mod session;
+pub mod socket;
 pub mod startup;
 pub mod state_dir;
 pub mod sys;

@@ -12,13 +12,13 @@ use crate::compact::CompactError;
 use crate::config::Config;
 use crate::events::{AgentEvent, CompactionReason};
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
-use crate::prompt::{Places, PromptInput, commands, skills, system_prompt};
+use crate::prompt::{PromptInput, commands, skills, system_prompt};
 use crate::reply::Reply;
 use crate::session::{Facts, Info};
 use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage, now_ms};
 use calls::calls;
-use crossbeam_channel::{Sender, bounded, select};
+use crossbeam_channel::{Sender, bounded};
 use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -39,14 +39,17 @@ pub enum Step {
     Event(AgentEvent),
     /// The turn waits for the verdict.
     Gate(Action, Sender<Verdict>),
-    /// A tool has a question to people, and waits for what becomes of it.
-    Ask(Value, Sender<Result<Value, String>>),
     /// A summary takes the place of the messages before `first_kept`; `entry` is the session file's.
     Compacted {
         message: Arc<Message>,
         first_kept: usize,
         usage: Usage,
         entry: Value,
+    },
+    /// The turn waits for people.
+    Ask {
+        request: Value,
+        answer: Sender<Result<Value, String>>,
     },
     /// The last message is left out of the context.
     Omitted,
@@ -177,19 +180,6 @@ impl Turn {
         }
     }
 
-    /// Puts a question to people and waits until it is settled, or until the run is cancelled.
-    fn ask_people(&self, request: Value) -> Result<Value, String> {
-        let (asker, settled) = bounded(1);
-        let (interrupt, interrupted) = bounded::<()>(1);
-        let _kept = self.cancel.on_cancel(move || drop(interrupt));
-        self.step(Step::Ask(request, asker));
-        let result = select! {
-            recv(settled) -> result => result.ok(),
-            recv(interrupted) -> _ => None,
-        };
-        result.unwrap_or_else(|| Err("Operation aborted".into()))
-    }
-
     /// Adds a complete message to the transcript.
     fn add(&mut self, message: Message) -> Arc<Message> {
         let message = Arc::new(message);
@@ -205,18 +195,13 @@ impl Turn {
         self.add(message)
     }
 
-    fn places(&self) -> Places<'_> {
-        Places {
-            cwd: &self.info.cwd,
-            agent_dir: &self.config.agent_dir,
-            home: &self.config.home,
-            project_trusted: self.config.trusts(&self.info.cwd),
-        }
-    }
-
     /// Takes a message from outside in.
     fn take_in(&mut self, incoming: Incoming) {
-        let text = match incoming.expand.then(|| commands::expand(&incoming.text, &self.places())).flatten() {
+        let text = match incoming
+            .expand
+            .then(|| commands::expand(&incoming.text, &self.config.places(&self.info.cwd)))
+            .flatten()
+        {
             Some(expanded) => expanded.text,
             None => incoming.text,
         };
@@ -251,7 +236,7 @@ impl Turn {
     fn answer(&mut self, messages: Vec<Incoming>) -> Settled {
         let tools: Vec<&'static dyn Tool> = self.info.tools.iter().filter_map(|name| tools::by_name(name)).collect();
         let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
-        let places = self.places();
+        let places = self.config.places(&self.info.cwd);
         let skills = skills::discover(&places, &[]);
         let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
         self.keep_room();

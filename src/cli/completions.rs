@@ -1,6 +1,6 @@
 //! Shell completions, made of the table.
 
-use super::table::{FlagRow, Offer, VERBS, VerbRow};
+use super::table::{FLAGS, FlagRow, Offer, VERBS, VerbRow};
 
 /// The completion script for a shell, absent for a shell that is not known.
 pub fn script(shell: &str) -> Option<String> {
@@ -12,74 +12,72 @@ pub fn script(shell: &str) -> Option<String> {
     }
 }
 
-/// The shell command that prints a column of the list of sessions, one value a line, without those that have none.
-fn column(number: u8) -> String {
+/// The pipeline that prints a column of the list of sessions, one value a line, without those that have none; `number` is
+/// how the shell names the column.
+fn column(number: &str) -> String {
     format!("pi-bridge list 2>/dev/null | tail -n +2 | cut -f{number} | grep -vx -e -")
-}
-
-/// All names of a subcommand's options.
-fn flag_names(row: &VerbRow) -> String {
-    row.flags().flat_map(|flag| flag.names).copied().collect::<Vec<_>>().join(" ")
 }
 
 fn bash() -> String {
     let verbs: Vec<&str> = VERBS.iter().flat_map(VerbRow::names).collect();
-    let mut flags = String::new();
     let mut values = String::new();
+    let mut named: Vec<&str> = Vec::new();
+    // Where two options share a name, the same is offered for both.
+    for flag in FLAGS.iter().filter(|flag| flag.value.is_some()) {
+        if !named.contains(&flag.names[0]) {
+            named.extend(flag.names);
+            values.push_str(&format!("        {}) {}return ;;\n", flag.names.join("|"), bash_reply(flag.offer)));
+        }
+    }
+    let mut verb_cases = String::new();
     for row in VERBS {
         let pattern = row.names().collect::<Vec<_>>().join("|");
-        flags.push_str(&format!("        {pattern}) flags='{}' words={} ;;\n", flag_names(row), bash_words(row.offer)));
-        for flag in row.flags().filter(|flag| flag.value.is_some()) {
-            for verb in row.names() {
-                let names = flag.names.iter().map(|name| format!("{verb}:{name}")).collect::<Vec<_>>().join("|");
-                values.push_str(&format!("        {names}) {}; return ;;\n", bash_reply(flag.offer)));
-            }
-        }
+        let flags = row.flags().flat_map(|flag| flag.names).copied().collect::<Vec<_>>().join(" ");
+        let words = match row.offer {
+            Offer::Column(number) => format!("$(_pi_bridge_column {number})"),
+            Offer::OneOf(texts) => texts.join(" "),
+            Offer::Nothing | Offer::Directories | Offer::Files => String::new(),
+        };
+        let words = if words.is_empty() { words } else { format!("; [[ $cur != -* ]] && words=\"{words}\"") };
+        verb_cases.push_str(&format!("        {pattern}) flags='{flags}'{words} ;;\n"));
     }
     format!(
         "# bash completion for pi-bridge
+_pi_bridge_column() {{
+    {column}
+}}
 _pi_bridge() {{
-    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} flags= words=
+    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} flags= words=
     local IFS=$' \\t\\n'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
         COMPREPLY=($(compgen -W '{verbs} --help --version' -- \"$cur\"))
         return
     fi
-    case $verb:$prev in
+    case $prev in
 {values}    esac
-    case $verb in
-{flags}    esac
-    if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W \"$flags\" -- \"$cur\"))
-    elif [[ -n $words ]]; then
-        COMPREPLY=($(compgen -W \"$(eval \"$words\")\" -- \"$cur\"))
-    fi
+    case ${{COMP_WORDS[1]}} in
+{verb_cases}    esac
+    [[ $cur == -* ]] && words=$flags
+    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))
 }}
 complete -F _pi_bridge pi-bridge
 ",
+        column = column("\"$1\""),
         verbs = verbs.join(" ")
     )
 }
 
-/// A shell command, quoted, that prints what is offered for a word.
-fn bash_words(offer: Offer) -> String {
-    match offer {
-        Offer::Column(number) => format!("'{}'", column(number)),
-        Offer::OneOf(texts) => format!("'echo {}'", texts.join(" ")),
-        Offer::Nothing | Offer::Directories | Offer::Files => "''".to_string(),
-    }
-}
-
 /// The commands that offer values for an option.
 fn bash_reply(offer: Offer) -> String {
-    match offer {
-        Offer::Nothing => ":".to_string(),
-        Offer::Directories => "COMPREPLY=($(compgen -d -- \"$cur\"))".to_string(),
-        Offer::Files => "COMPREPLY=($(compgen -f -- \"$cur\"))".to_string(),
-        Offer::Column(number) => format!("COMPREPLY=($(compgen -W \"$({})\" -- \"$cur\"))", column(number)),
-        Offer::OneOf(texts) => format!("COMPREPLY=($(compgen -W '{}' -- \"$cur\"))", texts.join(" ")),
-    }
+    let generated = match offer {
+        Offer::Nothing => return String::new(),
+        Offer::Directories => "-d".to_string(),
+        Offer::Files => "-f".to_string(),
+        Offer::Column(number) => format!("-W \"$(_pi_bridge_column {number})\""),
+        Offer::OneOf(texts) => format!("-W '{}'", texts.join(" ")),
+    };
+    format!("COMPREPLY=($(compgen {generated} -- \"$cur\")); ")
 }
 
 fn zsh() -> String {
@@ -102,7 +100,7 @@ fn zsh() -> String {
 # zsh completion for pi-bridge
 _pi_bridge_column() {{
     local -a found
-    found=(${{(f)\"$(pi-bridge list 2>/dev/null | tail -n +2 | cut -f$1 | grep -vx -e -)\"}})
+    found=(${{(f)\"$({column})\"}})
     compadd -a found
 }}
 _pi_bridge() {{
@@ -124,7 +122,8 @@ if [[ $funcstack[1] == _pi_bridge ]]; then
 else
     compdef _pi_bridge pi-bridge
 fi
-"
+",
+        column = column("$1")
     )
 }
 
@@ -151,7 +150,10 @@ fn zsh_action(offer: Offer) -> String {
 }
 
 fn fish() -> String {
-    let mut out = String::from("# fish completion for pi-bridge\ncomplete -c pi-bridge -f\n");
+    let mut out = format!(
+        "# fish completion for pi-bridge\nfunction __pi_bridge_column\n    {}\nend\ncomplete -c pi-bridge -f\n",
+        column("$argv[1]")
+    );
     for row in VERBS {
         for name in row.names() {
             out.push_str(&format!(
@@ -196,7 +198,7 @@ fn fish_offer(offer: Offer) -> Option<String> {
         Offer::Nothing => None,
         Offer::Directories => Some("-a '(__fish_complete_directories)'".to_string()),
         Offer::Files => Some("-F".to_string()),
-        Offer::Column(number) => Some(format!("-a '({})'", column(number))),
+        Offer::Column(number) => Some(format!("-a '(__pi_bridge_column {number})'")),
         Offer::OneOf(texts) => Some(format!("-a '{}'", texts.join(" "))),
     }
 }
@@ -226,7 +228,7 @@ mod tests {
     fn texts_are_quoted() {
         assert_eq!(zsh_text("it's [a]: b"), "it'\\''s \\[a\\]\\: b");
         assert_eq!(fish_text("it's \\"), "it\\'s \\\\");
-        for row in crate::cli::table::FLAGS.iter().map(|row| row.help).chain(VERBS.iter().map(|row| row.help)) {
+        for row in FLAGS.iter().map(|row| row.help).chain(VERBS.iter().map(|row| row.help)) {
             assert!(!row.contains(['\n', '`']), "{row}");
         }
     }

@@ -11,8 +11,7 @@ pub fn usage() -> String {
         "pi-bridge: drives live agent sessions of this machine\n\nUsage: pi-bridge SUBCOMMAND [options] [words]\n\n",
     );
     for row in VERBS {
-        let names: Vec<&str> = row.names().collect();
-        line(&mut out, format!("{} {}", names.join(", "), row.arguments), row.help);
+        line(&mut out, format!("{} {}", row.name, row.arguments), row.help);
     }
     out.push_str(
         "\nThe session may be left out when there is exactly one. pi-bridge SUBCOMMAND --help tells more.\n\

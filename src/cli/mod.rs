@@ -71,9 +71,6 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
                 .ok_or_else(|| Failure::Usage("Name a shell: bash, zsh or fish".into()))?;
             return output::print(&script);
         }
-        Verb::Attach if invocation.has(Flag::Json) => {
-            return Err(Failure::Usage("attach is for people; pi-bridge stream prints JSON".into()));
-        }
         _ => {}
     }
     let uid = rustix::process::getuid().as_raw();

@@ -263,7 +263,13 @@ Other lines that begin with / are commands of the session.
 
 /// All subcommands, in the order of the help.
 pub const VERBS: &[VerbRow] = &[
-    VerbRow { arguments: "", words: Words::None, notes: "", ..session(Verb::List, "list", &[], "list live sessions") },
+    VerbRow {
+        arguments: "",
+        words: Words::None,
+        offer: Offer::Nothing,
+        notes: "",
+        ..session(Verb::List, "list", &[], "list live sessions")
+    },
     session(Verb::State, "state", &[], "what a session is doing"),
     session(Verb::Commands, "commands", &[], "the session's / commands"),
     VerbRow {
@@ -287,6 +293,7 @@ pub const VERBS: &[VerbRow] = &[
     VerbRow { original: false, ..session(Verb::Abort, "abort", &[], "end the current work") },
     VerbRow {
         original: false,
+        flags: &[TARGET, &[Flag::BridgeDir, Flag::Timeout, Flag::Help]],
         notes: ATTACH_NOTES,
         ..session(Verb::Attach, "attach", &[], "watch and steer a session in the terminal")
     },
@@ -302,6 +309,7 @@ pub const VERBS: &[VerbRow] = &[
     VerbRow {
         arguments: "--request-id ID",
         words: Words::None,
+        offer: Offer::Nothing,
         flags: &[TARGET, &[Flag::RequestId], COMMON],
         notes: "",
         ..session(Verb::Reject, "reject", &[], "reject a question")
@@ -430,6 +438,15 @@ mod tests {
             for name in verb.flags().flat_map(|row| row.names) {
                 assert!(flags.insert(name), "{name} twice after {}", verb.name);
             }
+        }
+    }
+
+    #[test]
+    fn a_word_is_offered_only_where_one_is_taken() {
+        for verb in VERBS {
+            let taken = matches!(verb.words, Words::Target | Words::One);
+            assert!(taken || verb.offer == Offer::Nothing, "{}", verb.name);
+            assert_eq!(verb.words == Words::Target, matches!(verb.offer, Offer::Column(_)), "{}", verb.name);
         }
     }
 

@@ -8,6 +8,8 @@ use crate::model::ThinkingLevel;
 use crate::nats::broker::{BrokerAuth, BrokerOptions};
 use crate::nats::{self, Auth, ServerAddress};
 use crate::nats_context::{self, Context};
+use crate::prompt::Places;
+use crate::socket::directory;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -48,8 +50,12 @@ pub struct Config {
     pub max_queue: usize,
     pub grace: Duration,
     pub bash_timeout: Option<Duration>,
+    /// How long the model's questions wait for an answer; `None` = no limit.
+    pub question_timeout: Option<Duration>,
     /// The whole environment of child processes.
     pub tool_environment: Vec<(String, String)>,
+    /// The side channel, unless it is forbidden.
+    pub bridge: Option<BridgePlan>,
     pub log: String,
     /// Things the operator should know, one line each.
     pub warnings: Vec<String>,
@@ -58,6 +64,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where the files are that say how the agent works in this folder. Those of a project count if the operator trusts it.
+    pub fn places<'a>(&'a self, cwd: &'a Path) -> Places<'a> {
+        Places { cwd, agent_dir: &self.agent_dir, home: &self.home, project_trusted: self.trusts(cwd) }
+    }
+
     /// The operator trusts the project in this folder.
     pub fn trusts(&self, folder: &Path) -> bool {
         self.trusted_folders.iter().any(|trusted| folder.starts_with(trusted))
@@ -68,6 +79,15 @@ impl Config {
 pub struct BrokerPlan {
     pub listen: SocketAddr,
     pub options: BrokerOptions,
+}
+
+/// Where to serve the side channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgePlan {
+    /// Absolute.
+    pub root: PathBuf,
+    /// The operator named the folder, so that going without it is no option.
+    pub required: bool,
 }
 
 /// What was wrong with the configuration; `Display` names the place and the fix.
@@ -318,6 +338,11 @@ impl Settings {
         self.text(key).and_then(|text| text.parse().ok()).unwrap_or_default()
     }
 
+    /// A time in seconds; zero is none.
+    fn limit(&self, key: &str) -> Option<Duration> {
+        Some(Duration::from_secs(self.number(key))).filter(|time| !time.is_zero())
+    }
+
     fn path(&self, key: &str) -> Option<PathBuf> {
         self.text(key).map(|text| expand(text, &self.home))
     }
@@ -401,6 +426,20 @@ impl Settings {
         Ok(Some(BrokerPlan { listen, options: BrokerOptions { auth, ..BrokerOptions::default() } }))
     }
 
+    /// The side channel, unless it is forbidden.
+    fn bridge(&self, environment: &HashMap<String, String>) -> Result<Option<BridgePlan>, ConfigError> {
+        if self.text("noBridge") == Some("true") {
+            return Ok(None);
+        }
+        let named = self.text("bridgeDir").map(str::trim).filter(|text| !text.is_empty());
+        let root = match named {
+            Some(text) => expand(text, &self.home),
+            None => directory::default_root(|name| environment.get(name).cloned()),
+        };
+        let root = std::path::absolute(root).map_err(|e| self.wrong("bridgeDir", &e.to_string()))?;
+        Ok(Some(BridgePlan { root, required: named.is_some() }))
+    }
+
     /// What decides whether there is a broker.
     fn broker_origin(&self) -> String {
         let decisive = ["server", "context", "noBroker"].into_iter().find(|key| self.text(key).is_some());
@@ -482,6 +521,7 @@ impl Settings {
         if ["password", "token"].iter().any(|key| secrets(key) && self.origin(key).starts_with("--")) {
             warnings.push("a secret on the command line can be seen by every user of this machine".to_string());
         }
+        let bridge = self.bridge(environment)?;
         let names = self.list("toolEnvironment");
         let trusted =
             self.list("trustedFolders").into_iter().map(|path| std::path::absolute(expand(&path, &self.home)));
@@ -494,6 +534,11 @@ impl Settings {
             ("broker", broker.as_ref().map_or("off".into(), |b| b.listen.to_string()), self.broker_origin()),
             ("owner", owner.clone(), owner_origin),
             ("subject", format!("agents.pi-exec.{owner}"), "owner".to_string()),
+            (
+                "bridgeDir",
+                bridge.as_ref().map_or("off".into(), |bridge| bridge.root.display().to_string()),
+                self.origin(if bridge.is_some() { "bridgeDir" } else { "noBridge" }),
+            ),
         ]);
         Ok(Config {
             context_name: self.text("context").unwrap_or("default").to_string(),
@@ -512,9 +557,11 @@ impl Settings {
             max_sessions: self.number("maxSessions") as usize,
             max_queue: self.number("maxQueue") as usize,
             grace: Duration::from_secs(self.number("grace")),
-            bash_timeout: Some(Duration::from_secs(self.number("bashTimeout"))).filter(|d| !d.is_zero()),
+            bash_timeout: self.limit("bashTimeout"),
+            question_timeout: self.limit("questionTimeout"),
             tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
             home: self.home,
+            bridge,
             log,
             warnings,
             report,

@@ -122,6 +122,23 @@ pub const ROWS: &[Row] = &[
         "limit of commands whose call names none, 0 = no limit",
     )
     .or("600"),
+    row(
+        "questionTimeout",
+        "--question-timeout",
+        Kind::Number { min: 0, max: 100 * YEAR },
+        "SECONDS",
+        "how long the model's questions wait for an answer, 0 = no limit",
+    )
+    .or("1800"),
     row("toolEnvironment", "--tool-env", Kind::List, "NAME[,NAME]", "further variables that commands may see"),
+    row(
+        "bridgeDir",
+        "--bridge-dir",
+        Kind::Path,
+        "DIR",
+        "where the side channel's sockets and registry are [<tmpdir>/pi-session-bridge-<uid>]",
+    )
+    .env("PI_BRIDGE_DIR"),
+    row("noBridge", "--no-bridge", Kind::Switch, "", "no side channel over Unix sockets"),
     row("log", "--log", Kind::Text, "LEVEL", "error, warn, info, debug or trace").env("PI_EXEC_LOG").or("info"),
 ];

@@ -9,17 +9,25 @@ use super::models_json::ModelsJson;
 use super::protocol::{Draft, Protocol};
 use super::registry::Registry;
 use super::repair::repair;
-use super::settings::{QueueModes, RetrySettings, Settings, ToolSettings};
+use super::settings::{self, QueueModes, RetrySettings, Settings, ToolSettings};
 use super::throttle::Throttle;
 use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, catalog, offline, usage};
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
 use crate::transcript::compaction::CompactionSettings;
+use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Everything that requests to models share: configuration, credentials, idle connections. One per daemon.
+/// Models, and requests to them, by the settings of the user and perhaps of one project.
 pub struct Services {
+    shared: Arc<Shared>,
+    /// What the project's settings say beside the user's.
+    project: Option<ConfigFile<Value>>,
+}
+
+/// What all requests to models share: configuration, credentials, idle connections. One per daemon.
+struct Shared {
     models: ConfigFile<ModelsJson>,
     settings: ConfigFile<Settings>,
     credentials: Credentials,
@@ -37,7 +45,7 @@ impl Services {
     }
 
     fn with_environment(agent_dir: &Path, environment: fn(&str) -> Option<String>) -> Services {
-        Services {
+        let shared = Arc::new(Shared {
             models: ConfigFile::new(agent_dir.join("models.json"), ModelsJson::parse),
             settings: ConfigFile::new(agent_dir.join("settings.json"), Settings::parse),
             credentials: Credentials::new(agent_dir, environment),
@@ -45,14 +53,30 @@ impl Services {
             throttle: Throttle::default(),
             offline: offline::Offline::default(),
             environment,
-        }
+        });
+        Services { shared, project: None }
     }
 
-    /// The user's settings; a broken file is reported and counts as empty.
+    /// The same for the sessions of a project, whose `.pi/settings.json` beats the user's settings. That file can name
+    /// programs to run, so this is for trusted folders only.
+    pub fn of_project(&self, folder: &Path) -> Services {
+        let project = ConfigFile::new(folder.join(".pi/settings.json"), settings::parse_document);
+        Services { shared: self.shared.clone(), project: Some(project) }
+    }
+
+    /// The settings in force; a broken file is reported and counts as empty.
     fn settings(&self) -> Arc<Settings> {
-        self.settings.get().unwrap_or_else(|reason| {
+        let user = self.shared.settings.get().unwrap_or_else(|reason| {
             log::warn!("{reason}");
             Arc::default()
+        });
+        let Some(project) = &self.project else { return user };
+        let merged = project.get().and_then(|document| {
+            user.with(&document).map(Arc::new).map_err(|e| format!("{}: {e}", project.path().display()))
+        });
+        merged.unwrap_or_else(|reason| {
+            log::warn!("{reason}");
+            user
         })
     }
 
@@ -83,7 +107,7 @@ impl Services {
 
     /// The user's models. A broken file concerns only those that are not in the catalog.
     fn user_models(&self, model: &Model) -> Result<Arc<ModelsJson>, ModelError> {
-        match self.models.get() {
+        match self.shared.models.get() {
             Err(reason) if catalog::provider_ids().all(|known| known != model.provider) => {
                 Err(ModelError::Invalid(reason))
             }
@@ -98,11 +122,11 @@ impl Services {
     ///
     /// There is no such model (the error names similar ones), several have the name, or `models.json` is broken.
     pub fn resolve(&self, spec: &str) -> Result<(Arc<Model>, Option<ThinkingLevel>), ModelError> {
-        let (user, broken) = match self.models.get() {
+        let (user, broken) = match self.shared.models.get() {
             Ok(user) => (user, None),
             Err(reason) => (Arc::default(), Some(reason)),
         };
-        let registry = Registry { user: &user, usable: &|p| self.credentials.available(p, &user) };
+        let registry = Registry { user: &user, usable: &|p| self.shared.credentials.available(p, &user) };
         match (registry.resolve(spec), broken) {
             (Ok((model, level)), _) => Ok((Arc::new(model), level)),
             // The name may be in the file that cannot be read.
@@ -114,11 +138,11 @@ impl Services {
     /// The model for those who name none: that of the settings, else the first provider's default model, among those
     /// that there are credentials for. The offline model is never it.
     pub fn default_model(&self) -> Option<Arc<Model>> {
-        let user = self.models.get().unwrap_or_default();
-        let registry = Registry { user: &user, usable: &|p| self.credentials.available(p, &user) };
+        let user = self.shared.models.get().unwrap_or_default();
+        let registry = Registry { user: &user, usable: &|p| self.shared.credentials.available(p, &user) };
         let usable = |provider: &str, id: &str| {
             let model = registry.find(provider, id)?.ok()?;
-            self.credentials.check(&model, &user).ok().map(|()| Arc::new(model))
+            self.shared.credentials.check(&model, &user).ok().map(|()| Arc::new(model))
         };
         let settings = self.settings();
         if let (Some(provider), Some(id)) = (&settings.default_provider, &settings.default_model)
@@ -127,7 +151,7 @@ impl Services {
         {
             return Some(model);
         }
-        let providers = registry.provider_ids().into_iter().filter(|p| self.credentials.available(p, &user));
+        let providers = registry.provider_ids().into_iter().filter(|p| self.shared.credentials.available(p, &user));
         let providers: Vec<&str> = providers.collect();
         let default = |p: &&str| usable(p, catalog::provider(p)?.default_model);
         let first = |p: &&str| registry.model_ids(p).iter().find_map(|id| usable(p, id));
@@ -148,12 +172,12 @@ impl Services {
         if model.api == Api::Offline {
             return Ok(());
         }
-        self.credentials.check(model, &*self.user_models(model)?)
+        self.shared.credentials.check(model, &*self.user_models(model)?)
     }
 
     /// The environment variables that hold keys, or may hold them. Child processes must not get them.
     pub fn secret_environment_names(&self) -> Vec<String> {
-        self.credentials.environment_names(&self.models.get().unwrap_or_default())
+        self.shared.credentials.environment_names(&self.shared.models.get().unwrap_or_default())
     }
 
     /// Sends the request and hands the answer to `sink` as it comes. Returns when it is complete, failed or cancelled.
@@ -161,7 +185,7 @@ impl Services {
         let mut answer = Answer::new(request, sink);
         let result = match Protocol::of(request.model.api) {
             _ if cancel.is_cancelled() => Err(Failed::aborted()),
-            None => self.offline.run(request, cancel, &mut answer),
+            None => self.shared.offline.run(request, cancel, &mut answer),
             Some(protocol) => self.exchange(&protocol, request, cancel, &mut answer),
         };
         answer.finish(request, result)
@@ -177,7 +201,7 @@ impl Services {
         let settings = self.settings();
         let model = request.model;
         let user = self.user_models(model).map_err(|e| Failed::new(e.to_string()))?;
-        let authorization = self.credentials.authorize(model, &user).map_err(|e| Failed::new(e.to_string()))?;
+        let authorization = self.shared.credentials.authorize(model, &user).map_err(|e| Failed::new(e.to_string()))?;
         let messages = repair(request.messages, model, settings.block_images(), protocol.foreign_id);
         let prepared = (protocol.prepare)(&Draft {
             request,
@@ -187,12 +211,12 @@ impl Services {
             max_tokens: usage::max_tokens(request),
             budgets: settings.thinking_budgets,
             long_cache: request.session_id.is_some()
-                && (self.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
+                && (self.shared.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
         });
         let idle = settings.idle_timeout();
         let exchange = Exchange {
-            http: &self.http,
-            throttle: &self.throttle,
+            http: &self.shared.http,
+            throttle: &self.shared.throttle,
             prepared: &prepared,
             authorization: &authorization,
             patience: Patience { first_byte: idle, idle },

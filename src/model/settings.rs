@@ -41,6 +41,38 @@ pub struct Settings {
     shell_command_prefix: Option<String>,
     /// Where session files are; as it is written, so that `~` is for the reader to resolve.
     pub session_dir: Option<String>,
+    /// All of it as it was read, for merging.
+    #[serde(skip)]
+    document: Value,
+}
+
+/// Lists that name what there is; those of a project are added to the user's.
+const RESOURCES: [&str; 4] = ["skills", "prompts", "extensions", "packages"];
+
+/// Reads a settings file as it is.
+///
+/// # Errors
+/// It is no JSON.
+pub fn parse_document(text: &str) -> Result<Value, String> {
+    serde_json::from_str(&jsonc::to_json(text)).map_err(|e| e.to_string())
+}
+
+/// Puts the project's values over the user's.
+fn merge(user: &mut Value, project: &Value) {
+    match (user, project) {
+        (Value::Object(user), Value::Object(project)) => {
+            for (key, value) in project {
+                match (user.get_mut(key), value) {
+                    (Some(Value::Array(all)), Value::Array(more)) if RESOURCES.contains(&key.as_str()) => {
+                        all.extend(more.iter().cloned());
+                    }
+                    (Some(old), value) => merge(old, value),
+                    (None, value) => _ = user.insert(key.clone(), value.clone()),
+                }
+            }
+        }
+        (user, project) => *user = project.clone(),
+    }
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -128,7 +160,24 @@ struct ProviderRetry {
 
 impl Settings {
     pub fn parse(text: &str) -> Result<Settings, String> {
-        serde_json::from_str(&jsonc::to_json(text)).map_err(|e| e.to_string())
+        Settings::of(parse_document(text)?)
+    }
+
+    fn of(document: Value) -> Result<Settings, String> {
+        let settings = Settings::deserialize(&document).map_err(|e| e.to_string())?;
+        Ok(Settings { document, ..settings })
+    }
+
+    /// These settings with a project's over them.
+    ///
+    /// # Errors
+    /// A value of the project is of the wrong kind.
+    pub fn with(&self, project: &Value) -> Result<Settings, String> {
+        let mut document = if self.document.is_null() { Value::Object(Map::new()) } else { self.document.clone() };
+        if !project.is_null() {
+            merge(&mut document, project);
+        }
+        Settings::of(document)
     }
 
     /// The level that is set for the model, or for all.
@@ -247,6 +296,24 @@ mod tests {
             assert_eq!(modes, QueueModes { steering, follow_up }, "{text}");
         }
         assert!(Settings::parse(r#"{"steeringMode":"some"}"#).is_err());
+    }
+
+    #[test]
+    fn a_project_has_the_last_word() {
+        let user =
+            r#"{"defaultModel":"u","retry":{"maxRetries":1,"baseDelayMs":5},"skills":["a"],"enabledModels":["x"]}"#;
+        let user = Settings::parse(user).expect("it parses");
+        let project =
+            r#"{"defaultModel":"p", /* more */ "retry":{"maxRetries":2},"skills":["b"],"enabledModels":["y"]}"#;
+        let merged = user.with(&parse_document(project).expect("it parses")).expect("it fits");
+        assert_eq!(merged.default_model.as_deref(), Some("p"));
+        assert_eq!((merged.retry().max_retries, merged.retry().delay_ms(1)), (2, 5));
+        assert_eq!(merged.document["skills"], serde_json::json!(["a", "b"]));
+        assert_eq!(merged.document["enabledModels"], serde_json::json!(["y"]));
+        assert_eq!(user.with(&Value::Null).as_ref(), Ok(&user), "there is no such file");
+        let alone = Settings::default().with(&parse_document(r#"{"defaultModel":"p"}"#).expect("it parses"));
+        assert_eq!(alone.expect("it fits").default_model.as_deref(), Some("p"));
+        assert!(user.with(&parse_document(r#"{"retry":3}"#).expect("it parses")).is_err());
     }
 
     #[test]

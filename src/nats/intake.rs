@@ -70,7 +70,7 @@ const MAX_ECHO: usize = 200;
 /// Longest explanation in an error, characters: room for any of ours with what it repeats of a usual request.
 const MAX_MESSAGE: usize = 1000;
 /// Longest model, thinking level or caller's name, bytes. A name stays in every list; no such value needs more.
-const MAX_OPTION: usize = 1024;
+pub const MAX_OPTION: usize = 1024;
 
 impl IntakeError {
     pub fn code(&self) -> &'static str {
@@ -158,8 +158,16 @@ pub fn parse(payload: &[u8]) -> Result<Request, IntakeError> {
     let value: Value =
         serde_json::from_slice(payload).map_err(|e| IntakeError::InvalidJson { message: echo(&e.to_string()) })?;
     let no_mode = || IntakeError::InvalidRequest { message: "sessionMode required".into() };
-    let Value::Object(mut map) = value else { return Err(no_mode()) };
-    let mode = map.get("sessionMode").and_then(Value::as_str).ok_or_else(no_mode)?;
+    let Value::Object(map) = value else { return Err(no_mode()) };
+    let mode = map.get("sessionMode").and_then(Value::as_str).ok_or_else(no_mode)?.to_string();
+    read(&mode, map)
+}
+
+/// Checks the fields of a request whose mode is known.
+///
+/// # Errors
+/// The first check that fails.
+pub fn read(mode: &str, mut map: Map<String, Value>) -> Result<Request, IntakeError> {
     let (required, named): (&'static [&'static str], bool) = match mode {
         "run" => (&["body", "cwd"], false),
         "session" => (&["body", "cwd", "sessionId"], true),

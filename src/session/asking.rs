@@ -1,72 +1,72 @@
-//! Questions that tools put to people: opened by the turn, settled by whoever answers first, over whatever wire.
+//! Questions that the model has for people, and the answers that come over any wire.
 
 use super::Session;
 use super::control::Answer;
 use crate::events::AgentEvent;
-use crate::questions::{Questions, Settled};
+use crate::questions::Settled;
 use crate::reply::ReplyError;
 use crate::transcript::now_ms;
 use crossbeam_channel::Sender;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::time::Duration;
 
-/// Takes what became of a question, once.
+/// Takes what became of a question.
 pub type Asker = Sender<Result<Value, String>>;
 
-/// The open questions, and who waits for them.
-#[derive(Default)]
-pub struct Asking {
-    book: Questions,
-    askers: HashMap<String, Asker>,
-}
-
 impl Session {
-    /// Opens a tool's question, or tells the tool what is wrong with it.
+    /// Opens a question of the model's.
     pub(super) fn ask(&mut self, request: Value, asker: Asker) {
-        match self.asking.book.open(request, "tool", now_ms(), None) {
+        let now = now_ms();
+        let timeout = self.config.question_timeout.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+        match self.questions.open(request, "tool", now, timeout.map(|time| now.saturating_add(time))) {
             Ok(opened) => {
-                self.asking.askers.insert(opened.id, asker);
+                self.askers.insert(opened.id, asker);
                 self.publish(&AgentEvent::Question(opened.event));
             }
-            Err(reason) => tell(&asker, Err(reason)),
+            Err(why) => drop(asker.try_send(Err(why))),
         }
     }
 
-    pub(super) fn questions(&self) -> Answer {
-        Answer::Document(self.asking.book.list())
-    }
-
     pub(super) fn answer_question(&mut self, id: &str, answers: &Value, source: &str) -> Result<Answer, ReplyError> {
-        let status = if self.asking.book.has(id) { 400 } else { 404 };
-        let settled = self.asking.book.answer(id, answers, source, now_ms());
-        let id = self.settle_question(settled.map_err(|reason| ReplyError::new(status, reason))?);
+        let status = if self.questions.has(id) { 400 } else { 404 };
+        let settled = self.questions.answer(id, answers, source, now_ms());
+        let settled = settled.map_err(|why| ReplyError::new(status, why))?;
+        let id = self.question_settled(settled);
         Ok(Answer::Document(json!({"answered": true, "requestId": id})))
     }
 
     pub(super) fn reject_question(&mut self, id: &str, source: &str) -> Result<Answer, ReplyError> {
-        let settled = self.asking.book.reject(id, source, now_ms());
-        let id = self.settle_question(settled.map_err(|reason| ReplyError::new(404, reason))?);
+        let settled = self.questions.reject(id, source, now_ms()).map_err(|why| ReplyError::new(404, why))?;
+        let id = self.question_settled(settled);
         Ok(Answer::Document(json!({"rejected": true, "requestId": id})))
     }
 
-    /// Nobody waits for any answer any more.
+    /// Rejects what nobody can be waiting for any more.
     pub(super) fn reject_questions(&mut self, source: &str) {
-        for settled in self.asking.book.reject_all(source, now_ms()) {
-            self.settle_question(settled);
+        for settled in self.questions.reject_all(source, now_ms()) {
+            self.question_settled(settled);
         }
     }
 
-    /// Tells the end of a question; returns its id.
-    fn settle_question(&mut self, settled: Settled) -> String {
-        self.publish(&AgentEvent::Question(settled.event));
-        if let Some(asker) = self.asking.askers.remove(&settled.id) {
-            tell(&asker, Ok(settled.result));
+    /// Rejects the questions whose time is up.
+    pub(super) fn expire_questions(&mut self) {
+        for settled in self.questions.expire(now_ms()) {
+            self.question_settled(settled);
         }
+    }
+
+    /// How long it is until a question's time is up.
+    pub(super) fn next_question_expiry(&self) -> Option<Duration> {
+        let left = self.questions.deadline()?.saturating_sub(now_ms());
+        Some(Duration::from_millis(u64::try_from(left).unwrap_or_default()))
+    }
+
+    fn question_settled(&mut self, settled: Settled) -> String {
+        if let Some(asker) = self.askers.remove(&settled.id) {
+            // A turn that does not wait any more was cancelled.
+            let _ = asker.try_send(Ok(settled.result));
+        }
+        self.publish(&AgentEvent::Question(settled.event));
         settled.id
     }
-}
-
-fn tell(asker: &Asker, result: Result<Value, String>) {
-    // A tool that was cancelled has stopped waiting, and its channel has room for what it was told then only.
-    let _ = asker.try_send(result);
 }

@@ -21,6 +21,8 @@ impl Session {
             Control::Clear => Ok(self.clear()),
             Control::History(query) => Ok(Answer::History(self.log.history(&query))),
             Control::Subscribe { sink, since } => {
+                // Whoever subscribes again wants to hear what was missed, not everything twice from now on.
+                self.listeners.retain(|listener| !Arc::ptr_eq(listener, &sink));
                 if let Some(since) = since {
                     self.log.replay(since).iter().all(|envelope| sink.event(envelope));
                 }
@@ -37,7 +39,7 @@ impl Session {
                 self.publish(&AgentEvent::Bridge { name: event, data: data.clone() });
                 Ok(Answer::Document(data))
             }
-            Control::Questions => Ok(self.questions()),
+            Control::Questions => Ok(Answer::Document(self.questions.list())),
             Control::Answer { id, answers, source } => self.answer_question(&id, &answers, source),
             Control::Reject { id, source } => self.reject_question(&id, source),
             Control::Configure(changes) => self.configure(&changes),

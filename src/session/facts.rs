@@ -2,10 +2,11 @@
 
 use crate::model::{Model, ThinkingLevel};
 use crate::transcript::{Usage, now_ms};
+use crossbeam_channel::Sender;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a session was created with; never changes.
@@ -55,6 +56,9 @@ pub struct Facts {
     /// Billionths of a US dollar.
     cost: AtomicU64,
     last_activity_ms: AtomicI64,
+    /// Why what others wrote down of this is out of date, and whom to wake then.
+    outdated: Mutex<Option<&'static str>>,
+    watcher: OnceLock<Sender<()>>,
 }
 
 impl Facts {
@@ -73,6 +77,8 @@ impl Facts {
             cache_write: AtomicU64::default(),
             cost: AtomicU64::default(),
             last_activity_ms: AtomicI64::new(now_ms()),
+            outdated: Mutex::default(),
+            watcher: OnceLock::new(),
         }
     }
 
@@ -87,7 +93,39 @@ impl Facts {
 
     /// Changes what is in force. Only the session's own thread does so.
     pub fn change(&self, change: impl FnOnce(&mut Setup)) {
-        change(&mut self.lock());
+        let mut setup = self.lock();
+        let before = setup.clone();
+        change(&mut setup);
+        let reason = if before.model.spec() != setup.model.spec() {
+            "model_select"
+        } else if before.thinking != setup.thinking {
+            "thinking_level_select"
+        } else if before.name != setup.name {
+            "session_info_changed"
+        } else {
+            return;
+        };
+        drop(setup);
+        self.outdated(reason);
+    }
+
+    /// Wakes somebody, from now on, when what can be written down about the session changes. Only the first call counts.
+    pub fn watch(&self, watcher: Sender<()>) {
+        let _ = self.watcher.set(watcher);
+    }
+
+    /// What was written down about the session is out of date; `reason` is the event that did it.
+    pub fn outdated(&self, reason: &'static str) {
+        *self.outdated.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        if let Some(watcher) = self.watcher.get() {
+            // A wake-up that is not yet noticed is enough.
+            let _ = watcher.try_send(());
+        }
+    }
+
+    /// Why what was written down is out of date, if it is; it counts as brought up to date with this call.
+    pub fn take_outdated(&self) -> Option<&'static str> {
+        self.outdated.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// When the session has to end.
@@ -101,7 +139,9 @@ impl Facts {
     }
 
     pub fn set_running(&self, running: bool) {
-        self.running.store(running, Relaxed);
+        if self.running.swap(running, Relaxed) != running {
+            self.outdated(if running { "agent_start" } else { "agent_end" });
+        }
     }
 
     pub fn set_queued(&self, prompts: usize) {

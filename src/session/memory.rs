@@ -5,9 +5,9 @@
 
 use super::Facts;
 use super::recovery::{ACCEPTED, INTENT, PROMPT_ID, SETTLED, Unfinished};
-use crate::transcript::Message;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::SessionFile;
+use crate::transcript::{Message, object};
 use crate::turn::Incoming;
 use serde_json::{Map, Value, json};
 use std::io;
@@ -99,7 +99,7 @@ impl Memory {
     }
 
     fn append_custom(&mut self, kind: &str, data: Value) -> io::Result<()> {
-        self.append("custom", fields(json!({"customType": kind, "data": data}))).map(drop)
+        self.append("custom", object(json!({"customType": kind, "data": data}))).map(drop)
     }
 
     /// Makes what was written so far survive a power cut.
@@ -203,7 +203,7 @@ impl Memory {
     /// # Errors
     /// It could not be written.
     pub fn note(&mut self, kind: &str, entry: Value) -> io::Result<()> {
-        self.append(kind, fields(entry)).map(drop)
+        self.append(kind, object(entry)).map(drop)
     }
 
     /// The messages before `first_kept` are replaced by a summary; `entry` is the file's entry without the kept one's id.
@@ -212,7 +212,7 @@ impl Memory {
     /// It could not be written; nothing has changed.
     pub fn compacted(&mut self, summary: Arc<Message>, first_kept: usize, entry: &Value) -> io::Result<()> {
         self.catch_up()?;
-        let mut entry = fields(entry.clone());
+        let mut entry = object(entry.clone());
         let kept = self.ids.get(first_kept).cloned().unwrap_or_default();
         entry.insert("firstKeptEntryId".into(), json!(kept));
         let id = self.append("compaction", entry)?;
@@ -229,17 +229,10 @@ impl Memory {
         self.messages.pop();
         match self.ids.pop() {
             Some(id) if !id.is_empty() => {
-                self.append("context_edit", fields(json!({"targetId": id, "replacement": null}))).map(drop)
+                self.append("context_edit", object(json!({"targetId": id, "replacement": null}))).map(drop)
             }
             _ => Ok(()),
         }
-    }
-}
-
-fn fields(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
     }
 }
 

@@ -21,12 +21,13 @@ use crate::events::AgentEvent;
 use crate::model::Services;
 use crate::nats::micro::Counters;
 use crate::nats::session_subjects::{SessionRequest, SessionSubjects};
+use crate::questions::Questions;
 use crate::reply::{Reply, ReplyError};
 use crate::state_dir::StateDir;
 use crate::threads::Thread;
 use crate::transcript::{Message, StopReason};
 use crate::turn::{self, Action, Incoming, Settled, Step, Verdict};
-use asking::Asking;
+use asking::Asker;
 use control::{ControlRequest, Respond};
 use crossbeam_channel::{Receiver, Sender, never, select};
 pub use facts::{Facts, Info, Setup, model_facts, state};
@@ -34,8 +35,8 @@ use memory::Memory;
 pub use opening::Storage;
 use queue::Queue;
 pub use recovery::settled_totals;
-use serde_json::Value;
-use std::collections::VecDeque;
+use serde_json::{Value, json};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -79,6 +80,18 @@ pub enum EndReason {
     ShutDown,
     /// The only prompt of an ephemeral run is answered.
     Finished,
+}
+
+impl EndReason {
+    /// The reason as clients are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EndReason::Stopped => "stopped",
+            EndReason::Expired => "expired",
+            EndReason::ShutDown => "shutdown",
+            EndReason::Finished => "finished",
+        }
+    }
 }
 
 /// What a session is made of.
@@ -142,7 +155,9 @@ struct Session {
     /// Ids of the messages that the turn was given and that are not yet in the transcript.
     taken: VecDeque<String>,
     idle_since: Instant,
-    asking: Asking,
+    questions: Questions,
+    /// Those who wait for an answer, by the question's id.
+    askers: HashMap<String, Asker>,
     log: EventLog,
     listeners: Vec<Arc<dyn EventSink>>,
     /// Tools ran, so that there may be something to clean up.
@@ -160,8 +175,8 @@ enum Event {
     Tick,
 }
 
-/// Lives as long as the session: its first prompt, then those of its subjects, until it ends.
-pub fn run(parts: Parts) {
+/// Lives as long as the session: its first prompt, then those of its subjects, until it ends; returns why it did.
+pub fn run(parts: Parts) -> EndReason {
     let (first, storage) = (parts.first, parts.storage);
     let mut session = Session {
         queue: Queue::new(parts.config.max_queue),
@@ -169,7 +184,8 @@ pub fn run(parts: Parts) {
         follow_up: Waiting::default(),
         log: EventLog::new(Settings::default(), &parts.info.id, parts.spill_dir.join("events.jsonl")),
         listeners: Vec::new(),
-        asking: Asking::default(),
+        questions: Questions::default(),
+        askers: HashMap::new(),
         config: parts.config,
         services: parts.services,
         info: parts.info,
@@ -207,6 +223,7 @@ pub fn run(parts: Parts) {
         }
     };
     session.end(reason);
+    reason
 }
 
 impl Session {
@@ -225,6 +242,7 @@ impl Session {
         let sleep = (self.running.is_none() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
         let next = self.facts.deadline().into_iter().chain(sleep).min();
         let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
+        let wait = self.next_question_expiry().map_or(wait, |left| wait.min(left));
         select! {
             recv(steps) -> step => step.map_or(Event::TurnLost, Event::Step),
             recv(requests) -> request => request.map_or(Event::Tick, Event::Request),
@@ -241,8 +259,8 @@ impl Session {
             Event::Command(Command::Control(request)) => self.control(request.control, request.respond),
             Event::Request(message) => self.request(*message),
             Event::Step(Step::Event(event)) => self.note(event),
-            Event::Step(Step::Ask(request, asker)) => self.ask(request, asker),
             Event::Step(Step::Gate(action, verdict)) => self.judge(&action, &verdict),
+            Event::Step(Step::Ask { request, answer }) => self.ask(request, answer),
             Event::Step(Step::Compacted { message, first_kept, usage, entry }) => {
                 self.facts.add_usage(&usage);
                 let written = self.memory.compacted(message, first_kept, &entry);
@@ -256,6 +274,7 @@ impl Session {
             Event::Step(Step::Settled(settled)) => self.settle(settled),
             Event::TurnLost => self.settle(Settled::Failed("internal_error: the turn is gone".into())),
             Event::Tick => {
+                self.expire_questions();
                 if self.running.is_none() && self.idle_since.elapsed() >= SLEEPS_AFTER {
                     self.memory.sleep();
                 }
@@ -407,6 +426,7 @@ impl Session {
                 log::warn!("cannot remove {}: {e}", self.spill_dir.display());
             }
         }
+        self.publish(&AgentEvent::Bridge { name: "bridge_stop", data: json!({"reason": reason.as_str()}) });
     }
 
     /// True if the turn settled in time. What it still says belongs to the transcript.
@@ -417,7 +437,7 @@ impl Session {
                 Ok(Step::Settled(_)) => return true,
                 Ok(Step::Event(event)) => self.note(event),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
-                Ok(Step::Compacted { .. } | Step::Omitted | Step::Ask(..)) => {}
+                Ok(Step::Ask { .. } | Step::Compacted { .. } | Step::Omitted) => {}
                 Err(e) => return e.is_disconnected(),
             }
         }

@@ -8,9 +8,9 @@ use crate::reply::{Reply, ReplyError, SilentReply};
 use crate::state_dir::SavedSession;
 use crate::transcript::restore::Restored;
 use crate::transcript::session_file::SessionFile;
-use crate::transcript::{Message, iso_time, locate, now_ms};
+use crate::transcript::{Message, iso_time, locate, now_ms, object};
 use crate::turn::{Incoming, Settled, Work, kill_leftovers};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,10 +75,11 @@ impl Session {
         let mut file = SessionFile::create(&path, &id, &iso_time(created), &self.info.cwd, None)?;
         let setup = self.facts.setup();
         if self.info.named {
-            file.append_session_info(&self.info.id)?;
+            file.append("session_info", object(json!({"name": self.info.id})))?;
         }
-        file.append_model_change(&setup.model.provider, &setup.model.id)?;
-        file.append_thinking_level_change(setup.thinking.as_str())?;
+        let model = json!({"provider": setup.model.provider, "modelId": setup.model.id});
+        file.append("model_change", object(model))?;
+        file.append("thinking_level_change", object(json!({"thinkingLevel": setup.thinking.as_str()})))?;
         self.memory = Memory::in_file(file);
         self.facts.change(|setup| setup.file = Some(path));
         Ok(())

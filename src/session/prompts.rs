@@ -126,7 +126,6 @@ impl Session {
             }
             Err(e) => {
                 self.taken.clear();
-                self.reject_questions("tool");
                 self.record_settled(&ids, "refused");
                 let error = ReplyError::busy(&format!("no thread for the prompt: {e}"));
                 self.refuse(&*reply, &counters, error);
@@ -137,6 +136,8 @@ impl Session {
     /// A prompt is done.
     pub(super) fn settle(&mut self, settled: Settled) {
         let Some(running) = self.running.take() else { return };
+        // A tool that was left behind with a broken turn does not take an answer any more.
+        self.reject_questions("tool");
         running.counters.add_time(running.received.elapsed());
         self.taken.clear();
         let settled = running.storage_error.map_or(settled, Settled::Failed);

@@ -35,6 +35,9 @@ use std::time::Duration;
 /// The tools that a session has unless it is told otherwise, in the order in which models see them.
 pub const DEFAULT_TOOLS: [&str; 4] = ["read", "bash", "edit", "write"];
 
+/// The tool that asks people.
+pub const QUESTION: &str = "question";
+
 static ALL: [&dyn Tool; 8] =
     [&read::Read, &bash::Bash, &edit::Edit, &write::Write, &grep::Grep, &find::Find, &ls::Ls, &question::Question];
 

@@ -19,7 +19,7 @@ pub const VERSION: u64 = 3;
 pub const MAX_FILE: u64 = 256 * 1024 * 1024;
 /// Longest line, bytes. As JSON values a line takes several times its length; this bounds that. The longest in practice
 /// hold a prompt's images.
-pub const MAX_LINE: usize = 64 * 1024 * 1024;
+pub const MAX_LINE: usize = 32 * 1024 * 1024;
 /// Most entries: what their places and links take is bounded too.
 pub const MAX_ENTRIES: usize = 1_000_000;
 /// How far the header is looked for when nothing else of a file is wanted, bytes; as PI does.
@@ -67,19 +67,10 @@ pub struct Contents {
     bytes: Vec<u8>,
 }
 
-/// Reads a session file.
-///
-/// # Errors
-/// The file system's; `InvalidInput` for what is not a regular file, `FileTooLarge` beyond [`MAX_FILE`] or
-/// [`MAX_ENTRIES`], `InvalidData` for what is no session file: it is empty, or its first readable line is no header.
-pub fn read(path: &Path) -> io::Result<Contents> {
-    read_file(&open_regular(path, File::options().read(true))?)
-}
-
 /// Reads the header of a session file and nothing else.
 ///
 /// # Errors
-/// As [`read`].
+/// The file system's; `InvalidInput` for what is not a regular file, `InvalidData` for what does not begin with a header.
 pub fn read_header(path: &Path) -> io::Result<Header> {
     let file = open_regular(path, File::options().read(true))?;
     let mut lines = BufReader::new(file.take(MAX_HEADER));
@@ -110,6 +101,9 @@ pub(super) fn open_regular(path: &Path, options: &mut std::fs::OpenOptions) -> i
 }
 
 /// Reads an open session file from its current position, which is its beginning.
+///
+/// # Errors
+/// The file system's, `FileTooLarge` beyond [`MAX_FILE`], and as [`Contents::parse`].
 pub(super) fn read_file(mut file: &File) -> io::Result<Contents> {
     let length = file.metadata()?.len();
     let mut bytes = Vec::new();
@@ -165,7 +159,8 @@ impl Contents {
     /// Understands a whole file's bytes.
     ///
     /// # Errors
-    /// As [`read`], without the file system's.
+    /// `InvalidData` for what is no session file: it is empty, or its first readable line is no header; `FileTooLarge` for
+    /// one of more than [`MAX_ENTRIES`].
     pub fn parse(bytes: Vec<u8>) -> io::Result<Contents> {
         let mut found: Option<Contents> = None;
         let mut malformed = 0;

@@ -15,6 +15,14 @@ pub use message::{
 
 use serde_json::{Map, Value};
 
+/// The fields of a JSON object; none of any other value.
+pub fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
 /// Takes a text out of an object, without copying it.
 fn take_text(fields: &mut Map<String, Value>, key: &str) -> Option<String> {
     match fields.get_mut(key)? {

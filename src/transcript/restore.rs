@@ -2,7 +2,7 @@
 
 use super::compaction::summary_message;
 use super::contents::{Contents, Fields};
-use super::stored_message::{self, blocks, content, count};
+use super::stored_message::{self, blocks, content};
 use super::{Message, Usage, UserMessage, take_text};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -11,12 +11,6 @@ use std::sync::Arc;
 /// What a session file says of its session, along its active branch.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// The session's id.
-    pub id: String,
-    /// The working directory, absolute; empty if the file does not say.
-    pub cwd: String,
-    /// RFC 3339; empty if the file does not say.
-    pub created: String,
     pub name: Option<String>,
     /// Provider and id of the model used last.
     pub model: Option<(String, String)>,
@@ -25,34 +19,8 @@ pub struct Restored {
     pub messages: Vec<Arc<Message>>,
     /// The id of the entry that each of `messages` comes from.
     pub entry_ids: Vec<String>,
-    /// The entry that the next one follows.
-    pub leaf: Option<String>,
     /// What all requests of the file have used, those of other branches included.
     pub usage: Usage,
-    pub last_compaction: Option<Compaction>,
-    /// Records that the model is not told, oldest first.
-    pub custom: Vec<Custom>,
-}
-
-/// The latest compaction of the active branch. Its summary is the first of the messages.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Compaction {
-    pub entry_id: String,
-    pub summary: String,
-    pub tokens_before: u64,
-    pub details: Option<Value>,
-}
-
-/// An entry of type `custom`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Custom {
-    pub entry_id: String,
-    pub custom_type: String,
-    /// Null where there is none.
-    pub data: Value,
-    /// How many of the restored messages come before it. A compaction's summary, which stands for older messages than any
-    /// other, comes before all.
-    pub messages_before: usize,
 }
 
 /// A message with the place of its entry in the active branch.
@@ -65,19 +33,10 @@ struct Told {
 /// Follows the active branch and builds from it what the model is told. Entries of unknown types, and those that make no
 /// sense, are passed over.
 pub fn restore(contents: &Contents) -> Restored {
-    let header = &contents.header;
-    let mut restored = Restored {
-        id: header.id.clone(),
-        cwd: header.cwd.clone(),
-        created: header.created.clone(),
-        leaf: contents.leaf().map(str::to_string),
-        usage: contents.usage,
-        ..Restored::default()
-    };
+    let mut restored = Restored { usage: contents.usage, ..Restored::default() };
     let path = contents.active_path();
     let mut summary: Option<Told> = None;
     let mut told: Vec<Told> = Vec::new();
-    let mut custom: Vec<(usize, Custom)> = Vec::new();
     // The latest edit of an entry counts.
     let mut edits: HashMap<String, Value> = HashMap::new();
     for (at, &index) in path.iter().enumerate() {
@@ -96,11 +55,6 @@ pub fn restore(contents: &Contents) -> Restored {
                     edits.insert(target, replacement);
                 }
             }
-            "custom" => {
-                let custom_type = text("customType").unwrap_or_default();
-                let data = entry.remove("data").unwrap_or_default();
-                custom.push((at, Custom { entry_id: id.to_string(), custom_type, data, messages_before: 0 }));
-            }
             "compaction" => {
                 let Some(words) = text("summary") else { continue };
                 // What was kept may begin with an entry that is no message. One that is not there means that nothing was.
@@ -110,12 +64,6 @@ pub fn restore(contents: &Contents) -> Restored {
                 told.retain(|told| told.at >= kept);
                 let message = summary_message(&words, timestamp(&entry, told.last()));
                 summary = Some(Told { at, entry_id: id.to_string(), message });
-                restored.last_compaction = Some(Compaction {
-                    entry_id: id.to_string(),
-                    summary: words,
-                    tokens_before: entry.get("tokensBefore").and_then(count).unwrap_or(0),
-                    details: entry.remove("details").filter(|details| !details.is_null()),
-                });
             }
             kind => {
                 let timestamp = timestamp(&entry, told.last());
@@ -130,10 +78,6 @@ pub fn restore(contents: &Contents) -> Restored {
         }
     }
     told.retain_mut(|told| edits.get(&told.entry_id).is_none_or(|edit| apply(edit, &mut told.message)));
-    for (at, mut record) in custom {
-        record.messages_before = usize::from(summary.is_some()) + told.partition_point(|told| told.at < at);
-        restored.custom.push(record);
-    }
     for told in summary.into_iter().chain(told) {
         restored.entry_ids.push(told.entry_id);
         restored.messages.push(Arc::new(told.message));
@@ -154,12 +98,8 @@ fn first_kept(compaction: &Fields, contents: &Contents) -> Option<String> {
 /// When an entry was written, Unix time in milliseconds; where it does not say, the time of the message before it.
 fn timestamp(entry: &Fields, before: Option<&Told>) -> i64 {
     let written = entry.get("timestamp").and_then(|time| time.as_str()?.parse::<jiff::Timestamp>().ok());
-    written.map(jiff::Timestamp::as_millisecond).unwrap_or_else(|| match before.map(|told| &told.message) {
-        None => 0,
-        Some(Message::User(m)) => m.timestamp,
-        Some(Message::Assistant(m)) => m.timestamp,
-        Some(Message::ToolResult(m)) => m.timestamp,
-    })
+    let before = || before.map_or(0, |told| told.message.timestamp());
+    written.map_or_else(before, jiff::Timestamp::as_millisecond)
 }
 
 /// The message that the model is told for an entry, if it is told anything.

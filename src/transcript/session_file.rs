@@ -4,7 +4,7 @@
 //! the file stays one that can be read and appended to. Nothing is ever changed or removed but a torn last line.
 
 use super::contents::{self, Contents, Fields, MAX_ENTRIES, MAX_FILE, MAX_LINE, VERSION, too_large};
-use super::{Message, Usage, iso_time, now_ms};
+use super::{iso_time, now_ms, object};
 use crate::fault;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
@@ -63,11 +63,22 @@ impl SessionFile {
     /// it; nothing else of the file changes.
     ///
     /// # Errors
-    /// As [`contents::read`], and `WouldBlock` while another writer has the file.
+    /// The file system's, and:
+    ///
+    /// | kind | when |
+    /// |---|---|
+    /// | `WouldBlock` | another writer has the file |
+    /// | `InvalidInput` | it is a symbolic link, or no regular file |
+    /// | `InvalidData` | it is no session file: empty, or its first readable line is no header |
+    /// | `FileTooLarge` | it is larger than [`MAX_FILE`], or has more than [`MAX_ENTRIES`] entries |
     pub fn open(path: &Path) -> io::Result<(SessionFile, Contents)> {
         let file = contents::open_regular(path, File::options().read(true).append(true))?;
         lock(&file)?;
         let contents = contents::read_file(&file)?;
+        if contents.malformed + contents.duplicates > 0 {
+            let (malformed, duplicates) = (contents.malformed, contents.duplicates);
+            log::warn!("{}: {malformed} damaged and {duplicates} repeated lines are passed over", path.display());
+        }
         let tail = contents.tail();
         let is_whole = contents::parse_line(tail).is_some();
         let mut session = SessionFile {
@@ -92,20 +103,6 @@ impl SessionFile {
         &self.path
     }
 
-    /// The id of the entry that the next one follows; `None` before the first.
-    pub fn leaf(&self) -> Option<&str> {
-        self.leaf.as_deref()
-    }
-
-    /// Length of the file in bytes.
-    pub fn len(&self) -> u64 {
-        self.length
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
     /// Appends an entry of type `kind` behind the last one, with `fields` beside those that every entry has; returns its
     /// id. When this returns, the entry survives the end of this process; [`SessionFile::sync`] makes it survive that of
     /// the machine.
@@ -126,81 +123,6 @@ impl SessionFile {
         self.ids.insert(number);
         self.leaf = Some(id.clone());
         Ok(id)
-    }
-
-    /// Appends a message; returns and fails as [`SessionFile::append`], which goes for all of the following.
-    ///
-    /// # Errors
-    /// As [`SessionFile::append`].
-    pub fn append_message(&mut self, message: &Message) -> io::Result<String> {
-        let message = serde_json::to_value(message)?;
-        self.append("message", Fields::from_iter([("message".to_string(), message)]))
-    }
-
-    /// Records which model answers from here on.
-    ///
-    /// # Errors
-    /// As [`SessionFile::append`].
-    pub fn append_model_change(&mut self, provider: &str, model_id: &str) -> io::Result<String> {
-        self.append("model_change", object(json!({"provider": provider, "modelId": model_id})))
-    }
-
-    /// Records the thinking level from here on.
-    ///
-    /// # Errors
-    /// As [`SessionFile::append`].
-    pub fn append_thinking_level_change(&mut self, level: &str) -> io::Result<String> {
-        self.append("thinking_level_change", object(json!({"thinkingLevel": level})))
-    }
-
-    /// Records a compaction: `summary` stands for all entries before `first_kept`, an entry's id. `details` is what the
-    /// next compaction wants to know of this one, and `usage` what the summary has cost.
-    ///
-    /// # Errors
-    /// As [`SessionFile::append`].
-    pub fn append_compaction(
-        &mut self,
-        summary: &str,
-        first_kept: &str,
-        tokens_before: u64,
-        details: Option<Value>,
-        usage: Option<&Usage>,
-    ) -> io::Result<String> {
-        let mut fields =
-            object(json!({"summary": summary, "firstKeptEntryId": first_kept, "tokensBefore": tokens_before}));
-        if let Some(details) = details {
-            fields.insert("details".into(), details);
-        }
-        if let Some(usage) = usage {
-            fields.insert("usage".into(), serde_json::to_value(usage)?);
-        }
-        self.append("compaction", fields)
-    }
-
-    /// Records the session's name; an empty one takes it away. Line ends in it become spaces.
-    ///
-    /// # Errors
-    /// As [`SessionFile::append`].
-    pub fn append_session_info(&mut self, name: &str) -> io::Result<String> {
-        let name = name.replace(['\r', '\n'], " ");
-        self.append("session_info", object(json!({"name": name.trim()})))
-    }
-
-    /// Records that the model is told `content` instead of that of the entry `target`; nothing of it at all for `None`.
-    ///
-    /// # Errors
-    /// As [`SessionFile::append`].
-    pub fn append_context_edit(&mut self, target: &str, content: Option<Value>) -> io::Result<String> {
-        let replacement = content.map(|content| json!({"content": content}));
-        self.append("context_edit", object(json!({"targetId": target, "replacement": replacement})))
-    }
-
-    /// Records something of our own, which other programs keep and the model is never told.
-    ///
-    /// # Errors
-    /// As [`SessionFile::append`].
-    pub fn append_custom(&mut self, custom_type: &str, data: Value) -> io::Result<String> {
-        self.append("custom", object(json!({"customType": custom_type, "data": data})))
     }
 
     /// Waits until everything appended so far is on the disk itself.
@@ -264,13 +186,6 @@ fn lock(file: &File) -> io::Result<()> {
 /// The number that an id of eight hexadecimal digits stands for; other ids are never made here.
 fn short_id(id: &str) -> Option<u32> {
     (id.len() == 8).then(|| u32::from_str_radix(id, 16).ok())?
-}
-
-fn object(value: Value) -> Fields {
-    match value {
-        Value::Object(fields) => fields,
-        _ => Fields::new(),
-    }
 }
 
 #[cfg(test)]

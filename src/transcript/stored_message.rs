@@ -10,7 +10,8 @@ use super::{
 };
 use serde_json::Value;
 
-/// What introduces the summary of a branch to the model.
+/// What introduces the summary of a branch to the model. PI uses the same words, so that a session reads the same on both
+/// sides.
 const BRANCH_LEAD_IN: &str = "The following is a summary of a branch that this conversation came back from:";
 
 /// How the model is told the summary of a branch that was left. `timestamp` is Unix time in milliseconds.
@@ -143,7 +144,7 @@ pub(super) fn usage(value: &Value) -> Usage {
 }
 
 /// A number of things. JavaScript has only one kind of number, so that a count may have become a fraction.
-pub(super) fn count(value: &Value) -> Option<u64> {
+fn count(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_f64().filter(|number| *number >= 0.0).map(|number| number as u64))
 }
 

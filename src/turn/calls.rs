@@ -1,9 +1,10 @@
 //! The tools that an answer calls: prepared in order, run at the same time, answered in order.
 
-use super::{Action, SESSION_VARIABLE, Turn};
+use super::{Action, SESSION_VARIABLE, Step, Turn};
 use crate::events::AgentEvent;
 use crate::tools::{self, Tool, ToolContext, ToolOutput};
 use crate::transcript::{Block, ToolResultMessage, now_ms};
+use crossbeam_channel::bounded;
 use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -93,6 +94,15 @@ impl Turn {
         let output = self.call_tool(*tool, arguments, call);
         let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.finished(call, output, Some(duration_ms))
+    }
+
+    /// Puts a question to people and waits for what becomes of it, or until the turn is cancelled.
+    fn ask_people(&self, request: Value) -> Result<Value, String> {
+        let (answer, received) = bounded(2);
+        let cancelled = answer.clone();
+        let _guard = self.cancel.on_cancel(move || drop(cancelled.try_send(Err("Operation aborted".into()))));
+        self.step(Step::Ask { request, answer });
+        received.recv().unwrap_or_else(|_| Err("the session has ended".into()))
     }
 
     /// Tells the end of a call; returns its result.

@@ -317,7 +317,7 @@ def test_a_timeout_ends_the_wait_for_an_answer(cli, bridge):
         (["completions"], "bash, zsh or fish"),
         (["completions", "tcsh"], "bash, zsh or fish"),
         (["help", "nonsense"], "Unknown subcommand"),
-        (["attach", "--json"], "stream prints JSON"),
+        (["attach", "--json"], "Unknown option for attach: --json"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -267,6 +267,15 @@ def test_when_the_terminal_goes(cli, session):
     assert terminal.process.wait(20) in (0, 1, -signal.SIGHUP)
 
 
+def test_a_response_that_does_not_come_is_told(session, attached):
+    session.on("prompt", lambda request: [])
+    terminal = attached("--timeout", "0.5")
+    terminal.type("hello")
+    terminal.expect("! no response in time to the message")
+    terminal.type("/quit")
+    assert terminal.wait_exit() == 0
+
+
 def test_what_is_no_session(cli, bridge):
     bridge.hello = {"type": "hello"}
     done = cli("attach")

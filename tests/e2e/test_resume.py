@@ -5,6 +5,7 @@ import json
 import pytest
 
 from support.daemon import MODELS
+from support.waiting import eventually
 
 FIRST = "2026-01-01T00:00:00.000Z"
 USAGE = {"input": 1, "output": 1, "cacheRead": 0, "cacheWrite": 0, "totalTokens": 2,
@@ -209,7 +210,7 @@ def test_what_is_no_session_file_is_refused_and_left_alone(daemon, model):
     path = daemon.cwd / "notes.jsonl"
     path.write_text('{"type":"note"}\n')
     assert "not a session file" in daemon.session("s", "x", resume=str(path)).failure().text
-    assert daemon.session_ids() == []
+    eventually(lambda: daemon.session_ids() == [], "the session is gone")
     assert path.read_text() == '{"type":"note"}\n'
     assert model.requests == []
 
@@ -221,6 +222,6 @@ def test_one_file_has_one_writer(daemon, model):
     file.save()
     resume(daemon, model, file.path)
     assert "in use" in daemon.session("t", "x", resume=str(file.path)).failure().text
-    assert daemon.session_ids() == ["s"]
+    eventually(lambda: daemon.session_ids() == ["s"], "the second session is gone")
     model.script("still here")
     assert daemon.prompt("s", "x").text() == "still here"

@@ -98,8 +98,3 @@ def test_parallel_changes_of_one_file_are_made_one_after_another(daemon, model):
     model.script(edit, "done")
     daemon.run("go").text()
     assert path.read_text() == "".join(f"{number} done;\n" for number in range(10))
-
-
-def test_a_shell_of_the_settings_and_what_it_runs_first(daemon, model):
-    daemon.write_agent_file("settings.json", {"shellPath": "/bin/sh", "shellCommandPrefix": "greeting=hello"})
-    assert result_of(daemon, model, "bash", command="echo $greeting from $0") == "hello from /bin/sh\n"

@@ -52,6 +52,18 @@ enum Purpose {
     Questions,
 }
 
+impl Purpose {
+    /// What it is called where its response is missing.
+    fn as_str(self) -> &'static str {
+        match self {
+            Purpose::Message => "message",
+            Purpose::Abort => "abort",
+            Purpose::Answer => "answer",
+            Purpose::Questions => "request for the open questions",
+        }
+    }
+}
+
 /// A request that has no response yet.
 struct OpenRequest {
     id: Value,
@@ -241,7 +253,7 @@ impl Attach {
     fn expire(&mut self, now: Instant) {
         let due = |request: &OpenRequest| request.until.is_some_and(|until| until <= now);
         for request in self.requests.extract_if(.., |request| due(request)).collect::<Vec<_>>() {
-            self.view.error(&format!("no response in time ({:?})", request.purpose));
+            self.view.error(&format!("no response in time to the {}", request.purpose.as_str()));
         }
     }
 

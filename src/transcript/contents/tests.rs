@@ -11,6 +11,10 @@ fn with_header(lines: &[&str]) -> Contents {
     parse(&[&[HEADER], lines].concat())
 }
 
+fn read(path: &Path) -> io::Result<Contents> {
+    read_file(&open_regular(path, File::options().read(true))?)
+}
+
 fn ids(contents: &Contents) -> Vec<&str> {
     contents.ids().collect()
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 /// Restores a file with these entries; those without a parent follow the one before.
 fn restored(entries: Value) -> Restored {
     let Value::Array(entries) = entries else { panic!("a list") };
-    let mut text = json!({"type":"session","version":3,"id":"s","timestamp":"T","cwd":"/w"}).to_string();
+    let mut text = json!({"type":"session","version":3,"id":"s","cwd":"/w"}).to_string();
     for entry in entries {
         text.push('\n');
         text.push_str(&entry.to_string());
@@ -38,8 +38,6 @@ fn summary_of(id: &str, words: &str) -> String {
 fn the_active_branch_is_the_one_that_ends_last() {
     let restored = restored(json!([user("a", None, "1"), user("b", Some("a"), "2"), user("c", Some("a"), "3")]));
     assert_eq!(told(&restored), ["a:1", "c:3"]);
-    assert_eq!(restored.leaf.as_deref(), Some("c"));
-    assert_eq!((restored.id.as_str(), restored.cwd.as_str(), restored.created.as_str()), ("s", "/w", "T"));
 }
 
 #[test]
@@ -47,7 +45,7 @@ fn a_compaction_replaces_what_it_did_not_keep() {
     let (a, b, c) = (user("a", None, "1"), user("b", Some("a"), "2"), user("c", Some("b"), "3"));
     let compaction = |id: &str, parent: &str, first_kept: &str| {
         json!({"type":"compaction","id":id,"parentId":parent,"summary":format!("S{id}"),"firstKeptEntryId":first_kept,
-            "tokensBefore":9,"timestamp":"2026-01-02T03:04:05.678Z","details":{"x":id}})
+            "tokensBefore":9,"timestamp":"2026-01-02T03:04:05.678Z"})
     };
     let mark = json!({"type":"label","id":"m","parentId":"b","targetId":"a","label":"x"});
     for (what, entries, expected) in [
@@ -78,12 +76,6 @@ fn a_compaction_replaces_what_it_did_not_keep() {
         let expected: Vec<String> =
             std::iter::once(summary_of("d", "Sd")).chain(expected.into_iter().map(str::to_string)).collect();
         assert_eq!(told(&restored), expected, "{what}");
-        let compaction = restored.last_compaction.expect("a compaction");
-        assert_eq!(
-            (compaction.entry_id.as_str(), compaction.summary.as_str(), compaction.tokens_before),
-            ("d", "Sd", 9)
-        );
-        assert_eq!(compaction.details, Some(json!({"x": "d"})));
         let Message::User(summary) = &*restored.messages[0] else { panic!("a user's words") };
         assert_eq!(summary.timestamp, 1_767_323_045_678);
     }
@@ -161,40 +153,7 @@ fn other_entries_become_words_or_nothing() {
     let branch =
         "d:The following is a summary of a branch that this conversation came back from:\n\n<summary>\nleft</summary>";
     assert_eq!(told(&restored), ["b:Ran `ls`\n(no output)\n\nCommand exited with code 2", "c:note", branch]);
-    assert_eq!((restored.leaf.as_deref(), restored.usage.input), (Some("k"), 4));
-    assert_eq!(restored.last_compaction, None, "without a summary there is none");
-}
-
-#[test]
-fn records_know_their_place_among_the_messages() {
-    let record = |id: &str, data: Value| json!({"type":"custom","id":id,"customType":format!("t{id}"),"data":data});
-    let places = |entries: Value| -> Vec<(String, usize)> {
-        restored(entries).custom.into_iter().map(|custom| (custom.custom_type, custom.messages_before)).collect()
-    };
-    let place = |id: &str, at: usize| (format!("t{id}"), at);
-    assert_eq!(
-        places(
-            json!([record("1", json!(1)), user("a", Some("1"), "1"), record("2", json!(2)), user("b", Some("2"), "2"),
-            {"type":"context_edit","id":"e","targetId":"a","replacement":null}, record("3", json!(3))])
-        ),
-        [place("1", 0), place("2", 0), place("3", 1)],
-        "a message that was edited away does not count"
-    );
-    assert_eq!(
-        places(
-            json!([record("1", json!(1)), user("a", Some("1"), "1"), record("2", json!(2)), user("b", Some("2"), "2"),
-            record("3", json!(3)),
-            {"type":"compaction","id":"c","summary":"S","firstKeptEntryId":"b"}, record("4", json!(4)),
-            user("d", Some("4"), "3"), record("5", json!(5))])
-        ),
-        [place("1", 1), place("2", 1), place("3", 2), place("4", 2), place("5", 3)]
-    );
-    let custom = restored(json!([record("1", json!({"x":1})), {"type":"custom","id":"2"},
-        {"type":"custom","id":"3","parentId":"1","customType":"other branch"}]))
-    .custom;
-    let expected = Custom { entry_id: "1".into(), custom_type: "t1".into(), data: json!({"x":1}), messages_before: 0 };
-    assert_eq!(custom.first(), Some(&expected));
-    assert_eq!(custom.iter().map(|custom| custom.entry_id.as_str()).collect::<Vec<_>>(), ["1", "3"]);
+    assert_eq!(restored.usage.input, 4);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::transcript::restore::restore;
-use crate::transcript::{AssistantMessage, Block, Content, StopReason, ToolResultMessage, UserMessage};
+use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolResultMessage, Usage, UserMessage};
 use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
@@ -52,6 +52,22 @@ fn result() -> Message {
     })
 }
 
+fn append_message(file: &mut SessionFile, message: &Message) -> io::Result<String> {
+    file.append("message", object(json!({"message": message})))
+}
+
+fn append_custom(file: &mut SessionFile, data: Value) -> io::Result<String> {
+    file.append("custom", object(json!({"customType": "record", "data": data})))
+}
+
+fn read(path: &Path) -> io::Result<Contents> {
+    Contents::parse(std::fs::read(path)?)
+}
+
+fn size(path: &Path) -> u64 {
+    path.metadata().expect("there").len()
+}
+
 fn lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).expect("read");
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
@@ -68,8 +84,8 @@ fn a_new_file_is_private_and_has_a_header() {
     let header =
         json!({"type":"session","version":3,"id":"abc","timestamp":CREATED,"cwd":"/w","parentSession":"/p.jsonl"});
     assert_eq!(lines(&path), [header]);
-    assert_eq!(file.len(), path.metadata().expect("there").len());
-    assert_eq!(file.leaf(), None);
+    assert_eq!(file.length, size(&path));
+    assert_eq!(file.leaf.as_deref(), None);
     let again = SessionFile::create(&path, "abc", CREATED, Path::new("/w"), None).expect_err("it is there");
     assert_eq!(again.kind(), ErrorKind::AlreadyExists);
 }
@@ -78,37 +94,23 @@ fn a_new_file_is_private_and_has_a_header() {
 fn entries_are_linked_and_have_the_format_s_fields() {
     let (_home, path) = home();
     let mut file = create(&path);
-    let first = file.append_message(&user("hi")).expect("appended");
-    let appended = [
-        file.append_model_change("p", "m"),
-        file.append_thinking_level_change("high"),
-        file.append_compaction("S", &first, 9, Some(json!({"readFiles":[]})), Some(&Usage::default())),
-        file.append_compaction("S", &first, 9, None, None),
-        file.append_session_info(" a\r\nb\n"),
-        file.append_context_edit(&first, None),
-        file.append_context_edit(&first, Some(json!("new"))),
-        file.append_custom("our.record", json!({"n": 1})),
-        file.append("from_the_future", object(json!({"x": 1}))),
+    let first = append_message(&mut file, &user("hi")).expect("appended");
+    let kinds = [
+        ("model_change", json!({"provider": "p", "modelId": "m"})),
+        ("compaction", json!({"summary": "S", "firstKeptEntryId": first, "tokensBefore": 9})),
+        ("custom", json!({"customType": "our.record", "data": {"n": 1}})),
+        ("from_the_future", json!({"x": 1})),
     ];
+    let appended = kinds.clone().map(|(kind, fields)| file.append(kind, object(fields)).expect("appended"));
     file.sync().expect("synced");
-    let ids: Vec<String> =
-        std::iter::once(first.clone()).chain(appended.into_iter().map(|id| id.expect("id"))).collect();
-    assert_eq!(file.leaf(), ids.last().map(String::as_str));
+    let ids: Vec<String> = std::iter::once(first).chain(appended).collect();
+    assert_eq!(file.leaf.as_deref(), ids.last().map(String::as_str));
     assert!(ids.iter().all(|id| id.len() == 8 && short_id(id).is_some()), "{ids:?}");
-    let usage = json!({"input":0,"output":0,"cacheRead":0,"cacheWrite":0,"totalTokens":0,
-        "cost":{"input":0.0,"output":0.0,"cacheRead":0.0,"cacheWrite":0.0,"total":0.0}});
-    let expected = [
-        json!({"type":"message","message":{"role":"user","content":"hi","timestamp":7}}),
-        json!({"type":"model_change","provider":"p","modelId":"m"}),
-        json!({"type":"thinking_level_change","thinkingLevel":"high"}),
-        json!({"type":"compaction","summary":"S","firstKeptEntryId":first,"tokensBefore":9,"details":{"readFiles":[]},"usage":usage}),
-        json!({"type":"compaction","summary":"S","firstKeptEntryId":first,"tokensBefore":9}),
-        json!({"type":"session_info","name":"a  b"}),
-        json!({"type":"context_edit","targetId":first,"replacement":null}),
-        json!({"type":"context_edit","targetId":first,"replacement":{"content":"new"}}),
-        json!({"type":"custom","customType":"our.record","data":{"n":1}}),
-        json!({"type":"from_the_future","x":1}),
-    ];
+    let message = ("message", json!({"message": {"role": "user", "content": "hi", "timestamp": 7}}));
+    let expected = std::iter::once(message).chain(kinds).map(|(kind, mut fields)| {
+        fields["type"] = json!(kind);
+        fields
+    });
     for (at, (mut line, expected)) in lines(&path).into_iter().skip(1).zip(expected).enumerate() {
         let fields = line.as_object_mut().expect("an object");
         assert_eq!(fields.keys().take(4).collect::<Vec<_>>(), ["type", "id", "parentId", "timestamp"]);
@@ -118,8 +120,8 @@ fn entries_are_linked_and_have_the_format_s_fields() {
         assert!(time.as_str().is_some_and(|time| time.len() == CREATED.len() && time.ends_with('Z')), "{time}");
         assert_eq!(line, expected);
     }
-    assert_eq!(lines(&path).len(), 11);
-    assert_eq!(file.len(), path.metadata().expect("there").len());
+    assert_eq!(lines(&path).len(), 6);
+    assert_eq!(file.length, size(&path));
 }
 
 #[test]
@@ -132,14 +134,16 @@ fn every_kind_of_message_comes_back_from_the_file() {
         result(),
     ];
     let mut file = create(&path);
-    let ids: Vec<String> = messages.iter().map(|message| file.append_message(message).expect("appended")).collect();
+    let ids: Vec<String> =
+        messages.iter().map(|message| append_message(&mut file, message).expect("appended")).collect();
     drop(file);
     let (file, contents) = SessionFile::open(&path).expect("opened");
     let restored = restore(&contents);
     assert_eq!(restored.messages.iter().map(|message| Message::clone(message)).collect::<Vec<_>>(), messages);
     assert_eq!(restored.entry_ids, ids);
-    assert_eq!((restored.leaf.as_deref(), file.leaf()), (Some(&*ids[3]), Some(&*ids[3])));
-    assert_eq!((restored.id.as_str(), restored.cwd.as_str(), restored.created.as_str()), ("abc", "/w", CREATED));
+    assert_eq!((contents.leaf(), file.leaf.as_deref()), (Some(&*ids[3]), Some(&*ids[3])));
+    let header = &contents.header;
+    assert_eq!((header.id.as_str(), header.cwd.as_str(), header.created.as_str()), ("abc", "/w", CREATED));
     assert_eq!(restored.usage.input, 3);
 }
 
@@ -147,10 +151,10 @@ fn every_kind_of_message_comes_back_from_the_file() {
 fn a_file_cut_anywhere_can_be_gone_on_with() {
     let (home, path) = home();
     let mut file = create(&path);
-    let mut ids = vec![file.append_message(&user("ö\0ne")).expect("appended")];
-    ids.push(file.append_message(&answer()).expect("appended"));
-    ids.push(file.append_message(&result()).expect("appended"));
-    ids.push(file.append_custom("record", json!({"deep": [{"a": "}\n{"}]})).expect("appended"));
+    let mut ids = vec![append_message(&mut file, &user("ö\0ne")).expect("appended")];
+    ids.push(append_message(&mut file, &answer()).expect("appended"));
+    ids.push(append_message(&mut file, &result()).expect("appended"));
+    ids.push(append_custom(&mut file, json!({"deep": [{"a": "}\n{"}]})).expect("appended"));
     drop(file);
     let whole = std::fs::read(&path).expect("read");
     let ends: Vec<usize> = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
@@ -167,8 +171,8 @@ fn a_file_cut_anywhere_can_be_gone_on_with() {
         let kept = &ids[..whole_lines - 1];
         let (mut file, contents) = SessionFile::open(&cut).expect("opened");
         assert_eq!(contents.ids().collect::<Vec<_>>(), kept, "{length}");
-        let last = file.append_message(&user("more")).expect("appended");
-        assert_eq!(file.len(), cut.metadata().expect("there").len());
+        let last = append_message(&mut file, &user("more")).expect("appended");
+        assert_eq!(file.length, size(&cut));
         drop(file);
         let bytes = std::fs::read(&cut).expect("read");
         assert!(bytes.starts_with(&whole[..=ends[whole_lines - 1]]), "{length}");
@@ -190,7 +194,7 @@ fn a_tail_of_zeroes_is_cut_off_and_damage_before_it_stays() {
     std::fs::write(&path, &bytes).expect("written");
     let (file, contents) = SessionFile::open(&path).expect("opened");
     assert_eq!(std::fs::read(&path).expect("read"), kept);
-    assert_eq!((file.len(), contents.malformed), (kept.len() as u64, 2));
+    assert_eq!((file.length, contents.malformed), (kept.len() as u64, 2));
 }
 
 #[test]
@@ -200,7 +204,7 @@ fn one_writer_at_a_time() {
     let error = SessionFile::open(&path).expect_err("the file is taken");
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     assert!(error.to_string().contains("in use"), "{error}");
-    assert!(contents::read(&path).is_ok(), "reading needs no lock");
+    assert!(read(&path).is_ok(), "reading needs no lock");
     drop(file);
     let (opened, _) = SessionFile::open(&path).expect("free again");
     assert_eq!(SessionFile::open(&path).expect_err("taken again").kind(), ErrorKind::WouldBlock);
@@ -232,12 +236,12 @@ fn only_plain_files_are_opened() {
 fn a_failed_write_leaves_the_file_as_it_was() {
     let (_home, path) = home();
     let mut file = create(&path);
-    let first = file.append_message(&user("one")).expect("appended");
+    let first = append_message(&mut file, &user("one")).expect("appended");
     let before = std::fs::read(&path).expect("read");
     // A file that is open only for reading fails each write, as a full disk would.
     let writable = std::mem::replace(&mut file.file, File::open(&path).expect("opened"));
-    assert!(file.append_message(&user("two")).is_err());
-    assert_eq!((std::fs::read(&path).expect("read"), file.leaf()), (before.clone(), Some(&*first)));
+    assert!(append_message(&mut file, &user("two")).is_err());
+    assert_eq!((std::fs::read(&path).expect("read"), file.leaf.as_deref()), (before.clone(), Some(&*first)));
     // Half a line was written, and could not be taken back at once.
     file.file = writable;
     std::fs::OpenOptions::new()
@@ -246,23 +250,23 @@ fn a_failed_write_leaves_the_file_as_it_was() {
         .and_then(|mut other| std::io::Write::write_all(&mut other, b"{\"type\":\"mess"))
         .expect("written");
     assert!(file.torn, "an unwritable file cannot be cut either");
-    let third = file.append_message(&user("three")).expect("appended");
-    let contents = contents::read(&path).expect("read");
+    let third = append_message(&mut file, &user("three")).expect("appended");
+    let contents = read(&path).expect("read");
     assert_eq!((contents.ids().collect::<Vec<_>>(), contents.malformed), (vec![&*first, &*third], 0));
-    assert_eq!(file.len(), path.metadata().expect("there").len());
+    assert_eq!(file.length, size(&path));
 }
 
 #[test]
 fn what_could_not_be_read_again_is_refused() {
     let (_home, path) = home();
     let mut file = create(&path);
-    let error = file.append_custom("big", json!("x".repeat(MAX_LINE))).expect_err("too long");
+    let error = append_custom(&mut file, json!("x".repeat(MAX_LINE))).expect_err("too long");
     assert_eq!(error.kind(), ErrorKind::FileTooLarge);
-    let length = file.len();
+    let length = file.length;
     file.file.set_len(MAX_FILE - 10).expect("a hole");
-    assert_eq!(file.append_message(&user("x")).expect_err("too large").kind(), ErrorKind::FileTooLarge);
+    assert_eq!(append_message(&mut file, &user("x")).expect_err("too large").kind(), ErrorKind::FileTooLarge);
     file.file.set_len(length).expect("cut");
-    file.append_message(&user("x")).expect("appended");
+    append_message(&mut file, &user("x")).expect("appended");
     assert_eq!(lines(&path).len(), 2);
 }
 
@@ -271,11 +275,58 @@ fn ids_are_unique_in_the_file() {
     let (_home, path) = home();
     let mut file = create(&path);
     for number in 0..500 {
-        file.append_custom("n", json!(number)).expect("appended");
+        append_custom(&mut file, json!(number)).expect("appended");
     }
     let (taken, leaf) = (file.ids.clone(), file.leaf.clone());
     drop(file);
     let (file, contents) = SessionFile::open(&path).expect("opened");
     assert_eq!((contents.len(), file.ids.len()), (500, 500));
     assert_eq!((&file.ids, &file.leaf), (&taken, &leaf), "a new writer knows the ids of the one before");
+}
+
+#[test]
+fn whatever_happened_to_a_file_it_is_refused_or_gone_on_with() {
+    let (home, path) = home();
+    let mut file = create(&path);
+    let first = append_message(&mut file, &user("one")).expect("appended");
+    append_message(&mut file, &answer()).expect("appended");
+    append_message(&mut file, &result()).expect("appended");
+    let compaction = json!({"summary": "S", "firstKeptEntryId": first, "tokensBefore": 9});
+    file.append("compaction", object(compaction)).expect("appended");
+    file.append("context_edit", object(json!({"targetId": first, "replacement": null}))).expect("appended");
+    drop(file);
+    let whole = std::fs::read(&path).expect("read");
+    let damaged = home.path().join("damaged.jsonl");
+    let mut gone_on_with = 0;
+    for seed in 0..500 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut bytes = whole.clone();
+        for _ in 0..random.usize(1..4) {
+            let from = random.usize(..=bytes.len());
+            let to = (from + random.usize(..80)).min(bytes.len());
+            let piece = bytes[from..to].to_vec();
+            match random.u8(..5) {
+                0 => drop(bytes.drain(from..to)),
+                1 => bytes[from..to].fill(0),
+                2 => bytes[from..to].iter_mut().for_each(|byte| *byte = random.u8(..)),
+                3 => drop(bytes.splice(from..from, piece)),
+                _ => drop(bytes.splice(from..to, *b"\n")),
+            }
+        }
+        std::fs::write(&damaged, &bytes).expect("written");
+        let Ok((mut file, before)) = SessionFile::open(&damaged) else {
+            assert_eq!(std::fs::read(&damaged).expect("read"), bytes, "{seed}: what is refused is left as it was");
+            continue;
+        };
+        gone_on_with += 1;
+        let restored = restore(&before);
+        assert_eq!(restored.messages.len(), restored.entry_ids.len(), "{seed}");
+        assert!(before.active_path().is_sorted(), "{seed}");
+        let last = append_message(&mut file, &user("more")).expect("appended");
+        drop(file);
+        let after = read(&damaged).expect("read");
+        assert_eq!(after.ids().collect::<Vec<_>>(), before.ids().chain([&*last]).collect::<Vec<_>>(), "{seed}");
+        assert_eq!(restore(&after).entry_ids.last(), Some(&last), "{seed}");
+    }
+    assert!(gone_on_with > 250, "most of the damage is not to the header: {gone_on_with}");
 }

@@ -5,7 +5,9 @@ import json
 import os
 import re
 import signal
+import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -85,7 +87,11 @@ class Daemon:
         if model_url:
             self.write_agent_file("models.json", providers(model_url))
             self.config["defaultModel"] = "scripted/one"
+        # Not below the test's own folder, whose name is too long for a socket's.
+        self.bridge_root = Path(tempfile.mkdtemp(prefix="bridge-"))
+        self.bridge_dir = self.bridge_root / "b"
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "USER": "tester", "LANG": "C.UTF-8"}
+        self.environment["PI_BRIDGE_DIR"] = str(self.bridge_dir)
         self.process = None
         self.log = []
         self._logged = threading.Condition()
@@ -259,6 +265,14 @@ class Daemon:
         for stream in streams:
             assert stream.pending() == 0, f"after the end: {stream.message().data!r}"
 
+    @property
+    def socket(self):
+        """The daemon's own socket of the side channel."""
+        return self.bridge_dir / f"pi-{self.pid}.sock"
+
+    def session_socket(self, session_id):
+        return self.bridge_dir / f"pi-{self.pid}-{session_id}.sock"
+
     # The process.
 
     @property
@@ -277,8 +291,11 @@ class Daemon:
 
     def close(self):
         """Ends the process whatever state it is in, with what it started."""
-        if not self.running():
-            return
+        if self.running():
+            self._kill()
+        shutil.rmtree(self.bridge_root, ignore_errors=True)
+
+    def _kill(self):
         left = proc.children(self.pid)
         self.process.kill()
         self.process.wait(10)

@@ -1,0 +1,65 @@
+//! The daemon's side of the side channel: what its clients ask of the daemon itself.
+
+use super::{Daemon, Fatal, Phase};
+use crate::config::Config;
+use crate::nats::documents;
+use crate::nats::intake::{Create, IntakeError};
+use crate::reply::Reply;
+use crate::socket::{ClientRequest, DaemonAsk, SocketServer};
+use crossbeam_channel::{Receiver, bounded, never};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Clients' requests that may wait for the main thread; a client waits when there are more.
+const WAITING: usize = 64;
+/// The longest `list`, bytes. Clients have no limit of their own; this is far more than any person reads.
+const LIST: usize = 4 << 20;
+
+/// Starts the side channel. Without one the daemon serves all the same, unless it was asked for.
+///
+/// # Errors
+/// The directory that the operator named cannot be used.
+pub fn start(config: &Arc<Config>) -> Result<(Option<SocketServer>, Receiver<ClientRequest>), Fatal> {
+    let Some(plan) = &config.bridge else { return Ok((None, never())) };
+    let (sender, requests) = bounded(WAITING);
+    match SocketServer::start(&plan.root, config, sender) {
+        Ok(server) => Ok((Some(server), requests)),
+        Err(why) if plan.required => Err(Fatal::Failed(format!("no side channel: {why}"))),
+        Err(why) => {
+            log::warn!("there is no side channel: {why}");
+            Ok((None, never()))
+        }
+    }
+}
+
+impl Daemon {
+    /// Does what a client asks, by the rules of the intake.
+    pub(super) fn client(&mut self, request: ClientRequest) {
+        let ClientRequest { ask, respond } = request;
+        let serving = matches!(self.phase, Phase::Serving);
+        match ask {
+            DaemonAsk::ShutDown => {
+                respond(Ok(json!({"requested": true})));
+                // A client that asks twice does not mean that the sessions shall be cut off.
+                if serving {
+                    self.advance_shutdown();
+                }
+            }
+            _ if !serving => respond(Err(IntakeError::ShuttingDown)),
+            DaemonAsk::List => respond(Ok(self.listing(LIST))),
+            DaemonAsk::Create { create, reply } => respond(self.create_for_client(&create, &reply)),
+            DaemonAsk::Stop { session_id } => match self.named(&session_id) {
+                Some(entry) => entry.stop(Box::new(|document| respond(Ok(document)))),
+                None => respond(Err(IntakeError::NotFound { session_id })),
+            },
+        }
+    }
+
+    fn create_for_client(&mut self, create: &Create, reply: &Arc<dyn Reply>) -> Result<Value, IntakeError> {
+        let now = Instant::now();
+        let instance_id = self.create(create, &|| reply.clone(), Arc::default(), now)?;
+        let entry = self.sessions.get(&instance_id);
+        Ok(entry.map_or(Value::Null, |e| documents::summary(&self.config.owner, &e.info, &e.facts, now)))
+    }
+}

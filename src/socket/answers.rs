@@ -1,0 +1,329 @@
+//! What each request does, and its answer.
+
+use super::client::Client;
+use super::requests::{Kind, PromptFields, Refusal, Request, Slash, slash};
+use super::routes::{NoRoute, Route};
+use super::stream::ChunkStream;
+use super::{ClientRequest, DaemonAsk, DaemonRespond, PROTOCOL};
+use crate::nats::intake::{self, IntakeError};
+use crate::prompt::commands;
+use crate::reply::{Reply, SilentReply};
+use crate::session::control::{Control, ControlRequest, Input};
+use crate::session::{Command, EndReason};
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, bounded, select};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a session or the daemon may take to answer. They answer within one step, so this is never waited for unless
+/// something is wrong.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long the end of a run or of a session may take: it includes what its programs need to die.
+const END: Duration = Duration::from_secs(30);
+
+/// Why a request failed.
+pub enum Failure {
+    Text(String),
+    /// By the intake's rules, with its code.
+    Intake(IntakeError),
+}
+
+impl From<NoRoute> for Failure {
+    fn from(why: NoRoute) -> Failure {
+        Failure::Text(why.to_string())
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(why: &str) -> Failure {
+        Failure::Text(why.to_string())
+    }
+}
+
+type Outcome = Result<Value, Failure>;
+
+impl Client<'_> {
+    /// Does what is asked and writes the response.
+    pub fn answer(&mut self, mut request: Request) {
+        let kind = std::mem::replace(&mut request.kind, Kind::Ping);
+        let stream = match &kind {
+            Kind::Prompt(fields) if fields.stream => true,
+            Kind::Intake(asked, stream) => *stream && matches!(**asked, intake::Request::Create(_)),
+            _ => false,
+        };
+        let stream = stream.then(|| Arc::new(ChunkStream::new(self.link.clone(), request.id.clone())));
+        let outcome = self.work(&request, kind, stream.as_ref());
+        match outcome {
+            Ok(data) => {
+                self.succeed(&request, data);
+                if let Some(stream) = stream {
+                    stream.open();
+                }
+            }
+            Err(failure) => {
+                if let Some(stream) = stream {
+                    stream.discard();
+                }
+                // The reference throws in these handlers, and answers what was thrown under the name that was asked for.
+                let asked = matches!(request.command, "answer" | "reject");
+                let command = if asked { request.asked.clone() } else { request.command.to_string() };
+                let (error, details) = match failure {
+                    Failure::Text(error) => (error, None),
+                    Failure::Intake(error) => (error.summary(), Some(error.document())),
+                };
+                self.refuse(Refusal { id: request.id, command, error, details });
+            }
+        }
+    }
+
+    fn work(&mut self, request: &Request, kind: Kind, stream: Option<&Arc<ChunkStream>>) -> Outcome {
+        let reply = stream.map(|stream| stream.clone() as Arc<dyn Reply>);
+        match kind {
+            Kind::Ping => {
+                let state = match self.route(request) {
+                    Ok(route) => self.state(&route, "ping")?,
+                    // The daemon itself is there in any case.
+                    Err(_) if request.session.is_none() => {
+                        Value::Object(self.shared.identity.front(&self.shared.table(), "ping"))
+                    }
+                    Err(why) => return Err(why),
+                };
+                Ok(json!({"protocol": PROTOCOL, "state": state}))
+            }
+            Kind::State => self.state(&*self.route(request)?, "get_state"),
+            Kind::Subscribe { enabled: false, .. } => self.unsubscribe(request),
+            Kind::Subscribe { enabled: true, since } => {
+                let route = self.route(request)?;
+                self.subscribe(&route, since)
+            }
+            Kind::Emit { message } => {
+                let data = json!({"message": message});
+                self.ask(&*self.route(request)?, Control::Emit { event: "bridge_emit", data })
+            }
+            Kind::Commands => Ok(self.commands(&*self.route(request)?)),
+            Kind::Prompt(fields) => self.prompt(&*self.route(request)?, *fields, reply),
+            Kind::History(query) => self.ask(&*self.route(request)?, Control::History(query)),
+            Kind::Abort => {
+                let route = self.route(request)?;
+                let state = self.ask_within(&route, Control::Abort, END)?;
+                Ok(self.with_socket(&route, state, "abort"))
+            }
+            Kind::Shutdown { confirmed: false } => Err("Set confirm:true to shutdown this Pi session".into()),
+            Kind::Shutdown { confirmed: true } if self.own.is_none() && request.session.is_none() => {
+                self.ask_daemon(DaemonAsk::ShutDown, ANSWER)
+            }
+            Kind::Shutdown { confirmed: true } => {
+                let route = self.route(request)?;
+                // A session whose inbox is full or closed is ending already.
+                let _ = route.commands.send_timeout(Command::End(EndReason::Stopped), ANSWER);
+                Ok(json!({"requested": true}))
+            }
+            Kind::Questions => self.ask(&*self.route(request)?, Control::Questions),
+            Kind::Answer { question: id, answers } => {
+                self.ask(&*self.route(request)?, Control::Answer { id, answers, source: "bridge" })
+            }
+            Kind::Reject { question: id } => self.ask(&*self.route(request)?, Control::Reject { id, source: "bridge" }),
+            Kind::Inspect => self.ask(&*self.route(request)?, Control::Inspect),
+            Kind::Intake(asked, _) => self.intake(*asked, reply),
+        }
+    }
+
+    /// The session that a request is for.
+    fn route(&self, request: &Request) -> Result<Arc<Route>, Failure> {
+        match (&self.own, &request.session) {
+            (Some(own), None) => Ok(own.clone()),
+            (Some(own), Some(id)) if *id == own.info.id => Ok(own.clone()),
+            (Some(own), Some(_)) => Err(Failure::Text(format!("this is the socket of session {:?}", own.info.id))),
+            (None, id) => Ok(self.shared.table().find(id.as_deref())?),
+        }
+    }
+
+    /// Asks a session for something that takes it one step.
+    pub fn ask(&self, route: &Route, control: Control) -> Outcome {
+        self.ask_within(route, control, ANSWER)
+    }
+
+    fn ask_within(&self, route: &Route, control: Control, time: Duration) -> Outcome {
+        let (sender, receiver) = bounded(1);
+        let respond = Box::new(move |answer| {
+            // There is room for the only answer; a client that does not wait any more has none to take.
+            let _ = sender.try_send(answer);
+        });
+        let command = Command::Control(Box::new(ControlRequest { control, respond }));
+        match route.commands.send_timeout(command, time) {
+            Ok(()) => {}
+            Err(SendTimeoutError::Timeout(_)) => return Err("busy: the session takes no request".into()),
+            Err(SendTimeoutError::Disconnected(_)) => return Err("the session has ended".into()),
+        }
+        match self.wait(&receiver, time) {
+            Ok(Ok(answer)) => Ok(answer.into_document()),
+            Ok(Err(error)) => Err(Failure::Text(error.message)),
+            Err(RecvTimeoutError::Disconnected) => Err("the session has ended".into()),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(Failure::Text(format!("the session did not answer within {} s", time.as_secs())))
+            }
+        }
+    }
+
+    /// Waits for an answer, but not longer than for the client.
+    fn wait<T>(&self, answer: &Receiver<T>, time: Duration) -> Result<T, RecvTimeoutError> {
+        select! {
+            recv(answer) -> answer => answer.map_err(|_| RecvTimeoutError::Disconnected),
+            recv(self.link.gone()) -> _ => Err(RecvTimeoutError::Timeout),
+            default(time) => Err(RecvTimeoutError::Timeout),
+        }
+    }
+
+    fn ask_daemon(&self, ask: DaemonAsk, time: Duration) -> Outcome {
+        let (sender, receiver) = bounded(1);
+        let respond: DaemonRespond = Box::new(move |answer| {
+            let _ = sender.try_send(answer);
+        });
+        if self.shared.requests.send_timeout(ClientRequest { ask, respond }, time).is_err() {
+            return Err("busy: the daemon takes no request".into());
+        }
+        match self.wait(&receiver, time) {
+            Ok(answer) => answer.map_err(Failure::Intake),
+            Err(_) => Err(Failure::Text(format!("the daemon did not answer within {} s", time.as_secs()))),
+        }
+    }
+
+    fn state(&self, route: &Route, reason: &str) -> Outcome {
+        let state = self.ask(route, Control::State)?;
+        Ok(self.with_socket(route, state, reason))
+    }
+
+    /// A session's own idea of its state, with what only the side channel knows.
+    fn with_socket(&self, route: &Route, state: Value, reason: &str) -> Value {
+        let mut row = match &self.own {
+            Some(_) => self.shared.identity.own(route, reason),
+            None => self.shared.identity.session(route, &self.shared.identity.daemon_socket, reason),
+        };
+        if let Value::Object(mut state) = state {
+            state.remove("lastReason");
+            row.extend(state);
+        }
+        Value::Object(row)
+    }
+
+    /// The events of a session from now on, after those that came after number `since`.
+    pub fn subscribe(&mut self, route: &Arc<Route>, since: Option<u64>) -> Outcome {
+        let data = self.ask(route, Control::Subscribe { sink: self.link.clone(), since })?;
+        self.link.mute(false);
+        self.subscribed.retain(|known| known.token != route.token);
+        // Sessions that are over have nothing more to tell.
+        let table = self.shared.table();
+        self.subscribed.retain(|known| table.routes.contains_key(&known.token));
+        drop(table);
+        self.subscribed.push(route.clone());
+        Ok(data)
+    }
+
+    /// No more events: of one session, or of any.
+    fn unsubscribe(&mut self, request: &Request) -> Outcome {
+        let id = request.session.as_deref();
+        let (ended, kept) =
+            std::mem::take(&mut self.subscribed).into_iter().partition(|route| id.is_none_or(|id| id == route.info.id));
+        self.subscribed = kept;
+        self.link.mute(self.subscribed.is_empty());
+        for route in ended {
+            // One that is over sends no more events either.
+            let _ = self.ask(&route, Control::Unsubscribe { sink: self.link.clone() });
+        }
+        Ok(json!({"enabled": false}))
+    }
+
+    fn commands(&self, route: &Route) -> Value {
+        let own = [
+            ("bridge:status", "Tell where the socket and the registry file are"),
+            ("bridge:ping", "Answer with an event bridge_pong, without the model"),
+        ];
+        let own = own.map(|(name, text)| json!({"name": name, "description": text, "source": "extension"}));
+        let found = commands::list(&self.shared.config.places(&route.info.cwd));
+        json!({"commands": own.into_iter().chain(found).collect::<Vec<_>>()})
+    }
+
+    fn prompt(&self, route: &Route, mut fields: PromptFields, reply: Option<Arc<dyn Reply>>) -> Outcome {
+        let mut expanded = None;
+        match slash(&fields.text) {
+            Slash::None => {}
+            Slash::Status | Slash::Ping(_) => {
+                // There is no answer of a model to stream.
+                if let Some(reply) = reply {
+                    reply.finish(Ok(()));
+                }
+                return match slash(&fields.text) {
+                    Slash::Ping(text) => self.pong(route, &fields, text),
+                    _ => self.status(route),
+                };
+            }
+            Slash::Command(name) => {
+                let found = commands::expand(&fields.text, &self.shared.config.places(&route.info.cwd));
+                let Some(found) = found else {
+                    let why = format!("Unknown command: /{name} (get_commands lists those that there are)");
+                    return Err(Failure::Text(why));
+                };
+                expanded = Some((found.kind, found.command));
+                fields.text = found.text;
+            }
+        }
+        let input = Input {
+            text: fields.text,
+            images: fields.images,
+            deliver: fields.deliver,
+            from: fields.from,
+            source: "extension",
+            reply,
+        };
+        let mut data = self.ask(route, Control::Prompt(input))?;
+        if let Some((kind, command)) = expanded {
+            data["expandedAs"] = json!(kind);
+            data["expandedCommand"] = json!(command);
+        }
+        Ok(data)
+    }
+
+    /// `/bridge:status`: where everything is, after the registry was told to look.
+    fn status(&self, route: &Route) -> Outcome {
+        route.facts.outdated("bridge:status");
+        let own = self.shared.table().only().is_none();
+        let directory = &self.shared.directory;
+        let row = if own { directory.session_row(&route.info.id) } else { directory.daemon_row() };
+        let socket = route.socket.as_ref().unwrap_or(&self.shared.identity.daemon_socket);
+        let idle = !route.facts.running();
+        Ok(json!({"deliveredAs": "now", "idleBeforeSend": idle, "socketPath": socket.to_string_lossy(),
+            "registryPath": row.to_string_lossy()}))
+    }
+
+    /// `/bridge:ping`: a sign of life of the session, without its model.
+    fn pong(&self, route: &Route, fields: &PromptFields, text: &str) -> Outcome {
+        let idle = !route.facts.running();
+        let source = "extension";
+        self.ask(route, Control::Emit { event: "input", data: json!({"text": fields.text, "source": source}) })?;
+        self.ask(route, Control::Emit { event: "bridge_pong", data: json!({"text": text, "source": source}) })?;
+        let delivered = if idle { "now" } else { "steer" };
+        Ok(json!({"deliveredAs": delivered, "idleBeforeSend": idle}))
+    }
+
+    /// What only the daemon can do.
+    fn intake(&self, asked: intake::Request, reply: Option<Arc<dyn Reply>>) -> Outcome {
+        if let Some(own) = &self.own {
+            let daemon = self.shared.identity.daemon_socket.display();
+            let why = format!("this is the socket of session {:?}; the daemon's is {daemon}", own.info.id);
+            return Err(Failure::Text(why));
+        }
+        match asked {
+            intake::Request::List => self.ask_daemon(DaemonAsk::List, ANSWER),
+            intake::Request::Stop { session_id } => self.ask_daemon(DaemonAsk::Stop { session_id }, END),
+            intake::Request::Create(create) => {
+                let reply = reply.unwrap_or_else(|| Arc::new(SilentReply));
+                let mut row = self.ask_daemon(DaemonAsk::Create { create, reply }, ANSWER)?;
+                let id = row["sessionId"].as_str().map(str::to_owned);
+                if let Some(socket) = self.shared.table().find(id.as_deref()).ok().and_then(|r| r.socket.clone()) {
+                    row["socketPath"] = json!(socket.to_string_lossy());
+                }
+                Ok(row)
+            }
+        }
+    }
+}

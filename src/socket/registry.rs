@@ -1,0 +1,236 @@
+//! The registry: one small file for each session that clients can find, written by a thread of its own.
+//!
+//! While there is exactly one session, `<pid>.json` stands for it, so that a client that knows of no daemons finds it.
+//! Otherwise that row is the daemon's, and with two sessions or more each has a row `<pid>-<id>.json`.
+
+use super::directory::{self, BridgeDirectory};
+use super::routes::{Route, Table};
+use super::{PROTOCOL, Shared};
+use crate::session::state;
+use crate::transcript::{iso_time, now_ms};
+use crossbeam_channel::Receiver;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Rows are written anew this often, so that they show that somebody still cares for them (the reference's number).
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Rows of sessions that one heartbeat writes anew, in turn: a thousand idle sessions shall not wear out a flash disk.
+const HEARTBEAT_ROWS: usize = 64;
+/// Between two rounds of writing. What changes more often than that is written once.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A pause is at least this many times as long as the round before it took, so that writing never takes a tenth of a core.
+const REST: u32 = 10;
+
+/// What of the daemon is the same in every row.
+pub struct Identity {
+    pub pid: u32,
+    pub hostname: String,
+    pub root: PathBuf,
+    pub daemon_socket: PathBuf,
+    pub cwd: PathBuf,
+    /// Unix time in milliseconds.
+    pub started_ms: i64,
+}
+
+impl Identity {
+    pub fn new(directory: &BridgeDirectory) -> Identity {
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Identity {
+            pid: std::process::id(),
+            hostname: hostname.trim().to_string(),
+            root: directory.root().to_path_buf(),
+            daemon_socket: directory.daemon_socket(),
+            cwd: std::env::current_dir().unwrap_or_default(),
+            started_ms: now_ms(),
+        }
+    }
+
+    fn base(&self) -> Map<String, Value> {
+        Map::from_iter([
+            ("protocol".to_string(), json!(PROTOCOL)),
+            ("pid".to_string(), json!(self.pid)),
+            ("hostname".to_string(), json!(self.hostname)),
+        ])
+    }
+
+    fn finish(&self, row: &mut Map<String, Value>, socket: &Path, started_ms: i64, reason: &str) {
+        row.insert("socketPath".into(), json!(socket.to_string_lossy()));
+        row.insert("daemonSocketPath".into(), json!(self.daemon_socket.to_string_lossy()));
+        row.insert("bridgeDir".into(), json!(self.root.to_string_lossy()));
+        row.insert("startedAt".into(), json!(iso_time(started_ms)));
+        row.insert("updatedAt".into(), json!(iso_time(now_ms())));
+        row.insert("lastReason".into(), json!(reason));
+    }
+
+    /// The daemon itself, where it does not stand for a session.
+    pub fn daemon(&self, sessions: usize, reason: &str) -> Map<String, Value> {
+        let mut row = self.base();
+        row.insert("cwd".into(), json!(self.cwd.to_string_lossy()));
+        row.insert("role".into(), json!("daemon"));
+        row.insert("sessions".into(), json!(sessions));
+        self.finish(&mut row, &self.daemon_socket, self.started_ms, reason);
+        row
+    }
+
+    /// A session, reached over `socket`.
+    pub fn session(&self, route: &Route, socket: &Path, reason: &str) -> Map<String, Value> {
+        let mut row = self.base();
+        row.extend(state(&route.info, &route.facts));
+        self.finish(&mut row, socket, route.info.created_ms, reason);
+        row
+    }
+
+    /// A session as its own row and its own socket show it.
+    pub fn own(&self, route: &Route, reason: &str) -> Map<String, Value> {
+        self.session(route, route.socket.as_deref().unwrap_or(&self.daemon_socket), reason)
+    }
+
+    /// What the daemon's own socket stands for at the moment.
+    pub fn front(&self, table: &Table, reason: &str) -> Map<String, Value> {
+        match table.only() {
+            Some(route) => self.session(route, &self.daemon_socket, reason),
+            None => self.daemon(table.named().count(), reason),
+        }
+    }
+}
+
+/// Writes the registry until told to stop, then removes what it wrote. The work of a thread of its own.
+pub fn run(shared: &Shared, wake: &Receiver<()>) {
+    let mut registry = Registry { shared, front: None, written: BTreeMap::new(), turn: 0, failed: false };
+    let mut heartbeat = Instant::now() + HEARTBEAT;
+    registry.round(Some("startup"));
+    // Only now, because clients shall find the daemon as early as possible.
+    let used = |path: &Path| registry.is_used(path);
+    shared.directory.sweep(used);
+    loop {
+        let _ = wake.recv_deadline(heartbeat);
+        if shared.stopping.is_cancelled() {
+            break;
+        }
+        let begun = Instant::now();
+        let beat = begun >= heartbeat;
+        if beat {
+            heartbeat = begun + HEARTBEAT;
+        }
+        registry.round(beat.then_some("heartbeat"));
+        if shared.stopping.sleep(PAUSE.max(begun.elapsed() * REST)) {
+            break;
+        }
+    }
+    registry.remove_all();
+}
+
+/// What the `registry` thread knows of its files.
+struct Registry<'a> {
+    shared: &'a Shared,
+    /// The session that `<pid>.json` stood for when it was written last, or 0 and how many there were.
+    front: Option<(u64, usize)>,
+    /// The sessions that have a row, by token.
+    written: BTreeMap<u64, String>,
+    /// The session whose row the last heartbeat wrote last.
+    turn: u64,
+    /// The last attempt to write failed.
+    failed: bool,
+}
+
+impl Registry<'_> {
+    /// Brings the files up to date. `all`: why rows are written that did not change.
+    fn round(&mut self, all: Option<&'static str>) {
+        let (routes, front) = {
+            let table = self.shared.table();
+            let front = table.only().map_or((0, table.named().count()), |route| (route.token, 1));
+            (table.named().cloned().collect::<Vec<Arc<Route>>>(), front)
+        };
+        let gone: Vec<u64> = match routes.as_slice() {
+            [] | [_] => self.written.keys().copied().collect(),
+            _ => {
+                let lives = |token: &u64| routes.binary_search_by_key(token, |route| route.token).is_ok();
+                self.written.keys().filter(|token| !lives(token)).copied().collect()
+            }
+        };
+        for token in gone {
+            if let Some(id) = self.written.remove(&token) {
+                remove(&self.shared.directory.session_row(&id));
+            }
+        }
+        let identity = &self.shared.identity;
+        let changed = (self.front != Some(front)).then_some("session_start");
+        let path = self.shared.directory.daemon_row();
+        match routes.as_slice() {
+            [route] => {
+                if let Some(reason) = route.facts.take_outdated().or(changed).or(all) {
+                    self.write(&path, &identity.session(route, &identity.daemon_socket, reason));
+                }
+            }
+            routes => {
+                if let Some(reason) = all.or(changed) {
+                    self.write(&path, &identity.daemon(routes.len(), reason));
+                }
+                let turn = if all.is_some() { self.take_turn() } else { Vec::new() };
+                for route in routes {
+                    let fresh = (!self.written.contains_key(&route.token)).then_some("session_start");
+                    let beat = turn.contains(&route.token).then_some("heartbeat");
+                    if let Some(reason) = route.facts.take_outdated().or(fresh).or(beat) {
+                        let path = self.shared.directory.session_row(&route.info.id);
+                        self.write(&path, &identity.own(route, reason));
+                        self.written.insert(route.token, route.info.id.clone());
+                    }
+                }
+            }
+        }
+        self.front = Some(front);
+    }
+
+    /// The sessions whose turn it is to be written by a heartbeat.
+    fn take_turn(&mut self) -> Vec<u64> {
+        let after = self.written.range((Excluded(self.turn), Unbounded)).map(|(token, _)| *token);
+        let tokens: Vec<u64> = after.take(HEARTBEAT_ROWS).collect();
+        self.turn = if tokens.len() < HEARTBEAT_ROWS { 0 } else { tokens.last().copied().unwrap_or(0) };
+        tokens
+    }
+
+    fn write(&mut self, path: &Path, row: &Map<String, Value>) {
+        let text = serde_json::to_string_pretty(row).unwrap_or_default() + "\n";
+        match directory::replace(path, &text) {
+            Ok(()) => self.failed = false,
+            Err(e) => {
+                let why = format!("{}: {e}", path.display());
+                // A full disk is told once, not four times a minute.
+                if !std::mem::replace(&mut self.failed, true) {
+                    log::warn!("side channel: {why}");
+                }
+                for link in self.shared.links(|_| true) {
+                    link.report(&why, "writeRegistry");
+                }
+            }
+        }
+    }
+
+    fn is_used(&self, path: &Path) -> bool {
+        let table = self.shared.table();
+        path == self.shared.directory.daemon_row()
+            || path == self.shared.directory.daemon_socket()
+            || table.routes.values().any(|route| route.socket.as_deref() == Some(path))
+            || self.written.values().any(|id| path == self.shared.directory.session_row(id))
+            || path.starts_with(self.shared.directory.root().join("raw"))
+    }
+
+    fn remove_all(&mut self) {
+        for id in std::mem::take(&mut self.written).into_values() {
+            remove(&self.shared.directory.session_row(&id));
+        }
+        remove(&self.shared.directory.daemon_row());
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(e) = std::fs::remove_file(path)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        log::debug!("{}: {e}", path.display());
+    }
+}

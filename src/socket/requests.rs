@@ -1,0 +1,399 @@
+//! What a client asks for: reading a line, with all the aliases and tolerance that existing clients rely on.
+
+use crate::event_log::HistoryQuery;
+use crate::nats::intake::{self, IntakeError};
+use crate::session::control::Deliver;
+use crate::transcript::Block;
+use serde_json::{Map, Value};
+
+/// A request that could be read.
+#[derive(Debug)]
+pub struct Request {
+    /// Repeated in the answer exactly as it came; absent if there was none.
+    pub id: Option<Value>,
+    /// The request's type as the client wrote it.
+    pub asked: String,
+    /// The request's type by its usual name.
+    pub command: &'static str,
+    /// The session that is meant, on the daemon's socket.
+    pub session: Option<String>,
+    pub kind: Kind,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub enum Kind {
+    Ping,
+    State,
+    Subscribe {
+        enabled: bool,
+        since: Option<u64>,
+    },
+    Emit {
+        message: String,
+    },
+    Commands,
+    Prompt(Box<PromptFields>),
+    History(HistoryQuery),
+    Abort,
+    Shutdown {
+        confirmed: bool,
+    },
+    Questions,
+    Answer {
+        question: String,
+        answers: Value,
+    },
+    Reject {
+        question: String,
+    },
+    Inspect,
+    /// Something of the daemon's, by the intake's rules.
+    Intake(Box<intake::Request>, Stream),
+}
+
+/// Whether an answer is streamed to the client.
+pub type Stream = bool;
+
+/// A message for the model.
+#[derive(Debug, PartialEq)]
+pub struct PromptFields {
+    pub text: String,
+    pub images: Vec<Block>,
+    pub deliver: Deliver,
+    pub from: Option<String>,
+    pub stream: Stream,
+}
+
+/// A line that is no request.
+#[derive(Debug, PartialEq)]
+pub struct Refusal {
+    pub id: Option<Value>,
+    pub command: String,
+    pub error: String,
+    /// The intake's document, where its rules were broken.
+    pub details: Option<Value>,
+}
+
+impl Refusal {
+    fn new(id: Option<Value>, command: impl Into<String>, error: impl Into<String>) -> Refusal {
+        Refusal { id, command: command.into(), error: error.into(), details: None }
+    }
+}
+
+/// Reads a line.
+///
+/// # Errors
+/// What is to be answered instead.
+pub fn parse(line: &[u8]) -> Result<Request, Refusal> {
+    let value: Value =
+        serde_json::from_slice(line).map_err(|e| Refusal::new(None, "parse", format!("SyntaxError: {e}")))?;
+    let missing = "Unknown command type: <missing>";
+    let Value::Object(mut fields) = value else { return Err(Refusal::new(None, "unknown", missing)) };
+    let id = fields.remove("id");
+    let Some(Value::String(asked)) = fields.remove("type") else { return Err(Refusal::new(id, "unknown", missing)) };
+    let refused = |error: String| Refusal::new(id.clone(), asked.clone(), error);
+    let session = match fields.get("session") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(session)) => Some(session.clone()),
+        Some(_) => return Err(refused("session must be a string".into())),
+    };
+    let (command, kind) = kind(&asked, fields).map_err(|why| match why {
+        Wrong::Unknown => refused(format!("Unknown command type: {asked}")),
+        Wrong::Text(error) => refused(error),
+        Wrong::Intake(error) => Refusal { details: Some(error.document()), ..refused(error.summary()) },
+    })?;
+    Ok(Request { id, asked, command, session, kind })
+}
+
+/// What is wrong with a request.
+enum Wrong {
+    Unknown,
+    Text(String),
+    Intake(IntakeError),
+}
+
+fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind), Wrong> {
+    let stream = fields.get("stream") == Some(&Value::Bool(true));
+    let confirmed = fields.get("confirm") == Some(&Value::Bool(true));
+    Ok(match asked {
+        "ping" => ("ping", Kind::Ping),
+        "get_state" | "state" => ("get_state", Kind::State),
+        "subscribe" => {
+            // Only the word itself mutes; whatever else is there means yes.
+            let enabled = fields.get("enabled") != Some(&Value::Bool(false));
+            ("subscribe", Kind::Subscribe { enabled, since: fields.get("sinceSeq").and_then(Value::as_u64) })
+        }
+        "emit" => ("emit", Kind::Emit { message: text(&fields, "message").unwrap_or_else(|| "test".into()) }),
+        "get_commands" | "commands" => ("get_commands", Kind::Commands),
+        "prompt" | "send" => ("prompt", prompt(&fields, Deliver::Auto, stream)?),
+        "steer" => ("steer", prompt(&fields, Deliver::Steer, stream)?),
+        "follow_up" | "followUp" => ("follow_up", prompt(&fields, Deliver::FollowUp, stream)?),
+        "history" => ("history", Kind::History(HistoryQuery::from_json(&fields))),
+        "abort" => ("abort", Kind::Abort),
+        "shutdown" => ("shutdown", Kind::Shutdown { confirmed }),
+        "questions" | "question_list" => ("questions", Kind::Questions),
+        "answer" | "question_reply" => {
+            let answers = fields.get("answers").cloned().unwrap_or_default();
+            ("answer", Kind::Answer { question: question(&fields)?, answers })
+        }
+        "reject" | "question_reject" => ("reject", Kind::Reject { question: question(&fields)? }),
+        "inspect" => ("inspect", Kind::Inspect),
+        "run" => ("run", intake("run", fields, stream)?),
+        "session" => ("session", intake("session", fields, stream)?),
+        "stop" => ("stop", intake("stop", fields, stream)?),
+        "list" => ("list", intake("list", fields, stream)?),
+        _ => return Err(Wrong::Unknown),
+    })
+}
+
+fn text(fields: &Map<String, Value>, key: &str) -> Option<String> {
+    fields.get(key).and_then(Value::as_str).map(str::to_owned)
+}
+
+fn intake(mode: &str, fields: Map<String, Value>, stream: Stream) -> Result<Kind, Wrong> {
+    let request = intake::read(mode, fields).map_err(Wrong::Intake)?;
+    Ok(Kind::Intake(Box::new(request), stream))
+}
+
+fn question(fields: &Map<String, Value>) -> Result<String, Wrong> {
+    let id = ["requestId", "request_id"].into_iter().find_map(|key| text(fields, key));
+    id.map(|id| id.trim().to_string())
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| Wrong::Text("Error: Expected requestId/request_id".into()))
+}
+
+fn prompt(fields: &Map<String, Value>, usual: Deliver, stream: Stream) -> Result<Kind, Wrong> {
+    let content = fields.get("content").filter(|c| c.is_string() || c.is_array()).or_else(|| fields.get("message"));
+    let no_content = || Wrong::Text("Expected string message or content array".into());
+    let (text, images) = content.and_then(parts).ok_or_else(no_content)?;
+    let named = |key: &str| fields.get(key).and_then(Value::as_str);
+    let deliver = match named("deliverAs").or_else(|| named("streamingBehavior")) {
+        Some("auto") => Deliver::Auto,
+        Some("now") => Deliver::Now,
+        Some("steer") => Deliver::Steer,
+        Some("followUp" | "follow_up" | "follow-up") => Deliver::FollowUp,
+        Some("queue") => Deliver::Queue,
+        _ => usual,
+    };
+    if stream && matches!(deliver, Deliver::Steer | Deliver::FollowUp) {
+        let why = "only a prompt of its own can be streamed: deliver it as auto, now or queue";
+        return Err(Wrong::Text(why.into()));
+    }
+    let from = self::text(fields, "from").filter(|from| !from.is_empty());
+    if from.as_ref().is_some_and(|from| from.len() > intake::MAX_OPTION) {
+        return Err(Wrong::Text(format!("from is longer than {} bytes", intake::MAX_OPTION)));
+    }
+    Ok(Kind::Prompt(Box::new(PromptFields { text, images, deliver, from, stream })))
+}
+
+/// The text and the images of a message's content, if it is such content.
+fn parts(content: &Value) -> Option<(String, Vec<Block>)> {
+    let parts = match content {
+        Value::String(text) => return Some((text.clone(), Vec::new())),
+        Value::Array(parts) => parts,
+        _ => return None,
+    };
+    let (mut texts, mut images) = (Vec::new(), Vec::new());
+    for part in parts {
+        let field = |key: &str| part.get(key).and_then(Value::as_str);
+        match (part.as_str().or_else(|| field("text")), field("data"), field("mimeType")) {
+            (Some(text), None, _) => texts.push(text),
+            (_, Some(data), Some(mime_type)) => {
+                images.push(Block::Image { data: data.to_string(), mime_type: mime_type.to_string() });
+            }
+            _ => return None,
+        }
+    }
+    Some((texts.join("\n"), images))
+}
+
+/// A text that begins with a slash.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Slash<'a> {
+    /// No command: other text, or a path such as `/etc/hosts`.
+    None,
+    /// `/bridge:status`
+    Status,
+    /// `/bridge:ping`, with what is to be sent back.
+    Ping(&'a str),
+    /// Something that a skill or a template may stand for.
+    Command(&'a str),
+}
+
+/// Whether a text is a command.
+pub fn slash(text: &str) -> Slash<'_> {
+    let Some(rest) = text.strip_prefix('/') else { return Slash::None };
+    let (name, arguments) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    match name {
+        "bridge:status" => Slash::Status,
+        "bridge:ping" => Slash::Ping(Some(arguments.trim()).filter(|a| !a.is_empty()).unwrap_or("pong")),
+        "" => Slash::None,
+        name if name.contains('/') => Slash::None,
+        name => Slash::Command(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(request: &Value) -> Result<Request, Refusal> {
+        parse(request.to_string().as_bytes())
+    }
+
+    #[test]
+    fn ids_come_back_as_they_were() {
+        for id in [json!(7), json!(1.5), json!("x"), json!(null), json!({"a": [1]}), json!(true), json!([])] {
+            let request = json!({"type": "ping", "id": id});
+            assert_eq!(read(&request).expect("a request").id, Some(id.clone()));
+            let wrong = json!({"type": "nonsense", "id": id});
+            assert_eq!(read(&wrong).expect_err("no request").id, Some(id));
+        }
+        assert_eq!(read(&json!({"type": "ping"})).expect("a request").id, None);
+    }
+
+    #[test]
+    fn what_is_no_request_is_answered_in_the_protocols_words() {
+        for (line, command, error) in [
+            ("{", "parse", "SyntaxError: "),
+            ("\u{fffd}", "parse", "SyntaxError: "),
+            ("null", "unknown", "Unknown command type: <missing>"),
+            ("7", "unknown", "Unknown command type: <missing>"),
+            ("\"ping\"", "unknown", "Unknown command type: <missing>"),
+            ("[1]", "unknown", "Unknown command type: <missing>"),
+            ("{}", "unknown", "Unknown command type: <missing>"),
+            (r#"{"type":5}"#, "unknown", "Unknown command type: <missing>"),
+            (r#"{"type":"x y"}"#, "x y", "Unknown command type: x y"),
+            (r#"{"type":"prompt"}"#, "prompt", "Expected string message or content array"),
+            (r#"{"type":"send","message":5}"#, "send", "Expected string message or content array"),
+            (r#"{"type":"steer","content":{}}"#, "steer", "Expected string message or content array"),
+            (r#"{"type":"prompt","content":[{"type":"image"}]}"#, "prompt", "Expected string message"),
+            (r#"{"type":"answer"}"#, "answer", "Error: Expected requestId/request_id"),
+            (r#"{"type":"question_reject","requestId":" "}"#, "question_reject", "Error: Expected requestId"),
+            (r#"{"type":"ping","session":5}"#, "ping", "session must be a string"),
+            (r#"{"type":"run","cwd":"/"}"#, "run", "missing_fields"),
+            (r#"{"type":"session","body":"x","cwd":"/","sessionId":"a b"}"#, "session", "invalid_sessionId"),
+            (r#"{"type":"stop"}"#, "stop", "missing_fields"),
+            (r#"{"type":"steer","message":"x","stream":true}"#, "steer", "only a prompt of its own"),
+        ] {
+            let refusal = parse(line.as_bytes()).expect_err(line);
+            assert_eq!(refusal.command, command, "{line}");
+            assert!(refusal.error.starts_with(error), "{line}: {}", refusal.error);
+        }
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(parse(deep.as_bytes()).expect_err("too deep").command, "parse");
+        let broken = parse(br#"{"type":"stop","sessionId":">"}"#).expect_err("no id");
+        assert_eq!(broken.details.expect("the intake's document")["error"], "invalid_sessionId");
+    }
+
+    #[test]
+    fn aliases_have_one_name() {
+        for (asked, command) in [
+            ("state", "get_state"),
+            ("commands", "get_commands"),
+            ("question_list", "questions"),
+            ("get_state", "get_state"),
+            ("list", "list"),
+        ] {
+            let request = read(&json!({"type": asked})).expect("a request");
+            assert_eq!((request.command, request.asked.as_str()), (command, asked));
+        }
+        for (asked, command) in [("send", "prompt"), ("followUp", "follow_up"), ("follow_up", "follow_up")] {
+            assert_eq!(read(&json!({"type": asked, "message": "x"})).expect("a request").command, command);
+        }
+        let request = read(&json!({"type": "question_reply", "request_id": " q ", "answers": [["a"]]}));
+        match request.expect("a request").kind {
+            Kind::Answer { question, answers } => assert_eq!((question.as_str(), answers), ("q", json!([["a"]]))),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_the_word_false_mutes() {
+        for (enabled, expected) in
+            [(json!(false), false), (json!(true), true), (json!(0), true), (json!(null), true), (json!("false"), true)]
+        {
+            match read(&json!({"type": "subscribe", "enabled": enabled})).expect("a request").kind {
+                Kind::Subscribe { enabled: found, since: None } => assert_eq!(found, expected, "{enabled}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        for (since, expected) in [(json!(7), Some(7)), (json!(-1), None), (json!("7"), None)] {
+            match read(&json!({"type": "subscribe", "sinceSeq": since})).expect("a request").kind {
+                Kind::Subscribe { since: found, .. } => assert_eq!(found, expected),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn messages_are_delivered_as_asked() {
+        for (asked, deliver, expected) in [
+            ("prompt", json!(null), Deliver::Auto),
+            ("prompt", json!("now"), Deliver::Now),
+            ("prompt", json!("follow-up"), Deliver::FollowUp),
+            ("prompt", json!("nonsense"), Deliver::Auto),
+            ("steer", json!(null), Deliver::Steer),
+            ("steer", json!("now"), Deliver::Now),
+            ("follow_up", json!(7), Deliver::FollowUp),
+            ("follow_up", json!("auto"), Deliver::Auto),
+            ("prompt", json!("queue"), Deliver::Queue),
+        ] {
+            for key in ["deliverAs", "streamingBehavior"] {
+                let request = read(&json!({"type": asked, "message": "x", key: deliver})).expect("a request");
+                match request.kind {
+                    Kind::Prompt(fields) => assert_eq!(fields.deliver, expected, "{asked} {deliver}"),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        let both = json!({"type": "prompt", "message": "x", "deliverAs": "now", "streamingBehavior": "steer"});
+        assert!(matches!(read(&both).expect("a request").kind, Kind::Prompt(f) if f.deliver == Deliver::Now));
+    }
+
+    #[test]
+    fn content_is_text_or_parts_and_wins_over_a_message() {
+        let image = || Block::Image { data: "AA==".into(), mime_type: "image/png".into() };
+        for (content, message, text, images) in [
+            (json!("a"), json!("b"), "a", vec![]),
+            (json!(5), json!("b"), "b", vec![]),
+            (json!(""), json!("b"), "", vec![]),
+            (json!([]), json!("b"), "", vec![]),
+            (json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), json!(null), "a\nb", vec![]),
+            (
+                json!([{"type": "image", "data": "AA==", "mimeType": "image/png"}, {"type": "text", "text": "see"}]),
+                json!(null),
+                "see",
+                vec![image()],
+            ),
+        ] {
+            let request = json!({"type": "prompt", "content": content, "message": message});
+            match read(&request).expect("a request").kind {
+                Kind::Prompt(fields) => assert_eq!((fields.text.as_str(), &fields.images), (text, &images)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn commands_are_told_from_text() {
+        for (text, expected) in [
+            ("hello", Slash::None),
+            ("", Slash::None),
+            ("/", Slash::None),
+            ("/ x", Slash::None),
+            (" /x", Slash::None),
+            ("/etc/hosts is odd", Slash::None),
+            ("/bridge:status", Slash::Status),
+            ("/bridge:ping", Slash::Ping("pong")),
+            ("/bridge:ping  hello you ", Slash::Ping("hello you")),
+            ("/bridge:pingx", Slash::Command("bridge:pingx")),
+            ("/skill:a b\nc", Slash::Command("skill:a")),
+            ("/fix\nthis", Slash::Command("fix")),
+        ] {
+            assert_eq!(slash(text), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Which sessions there are, for requests that name one, for the listeners and for the registry.
+
+use super::link::Link;
+use crate::session::{Command, Facts, Info};
+use crossbeam_channel::Sender;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The way to one session.
+pub struct Route {
+    /// Never used twice, so that what belongs to a session cannot be taken for that of its successor of the same name.
+    pub token: u64,
+    pub info: Arc<Info>,
+    pub facts: Arc<Facts>,
+    pub commands: Sender<Command>,
+    /// Its own socket; ephemeral runs have none.
+    pub socket: Option<PathBuf>,
+}
+
+/// Everything that the threads of the side channel look up.
+#[derive(Default)]
+pub struct Table {
+    /// By token, which is in the order of creation.
+    pub routes: BTreeMap<u64, Arc<Route>>,
+    /// The sessions' listening sockets, by token.
+    pub listeners: BTreeMap<u64, OwnedFd>,
+    pub clients: BTreeMap<u64, Arc<Link>>,
+}
+
+/// Why a request has no session.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoRoute {
+    /// Nobody has this id.
+    Unknown(String),
+    /// None was named, and there is not exactly one. The ids of those that there are.
+    Unclear(Vec<String>),
+}
+
+impl Table {
+    /// The named sessions, oldest first.
+    pub fn named(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.values().filter(|route| route.info.named)
+    }
+
+    /// The only named session, if there is exactly one.
+    pub fn only(&self) -> Option<&Arc<Route>> {
+        let mut named = self.named();
+        named.next().filter(|_| named.next().is_none())
+    }
+
+    /// The session of that id, or the only one.
+    ///
+    /// # Errors
+    /// There is no such session.
+    pub fn find(&self, id: Option<&str>) -> Result<Arc<Route>, NoRoute> {
+        let found = match id {
+            Some(id) => self.routes.values().rev().find(|route| route.info.id == id),
+            None => self.only(),
+        };
+        found.cloned().ok_or_else(|| match id {
+            Some(id) => NoRoute::Unknown(id.to_string()),
+            None => NoRoute::Unclear(self.named().map(|route| route.info.id.clone()).collect()),
+        })
+    }
+}
+
+impl std::fmt::Display for NoRoute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NoRoute::Unknown(id) => write!(f, "no session {id:?}"),
+            NoRoute::Unclear(ids) if ids.is_empty() => f.write_str("there is no session"),
+            NoRoute::Unclear(ids) => {
+                write!(f, "there are {} sessions; say which with \"session\": {}", ids.len(), ids.join(", "))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::model::{ThinkingLevel, offline};
+    use crate::session::Setup;
+    use crossbeam_channel::{Receiver, bounded};
+    use std::time::Duration;
+
+    /// A route, and what is sent along it.
+    pub fn route(token: u64, id: &str, named: bool) -> (Arc<Route>, Receiver<Command>) {
+        let info = Info {
+            id: id.into(),
+            instance_id: format!("i{token}"),
+            named,
+            cwd: "/work".into(),
+            from: None,
+            tools: Vec::new(),
+            created_ms: 1_700_000_000_000,
+        };
+        let setup = Setup {
+            model: Arc::new(offline::model()),
+            thinking: ThinkingLevel::Off,
+            name: None,
+            max_lifetime: Duration::ZERO,
+            deadline: None,
+            file: None,
+        };
+        let (commands, receiver) = bounded(8);
+        let facts = Arc::new(Facts::new(setup));
+        (Arc::new(Route { token, info: Arc::new(info), facts, commands, socket: None }), receiver)
+    }
+
+    fn table(routes: &[(&str, bool)]) -> Table {
+        let mut table = Table::default();
+        for (token, (id, named)) in (1..).zip(routes) {
+            table.routes.insert(token, route(token, id, *named).0);
+        }
+        table
+    }
+
+    #[test]
+    fn a_session_is_found_by_id_or_by_being_the_only_one() {
+        let found = |routes: &[(&str, bool)], id| match table(routes).find(id) {
+            Ok(route) => route.info.id.clone(),
+            Err(why) => why.to_string(),
+        };
+        let (a, b, run) = (("a", true), ("b", true), ("run-1", false));
+        for (routes, id, expected) in [
+            (&[][..], None, "there is no session"),
+            (&[], Some("a"), "no session \"a\""),
+            (&[a], None, "a"),
+            (&[a, run], None, "a"),
+            (&[run], None, "there is no session"),
+            (&[run], Some("run-1"), "run-1"),
+            (&[a, b], None, "there are 2 sessions; say which with \"session\": a, b"),
+            (&[a, b], Some("b"), "b"),
+        ] {
+            assert_eq!(found(routes, id), expected, "{routes:?} {id:?}");
+        }
+    }
+}

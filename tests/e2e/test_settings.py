@@ -1,0 +1,71 @@
+"""settings.json: the user's, which count from the next use on, and a project's, which count where the folder is trusted."""
+
+import json
+
+from support.model_script import ToolCall
+
+
+def told(daemon, model, command):
+    """What a command prints in a run."""
+    model.script([ToolCall("bash", {"command": command})], "done")
+    assert daemon.run("go").text() == "done"
+    return model.requests[-1].tool_results[0][0]
+
+
+def project_settings(daemon, content):
+    path = daemon.cwd / ".pi/settings.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def trusting(new_daemon):
+    daemon = new_daemon()
+    daemon.config["trustedFolders"] = [str(daemon.cwd)]
+    return daemon.start()
+
+
+def test_a_shell_and_what_it_runs_first(daemon, model):
+    daemon.write_agent_file("settings.json", {"shellPath": "/bin/sh", "shellCommandPrefix": "greeting=hello"})
+    assert told(daemon, model, "echo $greeting from $0") == "hello from /bin/sh\n"
+
+
+def test_a_change_counts_at_once(daemon, model):
+    for word in ("one", "two"):
+        daemon.write_agent_file("settings.json", {"shellCommandPrefix": f"word={word}"})
+        assert told(daemon, model, "echo [$word]") == f"[{word}]\n"
+        daemon.write_agent_file("settings.json", {})
+        assert told(daemon, model, "echo [$word]") == "[]\n"
+
+
+def test_broken_settings_count_as_none_and_are_reported(daemon, model):
+    daemon.write_agent_file("settings.json", '{"shellCommandPrefix": ')
+    assert told(daemon, model, "echo hi") == "hi\n"
+    daemon.wait_log("settings.json")
+
+
+def test_a_project_that_is_not_trusted_has_no_say(daemon, model):
+    project_settings(daemon, {"shellCommandPrefix": "word=theirs"})
+    assert told(daemon, model, "echo ${word:-mine}") == "mine\n"
+
+
+def test_the_settings_of_a_trusted_project_beat_the_users(new_daemon, model):
+    daemon = trusting(new_daemon)
+    daemon.write_agent_file("settings.json", {"shellPath": "/bin/sh", "shellCommandPrefix": "word=mine"})
+    assert told(daemon, model, "echo $word $0") == "mine /bin/sh\n"
+    project_settings(daemon, {"shellCommandPrefix": "word=theirs"})
+    assert told(daemon, model, "echo $word $0") == "theirs /bin/sh\n"
+    project_settings(daemon, "{broken")
+    assert told(daemon, model, "echo $word $0") == "mine /bin/sh\n"
+    daemon.wait_log(r"\.pi/settings\.json")
+
+
+def test_a_trusted_project_names_its_model(new_daemon, model):
+    daemon = new_daemon()
+    daemon.config["trustedFolders"] = [str(daemon.cwd)]
+    del daemon.config["defaultModel"]
+    daemon.write_agent_file("settings.json", {"defaultProvider": "scripted", "defaultModel": "one"})
+    daemon.start()
+    project_settings(daemon, {"defaultProvider": "scripted-responses", "defaultModel": "three"})
+    model.script("ok")
+    assert daemon.run("x").text() == "ok"
+    assert model.requests[0].model == "three"
