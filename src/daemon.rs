@@ -529,6 +529,7 @@ impl Daemon {
             }
         };
         let (commands, receiver) = bounded(COMMANDS);
+        let spill_dir = self.spill_root.path().join(&info.instance_id);
         let parts = Parts {
             config: self.config.clone(),
             services: self.services_for(&info.cwd),
@@ -536,7 +537,11 @@ impl Daemon {
             facts: facts.clone(),
             subjects,
             commands: receiver,
-            spill_dir: self.spill_root.path().join(&info.instance_id),
+            raw_file: match &self.bridge {
+                Some(bridge) => bridge.raw_file(&info),
+                None => spill_dir.join("events.jsonl"),
+            },
+            spill_dir,
             state: self.state.clone(),
             storage,
             first,

@@ -105,6 +105,8 @@ pub struct Parts {
     pub commands: Receiver<Command>,
     /// Where tools may put what does not fit into a result; removed with the session.
     pub spill_dir: PathBuf,
+    /// What events leave out; made when first needed, removed with the session.
+    pub raw_file: PathBuf,
     /// The daemon's memory of its sessions.
     pub state: Option<Arc<StateDir>>,
     pub storage: Storage,
@@ -182,7 +184,7 @@ pub fn run(parts: Parts) -> EndReason {
         queue: Queue::new(parts.config.max_queue),
         steering: Waiting::default(),
         follow_up: Waiting::default(),
-        log: EventLog::new(parts.config.event_log.clone(), &parts.info.id, parts.spill_dir.join("events.jsonl")),
+        log: EventLog::new(parts.config.event_log.clone(), &parts.info.id, parts.raw_file),
         listeners: Vec::new(),
         questions: Questions::default(),
         askers: HashMap::new(),
