@@ -16,7 +16,7 @@ use crate::nats::session_subjects::SessionSubjects;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::reply::Reply;
 use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt, Setup, Storage};
-use crate::socket::{ClientRequest, SocketServer};
+use crate::socket::{ClientRequest, SessionSocket, SocketServer};
 use crate::state_dir::{OpenError, SavedSession, StateDir};
 use crate::threads::{self, Thread};
 use crate::tools::{self, child};
@@ -409,9 +409,10 @@ impl Daemon {
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
         let name = create.name()?.map(str::to_owned);
         let setup = Setup { model, thinking, name, max_lifetime, deadline, file: None };
+        let socket = self.open_socket(&info)?;
         let first = Prompt { message: Incoming::new(create.body.clone()), from, reply: reply(), counters, received };
         let instance_id = info.instance_id.clone();
-        self.start_session(info, Arc::new(Facts::new(setup)), service, storage, Some(first))?;
+        self.start_session(info, Arc::new(Facts::new(setup)), service, socket, storage, Some(first))?;
         Ok(instance_id)
     }
 
@@ -504,7 +505,8 @@ impl Daemon {
             facts.restore(totals);
         }
         let storage = Storage::Saved { file: saved.file, totals };
-        self.start_session(info, facts, Some(service), storage, None).map_err(|e| e.summary())
+        let socket = self.open_socket(&info).map_err(|e| e.summary())?;
+        self.start_session(info, facts, Some(service), socket, storage, None).map_err(|e| e.summary())
     }
 
     /// The session as discovery shows it.
@@ -526,6 +528,7 @@ impl Daemon {
         info: Arc<Info>,
         facts: Arc<Facts>,
         service: Option<Instance>,
+        socket: Option<SessionSocket>,
         storage: Storage,
         first: Option<Prompt>,
     ) -> Result<(), IntakeError> {
@@ -536,12 +539,6 @@ impl Daemon {
                 let opened = SessionSubjects::open(&self.connection, &self.config.owner, &info.id, prompt, inspect);
                 Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)
             }
-        };
-        let socket = match &self.bridge {
-            None => None,
-            Some(bridge) => bridge
-                .open_session(&info)
-                .map_err(|e| IntakeError::Busy { message: format!("no socket for a session: {e}") })?,
         };
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Parts {

@@ -16,7 +16,7 @@ mod waiting;
 
 use crate::cancel::Cancel;
 use crate::config::Config;
-use crate::event_log::{EventLog, EventSink, Settings};
+use crate::event_log::{EventLog, EventSink};
 use crate::events::AgentEvent;
 use crate::model::Services;
 use crate::nats::micro::Counters;
@@ -182,7 +182,7 @@ pub fn run(parts: Parts) -> EndReason {
         queue: Queue::new(parts.config.max_queue),
         steering: Waiting::default(),
         follow_up: Waiting::default(),
-        log: EventLog::new(Settings::default(), &parts.info.id, parts.spill_dir.join("events.jsonl")),
+        log: EventLog::new(parts.config.event_log.clone(), &parts.info.id, parts.spill_dir.join("events.jsonl")),
         listeners: Vec::new(),
         questions: Questions::default(),
         askers: HashMap::new(),
@@ -206,6 +206,8 @@ pub fn run(parts: Parts) -> EndReason {
     };
     let reason = match (session.open(storage), first) {
         (Ok(()), first) => {
+            let state = state(&session.info, &session.facts);
+            session.publish(&AgentEvent::Bridge { name: "bridge_start", data: json!({"state": state}) });
             if let Some(first) = first {
                 session.accept(first);
             }

@@ -124,12 +124,17 @@ class Bridge:
     def stream(self, request_id, timeout=DEADLINE):
         """The text and the end record of a streamed answer."""
         end, text = time.monotonic() + timeout, []
+        kept, self._kept = self._kept, []
         while True:
-            left = max(0.001, end - time.monotonic())
-            record = self.next(lambda r: r["type"] in ("chunk", "end") and r.get("id") == request_id, left)
-            if record["type"] == "end":
+            # Not by `next`, which would look at every event that came in between once for each piece.
+            record = kept.pop(0) if kept else self.record(max(0.001, end - time.monotonic()))
+            if record["type"] not in ("chunk", "end") or record.get("id") != request_id:
+                self._kept.append(record)
+            elif record["type"] == "chunk":
+                text.append(record["data"])
+            else:
+                self._kept += kept
                 return "".join(text), record
-            text.append(record["data"])
 
     def wait_idle(self, timeout=DEADLINE, **fields):
         return eventually(lambda: self.ask("get_state", **fields)["isIdle"], "the session is idle", timeout)
