@@ -390,7 +390,7 @@ impl Daemon {
             let message = format!("{} sessions are open, which is the limit", self.sessions.len());
             return Err(IntakeError::Busy { message });
         }
-        let usual = self.usual_tools(create.session_id.is_some());
+        let usual = self.usual_tools(&services, create.session_id.is_some());
         let tools = match create.tools()? {
             Some(names) => tools::select(&names, &usual).map_err(|message| IntakeError::InvalidRequest { message })?,
             None => usual,
@@ -422,9 +422,21 @@ impl Daemon {
     }
 
     /// The tools of a session that names none. Only a named one can be found by those who could answer questions.
-    fn usual_tools(&self, named: bool) -> Vec<String> {
-        let usual = tools::DEFAULT_TOOLS.into_iter().chain(named.then_some(tools::QUESTION));
-        self.config.tools.clone().unwrap_or_else(|| usual.map(str::to_owned).collect())
+    fn usual_tools(&self, services: &Services, named: bool) -> Vec<String> {
+        if let Some(configured) = &self.config.tools {
+            return configured.clone();
+        }
+        let mut usual = tools::DEFAULT_TOOLS.map(str::to_owned).to_vec();
+        if let Some(preferred) = services.default_tools() {
+            match tools::select(&preferred, &usual) {
+                Ok(preferred) => usual = preferred,
+                Err(reason) => log::warn!("defaultTools of the settings are left out: {reason}"),
+            }
+        }
+        if named && !usual.iter().any(|name| name == tools::QUESTION) {
+            usual.push(tools::QUESTION.to_owned());
+        }
+        usual
     }
 
     /// Where the session files of a working directory are.
