@@ -101,7 +101,7 @@ impl<'a> Client<'a> {
         };
         match requests::parse(line) {
             Ok(request) => self.answer(request),
-            Err(refusal) => self.refuse(refusal),
+            Err(refusal) => self.refuse(*refusal),
         }
     }
 

@@ -76,8 +76,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(id: Option<Value>, command: impl Into<String>, error: impl Into<String>) -> Refusal {
-        Refusal { id, command: command.into(), error: error.into(), details: None }
+    fn new(id: Option<Value>, command: impl Into<String>, error: impl Into<String>) -> Box<Refusal> {
+        Box::new(Refusal { id, command: command.into(), error: error.into(), details: None })
     }
 }
 
@@ -85,7 +85,7 @@ impl Refusal {
 ///
 /// # Errors
 /// What is to be answered instead.
-pub fn parse(line: &[u8]) -> Result<Request, Refusal> {
+pub fn parse(line: &[u8]) -> Result<Request, Box<Refusal>> {
     let value: Value =
         serde_json::from_slice(line).map_err(|e| Refusal::new(None, "parse", format!("SyntaxError: {e}")))?;
     let missing = "Unknown command type: <missing>";
@@ -101,7 +101,7 @@ pub fn parse(line: &[u8]) -> Result<Request, Refusal> {
     let (command, kind) = kind(&asked, fields).map_err(|why| match why {
         Wrong::Unknown => refused(format!("Unknown command type: {asked}")),
         Wrong::Text(error) => refused(error),
-        Wrong::Intake(error) => Refusal { details: Some(error.document()), ..refused(error.summary()) },
+        Wrong::Intake(error) => Box::new(Refusal { details: Some(error.document()), ..*refused(error.summary()) }),
     })?;
     Ok(Request { id, asked, command, session, kind })
 }
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read(request: &Value) -> Result<Request, Refusal> {
+    fn read(request: &Value) -> Result<Request, Box<Refusal>> {
         parse(request.to_string().as_bytes())
     }
 
