@@ -24,7 +24,7 @@ use crate::nats::session_subjects::{Place, SessionSubjects};
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::reply::Reply;
 use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt, Setup, Storage};
-use crate::socket::{ClientRequest, SocketServer};
+use crate::socket::{ClientRequest, SessionSocket, SocketServer};
 use crate::state_dir::{OpenError, SavedSession, StateDir};
 use crate::threads::{self, Thread};
 use crate::tools::{self, child};
@@ -395,7 +395,7 @@ impl Daemon {
             let message = format!("{} sessions are open, which is the limit", self.sessions.len());
             return Err(IntakeError::Busy { message });
         }
-        let usual = self.usual_tools(create.session_id.is_some());
+        let usual = self.usual_tools(&services, create.session_id.is_some());
         let tools = match create.tools()? {
             Some(names) => tools::select(&names, &usual).map_err(|message| IntakeError::InvalidRequest { message })?,
             None => usual,
@@ -415,6 +415,7 @@ impl Daemon {
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
         let name = create.name()?.map(str::to_owned);
         let setup = Setup { model, thinking, name, max_lifetime, deadline, file: None };
+        let socket = self.open_socket(&info)?;
         let first = create.body.clone().map(|body| Prompt {
             message: Incoming::new(body),
             from,
@@ -424,7 +425,7 @@ impl Daemon {
             received,
         });
         let instance_id = info.instance_id.clone();
-        self.start_session(info, Arc::new(Facts::new(setup)), settings, storage, first)?;
+        self.start_session(info, Arc::new(Facts::new(setup)), settings, socket, storage, first)?;
         Ok(instance_id)
     }
 
@@ -434,9 +435,21 @@ impl Daemon {
     }
 
     /// The tools of a session that names none. Only a named one can be found by those who could answer questions.
-    fn usual_tools(&self, named: bool) -> Vec<String> {
-        let usual = tools::DEFAULT_TOOLS.into_iter().chain(named.then_some(tools::QUESTION));
-        self.config.tools.clone().unwrap_or_else(|| usual.map(str::to_owned).collect())
+    fn usual_tools(&self, services: &Services, named: bool) -> Vec<String> {
+        if let Some(configured) = &self.config.tools {
+            return configured.clone();
+        }
+        let mut usual = tools::DEFAULT_TOOLS.map(str::to_owned).to_vec();
+        if let Some(preferred) = services.default_tools() {
+            match tools::select(&preferred, &usual) {
+                Ok(preferred) => usual = preferred,
+                Err(reason) => log::warn!("defaultTools of the settings are left out: {reason}"),
+            }
+        }
+        if named && !usual.iter().any(|name| name == tools::QUESTION) {
+            usual.push(tools::QUESTION.to_owned());
+        }
+        usual
     }
 
     /// Where the session files of a working directory are.
@@ -504,7 +517,8 @@ impl Daemon {
             facts.restore(totals);
         }
         let storage = Storage::Saved { file: saved.file, totals };
-        self.start_session(info, facts, Settings::default(), storage, None).map_err(|e| e.summary())
+        let socket = self.open_socket(&info).map_err(|e| e.summary())?;
+        self.start_session(info, facts, Settings::default(), socket, storage, None).map_err(|e| e.summary())
     }
 
     fn start_session(
@@ -512,6 +526,7 @@ impl Daemon {
         info: Arc<Info>,
         facts: Arc<Facts>,
         settings: Settings,
+        socket: Option<SessionSocket>,
         storage: Storage,
         first: Option<Prompt>,
     ) -> Result<(), IntakeError> {
@@ -534,13 +549,8 @@ impl Daemon {
                 Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)
             }
         };
-        let socket = match &self.bridge {
-            None => None,
-            Some(bridge) => bridge
-                .open_session(&info)
-                .map_err(|e| IntakeError::Busy { message: format!("no socket for a session: {e}") })?,
-        };
         let (commands, receiver) = bounded(COMMANDS);
+        let spill_dir = self.spill_root.path().join(&info.instance_id);
         let parts = Parts {
             config: self.config.clone(),
             services: self.services_for(&info.cwd),
@@ -548,6 +558,10 @@ impl Daemon {
             facts: facts.clone(),
             subjects,
             commands: receiver,
+            raw_file: match &self.bridge {
+                Some(bridge) => bridge.raw_file(&info),
+                None => spill_dir.join("events.jsonl"),
+            },
             spill_dir,
             state: self.state.clone(),
             storage,

@@ -2,7 +2,8 @@
 //!
 //! Dependencies between the modules point down: `daemon -> session -> turn -> {model, tools, transcript}`. `nats`
 //! translates between the wire and the daemon's commands and events and knows nothing of the model; `model` and `tools`
-//! know nothing of NATS or sessions.
+//! know nothing of NATS or sessions. `cli` is the client `pi-bridge`: it shares the names of the side channel (`socket`) and
+//! knows nothing else.
 #![deny(unsafe_code)]
 
 pub mod cancel;
@@ -13,6 +14,7 @@ pub mod daemon;
 pub mod event_log;
 pub mod events;
 pub mod fault;
+pub mod jsonc;
 pub mod model;
 pub mod nats;
 pub mod nats_context;

@@ -20,12 +20,6 @@ const CHUNK: usize = 64 * 1024;
 /// One JSON object of the wire.
 pub type Record = Map<String, Value>;
 
-/// A line as it was sent, with its end, and the record in it if it is one.
-pub struct Line {
-    pub bytes: Vec<u8>,
-    pub record: Option<Record>,
-}
-
 /// A point in time until which something may take, or none.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Option<Instant>);
@@ -117,20 +111,9 @@ impl Connection {
         }
     }
 
-    /// The next line, whatever is in it. Absent when the peer has closed the connection.
-    ///
-    /// # Errors
-    /// As [`Self::record`].
-    pub fn line(&mut self, deadline: Deadline) -> Result<Option<Line>, Failure> {
-        loop {
-            if let Some(bytes) = self.lines.next_line() {
-                let record = serde_json::from_slice(&bytes).ok();
-                return Ok(Some(Line { bytes, record }));
-            }
-            if !self.receive(deadline)? {
-                return Ok(None);
-            }
-        }
+    /// The next line that has been received already, whatever is in it, as it was sent.
+    pub fn line(&mut self) -> Option<Vec<u8>> {
+        self.lines.next_line()
     }
 
     /// What has been received and is no complete line.
@@ -146,16 +129,6 @@ impl Connection {
         if self.lines.partial() > MAX_RECORD {
             return Err(Failure::Local(format!("A record of {} is too long", self.path.display())));
         }
-        let bytes = self.receive_bytes(deadline)?;
-        self.lines.push(&bytes);
-        Ok(!bytes.is_empty())
-    }
-
-    /// What the peer sends next, in whatever pieces; empty when it has closed the connection.
-    ///
-    /// # Errors
-    /// The connection broke, or there is nothing until the deadline.
-    pub fn receive_bytes(&mut self, deadline: Deadline) -> Result<Vec<u8>, Failure> {
         let mut chunk = vec![0; CHUNK];
         loop {
             let read = deadline.left().and_then(|left| {
@@ -164,12 +137,12 @@ impl Connection {
             });
             match read {
                 Ok(length) => {
-                    chunk.truncate(length);
-                    return Ok(chunk);
+                    self.lines.push(&chunk[..length]);
+                    return Ok(length > 0);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // A daemon that is killed while it has not read all we sent; for us it is gone all the same.
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Vec::new()),
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
                 Err(e) => return Err(self.broken("read from", &e)),
             }
         }

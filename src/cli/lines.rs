@@ -4,12 +4,17 @@
 #[derive(Default)]
 pub struct LineBuffer {
     bytes: Vec<u8>,
+    /// Where the next line begins. What is before it goes when more arrives, at once for all lines of a piece.
+    start: usize,
     /// How far there is no line end, so that a long line is not searched again with every piece.
     searched: usize,
 }
 
 impl LineBuffer {
     pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.start);
+        self.searched -= self.start;
+        self.start = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -21,22 +26,24 @@ impl LineBuffer {
                 None
             }
             Some(at) => {
-                let rest = self.bytes.split_off(self.searched + at + 1);
-                self.searched = 0;
-                Some(std::mem::replace(&mut self.bytes, rest))
+                let end = self.searched + at + 1;
+                let line = self.bytes[self.start..end].to_vec();
+                (self.start, self.searched) = (end, end);
+                Some(line)
             }
         }
     }
 
-    /// What has arrived since the last complete line, in bytes, provided that [`Self::next_line`] said there is none.
+    /// How much has not left yet, in bytes.
     pub fn partial(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - self.start
     }
 
     /// Takes everything that is left.
     pub fn take_rest(&mut self) -> Vec<u8> {
-        self.searched = 0;
-        std::mem::take(&mut self.bytes)
+        let rest = self.bytes.split_off(self.start);
+        *self = LineBuffer::default();
+        rest
     }
 }
 

@@ -73,8 +73,7 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
         }
         _ => {}
     }
-    let uid = rustix::process::getuid().as_raw();
-    let directory = directory::resolve(invocation.value(Flag::BridgeDir), environment, uid)?;
+    let directory = directory::resolve(invocation.value(Flag::BridgeDir), environment)?;
     if invocation.row.verb == Verb::List {
         return list(invocation, &directory);
     }
@@ -112,7 +111,7 @@ fn exchange(
     }
     let request = Value::Object(request);
     if verb == Verb::Stream {
-        return stream::run(connection, &request, deadline);
+        return stream::run(connection, &request, target.session.as_deref(), deadline);
     }
     let response = connection.ask(&request, deadline)?;
     let success = response["success"] == true;

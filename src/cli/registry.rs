@@ -2,13 +2,11 @@
 
 use super::failure::Failure;
 use super::output::printable;
+use crate::socket::PROTOCOL;
 use rustix::process::{Pid, test_kill_process};
 use serde_json::{Map, Value};
 use std::io;
 use std::path::Path;
-
-/// The protocol that this client speaks.
-pub const PROTOCOL: &str = "pi-session-bridge.v1";
 
 /// One file of the registry, with what we found out about it.
 #[derive(Clone, Debug)]

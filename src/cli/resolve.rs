@@ -7,7 +7,7 @@ use super::parse::Invocation;
 use super::registry::{self, Row};
 use super::table::{Flag, Verb, Words};
 use super::target::{self, Choice, Filter};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Where a request goes.
@@ -137,7 +137,6 @@ fn unregistered(rows: &[Row], filter: &Filter, deadline: Deadline) -> Result<Opt
     };
     let target = Target::at_daemon(row, Some(id));
     let mut connection = Connection::open(&target.socket, deadline)?;
-    let answer = connection.ask(&json!({"id": new_id(), "type": "list"}), deadline)?;
-    let listed = answer["data"]["sessions"].as_array().into_iter().flatten();
-    Ok(listed.into_iter().any(|session: &Value| session["sessionId"] == id).then_some(target))
+    let request = json!({"id": new_id(), "type": "get_state", "session": id});
+    Ok((connection.ask(&request, deadline)?["success"] == true).then_some(target))
 }

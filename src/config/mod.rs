@@ -1,16 +1,18 @@
 //! Configuration: flags > environment > file > default, resolved once into one immutable [`Config`].
 
+mod bridge;
 mod table;
 #[cfg(test)]
 mod tests;
 
+use crate::event_log;
 use crate::model::ThinkingLevel;
 use crate::nats::agents::SenderTrust;
 use crate::nats::broker::{BrokerAuth, BrokerOptions};
 use crate::nats::{self, Auth, ServerAddress};
 use crate::nats_context::{self, Context};
 use crate::prompt::Places;
-use crate::socket::directory;
+pub use bridge::BridgePlan;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -62,6 +64,8 @@ pub struct Config {
     pub min_sender_trust: SenderTrust,
     /// The side channel, unless it is forbidden.
     pub bridge: Option<BridgePlan>,
+    /// Bounds of every session's events.
+    pub event_log: event_log::Settings,
     pub log: String,
     /// Things the operator should know, one line each.
     pub warnings: Vec<String>,
@@ -85,15 +89,6 @@ impl Config {
 pub struct BrokerPlan {
     pub listen: SocketAddr,
     pub options: BrokerOptions,
-}
-
-/// Where to serve the side channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BridgePlan {
-    /// Absolute.
-    pub root: PathBuf,
-    /// The operator named the folder, so that going without it is no option.
-    pub required: bool,
 }
 
 /// What was wrong with the configuration; `Display` names the place and the fix.
@@ -432,20 +427,6 @@ impl Settings {
         Ok(Some(BrokerPlan { listen, options: BrokerOptions { auth, ..BrokerOptions::default() } }))
     }
 
-    /// The side channel, unless it is forbidden.
-    fn bridge(&self, environment: &HashMap<String, String>) -> Result<Option<BridgePlan>, ConfigError> {
-        if self.text("noBridge") == Some("true") {
-            return Ok(None);
-        }
-        let named = self.text("bridgeDir").map(str::trim).filter(|text| !text.is_empty());
-        let root = match named {
-            Some(text) => expand(text, &self.home),
-            None => directory::default_root(|name| environment.get(name).cloned()),
-        };
-        let root = std::path::absolute(root).map_err(|e| self.wrong("bridgeDir", &e.to_string()))?;
-        Ok(Some(BridgePlan { root, required: named.is_some() }))
-    }
-
     /// What decides whether there is a broker.
     fn broker_origin(&self) -> String {
         let decisive = ["server", "context", "noBroker"].into_iter().find(|key| self.text(key).is_some());
@@ -530,7 +511,7 @@ impl Settings {
         if ["password", "token"].iter().any(|key| secrets(key) && self.origin(key).starts_with("--")) {
             warnings.push("a secret on the command line can be seen by every user of this machine".to_string());
         }
-        let bridge = self.bridge(environment)?;
+        let (bridge, event_log) = (self.bridge(environment)?, self.event_log());
         let names = self.list("toolEnvironment");
         let trusted =
             self.list("trustedFolders").into_iter().map(|path| std::path::absolute(expand(&path, &self.home)));
@@ -574,6 +555,7 @@ impl Settings {
             min_sender_trust,
             home: self.home,
             bridge,
+            event_log,
             log,
             warnings,
             report,

@@ -45,6 +45,8 @@ impl Row {
     }
 }
 
+/// A size; the largest is far above any that makes sense.
+const BYTES: Kind = Kind::Number { min: 0, max: 1 << 40 };
 const YEAR: u64 = 366 * 24 * 3600;
 
 /// All settings, in the order of the help.
@@ -157,5 +159,22 @@ pub const ROWS: &[Row] = &[
     )
     .env("PI_BRIDGE_DIR"),
     row("noBridge", "--no-bridge", Kind::Switch, "", "no side channel over Unix sockets"),
+    row("historyLimit", "--history-limit", Kind::Number { min: 1, max: 100_000 }, "N", "events that a session keeps")
+        .env("PI_BRIDGE_HISTORY")
+        .or("500"),
+    row("maxHistoryBytes", "--max-history-bytes", BYTES, "BYTES", "their size together, 0 = no limit").or("4194304"),
+    row(
+        "maxHistoryResponseBytes",
+        "--max-history-response-bytes",
+        BYTES,
+        "BYTES",
+        "their size in one answer, 0 = no limit",
+    )
+    .or("1048576"),
+    row("maxEventBytes", "--max-event-bytes", BYTES, "BYTES", "size from which an event is shortened").or("8192"),
+    row("eventPreviewBytes", "--event-preview-bytes", BYTES, "BYTES", "size of what is shown of shortened texts")
+        .or("256"),
+    row("noRawEvents", "--no-raw-events", Kind::Switch, "", "never keep what was shortened in a file"),
+    row("maxRawSpillBytes", "--max-raw-spill-bytes", BYTES, "BYTES", "size of that file, 0 = no limit").or("16777216"),
     row("log", "--log", Kind::Text, "LEVEL", "error, warn, info, debug or trace").env("PI_EXEC_LOG").or("info"),
 ];

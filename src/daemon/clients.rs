@@ -5,7 +5,8 @@ use crate::config::Config;
 use crate::nats::documents;
 use crate::nats::intake::{Create, IntakeError};
 use crate::reply::Reply;
-use crate::socket::{ClientRequest, DaemonAsk, SocketServer};
+use crate::session::Info;
+use crate::socket::{ClientRequest, DaemonAsk, SessionSocket, SocketServer};
 use crossbeam_channel::{Receiver, bounded, never};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -54,6 +55,13 @@ impl Daemon {
                 None => respond(Err(IntakeError::NotFound { session_id })),
             },
         }
+    }
+
+    /// The socket of a session that is about to begin. That it cannot be had is found out before anybody waits for an
+    /// answer of the session.
+    pub(super) fn open_socket(&self, info: &Info) -> Result<Option<SessionSocket>, IntakeError> {
+        let Some(bridge) = &self.bridge else { return Ok(None) };
+        bridge.open_session(info).map_err(|e| IntakeError::Busy { message: format!("no socket for a session: {e}") })
     }
 
     fn create_for_client(&mut self, create: &Create, reply: &Arc<dyn Reply>) -> Result<Value, IntakeError> {

@@ -36,6 +36,9 @@ pub struct Loss {
     pub original: Option<String>,
 }
 
+/// Where a piece of an answer may be.
+const DELTA: [&str; 3] = ["delta", "text", "content"];
+
 type Fields = Map<String, Value>;
 
 /// Brings a payload into the form in which it goes out.
@@ -224,27 +227,24 @@ fn message_update(fields: &Fields, limits: Limits) -> Compacted {
     }
     if let Some(event) = event {
         let mut kept = skeleton(event, 0, limits.preview_bytes);
-        for repeated in ["delta", "text", "content"] {
+        for repeated in DELTA {
             kept.shift_remove(repeated);
         }
         data.insert("assistantMessageEvent".into(), Value::Object(kept));
     }
-    let Some(delta) = sources().find_map(|source| first(source, &["delta", "text", "content"])).map(text_of) else {
+    let Some(delta) = sources().find_map(|source| first(source, &DELTA)).map(text_of) else {
         return Compacted { data: json_text(&data), loss: None };
     };
     data.insert("deltaLength".into(), json!(delta.encode_utf16().count()));
     data.insert("deltaBytes".into(), json!(delta.len()));
     data.insert("deltaPreview".into(), json!(preview(&delta, limits.preview_bytes)));
-    // Old clients read the delta where the model's stream has it; it is left out there first if it does not fit twice.
-    for twice in [true, false] {
-        if delta.len() * (1 + usize::from(twice)) > limits.max_event_bytes {
-            continue;
-        }
+    if delta.len() <= limits.max_event_bytes {
         let mut whole = data.clone();
-        whole.insert("delta".into(), json!(delta));
-        if twice && let Some(Value::Object(event)) = whole.get_mut("assistantMessageEvent") {
-            event.insert("delta".into(), json!(delta));
-        }
+        // Where clients look that read whole payloads.
+        match whole.get_mut("assistantMessageEvent") {
+            Some(Value::Object(event)) if first(fields, &DELTA).is_none() => event.insert("delta".into(), json!(delta)),
+            _ => whole.insert("delta".into(), json!(delta)),
+        };
         let text = json_text(&whole);
         if text.len() <= limits.max_event_bytes {
             return Compacted { data: text, loss: None };

@@ -16,7 +16,7 @@ mod waiting;
 
 use crate::cancel::Cancel;
 use crate::config::Config;
-use crate::event_log::{EventLog, EventSink, Settings};
+use crate::event_log::{EventLog, EventSink};
 use crate::events::AgentEvent;
 use crate::model::Services;
 use crate::nats::agents::sender::AgentSender;
@@ -108,6 +108,8 @@ pub struct Parts {
     pub commands: Receiver<Command>,
     /// Where tools may put what does not fit into a result; removed with the session.
     pub spill_dir: PathBuf,
+    /// What events leave out; made when first needed, removed with the session.
+    pub raw_file: PathBuf,
     /// The daemon's memory of its sessions.
     pub state: Option<Arc<StateDir>>,
     pub storage: Storage,
@@ -185,7 +187,7 @@ pub fn run(parts: Parts) -> EndReason {
         queue: Queue::new(parts.config.max_queue),
         steering: Waiting::default(),
         follow_up: Waiting::default(),
-        log: EventLog::new(Settings::default(), &parts.info.id, parts.spill_dir.join("events.jsonl")),
+        log: EventLog::new(parts.config.event_log.clone(), &parts.info.id, parts.raw_file),
         listeners: parts.subjects.as_ref().and_then(SessionSubjects::listener).into_iter().collect(),
         questions: Questions::default(),
         askers: HashMap::new(),
@@ -210,6 +212,8 @@ pub fn run(parts: Parts) -> EndReason {
     session.facts.set_listeners(session.listeners.len());
     let reason = match (session.open(storage), first) {
         (Ok(()), first) => {
+            let state = state(&session.info, &session.facts);
+            session.publish(&AgentEvent::Bridge { name: "bridge_start", data: json!({"state": state}) });
             if let Some(first) = first {
                 session.accept(first);
             }

@@ -1,7 +1,7 @@
 //! What each request does, and its answer.
 
 use super::client::Client;
-use super::requests::{Kind, PromptFields, Refusal, Request, Slash, slash};
+use super::requests::{Head, Kind, PromptFields, Refusal, Request, Slash, slash};
 use super::routes::{NoRoute, Route};
 use super::stream::ChunkStream;
 use super::{ClientRequest, DaemonAsk, DaemonRespond, PROTOCOL};
@@ -44,18 +44,18 @@ type Outcome = Result<Value, Failure>;
 
 impl Client<'_> {
     /// Does what is asked and writes the response.
-    pub fn answer(&mut self, mut request: Request) {
-        let kind = std::mem::replace(&mut request.kind, Kind::Ping);
+    pub fn answer(&mut self, request: Request) {
+        let Request { head, kind } = request;
         let stream = match &kind {
             Kind::Prompt(fields) if fields.stream => true,
             Kind::Intake(asked, stream) => *stream && matches!(**asked, intake::Request::Create(_)),
             _ => false,
         };
-        let stream = stream.then(|| Arc::new(ChunkStream::new(self.link.clone(), request.id.clone())));
-        let outcome = self.work(&request, kind, stream.as_ref());
+        let stream = stream.then(|| Arc::new(ChunkStream::new(self.link.clone(), head.id.clone())));
+        let outcome = self.work(&head, kind, stream.as_ref());
         match outcome {
             Ok(data) => {
-                self.succeed(&request, data);
+                self.succeed(&head, data);
                 if let Some(stream) = stream {
                     stream.open();
                 }
@@ -65,72 +65,72 @@ impl Client<'_> {
                     stream.discard();
                 }
                 // The reference throws in these handlers, and answers what was thrown under the name that was asked for.
-                let asked = matches!(request.command, "answer" | "reject");
-                let command = if asked { request.asked.clone() } else { request.command.to_string() };
+                let asked = matches!(head.command, "answer" | "reject");
+                let command = if asked { head.asked.clone() } else { head.command.to_string() };
                 let (error, details) = match failure {
                     Failure::Text(error) => (error, None),
                     Failure::Intake(error) => (error.summary(), Some(error.document())),
                 };
-                self.refuse(Refusal { id: request.id, command, error, details });
+                self.refuse(Refusal { id: head.id, command, error, details });
             }
         }
     }
 
-    fn work(&mut self, request: &Request, kind: Kind, stream: Option<&Arc<ChunkStream>>) -> Outcome {
+    fn work(&mut self, head: &Head, kind: Kind, stream: Option<&Arc<ChunkStream>>) -> Outcome {
         let reply = stream.map(|stream| stream.clone() as Arc<dyn Reply>);
         match kind {
             Kind::Ping => {
-                let state = match self.route(request) {
+                let state = match self.route(head) {
                     Ok(route) => self.state(&route, "ping")?,
                     // The daemon itself is there in any case.
-                    Err(_) if request.session.is_none() => {
+                    Err(_) if head.session.is_none() => {
                         Value::Object(self.shared.identity.front(&self.shared.table(), "ping"))
                     }
                     Err(why) => return Err(why),
                 };
                 Ok(json!({"protocol": PROTOCOL, "state": state}))
             }
-            Kind::State => self.state(&*self.route(request)?, "get_state"),
-            Kind::Subscribe { enabled: false, .. } => self.unsubscribe(request),
+            Kind::State => self.state(&*self.route(head)?, "get_state"),
+            Kind::Subscribe { enabled: false, .. } => self.unsubscribe(head),
             Kind::Subscribe { enabled: true, since } => {
-                let route = self.route(request)?;
+                let route = self.route(head)?;
                 self.subscribe(&route, since)
             }
             Kind::Emit { message } => {
                 let data = json!({"message": message});
-                self.ask(&*self.route(request)?, Control::Emit { event: "bridge_emit", data })
+                self.ask(&*self.route(head)?, Control::Emit { event: "bridge_emit", data })
             }
-            Kind::Commands => Ok(self.commands(&*self.route(request)?)),
-            Kind::Prompt(fields) => self.prompt(&*self.route(request)?, *fields, reply),
-            Kind::History(query) => self.ask(&*self.route(request)?, Control::History(query)),
+            Kind::Commands => Ok(self.commands(&*self.route(head)?)),
+            Kind::Prompt(fields) => self.prompt(&*self.route(head)?, *fields, reply),
+            Kind::History(query) => self.ask(&*self.route(head)?, Control::History(query)),
             Kind::Abort => {
-                let route = self.route(request)?;
+                let route = self.route(head)?;
                 let state = self.ask_within(&route, Control::Abort, END)?;
                 Ok(self.with_socket(&route, state, "abort"))
             }
             Kind::Shutdown { confirmed: false } => Err("Set confirm:true to shutdown this Pi session".into()),
-            Kind::Shutdown { confirmed: true } if self.own.is_none() && request.session.is_none() => {
+            Kind::Shutdown { confirmed: true } if self.own.is_none() && head.session.is_none() => {
                 self.ask_daemon(DaemonAsk::ShutDown, ANSWER)
             }
             Kind::Shutdown { confirmed: true } => {
-                let route = self.route(request)?;
+                let route = self.route(head)?;
                 // A session whose inbox is full or closed is ending already.
                 let _ = route.commands.send_timeout(Command::End(EndReason::Stopped), ANSWER);
                 Ok(json!({"requested": true}))
             }
-            Kind::Questions => self.ask(&*self.route(request)?, Control::Questions),
+            Kind::Questions => self.ask(&*self.route(head)?, Control::Questions),
             Kind::Answer { question: id, answers } => {
-                self.ask(&*self.route(request)?, Control::Answer { id, answers, source: "bridge" })
+                self.ask(&*self.route(head)?, Control::Answer { id, answers, source: "bridge" })
             }
-            Kind::Reject { question: id } => self.ask(&*self.route(request)?, Control::Reject { id, source: "bridge" }),
-            Kind::Inspect => self.ask(&*self.route(request)?, Control::Inspect),
+            Kind::Reject { question: id } => self.ask(&*self.route(head)?, Control::Reject { id, source: "bridge" }),
+            Kind::Inspect => self.ask(&*self.route(head)?, Control::Inspect),
             Kind::Intake(asked, _) => self.intake(*asked, reply),
         }
     }
 
     /// The session that a request is for.
-    fn route(&self, request: &Request) -> Result<Arc<Route>, Failure> {
-        match (&self.own, &request.session) {
+    fn route(&self, head: &Head) -> Result<Arc<Route>, Failure> {
+        match (&self.own, &head.session) {
             (Some(own), None) => Ok(own.clone()),
             (Some(own), Some(id)) if *id == own.info.id => Ok(own.clone()),
             (Some(own), Some(_)) => Err(Failure::Text(format!("this is the socket of session {:?}", own.info.id))),
@@ -220,8 +220,8 @@ impl Client<'_> {
     }
 
     /// No more events: of one session, or of any.
-    fn unsubscribe(&mut self, request: &Request) -> Outcome {
-        let id = request.session.as_deref();
+    fn unsubscribe(&mut self, head: &Head) -> Outcome {
+        let id = head.session.as_deref();
         let (ended, kept) =
             std::mem::take(&mut self.subscribed).into_iter().partition(|route| id.is_none_or(|id| id == route.info.id));
         self.subscribed = kept;
@@ -247,16 +247,8 @@ impl Client<'_> {
         let mut expanded = None;
         match slash(&fields.text) {
             Slash::None => {}
-            Slash::Status | Slash::Ping(_) => {
-                // There is no answer of a model to stream.
-                if let Some(reply) = reply {
-                    reply.finish(Ok(()));
-                }
-                return match slash(&fields.text) {
-                    Slash::Ping(text) => self.pong(route, &fields, text),
-                    _ => self.status(route),
-                };
-            }
+            Slash::Status => return without_model(reply, self.status(route)),
+            Slash::Ping(text) => return without_model(reply, self.pong(route, &fields, text)),
             Slash::Command(name) => {
                 let found = commands::expand(&fields.text, &self.shared.config.places(&route.info.cwd));
                 let Some(found) = found else {
@@ -326,4 +318,12 @@ impl Client<'_> {
             }
         }
     }
+}
+
+/// What was done without the model has no answer to stream.
+fn without_model(reply: Option<Arc<dyn Reply>>, outcome: Outcome) -> Outcome {
+    if let Some(reply) = reply {
+        reply.finish(Ok(()));
+    }
+    outcome
 }

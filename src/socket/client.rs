@@ -2,7 +2,7 @@
 
 use super::framing::{Frame, Framer};
 use super::link::{Link, error_line};
-use super::requests::{self, Refusal, Request};
+use super::requests::{self, Head, Refusal};
 use super::routes::Route;
 use super::{PROTOCOL, Shared};
 use crate::session::control::Control;
@@ -101,7 +101,7 @@ impl<'a> Client<'a> {
         };
         match requests::parse(line) {
             Ok(request) => self.answer(request),
-            Err(refusal) => self.refuse(refusal),
+            Err(refusal) => self.refuse(*refusal),
         }
     }
 
@@ -116,8 +116,8 @@ impl<'a> Client<'a> {
         self.link.send(Value::Object(response).to_string());
     }
 
-    pub fn succeed(&self, request: &Request, data: Value) {
-        let mut response = response(request.id.clone(), request.command);
+    pub fn succeed(&self, head: &Head, data: Value) {
+        let mut response = response(head.id.clone(), head.command);
         response.insert("success".into(), json!(true));
         response.insert("data".into(), data);
         self.link.send(Value::Object(response).to_string());

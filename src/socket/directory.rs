@@ -81,6 +81,15 @@ impl BridgeDirectory {
         self.instances().join(format!("{}-{session_id}.json", self.pid))
     }
 
+    /// What the events of one session leave out. The name is unique over the session's lives.
+    pub fn raw_file(&self, instance_id: &str) -> PathBuf {
+        self.raw().join(format!("{}-{instance_id}.jsonl", self.pid))
+    }
+
+    fn raw(&self) -> PathBuf {
+        self.root.join("raw")
+    }
+
     /// Removes what dead processes left behind, and what an earlier process with our own number did unless `used` says
     /// that it is ours. Nothing of a live process is touched, nor any file that does not look like one of ours.
     pub fn sweep(&self, used: impl Fn(&Path) -> bool) {
@@ -88,7 +97,7 @@ impl BridgeDirectory {
         let folders: [(PathBuf, &str, &[&str]); 3] = [
             (self.root.clone(), "pi-", &[".sock"]),
             (self.instances(), "", &[".json", ".json.tmp"]),
-            (self.root.join("raw"), "", &[".jsonl", ".jsonl.compact"]),
+            (self.raw(), "", &[".jsonl", ".jsonl.compact"]),
         ];
         for (folder, prefix, suffixes) in folders {
             let Ok(entries) = std::fs::read_dir(&folder) else { continue };

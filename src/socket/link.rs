@@ -102,12 +102,7 @@ impl Link {
             return false;
         }
         if state.bytes > MAX_UNWRITTEN {
-            let why = format!("the client does not read: {} bytes wait", state.bytes);
-            log::warn!("side channel: client {} is dropped: {why}", self.id);
-            // What waits is given up, so that the reason has a chance to be the next that is read.
-            state.lines.clear();
-            state.bytes = 0;
-            self.finish(&mut state, &error_line(&why, "client"), GRACE);
+            self.drop_client(&mut state);
             return false;
         }
         let line = line.into();
@@ -116,6 +111,23 @@ impl Link {
         drop(state);
         self.changed.notify_all();
         true
+    }
+
+    /// Ends the connection of a client that others would have to wait for.
+    pub fn give_up(&self) {
+        let mut state = self.state();
+        if state.phase == Phase::Open {
+            self.drop_client(&mut state);
+        }
+    }
+
+    fn drop_client(&self, state: &mut State) {
+        let why = format!("the client does not read: {} bytes wait", state.bytes);
+        log::warn!("side channel: client {} is dropped: {why}", self.id);
+        // What waits is given up, so that the reason has a chance to be the next that is read.
+        state.lines.clear();
+        state.bytes = 0;
+        self.finish(state, &error_line(&why, "client"), GRACE);
     }
 
     /// Bytes that wait to be written.

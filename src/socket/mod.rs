@@ -178,6 +178,11 @@ impl SocketServer {
         Ok(Some(SessionSocket { path, listener }))
     }
 
+    /// Where a session keeps what its events leave out.
+    pub fn raw_file(&self, info: &Info) -> PathBuf {
+        self.shared.directory.raw_file(&info.instance_id)
+    }
+
     /// A session is there: clients can reach it from now on.
     pub fn session_started(
         &mut self,

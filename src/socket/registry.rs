@@ -170,7 +170,8 @@ impl Registry<'_> {
                 if let Some(reason) = all.or(changed) {
                     self.write(&path, &identity.daemon(routes.len(), reason));
                 }
-                let turn = if all.is_some() { self.take_turn() } else { Vec::new() };
+                let turn = if all.is_some() { next_turn(&self.written, self.turn) } else { Vec::new() };
+                self.turn = turn.last().copied().unwrap_or(self.turn);
                 for route in routes {
                     let fresh = (!self.written.contains_key(&route.token)).then_some("session_start");
                     let beat = turn.contains(&route.token).then_some("heartbeat");
@@ -183,14 +184,6 @@ impl Registry<'_> {
             }
         }
         self.front = Some(front);
-    }
-
-    /// The sessions whose turn it is to be written by a heartbeat.
-    fn take_turn(&mut self) -> Vec<u64> {
-        let after = self.written.range((Excluded(self.turn), Unbounded)).map(|(token, _)| *token);
-        let tokens: Vec<u64> = after.take(HEARTBEAT_ROWS).collect();
-        self.turn = if tokens.len() < HEARTBEAT_ROWS { 0 } else { tokens.last().copied().unwrap_or(0) };
-        tokens
     }
 
     fn write(&mut self, path: &Path, row: &Map<String, Value>) {
@@ -227,10 +220,80 @@ impl Registry<'_> {
     }
 }
 
+/// The sessions whose rows a heartbeat writes, after the one that the last heartbeat ended with.
+fn next_turn(written: &BTreeMap<u64, String>, last: u64) -> Vec<u64> {
+    let behind = written.range((Excluded(last), Unbounded));
+    behind.chain(written.range(..=last)).take(HEARTBEAT_ROWS).map(|(token, _)| *token).collect()
+}
+
 fn remove(path: &Path) {
     if let Err(e) = std::fs::remove_file(path)
         && e.kind() != std::io::ErrorKind::NotFound
     {
         log::debug!("{}: {e}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::routes::tests::route;
+
+    #[test]
+    fn heartbeats_come_round_to_every_session() {
+        let rows = |tokens: &[u64]| -> BTreeMap<u64, String> { tokens.iter().map(|t| (*t, t.to_string())).collect() };
+        for (tokens, last, expected) in [
+            (&[][..], 0, &[][..]),
+            (&[], 7, &[]),
+            (&[3], 0, &[3]),
+            (&[3], 3, &[3]),
+            (&[1, 5, 9], 0, &[1, 5, 9]),
+            (&[1, 5, 9], 5, &[9, 1, 5]),
+            (&[1, 5, 9], 6, &[9, 1, 5]),
+        ] {
+            assert_eq!(next_turn(&rows(tokens), last), expected, "{tokens:?} after {last}");
+        }
+        let many: Vec<u64> = (1..=150).collect();
+        let (mut last, mut seen) = (0, Vec::new());
+        for _ in 0..3 {
+            let turn = next_turn(&rows(&many), last);
+            assert_eq!(turn.len(), HEARTBEAT_ROWS);
+            last = turn[HEARTBEAT_ROWS - 1];
+            seen.extend(turn);
+        }
+        assert!(many.iter().all(|token| seen.contains(token)), "three heartbeats reach 150 sessions");
+    }
+
+    #[test]
+    fn the_front_stands_for_the_only_session_and_else_for_the_daemon() {
+        let identity = Identity {
+            pid: 7,
+            hostname: "host".into(),
+            root: "/b".into(),
+            daemon_socket: "/b/pi-7.sock".into(),
+            cwd: "/".into(),
+            started_ms: 0,
+        };
+        let mut table = Table::default();
+        let front = |table: &Table| Value::Object(identity.front(table, "test"));
+        let daemon = front(&table);
+        assert_eq!(
+            (&daemon["role"], &daemon["sessions"], &daemon["lastReason"]),
+            (&json!("daemon"), &json!(0), &json!("test"))
+        );
+        assert_eq!(daemon["startedAt"], "1970-01-01T00:00:00.000Z");
+        table.routes.insert(1, route(1, "run-1", false).0);
+        assert_eq!(front(&table)["role"], "daemon", "a run is not what a client without a target means");
+        table.routes.insert(2, route(2, "a", true).0);
+        let session = front(&table);
+        assert_eq!((&session["sessionId"], &session["sessionName"]), (&json!("a"), &json!("a")));
+        assert_eq!((&session["socketPath"], session.get("role")), (&json!("/b/pi-7.sock"), None));
+        for (key, value) in
+            [("protocol", json!(PROTOCOL)), ("pid", json!(7)), ("bridgeDir", json!("/b")), ("isIdle", json!(true))]
+        {
+            assert_eq!(session[key], value, "{key}");
+        }
+        table.routes.insert(3, route(3, "b", true).0);
+        assert_eq!(front(&table)["sessions"], 2);
     }
 }

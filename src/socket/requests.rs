@@ -9,6 +9,13 @@ use serde_json::{Map, Value};
 /// A request that could be read.
 #[derive(Debug)]
 pub struct Request {
+    pub head: Head,
+    pub kind: Kind,
+}
+
+/// What every request has.
+#[derive(Debug)]
+pub struct Head {
     /// Repeated in the answer exactly as it came; absent if there was none.
     pub id: Option<Value>,
     /// The request's type as the client wrote it.
@@ -17,7 +24,6 @@ pub struct Request {
     pub command: &'static str,
     /// The session that is meant, on the daemon's socket.
     pub session: Option<String>,
-    pub kind: Kind,
 }
 
 /// What is asked for.
@@ -76,8 +82,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(id: Option<Value>, command: impl Into<String>, error: impl Into<String>) -> Refusal {
-        Refusal { id, command: command.into(), error: error.into(), details: None }
+    fn new(id: Option<Value>, command: impl Into<String>, error: impl Into<String>) -> Box<Refusal> {
+        Box::new(Refusal { id, command: command.into(), error: error.into(), details: None })
     }
 }
 
@@ -85,7 +91,7 @@ impl Refusal {
 ///
 /// # Errors
 /// What is to be answered instead.
-pub fn parse(line: &[u8]) -> Result<Request, Refusal> {
+pub fn parse(line: &[u8]) -> Result<Request, Box<Refusal>> {
     let value: Value =
         serde_json::from_slice(line).map_err(|e| Refusal::new(None, "parse", format!("SyntaxError: {e}")))?;
     let missing = "Unknown command type: <missing>";
@@ -101,9 +107,9 @@ pub fn parse(line: &[u8]) -> Result<Request, Refusal> {
     let (command, kind) = kind(&asked, fields).map_err(|why| match why {
         Wrong::Unknown => refused(format!("Unknown command type: {asked}")),
         Wrong::Text(error) => refused(error),
-        Wrong::Intake(error) => Refusal { details: Some(error.document()), ..refused(error.summary()) },
+        Wrong::Intake(error) => Box::new(Refusal { details: Some(error.document()), ..*refused(error.summary()) }),
     })?;
-    Ok(Request { id, asked, command, session, kind })
+    Ok(Request { head: Head { id, asked, command, session }, kind })
 }
 
 /// What is wrong with a request.
@@ -239,7 +245,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read(request: &Value) -> Result<Request, Refusal> {
+    fn read(request: &Value) -> Result<Request, Box<Refusal>> {
         parse(request.to_string().as_bytes())
     }
 
@@ -247,11 +253,11 @@ mod tests {
     fn ids_come_back_as_they_were() {
         for id in [json!(7), json!(1.5), json!("x"), json!(null), json!({"a": [1]}), json!(true), json!([])] {
             let request = json!({"type": "ping", "id": id});
-            assert_eq!(read(&request).expect("a request").id, Some(id.clone()));
+            assert_eq!(read(&request).expect("a request").head.id, Some(id.clone()));
             let wrong = json!({"type": "nonsense", "id": id});
             assert_eq!(read(&wrong).expect_err("no request").id, Some(id));
         }
-        assert_eq!(read(&json!({"type": "ping"})).expect("a request").id, None);
+        assert_eq!(read(&json!({"type": "ping"})).expect("a request").head.id, None);
     }
 
     #[test]
@@ -298,10 +304,10 @@ mod tests {
             ("list", "list"),
         ] {
             let request = read(&json!({"type": asked})).expect("a request");
-            assert_eq!((request.command, request.asked.as_str()), (command, asked));
+            assert_eq!((request.head.command, request.head.asked.as_str()), (command, asked));
         }
         for (asked, command) in [("send", "prompt"), ("followUp", "follow_up"), ("follow_up", "follow_up")] {
-            assert_eq!(read(&json!({"type": asked, "message": "x"})).expect("a request").command, command);
+            assert_eq!(read(&json!({"type": asked, "message": "x"})).expect("a request").head.command, command);
         }
         let request = read(&json!({"type": "question_reply", "request_id": " q ", "answers": [["a"]]}));
         match request.expect("a request").kind {

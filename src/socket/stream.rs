@@ -5,12 +5,14 @@ use crate::cancel::Cancel;
 use crate::reply::{Reply, ReplyError};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What may wait for a client before the model of its prompt has to, bytes. Far below what costs it the connection.
 const MAX_HELD: usize = 1 << 20;
 /// Between two looks whether the client has read on.
 const RETRY: Duration = Duration::from_millis(20);
+/// A client that reads nothing for so long is dropped: others may have an interest in its session.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One stream. Nothing goes out before it is opened, so that the response to the request comes first.
 pub struct ChunkStream {
@@ -55,6 +57,25 @@ impl ChunkStream {
         *self.phase() = Phase::Ended;
     }
 
+    /// Waits while too much waits for the client, but not for one that does not read at all.
+    fn wait_for_room(&self, cancel: &Cancel) {
+        let (mut least, mut since) = (usize::MAX, Instant::now());
+        while self.link.is_open() {
+            let unwritten = self.link.unwritten();
+            if unwritten <= MAX_HELD {
+                return;
+            }
+            if unwritten < least {
+                (least, since) = (unwritten, Instant::now());
+            } else if since.elapsed() > PATIENCE {
+                return self.link.give_up();
+            }
+            if cancel.sleep(RETRY) {
+                return;
+            }
+        }
+    }
+
     fn record(&self, kind: &str) -> Value {
         match &self.id {
             Some(id) => json!({"type": kind, "id": id}),
@@ -81,7 +102,7 @@ impl ChunkStream {
 
 impl Reply for ChunkStream {
     fn text(&self, text: &str, cancel: &Cancel) {
-        while self.link.is_open() && self.link.unwritten() > MAX_HELD && !cancel.sleep(RETRY) {}
+        self.wait_for_room(cancel);
         loop {
             let mut phase = self.phase();
             match &mut *phase {

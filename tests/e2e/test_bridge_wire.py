@@ -1,6 +1,7 @@
 """The side channel's wire: lines, ids, order, clients that behave badly, clients that do not read."""
 
 import json
+import resource
 import socket
 import time
 
@@ -230,6 +231,18 @@ def test_a_client_that_does_not_read_is_dropped_and_nobody_notices(daemon, sessi
     stuck.close()
 
 
+def test_a_client_that_does_not_read_its_own_stream_does_not_hold_up_the_session(daemon, session):
+    """Its model waits for it a little, because it may only be slow; then the session goes on without it."""
+    stuck = Bridge(daemon.session_socket(session), read=False)
+    with Bridge(daemon.session_socket(session)) as client:
+        stuck.send({"type": "prompt", "message": "@stream 30000 of 100 bytes", "stream": True})
+        client.event("agent_start")
+        daemon.wait_log("client .* is dropped: the client does not read", timeout=30)
+        client.event("agent_settled", timeout=30)
+        assert client.ask("get_state")["isIdle"] is True
+    stuck.close()
+
+
 def test_ten_thousand_requests_without_reading(daemon, session):
     rude = Bridge(daemon.session_socket(session), read=False)
     rude.socket.settimeout(1)
@@ -259,6 +272,29 @@ def test_clients_come_and_go(daemon, session):
         client.close()
     eventually(lambda: len(proc.threads(daemon.pid)) <= threads, "the threads are gone")
     eventually(lambda: proc.open_files(daemon.pid) <= files, "the file descriptors are closed")
+
+
+def test_without_file_descriptors_newcomers_are_refused_and_nothing_spins(daemon, session):
+    _, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    with Bridge(daemon.socket) as client:
+        create = {"body": "@echo x", "cwd": "/", "persist": False, **OFFLINE}
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (proc.open_files(daemon.pid), hard))
+        response = client.exchange("session", sessionId="none-left", **create)
+        assert response["code"] == "busy", response
+        with Bridge(daemon.session_socket(session)) as late:
+            assert late.hello["type"] == "bridge_error" and late.hello["error"].startswith("busy")
+        before = proc.cpu_seconds(daemon.pid)
+        # However many come meanwhile.
+        waiting = [Bridge(daemon.socket, read=False) for _ in range(3)]
+        time.sleep(1)
+        assert proc.cpu_seconds(daemon.pid) - before < 0.2
+        assert client.ask("ping")
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (hard, hard))
+        assert client.exchange("session", sessionId="fits", **create)["success"]
+        with Bridge(daemon.session_socket("fits")) as again:
+            assert again.hello["type"] == "bridge_hello"
+        for rude in waiting:
+            rude.close()
 
 
 def test_there_is_a_bound_on_clients(daemon, session):

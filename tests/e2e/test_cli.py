@@ -136,7 +136,7 @@ def test_a_session_at_its_daemons_socket_is_named_in_the_request(cli, new_bridge
 
 def test_a_run_without_a_row_is_found_by_its_id(cli, new_bridge):
     daemon = new_bridge("daemon", role="daemon", sessionId=None)
-    daemon.on("list", lambda request: {"sessions": [{"sessionId": "run-17"}]})
+    daemon.on("get_state", lambda r: [response(r, {}) if r["session"] == "run-17" else response(r, error="no session")])
     assert cli("abort", "run-17").returncode == 0
     assert daemon.requests[-1]["type"] == "abort" and daemon.requests[-1]["session"] == "run-17"
     done = cli("abort", "run-1")
@@ -363,6 +363,17 @@ def test_stream_prints_every_line_as_it_came(cli, bridge):
     stdout, stderr = process.communicate(timeout=20)
     assert stdout == b"last, without an end"
     assert process.returncode == 1 and lines(stderr.decode())[0] == "bridge-stream-closed"
+
+
+def test_stream_at_the_daemons_socket_ends_with_the_session(cli, new_bridge):
+    daemon = new_bridge("one", daemonSocketPath=str(cli.directory / "one.sock"))
+    process = cli.start("stream")
+    assert daemon.wait_request("subscribe")["session"] == "one"
+    other, own = ({**event("bridge_stop", reason="stopped"), "session": name} for name in ("two", "one"))
+    daemon.push(other, own, event("later"))
+    stdout, stderr = process.communicate(timeout=20)
+    assert [json.loads(line) for line in stdout.splitlines()[2:4]] == [other, own]
+    assert process.returncode == 1 and stderr.startswith(b"bridge-stream-closed")
 
 
 def test_stream_that_is_refused(cli, bridge):

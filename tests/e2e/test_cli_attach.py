@@ -136,9 +136,19 @@ def test_ctrl_c_leaves_an_idle_session(session, attached):
 
 def test_a_session_that_ends_is_told(session, attached):
     terminal = attached()
-    session.push({"type": "bridge_stop", "reason": "stopped"})
+    session.push(event("bridge_stop", reason="stopped"), {"type": "bridge_stop", "reason": "stopped"})
     session.drop_clients()
     terminal.expect("-- the session ends: stopped")
+    terminal.expect("The session has ended")
+    assert terminal.wait_exit() == 1
+    assert terminal.text.count("the session ends") == 1
+
+
+def test_a_session_that_ends_at_its_daemons_socket_is_told(cli, session):
+    session.row_path.write_text(json.dumps({**session.row, "sessionId": "s1", "daemonSocketPath": str(session.path)}))
+    terminal = cli.terminal("attach")
+    terminal.expect("-- session demo")
+    session.push({**event("bridge_stop", reason="stopped"), "session": "s1"})
     terminal.expect("The session has ended")
     assert terminal.wait_exit() == 1
 

@@ -99,7 +99,8 @@ def test_control_goes_to_the_daemon(cli, new_bridge, daemon):
 
 def test_a_part_of_a_name_does_not_end_a_session(cli, new_bridge, daemon):
     session = new_bridge("demo2", daemonSocketPath=str(daemon.path))
-    daemon.on("stop", lambda request: [response(request, error="not_found")])
+    for kind in ("stop", "get_state"):
+        daemon.on(kind, lambda request: [response(request, error="not_found")])
     assert cli("stop", "demo").returncode == 1
     assert daemon.requests[-1]["sessionId"] == "demo"
     assert cli("shutdown", "demo2").returncode == 0

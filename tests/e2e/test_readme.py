@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from support.cli import BINARY as CLI
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = [textwrap.dedent(block) for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)]
@@ -57,6 +59,12 @@ def test_the_requests_by_hand(daemon, nats_server, model):
     assert json.loads(stopped) == {"ok": True, "sessionId": "demo"}
 
 
+def test_the_side_channel_by_hand(daemon):
+    bridge = Path(CLI).parent
+    printed = bash(block("pi-bridge run"), PATH=f"{bridge}:{os.environ['PATH']}", PI_BRIDGE_DIR=str(daemon.bridge_dir))
+    assert "hello" in printed and '"message_end"' in printed and '"ok": true' in printed
+
+
 def test_the_daemon_starts_as_shown(new_daemon):
     """The block that starts it is a build and a program; the program is what the tests run anyway."""
     assert block("target/release/nats-pi-bridge").split() == ["cargo", "build", "--release", "target/release/nats-pi-bridge"]
@@ -65,8 +73,11 @@ def test_the_daemon_starts_as_shown(new_daemon):
     del daemon.config["server"]
     daemon.spawn("--listen", "127.0.0.1:0")
     daemon.wait_log("intake registered")
-    without_port = [re.sub(r":\d+", ":PORT", line).strip() for line in daemon.log]
-    assert without_port == [re.sub(r":\d+", ":PORT", line).strip() for line in shown.strip().splitlines()]
+
+    def general(line):
+        return re.sub(r":\d+", ":PORT", re.sub(r"/\S+\.sock", "SOCKET", line)).strip()
+
+    assert [general(line) for line in daemon.log] == [general(line) for line in shown.strip().splitlines()]
 
 
 @pytest.mark.parametrize("script", ["quickstart", "test", "static"])

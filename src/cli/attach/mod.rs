@@ -13,7 +13,8 @@ use super::connection::{Connection, Deadline, Record, new_id, same_id};
 use super::failure::Failure;
 use super::lines::LineBuffer;
 use super::output::{self, one_line};
-use super::registry::PROTOCOL;
+use super::stream::ends;
+use crate::socket::PROTOCOL;
 use question::{Question, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
@@ -33,6 +34,8 @@ const PAST_BYTES: u64 = 512 * 1024;
 const MAX_LINE: usize = 1024 * 1024;
 /// Read from the terminal at a time, bytes.
 const CHUNK: usize = 4096;
+
+const ENDED: &str = "The session has ended";
 
 const HELP: &str = "\
 -- a line prompts the session, or steers it while it is busy; with a question open, it is the answer
@@ -89,6 +92,8 @@ struct Attach {
     questions: VecDeque<Question>,
     requests: Vec<OpenRequest>,
     last_interrupt: Option<Instant>,
+    /// The session told that it ends.
+    stopped: bool,
 }
 
 /// Shows the session on the connection until the person leaves.
@@ -105,6 +110,7 @@ pub fn run(connection: Connection, session: Option<String>, timeout: Option<Dura
         questions: VecDeque::new(),
         requests: Vec::new(),
         last_interrupt: None,
+        stopped: false,
     };
     let interrupts = interrupts()?;
     let result = attach.begin().and_then(|()| attach.serve(&interrupts));
@@ -198,7 +204,7 @@ impl Attach {
             }
             records.push(record);
         }
-        Err(Failure::Local("The session has ended".into()))
+        Err(Failure::Local(ENDED.into()))
     }
 
     /// The loop.
@@ -233,7 +239,7 @@ impl Attach {
                 while let Some(record) = self.connection.arrived() {
                     self.record(record, Instant::now())?;
                 }
-                return Err(Failure::Local("The session has ended".into()));
+                return Err(Failure::Local(ENDED.into()));
             }
             if !interrupted.is_empty() && self.interrupted(interrupts)? == Next::Leave {
                 return Ok(());
@@ -388,19 +394,32 @@ impl Attach {
     fn record(&mut self, record: Record, now: Instant) -> Result<(), Failure> {
         match record.get("type").and_then(Value::as_str) {
             Some("event") => match (record.get("event").and_then(Value::as_str), record.get("data")) {
+                (Some("bridge_stop"), Some(Value::Object(data))) => {
+                    self.stops(data);
+                    // The daemon's socket stays open when one of its sessions ends.
+                    if self.session.as_deref().is_some_and(|session| ends(&record, session)) {
+                        return Err(Failure::Local(ENDED.into()));
+                    }
+                }
                 (Some("question"), Some(data)) if data["action"] == "opened" => self.opened(data),
                 (Some("question"), Some(data)) => self.settled(data),
                 _ => self.view.event(&record, now),
             },
             Some("response") => self.response(record)?,
             Some("bridge_error") => self.view.error(&error_of(&record)),
-            Some("bridge_stop") => {
-                let reason = record.get("reason").and_then(Value::as_str).unwrap_or("no reason given");
-                self.view.note(&format!("the session ends: {}", one_line(reason, 100)));
-            }
+            Some("bridge_stop") => self.stops(&record),
             _ => {}
         }
         Ok(())
+    }
+
+    /// The session told that it ends, which it does as an event and as a record of its own.
+    fn stops(&mut self, record: &Record) {
+        if !self.stopped {
+            self.stopped = true;
+            let reason = record.get("reason").and_then(Value::as_str).unwrap_or("no reason given");
+            self.view.note(&format!("the session ends: {}", one_line(reason, 100)));
+        }
     }
 
     fn response(&mut self, response: Record) -> Result<(), Failure> {

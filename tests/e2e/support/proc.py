@@ -24,6 +24,12 @@ def rss(pid):
     return int(status(pid)["VmRSS"].split()[0]) * 1024
 
 
+def cpu_seconds(pid):
+    """Processor time that it has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def threads(pid):
     """The names of its threads."""
     names = []
