@@ -348,6 +348,10 @@ impl Session {
                     self.info.id
                 );
             }
+            AgentEvent::CompactionEnd { result: Some(result), .. } => {
+                self.context_tokens = result.get("estimatedTokensAfter").and_then(Value::as_u64).unwrap_or(0);
+            }
+            AgentEvent::CompactionEnd { error: Some(error), .. } => log::warn!("session {}: {error}", self.info.id),
             _ => {}
         }
         self.publish(&event);

@@ -133,6 +133,7 @@ impl SocketServer {
     /// A text that says why there can be no side channel.
     pub fn start(root: &Path, config: &Arc<Config>, requests: Sender<ClientRequest>) -> Result<SocketServer, String> {
         let directory = BridgeDirectory::open(root)?;
+        directory.sweep_namesake();
         let path = directory.daemon_socket();
         let failed = |e: io::Error| format!("{}: {e}", path.display());
         let listener = directory::listen(&path).map_err(failed)?;
