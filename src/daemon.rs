@@ -26,6 +26,7 @@ use crate::reply::Reply;
 use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt, Setup, Storage};
 use crate::socket::{ClientRequest, SessionSocket, SocketServer};
 use crate::state_dir::{OpenError, SavedSession, StateDir};
+use crate::sys;
 use crate::threads::{self, Thread};
 use crate::tools::{self, child};
 use crate::transcript::{locate, now_ms};
@@ -44,9 +45,9 @@ use std::time::{Duration, Instant};
 /// Requests that may wait for the main thread.
 const INTAKE_WAITING: usize = 1024;
 /// Commands that may wait for one session: an end, a drain, and room for its clients' requests.
-const COMMANDS: usize = 64;
+const COMMANDS: usize = 16;
 /// Ended programs of tools that nobody waits for are taken note of this often.
-const TICK: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_secs(1);
 /// Time for sessions to end, once their grace period is over.
 const END_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long leaving the intake to others waits for what the server still has for us.
@@ -95,8 +96,12 @@ type Stopped = Box<dyn FnOnce(Value) + Send>;
 impl Entry {
     fn stop(&mut self, stopped: Stopped) {
         self.stoppers.push(stopped);
-        // A session that has not even read its last commands is ending already.
-        let _ = self.commands.try_send(Command::End(EndReason::Stopped));
+        self.end(EndReason::Stopped);
+    }
+
+    /// Tells the session to end. If its clients have filled its inbox, the next tick tells it again.
+    fn end(&self, reason: EndReason) {
+        let _ = self.commands.try_send(Command::End(reason));
     }
 }
 
@@ -147,6 +152,10 @@ struct Daemon {
     outage_reported: bool,
     registered: bool,
     phase: Phase,
+    /// Sessions so far.
+    started: u64,
+    /// Sessions and prompts so far when free memory was given back last.
+    released_after: (u64, u64),
     /// The intake and the controller, while requests are taken.
     intake_subscriptions: Vec<Subscription>,
     _discovery_subscriptions: Vec<Subscription>,
@@ -256,6 +265,8 @@ impl Daemon {
             outage_reported: false,
             registered: false,
             phase: Phase::Serving,
+            started: 0,
+            released_after: (0, 0),
             intake_subscriptions,
             _discovery_subscriptions: discovery_subscriptions,
             _broker: broker,
@@ -306,6 +317,8 @@ impl Daemon {
             Event::Tick => {
                 child::reap_orphans();
                 self.host.tick(Instant::now());
+                self.remind();
+                self.release_memory();
             }
             Event::Heartbeat => {
                 self.company.announce();
@@ -319,6 +332,17 @@ impl Daemon {
                     self.advance_shutdown();
                 }
             }
+        }
+    }
+
+    /// Gives back what prompts needed for a while, once all is quiet: half of a session's memory, measured.
+    fn release_memory(&mut self) {
+        let prompts = self.sessions.values().map(|entry| entry.facts.prompts()).sum::<u64>();
+        let work = (self.started, prompts);
+        let quiet = self.sessions.values().all(|entry| !entry.facts.running());
+        if quiet && work != self.released_after {
+            sys::release_free_memory();
+            self.released_after = work;
         }
     }
 
@@ -585,6 +609,7 @@ impl Daemon {
         }
         let entry = Entry { info, facts, commands, service, stoppers: Vec::new(), thread };
         self.heartbeat(&entry);
+        self.started += 1;
         self.sessions.insert(entry.info.instance_id.clone(), entry);
         Ok(())
     }
@@ -635,8 +660,19 @@ impl Daemon {
 
     fn tell_all(&self, command: impl Fn() -> Command) {
         for entry in self.sessions.values() {
-            // A session with a full inbox is ending already.
             let _ = entry.commands.try_send(command());
+        }
+    }
+
+    /// Says again what must not get lost where clients had filled a session's inbox.
+    fn remind(&self) {
+        match self.phase {
+            Phase::Serving => {
+                let stopping = self.sessions.values().filter(|entry| !entry.stoppers.is_empty());
+                stopping.for_each(|entry| entry.end(EndReason::Stopped));
+            }
+            Phase::Draining(_) => self.tell_all(|| Command::Drain),
+            Phase::Ending(_) => self.tell_all(|| Command::End(EndReason::ShutDown)),
         }
     }
 

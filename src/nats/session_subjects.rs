@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Messages that may wait for a session's actor, which is never busy for long.
-const WAITING: usize = 64;
+const WAITING: usize = 32;
 /// How long the end of a session waits for what the server still has for it.
 const LAST_CALL: Duration = Duration::from_millis(500);
 

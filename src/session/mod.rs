@@ -36,7 +36,7 @@ use memory::Memory;
 pub use opening::Storage;
 use queue::Queue;
 pub use recovery::settled_totals;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
@@ -212,8 +212,7 @@ pub fn run(parts: Parts) -> EndReason {
     session.facts.set_listeners(session.listeners.len());
     let reason = match (session.open(storage), first) {
         (Ok(()), first) => {
-            let state = state(&session.info, &session.facts);
-            session.publish(&AgentEvent::Bridge { name: "bridge_start", data: json!({"state": state}) });
+            session.announce();
             if let Some(first) = first {
                 session.accept(first);
             }
@@ -235,6 +234,13 @@ pub fn run(parts: Parts) -> EndReason {
 }
 
 impl Session {
+    /// The first event of a session.
+    fn announce(&mut self) {
+        let state = Value::Object(state(&self.info, &self.facts));
+        let data = Value::Object(Map::from_iter([("state".to_owned(), state)]));
+        self.publish(&AgentEvent::Bridge { name: "bridge_start", data });
+    }
+
     fn serve(&mut self) -> EndReason {
         loop {
             let event = self.next_event();

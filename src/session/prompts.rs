@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Steps of a turn that may be under way; a turn that is faster than its session waits.
-const STEPS: usize = 64;
+const STEPS: usize = 16;
 
 impl Session {
     pub(super) fn accept(&mut self, prompt: Prompt) {

@@ -32,7 +32,12 @@ impl Queue {
     }
 
     pub fn pop(&mut self) -> Option<Prompt> {
-        self.prompts.pop_front()
+        let prompt = self.prompts.pop_front();
+        if self.prompts.is_empty() {
+            // An idle session, and there are a thousand of them, shall not keep room for prompts.
+            self.prompts = VecDeque::new();
+        }
+        prompt
     }
 
     pub fn take_all(&mut self) -> Vec<Prompt> {
