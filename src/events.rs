@@ -3,6 +3,7 @@
 //! Names, order and JSON forms are those of the PI agent's session events.
 
 use crate::model::ThinkingLevel;
+use crate::nats::agents::sender::AgentSender;
 use crate::transcript::{Block, Message};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -116,6 +117,8 @@ pub enum AgentEvent {
         /// `steer` or `followUp`, if it was not simply the next prompt.
         behavior: Option<&'static str>,
         from: Option<String>,
+        /// Who sent it, where that is told in a way that can be proved.
+        sender: Option<AgentSender>,
     },
     /// A question to a person was opened, answered or rejected; the payload is the `questions` module's.
     Question(Value),
@@ -299,7 +302,7 @@ impl AgentEvent {
                 put("level", json!(level.as_str()));
                 put("previousLevel", json!(previous.as_str()));
             }
-            AgentEvent::Input { text, images, source, behavior, from } => {
+            AgentEvent::Input { text, images, source, behavior, from, sender } => {
                 put("text", json!(text));
                 if *images > 0 {
                     put("imagesCount", json!(images));
@@ -307,6 +310,7 @@ impl AgentEvent {
                 put("source", json!(source));
                 put("streamingBehavior", json!(behavior));
                 put("from", json!(from));
+                put("sender", sender.as_ref().map_or(Value::Null, AgentSender::document));
             }
             AgentEvent::Question(data) | AgentEvent::Bridge { data, .. } => {
                 if let Value::Object(fields) = data {

@@ -114,18 +114,14 @@ impl Daemon {
                 None
             }),
             Request::Create(create) => {
-                let first = || -> Arc<dyn Reply> { Arc::new(Stream::new(&self.connection, reply.clone(), Form::Text)) };
-                let joined = key.as_ref().is_some_and(|key| self.host.recent.join(key, &first()));
-                if joined {
+                let host = self.host.clone();
+                let text = || -> Arc<dyn Reply> { Arc::new(Stream::new(&host.connection, reply.clone(), Form::Text)) };
+                if key.as_ref().is_some_and(|key| host.recent.join(key, text)) {
                     return;
                 }
-                let (connection, host) = (self.connection.clone(), self.host.clone());
-                let stream = || -> Arc<dyn Reply> {
-                    let stream = Arc::new(Stream::new(&connection, reply.clone(), Form::Text));
-                    match key.clone() {
-                        Some(key) => host.recent.share(key, stream, received),
-                        None => stream,
-                    }
+                let stream = || match key.clone() {
+                    Some(key) => host.recent.share(key, text(), received),
+                    None => text(),
                 };
                 let counters = self.intake.counters.clone();
                 let created = self.create(&create, Caller { reply: &stream, counters, sender, received });

@@ -122,8 +122,9 @@ fn request_id(request: &Map<String, Value>) -> Result<String, ReplyError> {
 
 fn input(payload: &[u8], deliver: Deliver, sender: Option<&AgentSender>) -> Result<Control, ReplyError> {
     let request = intake::parse_prompt(payload).map_err(ReplyError::empty_prompt)?;
-    let from = sender.map(AgentSender::label).or(request.from);
-    Ok(Control::Prompt(Input { text: request.text, images: Vec::new(), deliver, from, source: "rpc", reply: None }))
+    let from = request.from;
+    let (text, sender) = (request.text, sender.cloned());
+    Ok(Control::Prompt(Input { text, images: Vec::new(), deliver, from, sender, source: "rpc", reply: None }))
 }
 
 /// Where the answer to a control request goes. If the session ends before it answers, the caller is told so.
@@ -258,7 +259,7 @@ mod tests {
         let Ok(Asked { control: Control::Prompt(input), .. }) = parse("follow_up", b"more", Some(&sender)) else {
             panic!("no prompt")
         };
-        assert_eq!((input.from.as_deref(), input.deliver), (Some("A.U (verified)"), Deliver::FollowUp));
+        assert_eq!((input.from, input.sender, input.deliver), (None, Some(sender), Deliver::FollowUp));
         let asked = parse("configure", br#"{"model":"a/b","thinking_level":"low","events":true,"name":""}"#, None);
         let Ok(Asked { control: Control::Configure(changes), settings }) = asked else { panic!("no changes") };
         assert_eq!(

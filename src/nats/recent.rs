@@ -58,10 +58,11 @@ impl Recent {
     }
 
     /// Gives a caller the answer to the same request of before, from its beginning. False if there is none.
-    pub fn join(&self, key: &Key, reply: &Arc<dyn Reply>) -> bool {
+    /// `reply` is only made if it is needed, because a reply that is not used ends all the same.
+    pub fn join(&self, key: &Key, reply: impl FnOnce() -> Arc<dyn Reply>) -> bool {
         match self.find(key) {
             Some(Outcome::Stream(shared)) if !shared.was_turned_away() => {
-                shared.join(reply.clone());
+                shared.join(reply());
                 true
             }
             _ => false,
@@ -353,17 +354,17 @@ mod tests {
     fn a_second_caller_gets_the_whole_answer_and_its_own_end() {
         let (recent, cancel, now) = (Recent::default(), Cancel::new(), Instant::now());
         let ((first, first_reply), (second, second_reply), (third, third_reply)) = (record(), record(), record());
-        assert!(!recent.join(&named("1"), &first_reply));
+        assert!(!recent.join(&named("1"), || first_reply.clone()));
         let shared = recent.share(named("1"), first_reply, now);
         shared.text("one ", &cancel);
-        assert!(recent.join(&named("1"), &second_reply));
-        assert!(!recent.join(&named("2"), &second_reply), "another id is another request");
+        assert!(recent.join(&named("1"), || second_reply.clone()));
+        assert!(!recent.join(&named("2"), || second_reply.clone()), "another id is another request");
         shared.text("two", &cancel);
         assert_eq!((first.got(), second.got()), (got("one two", &[]), got("one two", &[])));
         shared.finish(Ok(()));
         shared.finish(Err(ReplyError::stopped()));
         shared.text("late", &cancel);
-        assert!(recent.join(&named("1"), &third_reply));
+        assert!(recent.join(&named("1"), || third_reply.clone()));
         for record in [first, second, third] {
             assert_eq!(record.got(), got("one two", &[Ok(())]));
         }
@@ -379,20 +380,20 @@ mod tests {
         let (recent, now) = (Recent::default(), Instant::now());
         let shared = recent.share(named("1"), record().1, now);
         recent.tick(now + 10 * WINDOW);
-        assert!(recent.join(&named("1"), &record().1));
+        assert!(recent.join(&named("1"), || record().1));
         shared.finish(Ok(()));
         recent.tick(now + 10 * WINDOW);
-        assert!(!recent.join(&named("1"), &record().1));
+        assert!(!recent.join(&named("1"), || record().1));
     }
 
     #[test]
     fn who_was_turned_away_may_come_again() {
         let (recent, now) = (Recent::default(), Instant::now());
         recent.share(named("1"), record().1, now).finish(Err(ReplyError::queue_full(3)));
-        assert!(!recent.join(&named("1"), &record().1));
+        assert!(!recent.join(&named("1"), || record().1));
         recent.share(named("2"), record().1, now).finish(Err(ReplyError::failed("model")));
         let (again, reply) = record();
-        assert!(recent.join(&named("2"), &reply));
+        assert!(recent.join(&named("2"), || reply.clone()));
         assert_eq!(again.got(), got("", &[Err(ReplyError::failed("model"))]));
     }
 
@@ -402,11 +403,11 @@ mod tests {
         let ((first, first_reply), (second, second_reply), (late, late_reply)) = (record(), record(), record());
         let shared = recent.share(named("1"), first_reply, now);
         shared.text("a", &cancel);
-        assert!(recent.join(&named("1"), &second_reply));
+        assert!(recent.join(&named("1"), || second_reply.clone()));
         let long = "ä".repeat(MAX_TEXT / 2 + 1);
         shared.text(&long, &cancel);
         assert!(recent.kept.load(Ordering::Relaxed) == 0);
-        assert!(recent.join(&named("1"), &late_reply));
+        assert!(recent.join(&named("1"), || late_reply.clone()));
         assert_eq!(late.got().2.first().map(|end| end.as_ref().map_err(|e| e.status)), Some(Err(409)));
         shared.text("z", &cancel);
         shared.finish(Ok(()));
@@ -442,7 +443,7 @@ mod tests {
             });
             let join = || {
                 let (record, reply) = record();
-                assert!(recent.join(&named("1"), &reply));
+                assert!(recent.join(&named("1"), || reply.clone()));
                 record
             };
             (0..200).map(|_| join()).collect()

@@ -236,7 +236,7 @@ impl Reader {
             Form::Agent => self.agent_reply(stream),
         };
         if let Some(key) = recent::key(message) {
-            if self.host.recent.join(&key, &reply) {
+            if self.host.recent.join(&key, || reply.clone()) {
                 return SessionRequest::Nothing;
             }
             reply = self.host.recent.share(key, reply, Instant::now());

@@ -1,6 +1,7 @@
 //! What clients ask of a session, whatever wire they use.
 
 use crate::event_log::{EventSink, HistoryQuery, HistorySnapshot};
+use crate::nats::agents::sender::AgentSender;
 use crate::reply::{Reply, ReplyError};
 use crate::transcript::Block;
 use serde_json::Value;
@@ -41,6 +42,8 @@ pub struct Input {
     pub deliver: Deliver,
     /// The label that the caller gave itself.
     pub from: Option<String>,
+    /// Who the caller is, where it says so in a way that can be proved.
+    pub sender: Option<AgentSender>,
     /// What the message came over: `rpc` for programs, `interactive` for people.
     pub source: &'static str,
     /// Where the answer shall be streamed to; such a message is always a prompt of its own.

@@ -89,11 +89,13 @@ impl Session {
             source: input.source,
             behavior: behavior.filter(|_| !idle),
             from: input.from.clone(),
+            sender: input.sender.clone(),
         });
         let message = Incoming { images: input.images, ..Incoming::new(input.text) };
         match deliver {
             Deliver::Steer | Deliver::FollowUp if !idle => {
-                self.memory.accepted(&message, input.from.as_deref(), None).map_err(|e| ReplyError::storage(&e))?;
+                let (from, sender) = (input.from.as_deref(), input.sender.as_ref());
+                self.memory.accepted(&message, from, sender, None).map_err(|e| ReplyError::storage(&e))?;
                 let queue = if deliver == Deliver::Steer { &mut self.steering } else { &mut self.follow_up };
                 queue.push(message);
                 self.memory.sync();
@@ -101,7 +103,7 @@ impl Session {
             _ => self.accept(Prompt {
                 message,
                 from: input.from,
-                sender: None,
+                sender: input.sender,
                 reply: input.reply.unwrap_or_else(|| Arc::new(SilentReply)),
                 counters: Arc::default(),
                 received: Instant::now(),

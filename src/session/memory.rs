@@ -5,6 +5,7 @@
 
 use super::Facts;
 use super::recovery::{ACCEPTED, INTENT, PROMPT_ID, SETTLED, Unfinished};
+use crate::nats::agents::sender::AgentSender;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::SessionFile;
 use crate::transcript::{Message, object};
@@ -129,7 +130,13 @@ impl Memory {
     ///
     /// # Errors
     /// It could not be written, so it is not accepted.
-    pub fn accepted(&mut self, message: &Incoming, from: Option<&str>, reply: Option<Value>) -> io::Result<()> {
+    pub fn accepted(
+        &mut self,
+        message: &Incoming,
+        from: Option<&str>,
+        sender: Option<&AgentSender>,
+        reply: Option<Value>,
+    ) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
         }
@@ -141,6 +148,9 @@ impl Memory {
         }
         if let Some(from) = from {
             put("from", json!(from));
+        }
+        if let Some(sender) = sender {
+            put("sender", sender.document());
         }
         if let Some(reply) = reply {
             put("reply", reply);

@@ -214,7 +214,7 @@ pub fn run(parts: Parts) -> EndReason {
         (Ok(()), first) => {
             session.announce();
             if let Some(first) = first {
-                session.accept(first);
+                session.arrive(first);
             }
             session.serve()
         }
@@ -308,7 +308,7 @@ impl Session {
     fn request(&mut self, message: crate::nats::Message) {
         let Some(subjects) = &mut self.subjects else { return };
         match subjects.read(message) {
-            SessionRequest::Prompt(prompt) => self.accept(prompt),
+            SessionRequest::Prompt(prompt) => self.arrive(prompt),
             SessionRequest::Refused { reply, counters, error } => self.refuse(&*reply, &counters, error),
             SessionRequest::Inspect { reply } => {
                 let document = self.inspection();

@@ -3,6 +3,7 @@
 use super::control::Answer;
 use super::{Prompt, Running, Session};
 use crate::cancel::Cancel;
+use crate::events::AgentEvent;
 use crate::nats::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
 use crate::nats::micro::Counters;
 use crate::reply::{Reply, ReplyError, SilentReply};
@@ -17,6 +18,21 @@ use std::time::Instant;
 const STEPS: usize = 16;
 
 impl Session {
+    /// Takes a prompt that came straight from its caller.
+    pub(super) fn arrive(&mut self, prompt: Prompt) {
+        if !self.draining && !self.queue.is_full() {
+            self.publish(&AgentEvent::Input {
+                text: prompt.message.text.clone(),
+                images: prompt.message.images.len(),
+                source: "rpc",
+                behavior: None,
+                from: prompt.from.clone(),
+                sender: prompt.sender.clone(),
+            });
+        }
+        self.accept(prompt);
+    }
+
     pub(super) fn accept(&mut self, prompt: Prompt) {
         self.facts.touch();
         if self.draining {
@@ -40,7 +56,7 @@ impl Session {
     /// Writes a prompt down, so that it is not lost from here on.
     fn keep(&mut self, prompt: &Prompt) -> io::Result<()> {
         self.memory.wake()?;
-        self.memory.accepted(&prompt.message, prompt.from.as_deref(), prompt.reply.address())
+        self.memory.accepted(&prompt.message, prompt.from.as_deref(), prompt.sender.as_ref(), prompt.reply.address())
     }
 
     /// Ends an answer with an error, and counts it.

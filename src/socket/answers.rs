@@ -263,6 +263,7 @@ impl Client<'_> {
             text: fields.text,
             images: fields.images,
             deliver: fields.deliver,
+            sender: None,
             from: fields.from,
             source: "extension",
             reply,

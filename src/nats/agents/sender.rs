@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, UnparsedPublicKey};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
@@ -43,10 +43,13 @@ pub struct AgentSender {
 }
 
 impl AgentSender {
-    /// The sender in one line, which never makes a claim look like a proof.
-    pub fn label(&self) -> String {
-        let kind = if self.verified { "verified" } else { "claimed" };
-        format!("{}.{} ({kind})", self.account, self.user)
+    /// The sender as events and session files have it.
+    pub fn document(&self) -> Value {
+        let mut document = json!({"account": self.account, "user": self.user, "verified": self.verified});
+        if let Some(name) = &self.name {
+            document["name"] = json!(name);
+        }
+        document
     }
 }
 

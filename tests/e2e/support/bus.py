@@ -186,8 +186,8 @@ class Bus:
         finally:
             stream.leave()
 
-    def ask_json(self, subject, payload=b"", timeout=DEADLINE):
-        return json.loads(self.ask(subject, payload, timeout).data)
+    def ask_json(self, subject, payload=b"", timeout=DEADLINE, headers=None):
+        return json.loads(self.ask(subject, payload, timeout, headers).data)
 
 
 def encode(payload):

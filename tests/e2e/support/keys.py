@@ -48,3 +48,9 @@ class Operator:
             "************************* IMPORTANT *************************\n\n"
             f"-----BEGIN USER NKEY SEED-----\n{user_seed}\n------END USER NKEY SEED------\n"
         )
+
+
+def new_user():
+    """A user's public key and its seed."""
+    _, seed, public = new_pair(nkeys.PREFIX_BYTE_USER)
+    return public, seed

@@ -1,7 +1,6 @@
 use super::*;
 use crate::nats::Headers;
 use crate::nats::nkey::UserKey;
-use serde_json::json;
 
 /// The example seed of the NATS documentation on nkeys.
 const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
@@ -76,7 +75,7 @@ fn claims_are_told_apart_and_refused_where_proof_is_wanted() {
     let claim = json!({"v": 1, "account": "$G", "user": USER});
     let any = Senders::new(SenderTrust::Any);
     let sender = identify(&any, &claim, b"", TIME_MS).expect("accepted").expect("a sender");
-    assert_eq!(sender.label(), format!("$G.{USER} (claimed)"));
+    assert_eq!(sender.document(), json!({"account": "$G", "user": USER, "verified": false}));
     let strict = Senders::new(SenderTrust::Signed);
     assert_eq!(identify(&strict, &claim, b"", TIME_MS), Err(401));
     assert_eq!(strict.identify(&message(&[], b""), TIME_MS).map_err(|e| e.status), Err(401));
