@@ -3,16 +3,24 @@
 //! It takes requests from the intake, starts a thread per session, answers discovery for all of them, and ends them in
 //! order when it is told to stop. It never waits for a session.
 
+mod agents;
 mod clients;
+mod company;
+mod requests;
 
 use crate::config::{self, BrokerPlan, Config};
 use crate::model::{Services, ThinkingLevel};
+use crate::nats::agents::controller::{self, Controller};
+use crate::nats::agents::sender::AgentSender;
+use crate::nats::agents::{Identity, QUEUE_GROUP as AGENTS_QUEUE_GROUP};
 use crate::nats::broker::Broker;
+use crate::nats::control::Settings;
 use crate::nats::documents::{self, session_subject};
-use crate::nats::intake::{self, Create, IntakeError, Request};
-use crate::nats::micro::{self, Counters, Endpoint, Instance};
-use crate::nats::replies::{TextStream, send_document, send_error};
-use crate::nats::session_subjects::SessionSubjects;
+use crate::nats::host::Host;
+use crate::nats::intake::{Create, IntakeError};
+use crate::nats::micro::{self, Counters};
+use crate::nats::services::{IntakeService, SessionService};
+use crate::nats::session_subjects::{Place, SessionSubjects};
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::reply::Reply;
 use crate::session::{self, Command, EndReason, Facts, Info, Parts, Prompt, Setup, Storage};
@@ -22,8 +30,9 @@ use crate::threads::{self, Thread};
 use crate::tools::{self, child};
 use crate::transcript::{locate, now_ms};
 use crate::turn::Incoming;
+use company::Company;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -40,6 +49,8 @@ const COMMANDS: usize = 64;
 const TICK: Duration = Duration::from_secs(2);
 /// Time for sessions to end, once their grace period is over.
 const END_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long leaving the intake to others waits for what the server still has for us.
+const LAST_CALL: Duration = Duration::from_millis(500);
 /// Time for the last output to reach the server.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -51,12 +62,16 @@ const NO_MODEL: &str = "no model: the request names none, none is configured, an
 enum Event {
     Signal,
     Nats(ConnectionEvent),
-    Intake(Box<Message>),
+    Request(Box<Message>),
+    /// Another daemon of this owner says something.
+    Peer(Box<Message>),
     Discovery(Box<Message>),
     Client(Box<ClientRequest>),
     /// A session is over, and why.
     Ended(String, &'static str),
-    /// The grace period or the time for ending is over.
+    /// Time for the agents' signs of life.
+    Heartbeat,
+    /// The time is up for a phase of the shutdown, or for other daemons to answer.
     Deadline,
     /// Time to look after what programs left behind.
     Tick,
@@ -68,7 +83,7 @@ struct Entry {
     facts: Arc<Facts>,
     commands: Sender<Command>,
     /// Absent for ephemeral runs, which are not discoverable.
-    service: Option<Instance>,
+    service: Option<Arc<SessionService>>,
     /// Those who wait for its end.
     stoppers: Vec<Stopped>,
     thread: Thread,
@@ -85,6 +100,15 @@ impl Entry {
     }
 }
 
+/// Who asks for a session.
+struct Caller<'a> {
+    /// Where the answer to the first prompt goes; made when nothing can be refused any more.
+    reply: &'a dyn Fn() -> Arc<dyn Reply>,
+    counters: Arc<Counters>,
+    sender: Option<AgentSender>,
+    received: Instant,
+}
+
 /// How far a shutdown has come.
 enum Phase {
     Serving,
@@ -98,9 +122,13 @@ struct Daemon {
     config: Arc<Config>,
     services: Arc<Services>,
     connection: Connection,
+    /// What the sessions share on it.
+    host: Arc<Host>,
     /// By instance id, so that a session that ends cannot be taken for its successor of the same name.
     sessions: BTreeMap<String, Entry>,
-    intake: Instance,
+    intake: IntakeService,
+    controller: Controller,
+    company: Company,
     spill_root: tempfile::TempDir,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
@@ -109,6 +137,7 @@ struct Daemon {
     intake_requests: Receiver<Box<Message>>,
     discovery_requests: Receiver<Box<Message>>,
     ticks: Receiver<Instant>,
+    heartbeats: Receiver<Instant>,
     /// Where clients can talk to sessions on this machine, unless there is no such place.
     bridge: Option<SocketServer>,
     client_requests: Receiver<ClientRequest>,
@@ -118,7 +147,9 @@ struct Daemon {
     outage_reported: bool,
     registered: bool,
     phase: Phase,
-    _subscriptions: Vec<Subscription>,
+    /// The intake and the controller, while requests are taken.
+    intake_subscriptions: Vec<Subscription>,
+    _discovery_subscriptions: Vec<Subscription>,
     /// The last to go, because the connection says good-bye to it.
     _broker: Option<Broker>,
 }
@@ -181,15 +212,17 @@ impl Daemon {
         let (intake_sender, intake_requests) = bounded(INTAKE_WAITING);
         let (discovery_sender, discovery_requests) = bounded(INTAKE_WAITING);
         let subject = format!("agents.pi-exec.{}", config.owner);
-        let mut subscriptions = Vec::new();
-        let mut subscribe = |subject: &str, queue, to| {
-            subscriptions.push(connection.subscribe(subject, queue, to).map_err(|e| format!("{subject}: {e}"))?);
-            Ok::<(), String>(())
+        let subscribe = |subject: &str, queue, to: &Sender<Box<Message>>| {
+            connection.subscribe(subject, queue, to.clone()).map_err(|e| format!("{subject}: {e}"))
         };
-        subscribe(&subject, Some(micro::QUEUE_GROUP), intake_sender)?;
-        for subject in micro::subjects() {
-            subscribe(&subject, None, discovery_sender.clone())?;
+        let mut intake_subscriptions = vec![subscribe(&subject, Some(micro::QUEUE_GROUP), &intake_sender)?];
+        for verb in controller::VERBS {
+            let subject = Identity { owner: &config.owner, instance_id: "", session: None }.subject(verb);
+            intake_subscriptions.push(subscribe(&subject, Some(AGENTS_QUEUE_GROUP), &intake_sender)?);
         }
+        let discovery_subscriptions: Result<Vec<_>, String> =
+            micro::subjects().iter().map(|subject| subscribe(subject, None, &discovery_sender)).collect();
+        let discovery_subscriptions = discovery_subscriptions?;
         let (ended_sender, ended) = bounded(INTAKE_WAITING);
         let spill_root = tempfile::Builder::new()
             .prefix("nats-pi-bridge-")
@@ -197,10 +230,15 @@ impl Daemon {
             .tempdir()
             .map_err(|e| format!("no folder for temporary files: {e}"))?;
         let config = Arc::new(config);
+        let host = Arc::new(Host::new(&connection, &config));
         let (bridge, client_requests) = clients::start(&config)?;
         Ok(Daemon {
             services: Arc::new(Services::new(&config.agent_dir)),
-            intake: Instance::new("intake".into(), Map::new(), vec![Endpoint::new("intake", subject)]),
+            intake: IntakeService::new(subject),
+            controller: Controller::default(),
+            company: Company::new(&host).map_err(|e| e.to_string())?,
+            heartbeats: tick(config.heartbeat_interval),
+            host,
             config,
             connection,
             sessions: BTreeMap::new(),
@@ -218,7 +256,8 @@ impl Daemon {
             outage_reported: false,
             registered: false,
             phase: Phase::Serving,
-            _subscriptions: subscriptions,
+            intake_subscriptions,
+            _discovery_subscriptions: discovery_subscriptions,
             _broker: broker,
         })
     }
@@ -234,19 +273,24 @@ impl Daemon {
     }
 
     fn next_event(&self) -> Event {
-        let deadline = match self.phase {
-            Phase::Serving => never(),
-            Phase::Draining(end) | Phase::Ending(end) => after(end.saturating_duration_since(Instant::now())),
+        let shutdown = match self.phase {
+            Phase::Serving => None,
+            Phase::Draining(end) | Phase::Ending(end) => Some(end),
         };
+        let deadline = shutdown.into_iter().chain(self.company.deadline()).min();
+        let deadline = deadline.map_or_else(never, |end| after(end.saturating_duration_since(Instant::now())));
+        let requests = if self.company.is_settled() { self.intake_requests.clone() } else { never() };
         select! {
             recv(self.signals) -> _ => Event::Signal,
             recv(self.ended) -> ended => ended.map_or(Event::Deadline, |(id, reason)| Event::Ended(id, reason)),
             recv(self.connection_events) -> event => Event::Nats(event.unwrap_or(ConnectionEvent::Closed)),
-            recv(self.intake_requests) -> message => message.map_or(Event::Deadline, Event::Intake),
+            recv(requests) -> message => message.map_or(Event::Deadline, Event::Request),
+            recv(self.company.messages()) -> message => message.map_or(Event::Deadline, Event::Peer),
             recv(self.discovery_requests) -> message => message.map_or(Event::Deadline, Event::Discovery),
             recv(self.client_requests) -> request => request.map_or(Event::Deadline, |r| Event::Client(Box::new(r))),
             recv(deadline) -> _ => Event::Deadline,
             recv(self.ticks) -> _ => Event::Tick,
+            recv(self.heartbeats) -> _ => Event::Heartbeat,
         }
     }
 
@@ -254,15 +298,27 @@ impl Daemon {
         match event {
             Event::Signal => self.advance_shutdown(),
             Event::Nats(event) => self.connection_event(event),
-            Event::Intake(message) => self.intake(*message),
+            Event::Request(message) => self.request(*message),
+            Event::Peer(message) => self.peer(*message),
             Event::Discovery(message) => self.discovery(&message),
             Event::Client(request) => self.client(*request),
             Event::Ended(instance_id, reason) => self.forget(&instance_id, reason),
-            Event::Tick => child::reap_orphans(),
-            Event::Deadline => match self.phase {
-                Phase::Draining(end) | Phase::Ending(end) if end <= Instant::now() => self.advance_shutdown(),
-                _ => {}
-            },
+            Event::Tick => {
+                child::reap_orphans();
+                self.host.tick(Instant::now());
+            }
+            Event::Heartbeat => {
+                self.company.announce();
+                self.heartbeats();
+            }
+            Event::Deadline => {
+                self.advance_company();
+                if let Phase::Draining(end) | Phase::Ending(end) = self.phase
+                    && end <= Instant::now()
+                {
+                    self.advance_shutdown();
+                }
+            }
         }
     }
 
@@ -275,8 +331,10 @@ impl Daemon {
                 } else {
                     self.registered = true;
                     log::info!("connected");
-                    log::info!("intake registered on {}", self.intake.endpoints[0].subject);
+                    log::info!("intake registered on {}", self.intake.subject);
                 }
+                self.company.connected();
+                self.heartbeats();
             }
             ConnectionEvent::Disconnected { reason } => log::warn!("disconnected: {reason}"),
             ConnectionEvent::ConnectFailed { server, error } => {
@@ -296,43 +354,6 @@ impl Daemon {
         }
     }
 
-    fn intake(&mut self, message: Message) {
-        let received = Instant::now();
-        let Some(reply) = message.reply else {
-            log::debug!("an intake request without reply subject was ignored");
-            return;
-        };
-        let counters = self.intake.endpoints[0].counters.clone();
-        counters.count_request();
-        let request = if matches!(self.phase, Phase::Serving) {
-            intake::parse(&message.payload)
-        } else {
-            Err(IntakeError::ShuttingDown)
-        };
-        let answer = match request {
-            Ok(Request::List) => Ok(Some(self.listing(self.connection.max_payload()))),
-            Ok(Request::Stop { session_id }) => self.stop(session_id, &reply, received).map(|()| None),
-            Ok(Request::Create(create)) => {
-                let connection = self.connection.clone();
-                let stream = || Arc::new(TextStream::new(&connection, reply.clone())) as Arc<dyn Reply>;
-                self.create(&create, &stream, counters.clone(), received).map(|_| None)
-            }
-            Err(error) => Err(error),
-        };
-        match answer {
-            // The session gives the answer when it is done, and its time with it.
-            Ok(None) => return,
-            Ok(Some(document)) => send_document(&self.connection, &reply, &document),
-            Err(error) => {
-                let (status, summary) = (error.status(), error.summary());
-                counters.count_error(status, &summary);
-                let stream = intake::expects_stream(&message.payload);
-                send_error(&self.connection, &reply, status, &summary, &error.document(), stream);
-            }
-        }
-        counters.add_time(received.elapsed());
-    }
-
     /// The document of `list`, of at most so many bytes.
     fn listing(&self, limit: usize) -> Value {
         let now = Instant::now();
@@ -349,25 +370,9 @@ impl Daemon {
         self.sessions.values_mut().find(|entry| entry.info.named && entry.info.id == session_id)
     }
 
-    fn stop(&mut self, session_id: String, reply: &str, received: Instant) -> Result<(), IntakeError> {
-        let (connection, reply) = (self.connection.clone(), reply.to_string());
-        let counters = self.intake.endpoints[0].counters.clone();
-        let Some(entry) = self.named(&session_id) else { return Err(IntakeError::NotFound { session_id }) };
-        entry.stop(Box::new(move |document| {
-            send_document(&connection, &reply, &document);
-            counters.add_time(received.elapsed());
-        }));
-        Ok(())
-    }
-
     /// Checks a request for a session and starts it; returns its instance id.
-    fn create(
-        &mut self,
-        create: &Create,
-        reply: &dyn Fn() -> Arc<dyn Reply>,
-        counters: Arc<Counters>,
-        received: Instant,
-    ) -> Result<String, IntakeError> {
+    fn create(&mut self, create: &Create, caller: Caller<'_>) -> Result<String, IntakeError> {
+        let Caller { reply, counters, sender, received } = caller;
         if let Some(session_id) = &create.session_id
             && self.named(session_id).is_some()
         {
@@ -390,17 +395,18 @@ impl Daemon {
             let message = format!("{} sessions are open, which is the limit", self.sessions.len());
             return Err(IntakeError::Busy { message });
         }
-        let usual = self.usual_tools(create.session_id.is_some());
+        let usual = self.usual_tools(&services, create.session_id.is_some());
         let tools = match create.tools()? {
             Some(names) => tools::select(&names, &usual).map_err(|message| IntakeError::InvalidRequest { message })?,
             None => usual,
         };
         let storage = self.storage(create, &cwd)?;
-        let service = create.session_id.as_ref().map(|id| self.session_service(id, &cwd, micro::new_id()));
+        let invalid = |name: &str| IntakeError::InvalidRequest { message: format!("{name} must be true or false") };
+        let settings = Settings::from_json(create.options()).map_err(invalid)?;
         let info = Arc::new(Info {
             id: create.session_id.clone().unwrap_or_else(|| format!("run-{:08x}", fastrand::u32(..))),
-            instance_id: service.as_ref().map_or_else(micro::new_id, |s| s.id.clone()),
-            named: service.is_some(),
+            instance_id: micro::new_id(),
+            named: create.session_id.is_some(),
             cwd,
             from: from.clone(),
             tools,
@@ -410,9 +416,16 @@ impl Daemon {
         let name = create.name()?.map(str::to_owned);
         let setup = Setup { model, thinking, name, max_lifetime, deadline, file: None };
         let socket = self.open_socket(&info)?;
-        let first = Prompt { message: Incoming::new(create.body.clone()), from, reply: reply(), counters, received };
+        let first = create.body.clone().map(|body| Prompt {
+            message: Incoming::new(body),
+            from,
+            sender,
+            reply: reply(),
+            counters,
+            received,
+        });
         let instance_id = info.instance_id.clone();
-        self.start_session(info, Arc::new(Facts::new(setup)), service, socket, storage, Some(first))?;
+        self.start_session(info, Arc::new(Facts::new(setup)), settings, socket, storage, first)?;
         Ok(instance_id)
     }
 
@@ -422,9 +435,21 @@ impl Daemon {
     }
 
     /// The tools of a session that names none. Only a named one can be found by those who could answer questions.
-    fn usual_tools(&self, named: bool) -> Vec<String> {
-        let usual = tools::DEFAULT_TOOLS.into_iter().chain(named.then_some(tools::QUESTION));
-        self.config.tools.clone().unwrap_or_else(|| usual.map(str::to_owned).collect())
+    fn usual_tools(&self, services: &Services, named: bool) -> Vec<String> {
+        if let Some(configured) = &self.config.tools {
+            return configured.clone();
+        }
+        let mut usual = tools::DEFAULT_TOOLS.map(str::to_owned).to_vec();
+        if let Some(preferred) = services.default_tools() {
+            match tools::select(&preferred, &usual) {
+                Ok(preferred) => usual = preferred,
+                Err(reason) => log::warn!("defaultTools of the settings are left out: {reason}"),
+            }
+        }
+        if named && !usual.iter().any(|name| name == tools::QUESTION) {
+            usual.push(tools::QUESTION.to_owned());
+        }
+        usual
     }
 
     /// Where the session files of a working directory are.
@@ -471,7 +496,6 @@ impl Daemon {
         let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
         let totals = session::settled_totals(&saved.file).unwrap_or_default();
         let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
-        let service = self.session_service(&saved.id, &saved.cwd, saved.instance_id.clone());
         let info = Arc::new(Info {
             id: saved.id,
             instance_id: saved.instance_id,
@@ -494,41 +518,39 @@ impl Daemon {
         }
         let storage = Storage::Saved { file: saved.file, totals };
         let socket = self.open_socket(&info).map_err(|e| e.summary())?;
-        self.start_session(info, facts, Some(service), socket, storage, None).map_err(|e| e.summary())
-    }
-
-    /// The session as discovery shows it.
-    fn session_service(&self, id: &str, cwd: &Path, instance_id: String) -> Instance {
-        let subject = session_subject(&self.config.owner, id);
-        let cwd = cwd.to_string_lossy();
-        let metadata = Map::from_iter([
-            ("sessionId".to_string(), json!(id)),
-            ("owner".to_string(), json!(self.config.owner)),
-            ("cwd".to_string(), json!(cwd)),
-        ]);
-        let inspect = Endpoint::new("inspect", format!("{subject}.inspect"));
-        let endpoints = vec![Endpoint::new("prompt", subject), inspect];
-        Instance { id: instance_id, ..Instance::new(format!("{id} — {cwd}"), metadata, endpoints) }
+        self.start_session(info, facts, Settings::default(), socket, storage, None).map_err(|e| e.summary())
     }
 
     fn start_session(
         &mut self,
         info: Arc<Info>,
         facts: Arc<Facts>,
-        service: Option<Instance>,
+        settings: Settings,
         socket: Option<SessionSocket>,
         storage: Storage,
         first: Option<Prompt>,
     ) -> Result<(), IntakeError> {
+        let service = info.named.then(Arc::<SessionService>::default);
+        let spill_dir = self.spill_root.path().join(&info.instance_id);
         let subjects = match &service {
             None => None,
             Some(service) => {
-                let [prompt, inspect] = [0, 1].map(|n| service.endpoints[n].counters.clone());
-                let opened = SessionSubjects::open(&self.connection, &self.config.owner, &info.id, prompt, inspect);
+                let kept = self.state.as_ref().filter(|_| !matches!(storage, Storage::None));
+                let place = Place {
+                    host: self.host.clone(),
+                    service: service.clone(),
+                    info: info.clone(),
+                    facts: facts.clone(),
+                    attachments: kept
+                        .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&info.id)),
+                    settings,
+                };
+                let opened = SessionSubjects::open(place);
                 Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)
             }
         };
         let (commands, receiver) = bounded(COMMANDS);
+        let spill_dir = self.spill_root.path().join(&info.instance_id);
         let parts = Parts {
             config: self.config.clone(),
             services: self.services_for(&info.cwd),
@@ -536,7 +558,11 @@ impl Daemon {
             facts: facts.clone(),
             subjects,
             commands: receiver,
-            spill_dir: self.spill_root.path().join(&info.instance_id),
+            raw_file: match &self.bridge {
+                Some(bridge) => bridge.raw_file(&info),
+                None => spill_dir.join("events.jsonl"),
+            },
+            spill_dir,
             state: self.state.clone(),
             storage,
             first,
@@ -557,8 +583,9 @@ impl Daemon {
         if let Some(bridge) = &mut self.bridge {
             bridge.session_started(socket, &info, &facts, &commands);
         }
-        let instance_id = info.instance_id.clone();
-        self.sessions.insert(instance_id, Entry { info, facts, commands, service, stoppers: Vec::new(), thread });
+        let entry = Entry { info, facts, commands, service, stoppers: Vec::new(), thread };
+        self.heartbeat(&entry);
+        self.sessions.insert(entry.info.instance_id.clone(), entry);
         Ok(())
     }
 
@@ -577,22 +604,18 @@ impl Daemon {
         }
     }
 
-    fn discovery(&self, message: &Message) {
-        let (Some(reply), Some((verb, id))) = (&message.reply, micro::parse_subject(&message.subject)) else { return };
-        let instances = self.sessions.values().filter_map(|entry| entry.service.as_ref());
-        for instance in std::iter::once(&self.intake).chain(instances) {
-            if id.is_none_or(|id| id == instance.id) {
-                send_document(&self.connection, reply, &instance.document(verb));
-            }
-        }
-    }
-
     /// Serving -> draining -> ending -> leaving behind; by a signal, or because a phase took too long.
     fn advance_shutdown(&mut self) {
         let now = Instant::now();
         match self.phase {
             Phase::Serving => {
                 log::info!("shutting down ({} sessions)", self.sessions.len());
+                // Company takes over what comes from now on.
+                if self.company.leave() {
+                    self.intake_subscriptions.drain(..).for_each(|subscription| {
+                        subscription.drain(LAST_CALL);
+                    });
+                }
                 self.tell_all(|| Command::Drain);
                 self.phase = Phase::Draining(now + self.config.grace);
             }

@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod event_log;
 pub mod events;
 pub mod fault;
+pub mod jsonc;
 pub mod model;
 pub mod nats;
 pub mod nats_context;

@@ -6,6 +6,7 @@
 pub mod commands;
 mod context_files;
 mod frontmatter;
+mod resources;
 pub mod skills;
 pub mod templates;
 #[cfg(test)]
@@ -131,7 +132,7 @@ mod tests {
 
     fn prompt(tree: &Tree, trusted: bool, tools: &[&'static dyn Tool]) -> String {
         let places = tree.places("p", trusted);
-        let skills = skills::discover(&places, &[]);
+        let skills = skills::discover(&places);
         system_prompt(&PromptInput { places, tools, skills: &skills, context_files: true })
     }
 

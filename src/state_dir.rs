@@ -112,13 +112,20 @@ impl StateDir {
         std::fs::rename(&new, &path)
     }
 
-    /// Forgets a session. That none is remembered is no error.
+    /// Where the files are kept that came with a session's prompts.
+    pub fn attachments(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("{id}.files"))
+    }
+
+    /// Forgets a session and its files. That none is remembered is no error.
     pub fn forget(&self, id: &str) {
-        let path = self.path(id);
-        if let Err(e) = std::fs::remove_file(&path)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            log::warn!("cannot remove {}: {e}", path.display());
+        let (path, files) = (self.path(id), self.attachments(id));
+        for (path, removed) in [(&path, std::fs::remove_file(&path)), (&files, std::fs::remove_dir_all(&files))] {
+            if let Err(e) = removed
+                && e.kind() != io::ErrorKind::NotFound
+            {
+                log::warn!("cannot remove {}: {e}", path.display());
+            }
         }
     }
 }

@@ -237,7 +237,7 @@ impl Turn {
         let tools: Vec<&'static dyn Tool> = self.info.tools.iter().filter_map(|name| tools::by_name(name)).collect();
         let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
         let places = self.config.places(&self.info.cwd);
-        let skills = skills::discover(&places, &[]);
+        let skills = skills::discover(&places);
         let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
         self.keep_room();
         let mut run = Run { turn: 0, attempt: 0, recovered: false };

@@ -7,6 +7,7 @@ mod tests;
 
 use crate::event_log;
 use crate::model::ThinkingLevel;
+use crate::nats::agents::SenderTrust;
 use crate::nats::broker::{BrokerAuth, BrokerOptions};
 use crate::nats::{self, Auth, ServerAddress};
 use crate::nats_context::{self, Context};
@@ -56,6 +57,11 @@ pub struct Config {
     pub question_timeout: Option<Duration>,
     /// The whole environment of child processes.
     pub tool_environment: Vec<(String, String)>,
+    /// Between two signs of life of an agent.
+    pub heartbeat_interval: Duration,
+    /// Sessions publish their events on NATS unless told otherwise.
+    pub events: bool,
+    pub min_sender_trust: SenderTrust,
     /// The side channel, unless it is forbidden.
     pub bridge: Option<BridgePlan>,
     /// Bounds of every session's events.
@@ -490,6 +496,9 @@ impl Settings {
         if log.parse::<log::LevelFilter>().is_err() {
             return Err(self.wrong("log", &format!("{log:?} is no log level")));
         }
+        let trust = self.text("minSenderTrust").unwrap_or_default();
+        let min_sender_trust = SenderTrust::parse(trust)
+            .ok_or_else(|| self.wrong("minSenderTrust", &format!("{trust:?} is neither any nor signed")))?;
         let servers = nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let mut warnings = Vec::new();
         if nats.servers.iter().any(|server| server.host.eq_ignore_ascii_case(PUBLIC_SERVER)) {
@@ -541,6 +550,9 @@ impl Settings {
             bash_timeout: self.limit("bashTimeout"),
             question_timeout: self.limit("questionTimeout"),
             tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
+            heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),
+            events: self.text("events") == Some("true"),
+            min_sender_trust,
             home: self.home,
             bridge,
             event_log,

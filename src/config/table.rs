@@ -134,6 +134,23 @@ pub const ROWS: &[Row] = &[
     .or("1800"),
     row("toolEnvironment", "--tool-env", Kind::List, "NAME[,NAME]", "further variables that commands may see"),
     row(
+        "heartbeatInterval",
+        "--heartbeat-interval",
+        Kind::Number { min: 1, max: 3600 },
+        "SECONDS",
+        "between two signs of life of an agent on NATS",
+    )
+    .or("5"),
+    row("events", "--events", Kind::Switch, "", "publish the events of all sessions on NATS"),
+    row(
+        "minSenderTrust",
+        "--min-sender-trust",
+        Kind::Text,
+        "any|signed",
+        "whose requests to take: anybody's, or only signed ones",
+    )
+    .or("any"),
+    row(
         "bridgeDir",
         "--bridge-dir",
         Kind::Path,

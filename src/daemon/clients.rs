@@ -1,6 +1,6 @@
 //! The daemon's side of the side channel: what its clients ask of the daemon itself.
 
-use super::{Daemon, Fatal, Phase};
+use super::{Caller, Daemon, Fatal, Phase};
 use crate::config::Config;
 use crate::nats::documents;
 use crate::nats::intake::{Create, IntakeError};
@@ -66,7 +66,10 @@ impl Daemon {
 
     fn create_for_client(&mut self, create: &Create, reply: &Arc<dyn Reply>) -> Result<Value, IntakeError> {
         let now = Instant::now();
-        let instance_id = self.create(create, &|| reply.clone(), Arc::default(), now)?;
+        let instance_id = self.create(
+            create,
+            Caller { reply: &|| reply.clone(), counters: Arc::default(), sender: None, received: now },
+        )?;
         let entry = self.sessions.get(&instance_id);
         Ok(entry.map_or(Value::Null, |e| documents::summary(&self.config.owner, &e.info, &e.facts, now)))
     }

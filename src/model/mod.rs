@@ -22,7 +22,6 @@ mod http;
 mod http_resolver;
 mod http_watch;
 mod ids;
-mod jsonc;
 mod models_json;
 pub mod offline;
 mod openai_completions;

@@ -1,7 +1,7 @@
 //! `models.json`: the user's own providers and models, and corrections of the built-in ones.
 
 use super::definition::Definition;
-use super::jsonc;
+use crate::jsonc;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 

@@ -9,10 +9,11 @@ use super::models_json::ModelsJson;
 use super::protocol::{Draft, Protocol};
 use super::registry::Registry;
 use super::repair::repair;
-use super::settings::{self, QueueModes, RetrySettings, Settings, ToolSettings};
+use super::settings::{QueueModes, RetrySettings, Settings, ToolSettings};
 use super::throttle::Throttle;
 use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, catalog, offline, usage};
 use crate::cancel::Cancel;
+use crate::jsonc;
 use crate::transcript::StopReason;
 use crate::transcript::compaction::CompactionSettings;
 use serde_json::Value;
@@ -60,7 +61,7 @@ impl Services {
     /// The same for the sessions of a project, whose `.pi/settings.json` beats the user's settings. That file can name
     /// programs to run, so this is for trusted folders only.
     pub fn of_project(&self, folder: &Path) -> Services {
-        let project = ConfigFile::new(folder.join(".pi/settings.json"), settings::parse_document);
+        let project = ConfigFile::new(folder.join(".pi/settings.json"), jsonc::parse);
         Services { shared: self.shared.clone(), project: Some(project) }
     }
 
@@ -98,6 +99,11 @@ impl Services {
     /// What the settings say about tools.
     pub fn tool_settings(&self) -> ToolSettings {
         self.settings().tools()
+    }
+
+    /// The tools that the settings want for sessions that name none, as they are written there.
+    pub fn default_tools(&self) -> Option<Vec<String>> {
+        self.settings().default_tools.clone()
     }
 
     /// Where the settings want session files to be, as it is written there.

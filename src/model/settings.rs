@@ -1,9 +1,9 @@
 //! `settings.json`: what of PI's settings concerns models and requests.
 
 use super::exchange::RetryPolicy;
-use super::jsonc;
 use super::thinking::Budgets;
 use super::{Model, ThinkingLevel};
+use crate::jsonc;
 use crate::transcript::compaction::CompactionSettings;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -41,6 +41,8 @@ pub struct Settings {
     shell_command_prefix: Option<String>,
     /// Where session files are; as it is written, so that `~` is for the reader to resolve.
     pub session_dir: Option<String>,
+    /// The tools of sessions that name none.
+    pub default_tools: Option<Vec<String>>,
     /// All of it as it was read, for merging.
     #[serde(skip)]
     document: Value,
@@ -48,14 +50,6 @@ pub struct Settings {
 
 /// Lists that name what there is; those of a project are added to the user's.
 const RESOURCES: [&str; 4] = ["skills", "prompts", "extensions", "packages"];
-
-/// Reads a settings file as it is.
-///
-/// # Errors
-/// It is no JSON.
-pub fn parse_document(text: &str) -> Result<Value, String> {
-    serde_json::from_str(&jsonc::to_json(text)).map_err(|e| e.to_string())
-}
 
 /// Puts the project's values over the user's.
 fn merge(user: &mut Value, project: &Value) {
@@ -160,7 +154,7 @@ struct ProviderRetry {
 
 impl Settings {
     pub fn parse(text: &str) -> Result<Settings, String> {
-        Settings::of(parse_document(text)?)
+        Settings::of(jsonc::parse(text)?)
     }
 
     fn of(document: Value) -> Result<Settings, String> {
@@ -305,15 +299,15 @@ mod tests {
         let user = Settings::parse(user).expect("it parses");
         let project =
             r#"{"defaultModel":"p", /* more */ "retry":{"maxRetries":2},"skills":["b"],"enabledModels":["y"]}"#;
-        let merged = user.with(&parse_document(project).expect("it parses")).expect("it fits");
+        let merged = user.with(&jsonc::parse(project).expect("it parses")).expect("it fits");
         assert_eq!(merged.default_model.as_deref(), Some("p"));
         assert_eq!((merged.retry().max_retries, merged.retry().delay_ms(1)), (2, 5));
         assert_eq!(merged.document["skills"], serde_json::json!(["a", "b"]));
         assert_eq!(merged.document["enabledModels"], serde_json::json!(["y"]));
         assert_eq!(user.with(&Value::Null).as_ref(), Ok(&user), "there is no such file");
-        let alone = Settings::default().with(&parse_document(r#"{"defaultModel":"p"}"#).expect("it parses"));
+        let alone = Settings::default().with(&jsonc::parse(r#"{"defaultModel":"p"}"#).expect("it parses"));
         assert_eq!(alone.expect("it fits").default_model.as_deref(), Some("p"));
-        assert!(user.with(&parse_document(r#"{"retry":3}"#).expect("it parses")).is_err());
+        assert!(user.with(&jsonc::parse(r#"{"retry":3}"#).expect("it parses")).is_err());
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub enum Request {
 pub struct Create {
     /// Absent for an ephemeral run.
     pub session_id: Option<String>,
-    pub body: String,
+    /// The first prompt; absent if the session shall wait for one.
+    pub body: Option<String>,
     pub cwd: String,
     options: Map<String, Value>,
 }
@@ -61,6 +62,10 @@ pub enum IntakeError {
         message: String,
     },
     ShuttingDown,
+    /// The request is not signed as it has to be.
+    Unauthorized {
+        message: String,
+    },
 }
 
 /// Longest session id, so that subjects stay far below the limit of 256 bytes.
@@ -85,6 +90,7 @@ impl IntakeError {
             IntakeError::NotFound { .. } => "not_found",
             IntakeError::Busy { .. } => "busy",
             IntakeError::ShuttingDown => "shutting_down",
+            IntakeError::Unauthorized { .. } => "unauthorized",
         }
     }
 
@@ -93,6 +99,7 @@ impl IntakeError {
         match self {
             IntakeError::SessionExists { .. } => 409,
             IntakeError::NotFound { .. } => 404,
+            IntakeError::Unauthorized { .. } => 401,
             IntakeError::Busy { .. } => 429,
             IntakeError::ShuttingDown => 503,
             _ => 400,
@@ -106,6 +113,7 @@ impl IntakeError {
             IntakeError::InvalidJson { message }
             | IntakeError::InvalidRequest { message }
             | IntakeError::SessionCreateFailed { message }
+            | IntakeError::Unauthorized { message }
             | IntakeError::Busy { message } => json!({"error": code, "message": cut(message, MAX_MESSAGE)}),
             IntakeError::InvalidSessionMode { mode } => json!({"error": code, "sessionMode": mode}),
             IntakeError::MissingFields { required } => json!({"error": code, "required": required}),
@@ -191,13 +199,36 @@ pub fn read(mode: &str, mut map: Map<String, Value>) -> Result<Request, IntakeEr
     match session_id {
         Some(session_id) if stop => Ok(Request::Stop { session_id }),
         session_id => {
-            let (body, cwd) = (take("body"), take("cwd"));
+            let (body, cwd) = (Some(take("body")), take("cwd"));
             Ok(Request::Create(Create { session_id, body, cwd, options: map }))
         }
     }
 }
 
 impl Create {
+    /// A request for a session that waits for its first prompt.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn without_prompt(mut options: Map<String, Value>) -> Result<Create, IntakeError> {
+        let cwd = match options.remove("cwd") {
+            Some(Value::String(cwd)) if !cwd.trim().is_empty() => cwd,
+            _ => return Err(IntakeError::MissingFields { required: &["cwd"] }),
+        };
+        match options.remove("sessionId") {
+            Some(Value::String(id)) if valid_session_id(&id) => {
+                Ok(Create { session_id: Some(id), body: None, cwd, options })
+            }
+            Some(Value::String(id)) => Err(IntakeError::InvalidSessionId { session_id: echo(&id) }),
+            other => Err(IntakeError::InvalidSessionId { session_id: echo(&other.unwrap_or_default().to_string()) }),
+        }
+    }
+
+    /// The fields that are not required.
+    pub fn options(&self) -> &Map<String, Value> {
+        &self.options
+    }
+
     fn option(&self, key: &str) -> Option<&Value> {
         self.options.get(key).filter(|value| !value.is_null())
     }

@@ -1,15 +1,17 @@
-//! NATS micro services (ADR-32): one responder that answers discovery for every instance of the daemon.
+//! NATS micro services (ADR-32): discovery requests, the documents that answer them, statistics.
 
 use super::shared::random_token;
-use crate::transcript::{iso_time, now_ms};
+use crate::transcript::iso_time;
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-/// Name of the service.
+/// Name of the service on the `pi-exec` wire; that of the agent protocol is [`super::agents::SERVICE`].
 pub const SERVICE: &str = "pi-exec";
-/// Queue group of every endpoint, the default of ADR-32.
+/// Queue group of the `pi-exec` endpoints, the default of ADR-32.
 pub const QUEUE_GROUP: &str = "q";
+/// Our services, each of which is discovered by its name.
+const SERVICES: [&str; 2] = [SERVICE, super::agents::SERVICE];
 
 /// What a discovery request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,16 +21,37 @@ pub enum Verb {
     Stats,
 }
 
-/// The subjects on which discovery requests for the service arrive.
+/// The subjects on which discovery requests for our services arrive.
 pub fn subjects() -> Vec<String> {
-    ["PING", "INFO", "STATS"]
-        .iter()
-        .flat_map(|verb| [format!("$SRV.{verb}"), format!("$SRV.{verb}.{SERVICE}"), format!("$SRV.{verb}.{SERVICE}.*")])
-        .collect()
+    let mut subjects = Vec::new();
+    for verb in ["PING", "INFO", "STATS"] {
+        subjects.push(format!("$SRV.{verb}"));
+        for service in SERVICES {
+            subjects.extend([format!("$SRV.{verb}.{service}"), format!("$SRV.{verb}.{service}.*")]);
+        }
+    }
+    subjects
 }
 
-/// Reads the subject of a discovery request: the verb, and the id of the only instance that shall answer.
-pub fn parse_subject(subject: &str) -> Option<(Verb, Option<&str>)> {
+/// Which instances a discovery request asks, and for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Query<'a> {
+    pub verb: Verb,
+    /// The name of the only service that shall answer.
+    service: Option<&'a str>,
+    /// The id of the only instance that shall answer.
+    id: Option<&'a str>,
+}
+
+impl Query<'_> {
+    /// Whether an instance is asked.
+    pub fn asks(&self, service: &str, id: &str) -> bool {
+        self.service.is_none_or(|asked| asked == service) && self.id.is_none_or(|asked| asked == id)
+    }
+}
+
+/// Reads the subject of a discovery request.
+pub fn parse_subject(subject: &str) -> Option<Query<'_>> {
     let mut tokens = subject.split('.');
     let verb = match (tokens.next()?, tokens.next()?) {
         ("$SRV", "PING") => Verb::Ping,
@@ -36,10 +59,9 @@ pub fn parse_subject(subject: &str) -> Option<(Verb, Option<&str>)> {
         ("$SRV", "STATS") => Verb::Stats,
         _ => return None,
     };
-    match (tokens.next(), tokens.next(), tokens.next()) {
-        (None | Some(SERVICE), id, None) => Some((verb, id)),
-        _ => None,
-    }
+    let (service, id) = (tokens.next(), tokens.next());
+    let known = service.is_none_or(|service| SERVICES.contains(&service));
+    (known && tokens.next().is_none()).then_some(Query { verb, service, id })
 }
 
 /// Statistics of one endpoint.
@@ -53,6 +75,15 @@ pub struct Counters {
 }
 
 impl Counters {
+    pub const fn new() -> Counters {
+        Counters {
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            processing: AtomicU64::new(0),
+            last_error: Mutex::new(String::new()),
+        }
+    }
+
     pub fn count_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
@@ -77,33 +108,34 @@ impl Counters {
 }
 
 /// One endpoint of an instance.
-pub struct Endpoint {
+pub struct Endpoint<'a> {
     pub name: &'static str,
     pub subject: String,
-    pub counters: Arc<Counters>,
+    pub queue_group: &'static str,
+    pub metadata: Map<String, Value>,
+    pub counters: &'a Counters,
 }
 
-impl Endpoint {
-    pub fn new(name: &'static str, subject: String) -> Endpoint {
-        Endpoint { name, subject, counters: Arc::default() }
+impl<'a> Endpoint<'a> {
+    /// An endpoint of the `pi-exec` wire.
+    pub fn new(name: &'static str, subject: String, counters: &'a Counters) -> Endpoint<'a> {
+        Endpoint { name, subject, queue_group: QUEUE_GROUP, metadata: Map::new(), counters }
     }
 }
 
-/// One instance of the service: the intake, or a session.
-pub struct Instance {
-    pub id: String,
+/// One instance of a service as discovery shows it, made when somebody asks: a thousand sessions that nobody looks at
+/// cost no memory for this.
+pub struct Instance<'a> {
+    pub service: &'static str,
+    pub id: &'a str,
     pub description: String,
     pub metadata: Map<String, Value>,
-    pub endpoints: Vec<Endpoint>,
-    /// RFC 3339 with milliseconds, UTC.
-    pub started: String,
+    pub endpoints: Vec<Endpoint<'a>>,
+    /// Unix time in milliseconds.
+    pub started_ms: i64,
 }
 
-impl Instance {
-    pub fn new(description: String, metadata: Map<String, Value>, endpoints: Vec<Endpoint>) -> Instance {
-        Instance { id: new_id(), description, metadata, endpoints, started: iso_time(now_ms()) }
-    }
-
+impl Instance<'_> {
     /// The reply to a discovery request.
     pub fn document(&self, verb: Verb) -> Value {
         let mut document = json!({
@@ -112,7 +144,7 @@ impl Instance {
                 Verb::Info => "io.nats.micro.v1.info_response",
                 Verb::Stats => "io.nats.micro.v1.stats_response",
             },
-            "name": SERVICE,
+            "name": self.service,
             "id": self.id,
             "version": env!("CARGO_PKG_VERSION"),
             "metadata": self.metadata,
@@ -124,7 +156,7 @@ impl Instance {
                 document["endpoints"] = self.endpoints.iter().map(Endpoint::info).collect();
             }
             Verb::Stats => {
-                document["started"] = json!(self.started);
+                document["started"] = json!(iso_time(self.started_ms));
                 document["endpoints"] = self.endpoints.iter().map(Endpoint::stats).collect();
             }
         }
@@ -132,9 +164,9 @@ impl Instance {
     }
 }
 
-impl Endpoint {
+impl Endpoint<'_> {
     fn info(&self) -> Value {
-        json!({"name": self.name, "subject": self.subject, "queue_group": QUEUE_GROUP, "metadata": {}})
+        json!({"name": self.name, "subject": self.subject, "queue_group": self.queue_group, "metadata": self.metadata})
     }
 
     /// All fields that any of the known clients insists on: natscli wants `last_error` to be a string and `data` an
@@ -145,7 +177,7 @@ impl Endpoint {
         json!({
             "name": self.name,
             "subject": self.subject,
-            "queue_group": QUEUE_GROUP,
+            "queue_group": self.queue_group,
             "num_requests": requests,
             "num_errors": errors,
             "last_error": *self.counters.last_error.lock().unwrap_or_else(PoisonError::into_inner),
@@ -168,24 +200,47 @@ mod tests {
     #[test]
     fn discovery_subjects_are_understood() {
         for (subject, expected) in [
-            ("$SRV.PING", Some((Verb::Ping, None))),
-            ("$SRV.INFO.pi-exec", Some((Verb::Info, None))),
-            ("$SRV.STATS.pi-exec.ABC", Some((Verb::Stats, Some("ABC")))),
+            ("$SRV.PING", Some((Verb::Ping, None, None))),
+            ("$SRV.INFO.pi-exec", Some((Verb::Info, Some("pi-exec"), None))),
+            ("$SRV.INFO.agents", Some((Verb::Info, Some("agents"), None))),
+            ("$SRV.STATS.pi-exec.ABC", Some((Verb::Stats, Some("pi-exec"), Some("ABC")))),
             ("$SRV.STATS.other", None),
             ("$SRV.PING.pi-exec.a.b", None),
             ("$SRV.EXPLODE", None),
             ("x.PING", None),
             ("", None),
         ] {
+            let expected = expected.map(|(verb, service, id)| Query { verb, service, id });
             assert_eq!(parse_subject(subject), expected, "{subject}");
         }
-        assert_eq!(subjects().len(), 9);
+        assert_eq!(subjects().len(), 15);
+    }
+
+    #[test]
+    fn a_query_asks_all_instances_or_those_of_a_service_or_one() {
+        for (subject, asked) in [
+            ("$SRV.PING", [true, true, true]),
+            ("$SRV.PING.agents", [false, true, true]),
+            ("$SRV.PING.agents.A", [false, true, false]),
+            ("$SRV.PING.pi-exec.A", [true, false, false]),
+        ] {
+            let query = parse_subject(subject).expect(subject);
+            let instances = [("pi-exec", "A"), ("agents", "A"), ("agents", "B")];
+            assert_eq!(instances.map(|(service, id)| query.asks(service, id)), asked, "{subject}");
+        }
     }
 
     #[test]
     fn documents_have_what_clients_insist_on() {
-        let instance = Instance::new("intake".into(), Map::new(), vec![Endpoint::new("intake", "a.b".into())]);
-        let counters = &instance.endpoints[0].counters;
+        let counters = Counters::default();
+        let instance = Instance {
+            service: SERVICE,
+            id: "I",
+            description: "intake".into(),
+            metadata: Map::new(),
+            endpoints: vec![Endpoint::new("intake", "a.b".into(), &counters)],
+            started_ms: 1_700_000_000_120,
+        };
         counters.count_request();
         counters.count_request();
         counters.count_error(404, "not_found");
@@ -198,6 +253,7 @@ mod tests {
         );
         assert_eq!(instance.document(Verb::Ping)["type"], "io.nats.micro.v1.ping_response");
         assert_eq!(instance.document(Verb::Info)["description"], "intake");
-        assert_eq!(instance.id.len(), 22);
+        assert_eq!(stats["started"], "2023-11-14T22:13:20.120Z");
+        assert_eq!(new_id().len(), 22);
     }
 }

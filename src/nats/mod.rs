@@ -8,18 +8,25 @@
 //! | `connection.rs`, `shared.rs`, `subscriptions.rs`, `output.rs` | the handle: publishing, subscribing, requests; what waits to be sent |
 //! | `io.rs`, `connect.rs`, `pool.rs`, `transport.rs`, `waker.rs` | the I/O thread: connecting, reading, reconnecting |
 //! | `auth.rs`, `nkey.rs`, `tls.rs` | proving who we are, checking who they are |
-//! | `micro.rs`, `intake.rs`, `session_subjects.rs` | the service: discovery, requests for sessions, prompts |
-//! | `replies.rs`, `documents.rs` | what is said in answer: streams, errors, JSON documents |
+//! | `micro.rs`, `services.rs`, `host.rs` | discovery; what it shows of the daemon; what all sessions share |
+//! | `intake.rs`, `session_subjects.rs`, `control.rs` | requests for sessions; to sessions: prompts, control |
+//! | `agents/` | the agent protocol on top of all this |
+//! | `replies.rs`, `stream.rs`, `documents.rs`, `events.rs` | what is said: errors, streams, JSON documents, events |
+//! | `recent.rs`, `peers.rs` | requests that were sent twice; other daemons of the same owner |
 //! | `broker/` | a small NATS server for hosts that have none |
 
 mod address;
+pub mod agents;
 mod auth;
 pub mod broker;
 pub mod codec;
 mod connect;
 mod connection;
+pub mod control;
 pub mod documents;
+pub mod events;
 mod handshake;
+pub mod host;
 pub mod intake;
 mod io;
 mod message;
@@ -27,10 +34,14 @@ pub mod micro;
 mod nkey;
 mod options;
 mod output;
+pub mod peers;
 mod pool;
+pub mod recent;
 pub mod replies;
+pub mod services;
 pub mod session_subjects;
 mod shared;
+pub mod stream;
 mod subject;
 mod subscriptions;
 mod tls;

@@ -9,7 +9,9 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 /// First byte of a decoded seed; its five top bits make the `S` at the beginning.
 const SEED: u8 = 18 << 3;
 /// First byte of a decoded public user key; makes the `U`.
-const USER: u8 = 20 << 3;
+pub(super) const USER: u8 = 20 << 3;
+/// First byte of a decoded public account key; makes the `A`.
+pub(super) const ACCOUNT: u8 = 0;
 
 /// Why a seed was refused. It never shows the seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,16 @@ impl UserKey {
     pub(super) fn sign(&self, text: &str) -> String {
         URL_SAFE_NO_PAD.encode(self.0.sign(text.as_bytes()))
     }
+}
+
+/// The Ed25519 key in a public key such as `UDXU...`, whose first byte has to be `kind`; `None` for anything else.
+pub(super) fn public_key(text: &str, kind: u8) -> Option<[u8; 32]> {
+    let bytes = base32_decode(text).ok()?;
+    let (body, checksum) = bytes.split_last_chunk::<2>()?;
+    let (prefix, key) = body.split_first()?;
+    let valid = *prefix == kind && crc16(body).to_le_bytes() == *checksum;
+    // Base32 has several texts for the same bytes; only the usual one is a key.
+    key.try_into().ok().filter(|_| valid && base32_encode(&bytes) == text)
 }
 
 const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
@@ -135,6 +147,17 @@ mod tests {
         let verifier = UnparsedPublicKey::new(&ED25519, &public[1..33]);
         assert!(verifier.verify(b"nonce", &signature).is_ok());
         assert!(verifier.verify(b"other", &signature).is_err());
+    }
+
+    #[test]
+    fn reads_public_keys() {
+        let key = UserKey::from_seed(SEED_TEXT).expect("a valid seed");
+        assert_eq!(public_key(PUBLIC_TEXT, USER).as_ref().map(|key| &key[..]), Some(key.0.public_key().as_ref()));
+        assert_eq!(public_key(PUBLIC_TEXT, ACCOUNT), None);
+        for damaged in ["", "U", &PUBLIC_TEXT[..55], &PUBLIC_TEXT.replace('X', "Y"), &PUBLIC_TEXT.to_lowercase()] {
+            assert_eq!(public_key(damaged, USER), None, "{damaged}");
+        }
+        assert_eq!(public_key(&format!("{PUBLIC_TEXT}A"), USER), None);
     }
 
     #[test]

@@ -1,15 +1,30 @@
-//! The two subjects of a named session: prompts, and `.inspect`.
+//! The subjects of a named session on both wires: prompts, inspection and control on `pi-exec`, prompts and status of the
+//! agent protocol. Only the daemon that has the session subscribes to them, so that it never matters which other daemons
+//! the owner has.
 
-use crate::nats::documents::session_subject;
-use crate::nats::intake;
-use crate::nats::micro::{Counters, QUEUE_GROUP};
-use crate::nats::replies::{TextStream, reply_to, send_document};
-use crate::nats::{Connection, Message, PublishError, Subscription};
+use super::agents::attachments::Attachments;
+use super::agents::queries::Queries;
+use super::agents::sender::AgentSender;
+use super::agents::stream::AgentStream;
+use super::agents::{self, Identity, envelope};
+use super::control::{self, Responder, Settings, VERBS};
+use super::documents::session_subject;
+use super::events::EventPublisher;
+use super::host::Host;
+use super::micro::{Counters, QUEUE_GROUP};
+use super::replies::send_document;
+use super::services::{SessionService, agent_instance_id};
+use super::stream::{Form, Stream};
+use super::{Connection, Message, PublishError, Subscription, intake, recent};
+use crate::event_log::EventSink;
 use crate::reply::{Reply, ReplyError};
-use crate::session::Prompt;
+use crate::session::control::{Control, ControlRequest};
+use crate::session::{Facts, Info, Prompt};
+use crate::transcript::now_ms;
 use crate::turn::Incoming;
 use crossbeam_channel::{Receiver, bounded};
 use serde_json::Value;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +33,7 @@ const WAITING: usize = 64;
 /// How long the end of a session waits for what the server still has for it.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
-/// What a message to a session asks for.
+/// What a message to a session asks of its actor.
 pub enum SessionRequest {
     Prompt(Prompt),
     Refused {
@@ -29,25 +44,65 @@ pub enum SessionRequest {
     Inspect {
         reply: String,
     },
-    /// Nobody could read an answer.
-    Unanswerable,
+    /// One after the other.
+    Control(Vec<ControlRequest>),
+    /// Nothing; it is answered, or cannot be.
+    Nothing,
+}
+
+/// What a session needs to be there on NATS.
+pub struct Place {
+    pub host: Arc<Host>,
+    pub service: Arc<SessionService>,
+    pub info: Arc<Info>,
+    pub facts: Arc<Facts>,
+    /// Where files that come with prompts are kept.
+    pub attachments: PathBuf,
+    pub settings: Settings,
 }
 
 /// The subscriptions of one session. Dropping them ends them.
 pub struct SessionSubjects {
-    connection: Connection,
     requests: Receiver<Box<Message>>,
-    prompt: Subscription,
-    inspect: Subscription,
+    subscriptions: [Subscription; 4],
     reader: Reader,
 }
 
 /// Understands the messages to a session.
 struct Reader {
-    connection: Connection,
-    inspect_subject: String,
-    prompt_counters: Arc<Counters>,
-    inspect_counters: Arc<Counters>,
+    host: Arc<Host>,
+    service: Arc<SessionService>,
+    info: Arc<Info>,
+    facts: Arc<Facts>,
+    queries: Arc<Queries>,
+    attachments: Attachments,
+    /// Callers of the agent protocol are told of tool calls and costs.
+    tool_status: bool,
+    /// There while events are published.
+    publisher: Option<Arc<dyn EventSink>>,
+}
+
+/// The end of a subject that says what is asked.
+#[derive(Debug, PartialEq, Eq)]
+enum Asks<'a> {
+    Prompt(Form),
+    Status,
+    /// A word below the session's subject.
+    Verb(&'a str),
+    /// The subject of a question.
+    Query,
+}
+
+/// Reads a subject that one of a session's subscriptions stands for.
+fn asks(subject: &str) -> Asks<'_> {
+    let mut words = subject.split('.');
+    match (words.next(), words.next()) {
+        (Some("agents"), Some("prompt")) => Asks::Prompt(Form::Agent),
+        (Some("agents"), Some("status")) => Asks::Status,
+        // The owner and the session come before the verb.
+        (Some("agents"), Some("pi-exec")) => words.nth(2).map_or(Asks::Prompt(Form::Text), Asks::Verb),
+        _ => Asks::Query,
+    }
 }
 
 impl SessionSubjects {
@@ -55,86 +110,256 @@ impl SessionSubjects {
     ///
     /// # Errors
     /// The connection takes no more.
-    pub fn open(
-        connection: &Connection,
-        owner: &str,
-        session_id: &str,
-        prompt_counters: Arc<Counters>,
-        inspect_counters: Arc<Counters>,
-    ) -> Result<SessionSubjects, PublishError> {
+    pub fn open(place: Place) -> Result<SessionSubjects, PublishError> {
+        let Place { host, service, info, facts, attachments, settings } = place;
+        let connection = host.connection.clone();
         let (sender, requests) = bounded(WAITING);
-        let prompt_subject = session_subject(owner, session_id);
-        let inspect_subject = format!("{prompt_subject}.inspect");
-        Ok(SessionSubjects {
-            prompt: connection.subscribe(&prompt_subject, Some(QUEUE_GROUP), sender.clone())?,
-            inspect: connection.subscribe(&inspect_subject, Some(QUEUE_GROUP), sender)?,
-            connection: connection.clone(),
-            requests,
-            reader: Reader { connection: connection.clone(), inspect_subject, prompt_counters, inspect_counters },
-        })
+        let subscribe = |subject: &str, queue| connection.subscribe(subject, Some(queue), sender.clone());
+        let subject = session_subject(&host.owner, &info.id);
+        let agent = Identity { owner: &host.owner, instance_id: "", session: Some(&info.id) };
+        let subscriptions = [
+            subscribe(&subject, QUEUE_GROUP)?,
+            subscribe(&format!("{subject}.*"), QUEUE_GROUP)?,
+            subscribe(&agent.subject("prompt"), agents::QUEUE_GROUP)?,
+            subscribe(&agent.subject("status"), agents::QUEUE_GROUP)?,
+        ];
+        let mut reader = Reader {
+            queries: Arc::new(Queries::new(&connection, sender.clone())),
+            attachments: Attachments::new(attachments),
+            tool_status: false,
+            publisher: None,
+            host,
+            service,
+            info,
+            facts,
+        };
+        let events = settings.events.unwrap_or(reader.host.events);
+        reader.apply(Settings { events: Some(events), ..settings });
+        Ok(SessionSubjects { requests, subscriptions, reader })
     }
 
     pub fn requests(&self) -> &Receiver<Box<Message>> {
         &self.requests
     }
 
+    /// Who listens to the session's events from its beginning.
+    pub fn listener(&self) -> Option<Arc<dyn EventSink>> {
+        self.reader.publisher.clone()
+    }
+
     /// Understands one message.
-    pub fn read(&self, message: Message) -> SessionRequest {
+    pub fn read(&mut self, message: Message) -> SessionRequest {
         self.reader.read(message)
     }
 
     /// Where the answer to a prompt of before a restart goes.
     pub fn reply_to(&self, address: &Value) -> Option<Arc<dyn Reply>> {
-        reply_to(&self.connection, address)
+        let stream = Stream::resume(self.connection(), address)?;
+        Some(match stream.form() {
+            Form::Text => Arc::new(stream),
+            Form::Agent => self.reader.agent_reply(stream),
+        })
+    }
+
+    fn connection(&self) -> &Connection {
+        &self.reader.host.connection
     }
 
     /// Answers an inspection.
     pub fn answer_inspect(&self, reply: &str, document: &Value) {
         let begun = Instant::now();
-        self.reader.inspect_counters.count_request();
-        send_document(&self.connection, reply, document);
-        self.reader.inspect_counters.add_time(begun.elapsed());
+        self.reader.service.inspect.count_request();
+        send_document(self.connection(), reply, document);
+        self.reader.service.inspect.add_time(begun.elapsed());
     }
 
-    /// Ends the subscriptions; returns the prompts that were on their way, whose callers have to be told.
-    pub fn close(self) -> Vec<Prompt> {
-        let SessionSubjects { connection, requests, prompt, inspect, reader } = self;
-        if connection.is_connected() {
-            inspect.drain(LAST_CALL);
-            prompt.drain(LAST_CALL);
+    /// Ends the subscriptions; returns the prompts that were on their way, whose callers have to be told. The files that
+    /// came with prompts are removed unless the session goes on after a restart.
+    pub fn close(self, goes_on: bool) -> Vec<Prompt> {
+        let SessionSubjects { requests, subscriptions, mut reader } = self;
+        let deadline = Instant::now() + LAST_CALL;
+        for subscription in subscriptions {
+            if reader.host.connection.is_connected() {
+                subscription.drain(deadline.saturating_duration_since(Instant::now()));
+            }
         }
         let late: Vec<_> = requests.try_iter().collect();
-        late.into_iter()
-            .filter_map(|message| match reader.read(*message) {
-                SessionRequest::Prompt(prompt) => Some(prompt),
-                SessionRequest::Refused { reply, error, .. } => {
-                    reply.finish(Err(error));
-                    None
-                }
-                SessionRequest::Inspect { .. } | SessionRequest::Unanswerable => None,
-            })
-            .collect()
+        let mut prompts = Vec::new();
+        for message in late {
+            match reader.read(*message) {
+                SessionRequest::Prompt(prompt) => prompts.push(prompt),
+                SessionRequest::Refused { reply, error, .. } => reply.finish(Err(error)),
+                // Whoever asked for control is told by the end of the request.
+                SessionRequest::Control(_) | SessionRequest::Inspect { .. } | SessionRequest::Nothing => {}
+            }
+        }
+        if !(goes_on && reader.facts.setup().file.is_some())
+            && let Err(e) = reader.attachments.remove()
+        {
+            log::warn!("session {}: its attachments cannot be removed: {e}", reader.info.id);
+        }
+        prompts
     }
 }
 
 impl Reader {
-    fn read(&self, message: Message) -> SessionRequest {
-        let Some(reply) = message.reply else { return SessionRequest::Unanswerable };
-        if message.subject == self.inspect_subject {
-            return SessionRequest::Inspect { reply };
+    fn read(&mut self, message: Message) -> SessionRequest {
+        match (asks(&message.subject), &message.reply) {
+            (Asks::Verb("inspect"), Some(reply)) => SessionRequest::Inspect { reply: reply.clone() },
+            (Asks::Verb(_), _) => self.control(&message),
+            (Asks::Query, _) => self.answer(&message),
+            (Asks::Prompt(form), Some(reply)) => self.prompt(&message, reply.clone(), form),
+            (Asks::Status, Some(reply)) => {
+                self.status(reply);
+                SessionRequest::Nothing
+            }
+            (Asks::Prompt(_) | Asks::Status, None) => {
+                log::debug!("session {}: a message without reply subject", self.info.id);
+                SessionRequest::Nothing
+            }
         }
-        let reply: Arc<dyn Reply> = Arc::new(TextStream::new(&self.connection, reply));
-        let counters = self.prompt_counters.clone();
+    }
+
+    fn prompt(&mut self, message: &Message, reply: String, form: Form) -> SessionRequest {
+        let counters = match form {
+            Form::Text => self.service.prompt.clone(),
+            Form::Agent => self.service.agent_prompt.clone(),
+        };
         counters.count_request();
-        match intake::parse_prompt(&message.payload) {
-            Ok(request) => SessionRequest::Prompt(Prompt {
-                message: Incoming::new(request.text),
-                from: request.from,
-                reply,
-                counters,
-                received: Instant::now(),
-            }),
-            Err(why) => SessionRequest::Refused { reply, counters, error: ReplyError::empty_prompt(why) },
+        let stream = Stream::new(&self.host.connection, reply, form);
+        let (text, from, sender) = match self.understand(message, form) {
+            Ok(understood) => understood,
+            Err(error) => return SessionRequest::Refused { reply: Arc::new(stream), counters, error },
+        };
+        let mut reply: Arc<dyn Reply> = match form {
+            Form::Text => Arc::new(stream),
+            Form::Agent => self.agent_reply(stream),
+        };
+        if let Some(key) = recent::key(message) {
+            if self.host.recent.join(&key, &reply) {
+                return SessionRequest::Nothing;
+            }
+            reply = self.host.recent.share(key, reply, Instant::now());
+        }
+        SessionRequest::Prompt(Prompt {
+            message: Incoming::new(text),
+            from,
+            sender,
+            reply,
+            counters,
+            received: Instant::now(),
+        })
+    }
+
+    /// The text of a prompt, the name that its sender gave itself, and who it is.
+    fn understand(
+        &mut self,
+        message: &Message,
+        form: Form,
+    ) -> Result<(String, Option<String>, Option<AgentSender>), ReplyError> {
+        match form {
+            Form::Text => {
+                let request = intake::parse_prompt(&message.payload).map_err(ReplyError::empty_prompt)?;
+                Ok((request.text, request.from, self.host.senders.identify(message, now_ms())?))
+            }
+            Form::Agent => {
+                let envelope = envelope::parse(&message.payload)?;
+                let sender = self.host.senders.identify(message, now_ms())?;
+                let staged = self.attachments.stage(&envelope.attachments, &envelope.prompt);
+                let text = staged.map_err(|e| ReplyError::storage(&e))?;
+                Ok((text, None, sender))
+            }
+        }
+    }
+
+    fn agent_reply(&self, stream: Stream) -> Arc<dyn Reply> {
+        self.host.keep_alive.watch(&stream);
+        Arc::new(AgentStream::new(stream, &self.facts, &self.queries, self.tool_status))
+    }
+
+    fn status(&self, reply: &str) {
+        let begun = Instant::now();
+        self.service.agent_status.count_request();
+        let id = agent_instance_id(&self.info);
+        let identity = Identity { owner: &self.host.owner, instance_id: &id, session: Some(&self.info.id) };
+        let document = identity.heartbeat(self.host.terms(true), self.host.heartbeat_interval, now_ms());
+        send_document(&self.host.connection, reply, &document);
+        self.service.agent_status.add_time(begun.elapsed());
+    }
+
+    fn control(&mut self, message: &Message) -> SessionRequest {
+        let Asks::Verb(verb) = asks(&message.subject) else { return SessionRequest::Nothing };
+        let responder = Responder {
+            host: self.host.clone(),
+            service: self.service.clone(),
+            verb: VERBS.iter().position(|known| *known == verb),
+            reply: message.reply.clone(),
+            received: Instant::now(),
+        };
+        let sender = self.host.senders.identify(message, now_ms());
+        match sender.and_then(|sender| control::parse(verb, &message.payload, sender.as_ref())) {
+            Err(error) => {
+                responder.respond(Err(error));
+                SessionRequest::Nothing
+            }
+            Ok(asked) => {
+                let mut requests: Vec<ControlRequest> = self.apply(asked.settings).into_iter().collect();
+                requests.push(ControlRequest { control: asked.control, respond: responder.into_respond() });
+                SessionRequest::Control(requests)
+            }
+        }
+    }
+
+    /// Changes settings; returns what the session has to do for that.
+    fn apply(&mut self, settings: Settings) -> Option<ControlRequest> {
+        self.tool_status = settings.tool_status.unwrap_or(self.tool_status);
+        let control = match (settings.events, self.publisher.take()) {
+            (Some(true), None) => {
+                let publisher = EventPublisher::new(&self.host.connection, &self.host.owner, &self.info.id);
+                let sink: Arc<dyn EventSink> = Arc::new(publisher);
+                self.publisher = Some(sink.clone());
+                Control::Subscribe { sink, since: None }
+            }
+            (Some(false), Some(sink)) => Control::Unsubscribe { sink },
+            (_, unchanged) => {
+                self.publisher = unchanged;
+                return None;
+            }
+        };
+        // The answer of the request that changed the settings is the one that its caller gets.
+        Some(ControlRequest { control, respond: Box::new(|_| {}) })
+    }
+
+    /// An answer to a question that was asked in the middle of an answer.
+    fn answer(&self, message: &Message) -> SessionRequest {
+        let Some(answer) = self.queries.read(message) else { return SessionRequest::Nothing };
+        let id = self.info.id.clone();
+        let respond = Box::new(move |result: Result<_, ReplyError>| {
+            if let Err(error) = result {
+                log::info!("session {id}: an answer was refused: {error}");
+            }
+        });
+        let control = Control::Answer { id: answer.id, answers: answer.answers, source: control::SOURCE };
+        SessionRequest::Control(vec![ControlRequest { control, respond }])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_say_what_is_asked() {
+        for (subject, expected) in [
+            ("agents.pi-exec.ada.worker", Asks::Prompt(Form::Text)),
+            ("agents.pi-exec.ada.worker.inspect", Asks::Verb("inspect")),
+            ("agents.pi-exec.ada.worker.follow_up", Asks::Verb("follow_up")),
+            ("agents.prompt.pi-exec.ada.worker", Asks::Prompt(Form::Agent)),
+            ("agents.status.pi-exec.ada.worker", Asks::Status),
+            ("_INBOX.abc", Asks::Query),
+            ("agents", Asks::Query),
+        ] {
+            assert_eq!(asks(subject), expected, "{subject}");
         }
     }
 }

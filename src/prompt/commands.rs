@@ -1,6 +1,6 @@
 //! Texts that begin with `/name`: which there are, and what they stand for.
 
-use super::{Places, skills, templates};
+use super::{Places, resources, skills, templates};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -17,8 +17,11 @@ pub struct Expanded {
 /// What a text that calls up a skill or a template stands for; `None` for any other text. Reads files.
 pub fn expand(text: &str, places: &Places<'_>) -> Option<Expanded> {
     let command = text.strip_prefix('/')?.split_whitespace().next()?.to_owned();
-    let skill = || skills::expand(text, &skills::discover(places, &[])).map(|text| (text, "skill"));
-    let template = || templates::expand(text, &templates::discover(places, &[])).map(|text| (text, "prompt"));
+    let skill = || {
+        let text = resources::skill_commands(places).then(|| skills::expand(text, &skills::discover(places)))??;
+        Some((text, "skill"))
+    };
+    let template = || templates::expand(text, &templates::discover(places)).map(|text| (text, "prompt"));
     let (text, kind) = skill().or_else(template)?;
     Some(Expanded { text, kind, command })
 }
@@ -29,8 +32,8 @@ pub fn list(places: &Places<'_>) -> Vec<Value> {
         json!({"name": name, "description": description, "source": source,
             "sourceInfo": {"path": path.to_string_lossy()}})
     };
-    let templates = templates::discover(places, &[]);
-    let skills = skills::discover(places, &[]);
+    let templates = templates::discover(places);
+    let skills = if resources::skill_commands(places) { skills::discover(places) } else { Vec::new() };
     templates
         .iter()
         .map(|template| row(template.name.clone(), &template.description, "prompt", &template.file))

@@ -1,7 +1,7 @@
 //! Skills: instructions for particular tasks, of which a model sees the descriptions and reads the rest when it needs it.
 
 use super::text_file::read;
-use super::{Places, frontmatter, xml_escaped};
+use super::{Places, frontmatter, resources, xml_escaped};
 use crate::tools::walk::walk;
 use std::path::{Path, PathBuf};
 
@@ -26,9 +26,9 @@ pub struct Skill {
     pub hidden: bool,
 }
 
-/// The skills of the user, of the project if it is trusted, and of `extra` folders or files, in this order. Of several
+/// The skills of the user, of the project if it is trusted, and of the folders and files that the settings name, in this order. Of several
 /// with one name the first one counts. What cannot be read is left out; the log tells.
-pub fn discover(places: &Places<'_>, extra: &[PathBuf]) -> Vec<Skill> {
+pub fn discover(places: &Places<'_>) -> Vec<Skill> {
     let mut found = Found::default();
     found.folder(&places.agent_dir.join("skills"), true);
     found.folder(&places.home.join(".agents/skills"), false);
@@ -38,8 +38,8 @@ pub fn discover(places: &Places<'_>, extra: &[PathBuf]) -> Vec<Skill> {
             found.folder(&dir.join(".agents/skills"), false);
         }
     }
-    for path in extra {
-        if path.is_file() { found.file(path) } else { found.folder(path, true) }
+    for path in resources::named(places, "skills") {
+        if path.is_file() { found.file(&path) } else { found.folder(&path, true) }
     }
     found.skills
 }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     fn names(tree: &Tree, trusted: bool) -> Vec<String> {
-        discover(&tree.places("p/sub", trusted), &[]).into_iter().map(|skill| skill.name).collect()
+        discover(&tree.places("p/sub", trusted)).into_iter().map(|skill| skill.name).collect()
     }
 
     #[test]
@@ -225,8 +225,8 @@ mod tests {
         let user = ["user-a", "user-b", "user-single", "home-c"];
         assert_eq!(names(&tree, false), user);
         assert_eq!(names(&tree, true), [&user[..], &["project-d", "project-e", "project-f"]].concat());
-        let extra = [tree.path(".agents/skills"), tree.path("agent/skills/a/SKILL.md")];
-        let with_extra = discover(&tree.places("p/sub", false), &extra);
+        tree.write("agent/settings.json", br#"{"skills":["../.agents/skills","skills/a/SKILL.md"]}"#);
+        let with_extra = discover(&tree.places("p/sub", false));
         assert_eq!(with_extra.last().map(|skill| skill.name.as_str()), Some("outside-the-repository"));
         assert_eq!(with_extra.len(), 5, "a file that is known already is not taken again");
     }
@@ -253,7 +253,7 @@ mod tests {
             file: tree.path("agent/skills/a/SKILL.md"),
             hidden: false,
         };
-        assert_eq!(discover(&tree.places("p", true), &[]), [expected]);
+        assert_eq!(discover(&tree.places("p", true)), [expected]);
     }
 
     #[test]
@@ -278,7 +278,7 @@ mod tests {
             "agent/skills/a/SKILL.md",
             "---\ndescription: A.\ndisable-model-invocation: true\n---\n\nDo it.\n",
         )]);
-        let skills = discover(&tree.places("p", true), &[]);
+        let skills = discover(&tree.places("p", true));
         assert!(skills[0].hidden);
         let dir = tree.path("agent/skills/a");
         let dir = dir.display();

@@ -1,7 +1,7 @@
 //! Prompt templates: texts with gaps, called up as `/name arguments`.
 
 use super::text_file::read;
-use super::{Places, frontmatter};
+use super::{Places, frontmatter, resources};
 use std::path::{Path, PathBuf};
 
 /// Most templates of one session.
@@ -20,15 +20,15 @@ pub struct Template {
     pub file: PathBuf,
 }
 
-/// The templates of the user, of the project if it is trusted, and of `extra` folders or files, in this order. Of several
+/// The templates of the user, of the project if it is trusted, and of the folders and files that the settings name, in this order. Of several
 /// with one name the first one counts. What cannot be read is left out; the log tells.
-pub fn discover(places: &Places<'_>, extra: &[PathBuf]) -> Vec<Template> {
+pub fn discover(places: &Places<'_>) -> Vec<Template> {
     let mut paths = markdown_in(&places.agent_dir.join("prompts"));
     if places.project_trusted {
         paths.extend(markdown_in(&places.cwd.join(".pi/prompts")));
     }
-    for path in extra {
-        if path.is_file() { paths.push(path.clone()) } else { paths.extend(markdown_in(path)) }
+    for path in resources::named(places, "prompts") {
+        if path.is_file() { paths.push(path) } else { paths.extend(markdown_in(&path)) }
     }
     let mut templates: Vec<Template> = Vec::new();
     for path in paths {
@@ -197,9 +197,12 @@ mod tests {
             ("p/.pi/prompts/fix.md", "not taken, as the name is known"),
             ("p/.pi/prompts/test.md", "Test $ARGUMENTS"),
         ]);
-        let names = |trusted| discover(&tree.places("p", trusted), &[]).into_iter().map(|t| t.name).collect::<Vec<_>>();
+        let names = |trusted| discover(&tree.places("p", trusted)).into_iter().map(|t| t.name).collect::<Vec<_>>();
         assert_eq!((names(false), names(true)), (vec!["fix".to_owned()], vec!["fix".to_owned(), "test".to_owned()]));
-        let templates = discover(&tree.places("p", true), &[tree.path("agent/prompts")]);
+        tree.write("agent/settings.json", br#"{"prompts":["more"]}"#);
+        tree.write("agent/more/late.md", b"Late");
+        let templates = discover(&tree.places("p", true));
+        assert_eq!(templates.last().map(|template| template.name.as_str()), Some("late"));
         assert_eq!((templates[0].description.as_str(), templates[0].argument_hint.as_str()), ("Fix it", "ISSUE"));
         for (text, expected) in [
             ("/fix 'issue 7'", Some("Fix issue 7 now.")),

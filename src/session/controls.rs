@@ -101,6 +101,7 @@ impl Session {
             _ => self.accept(Prompt {
                 message,
                 from: input.from,
+                sender: None,
                 reply: input.reply.unwrap_or_else(|| Arc::new(SilentReply)),
                 counters: Arc::default(),
                 received: Instant::now(),

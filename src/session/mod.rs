@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::event_log::{EventLog, EventSink};
 use crate::events::AgentEvent;
 use crate::model::Services;
+use crate::nats::agents::sender::AgentSender;
 use crate::nats::micro::Counters;
 use crate::nats::session_subjects::{SessionRequest, SessionSubjects};
 use crate::questions::Questions;
@@ -57,6 +58,8 @@ pub struct Prompt {
     pub message: Incoming,
     /// The label that the caller gave itself.
     pub from: Option<String>,
+    /// Who the caller is, where it says so in a way that can be proved.
+    pub sender: Option<AgentSender>,
     pub reply: Arc<dyn Reply>,
     /// Statistics of the endpoint that it came to.
     pub counters: Arc<Counters>,
@@ -105,6 +108,8 @@ pub struct Parts {
     pub commands: Receiver<Command>,
     /// Where tools may put what does not fit into a result; removed with the session.
     pub spill_dir: PathBuf,
+    /// What events leave out; made when first needed, removed with the session.
+    pub raw_file: PathBuf,
     /// The daemon's memory of its sessions.
     pub state: Option<Arc<StateDir>>,
     pub storage: Storage,
@@ -182,8 +187,8 @@ pub fn run(parts: Parts) -> EndReason {
         queue: Queue::new(parts.config.max_queue),
         steering: Waiting::default(),
         follow_up: Waiting::default(),
-        log: EventLog::new(parts.config.event_log.clone(), &parts.info.id, parts.spill_dir.join("events.jsonl")),
-        listeners: Vec::new(),
+        log: EventLog::new(parts.config.event_log.clone(), &parts.info.id, parts.raw_file),
+        listeners: parts.subjects.as_ref().and_then(SessionSubjects::listener).into_iter().collect(),
         questions: Questions::default(),
         askers: HashMap::new(),
         config: parts.config,
@@ -204,6 +209,7 @@ pub fn run(parts: Parts) -> EndReason {
         used_tools: false,
         draining: false,
     };
+    session.facts.set_listeners(session.listeners.len());
     let reason = match (session.open(storage), first) {
         (Ok(()), first) => {
             let state = state(&session.info, &session.facts);
@@ -294,15 +300,22 @@ impl Session {
 
     /// A message to one of the session's subjects.
     fn request(&mut self, message: crate::nats::Message) {
-        let Some(subjects) = &self.subjects else { return };
+        let Some(subjects) = &mut self.subjects else { return };
         match subjects.read(message) {
             SessionRequest::Prompt(prompt) => self.accept(prompt),
             SessionRequest::Refused { reply, counters, error } => self.refuse(&*reply, &counters, error),
             SessionRequest::Inspect { reply } => {
                 let document = self.inspection();
-                subjects.answer_inspect(&reply, &document);
+                if let Some(subjects) = &self.subjects {
+                    subjects.answer_inspect(&reply, &document);
+                }
             }
-            SessionRequest::Unanswerable => log::debug!("session {}: a message without reply subject", self.info.id),
+            SessionRequest::Control(requests) => {
+                for request in requests {
+                    self.control(request.control, request.respond);
+                }
+            }
+            SessionRequest::Nothing => {}
         }
     }
 
@@ -335,6 +348,10 @@ impl Session {
                     self.info.id
                 );
             }
+            AgentEvent::CompactionEnd { result: Some(result), .. } => {
+                self.context_tokens = result.get("estimatedTokensAfter").and_then(Value::as_u64).unwrap_or(0);
+            }
+            AgentEvent::CompactionEnd { error: Some(error), .. } => log::warn!("session {}: {error}", self.info.id),
             _ => {}
         }
         self.publish(&event);
@@ -352,6 +369,9 @@ impl Session {
 
     /// Tells an event to those who listen, and keeps it for those who ask later.
     fn publish(&mut self, event: &AgentEvent) {
+        if let Some(running) = &self.running {
+            running.reply.event(event);
+        }
         let envelope = self.log.publish(event.name(), event.to_json(), !self.listeners.is_empty());
         let before = self.listeners.len();
         self.listeners.retain(|listener| listener.event(&envelope));
@@ -416,7 +436,7 @@ impl Session {
             state.forget(&self.info.id);
         }
         if let Some(subjects) = self.subjects.take() {
-            for prompt in subjects.close() {
+            for prompt in subjects.close(reason == EndReason::ShutDown) {
                 self.refuse_prompt(&prompt, self.farewell(reason));
             }
         }

@@ -144,6 +144,7 @@ impl Session {
             self.queue.push_last(Prompt {
                 message: Incoming { id, text, images, expand: true },
                 from,
+                sender: None,
                 reply,
                 counters: Arc::default(),
                 received: Instant::now(),

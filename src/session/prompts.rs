@@ -29,10 +29,12 @@ impl Session {
             return self.refuse_prompt(&prompt, ReplyError::storage(&e));
         }
         self.facts.count_prompt();
+        let reply = prompt.reply.clone();
         self.queue.push_last(prompt);
         self.start_next();
         // The turn is on its way meanwhile; nobody hears of the prompt before this is done.
         self.memory.sync();
+        reply.accepted();
     }
 
     /// Writes a prompt down, so that it is not lost from here on.
@@ -182,6 +184,7 @@ impl Session {
             self.queue.push_first(Prompt {
                 message,
                 from: None,
+                sender: None,
                 reply: Arc::new(SilentReply),
                 counters: Arc::default(),
                 received: Instant::now(),

@@ -81,23 +81,41 @@ impl BridgeDirectory {
         self.instances().join(format!("{}-{session_id}.json", self.pid))
     }
 
-    /// Removes what dead processes left behind, and what an earlier process with our own number did unless `used` says
-    /// that it is ours. Nothing of a live process is touched, nor any file that does not look like one of ours.
-    pub fn sweep(&self, used: impl Fn(&Path) -> bool) {
+    /// What the events of one session leave out. The name is unique over the session's lives.
+    pub fn raw_file(&self, instance_id: &str) -> PathBuf {
+        self.raw().join(format!("{}-{instance_id}.jsonl", self.pid))
+    }
+
+    fn raw(&self) -> PathBuf {
+        self.root.join("raw")
+    }
+
+    /// Removes what an earlier process with our own number left behind. Only before there is anything of our own.
+    pub fn sweep_namesake(&self) {
+        self.remove_files(|pid| pid == self.pid);
+    }
+
+    /// Removes what dead processes left behind. Nothing of a live process is touched.
+    pub fn sweep(&self) {
         let mut dead = BTreeMap::new();
+        self.remove_files(|pid| pid != self.pid && *dead.entry(pid).or_insert_with(|| self.is_dead(pid)));
+    }
+
+    /// Removes the files of those processes; no file that does not look like one of ours.
+    fn remove_files(&self, mut of: impl FnMut(u32) -> bool) {
         let folders: [(PathBuf, &str, &[&str]); 3] = [
             (self.root.clone(), "pi-", &[".sock"]),
             (self.instances(), "", &[".json", ".json.tmp"]),
-            (self.root.join("raw"), "", &[".jsonl", ".jsonl.compact"]),
+            (self.raw(), "", &[".jsonl", ".jsonl.compact"]),
         ];
         for (folder, prefix, suffixes) in folders {
             let Ok(entries) = std::fs::read_dir(&folder) else { continue };
             for entry in entries.flatten() {
                 let Some(pid) = owner(&entry.file_name(), prefix, suffixes) else { continue };
                 let path = entry.path();
-                let ended =
-                    if pid == self.pid { !used(&path) } else { *dead.entry(pid).or_insert_with(|| self.is_dead(pid)) };
-                if ended && let Err(e) = std::fs::remove_file(&path) {
+                if of(pid)
+                    && let Err(e) = std::fs::remove_file(&path)
+                {
                     log::debug!("{} is left over and stays: {e}", path.display());
                 }
             }
@@ -319,19 +337,24 @@ mod tests {
             ]
         };
         let foreign = directory.instances().join("notes.json");
-        let own = [directory.daemon_row(), directory.session_row("new"), directory.session_row("old")];
+        let own = [directory.daemon_row(), directory.session_row("old")];
         let all = [dead, alive, served].into_iter().flat_map(files).chain([foreign.clone()]).chain(own.clone());
         for path in all {
             std::fs::write(path, "{}").expect("a file");
         }
         drop(listen(&home.path().join(format!("pi-{dead}.sock"))).expect("it listens for a moment"));
-        directory.sweep(|path| path != own[2]);
+        directory.sweep();
         assert!(files(dead).iter().all(|path| !path.exists()));
         assert!(!home.path().join(format!("pi-{dead}.sock")).exists());
-        for path in files(alive).into_iter().chain(files(served)).chain([foreign, own[0].clone(), own[1].clone()]) {
+        let others = || files(alive).into_iter().chain(files(served)).chain([foreign.clone()]);
+        for path in others().chain(own.clone()) {
             assert!(path.exists(), "{}", path.display());
         }
-        assert!(!own[2].exists(), "what an earlier process of our number left");
+        directory.sweep_namesake();
+        for path in others() {
+            assert!(path.exists(), "{}", path.display());
+        }
+        assert!(own.iter().all(|path| !path.exists()), "what an earlier process of our number left");
     }
 
     #[test]

@@ -133,6 +133,7 @@ impl SocketServer {
     /// A text that says why there can be no side channel.
     pub fn start(root: &Path, config: &Arc<Config>, requests: Sender<ClientRequest>) -> Result<SocketServer, String> {
         let directory = BridgeDirectory::open(root)?;
+        directory.sweep_namesake();
         let path = directory.daemon_socket();
         let failed = |e: io::Error| format!("{}: {e}", path.display());
         let listener = directory::listen(&path).map_err(failed)?;
@@ -176,6 +177,11 @@ impl SocketServer {
         let Some(path) = named.flatten() else { return Ok(None) };
         let listener = Some(directory::listen(&path)?);
         Ok(Some(SessionSocket { path, listener }))
+    }
+
+    /// Where a session keeps what its events leave out.
+    pub fn raw_file(&self, info: &Info) -> PathBuf {
+        self.shared.directory.raw_file(&info.instance_id)
     }
 
     /// A session is there: clients can reach it from now on.

@@ -104,8 +104,7 @@ pub fn run(shared: &Shared, wake: &Receiver<()>) {
     let mut heartbeat = Instant::now() + HEARTBEAT;
     registry.round(Some("startup"));
     // Only now, because clients shall find the daemon as early as possible.
-    let used = |path: &Path| registry.is_used(path);
-    shared.directory.sweep(used);
+    shared.directory.sweep();
     loop {
         let _ = wake.recv_deadline(heartbeat);
         if shared.stopping.is_cancelled() {
@@ -201,15 +200,6 @@ impl Registry<'_> {
                 }
             }
         }
-    }
-
-    fn is_used(&self, path: &Path) -> bool {
-        let table = self.shared.table();
-        path == self.shared.directory.daemon_row()
-            || path == self.shared.directory.daemon_socket()
-            || table.routes.values().any(|route| route.socket.as_deref() == Some(path))
-            || self.written.values().any(|id| path == self.shared.directory.session_row(id))
-            || path.starts_with(self.shared.directory.root().join("raw"))
     }
 
     fn remove_all(&mut self) {

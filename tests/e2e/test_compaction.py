@@ -68,6 +68,8 @@ def test_a_full_context_is_compacted_after_the_answer(daemon, model, full):
     model.script(*([SUMMARY] if full else []), "third answer")
     # The summary's text is nobody's answer.
     assert daemon.prompt("s", LONG).text() == "second answer"
+    facts = daemon.wait_session("s", lambda facts: facts["state"] == "idle", "the run is over")
+    assert facts["contextTokens"] < 500 if full else facts["contextTokens"] == FULL - 1
     assert daemon.prompt("s", "third prompt").text() == "third answer"
     assert kinds(model) == ["turn", "turn"] + ["summary"] * full + ["turn"]
     first = model.requests[-1].prompts[0]
@@ -192,6 +194,7 @@ def test_the_conversation_goes_on_when_a_summary_fails(daemon, model):
     model.script(["second answer", tokens(FULL)])
     model.answer(lambda request: Failure(400, "no summary") if is_summary_request(request) else "third answer")
     assert daemon.prompt("s", LONG).text() == "second answer"
+    daemon.wait_log("session s: Auto-compaction failed: 400: no summary")
     assert daemon.prompt("s", "third prompt").text() == "third answer"
     assert model.requests[-1].prompts[0] == "first prompt"
 

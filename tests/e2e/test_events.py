@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import stat
 
 import pytest
@@ -93,6 +94,7 @@ def test_a_large_message_keeps_its_identity_and_its_rest_in_a_file(session, daem
     assert event["data"]["message"]["content"] == [{"type": "text", "text": text}]
     assert "rawError" not in event and "rawErrors" not in document
     path = document["rawSpillPath"]
+    assert os.path.dirname(path) == str(daemon.bridge_dir / "raw")
     assert event["rawEventPath"] == path
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
@@ -101,6 +103,18 @@ def test_a_large_message_keeps_its_identity_and_its_rest_in_a_file(session, daem
 
     daemon.stop_session("s")
     eventually(lambda: not os.path.exists(path), "the file is removed with its session")
+
+
+def test_the_file_of_a_killed_daemon_is_swept_by_the_next(session, daemon):
+    client = session.connect()
+    session.prompt("x" * 20000)
+    path = client.ask("history", limit=1)["rawSpillPath"]
+    eventually(lambda: os.path.exists(path), "the payload is stored")
+    daemon.signal(signal.SIGKILL)
+    daemon.wait_exit()
+    assert os.path.exists(path)
+    daemon.start()
+    eventually(lambda: not os.path.exists(path), "the file is swept")
 
 
 def test_nothing_is_spilled_while_nobody_listens(session):

@@ -277,6 +277,19 @@ def test_abort_leaves_waiting_messages_in_their_queues(client, model, daemon):
     assert len(model.requests) == 2
 
 
+def test_steering_that_an_abort_left_over_goes_with_the_next_prompt(client, model, daemon):
+    model.script([ToolCall("bash", {"command": WAIT})])
+    client.ask("prompt", message="go")
+    begun(daemon)
+    client.ask("steer", message="rather left")
+    assert abort(client) < PROMPTLY
+    assert len(model.requests) == 2, "nobody answers it by itself"
+    model.script("yes", "left")
+    client.ask("prompt", message="again")
+    settle(client)
+    assert model.requests[-1].prompts[2:] == ["again", "rather left"]
+
+
 def test_a_compaction_is_told(client, model, settings):
     settings(compaction={"keepRecentTokens": 10})
     model.script(Failure(400, "prompt is too long"), OVERLOADED, "## Goal\nx", "fits")

@@ -84,14 +84,12 @@ class Services:
     def __init__(self, bus):
         self.bus = bus
 
-    def ask(self, verb, wanted, suffix="", payload=b""):
-        """Takes `wanted` answers, checks them, and that no more have come."""
+    def ask(self, verb, wanted, suffix=".pi-exec", payload=b""):
+        """Takes `wanted` answers, checks them, and that no more have come. The suffix "" asks all services."""
         stream = self.bus.request(f"$SRV.{verb}{suffix}", payload)
         documents = [validate(json.loads(stream.message().data)) for _ in range(wanted)]
         # The answers of the next question are sent after all of these.
-        fence = self.bus.request("$SRV.PING")
-        for _ in range(wanted):
-            fence.message()
+        self.bus.ask("$SRV.PING.pi-exec")
         self.bus.flush()
         assert stream.pending() == 0, "more answers than instances"
         kind = f"io.nats.micro.v1.{verb.lower()}_response"
@@ -119,10 +117,15 @@ def test_every_instance_answers_at_all_three_subjects(alone, model, verb):
     model.script("ok")
     alone.session("worker", "x").text()
     ids = {document["id"] for document in alone.services.ask(verb, 2)}
-    assert len(ids) == 2
-    assert {document["id"] for document in alone.services.ask(verb, 2, ".pi-exec")} == ids
+    # The controller and the session are agents of the agent protocol as well.
+    agents = {document["id"] for document in alone.services.ask(verb, 2, ".agents")}
+    assert len(ids | agents) == 4
+    assert {document["id"] for document in alone.services.ask(verb, 4, "")} == ids | agents
     for instance in ids:
         document = json.loads(alone.bus.ask(f"$SRV.{verb}.pi-exec.{instance}", b"ignored body").data)
+        assert validate(document)["id"] == instance
+    for instance in agents:
+        document = json.loads(alone.bus.ask(f"$SRV.{verb}.agents.{instance}").data)
         assert validate(document)["id"] == instance
     for nobody in (f"$SRV.{verb}.other", f"$SRV.{verb}.pi-exec.NOSUCHID", f"$SRV.{verb}.pi-exec.NO.SUCH"):
         assert alone.bus.is_silent(nobody, lambda: alone.services.ask("PING", 2))
@@ -145,7 +148,9 @@ def test_info_of_a_session(alone, model):
     assert info["name"] == "pi-exec"
     assert info["description"] == f"worker-1 — {alone.cwd}"
     subjects = {endpoint["name"]: endpoint["subject"] for endpoint in info["endpoints"]}
-    assert subjects == {"prompt": alone.subject("worker-1"), "inspect": alone.subject("worker-1") + ".inspect"}
+    control = ["abort", "steer", "follow_up", "clear", "history", "answer", "reject", "configure", "extend"]
+    verbs = {verb: f"{alone.subject('worker-1')}.{verb}" for verb in ["inspect", *control]}
+    assert subjects == {"prompt": alone.subject("worker-1"), **verbs}
     assert info["metadata"]["sessionId"] == "worker-1" and info["metadata"]["cwd"] == str(alone.cwd)
     assert info["id"] == alone.inspect("worker-1")["instanceId"]
 

@@ -185,3 +185,19 @@ def test_questions_may_be_asked_in_parallel(daemon, model):
         assert stream.text() == "done"
     texts = [text for text, _ in model.requests[-1].tool_results]
     assert texts == ["> one?\n\nfor one?", "> two?\n\nfor two?"]
+
+
+def test_a_question_that_nobody_answers_in_time_is_rejected(new_daemon, model):
+    daemon = new_daemon()
+    daemon.config["questionTimeout"] = 1
+    daemon.start()
+    model.script("hello", [ToolCall("question", {"questions": [PATH]})], "done")
+    daemon.session("s", "hi").text()
+    with Bridge(daemon.session_socket("s")) as client:
+        stream = daemon.prompt("s", "go")
+        request = client.event("question")["data"]["requestId"]
+        closed = client.event("question")["data"]
+        assert (closed["action"], closed["result"]["cancelled"]) == ("rejected", True)
+        assert stream.text() == "done"
+        assert "No pending question request" in client.refusal("answer", requestId=request, answers=[["A"]])
+    assert model.requests[-1].tool_results == [("The question was not answered: nobody answered in time", True)]

@@ -69,3 +69,35 @@ def test_a_trusted_project_names_its_model(new_daemon, model):
     model.script("ok")
     assert daemon.run("x").text() == "ok"
     assert model.requests[0].model == "three"
+
+
+def test_tools_for_those_who_name_none(daemon, model):
+    daemon.write_agent_file("settings.json", {"defaultTools": ["read", "grep"]})
+    model.script("ok")
+    daemon.run("x").text()
+    assert sorted(model.requests[-1].tool_names) == ["grep", "read"]
+    daemon.write_agent_file("settings.json", {"defaultTools": ["read", "fly"]})
+    model.script("ok")
+    daemon.run("x").text()
+    assert sorted(model.requests[-1].tool_names) == ["bash", "edit", "read", "write"]
+    daemon.wait_log('defaultTools .* "fly"')
+
+
+def test_skills_and_templates_in_places_of_ones_own(new_daemon, model):
+    daemon = trusting(new_daemon)
+    for path, content in {
+        daemon.agent_dir / "more/cook/SKILL.md": "---\nname: cook\ndescription: Cooks.\n---\nBoil water.\n",
+        daemon.cwd / ".pi/own/greet.md": "Greet $1.",
+    }.items():
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    daemon.write_agent_file("settings.json", {"skills": ["more"]})
+    project_settings(daemon, {"prompts": ["own"]})
+    model.script("ok", "ok", "ok")
+    daemon.run("/greet Ada").text()
+    assert "<name>cook</name>" in model.requests[0].system and model.requests[0].prompts == ["Greet Ada."]
+    daemon.run("/skill:cook").text()
+    assert "Boil water." in model.requests[1].prompts[0]
+    project_settings(daemon, {"enableSkillCommands": False})
+    daemon.run("/skill:cook").text()
+    assert model.requests[2].prompts == ["/skill:cook"]

@@ -1,5 +1,15 @@
 //! JSON as people write it: `//` and `/* */` comments, trailing commas and a byte order mark are allowed.
 
+use serde_json::Value;
+
+/// Reads such a document.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn parse(text: &str) -> Result<Value, String> {
+    serde_json::from_str(&to_json(text)).map_err(|e| e.to_string())
+}
+
 /// Plain JSON with the same values. Comments and trailing commas become spaces, so that the positions in a parser's
 /// complaints stay true.
 pub fn to_json(text: &str) -> String {

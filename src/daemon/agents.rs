@@ -1,0 +1,53 @@
+//! The daemon's side of the agent protocol: discovery and signs of life of all agents.
+
+use super::{Daemon, Entry};
+use crate::nats::agents::Identity;
+use crate::nats::micro;
+use crate::nats::services::agent_instance_id;
+use crate::nats::{Message, replies::send_document};
+use crate::transcript::now_ms;
+
+impl Daemon {
+    /// Answers a discovery request for all instances that it asks.
+    pub(super) fn discovery(&self, message: &Message) {
+        let (Some(reply), Some(query)) = (&message.reply, micro::parse_subject(&message.subject)) else { return };
+        if let Some(document) = self.intake.answer(query) {
+            send_document(&self.connection, reply, &document);
+        }
+        let controller = self.controller.instance(&self.host);
+        if query.asks(controller.service, controller.id) {
+            send_document(&self.connection, reply, &controller.document(query.verb));
+        }
+        for entry in self.sessions.values() {
+            let Some(service) = &entry.service else { continue };
+            for document in service.answer(query, &self.host, &entry.info, &entry.facts) {
+                send_document(&self.connection, reply, &document);
+            }
+        }
+    }
+
+    /// A sign of life of every agent.
+    pub(super) fn heartbeats(&self) {
+        self.host.heartbeat(self.host.controller(), now_ms());
+        for entry in self.sessions.values() {
+            self.beat(entry);
+        }
+        self.connection.flush();
+    }
+
+    /// A sign of life of one session, which callers have to hear of before it can be prompted.
+    pub(super) fn heartbeat(&self, entry: &Entry) {
+        self.beat(entry);
+        self.connection.flush();
+    }
+
+    /// Goes out with the next flush, so that a thousand of them take few system calls.
+    fn beat(&self, entry: &Entry) {
+        if entry.service.is_none() {
+            return;
+        }
+        let id = agent_instance_id(&entry.info);
+        self.host
+            .heartbeat(Identity { owner: &self.host.owner, instance_id: &id, session: Some(&entry.info.id) }, now_ms());
+    }
+}

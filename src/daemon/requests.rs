@@ -1,0 +1,219 @@
+//! Requests to the daemon over NATS: to the intake of the `pi-exec` wire, and to the controller of the agent protocol.
+
+use super::{Caller, Daemon, Phase};
+use crate::cancel::Cancel;
+use crate::nats::agents::controller;
+use crate::nats::agents::sender::AgentSender;
+use crate::nats::intake::{self, IntakeError, Request};
+use crate::nats::micro::Counters;
+use crate::nats::recent::{self, Key};
+use crate::nats::replies::{send_document, send_error};
+use crate::nats::stream::{Form, Stream};
+use crate::nats::{Message, documents};
+use crate::reply::{Reply, ReplyError};
+use crate::transcript::now_ms;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What a request came over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wire {
+    Intake,
+    /// The verb of the controller's endpoint.
+    Controller(&'static str),
+}
+
+/// A request that was understood, on its way to being done here or elsewhere.
+pub(super) struct Work {
+    pub message: Message,
+    pub reply: String,
+    pub wire: Wire,
+    pub request: Request,
+    /// Names the request, if its caller did.
+    pub key: Option<Key>,
+    sender: Option<AgentSender>,
+    received: Instant,
+}
+
+impl Daemon {
+    /// Takes a request that came from a caller.
+    pub(super) fn request(&mut self, message: Message) {
+        if let Some(work) = self.understand(message) {
+            self.begin(work);
+        }
+    }
+
+    /// Understands a request; what is no work is answered at once.
+    pub(super) fn understand(&mut self, message: Message) -> Option<Work> {
+        let received = Instant::now();
+        let wire = match message.subject.split('.').nth(1) {
+            Some("pi-exec") => Wire::Intake,
+            verb => Wire::Controller(controller::VERBS.into_iter().find(|known| Some(*known) == verb)?),
+        };
+        let Some(reply) = message.reply.clone() else {
+            log::debug!("a request to {} without reply subject was ignored", message.subject);
+            return None;
+        };
+        self.counters(wire, Counters::count_request);
+        let request = match wire {
+            Wire::Intake => intake::parse(&message.payload),
+            Wire::Controller("prompt") => return self.controller_prompt(reply),
+            Wire::Controller("status") => {
+                let document = self.host.controller_heartbeat(now_ms());
+                send_document(&self.connection, &reply, &document);
+                return None;
+            }
+            Wire::Controller(verb) => controller::parse(verb, &message.payload),
+        };
+        let request = request.and_then(|request| Ok((self.identify(&message, &request)?, request)));
+        match request {
+            Ok((sender, request)) => {
+                let key = recent::key(&message).filter(|_| request != Request::List);
+                Some(Work { message, reply, wire, request, key, sender, received })
+            }
+            Err(error) => {
+                self.refuse(wire, &message, &reply, &error);
+                None
+            }
+        }
+    }
+
+    /// The controller does not work on prompts itself; it says what it is there for.
+    fn controller_prompt(&self, reply: String) -> Option<Work> {
+        let stream = Stream::new(&self.connection, reply, Form::Agent);
+        stream.accepted();
+        stream.text(&controller::help(&self.host), &Cancel::new());
+        stream.finish(Ok(()));
+        None
+    }
+
+    /// Who asks, where that matters.
+    fn identify(&self, message: &Message, request: &Request) -> Result<Option<AgentSender>, IntakeError> {
+        if *request == Request::List {
+            return Ok(None);
+        }
+        self.host.senders.identify(message, now_ms()).map_err(|ReplyError { status, message }| match status {
+            401 => IntakeError::Unauthorized { message },
+            429 => IntakeError::Busy { message },
+            _ => IntakeError::InvalidRequest { message },
+        })
+    }
+
+    /// Does what a request asks.
+    pub(super) fn perform(&mut self, work: Work) {
+        let Work { message, reply, wire, request, key, sender, received } = work;
+        if let Some(document) = key.as_ref().and_then(|key| self.host.recent.document(key)) {
+            return self.answer(wire, &reply, &document, received);
+        }
+        let result = match request {
+            _ if !matches!(self.phase, Phase::Serving) => Err(IntakeError::ShuttingDown),
+            Request::List => Ok(Some(self.list(wire))),
+            Request::Stop { session_id } => self.stop(session_id, wire, &reply, received).map(|document| {
+                self.remember(key, document);
+                None
+            }),
+            Request::Create(create) => {
+                let first = || -> Arc<dyn Reply> { Arc::new(Stream::new(&self.connection, reply.clone(), Form::Text)) };
+                let joined = key.as_ref().is_some_and(|key| self.host.recent.join(key, &first()));
+                if joined {
+                    return;
+                }
+                let (connection, host) = (self.connection.clone(), self.host.clone());
+                let stream = || -> Arc<dyn Reply> {
+                    let stream = Arc::new(Stream::new(&connection, reply.clone(), Form::Text));
+                    match key.clone() {
+                        Some(key) => host.recent.share(key, stream, received),
+                        None => stream,
+                    }
+                };
+                let counters = self.intake.counters.clone();
+                let created = self.create(&create, Caller { reply: &stream, counters, sender, received });
+                match (created, wire) {
+                    (Ok(_), Wire::Intake) => Ok(None),
+                    (Ok(instance_id), Wire::Controller(_)) => {
+                        let now = Instant::now();
+                        let entry = self.sessions.get(&instance_id);
+                        let document = entry.map(|e| controller::descriptor(&self.host, &e.info, &e.facts, now));
+                        self.remember(key, document.clone().unwrap_or_default());
+                        Ok(document)
+                    }
+                    (Err(error), _) => Err(error),
+                }
+            }
+        };
+        match result {
+            // The session gives the answer when it is done, and its time with it.
+            Ok(None) => {}
+            Ok(Some(document)) => self.answer(wire, &reply, &document, received),
+            Err(error) => self.refuse(wire, &message, &reply, &error),
+        }
+    }
+
+    fn remember(&self, key: Option<Key>, document: Value) {
+        if let Some(key) = key {
+            self.host.recent.answered(key, document, Instant::now());
+        }
+    }
+
+    pub(super) fn list(&self, wire: Wire) -> Value {
+        match wire {
+            Wire::Intake => self.listing(self.connection.max_payload()),
+            Wire::Controller(_) => {
+                let now = Instant::now();
+                let mut named: Vec<_> = self.sessions.values().filter(|entry| entry.info.named).collect();
+                named.sort_by_key(|entry| entry.info.created_ms);
+                let rows = named.iter().map(|e| controller::descriptor(&self.host, &e.info, &e.facts, now)).collect();
+                documents::listing(rows, Vec::new(), self.connection.max_payload())
+            }
+        }
+    }
+
+    /// Stops a session; its caller hears of it when it is over. Returns what it will hear.
+    fn stop(&mut self, session_id: String, wire: Wire, reply: &str, received: Instant) -> Result<Value, IntakeError> {
+        let (connection, reply) = (self.connection.clone(), reply.to_string());
+        let counters = self.intake.counters.clone();
+        let document = match wire {
+            Wire::Intake => json!({"ok": true, "sessionId": session_id}),
+            Wire::Controller(_) => json!({"ok": true, "session_id": session_id}),
+        };
+        let answer = document.clone();
+        let Some(entry) = self.named(&session_id) else { return Err(IntakeError::NotFound { session_id }) };
+        entry.stop(Box::new(move |_| {
+            send_document(&connection, &reply, &answer);
+            if wire == Wire::Intake {
+                counters.add_time(received.elapsed());
+            }
+        }));
+        Ok(document)
+    }
+
+    pub(super) fn answer(&self, wire: Wire, reply: &str, document: &Value, received: Instant) {
+        send_document(&self.connection, reply, document);
+        self.counters(wire, |counters| counters.add_time(received.elapsed()));
+    }
+
+    /// Answers with an error.
+    pub(super) fn refuse(&self, wire: Wire, message: &Message, reply: &str, error: &IntakeError) {
+        let (status, summary) = (error.status(), error.summary());
+        self.counters(wire, |counters| counters.count_error(status, &summary));
+        match wire {
+            Wire::Intake => {
+                let stream = intake::expects_stream(&message.payload);
+                send_error(&self.connection, reply, status, &summary, &error.document(), stream);
+            }
+            Wire::Controller(_) => controller::refuse(&self.host, reply, error),
+        }
+    }
+
+    fn counters(&self, wire: Wire, count: impl FnOnce(&Counters)) {
+        match wire {
+            Wire::Intake => count(&self.intake.counters),
+            Wire::Controller(verb) => {
+                if let Some(counters) = self.controller.counters(verb) {
+                    count(counters);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Files that came with prompts: kept where only we can read them, for as long as the session lives, because a later prompt
+//! may be about them too.
+
+use super::envelope::Attachment;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// How many folders of earlier prompts are passed over when a session continues where another process left it.
+const MAX_FOLDERS: u32 = 100_000;
+
+/// The files of one session.
+pub struct Attachments {
+    /// Absolute; made when the first file comes.
+    root: PathBuf,
+    /// The folder that the last prompt's files went to.
+    last: u32,
+}
+
+impl Attachments {
+    /// Keeps files in `root`.
+    pub fn new(root: PathBuf) -> Attachments {
+        Attachments { root, last: 0 }
+    }
+
+    /// Stores the files of one prompt; returns the prompt with their paths in front of it.
+    ///
+    /// # Errors
+    /// The system's reason; then nothing of them is left.
+    pub fn stage(&mut self, files: &[Attachment], prompt: &str) -> io::Result<String> {
+        if files.is_empty() {
+            return Ok(prompt.to_string());
+        }
+        let folder = self.new_folder()?;
+        let stored: io::Result<Vec<PathBuf>> = files.iter().map(|file| store(&folder, file)).collect();
+        match stored {
+            Ok(paths) => Ok(with_paths(&paths, prompt)),
+            Err(error) => {
+                // What is left behind is removed with the session at the latest.
+                let _ = std::fs::remove_dir_all(&folder);
+                Err(error)
+            }
+        }
+    }
+
+    fn new_folder(&mut self) -> io::Result<PathBuf> {
+        let mut private = DirBuilder::new();
+        private.mode(0o700);
+        private.recursive(true).create(&self.root)?;
+        private.recursive(false);
+        while self.last < MAX_FOLDERS {
+            self.last += 1;
+            let folder = self.root.join(self.last.to_string());
+            match private.create(&folder) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(folder),
+            }
+        }
+        Err(io::Error::other("the session has too many attachments"))
+    }
+
+    /// Removes all files.
+    ///
+    /// # Errors
+    /// The system's reason; that there are none is no error.
+    pub fn remove(&self) -> io::Result<()> {
+        match std::fs::remove_dir_all(&self.root) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Stores a file; a second one of the same name gets a number.
+fn store(folder: &Path, file: &Attachment) -> io::Result<PathBuf> {
+    let mut path = folder.join(&file.filename);
+    let mut number = 1;
+    loop {
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(mut opened) => {
+                opened.write_all(&file.content)?;
+                return Ok(path);
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                number += 1;
+                path = folder.join(format!("{number}-{}", file.filename));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A prompt with the paths of its files in front, in the form that other hosts of the protocol use.
+fn with_paths(paths: &[PathBuf], prompt: &str) -> String {
+    let mut text = String::from("[Attachments available at the following absolute paths]\n");
+    for path in paths {
+        text.push_str(&format!("- {}\n", path.display()));
+    }
+    text + "\n" + prompt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn file(filename: &str, content: &[u8]) -> Attachment {
+        Attachment { filename: filename.into(), content: content.into() }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).expect("it exists").permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn files_are_private_and_stay_until_the_session_ends() {
+        let place = tempfile::tempdir().expect("a folder");
+        let root = place.path().join("not/yet");
+        let mut attachments = Attachments::new(root.clone());
+        assert_eq!(attachments.stage(&[], "plain").expect("no files"), "plain");
+        assert!(!root.exists(), "nothing is made for prompts without files");
+        let text = attachments.stage(&[file("a.txt", b"one"), file("a.txt", b"two")], "look").expect("stored");
+        let (first, second) = (root.join("1/a.txt"), root.join("1/2-a.txt"));
+        let expected = format!(
+            "[Attachments available at the following absolute paths]\n- {}\n- {}\n\nlook",
+            first.display(),
+            second.display()
+        );
+        assert_eq!(text, expected);
+        assert_eq!(std::fs::read(&second).expect("stored"), b"two");
+        assert_eq!((mode(&root), mode(&root.join("1")), mode(&first)), (0o700, 0o700, 0o600));
+        // Another process goes on with the session.
+        let mut attachments = Attachments::new(root.clone());
+        attachments.stage(&[file("b", b"")], "more").expect("stored");
+        assert!(root.join("2/b").exists() && first.exists());
+        attachments.remove().expect("removed");
+        attachments.remove().expect("nothing left to remove");
+        assert!(!root.exists());
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing_behind() {
+        let place = tempfile::tempdir().expect("a folder");
+        let mut attachments = Attachments::new(place.path().join("files"));
+        // Each byte is allowed in a name, but the whole is longer than the file system takes together with its number.
+        let name = "n".repeat(255);
+        assert!(attachments.stage(&[file(&name, b""), file(&name, b"")], "x").is_err());
+        assert!(!place.path().join("files/1").exists());
+        attachments.stage(&[file("fine", b"")], "x").expect("the next prompt works");
+    }
+}
