@@ -92,7 +92,7 @@ pub mod tests {
             id: id.into(),
             instance_id: format!("i{token}"),
             named,
-            cwd: "/work".into(),
+            cwd: "/project".into(),
             from: None,
             tools: Vec::new(),
             created_ms: 1_700_000_000_000,

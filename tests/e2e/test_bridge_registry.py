@@ -242,8 +242,11 @@ def test_a_killed_daemon_leaves_nothing_that_outlives_the_next_start(daemon, new
     other.wait_exit()
     assert f"{dead}.json" in rows(daemon.bridge_dir), "a killed process cannot clean up"
     daemon.start()
-    wait_rows(daemon, [f"{daemon.pid}.json"])
+    # The sessions are back; their rows and sockets are those of the new process.
+    wait_rows(daemon, [f"{daemon.pid}.json", f"{daemon.pid}-a.json", f"{daemon.pid}-b.json"])
     eventually(lambda: not list(daemon.bridge_dir.glob(f"pi-{dead}*")), "its sockets are gone")
+    with Bridge(daemon.session_socket("a")) as client:
+        assert client.ask("get_state")["sessionId"] == "a"
     assert foreign.read_text() == "mine"
     assert Bridge(daemon.socket).ask("ping")
 
