@@ -15,6 +15,7 @@ fn main() -> ExitCode {
             print!("{}", config.report);
         }
         Ok(Command::Serve(config)) => {
+            nats_pi_bridge::startup::configure_allocator();
             if let Err(e) = nats_pi_bridge::startup::run(*config) {
                 eprintln!("pi-exec: fatal: {e}");
                 return ExitCode::from(e.exit_code());

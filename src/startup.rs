@@ -9,6 +9,29 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Where glibc looks for settings of its allocator, and the one that matters here: every thread keeps freed pieces of
+/// memory for itself, of up to 1 KiB each, which with a thread per session is half of what an idle session takes
+/// (measured: 46 KiB of 69). Pieces of up to 128 bytes are what the speed comes from.
+const ALLOCATOR_VARIABLE: &str = "GLIBC_TUNABLES";
+const ALLOCATOR_SETTINGS: &str = "glibc.malloc.tcache_max=128";
+
+/// Starts this program once more, as the same process, with the allocator's settings in its environment, since glibc takes
+/// them from nowhere else. Where that is not possible, or somebody has set them already, all goes on as it is.
+pub fn configure_allocator() {
+    if cfg!(target_env = "gnu")
+        && std::env::var_os(ALLOCATOR_VARIABLE).is_none()
+        && let Ok(program) = std::env::current_exe()
+    {
+        let mut arguments = std::env::args_os();
+        let mut command = Command::new(program);
+        command.arg0(arguments.next().unwrap_or_default()).args(arguments);
+        // Returns only if it fails.
+        let _ = command.env(ALLOCATOR_VARIABLE, ALLOCATOR_SETTINGS).exec();
+    }
+}
 
 /// Sets the process up and serves until a signal ends it.
 ///
