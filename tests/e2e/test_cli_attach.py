@@ -186,11 +186,11 @@ def test_questions_are_asked_in_place(session, attached):
         event("question", action="answered", requestId=request["requestId"]), response(request, {"answered": True}),
     ])
     terminal = attached()
-    terminal.expect(r"^\? Which way\? \(1 of 2\)\n  1\) Left\n  2\) Right\n")
+    terminal.expect(r"\? Which way\? \(1 of 2\)\n  1\) Left\n  2\) Right\n")
     terminal.type("3")
     terminal.expect("! 3 is not a number from 1 to 2")
     terminal.type("2")
-    terminal.expect(r"^\? And then\? \[Next\] \(2 of 2\)")
+    terminal.expect(r"\? And then\? \[Next\] \(2 of 2\)")
     terminal.type("1, 2")
     request = session.wait_request("answer")
     assert request["requestId"] == "q1" and request["answers"] == [["Right"], ["Run", "Hide"]]
