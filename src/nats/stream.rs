@@ -459,36 +459,4 @@ fn piece_end(text: &str, limit: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_end_at_characters() {
-        for (text, limit, end) in [
-            ("", 4, 0),
-            ("abc", 4, 3),
-            ("abcd", 4, 4),
-            ("abcde", 4, 4),
-            ("aäö", 2, 1),
-            ("aäö", 3, 3),
-            ("€€", 4, 3),
-            ("€", 1, 3),
-        ] {
-            assert_eq!(Form::Text.piece_end(text, limit), end, "{text:?} {limit}");
-        }
-    }
-
-    #[test]
-    fn errors_fit_whatever_they_say() {
-        for message in ["queue_full: 3 prompts", &"\u{1b}".repeat(5000), &"ä".repeat(5000)] {
-            let error = ReplyError::new(429, message);
-            let document = Form::Agent.error(&error, 1000);
-            assert!(document.len() <= 1000 && Form::Text.error(&error, 1000).len() <= 1000);
-            let document: Value = serde_json::from_str(&document).expect("JSON");
-            assert!(message.starts_with(document["message"].as_str().expect("a text")));
-        }
-        let short = ReplyError::new(404, "session stopped");
-        assert_eq!(Form::Text.error(&short, 1000), "error: session stopped");
-        assert_eq!(Form::Agent.error(&short, 1000), r#"{"error":"not_found","message":"session stopped"}"#);
-    }
-}
+mod tests;

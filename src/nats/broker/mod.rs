@@ -70,7 +70,7 @@ impl Default for BrokerOptions {
             auth: BrokerAuth::None,
             max_payload: 1 << 20,
             max_connections: 256,
-            max_subscriptions: 10_000,
+            max_subscriptions: 65_536,
             max_pending: 8 << 20,
             ping_interval: Duration::from_secs(120),
             write_timeout: Duration::from_secs(10),

@@ -1,0 +1,276 @@
+//! How sessions begin and end: requests are checked and carried out, saved sessions are brought back.
+
+use super::{Caller, Daemon, Entry};
+use crate::model::{Services, ThinkingLevel};
+use crate::nats::control::Settings;
+use crate::nats::documents::session_subject;
+use crate::nats::intake::{Create, IntakeError};
+use crate::nats::micro;
+use crate::nats::services::SessionService;
+use crate::nats::session_subjects::{Place, SessionSubjects};
+use crate::session::{self, EndReason, Facts, Info, Parts, Prompt, Setup, Storage};
+use crate::socket::SessionSocket;
+use crate::state_dir::SavedSession;
+use crate::transcript::{locate, now_ms};
+use crate::turn::Incoming;
+use crate::{threads, tools};
+use crossbeam_channel::bounded;
+use serde_json::json;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Commands that may wait for one session: an end, a drain, and room for its clients' requests.
+const COMMANDS: usize = 16;
+/// Told to those who name no model where none can be chosen for them.
+const NO_MODEL: &str = "no model: the request names none, none is configured, and no provider has a key; set one in auth.json \
+    or an environment variable such as ANTHROPIC_API_KEY, or name offline/demo to try without a model";
+
+impl Daemon {
+    /// Checks a request for a session and starts it; returns its instance id.
+    pub(super) fn create(&mut self, create: &Create, caller: Caller<'_>) -> Result<String, IntakeError> {
+        let Caller { reply, counters, sender, received } = caller;
+        if let Some(session_id) = &create.session_id
+            && self.named(session_id).is_some()
+        {
+            let subject = session_subject(&self.config.owner, session_id);
+            return Err(IntakeError::SessionExists { session_id: session_id.clone(), subject });
+        }
+        let cwd = working_directory(&create.cwd)?;
+        let failed = |message: String| IntakeError::SessionCreateFailed { message };
+        let services = self.services_for(&cwd);
+        let (model, level) = match create.model()?.or(self.config.default_model.as_deref()) {
+            Some(spec) => services.resolve(spec).map_err(|e| failed(e.to_string()))?,
+            None => (services.default_model().ok_or_else(|| failed(NO_MODEL.into()))?, None),
+        };
+        let thinking = create.thinking()?.or(level).or(self.config.default_thinking);
+        let thinking = model.clamp(thinking.unwrap_or_else(|| services.default_thinking(&model)));
+        let max_lifetime = create.max_lifetime()?.unwrap_or(self.config.default_max_lifetime);
+        let from = create.from()?.map(str::to_string);
+        services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
+        if self.sessions.len() >= self.config.max_sessions {
+            let message = format!("{} sessions are open, which is the limit", self.sessions.len());
+            return Err(IntakeError::Busy { message });
+        }
+        let usual = self.usual_tools(&services, create.session_id.is_some());
+        let tools = match create.tools()? {
+            Some(names) => tools::select(&names, &usual).map_err(|message| IntakeError::InvalidRequest { message })?,
+            None => usual,
+        };
+        let storage = self.storage(create, &cwd)?;
+        let invalid = |name: &str| IntakeError::InvalidRequest { message: format!("{name} must be true or false") };
+        let settings = Settings::from_json(create.options()).map_err(invalid)?;
+        let info = Arc::new(Info {
+            id: create.session_id.clone().unwrap_or_else(|| format!("run-{:08x}", fastrand::u32(..))),
+            instance_id: micro::new_id(),
+            named: create.session_id.is_some(),
+            cwd,
+            from: from.clone(),
+            tools,
+            created_ms: now_ms(),
+        });
+        let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
+        let name = create.name()?.map(str::to_owned);
+        let setup = Setup { model, thinking, name, max_lifetime, deadline, file: None };
+        let socket = self.open_socket(&info)?;
+        let first = create.body.clone().map(|body| Prompt {
+            message: Incoming::new(body),
+            from,
+            sender,
+            reply: reply(),
+            counters,
+            received,
+        });
+        let instance_id = info.instance_id.clone();
+        self.start_session(info, Arc::new(Facts::new(setup)), settings, socket, storage, first)?;
+        Ok(instance_id)
+    }
+
+    /// What sessions in this folder have to work with, which is the project's business where the operator trusts it.
+    fn services_for(&self, cwd: &Path) -> Arc<Services> {
+        if self.config.trusts(cwd) { Arc::new(self.services.of_project(cwd)) } else { self.services.clone() }
+    }
+
+    /// The tools of a session that names none. Only a named one can be found by those who could answer questions.
+    fn usual_tools(&self, services: &Services, named: bool) -> Vec<String> {
+        if let Some(configured) = &self.config.tools {
+            return configured.clone();
+        }
+        let mut usual = tools::DEFAULT_TOOLS.map(str::to_owned).to_vec();
+        if let Some(preferred) = services.default_tools() {
+            match tools::select(&preferred, &usual) {
+                Ok(preferred) => usual = preferred,
+                Err(reason) => log::warn!("defaultTools of the settings are left out: {reason}"),
+            }
+        }
+        if named && !usual.iter().any(|name| name == tools::QUESTION) {
+            usual.push(tools::QUESTION.to_owned());
+        }
+        usual
+    }
+
+    /// Where the session files of a working directory are.
+    fn session_folder(&self, cwd: &Path) -> PathBuf {
+        match self.session_dir() {
+            Some(folder) => folder,
+            None => locate::folder(&self.config.agent_dir.join("sessions"), cwd),
+        }
+    }
+
+    /// The one folder for all session files, if there is one.
+    fn session_dir(&self) -> Option<PathBuf> {
+        self.config.session_dir.clone().or_else(|| self.services.session_dir().map(PathBuf::from))
+    }
+
+    /// Where a new session's transcript is kept.
+    fn storage(&self, create: &Create, cwd: &Path) -> Result<Storage, IntakeError> {
+        if let Some(wanted) = create.resume()? {
+            let root = self.session_dir().unwrap_or_else(|| self.config.agent_dir.join("sessions"));
+            let file = locate::find(&root, cwd, wanted)
+                .map_err(|e| IntakeError::SessionCreateFailed { message: format!("resume {wanted:?}: {e}") })?;
+            let (model, thinking) = (create.model()?.is_none(), create.thinking()?.is_none());
+            return Ok(Storage::Resume { file, model, thinking });
+        }
+        let keep = match create.session_id {
+            Some(_) => create.switch("persist")?.unwrap_or(self.config.persist),
+            None => create.switch("keep")?.unwrap_or(false),
+        };
+        Ok(if keep { Storage::New(self.session_folder(cwd)) } else { Storage::None })
+    }
+
+    /// Brings back the sessions of before the restart.
+    pub(super) fn restore_sessions(&mut self) {
+        for saved in self.state.as_ref().map(|state| state.sessions()).unwrap_or_default() {
+            let id = saved.id.clone();
+            if let Err(why) = self.restore_session(saved) {
+                log::warn!("session {id} cannot be brought back: {why}");
+            }
+        }
+    }
+
+    fn restore_session(&mut self, saved: SavedSession) -> Result<(), String> {
+        let (model, _) = self.services.resolve(&saved.model).map_err(|e| e.to_string())?;
+        let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
+        let totals = session::settled_totals(&saved.file).unwrap_or_default();
+        let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
+        let info = Arc::new(Info {
+            id: saved.id,
+            instance_id: saved.instance_id,
+            named: true,
+            cwd: saved.cwd,
+            from: saved.from,
+            tools: saved.tools,
+            created_ms: saved.created_ms,
+        });
+        let facts = Arc::new(Facts::new(Setup {
+            thinking: model.clamp(thinking),
+            model,
+            name: saved.name,
+            max_lifetime: saved.max_lifetime,
+            deadline: left.and_then(|left| Instant::now().checked_add(left)),
+            file: Some(saved.file.clone()),
+        }));
+        if let Some(totals) = &totals {
+            facts.restore(totals);
+        }
+        let storage = Storage::Saved { file: saved.file, totals };
+        let socket = self.open_socket(&info).map_err(|e| e.summary())?;
+        self.start_session(info, facts, Settings::default(), socket, storage, None).map_err(|e| e.summary())
+    }
+
+    fn start_session(
+        &mut self,
+        info: Arc<Info>,
+        facts: Arc<Facts>,
+        settings: Settings,
+        socket: Option<SessionSocket>,
+        storage: Storage,
+        first: Option<Prompt>,
+    ) -> Result<(), IntakeError> {
+        let service = info.named.then(Arc::<SessionService>::default);
+        let spill_dir = self.spill_root.path().join(&info.instance_id);
+        let subjects = match &service {
+            None => None,
+            Some(service) => {
+                let kept = self.state.as_ref().filter(|_| !matches!(storage, Storage::None));
+                let place = Place {
+                    host: self.host.clone(),
+                    service: service.clone(),
+                    info: info.clone(),
+                    facts: facts.clone(),
+                    attachments: kept
+                        .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&info.id)),
+                    settings,
+                };
+                let opened = SessionSubjects::open(place);
+                Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)
+            }
+        };
+        let (commands, receiver) = bounded(COMMANDS);
+        let spill_dir = self.spill_root.path().join(&info.instance_id);
+        let parts = Parts {
+            config: self.config.clone(),
+            services: self.services_for(&info.cwd),
+            info: info.clone(),
+            facts: facts.clone(),
+            subjects,
+            commands: receiver,
+            raw_file: match &self.bridge {
+                Some(bridge) => bridge.raw_file(&info),
+                None => spill_dir.join("events.jsonl"),
+            },
+            spill_dir,
+            state: self.state.clone(),
+            storage,
+            first,
+        };
+        let (ended, instance_id) = (self.ended_sender.clone(), info.instance_id.clone());
+        let thread = threads::spawn(&format!("s-{}", info.id), threads::SESSION_STACK, move || {
+            let reason = catch_unwind(AssertUnwindSafe(|| session::run(parts)));
+            if reason.is_err() {
+                log::error!("internal_error: a session panicked and is over");
+            }
+            // The daemon waits for this until it ends itself.
+            let _ = ended.send((instance_id, reason.map_or("internal_error", EndReason::as_str)));
+        })
+        .map_err(|e| IntakeError::Busy { message: format!("no thread for a session: {e}") })?;
+        if info.named {
+            log::info!("session {} started in {}", info.id, info.cwd.display());
+        }
+        if let Some(bridge) = &mut self.bridge {
+            bridge.session_started(socket, &info, &facts, &commands);
+        }
+        let entry = Entry { info, facts, commands, service, stoppers: Vec::new(), thread };
+        self.heartbeat(&entry);
+        self.started += 1;
+        self.sessions.insert(entry.info.instance_id.clone(), entry);
+        Ok(())
+    }
+
+    /// A session is over: tells those who waited for that.
+    pub(super) fn forget(&mut self, instance_id: &str, reason: &str) {
+        let Some(entry) = self.sessions.remove(instance_id) else { return };
+        drop(entry.thread);
+        if let Some(bridge) = &mut self.bridge {
+            bridge.session_ended(instance_id, reason);
+        }
+        if entry.info.named {
+            log::info!("session {} ended", entry.info.id);
+        }
+        for stopped in entry.stoppers {
+            stopped(json!({"ok": true, "sessionId": entry.info.id}));
+        }
+    }
+}
+
+/// The working directory of a session, absolute.
+fn working_directory(cwd: &str) -> Result<PathBuf, IntakeError> {
+    let failed = |why: String| IntakeError::SessionCreateFailed { message: format!("cwd {cwd:?}: {why}") };
+    let path = std::path::absolute(cwd).map_err(|e| failed(e.to_string()))?;
+    match std::fs::metadata(&path) {
+        Ok(facts) if facts.is_dir() => Ok(path),
+        Ok(_) => Err(failed("not a directory".into())),
+        Err(e) => Err(failed(e.to_string())),
+    }
+}
