@@ -6,7 +6,7 @@ use crate::nats::documents;
 use crate::nats::intake::{Create, IntakeError};
 use crate::reply::Reply;
 use crate::session::Info;
-use crate::socket::{ClientRequest, DaemonAsk, SessionSocket, SocketServer};
+use crate::socket::{ClientRequest, DaemonAsk, DaemonRespond, SessionSocket, SocketServer};
 use crossbeam_channel::{Receiver, bounded, never};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -34,6 +34,13 @@ pub fn start(config: &Arc<Config>) -> Result<(Option<SocketServer>, Receiver<Cli
     }
 }
 
+/// A client's request for a session.
+pub(super) struct NewSession {
+    pub create: Create,
+    pub reply: Arc<dyn Reply>,
+    pub respond: DaemonRespond,
+}
+
 impl Daemon {
     /// Does what a client asks, by the rules of the intake.
     pub(super) fn client(&mut self, request: ClientRequest) {
@@ -49,7 +56,7 @@ impl Daemon {
             }
             _ if !serving => respond(Err(IntakeError::ShuttingDown)),
             DaemonAsk::List => respond(Ok(self.listing(LIST))),
-            DaemonAsk::Create { create, reply } => respond(self.create_for_client(&create, &reply)),
+            DaemonAsk::Create { create, reply } => self.begin_for_client(NewSession { create, reply, respond }),
             DaemonAsk::Stop { session_id } => match self.named(&session_id) {
                 Some(entry) => entry.stop(Box::new(|document| respond(Ok(document)))),
                 None => respond(Err(IntakeError::NotFound { session_id })),
@@ -64,13 +71,17 @@ impl Daemon {
         bridge.open_session(info).map_err(|e| IntakeError::Busy { message: format!("no socket for a session: {e}") })
     }
 
-    fn create_for_client(&mut self, create: &Create, reply: &Arc<dyn Reply>) -> Result<Value, IntakeError> {
+    /// Makes a session for a client, after the others were asked whether it is theirs.
+    pub(super) fn create_for_client(&mut self, new: NewSession) {
+        let NewSession { create, reply, respond } = new;
+        if !matches!(self.phase, Phase::Serving) {
+            return respond(Err(IntakeError::ShuttingDown));
+        }
         let now = Instant::now();
-        let instance_id = self.create(
-            create,
-            Caller { reply: &|| reply.clone(), counters: Arc::default(), sender: None, received: now },
-        )?;
-        let entry = self.sessions.get(&instance_id);
-        Ok(entry.map_or(Value::Null, |e| documents::summary(&self.config.owner, &e.info, &e.facts, now)))
+        let caller = Caller { reply: &|| reply.clone(), counters: Arc::default(), sender: None, received: now };
+        respond(self.create(&create, caller).map(|instance_id| {
+            let entry = self.sessions.get(&instance_id);
+            entry.map_or(Value::Null, |e| documents::summary(&self.config.owner, &e.info, &e.facts, now))
+        }));
     }
 }

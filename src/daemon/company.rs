@@ -1,5 +1,6 @@
 //! The other daemons of the owner: who they are, and what they have to do with a request. See `nats/peers.rs` for the rules.
 
+use super::clients::NewSession;
 use super::requests::{Wire, Work};
 use super::{Daemon, Phase};
 use crate::nats::host::Host;
@@ -7,6 +8,7 @@ use crate::nats::intake::{IntakeError, Request};
 use crate::nats::peers::{self, Answer, Ask, HELLO_TIME, PeerMessage, Peers, Pending, Verdict};
 use crate::nats::{Connection, Message, PublishError, Subscription, documents};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 /// Messages of other daemons that may wait for the main thread.
@@ -25,13 +27,19 @@ enum Hello {
     Heard,
 }
 
+/// A request that waits for what the others say.
+enum Held {
+    Work(Work),
+    Client(NewSession),
+}
+
 /// What the main thread knows of the others.
 pub(super) struct Company {
     connection: Connection,
     subject: String,
     me: String,
     peers: Peers,
-    pending: Vec<Pending<Work>>,
+    pending: Vec<Pending<Held>>,
     last_number: u64,
     hello: Hello,
     /// Where the others answer us.
@@ -107,6 +115,13 @@ impl Company {
         !self.peers.present(Instant::now()).is_empty()
     }
 
+    fn ask(&mut self, ask: Ask, held: Held, others: BTreeSet<String>, now: Instant) {
+        self.last_number += 1;
+        let ask = Ask { number: self.last_number, ..ask };
+        self.say(PeerMessage::Ask { host: self.me.clone(), ask: ask.clone() });
+        self.pending.push(Pending::new(ask, held, others, now));
+    }
+
     fn say(&self, message: PeerMessage) {
         self.send(&self.subject, &message);
     }
@@ -159,21 +174,36 @@ impl Daemon {
         if others.is_empty() || ours || seen || ask == Ask::default() || self.company.pending.len() >= MAX_PENDING {
             return self.perform(work);
         }
-        for pending in &mut self.company.pending {
-            if ask.key.is_some() && pending.ask.key == ask.key {
-                return pending.followers.push(work);
-            }
-            if let (true, true, Request::Create(create)) = (ask.claim, pending.ask.claim, &work.request)
-                && let Some(id) = create.session_id.as_ref().filter(|id| pending.ask.session.as_ref() == Some(id))
-            {
-                let error = self.session_exists(id);
-                return self.refuse(work.wire, &work.message, &work.reply, &error);
-            }
+        let same = |pending: &&mut Pending<Held>| ask.key.is_some() && pending.ask.key == ask.key;
+        if let Some(pending) = self.company.pending.iter_mut().find(same) {
+            return pending.followers.push(Held::Work(work));
         }
-        self.company.last_number += 1;
-        let ask = Ask { number: self.company.last_number, ..ask };
-        self.company.say(PeerMessage::Ask { host: self.company.me.clone(), ask: ask.clone() });
-        self.company.pending.push(Pending::new(ask, work, others, now));
+        if let Some(error) =
+            ask.session.as_deref().filter(|id| ask.claim && self.is_claimed(id)).map(|id| self.session_exists(id))
+        {
+            return self.refuse(work.wire, &work.message, &work.reply, &error);
+        }
+        self.company.ask(ask, Held::Work(work), others, now);
+    }
+
+    /// Begins with a client's request for a session.
+    pub(super) fn begin_for_client(&mut self, new: NewSession) {
+        let now = Instant::now();
+        let others = self.company.peers.present(now);
+        match &new.create.session_id {
+            Some(id) if self.is_claimed(id) => (new.respond)(Err(self.session_exists(id))),
+            Some(id) if !others.is_empty() && self.company.pending.len() < MAX_PENDING => {
+                let ask = Ask { session: Some(id.clone()), claim: true, ..Ask::default() };
+                self.company.ask(ask, Held::Client(new), others, now);
+            }
+            _ => self.create_for_client(new),
+        }
+    }
+
+    /// Whether a session of this id is about to be made here.
+    fn is_claimed(&self, session_id: &str) -> bool {
+        let claims = |pending: &Pending<Held>| pending.ask.claim && pending.ask.session.as_deref() == Some(session_id);
+        self.company.pending.iter().any(claims)
     }
 
     /// Takes a message of another daemon.
@@ -252,9 +282,18 @@ impl Daemon {
             self.company.pending.iter().enumerate().find_map(|(at, pending)| Some((at, pending.verdict(now)?)))
         {
             let pending = self.company.pending.remove(at);
-            self.decided(pending.work, verdict, pending.listings);
+            match pending.work {
+                Held::Work(work) => self.decided(work, verdict, pending.listings),
+                Held::Client(new) if verdict == Verdict::Ours => self.create_for_client(new),
+                Held::Client(new) => {
+                    let error = self.session_exists(new.create.session_id.as_deref().unwrap_or_default());
+                    (new.respond)(Err(error));
+                }
+            }
             for follower in pending.followers {
-                self.begin(follower);
+                if let Held::Work(work) = follower {
+                    self.begin(work);
+                }
             }
         }
     }
@@ -295,9 +334,9 @@ impl Daemon {
     fn handed_on(&mut self, message: Message) {
         let Some(subject) = message.header(SUBJECT).map(str::to_string) else { return };
         let Some(work) = self.understand(Message { subject, ..message }) else { return };
-        let same = |pending: &&mut Pending<Work>| work.key.is_some() && pending.ask.key == work.key;
+        let same = |pending: &&mut Pending<Held>| work.key.is_some() && pending.ask.key == work.key;
         match self.company.pending.iter_mut().find(same) {
-            Some(pending) => pending.followers.push(work),
+            Some(pending) => pending.followers.push(Held::Work(work)),
             None => self.perform(work),
         }
     }

@@ -266,6 +266,22 @@ def test_attachments_survive_a_restart(daemon, model, worker):
     assert not path.exists()
 
 
+def test_a_prompt_that_waits_is_answered_after_a_restart(daemon, model, worker):
+    gate = Gate()
+    model.script([gate, "never"])
+    first = prompt(daemon, "worker", "one").ack()
+    gate.wait_reached()
+    second = prompt(daemon, "worker", "two").ack()
+    daemon.process.kill()
+    daemon.wait_exit()
+    gate.open()
+    model.script("to the first", "to the second")
+    daemon.start()
+    # Their callers were told before that the prompts were taken, and are not told again.
+    assert first.rest() == [("response", "to the first")]
+    assert second.rest() == [("response", "to the second")]
+
+
 # What an answer tells beside its text.
 
 

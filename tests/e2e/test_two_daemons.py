@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.agents import AgentClient, prompt
+from support.bridge import Bridge
 from support.bus import ERROR_CODE
 from support.model_script import Gate
 from support.waiting import eventually
@@ -105,6 +106,14 @@ def test_an_id_that_the_other_one_has_is_taken(pair, sessions):
             assert json.loads(stream.message().data)["error"] == "session_exists"
         spawned = pair.bus.ask(f"agents.spawn.pi-exec.{pair.owner}.control", {"cwd": "/", "session_id": name})
         assert spawned.headers[ERROR_CODE] == "409"
+
+
+def test_a_client_on_a_socket_cannot_take_the_others_id(pair, sessions):
+    for name in sessions:
+        with Bridge(pair.one.socket) as bridge:
+            fields = {"body": "hi", "cwd": str(pair.one.cwd)}
+            assert "exists" in bridge.refusal("session", sessionId=name, **fields)
+            assert bridge.ask("session", sessionId=f"own-{name}", **fields)["sessionId"] == f"own-{name}"
 
 
 def test_of_two_requests_for_one_id_exactly_one_wins(pair):
