@@ -1,6 +1,7 @@
-"""The example configuration of a server: its permissions say who may prompt, steer and answer."""
+"""The README's configuration of a server: its permissions say who may prompt, steer and answer."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from support.agents import AgentClient, prompt
 from support.bus import Bus, Stream
 from support.model_script import Gate, ToolCall
 
-EXAMPLE = Path(__file__).parents[2] / "examples/nats-server-permissions.conf"
+README = (Path(__file__).parents[2] / "README.md").read_text()
+EXAMPLE = re.search(r"```conf\n(.*?)```", README, re.DOTALL)[1]
 USERS = ["daemon", "admin", "prompter", "steerer", "approver"]
 
 
@@ -18,7 +20,7 @@ def guarded(own_server, own_bus, new_daemon, model, monkeypatch):
     """A server with the example's permissions, the daemon on it, and a connection for each user."""
     for user in USERS:
         monkeypatch.setenv(f"{user.upper()}_PASSWORD", f"secret-of-{user}")
-    server = own_server(EXAMPLE.read_text())
+    server = own_server(EXAMPLE)
 
     class Guarded:
         buses = {

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_the_key_file_is_as_the_daemon_wants_it(new_daemon, model):
 
 def test_the_requests_by_hand(daemon, nats_server, model):
     model.script("waves and wires", "I picked 417.", "417")
-    script = block("nats-request").replace("127.0.0.1:4222", nats_server.address)
+    script = block("agents.pi-exec.$USER").replace("127.0.0.1:4222", nats_server.address)
     assert nats_server.address in script
     printed = bash(script, USER=daemon.owner)
     one, two, three, listing, inspection, stopped = printed.strip().split("\n")
@@ -63,6 +64,23 @@ def test_the_side_channel_by_hand(daemon):
     bridge = Path(CLI).parent
     printed = bash(block("pi-bridge run"), PATH=f"{bridge}:{os.environ['PATH']}", PI_BRIDGE_DIR=str(daemon.bridge_dir))
     assert "hello" in printed and '"message_end"' in printed and '"ok": true' in printed
+
+
+def test_the_controller_by_hand(daemon, nats_server):
+    script = block("agents.spawn").replace("127.0.0.1:4222", nats_server.address)
+    spawned, listed, stopped = bash(script, USER=daemon.owner).strip().split("\n")
+    assert json.loads(spawned)["session_id"] == "worker"
+    assert [row["session_id"] for row in json.loads(listed)["sessions"]] == ["worker"]
+    assert json.loads(stopped)["ok"] is True
+
+
+def test_a_client_of_the_agent_protocol(daemon, nats_server, model):
+    model.script("ready", "A daemon.")
+    daemon.session("worker", "hi").text()
+    (script,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    program = [sys.executable, "-c", script.replace("127.0.0.1:4222", nats_server.address)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=50)
+    assert done.stdout == "A daemon.", done.stderr
 
 
 def test_the_daemon_starts_as_shown(new_daemon):
