@@ -195,14 +195,15 @@ impl Turn {
         self.add(message)
     }
 
-    /// Takes a message from outside in.
+    /// Takes a message from outside in. One that calls up what cannot be read stays as it is.
     fn take_in(&mut self, incoming: Incoming) {
-        let text = match incoming
-            .expand
-            .then(|| commands::expand(&incoming.text, &self.config.places(&self.info.cwd)))
-            .flatten()
-        {
-            Some(expanded) => expanded.text,
+        let places = self.config.places(&self.info.cwd);
+        let text = match incoming.expand.then(|| commands::expand(&incoming.text, &places)).flatten() {
+            Some(Ok(expanded)) => expanded.text,
+            Some(Err(why)) => {
+                log::warn!("session {}: a skill cannot be called up: {why}", self.info.id);
+                incoming.text
+            }
             None => incoming.text,
         };
         let content = if incoming.images.is_empty() {

@@ -124,7 +124,16 @@ fn input(payload: &[u8], deliver: Deliver, sender: Option<&AgentSender>) -> Resu
     let request = intake::parse_prompt(payload).map_err(ReplyError::empty_prompt)?;
     let from = request.from;
     let (text, sender) = (request.text, sender.cloned());
-    Ok(Control::Prompt(Input { text, images: Vec::new(), deliver, from, sender, source: "rpc", reply: None }))
+    Ok(Control::Prompt(Input {
+        text,
+        expand: true,
+        images: Vec::new(),
+        deliver,
+        from,
+        sender,
+        source: "rpc",
+        reply: None,
+    }))
 }
 
 /// Where the answer to a control request goes. If the session ends before it answers, the caller is told so.

@@ -2,6 +2,7 @@
 
 use super::{Places, resources, skills, templates};
 use serde_json::{Value, json};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 /// A text in the words that the model gets.
@@ -12,18 +13,36 @@ pub struct Expanded {
     pub kind: &'static str,
     /// The name that was called, without the slash.
     pub command: String,
+    /// For a skill.
+    pub again: Option<Again>,
+}
+
+/// How a skill is called up once more.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Again {
+    /// Tells instructions apart, also from those that were in the same file before.
+    pub key: u64,
+    /// The words for a model that has seen these instructions in the same session.
+    pub reminder: String,
 }
 
 /// What a text that calls up a skill or a template stands for; `None` for any other text. Reads files.
-pub fn expand(text: &str, places: &Places<'_>) -> Option<Expanded> {
+///
+/// # Errors
+/// The skill's file cannot be read.
+pub fn expand(text: &str, places: &Places<'_>) -> Option<Result<Expanded, String>> {
     let command = text.strip_prefix('/')?.split_whitespace().next()?.to_owned();
-    let skill = || {
-        let text = resources::skill_commands(places).then(|| skills::expand(text, &skills::discover(places)))??;
-        Some((text, "skill"))
-    };
-    let template = || templates::expand(text, &templates::discover(places)).map(|text| (text, "prompt"));
-    let (text, kind) = skill().or_else(template)?;
-    Some(Expanded { text, kind, command })
+    let skills = if resources::skill_commands(places) { skills::discover(places) } else { Vec::new() };
+    if let Some(call) = skills::call(text, &skills) {
+        return Some(call.map(|call| {
+            let mut hasher = DefaultHasher::new();
+            call.block.hash(&mut hasher);
+            let again = Some(Again { key: hasher.finish(), reminder: call.reminder() });
+            Expanded { text: call.text(), kind: "skill", command, again }
+        }));
+    }
+    let text = templates::expand(text, &templates::discover(places))?;
+    Some(Ok(Expanded { text, kind: "prompt", command, again: None }))
 }
 
 /// All commands as the side channel lists them: `[{name, description, source, sourceInfo}]`. Reads files.

@@ -164,32 +164,50 @@ pub fn section(skills: &[Skill]) -> Option<String> {
     ))
 }
 
-/// What a model gets for `/skill:NAME ARGUMENTS`: the instructions themselves. `None` = `text` calls up no known skill.
-pub fn expand(text: &str, skills: &[Skill]) -> Option<String> {
+/// A skill that a text calls up.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Call<'a> {
+    pub name: &'a str,
+    /// The instructions themselves, for a model that has not seen them yet.
+    pub block: String,
+    /// What stands behind the name, trimmed.
+    pub arguments: &'a str,
+}
+
+/// What `/skill:NAME ARGUMENTS` calls up. `None` = `text` calls up no known skill.
+///
+/// # Errors
+/// The skill's file cannot be read.
+pub fn call<'a>(text: &'a str, skills: &[Skill]) -> Option<Result<Call<'a>, String>> {
     let call = text.strip_prefix("/skill:")?;
     let (name, arguments) = call.split_once(char::is_whitespace).unwrap_or((call, ""));
     let skill = skills.iter().find(|skill| skill.name == name)?;
     let content = match read(&skill.file) {
         Ok(content) => content,
-        Err(error) => {
-            log::warn!("the skill in {} cannot be called up: {error}", skill.file.display());
-            return None;
-        }
+        Err(error) => return Some(Err(format!("{}: {error}", skill.file.display()))),
     };
     let (_, body) = frontmatter::parse(&content);
     let dir = skill.file.parent().unwrap_or(Path::new("/"));
-    let mut result = format!(
+    let block = format!(
         "<skill name=\"{}\" location=\"{}\">\nReferences are relative to {}.\n\n{}\n</skill>",
         xml_escaped(name),
         xml_escaped(&skill.file.to_string_lossy()),
         dir.display(),
         body.trim()
     );
-    if !arguments.trim().is_empty() {
-        result.push_str("\n\n");
-        result.push_str(arguments.trim());
+    Some(Ok(Call { name, block, arguments: arguments.trim() }))
+}
+
+impl Call<'_> {
+    /// What a model gets that has not seen the instructions.
+    pub fn text(&self) -> String {
+        if self.arguments.is_empty() { self.block.clone() } else { format!("{}\n\n{}", self.block, self.arguments) }
     }
-    Some(result)
+
+    /// What a model gets that has seen them.
+    pub fn reminder(&self) -> String {
+        format!("skill_loaded={} invocation={}", self.name, self.arguments)
+    }
 }
 
 #[cfg(test)]
@@ -292,7 +310,8 @@ mod tests {
             ("/skill", None),
             ("skill:a", None),
         ] {
-            assert_eq!(expand(text, &skills), expected, "{text}");
+            let called = call(text, &skills).map(|call| call.expect("it is read").text());
+            assert_eq!(called, expected, "{text}");
         }
     }
 

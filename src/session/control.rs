@@ -38,6 +38,8 @@ impl Deliver {
 /// A message for the model.
 pub struct Input {
     pub text: String,
+    /// A text that calls up a skill or a template is to be replaced by its words.
+    pub expand: bool,
     pub images: Vec<Block>,
     pub deliver: Deliver,
     /// The label that the caller gave itself.
@@ -56,7 +58,7 @@ pub enum Control {
     State,
     /// The document of `inspect`.
     Inspect,
-    /// `{deliveredAs, idleBeforeSend, expandedAs?, expandedCommand?}`.
+    /// `{deliveredAs, idleBeforeSend}`.
     Prompt(Input),
     /// The state, once nothing runs any more.
     Abort,

@@ -91,7 +91,7 @@ impl Session {
             from: input.from.clone(),
             sender: input.sender.clone(),
         });
-        let message = Incoming { images: input.images, ..Incoming::new(input.text) };
+        let message = Incoming { images: input.images, expand: input.expand, ..Incoming::new(input.text) };
         match deliver {
             Deliver::Steer | Deliver::FollowUp if !idle => {
                 let (from, sender) = (input.from.as_deref(), input.sender.as_ref());

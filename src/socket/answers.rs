@@ -255,12 +255,17 @@ impl Client<'_> {
                     let why = format!("Unknown command: /{name} (get_commands lists those that there are)");
                     return Err(Failure::Text(why));
                 };
+                let found = found.map_err(|why| Failure::Text(format!("Slash expansion failed: {why}")))?;
                 expanded = Some((found.kind, found.command));
-                fields.text = found.text;
+                fields.text = match found.again {
+                    Some(again) if !route.first_time(again.key) => again.reminder,
+                    _ => found.text,
+                };
             }
         }
         let input = Input {
             text: fields.text,
+            expand: expanded.is_none(),
             images: fields.images,
             deliver: fields.deliver,
             sender: None,

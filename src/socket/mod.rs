@@ -198,7 +198,7 @@ impl SocketServer {
             Some(mut socket) => (Some(socket.path.clone()), socket.listener.take()),
             None => (None, None),
         };
-        let route = Route { token, info: info.clone(), facts: facts.clone(), commands: commands.clone(), socket: path };
+        let route = Route::new(token, info.clone(), facts.clone(), commands.clone(), path);
         let mut table = self.shared.table();
         table.routes.insert(token, Arc::new(route));
         if let Some(listener) = listener {

@@ -3,10 +3,10 @@
 use super::link::Link;
 use crate::session::{Command, Facts, Info};
 use crossbeam_channel::Sender;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The way to one session.
 pub struct Route {
@@ -17,6 +17,25 @@ pub struct Route {
     pub commands: Sender<Command>,
     /// Its own socket; ephemeral runs have none.
     pub socket: Option<PathBuf>,
+    /// The instructions of skills that were sent to the model, so that they are not sent again.
+    skills_sent: Mutex<BTreeSet<u64>>,
+}
+
+impl Route {
+    pub fn new(
+        token: u64,
+        info: Arc<Info>,
+        facts: Arc<Facts>,
+        commands: Sender<Command>,
+        socket: Option<PathBuf>,
+    ) -> Route {
+        Route { token, info, facts, commands, socket, skills_sent: Mutex::default() }
+    }
+
+    /// Takes note of a skill's instructions; true if they were not sent before.
+    pub fn first_time(&self, skill: u64) -> bool {
+        self.skills_sent.lock().unwrap_or_else(PoisonError::into_inner).insert(skill)
+    }
 }
 
 /// Everything that the threads of the side channel look up.
@@ -107,7 +126,7 @@ pub mod tests {
         };
         let (commands, receiver) = bounded(8);
         let facts = Arc::new(Facts::new(setup));
-        (Arc::new(Route { token, info: Arc::new(info), facts, commands, socket: None }), receiver)
+        (Arc::new(Route::new(token, Arc::new(info), facts, commands, None)), receiver)
     }
 
     fn table(routes: &[(&str, bool)]) -> Table {

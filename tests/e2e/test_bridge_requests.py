@@ -230,6 +230,34 @@ def test_skills_and_templates_expand(daemon, model):
     assert model.requests[2].prompts[-1].strip() == "Fix the door because of rust."
 
 
+def test_a_skill_is_sent_once_and_then_reminded_of(daemon, model):
+    """Sessions do not share what they know, and a skill that was changed is sent again."""
+    for name in ("greet", "leave"):
+        path = daemon.agent_dir / f"skills/{name}/SKILL.md"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"---\nname: {name}\ndescription: How to {name}.\n---\nThe words of {name}.\n")
+    model.answer(lambda request: ["done"])
+    for session in ("a", "b"):
+        daemon.session(session, "start").text()
+
+    def say(session, message):
+        with Bridge(daemon.session_socket(session)) as client:
+            client.wait_idle()
+            client.ask("prompt", message=message)
+            client.event("agent_settled")
+        return model.requests[-1].prompts[-1]
+
+    assert "The words of greet." in say("a", "/skill:greet politely")
+    assert say("a", "/skill:greet again") == "skill_loaded=greet invocation=again"
+    assert "The words of leave." in say("a", "/skill:leave")
+    assert say("a", "/skill:leave") == "skill_loaded=leave invocation="
+    assert "The words of greet." in say("b", "/skill:greet")
+    greet = daemon.agent_dir / "skills/greet/SKILL.md"
+    greet.write_text(greet.read_text() + "And more.\n")
+    assert "And more." in say("a", "/skill:greet")
+    assert say("a", "/skill:greet") == "skill_loaded=greet invocation="
+
+
 def test_messages_are_seen_by_nats_and_socket_alike(daemon, client):
     """Both wires lead to one session."""
     stream = daemon.prompt("one", "@echo over NATS")
