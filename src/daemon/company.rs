@@ -29,7 +29,7 @@ enum Hello {
 
 /// A request that waits for what the others say.
 enum Held {
-    Work(Work),
+    Work(Box<Work>),
     Client(NewSession),
 }
 
@@ -176,14 +176,14 @@ impl Daemon {
         }
         let same = |pending: &&mut Pending<Held>| ask.key.is_some() && pending.ask.key == ask.key;
         if let Some(pending) = self.company.pending.iter_mut().find(same) {
-            return pending.followers.push(Held::Work(work));
+            return pending.followers.push(Held::Work(Box::new(work)));
         }
         if let Some(error) =
             ask.session.as_deref().filter(|id| ask.claim && self.is_claimed(id)).map(|id| self.session_exists(id))
         {
             return self.refuse(work.wire, &work.message, &work.reply, &error);
         }
-        self.company.ask(ask, Held::Work(work), others, now);
+        self.company.ask(ask, Held::Work(Box::new(work)), others, now);
     }
 
     /// Begins with a client's request for a session.
@@ -283,7 +283,7 @@ impl Daemon {
         {
             let pending = self.company.pending.remove(at);
             match pending.work {
-                Held::Work(work) => self.decided(work, verdict, pending.listings),
+                Held::Work(work) => self.decided(*work, verdict, pending.listings),
                 Held::Client(new) if verdict == Verdict::Ours => self.create_for_client(new),
                 Held::Client(new) => {
                     let error = self.session_exists(new.create.session_id.as_deref().unwrap_or_default());
@@ -292,7 +292,7 @@ impl Daemon {
             }
             for follower in pending.followers {
                 if let Held::Work(work) = follower {
-                    self.begin(work);
+                    self.begin(*work);
                 }
             }
         }
@@ -336,7 +336,7 @@ impl Daemon {
         let Some(work) = self.understand(Message { subject, ..message }) else { return };
         let same = |pending: &&mut Pending<Held>| work.key.is_some() && pending.ask.key == work.key;
         match self.company.pending.iter_mut().find(same) {
-            Some(pending) => pending.followers.push(Held::Work(work)),
+            Some(pending) => pending.followers.push(Held::Work(Box::new(work))),
             None => self.perform(work),
         }
     }

@@ -166,7 +166,8 @@ impl Stream {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends one whole message in its place between the pieces of text. It may get lost if too much waits already.
+    /// Sends one whole message in its place between the pieces of text. It may get lost if too much waits already. Does not
+    /// wait: if the caller has to be looked for first, the message goes out with what comes next, or a little later.
     pub fn message(&self, message: String) {
         let mut state = self.state();
         if state.over() || state.held_bytes > MAX_HELD {
@@ -174,7 +175,7 @@ impl Stream {
         }
         state.greet();
         state.hold_message(message);
-        self.0.advance(&mut state);
+        self.0.advance_directly(&mut state);
     }
 
     /// Ends the stream. What cannot be sent at once is left to a thread of its own, so that no session waits for it.
@@ -282,6 +283,18 @@ impl Shared {
         true
     }
 
+    /// The caller can be reached without looking for it.
+    fn is_direct(&self, state: &State) -> bool {
+        self.connection.is_connected() && state.generation == self.connection.generation()
+    }
+
+    /// Sends what is held, unless that could take time.
+    fn advance_directly(&self, state: &mut State) {
+        if self.is_direct(state) {
+            self.advance(state);
+        }
+    }
+
     /// After a reconnect: sends a piece and finds out whether the caller got it, so that it is listening again. A caller
     /// that does not come back in time counts as found, because there is nobody left to hold text for.
     fn found(&self, piece: &Piece<'_>, search: &mut Option<(Instant, Instant)>) -> bool {
@@ -341,15 +354,28 @@ impl Shared {
     }
 
     /// Lets the caller know that work goes on, if it has heard nothing for long. Does not wait for those who are sending.
-    fn break_silence(&self, now: Instant) {
+    fn break_silence(self: &Arc<Shared>, now: Instant) {
         let mut state = match self.state.try_lock() {
             Ok(state) => state,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        let reachable = self.connection.is_connected() && state.generation == self.connection.generation();
+        if state.over() {
+            return;
+        }
+        if !state.held.is_empty() && self.connection.is_connected() {
+            // Nobody else may come by for long to look for the caller, which takes time.
+            let stream = self.clone();
+            let look = move || {
+                stream.advance(&mut Stream(stream.clone()).state());
+            };
+            match threads::spawn("reply-late", threads::SMALL_STACK, look) {
+                Ok(thread) => thread.abandon(),
+                Err(e) => log::warn!("a caller is not looked for: {e}"),
+            }
+        }
         let silent = now.saturating_duration_since(state.last_sent) >= MAX_SILENCE;
-        if reachable && silent && state.held.is_empty() && !state.over() {
+        if silent && state.held.is_empty() && self.is_direct(&state) {
             state.last_sent = now;
             let status = chunks::status(chunks::WORKING);
             report(&self.subject, self.connection.publish(&self.subject, None, &[], status.as_bytes()));
@@ -362,7 +388,7 @@ impl Reply for Stream {
         let mut state = self.state();
         if !state.over() {
             state.greet();
-            self.0.advance(&mut state);
+            self.0.advance_directly(&mut state);
         }
     }
 
@@ -378,7 +404,7 @@ impl Reply for Stream {
                 self.0.advance(&mut state);
             }
             let Shared { connection, subject, form, .. } = &*self.0;
-            let direct = connection.is_connected() && state.generation == connection.generation();
+            let direct = self.0.is_direct(&state);
             while direct && state.held.is_empty() && !rest.is_empty() {
                 let end = form.piece_end(rest, connection.max_payload());
                 if let Err(e) = connection.publish_held(subject, &form.text(&rest[..end])) {
