@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// The verbs, which are also the names of the endpoints.
-pub const VERBS: [&str; 9] =
-    ["abort", "steer", "follow_up", "clear", "history", "answer", "reject", "configure", "extend"];
+pub const VERBS: [&str; 10] =
+    ["abort", "steer", "follow_up", "clear", "compact", "history", "answer", "reject", "configure", "extend"];
 
 /// What a request to a verb asks for.
 pub struct Asked {
@@ -76,6 +76,7 @@ pub fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) -> Result
         "follow_up" => input(payload, Deliver::FollowUp, sender)?,
         "abort" => Control::Abort,
         "clear" => Control::Clear,
+        "compact" => Control::Compact { instructions: text(&object(payload)?, ["instructions"; 2])? },
         "history" => Control::History(HistoryQuery::from_json(&object(payload)?)),
         "answer" => {
             let mut request = object(payload)?;

@@ -107,7 +107,7 @@ impl Session {
                 reply: input.reply.unwrap_or_else(|| Arc::new(SilentReply)),
                 counters: Arc::default(),
                 received: Instant::now(),
-            }),
+            })?,
         }
         if behavior.is_some() && !idle {
             self.queues_changed();

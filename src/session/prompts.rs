@@ -30,19 +30,26 @@ impl Session {
                 sender: prompt.sender.clone(),
             });
         }
-        self.accept(prompt);
+        // Whoever sent it hears of a refusal through its reply.
+        let _ = self.accept(prompt);
     }
 
-    pub(super) fn accept(&mut self, prompt: Prompt) {
+    /// Takes a prompt in, or refuses it.
+    ///
+    /// # Errors
+    /// Why it was refused, which its caller was told.
+    pub(super) fn accept(&mut self, prompt: Prompt) -> Result<(), ReplyError> {
         self.facts.touch();
-        if self.draining {
-            return self.refuse_prompt(&prompt, ReplyError::shutting_down());
-        }
-        if self.queue.is_full() {
-            return self.refuse_prompt(&prompt, ReplyError::queue_full(self.queue.len()));
-        }
-        if let Err(e) = self.keep(&prompt) {
-            return self.refuse_prompt(&prompt, ReplyError::storage(&e));
+        let refusal = if self.draining {
+            Some(ReplyError::shutting_down())
+        } else if self.queue.is_full() {
+            Some(ReplyError::queue_full(self.queue.len()))
+        } else {
+            self.keep(&prompt).err().map(|e| ReplyError::storage(&e))
+        };
+        if let Some(error) = refusal {
+            self.refuse_prompt(&prompt, error.clone());
+            return Err(error);
         }
         self.facts.count_prompt();
         let reply = prompt.reply.clone();
@@ -51,6 +58,7 @@ impl Session {
         // The turn is on its way meanwhile; nobody hears of the prompt before this is done.
         self.memory.sync();
         reply.accepted();
+        Ok(())
     }
 
     /// Writes a prompt down, so that it is not lost from here on.

@@ -20,6 +20,8 @@ use std::time::Duration;
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long the end of a run or of a session may take: it includes what its programs need to die.
 const END: Duration = Duration::from_secs(30);
+/// Time for a summary of a long conversation, which a model writes.
+const COMPACTION: Duration = Duration::from_secs(600);
 
 /// Why a request failed.
 pub enum Failure {
@@ -107,6 +109,9 @@ impl Client<'_> {
                 let route = self.route(head)?;
                 let state = self.ask_within(&route, Control::Abort, END)?;
                 Ok(self.with_socket(&route, state, "abort"))
+            }
+            Kind::Compact { instructions } => {
+                self.ask_within(&*self.route(head)?, Control::Compact { instructions }, COMPACTION)
             }
             Kind::Shutdown { confirmed: false } => Err("Set confirm:true to shutdown this Pi session".into()),
             Kind::Shutdown { confirmed: true } if self.own.is_none() && head.session.is_none() => {

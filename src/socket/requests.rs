@@ -42,6 +42,9 @@ pub enum Kind {
     Prompt(Box<PromptFields>),
     History(HistoryQuery),
     Abort,
+    Compact {
+        instructions: Option<String>,
+    },
     Shutdown {
         confirmed: bool,
     },
@@ -137,6 +140,7 @@ fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind),
         "follow_up" | "followUp" => ("follow_up", prompt(&fields, Deliver::FollowUp, stream)?),
         "history" => ("history", Kind::History(HistoryQuery::from_json(&fields))),
         "abort" => ("abort", Kind::Abort),
+        "compact" => ("compact", Kind::Compact { instructions: text(&fields, "instructions") }),
         "shutdown" => ("shutdown", Kind::Shutdown { confirmed }),
         "questions" | "question_list" => ("questions", Kind::Questions),
         "answer" | "question_reply" => {

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from support.bridge import Bridge
 from support.daemon import MODELS
 from support.model_script import Failure, Gate, Stop, Text, ToolCall, Usage
 
@@ -251,3 +252,19 @@ def test_a_compacted_session_is_the_same_after_a_restart(daemon, model, number):
     assert compaction["summary"] == SUMMARY and compaction["tokensBefore"] == FULL
     assert compaction["details"] == {"readFiles": [], "modifiedFiles": []}
     assert compaction["usage"]["totalTokens"] == 15
+
+
+def test_a_compaction_that_is_asked_for(daemon, model):
+    """Over NATS and over the socket, whatever the length."""
+    begin(daemon, model)
+    model.script("second answer")
+    daemon.prompt("s", LONG).text()
+    model.script(SUMMARY)
+    done = json.loads(daemon.bus.ask(f"{daemon.subject('s')}.compact", b'{"instructions": "mind the gap"}').data)
+    assert done["summary"].startswith(SUMMARY) and done["tokensBefore"] > 0
+    assert is_summary_request(model.requests[-1]) and "mind the gap" in model.requests[-1].prompts[-1]
+    with Bridge(daemon.session_socket("s")) as client:
+        assert "compact" in client.refusal("compact").lower()
+    model.script("third answer")
+    daemon.prompt("s", "third prompt").text()
+    assert model.requests[-1].prompts[0].startswith(LEAD_IN)
