@@ -37,6 +37,10 @@ pub struct SavedSession {
     pub name: Option<String>,
     pub from: Option<String>,
     pub tools: Vec<String>,
+    /// Its events are published on NATS.
+    pub events: bool,
+    /// Callers of the agent protocol are told of tool calls and costs.
+    pub tool_status: bool,
     /// Zero means no end.
     pub max_lifetime: Duration,
     /// Unix time in milliseconds; absent = no end.
@@ -146,6 +150,8 @@ impl SavedSession {
             "name": self.name,
             "from": self.from,
             "tools": self.tools,
+            "events": self.events,
+            "toolStatus": self.tool_status,
             "maxLifetime": self.max_lifetime.as_secs_f64(),
             "endsAt": self.ends_ms,
             "createdAt": self.created_ms,
@@ -155,6 +161,7 @@ impl SavedSession {
     fn from_json(document: &Value) -> Option<SavedSession> {
         let fields: &Map<String, Value> = document.as_object()?;
         let text = |key: &str| Some(fields.get(key)?.as_str()?.to_owned());
+        let flag = |key: &str| fields.get(key).and_then(Value::as_bool).unwrap_or(false);
         let tools = fields.get("tools")?.as_array()?.iter();
         Some(SavedSession {
             id: text("sessionId").filter(|id| crate::nats::intake::valid_session_id(id))?,
@@ -166,6 +173,8 @@ impl SavedSession {
             name: text("name"),
             from: text("from"),
             tools: tools.filter_map(|tool| Some(tool.as_str()?.to_owned())).collect(),
+            events: flag("events"),
+            tool_status: flag("toolStatus"),
             max_lifetime: Duration::try_from_secs_f64(fields.get("maxLifetime")?.as_f64()?).ok()?,
             ends_ms: fields.get("endsAt").and_then(Value::as_i64),
             created_ms: fields.get("createdAt")?.as_i64()?,
@@ -188,6 +197,8 @@ mod tests {
             name: None,
             from: Some("ci".into()),
             tools: vec!["read".into()],
+            events: true,
+            tool_status: false,
             max_lifetime: Duration::from_secs(1800),
             ends_ms: Some(now_ms() + 1_000_000),
             created_ms: 1,

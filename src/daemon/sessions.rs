@@ -176,7 +176,8 @@ impl Daemon {
         }
         let storage = Storage::Saved { file: saved.file, totals };
         let socket = self.open_socket(&info).map_err(|e| e.summary())?;
-        self.start_session(info, facts, Settings::default(), socket, storage, None).map_err(|e| e.summary())
+        let settings = Settings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
+        self.start_session(info, facts, settings, socket, storage, None).map_err(|e| e.summary())
     }
 
     fn start_session(

@@ -138,6 +138,11 @@ impl SessionSubjects {
         Ok(SessionSubjects { requests, subscriptions, reader })
     }
 
+    /// The settings in force.
+    pub fn settings(&self) -> Settings {
+        Settings { events: Some(self.reader.publisher.is_some()), tool_status: Some(self.reader.tool_status) }
+    }
+
     pub fn requests(&self) -> &Receiver<Box<Message>> {
         &self.requests
     }

@@ -209,6 +209,7 @@ impl Session {
             setup.max_lifetime = lifetime;
             setup.deadline = if lifetime.is_zero() { None } else { Instant::now().checked_add(lifetime) };
         });
+        self.save();
         Answer::Document(
             json!({"maxLifetime": seconds, "remainingLifetime": if seconds > 0.0 { json!(seconds) } else { Value::Null }}),
         )

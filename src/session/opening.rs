@@ -4,6 +4,7 @@ use super::memory::Memory;
 use super::recovery::{Accepted, Unfinished, closing_results};
 use super::{Prompt, Session};
 use crate::model::ThinkingLevel;
+use crate::nats::session_subjects::SessionSubjects;
 use crate::reply::{Reply, ReplyError, SilentReply};
 use crate::state_dir::SavedSession;
 use crate::transcript::restore::Restored;
@@ -165,6 +166,7 @@ impl Session {
         let (Some(state), true) = (&self.state, self.info.named) else { return };
         let setup = self.facts.setup();
         let Some(file) = setup.file else { return };
+        let settings = self.subjects.as_ref().map(SessionSubjects::settings).unwrap_or_default();
         let left = setup.deadline.map(|end| end.saturating_duration_since(Instant::now()));
         let saved = SavedSession {
             id: self.info.id.clone(),
@@ -176,6 +178,8 @@ impl Session {
             name: setup.name,
             from: self.info.from.clone(),
             tools: self.info.tools.clone(),
+            events: settings.events.unwrap_or(false),
+            tool_status: settings.tool_status.unwrap_or(false),
             max_lifetime: setup.max_lifetime,
             ends_ms: left.map(|left| now_ms().saturating_add(i64::try_from(left.as_millis()).unwrap_or(i64::MAX))),
             created_ms: self.info.created_ms,

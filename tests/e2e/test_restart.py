@@ -194,3 +194,19 @@ def test_a_session_file_is_gone_on_with(daemon, model):
     # Two writers would mix their lines.
     message = daemon.session("third", "?", resume=str(path)).message()
     assert message.data.startswith(b"error: storage_error"), message.data
+
+
+def test_what_was_configured_stays(daemon, model):
+    model.script("One.", "Two.")
+    daemon.session("set", "1", events=True, toolStatus=True).text()
+    subject = daemon.subject("set")
+    daemon.bus.ask(f"{subject}.configure", json.dumps({"model": "scripted/thinker", "thinkingLevel": "high", "name": "Set"}).encode())
+    daemon.bus.ask(f"{subject}.extend", b'{"maxLifetime": 5000}')
+    kill(daemon)
+    daemon.start()
+    events = daemon.bus.listen(f"agents.ev.{daemon.owner}.set.message_end")
+    facts = daemon.inspect("set")
+    assert (facts["model"], facts["thinkingLevel"], facts["name"]) == ("scripted/thinker", "high", "Set")
+    assert 4000 < facts["remainingLifetime"] <= 5000
+    assert daemon.prompt("set", "2").text() == "Two."
+    assert json.loads(events.message().data)["data"]["message"]["role"] == "user"
