@@ -117,7 +117,7 @@ fn creation(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>, request: &mut 
     }
     put("body", text(words, stdin)?.into());
     let directory = std::path::Path::new(cwd).join(invocation.value(Flag::Directory).unwrap_or_default());
-    // Only the shape is changed: `/work/.` and `/work/` become `/work`.
+    // Only the shape is changed: `/srv/app/.` and `/srv/app/` become `/srv/app`.
     put("cwd", directory.components().collect::<std::path::PathBuf>().to_string_lossy().into());
     for (flag, key) in [(Flag::Model, "model"), (Flag::Thinking, "thinkingLevel"), (Flag::From, "from")] {
         if let Some(value) = invocation.value(flag) {
@@ -207,7 +207,7 @@ mod tests {
             other => panic!("{line}: {other:?}"),
         };
         let mut request =
-            build(&invocation, "/work", &|| Ok(" from stdin\n".into())).map_err(|failure| failure.to_string())?;
+            build(&invocation, "/srv/app", &|| Ok(" from stdin\n".into())).map_err(|failure| failure.to_string())?;
         let id = request.shift_remove("id").expect("every request has an id");
         assert!(!id.is_string() || id != "", "{line}");
         Ok(Value::Object(request))
@@ -248,16 +248,16 @@ mod tests {
             ("abort", json!({"type": "abort"})),
             ("shutdown", json!({"type": "shutdown", "confirm": true})),
             ("sessions", json!({"type": "list"})),
-            ("run|do|it", json!({"type": "run", "body": "do it", "cwd": "/work", "stream": true})),
+            ("run|do|it", json!({"type": "run", "body": "do it", "cwd": "/srv/app", "stream": true})),
             (
                 "run|--cwd|sub/|--model|p/m|--thinking|low|--max-lifetime|90|--from|me|--detach|-",
-                json!({"type": "run", "body": "from stdin", "cwd": "/work/sub", "model": "p/m", "thinkingLevel": "low",
+                json!({"type": "run", "body": "from stdin", "cwd": "/srv/app/sub", "model": "p/m", "thinkingLevel": "low",
                     "from": "me", "maxLifetime": 90.0}),
             ),
             ("run|--cwd|/|x", json!({"type": "run", "body": "x", "cwd": "/", "stream": true})),
             (
                 "session|s1|hello|you",
-                json!({"type": "session", "sessionId": "s1", "body": "hello you", "cwd": "/work", "stream": true}),
+                json!({"type": "session", "sessionId": "s1", "body": "hello you", "cwd": "/srv/app", "stream": true}),
             ),
             ("raw|{\"type\":\"x\",\"a\":[1]}", json!({"type": "x", "a": [1]})),
         ] {
