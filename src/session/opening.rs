@@ -76,7 +76,8 @@ impl Session {
         let mut file = SessionFile::create(&path, &id, &iso_time(created), &self.info.cwd, None)?;
         let setup = self.facts.setup();
         if self.info.named {
-            file.append("session_info", object(json!({"name": self.info.id})))?;
+            let name = setup.name.as_ref().unwrap_or(&self.info.id);
+            file.append("session_info", object(json!({"name": name})))?;
         }
         let model = json!({"provider": setup.model.provider, "modelId": setup.model.id});
         file.append("model_change", object(model))?;
@@ -99,7 +100,7 @@ impl Session {
                 setup.model = model;
             }
             setup.thinking = setup.model.clamp(level.unwrap_or(setup.thinking));
-            setup.name = restored.name.clone();
+            setup.name = setup.name.take().or_else(|| restored.name.clone());
         });
     }
 

@@ -188,6 +188,7 @@ def test_a_session_file_is_gone_on_with(daemon, model):
     assert daemon.session("second", "Which number?", resume=header["id"][:20]).text() == "It was 417."
     assert len(model.requests[-1].conversation) == 3
     facts = daemon.inspect("second")
+    assert facts["name"] == "first"
     assert (facts["model"], facts["thinkingLevel"], facts["sessionFile"]) == ("scripted/thinker", "high", str(path))
     refusal = daemon.refusal({"sessionMode": "session", "sessionId": "x", "cwd": "/", "body": "?", "resume": "nope"})
     assert refusal.error == "session_create_failed" and "nope" in refusal.document["message"]
