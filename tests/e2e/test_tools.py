@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -87,13 +88,17 @@ def test_bash_without_output(daemon, model):
 
 
 def test_long_output_is_cut_at_its_beginning(daemon, model):
-    (text,) = results(daemon, model, ToolCall("bash", {"command": "seq 1 5000"}))
+    tool(model, ToolCall("bash", {"command": "seq 1 5000"}))
+    daemon.session("long", "go").text()
+    ((text, _),) = model.requests[-1].tool_results
     assert text.startswith("3001\n") and "5000\n" in text
     assert "[Showing lines 3001-5000 of 5000. Full output: " in text
-    full = text.split("Full output: ")[1].rstrip("]")
-    # The spill file belongs to the session and is gone with it or private to this user.
-    if os.path.exists(full):
-        assert os.stat(full).st_mode & 0o077 == 0
+    # The spill file is private to this user while the session lives, and goes with it.
+    full = Path(text.split("Full output: ")[1].rstrip("]"))
+    assert full.stat().st_mode & 0o077 == 0
+    assert full.read_text().split() == [str(number) for number in range(1, 5001)]
+    daemon.stop_session("long")
+    eventually(lambda: not full.exists(), "the file goes with its session")
 
 
 def test_calls_of_one_turn_run_at_the_same_time(daemon, model):
