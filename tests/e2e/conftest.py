@@ -1,5 +1,7 @@
 """Fixtures. Each worker has one NATS server and one caller's connection; each test has its own daemon and model."""
 
+import signal
+
 import pytest
 
 from support.bus import Bus
@@ -8,6 +10,9 @@ from support.daemon import API_KEY, Daemon
 from support.fake_bridge import FakeBridge
 from support.model_server import ModelServer
 from support.nats_server import NatsServer
+
+# A shell without job control has what it runs in the background ignore SIGINT, which every child would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
