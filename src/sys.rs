@@ -36,6 +36,47 @@ pub fn release_free_memory() {
     }
 }
 
+/// Gives what deeper calls than this one have left on the calling thread's stack back to the system. For a thread that is
+/// about to wait for long: a session's actor keeps 12 KiB less (measured). Takes about 2 µs.
+#[inline(never)]
+pub fn release_unused_stack() {
+    use std::ffi::{c_int, c_ulong, c_void};
+    const MADV_DONTNEED: c_int = 4;
+    /// Bytes below a local variable that this frame and that of `madvise` may reach; both are far smaller.
+    const FRAMES: usize = 1024;
+    /// Not smaller than the C libraries' own type (64 bytes with glibc on ARM).
+    #[repr(C, align(16))]
+    struct Attributes([u8; 128]);
+    unsafe extern "C" {
+        fn pthread_self() -> c_ulong;
+        fn pthread_getattr_np(thread: c_ulong, attributes: *mut Attributes) -> c_int;
+        fn pthread_attr_getstack(attributes: *const Attributes, low: *mut *mut c_void, size: *mut usize) -> c_int;
+        fn pthread_attr_destroy(attributes: *mut Attributes) -> c_int;
+        fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int;
+    }
+    let mut attributes = Attributes([0; 128]);
+    let (mut low, mut size) = (std::ptr::null_mut(), 0);
+    // SAFETY: the thread is this one, and everything that is written to is ours and large enough.
+    let known = unsafe {
+        pthread_getattr_np(pthread_self(), &raw mut attributes) == 0 && {
+            let known = pthread_attr_getstack(&raw const attributes, &raw mut low, &raw mut size) == 0;
+            pthread_attr_destroy(&raw mut attributes);
+            known
+        }
+    };
+    // The system rounds up to whole pages, so they have to be its own.
+    let page = rustix::param::page_size();
+    let end = (&raw const size).addr().saturating_sub(FRAMES) / page * page;
+    let unused = end.saturating_sub(low.addr());
+    if known && unused < size {
+        // SAFETY: stacks grow downwards, so that nothing between the stack's end and this frame, with room to spare, is in
+        // use; what comes to lie there later begins as zeroes, on which no code depends.
+        unsafe {
+            madvise(low, unused, MADV_DONTNEED);
+        }
+    }
+}
+
 /// A static glibc would load the host's name-service plugins, made for another glibc, and crash on the first look-up
 /// (SIGFPE, measured on Fedora, Arch and Ubuntu). With this it uses only what it has inside: files and DNS.
 pub fn forbid_foreign_name_services() {

@@ -180,6 +180,13 @@ impl Turn {
         }
     }
 
+    /// The messages that the turn takes in before it does `action`; `None` = it must not. The session need not be asked
+    /// when nothing waits, which saves two changes of thread. What comes in just then is not lost: the session makes it a
+    /// prompt of its own.
+    fn waiting(&self, action: Action) -> Option<Vec<Incoming>> {
+        if self.facts.pending() == 0 { Some(Vec::new()) } else { self.gate(action) }
+    }
+
     /// Adds a complete message to the transcript.
     fn add(&mut self, message: Message) -> Arc<Message> {
         let message = Arc::new(message);
@@ -248,7 +255,7 @@ impl Turn {
         let mut approved = true;
         loop {
             if !std::mem::take(&mut approved) {
-                let Some(messages) = self.gate(Action::Model) else {
+                let Some(messages) = self.waiting(Action::Model) else {
                     return self.end_run(&run, None, Settled::Aborted);
                 };
                 run.recovered &= messages.is_empty();
@@ -287,7 +294,7 @@ impl Turn {
             if self.cancel.is_cancelled() {
                 return self.end_run_with(&run, Some(answer), results, Settled::Aborted);
             }
-            let more = if done { self.gate(Action::Stop).unwrap_or_default() } else { Vec::new() };
+            let more = if done { self.waiting(Action::Stop).unwrap_or_default() } else { Vec::new() };
             if done && more.is_empty() {
                 return self.end_run_with(&run, Some(answer), results, Settled::Done);
             }

@@ -210,7 +210,7 @@ impl Daemon {
         };
         let (commands, receiver) = bounded(COMMANDS);
         let spill_dir = self.spill_root.path().join(&info.instance_id);
-        let parts = Parts {
+        let parts = Box::new(Parts {
             config: self.config.clone(),
             services: self.services_for(&info.cwd),
             info: info.clone(),
@@ -225,7 +225,7 @@ impl Daemon {
             state: self.state.clone(),
             storage,
             first,
-        };
+        });
         let (ended, instance_id) = (self.ended_sender.clone(), info.instance_id.clone());
         let thread = threads::spawn(&format!("s-{}", info.id), threads::SESSION_STACK, move || {
             let reason = catch_unwind(AssertUnwindSafe(|| session::run(parts)));

@@ -50,7 +50,7 @@ impl HistoryQuery {
     /// The event has the name and the time that are asked for.
     pub(super) fn matches(&self, envelope: &Envelope) -> bool {
         self.event.as_ref().is_none_or(|event| *event == envelope.event)
-            && self.since.as_ref().is_none_or(|since| *since <= envelope.timestamp)
+            && self.since.as_ref().is_none_or(|since| *since <= envelope.timestamp())
     }
 }
 

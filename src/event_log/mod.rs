@@ -65,11 +65,18 @@ pub struct Envelope {
     /// Grows by one with every event of a log, beginning with 1.
     pub seq: u64,
     pub event: Cow<'static, str>,
-    /// RFC 3339 with milliseconds, UTC.
-    pub timestamp: String,
+    /// Unix time in milliseconds.
+    time_ms: i64,
     /// The whole record: one line of JSON without its end.
     pub line: Arc<str>,
     rest: Rest,
+}
+
+impl Envelope {
+    /// When it happened: RFC 3339 with milliseconds, UTC.
+    pub fn timestamp(&self) -> String {
+        iso_time(self.time_ms)
+    }
 }
 
 /// What became of the part of a payload that its event leaves out.
@@ -136,14 +143,15 @@ impl EventLog {
             self.forget_oldest();
         }
         self.last_seq += 1;
-        let timestamp = iso_time(now_ms());
+        let time_ms = now_ms();
+        let timestamp = iso_time(time_ms);
         let mut line = self.record(&event, &timestamp, self.last_seq, &compacted.data);
         let rest = match compacted.loss {
             None => Rest::None,
             Some(loss) => self.record_loss(loss, &event, &timestamp, &mut line, subscribed),
         };
         line.push('}');
-        let envelope = Arc::new(Envelope { seq: self.last_seq, event, timestamp, line: line.into(), rest });
+        let envelope = Arc::new(Envelope { seq: self.last_seq, event, time_ms, line: line.into(), rest });
         self.ring_bytes += envelope.line.len();
         self.ring.push_back(envelope.clone());
         let most = self.settings.max_history_bytes;
@@ -228,10 +236,10 @@ impl EventLog {
     pub fn replay(&self, since: u64) -> Vec<Arc<Envelope>> {
         let (envelopes, gap) = self.after(since);
         let gap = gap.map(|(from, to)| {
-            let (event, timestamp) = (Cow::Borrowed("bridge_gap"), iso_time(now_ms()));
-            let mut line = self.record(&event, &timestamp, to, &json!({"from": from, "to": to}).to_string());
+            let (event, time_ms) = (Cow::Borrowed("bridge_gap"), now_ms());
+            let mut line = self.record(&event, &iso_time(time_ms), to, &json!({"from": from, "to": to}).to_string());
             line.push('}');
-            Arc::new(Envelope { seq: to, event, timestamp, line: line.into(), rest: Rest::None })
+            Arc::new(Envelope { seq: to, event, time_ms, line: line.into(), rest: Rest::None })
         });
         gap.into_iter().chain(envelopes).collect()
     }

@@ -75,7 +75,7 @@ fn events_are_numbered_and_name_their_session() {
         let envelope = bench.log.publish("say \"hi\"", json!({"text": "ä"}), false);
         let mut record = record(&envelope);
         let timestamp = record["timestamp"].take();
-        assert_eq!(timestamp, envelope.timestamp);
+        assert_eq!(timestamp, envelope.timestamp());
         assert_eq!((timestamp.as_str().map(str::len), envelope.seq), (Some(24), seq));
         assert_eq!(
             record,
@@ -188,11 +188,11 @@ fn since_is_compared_as_a_time_and_includes_it() {
     let mut bench = Bench::new(Settings::default());
     bench.publish("e", 10);
     let envelope = &bench.log.ring[0];
-    let second = &envelope.timestamp[..19];
+    let second = &envelope.timestamp()[..19];
     let last = format!("{}.999Z", second);
     let later = iso_time(now_ms() + 60_000);
     for (since, found) in [
-        (envelope.timestamp.as_str(), 1),
+        (envelope.timestamp().as_str(), 1),
         (&format!("{second}Z"), 1),
         (&format!("{second}+00:00"), 1),
         (second, 1),
@@ -203,7 +203,7 @@ fn since_is_compared_as_a_time_and_includes_it() {
     ] {
         assert_eq!(events(&bench.history(json!({"since": since}))).len(), found, "{since}");
     }
-    assert_eq!(events(&bench.history(json!({"since": last}))).len(), usize::from(envelope.timestamp == last));
+    assert_eq!(events(&bench.history(json!({"since": last}))).len(), usize::from(envelope.timestamp() == last));
 }
 
 #[test]

@@ -72,6 +72,8 @@ impl<'a> Answer<'a> {
     }
 
     fn push(&mut self, block: Block) -> usize {
+        // Most answers have one or two blocks, and they are kept for as long as their session.
+        self.message.content.reserve_exact(1);
         self.message.content.push(block);
         self.message.content.len() - 1
     }
@@ -99,6 +101,9 @@ impl<'a> Answer<'a> {
     }
 
     pub fn end_text(&mut self, index: usize) {
+        if let Some(Block::Text { text, .. }) = self.message.content.get_mut(index) {
+            text.shrink_to_fit();
+        }
         self.sink.event(StreamEvent::TextEnd { index });
     }
 
@@ -119,6 +124,9 @@ impl<'a> Answer<'a> {
     }
 
     pub fn end_thinking(&mut self, index: usize) {
+        if let Some(Block::Thinking { thinking, .. }) = self.message.content.get_mut(index) {
+            thinking.shrink_to_fit();
+        }
         self.sink.event(StreamEvent::ThinkingEnd { index });
     }
 

@@ -24,7 +24,7 @@ impl EventSink for EventPublisher {
         let subject = format!("{}.{}", self.prefix, envelope.event);
         let result = match self.connection.publish(&subject, None, &[], envelope.line.as_bytes()) {
             Err(PublishError::TooLarge { size, .. }) => {
-                let (event, timestamp) = (&envelope.event, &envelope.timestamp);
+                let (event, timestamp) = (&envelope.event, envelope.timestamp());
                 let notice = json!({"type": "event", "event": event, "timestamp": timestamp, "seq": envelope.seq,
                     "data": {"type": event}, "truncated": true, "originalBytes": size});
                 self.connection.publish(&subject, None, &[], notice.to_string().as_bytes())

@@ -25,6 +25,7 @@ use crate::nats::session_subjects::{SessionRequest, SessionSubjects};
 use crate::questions::Questions;
 use crate::reply::{Reply, ReplyError};
 use crate::state_dir::StateDir;
+use crate::sys;
 use crate::threads::Thread;
 use crate::transcript::{Message, StopReason};
 use crate::turn::{self, Action, Incoming, Settled, Step, Verdict};
@@ -181,59 +182,74 @@ enum Event {
 }
 
 /// Lives as long as the session: its first prompt, then those of its subjects, until it ends; returns why it did.
-pub fn run(parts: Parts) -> EndReason {
-    let (first, storage) = (parts.first, parts.storage);
-    let mut session = Session {
-        queue: Queue::new(parts.config.max_queue),
-        steering: Waiting::default(),
-        follow_up: Waiting::default(),
-        log: EventLog::new(parts.config.event_log.clone(), &parts.info.id, parts.raw_file),
-        listeners: parts.subjects.as_ref().and_then(SessionSubjects::listener).into_iter().collect(),
-        questions: Questions::default(),
-        askers: HashMap::new(),
-        config: parts.config,
-        services: parts.services,
-        info: parts.info,
-        facts: parts.facts,
-        subjects: parts.subjects,
-        commands: parts.commands,
-        spill_dir: parts.spill_dir,
-        memory: Memory::default(),
-        state: parts.state,
-        taken: VecDeque::new(),
-        idle_since: Instant::now(),
-        context_tokens: 0,
-        last_compaction: None,
-        last_error: None,
-        running: None,
-        used_tools: false,
-        draining: false,
-    };
-    session.facts.set_listeners(session.listeners.len());
-    let reason = match (session.open(storage), first) {
-        (Ok(()), first) => {
-            session.announce();
-            if let Some(first) = first {
-                session.arrive(first);
-            }
-            session.serve()
-        }
-        (Err(e), Some(first)) => {
-            session.refuse_prompt(&first, ReplyError::storage(&e));
-            EndReason::Finished
-        }
-        (Err(e), None) => {
-            // The session stays, and every prompt is told why it is of no use, until somebody stops it.
-            log::error!("session {}: its file cannot be used: {e}", session.info.id);
-            session.last_error = Some(ReplyError::storage(&e).message);
-            session.serve()
-        }
-    };
+///
+/// What stands on the stack here stays there for all that time, in each session; so everything large is in a box, and
+/// what is only done once is in functions of its own.
+pub fn run(parts: Box<Parts>) -> EndReason {
+    let (mut session, storage, first) = Session::new(parts);
+    let reason = session.open_with(storage, first).unwrap_or_else(|| session.serve());
     session.end(reason);
     reason
 }
 
 impl Session {
+    #[inline(never)]
+    fn new(parts: Box<Parts>) -> (Box<Session>, Storage, Option<Box<Prompt>>) {
+        let parts = *parts;
+        let session = Session {
+            queue: Queue::new(parts.config.max_queue),
+            steering: Waiting::default(),
+            follow_up: Waiting::default(),
+            log: EventLog::new(parts.config.event_log.clone(), &parts.info.id, parts.raw_file),
+            listeners: parts.subjects.as_ref().and_then(SessionSubjects::listener).into_iter().collect(),
+            questions: Questions::default(),
+            askers: HashMap::new(),
+            config: parts.config,
+            services: parts.services,
+            info: parts.info,
+            facts: parts.facts,
+            subjects: parts.subjects,
+            commands: parts.commands,
+            spill_dir: parts.spill_dir,
+            memory: Memory::default(),
+            state: parts.state,
+            taken: VecDeque::new(),
+            idle_since: Instant::now(),
+            context_tokens: 0,
+            last_compaction: None,
+            last_error: None,
+            running: None,
+            used_tools: false,
+            draining: false,
+        };
+        (Box::new(session), parts.storage, parts.first.map(Box::new))
+    }
+
+    /// Opens its memory and takes its first prompt; returns a reason to end at once.
+    #[inline(never)]
+    fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
+        self.facts.set_listeners(self.listeners.len());
+        match (self.open(storage), first) {
+            (Ok(()), first) => {
+                self.announce();
+                if let Some(first) = first {
+                    self.arrive(*first);
+                }
+                None
+            }
+            (Err(e), Some(first)) => {
+                self.refuse_prompt(&first, ReplyError::storage(&e));
+                Some(EndReason::Finished)
+            }
+            (Err(e), None) => {
+                // The session stays, and every prompt is told why it is of no use, until somebody stops it.
+                log::error!("session {}: its file cannot be used: {e}", self.info.id);
+                self.last_error = Some(ReplyError::storage(&e).message);
+                None
+            }
+        }
+    }
+
     /// The first event of a session.
     fn announce(&mut self) {
         let state = Value::Object(state(&self.info, &self.facts));
@@ -246,6 +262,9 @@ impl Session {
             let event = self.next_event();
             if let ControlFlow::Break(reason) = self.handle_event(event) {
                 return reason;
+            }
+            if self.running.is_none() {
+                sys::release_unused_stack();
             }
         }
     }
@@ -266,6 +285,7 @@ impl Session {
         }
     }
 
+    #[inline(never)]
     fn handle_event(&mut self, event: Event) -> ControlFlow<EndReason> {
         match event {
             Event::Command(Command::End(reason)) => return ControlFlow::Break(reason),
@@ -414,7 +434,8 @@ impl Session {
     }
 
     /// Ends the session: every stream gets its end, no child process and no file of the session stays behind.
-    fn end(mut self, reason: EndReason) {
+    #[inline(never)]
+    fn end(&mut self, reason: EndReason) {
         self.reject_questions("shutdown");
         if let Some(running) = self.running.take() {
             running.cancel.cancel();
