@@ -18,7 +18,7 @@ use crate::transcript::StopReason;
 use crate::transcript::compaction::CompactionSettings;
 use serde_json::Value;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Models, and requests to them, by the settings of the user and perhaps of one project.
 pub struct Services {
@@ -36,6 +36,19 @@ struct Shared {
     throttle: Throttle,
     offline: offline::Offline,
     environment: fn(&str) -> Option<String>,
+    /// The model that was found last, since most sessions have the same.
+    latest: Mutex<Option<Arc<Model>>>,
+}
+
+impl Shared {
+    /// The model in memory once, however many sessions have it.
+    fn keep(&self, model: Model) -> Arc<Model> {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*latest {
+            Some(kept) if **kept == model => kept.clone(),
+            _ => latest.insert(Arc::new(model)).clone(),
+        }
+    }
 }
 
 impl Services {
@@ -54,6 +67,7 @@ impl Services {
             throttle: Throttle::default(),
             offline: offline::Offline::default(),
             environment,
+            latest: Mutex::default(),
         });
         Services { shared, project: None }
     }
@@ -134,7 +148,7 @@ impl Services {
         };
         let registry = Registry { user: &user, usable: &|p| self.shared.credentials.available(p, &user) };
         match (registry.resolve(spec), broken) {
-            (Ok((model, level)), _) => Ok((Arc::new(model), level)),
+            (Ok((model, level)), _) => Ok((self.shared.keep(model), level)),
             // The name may be in the file that cannot be read.
             (Err(error), Some(reason)) => Err(ModelError::Invalid(format!("{error} ({reason})"))),
             (Err(error), None) => Err(error),
@@ -148,7 +162,7 @@ impl Services {
         let registry = Registry { user: &user, usable: &|p| self.shared.credentials.available(p, &user) };
         let usable = |provider: &str, id: &str| {
             let model = registry.find(provider, id)?.ok()?;
-            self.shared.credentials.check(&model, &user).ok().map(|()| Arc::new(model))
+            self.shared.credentials.check(&model, &user).ok().map(|()| self.shared.keep(model))
         };
         let settings = self.settings();
         if let (Some(provider), Some(id)) = (&settings.default_provider, &settings.default_model)
