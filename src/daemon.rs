@@ -234,7 +234,7 @@ impl Daemon {
         let host = Arc::new(Host::new(&connection, &config));
         let (bridge, client_requests) = clients::start(&config)?;
         Ok(Daemon {
-            services: Arc::new(Services::new(&config.agent_dir)),
+            services: Arc::new(Services::new(&config.agent_dir, config.oauth_refresh.clone())),
             intake: IntakeService::new(subject),
             controller: Controller::default(),
             company: Company::new(&host).map_err(|e| e.to_string())?,

@@ -64,7 +64,7 @@ fn bench(answers: &[Answer]) -> Bench {
     write("models.json", json!({"providers": {"test": provider}})).expect("it writes");
     let settings = json!({"retry": {"baseDelayMs": 1}, "compaction": {"keepRecentTokens": 100}});
     write("settings.json", settings).expect("it writes");
-    Bench { server, services: Services::new(dir.path()), dir }
+    Bench { server, services: Services::new(dir.path(), Default::default()), dir }
 }
 
 impl Bench {

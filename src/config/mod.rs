@@ -6,7 +6,7 @@ mod table;
 mod tests;
 
 use crate::event_log;
-use crate::model::ThinkingLevel;
+use crate::model::{OauthEndpoints, ThinkingLevel};
 use crate::nats::agents::SenderTrust;
 use crate::nats::broker::{BrokerAuth, BrokerOptions};
 use crate::nats::{self, Auth, ServerAddress};
@@ -35,6 +35,8 @@ pub struct Config {
     pub owner: String,
     pub home: PathBuf,
     pub agent_dir: PathBuf,
+    /// Where the agent's sign-ins are refreshed; nowhere else.
+    pub oauth_refresh: OauthEndpoints,
     /// What is remembered of sessions over a restart; private to this owner.
     pub state_dir: PathBuf,
     /// Sessions are kept over a restart unless a request says otherwise.
@@ -178,7 +180,7 @@ pub fn from_command_line(
     let usage = |e: pico_args::Error| ConfigError::Usage(format!("{e}; see --help"));
     let file: Option<String> = args.opt_value_from_str("--config").map_err(usage)?;
     let mut flags = HashMap::new();
-    for row in ROWS {
+    for row in ROWS.iter().filter(|row| row.kind != Kind::Object) {
         if row.kind == Kind::Switch {
             if args.contains(row.flag) {
                 flags.insert(row.key, "true".to_string());
@@ -200,7 +202,7 @@ fn help() -> String {
     );
     let mut line = |left: String, text: &str| out.push_str(&format!("  {left:<27} {text}\n"));
     line("--config FILE".into(), "configuration file [~/.pi-exec/config.json]");
-    for row in ROWS {
+    for row in ROWS.iter().filter(|row| row.kind != Kind::Object) {
         let default = row.default.map(|d| format!(" [{d}]")).unwrap_or_default();
         let environment = row.environment.map(|e| format!(" (${e})")).unwrap_or_default();
         line(format!("{} {}", row.flag, row.argument), &format!("{}{default}{environment}", row.help));
@@ -261,6 +263,7 @@ fn read_file(path: &Path, named: bool) -> Result<Map<String, Value>, ConfigError
 fn file_text(row: &Row, value: &Value) -> Option<String> {
     match (row.kind, value) {
         (Kind::Text | Kind::Secret | Kind::Path, Value::String(text)) => Some(text.clone()),
+        (Kind::Object, Value::Object(_)) => Some(value.to_string()),
         (Kind::Switch, Value::Bool(on)) => Some(on.to_string()),
         (Kind::Number { .. }, Value::Number(number)) => Some(number.to_string()),
         (Kind::List, Value::Array(items)) => {
@@ -517,6 +520,8 @@ impl Settings {
             self.list("trustedFolders").into_iter().map(|path| std::path::absolute(expand(&path, &self.home)));
         let trusted_folders =
             trusted.collect::<Result<_, _>>().map_err(|e| self.wrong("trustedFolders", &e.to_string()))?;
+        let oauth_refresh = OauthEndpoints::parse(self.text("oauthRefresh").unwrap_or("{}"))
+            .map_err(|why| self.wrong("oauthRefresh", &why))?;
         let tools = self.text("tools").map(|_| crate::tools::select(&self.list("tools"), &[])).transpose();
         let inherited: Vec<(String, String)> = environment.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let report = self.report(&[
@@ -535,6 +540,7 @@ impl Settings {
             nats,
             broker,
             agent_dir: self.absolute("agentDir")?.unwrap_or_default(),
+            oauth_refresh,
             state_dir: self.absolute("stateDir")?.unwrap_or_default().join(&owner),
             persist: self.text("noPersist") != Some("true"),
             session_dir: self.absolute("sessionDir")?,

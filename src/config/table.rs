@@ -16,12 +16,15 @@ pub enum Kind {
     },
     /// A JSON list of texts in the file; separated by commas in a flag.
     List,
+    /// A JSON object in the file; there is no flag for it.
+    Object,
 }
 
 /// One setting.
 pub struct Row {
     /// Key in the configuration file, and the name that `--check` prints.
     pub key: &'static str,
+    /// Empty for what only the file can say.
     pub flag: &'static str,
     pub environment: Option<&'static str>,
     pub kind: Kind,
@@ -89,6 +92,7 @@ pub const ROWS: &[Row] = &[
         "session files [sessions/ in the agent's folder, by project]",
     )
     .env("PI_CODING_AGENT_SESSION_DIR"),
+    row("oauthRefresh", "", Kind::Object, "", "where sign-ins are refreshed: tokenUrl and clientId, by provider"),
     row("trustedFolders", "--trust", Kind::List, "DIR[,DIR]", "projects whose own .pi and .agents folders are used"),
     row(
         "tools",

@@ -117,6 +117,13 @@ fn mistakes_are_named_with_their_place() {
         (Case::new().file(json!({"modle": "x"})), vec![], 78, vec!["config.json", "modle"]),
         (Case::new().file(json!({"maxQueue": "x"})), vec![], 78, vec!["config.json", "maxQueue"]),
         (Case::new().file(json!({"log": "loud"})), vec![], 78, vec!["config.json", "log", "loud"]),
+        (Case::new().file(json!({"oauthRefresh": "x"})), vec![], 78, vec!["config.json", "oauthRefresh"]),
+        (
+            Case::new().file(json!({"oauthRefresh": {"xai": {"tokenUrl": "http://h/", "clientId": "c"}}})),
+            vec![],
+            78,
+            vec!["config.json", "oauthRefresh", "xai", "tokenUrl"],
+        ),
         (Case::new().file(json!([])), vec![], 78, vec!["config.json"]),
     ] {
         let error = case.error(&arguments);
@@ -147,6 +154,17 @@ fn the_report_has_origins_and_no_secrets() {
     assert!(!report.contains("s3cret"), "{report}");
     let with_user = Case::new().config(&["--server", "nats://me:s3cret@h:1", "--check"]).report;
     assert!(!with_user.contains("s3cret"), "{with_user}");
+}
+
+#[test]
+fn sign_ins_are_refreshed_where_the_file_says() {
+    let setting = json!({"xai": {"tokenUrl": "https://h/token", "clientId": "c"}});
+    let case = Case::new().file(json!({"oauthRefresh": setting}));
+    let config = case.config(&["--check"]);
+    assert!(config.oauth_refresh.get("xai").is_some());
+    let line = format!("oauthRefresh = {setting}  (");
+    assert!(config.report.lines().any(|l| l.starts_with(&line)), "{line:?} in:\n{}", config.report);
+    assert_eq!(Case::new().config(&[]).oauth_refresh, OauthEndpoints::default());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A user's configuration file that is read again when it has changed.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -8,8 +9,9 @@ use std::time::SystemTime;
 /// The largest file that is read, in bytes: these are written by hand, so a larger one is a mistake.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// Modification time and size: a change of either means other content. `None` = there is no file.
-type Stamp = Option<(SystemTime, u64)>;
+/// Modification time, size and inode: a change of any means other content. Clocks of file systems are coarse, so that a
+/// file which is replaced soon after it was written may differ in its inode only. `None` = there is no file.
+type Stamp = Option<(SystemTime, u64, u64)>;
 
 /// What a file was when it was read, and its value or what is wrong with it.
 type Content<T> = (Stamp, Result<Arc<T>, String>);
@@ -35,7 +37,7 @@ impl<T: Default> ConfigFile<T> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = match std::fs::metadata(&self.path) {
             Ok(meta) if !meta.is_file() => return Err(format!("{}: not a file", self.path.display())),
-            Ok(meta) => Some((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len())),
+            Ok(meta) => Some((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len(), meta.ino())),
             Err(e) if e.kind() == ErrorKind::NotFound => None,
             Err(e) => return Err(format!("{}: {e}", self.path.display())),
         };
@@ -50,7 +52,7 @@ impl<T: Default> ConfigFile<T> {
     }
 
     fn load(&self, stamp: Stamp) -> Result<Arc<T>, String> {
-        let Some((_, len)) = stamp else { return Ok(Arc::default()) };
+        let Some((_, len, _)) = stamp else { return Ok(Arc::default()) };
         let text = if len > MAX_BYTES {
             Err(format!("larger than {MAX_BYTES} bytes"))
         } else {

@@ -2,17 +2,20 @@
 //! `apiKey` of `models.json`, the provider's environment variables. An entry in `auth.json` owns its provider: if it is
 //! of no use, that is an error, and nothing further is tried.
 
+use super::answer::Failed;
 use super::config_file::ConfigFile;
 use super::models_json::ModelsJson;
+use super::oauth::{self, Endpoints, Refresher};
 use super::secret_value::{Secret, evaluate, variables};
 use super::{Api, Model, ModelError, catalog, http};
+use crate::cancel::Cancel;
 use crate::transcript::now_ms;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 /// Anthropic's sign-in tokens carry this mark; they are bearer tokens, and a beta header has to go with them.
 const ANTHROPIC_SIGN_IN: &str = "sk-ant-oat";
@@ -29,6 +32,8 @@ enum Entry {
     },
     Oauth {
         access: String,
+        #[serde(default)]
+        refresh: String,
         /// Unix time in milliseconds.
         #[serde(default)]
         expires: i64,
@@ -67,6 +72,14 @@ pub enum Scheme {
     AnthropicSignIn,
 }
 
+/// Whether the model's requests carry a bearer token, or can do so.
+fn takes_bearer(model: &Model, user: &ModelsJson) -> bool {
+    // OpenRouter takes its keys as bearer tokens on all of its APIs.
+    ["anthropic", "openrouter"].contains(&model.provider.as_str())
+        || matches!(model.api, Api::OpenaiCompletions | Api::OpenaiResponses)
+        || user.provider(&model.provider).is_some_and(|p| p.auth_header)
+}
+
 /// What a request carries to be let in.
 #[derive(Debug)]
 pub struct Authorization {
@@ -80,6 +93,7 @@ pub struct Authorization {
 /// The credentials of this user on this machine.
 pub struct Credentials {
     file: ConfigFile<AuthFile>,
+    refresher: Refresher,
     environment: fn(&str) -> Option<String>,
     warned: Once,
 }
@@ -90,8 +104,41 @@ pub fn process_environment(name: &str) -> Option<String> {
 }
 
 impl Credentials {
-    pub fn new(agent_dir: &Path, environment: fn(&str) -> Option<String>) -> Credentials {
-        Credentials { file: ConfigFile::new(agent_dir.join("auth.json"), parse_auth), environment, warned: Once::new() }
+    /// Those of the agent's folder and the environment. Sign-ins are refreshed over `http`, where `endpoints` says so.
+    pub fn new(
+        agent_dir: &Path,
+        environment: fn(&str) -> Option<String>,
+        endpoints: Endpoints,
+        http: Arc<http::Http>,
+    ) -> Credentials {
+        let path = agent_dir.join("auth.json");
+        let refresher = Refresher::new(path.clone(), endpoints, http);
+        Credentials { file: ConfigFile::new(path, parse_auth), refresher, environment, warned: Once::new() }
+    }
+
+    /// Has the sign-in that the model's requests need refreshed, if it ends soon and the configuration says how. Waits
+    /// for that, with [`Credentials::authorize`] to follow.
+    ///
+    /// # Errors
+    ///
+    /// The sign-in is of no use any more (the text names provider and fix), or `cancel` came first.
+    pub fn renew(&self, model: &Model, user: &ModelsJson, cancel: &Cancel) -> Result<(), Failed> {
+        let provider = &model.provider;
+        let file = self.stored().map_err(|e| Failed::new(e.to_string()))?;
+        match file.entries.get(provider) {
+            Some(Entry::Oauth { refresh, expires, .. })
+                if self.refreshable(provider, refresh)
+                    && takes_bearer(model, user)
+                    && oauth::is_due(*expires, now_ms()) =>
+            {
+                self.refresher.refresh(provider, *expires > now_ms(), cancel)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refreshable(&self, provider: &str, refresh: &str) -> bool {
+        !refresh.is_empty() && self.refresher.serves(provider)
     }
 
     /// Whether there is something to try for this provider. Runs no command and asks nobody.
@@ -103,8 +150,9 @@ impl Credentials {
 
     /// What [`Credentials::authorize`] would complain about, as far as it can be told without running a command.
     pub fn check(&self, model: &Model, user: &ModelsJson) -> Result<(), ModelError> {
-        match self.locate(&model.provider, user)? {
+        match self.locate_for(model, user)? {
             Some(Located::Value { text, .. }) if text.starts_with('!') => Ok(()),
+            Some(Located::Expired) => Ok(()),
             _ if model.headers.iter().any(|(_, text)| text.reveal().starts_with('!')) => Ok(()),
             _ => self.authorize(model, user).map(|_| ()),
         }
@@ -114,8 +162,9 @@ impl Credentials {
     pub fn authorize(&self, model: &Model, user: &ModelsJson) -> Result<Authorization, ModelError> {
         let provider = &model.provider;
         let refused = |fix: String| ModelError::Credentials { provider: provider.clone(), fix };
-        let (secret, mut scheme) = match self.locate(provider, user)? {
+        let (secret, mut scheme) = match self.locate_for(model, user)? {
             Some(Located::Token(token)) => (Some(token), Scheme::Bearer),
+            Some(Located::Expired) => return Err(refused(self.sign_in_again())),
             Some(Located::Value { text, origin }) => {
                 let secret = self.value(&text, provider, origin).map_err(|e| refused(format!("{e} ({origin})")))?;
                 (Some(secret), Scheme::Key)
@@ -179,6 +228,25 @@ impl Credentials {
         Ok(file)
     }
 
+    /// What there is for the model. A sign-in is good for those models only whose API takes it.
+    fn locate_for(&self, model: &Model, user: &ModelsJson) -> Result<Option<Located>, ModelError> {
+        let located = self.locate(&model.provider, user)?;
+        if matches!(located, Some(Located::Token(_) | Located::Expired)) && !takes_bearer(model, user) {
+            let (api, path) = (model.api.as_str(), self.file.path().display());
+            let fix = format!("the {api} API does not take the sign-in in {path}: store an API key there");
+            return Err(ModelError::Credentials { provider: model.provider.clone(), fix });
+        }
+        Ok(located)
+    }
+
+    fn sign_in_again(&self) -> String {
+        let path = self.file.path().display();
+        format!(
+            "the sign-in in {path} has expired: sign in again with PI, store an API key there, or configure \
+             \"oauthRefresh\""
+        )
+    }
+
     fn locate(&self, provider: &str, user: &ModelsJson) -> Result<Option<Located>, ModelError> {
         let refused = |fix: String| Err(ModelError::Credentials { provider: provider.to_string(), fix });
         let path = self.file.path().display();
@@ -186,13 +254,22 @@ impl Credentials {
             Some(Entry::ApiKey { key, .. }) => {
                 return Ok(Some(Located::Value { text: key.clone(), origin: Origin::AuthJson }));
             }
-            Some(Entry::Oauth { access, expires }) if provider == "anthropic" => {
-                if *expires > now_ms() {
-                    return Ok(Some(Located::Token(Secret::new(access.clone()))));
-                }
-                return refused(format!("the sign-in in {path} has expired: sign in again, or store an API key there"));
+            Some(Entry::Oauth { .. }) if oauth::VENDOR_ONLY.contains(&provider) => {
+                return refused(format!(
+                    "the sign-in in {path} is for the vendor's own programs only, and not supported: use another \
+                     provider, or an API key"
+                ));
             }
-            Some(Entry::Oauth { .. } | Entry::Unknown) => {
+            Some(Entry::Oauth { access, refresh, expires }) => {
+                return if *expires > now_ms() {
+                    Ok(Some(Located::Token(Secret::new(access.clone()))))
+                } else if self.refreshable(provider, refresh) {
+                    Ok(Some(Located::Expired))
+                } else {
+                    refused(self.sign_in_again())
+                };
+            }
+            Some(Entry::Unknown) => {
                 return refused(format!("the kind of sign-in in {path} is not supported: store an API key there"));
             }
             None => {}
@@ -257,7 +334,10 @@ enum Located {
         text: String,
         origin: Origin,
     },
+    /// Of a sign-in that has not expired.
     Token(Secret),
+    /// A sign-in that has, and can be refreshed.
+    Expired,
     Variable {
         name: &'static str,
         value: Secret,
@@ -274,19 +354,30 @@ mod tests {
         ["OPENAI_API_KEY", "GROQ_API_KEY", "MINE"].contains(&name).then(|| format!("env-{name}"))
     }
 
+    fn credentials(dir: &Path, endpoints: &Value) -> Credentials {
+        let endpoints = Endpoints::parse(&endpoints.to_string()).expect("they are right");
+        Credentials::new(dir, environment, endpoints, Arc::default())
+    }
+
+    fn model(provider: &str) -> Model {
+        let api = match provider {
+            "anthropic" | "minimax" => Api::AnthropicMessages,
+            "openai" => Api::OpenaiResponses,
+            "google" => Api::GoogleGenerativeAi,
+            _ => Api::OpenaiCompletions,
+        };
+        let base_url = if provider == "local" { "http://127.0.0.1:1/v1" } else { "https://h/v1" };
+        Model { provider: provider.to_string(), api, base_url: base_url.to_string(), ..test_model() }
+    }
+
     fn authorize(provider: &str, auth: &Value, models: &Value) -> Result<(String, Scheme), ModelError> {
         let dir = tempfile::tempdir().expect("a directory");
         if !auth.is_null() {
             std::fs::write(dir.path().join("auth.json"), auth.to_string()).expect("it writes");
         }
         let user = ModelsJson::parse(&json!({ "providers": models }).to_string()).expect("it parses");
-        let credentials = Credentials::new(dir.path(), environment);
-        let model = Model {
-            provider: provider.to_string(),
-            api: if provider == "anthropic" { Api::AnthropicMessages } else { Api::OpenaiCompletions },
-            base_url: if provider == "local" { "http://127.0.0.1:1/v1" } else { "https://h/v1" }.to_string(),
-            ..test_model()
-        };
+        let credentials = credentials(dir.path(), &json!({}));
+        let model = model(provider);
         let checked = credentials.check(&model, &user).map_err(|e| e.to_string());
         let found = credentials.authorize(&model, &user);
         assert_eq!(checked.err(), found.as_ref().err().map(ToString::to_string), "the preflight tells the truth");
@@ -317,6 +408,15 @@ mod tests {
                 "sk-ant-oat-2",
                 Scheme::AnthropicSignIn,
             ),
+            (
+                "anthropic",
+                json!({"anthropic":{"type":"oauth","access":"plain","expires":later}}),
+                "plain",
+                Scheme::Bearer,
+            ),
+            ("xai", json!({"xai":{"type":"oauth","access":"x","refresh":"r","expires":later}}), "x", Scheme::Bearer),
+            ("openai", json!({"openai":{"type":"oauth","access":"o","expires":later}}), "o", Scheme::Bearer),
+            ("other", json!({"other":{"type":"oauth","access":"t","expires":later}}), "t", Scheme::Bearer),
             ("other", json!(null), "k", Scheme::Bearer),
             ("local", json!(null), "", Scheme::Bearer),
         ] {
@@ -331,7 +431,28 @@ mod tests {
             ("deepseek", json!(null), "DEEPSEEK_API_KEY"),
             ("nobody", json!(null), "\"apiKey\" in models.json"),
             ("openai", json!({"openai":{"type":"api_key","key":"$GONE"}}), "GONE is not set (auth.json)"),
-            ("openai", json!({"openai":{"type":"oauth","access":"secret","expires":0}}), "not supported"),
+            ("openai", json!({"openai":{"type":"oauth","access":"secret","expires":0}}), "expired: sign in again"),
+            ("openai", json!({"openai":{"type":"passkey","access":"secret"}}), "not supported"),
+            (
+                "openai-codex",
+                json!({"openai-codex":{"type":"oauth","access":"secret","expires":i64::MAX}}),
+                "not supported: use another provider",
+            ),
+            (
+                "github-copilot",
+                json!({"github-copilot":{"type":"oauth","access":"secret","expires":i64::MAX}}),
+                "not supported: use another provider",
+            ),
+            (
+                "google",
+                json!({"google":{"type":"oauth","access":"secret","expires":i64::MAX}}),
+                "the google-generative-ai API does not take the sign-in",
+            ),
+            (
+                "minimax",
+                json!({"minimax":{"type":"oauth","access":"secret","expires":i64::MAX}}),
+                "the anthropic-messages API does not take the sign-in",
+            ),
             ("anthropic", json!({"anthropic":{"type":"oauth","access":"secret","expires":5}}), "expired"),
             (
                 "openai",
@@ -346,13 +467,30 @@ mod tests {
     }
 
     #[test]
+    fn an_expired_sign_in_is_available_where_it_can_be_refreshed() {
+        let endpoints = json!({"xai": {"tokenUrl": "https://h/", "clientId": "c"}});
+        for (provider, refresh, expected) in
+            [("xai", "r", true), ("xai", "", false), ("groq", "r", false), ("anthropic", "r", false)]
+        {
+            let dir = tempfile::tempdir().expect("a directory");
+            let auth = json!({provider: {"type":"oauth","access":"a","refresh":refresh,"expires":5}});
+            std::fs::write(dir.path().join("auth.json"), auth.to_string()).expect("it writes");
+            let (credentials, user) = (credentials(dir.path(), &endpoints), ModelsJson::default());
+            assert_eq!(credentials.available(provider, &user), expected, "{provider} {refresh:?}");
+            assert_eq!(credentials.check(&model(provider), &user).is_ok(), expected, "{provider} {refresh:?}");
+            // As long as nobody has refreshed it, it is of no use.
+            assert!(credentials.authorize(&model(provider), &user).is_err());
+        }
+    }
+
+    #[test]
     fn a_command_of_auth_json_runs_once() {
         let dir = tempfile::tempdir().expect("a directory");
         let log = dir.path().join("log");
         let auth = json!({"openai":{"type":"api_key","key":format!("!echo k; echo x >> {}", log.display())}});
         std::fs::write(dir.path().join("auth.json"), auth.to_string()).expect("it writes");
-        let credentials = Credentials::new(dir.path(), environment);
-        let model = Model { provider: "openai".to_string(), ..test_model() };
+        let credentials = credentials(dir.path(), &json!({}));
+        let model = model("openai");
         for _ in 0..2 {
             credentials.authorize(&model, &ModelsJson::default()).expect("it works");
         }
@@ -366,7 +504,7 @@ mod tests {
         std::fs::write(dir.path().join("auth.json"), auth.to_string()).expect("it writes");
         let user = json!({"providers":{"p":{"apiKey":"$THREE","headers":{"H":"$FOUR"},"models":[{"id":"m","headers":{"I":"FIVE"}}]}}});
         let user = ModelsJson::parse(&user.to_string()).expect("it parses");
-        let names = Credentials::new(dir.path(), environment).environment_names(&user);
+        let names = credentials(dir.path(), &json!({})).environment_names(&user);
         for name in ["ONE", "TWO", "THREE", "FOUR", "FIVE", "ANTHROPIC_API_KEY", "HF_TOKEN"] {
             assert!(names.iter().any(|n| n == name), "{name}");
         }

@@ -37,6 +37,8 @@ pub struct Patience {
     pub first_byte: Duration,
     /// Between two pieces of the body.
     pub idle: Duration,
+    /// For everything together, from the name's resolution to the last piece. `None` = no limit.
+    pub total: Option<Duration>,
 }
 
 /// Why there is no response, or no more of it.
@@ -114,6 +116,9 @@ impl Http {
             let agent = used.agent.clone();
             let guard = cancel.on_cancel(move || agent.shutdown());
             let mut request = used.agent.post(url);
+            if patience.total.is_some() {
+                request = request.config().timeout_global(patience.total).build();
+            }
             for (name, value) in headers {
                 request = request.header(name, value);
             }

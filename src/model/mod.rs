@@ -3,7 +3,7 @@
 //! | part | files |
 //! |---|---|
 //! | which models there are | `catalog`, `definition`, `models_json`, `registry`, `settings` |
-//! | who pays | `credentials`, `secret_value` |
+//! | who pays | `credentials`, `secret_value`, `oauth` |
 //! | transport | `http`, `http_watch`, `sse`, `throttle` |
 //! | one request | `services` (the way in), `exchange`, `answer`, `repair`, `usage`, `retry`, `overflow`, `error_words` |
 //! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `openai_responses`, `google`, `offline` |
@@ -23,6 +23,7 @@ mod http_resolver;
 mod http_watch;
 mod ids;
 mod models_json;
+mod oauth;
 pub mod offline;
 mod openai_completions;
 mod openai_messages;
@@ -42,6 +43,7 @@ mod thinking;
 mod throttle;
 mod usage;
 
+pub use oauth::Endpoints as OauthEndpoints;
 pub use secret_value::Secret;
 pub use services::Services;
 pub use settings::{QueueMode, QueueModes, RetrySettings, ToolSettings};

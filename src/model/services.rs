@@ -6,6 +6,7 @@ use super::credentials::{Credentials, process_environment};
 use super::exchange::Exchange;
 use super::http::{Http, Patience};
 use super::models_json::ModelsJson;
+use super::oauth::Endpoints;
 use super::protocol::{Draft, Protocol};
 use super::registry::Registry;
 use super::repair::repair;
@@ -53,17 +54,18 @@ impl Shared {
 
 impl Services {
     /// Reads nothing yet: `models.json`, `auth.json` and `settings.json` in `agent_dir` are read when first needed, and
-    /// again when they have changed.
-    pub fn new(agent_dir: &Path) -> Services {
-        Services::with_environment(agent_dir, process_environment)
+    /// again when they have changed. Sign-ins are refreshed at these endpoints only.
+    pub fn new(agent_dir: &Path, endpoints: Endpoints) -> Services {
+        Services::with_environment(agent_dir, endpoints, process_environment)
     }
 
-    fn with_environment(agent_dir: &Path, environment: fn(&str) -> Option<String>) -> Services {
+    fn with_environment(agent_dir: &Path, endpoints: Endpoints, environment: fn(&str) -> Option<String>) -> Services {
+        let http = Arc::new(Http::default());
         let shared = Arc::new(Shared {
             models: ConfigFile::new(agent_dir.join("models.json"), ModelsJson::parse),
             settings: ConfigFile::new(agent_dir.join("settings.json"), Settings::parse),
-            credentials: Credentials::new(agent_dir, environment),
-            http: Arc::default(),
+            credentials: Credentials::new(agent_dir, environment, endpoints, http.clone()),
+            http,
             throttle: Throttle::default(),
             offline: offline::Offline::default(),
             environment,
@@ -221,6 +223,7 @@ impl Services {
         let settings = self.settings();
         let model = request.model;
         let user = self.user_models(model).map_err(|e| Failed::new(e.to_string()))?;
+        self.shared.credentials.renew(model, &user, cancel)?;
         let authorization = self.shared.credentials.authorize(model, &user).map_err(|e| Failed::new(e.to_string()))?;
         let messages = repair(request.messages, model, settings.block_images(), protocol.foreign_id);
         let prepared = (protocol.prepare)(&Draft {
@@ -239,7 +242,7 @@ impl Services {
             throttle: &self.shared.throttle,
             prepared: &prepared,
             authorization: &authorization,
-            patience: Patience { first_byte: idle, idle },
+            patience: Patience { first_byte: idle, idle, total: None },
             policy: settings.retry_policy(),
             cancel,
         };

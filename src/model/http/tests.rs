@@ -2,7 +2,7 @@ use super::*;
 use crate::model::test_support::TestServer;
 use std::sync::mpsc;
 
-const PATIENCE: Patience = Patience { first_byte: Duration::from_secs(10), idle: Duration::from_secs(10) };
+const PATIENCE: Patience = Patience { first_byte: Duration::from_secs(10), idle: Duration::from_secs(10), total: None };
 
 fn post(http: &Arc<Http>, server: &TestServer, patience: Patience, cancel: &Cancel) -> Result<Response, HttpError> {
     let headers = [("x-test".to_string(), "1".to_string())];
@@ -137,6 +137,24 @@ fn silence_has_an_end_before_and_in_the_answer() {
     let mut response =
         http.post(&format!("{}/answer", server.url), &[], b"", late, &Cancel::new()).expect("it answers");
     assert_eq!(read(&mut response).expect_err("silence").kind(), io::ErrorKind::TimedOut);
+}
+
+#[test]
+fn a_limit_for_all_together_holds_however_busy_the_server_is() {
+    let server = TestServer::new(|_, connection| {
+        connection.request();
+        connection.stream_head();
+        for _ in 0..500 {
+            connection.chunk("x");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        connection.last_chunk();
+    });
+    let patience = Patience { total: Some(Duration::from_millis(200)), ..PATIENCE };
+    let begun = Instant::now();
+    let mut response = post(&Arc::new(Http::default()), &server, patience, &Cancel::new()).expect("it answers");
+    assert_eq!(read(&mut response).expect_err("too long").kind(), io::ErrorKind::TimedOut);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn services(files: &[(&str, Value)], environment: fn(&str) -> Option<String>) ->
     for (name, content) in files {
         std::fs::write(dir.path().join(name), content.to_string()).expect("it writes");
     }
-    (Services::with_environment(dir.path(), environment), dir)
+    (Services::with_environment(dir.path(), Endpoints::default(), environment), dir)
 }
 
 /// Services whose provider `test` is this server.
