@@ -46,6 +46,9 @@ impl Lock {
             if is_stale(&path, SystemTime::now()) && std::fs::remove_dir(&path).is_ok() {
                 continue;
             }
+            if pause == FIRST_PAUSE {
+                log::debug!("waiting for the lock {}", path.display());
+            }
             if Instant::now() >= end {
                 return Err(format!("another process does not give back the lock {}", path.display()));
             }
