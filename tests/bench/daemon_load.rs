@@ -21,8 +21,8 @@ use serde_json::json;
 use client::Client;
 use model::Order;
 use pieces::{Faults, Received};
-use processes::{Daemon, Setup};
-use report::{Report, Spread};
+use processes::{Daemon, Setup, Ticks};
+use report::Report;
 
 /// How long a process rests before its memory is read: nothing says when it has given back what it no longer needs.
 const REST: Duration = Duration::from_millis(500);
@@ -157,8 +157,8 @@ fn starts(setup: &Setup, count: usize, report: &mut Report) {
         times.push(millis(daemon.start));
         memory.push(resident(&daemon) / 1024.0);
     }
-    report.row("start to registered", "ms", times, Spread::Range);
-    report.row("memory with no session", "MiB", memory, Spread::Range);
+    report.row("start to registered", "ms", times, None);
+    report.row("memory with no session", "MiB", memory, None);
 }
 
 /// What many sessions add to the memory of daemons, and how long these take to end with them.
@@ -176,8 +176,8 @@ fn crowds(setup: &Setup, daemons: usize, sessions: usize, report: &mut Report) -
         ends.push(millis(daemon.process.terminate()));
         faults.add(&caller.faults);
     }
-    report.row(&format!("memory of an idle session, of {sessions}"), "KiB", each, Spread::Range);
-    report.row(&format!("shutdown with {sessions} sessions"), "ms", ends, Spread::Range);
+    report.row(&format!("memory of an idle session, of {sessions}"), "KiB", each, None);
+    report.row(&format!("shutdown with {sessions} sessions"), "ms", ends, None);
     faults
 }
 
@@ -193,12 +193,12 @@ fn streams(caller: &mut Caller, count: usize, rate: usize, seconds: usize, repor
     let (_, answers) = caller.ask(&requests);
     let latencies = answers.iter().flat_map(|answer| &answer.latencies).map(|nanos| *nanos as f64 / 1e3).collect();
     let plural = if count == 1 { "" } else { "s" };
-    report.row(&format!("latency of a chunk, {count} stream{plural} at {rate}/s"), "us", latencies, Spread::P99);
+    report.row(&format!("latency of a chunk, {count} stream{plural} at {rate}/s"), "us", latencies, Some(0.99));
 }
 
 fn measure(setup: &Setup, scale: &Scale, report: &mut Report) -> Faults {
     let size = std::fs::metadata(&setup.program).expect("the daemon's program is there").len();
-    report.row("size of the binary", "MiB", vec![size as f64 / f64::from(1 << 20)], Spread::Range);
+    report.row("size of the binary", "MiB", vec![size as f64 / f64::from(1 << 20)], None);
     starts(setup, scale.starts, report);
     let mut faults = crowds(setup, scale.crowds, 100, report);
     if scale.full {
@@ -209,13 +209,13 @@ fn measure(setup: &Setup, scale: &Scale, report: &mut Report) -> Faults {
     let mut caller = Caller::new(&daemon);
     let one = Order::pieces(1);
     let requests: Vec<_> = (0..WARM_UP + scale.requests).map(|_| caller.run(one)).collect();
-    report.row("one-shot run", "ms", caller.times(&requests).split_off(WARM_UP), Spread::P95);
+    report.row("one-shot run", "ms", caller.times(&requests).split_off(WARM_UP), Some(0.95));
     for session in 0..PROMPTED {
         caller.create(&format!("p{session}"));
     }
     let prompt = |number: usize| Caller::prompt(&format!("p{}", number % PROMPTED), one);
     let requests: Vec<_> = (0..WARM_UP + scale.requests).map(prompt).collect();
-    report.row("follow-up prompt", "ms", caller.times(&requests).split_off(WARM_UP), Spread::P95);
+    report.row("follow-up prompt", "ms", caller.times(&requests).split_off(WARM_UP), Some(0.95));
 
     streams(&mut caller, 1, 500, scale.seconds, report);
     if scale.full {
@@ -230,11 +230,11 @@ fn measure(setup: &Setup, scale: &Scale, report: &mut Report) -> Faults {
         length as f64 / Duration::from_nanos(nanos).as_secs_f64()
     };
     let rates = (0..count).map(rate).collect();
-    report.row("chunks of one session, unpaced", "1/s", rates, Spread::Range);
+    report.row("chunks of one session, unpaced", "1/s", rates, None);
 
     let tools = Order { tools: 10, ..one };
     let requests: Vec<_> = (0..scale.tool_runs).map(|_| caller.run(tools)).collect();
-    report.row("run with ten turns of bash `echo hi`", "ms", caller.times(&requests), Spread::Range);
+    report.row("run with ten turns of bash `echo hi`", "ms", caller.times(&requests), None);
     daemon.process.terminate();
     faults.add(&caller.faults);
     faults
@@ -254,6 +254,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         (false, false) => Scale::USUAL,
     };
 
+    let before = Ticks::now();
     let server = server.map(|server| processes::start_server(&server, &work));
     let model_url = model::start()?;
     let setup = Setup { program, server: server.as_ref().map(|(_, address)| *address), model_url, work };
@@ -262,6 +263,8 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     if let Some(path) = save {
         report.save(&path)?;
     }
+    drop(server);
+    println!("machine: other programs had {} % of its processors meanwhile", Ticks::now().others_since(before));
     let Faults { lost, doubled, reordered, foreign } = faults;
     println!("chunks: {lost} lost, {doubled} doubled, {reordered} out of order, {foreign} of something else");
     Ok(if faults.any() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

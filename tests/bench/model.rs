@@ -7,8 +7,6 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
 use crate::client::PATIENCE;
 use crate::pieces;
 
@@ -35,26 +33,15 @@ impl Order {
         format!("order {tools} {pieces} {} {}", period.as_micros(), phase.as_micros())
     }
 
-    fn parse(prompt: &str) -> Option<Order> {
-        let numbers: Vec<u64> = prompt.strip_prefix("order ")?.split(' ').map_while(|word| word.parse().ok()).collect();
+    /// The last order in the body of a request, without the calls that have been answered since.
+    fn of(request: &str) -> Option<Order> {
+        let (_, rest) = request.rsplit_once("\"order ")?;
+        let (order, later) = rest.split_once('"')?;
+        let numbers: Vec<u64> = order.split(' ').map_while(|word| word.parse().ok()).collect();
         let [tools, pieces, period, phase] = numbers[..] else { return None };
+        let tools = (tools as usize).saturating_sub(later.matches("\"tool_result\"").count());
         let (period, phase) = (Duration::from_micros(period), Duration::from_micros(phase));
-        Some(Order { tools: tools as usize, pieces: pieces as usize, period, phase })
-    }
-
-    /// The last order of a conversation, without the calls that have been answered since.
-    fn of(request: &Value) -> Option<Order> {
-        let mut results = 0;
-        for message in request["messages"].as_array()?.iter().rev() {
-            let content = &message["content"];
-            let blocks = content.as_array().map(Vec::as_slice).unwrap_or_default();
-            results += blocks.iter().filter(|block| block["type"] == "tool_result").count();
-            let texts = blocks.iter().map(|block| &block["text"]).chain([content]);
-            if let Some(order) = texts.filter_map(Value::as_str).find_map(Order::parse) {
-                return Some(Order { tools: order.tools.saturating_sub(results), ..order });
-            }
-        }
-        None
+        Some(Order { tools, pieces: pieces as usize, period, phase })
     }
 }
 
@@ -79,9 +66,8 @@ fn serve(connection: &TcpStream) -> Result<()> {
     connection.set_write_timeout(Some(PATIENCE))?;
     let mut input = BufReader::new(connection);
     while let Some(body) = read_request(&mut input)? {
-        let request: Value = serde_json::from_slice(&body)?;
         let mut output = BufWriter::with_capacity(32 << 10, connection);
-        match Order::of(&request) {
+        match Order::of(&body) {
             Some(order) => answer(&mut output, order)?,
             None => output.write_all(b"HTTP/1.1 400 No order\r\nContent-Length: 0\r\n\r\n")?,
         }
@@ -91,7 +77,7 @@ fn serve(connection: &TcpStream) -> Result<()> {
 }
 
 /// The next body; `None` once the daemon has closed the connection.
-fn read_request(input: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
+fn read_request(input: &mut impl BufRead) -> Result<Option<String>> {
     let mut length = 0;
     let mut line = String::new();
     while input.read_line(&mut line)? > 0 {
@@ -102,65 +88,53 @@ fn read_request(input: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
         if line.trim_end().is_empty() {
             let mut body = vec![0; length];
             input.read_exact(&mut body)?;
-            return Ok(Some(body));
+            return Ok(String::from_utf8(body).ok());
         }
         line.clear();
     }
     Ok(None)
 }
 
-/// Writes an event as one HTTP chunk.
-fn put(output: &mut impl Write, data: &str, kind: &str) -> Result<()> {
-    let event = format!("event: {kind}\ndata: {data}\n\n");
+/// Writes an event as one HTTP chunk. Text and not a document of serde_json, because the model must not be what is slow.
+fn put(output: &mut impl Write, kind: &str, fields: &str) -> Result<()> {
+    let event = format!("event: {kind}\ndata: {{\"type\":\"{kind}\"{fields}}}\n\n");
     write!(output, "{:x}\r\n{event}\r\n", event.len())
-}
-
-fn put_json(output: &mut impl Write, data: &Value) -> Result<()> {
-    put(output, &data.to_string(), data["type"].as_str().unwrap_or_default())
 }
 
 fn answer(output: &mut impl Write, order: Order) -> Result<()> {
     output.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
-    let message = json!({"id": "m", "type": "message", "role": "assistant", "model": "bench", "content": [],
-        "stop_reason": null, "usage": {"input_tokens": 1, "output_tokens": 1}});
-    put_json(output, &json!({"type": "message_start", "message": message}))?;
-    let calls = order.tools > 0;
-    let block = if calls {
-        json!({"type": "tool_use", "id": format!("call{}", order.tools), "name": "bash", "input": {}})
+    let message =
+        r#"{"id":"m","type":"message","role":"assistant","model":"bench","content":[],"usage":{"input_tokens":1}}"#;
+    put(output, "message_start", &format!(r#","message":{message}"#))?;
+    let reason = if order.tools > 0 {
+        let id = order.tools;
+        let block = format!(r#"{{"type":"tool_use","id":"call{id}","name":"bash","input":{{}}}}"#);
+        put(output, "content_block_start", &format!(r#","index":0,"content_block":{block}"#))?;
+        let delta = r#"{"type":"input_json_delta","partial_json":"{\"command\":\"echo hi\"}"}"#;
+        put(output, "content_block_delta", &format!(r#","index":0,"delta":{delta}"#))?;
+        "tool_use"
     } else {
-        json!({"type": "text", "text": ""})
-    };
-    put_json(output, &json!({"type": "content_block_start", "index": 0, "content_block": block}))?;
-    if calls {
-        let delta = json!({"type": "input_json_delta", "partial_json": r#"{"command":"echo hi"}"#});
-        put_json(output, &json!({"type": "content_block_delta", "index": 0, "delta": delta}))?;
-    } else {
+        put(output, "content_block_start", r#","index":0,"content_block":{"type":"text","text":""}"#)?;
         put_pieces(output, order)?;
-    }
-    put_json(output, &json!({"type": "content_block_stop", "index": 0}))?;
-    let reason = if calls { "tool_use" } else { "end_turn" };
-    let delta = json!({"stop_reason": reason, "stop_sequence": null});
-    put_json(output, &json!({"type": "message_delta", "delta": delta, "usage": {"output_tokens": 1}}))?;
-    put_json(output, &json!({"type": "message_stop"}))?;
+        "end_turn"
+    };
+    put(output, "content_block_stop", r#","index":0"#)?;
+    let delta = format!(r#","delta":{{"stop_reason":"{reason}"}},"usage":{{"output_tokens":1}}"#);
+    put(output, "message_delta", &delta)?;
+    put(output, "message_stop", "")?;
     output.write_all(b"0\r\n\r\n")
 }
 
 fn put_pieces(output: &mut impl Write, order: Order) -> Result<()> {
-    let paced = !order.period.is_zero();
-    if paced {
-        output.flush()?;
-    }
-    let begin = Instant::now() + order.phase;
-    let mut due = begin;
+    let mut due = Instant::now() + order.phase;
     for number in 0..order.pieces {
-        if paced {
+        if !order.period.is_zero() {
             thread::sleep(due.saturating_duration_since(Instant::now()));
             due += order.period;
         }
-        // Text and not a document of serde_json, because the model must not be what is slow.
-        let head = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""#;
-        put(output, &format!("{head}{}\"}}}}", pieces::piece(number)), "content_block_delta")?;
-        if paced {
+        let text = pieces::piece(number);
+        put(output, "content_block_delta", &format!(r#","index":0,"delta":{{"type":"text_delta","text":"{text}"}}"#))?;
+        if !order.period.is_zero() {
             output.flush()?;
         }
     }

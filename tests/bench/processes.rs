@@ -1,29 +1,46 @@
 //! The processes that `bench-load` starts: nats-server and daemons. Each of them is gone when its value is dropped.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::client::PATIENCE;
 
-/// How often it is looked whether a process has ended: what its end is measured to.
-const LOOK: Duration = Duration::from_millis(1);
+/// How often it is looked whether something has happened, which is how exact the times of a start and an end are.
+const LOOK: Duration = Duration::from_micros(200);
 /// How often a port is chosen before a server counts as broken; another program may take each one first.
 const PORTS: usize = 20;
+
+/// Looks until there is something; returns it, and how long that took.
+fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> (T, Duration) {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return (found, begin.elapsed());
+        }
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        thread::sleep(LOOK);
+    }
+}
 
 /// A process that does not outlive its value.
 pub struct Process(Child);
 
 impl Process {
+    /// Output and errors go to the end of a file.
+    fn start(command: &mut Command, log: &Path) -> Process {
+        let log = File::options().create(true).append(true).open(log).expect("opened");
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("cloned")).stderr(log);
+        Process(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
     pub fn id(&self) -> u32 {
         self.0.id()
     }
@@ -34,16 +51,10 @@ impl Process {
 
     /// Asks the process to end; returns how long that took.
     pub fn terminate(mut self) -> Duration {
-        let begin = Instant::now();
         kill_process(Pid::from_child(&self.0), Signal::TERM).expect("signalled");
-        while begin.elapsed() < PATIENCE {
-            if let Some(status) = self.0.try_wait().expect("waited") {
-                assert!(status.success(), "the daemon ends with {status}");
-                return begin.elapsed();
-            }
-            thread::sleep(LOOK);
-        }
-        panic!("the daemon does not end");
+        let (status, took) = wait("the daemon ends", || self.0.try_wait().expect("waited"));
+        assert!(status.success(), "the daemon ends with {status}");
+        took
     }
 }
 
@@ -57,24 +68,52 @@ impl Drop for Process {
 
 /// Starts a NATS server with the flags that nats-server and the embedded broker's program share.
 pub fn start_server(program: &Path, work: &Path) -> (Process, SocketAddr) {
-    let config = work.join("nats.conf");
+    let (config, log) = (work.join("nats.conf"), work.join("nats.log"));
     fs::write(&config, "").expect("written");
     for _ in 0..PORTS {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
         let mut command = Command::new(program);
-        command.arg("--config").arg(&config).arg("--log").arg(work.join("nats.log"));
+        command.arg("--config").arg(&config).arg("--log").arg(&log);
         command.args(["--addr", "127.0.0.1", "--port", &free.port().to_string()]);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let mut server = Process(child.unwrap_or_else(|error| panic!("{}: {error}", program.display())));
-        let begin = Instant::now();
-        while server.running() && begin.elapsed() < PATIENCE {
-            if TcpStream::connect(free).is_ok() && server.running() {
-                return (server, free);
-            }
-            thread::sleep(LOOK);
+        let mut server = Process::start(&mut command, &log);
+        let listens = |server: &mut Process| TcpStream::connect(free).is_ok() && server.running();
+        wait("the server listens", || (listens(&mut server) || !server.running()).then_some(()));
+        if server.running() {
+            return (server, free);
         }
     }
-    panic!("{} does not start", program.display());
+    panic!("{} does not start:\n{}", program.display(), fs::read_to_string(log).unwrap_or_default());
+}
+
+/// Processor time in ticks: all that the machine had since its start, what of it was idle, and what this program and those
+/// of its processes that have ended used. The differences of two such readings tell how much went to others.
+#[derive(Clone, Copy)]
+pub struct Ticks {
+    all: u64,
+    idle: u64,
+    own: u64,
+}
+
+impl Ticks {
+    pub fn now() -> Ticks {
+        let numbers = |path: &str| -> Vec<u64> {
+            let text = fs::read_to_string(path).expect("read");
+            // After the name, which may have spaces in it.
+            let rest = text.rsplit_once(')').map_or(text.as_str(), |(_, rest)| rest);
+            let words = rest.lines().next().unwrap_or_default().split_whitespace();
+            words.skip(1).map(|word| word.parse().unwrap_or_default()).collect()
+        };
+        let (machine, own) = (numbers("/proc/stat"), numbers("/proc/self/stat"));
+        // user, nice, system, idle, iowait, irq, softirq, steal; then utime, stime, cutime, cstime. See proc(5).
+        let (all, idle) = (machine[..8].iter().sum(), machine[3] + machine[4]);
+        Ticks { all, idle, own: own[10..14].iter().sum() }
+    }
+
+    /// The share of the machine that other programs have had since `before`, in percent.
+    pub fn others_since(self, before: Ticks) -> u64 {
+        let (all, idle, own) = (self.all - before.all, self.idle.saturating_sub(before.idle), self.own - before.own);
+        all.saturating_sub(idle + own) * 100 / all.max(1)
+    }
 }
 
 /// What every daemon is started with.
@@ -103,65 +142,31 @@ impl Daemon {
     /// Starts a daemon in a new home and waits until it is registered.
     pub fn start(setup: &Setup) -> Daemon {
         let home = tempfile::tempdir_in(&setup.work).expect("made");
-        let write = |name: &str, text: String| {
-            let path = home.path().join(name);
-            fs::create_dir_all(path.parent().expect("it has one")).expect("made");
-            fs::write(path, text).expect("written");
-        };
+        let path = |name: &str| home.path().join(name);
         let mut config = json!({"owner": Daemon::OWNER, "defaultModel": "bench/bench"});
         match setup.server {
             Some(server) => config["server"] = server.to_string().into(),
             None => config["listen"] = "127.0.0.1:0".into(),
         }
-        write(".pi-exec/config.json", config.to_string());
         let model = json!({"id": "bench", "contextWindow": 10_000_000, "maxTokens": 1_000_000});
         let provider =
             json!({"baseUrl": setup.model_url, "api": "anthropic-messages", "apiKey": "none", "models": [model]});
-        write(".pi/agent/models.json", json!({"providers": {"bench": provider}}).to_string());
+        fs::write(path("config.json"), config.to_string()).expect("written");
+        fs::write(path("models.json"), json!({"providers": {"bench": provider}}).to_string()).expect("written");
 
         let mut command = Command::new(&setup.program);
-        command
-            .env_clear()
-            .env("HOME", home.path())
-            .env("USER", "bench")
-            .env("PI_BRIDGE_DIR", home.path().join("bridge"));
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).current_dir(home.path());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.arg("--config").arg(path("config.json")).arg("--agent-dir").arg(home.path()).current_dir(home.path());
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("USER", Daemon::OWNER);
+        command.env("HOME", home.path()).env("PI_BRIDGE_DIR", path("bridge"));
         let begin = Instant::now();
-        let mut process = Process(command.spawn().expect("the daemon's program starts"));
-        let log = process.0.stderr.take().expect("piped");
-        let (to, registered) = bounded(1);
-        thread::Builder::new().name("log".into()).spawn(move || read_log(log, &to)).expect("started");
-        match registered.recv_timeout(PATIENCE) {
-            Ok(Ok((at, own_address))) => {
-                let address = setup.server.or(own_address).expect("it names its address");
-                Daemon { process, home, address, start: at.saturating_duration_since(begin) }
-            }
-            Ok(Err(text)) => panic!("the daemon has ended:\n{text}"),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => panic!("the daemon does not register"),
-        }
+        let mut process = Process::start(&mut command, &path("log"));
+        let (log, _) = wait("the daemon registers", || {
+            let log = fs::read_to_string(path("log")).unwrap_or_default();
+            assert!(process.running(), "the daemon has ended:\n{log}");
+            log.contains("intake registered").then_some(log)
+        });
+        let start = begin.elapsed();
+        let own = log.split_once("serving one on ").and_then(|(_, rest)| rest.lines().next()?.parse().ok());
+        Daemon { process, home, address: setup.server.or(own).expect("the daemon names its address"), start }
     }
-}
-
-/// When the daemon was registered, and the address that it serves NATS on itself; or what it said before it ended.
-type Registered = Result<(Instant, Option<SocketAddr>), String>;
-
-/// Reads the log to its end, because a full pipe would stop the daemon.
-fn read_log(log: ChildStderr, to: &Sender<Registered>) {
-    let mut log = BufReader::new(log);
-    let (mut text, mut line, mut address) = (String::new(), String::new(), None);
-    while log.read_line(&mut line).is_ok_and(|count| count > 0) {
-        if let Some((_, own)) = line.split_once("serving one on ") {
-            address = own.trim().parse().ok();
-        }
-        if line.contains("intake registered") {
-            let _ = to.try_send(Ok((Instant::now(), address)));
-            // What follows are warnings about what the measurements notice themselves.
-            let _ = std::io::copy(&mut log, &mut std::io::sink());
-            return;
-        }
-        text += &line;
-        line.clear();
-    }
-    let _ = to.try_send(Err(text));
 }

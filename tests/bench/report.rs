@@ -8,14 +8,6 @@ use std::path::Path;
 
 use crate::measure::percentile;
 
-/// What is told of the samples beside their median.
-pub enum Spread {
-    P95,
-    P99,
-    /// The smallest and the largest one.
-    Range,
-}
-
 /// Median and spread, as they are shown.
 type Figures = (String, String);
 
@@ -70,16 +62,16 @@ impl Report {
         println!("{}", line.trim_end());
     }
 
-    /// Prints a metric and keeps it.
-    pub fn row(&mut self, metric: &str, unit: &str, mut samples: Vec<f64>, spread: Spread) {
+    /// Prints a metric and keeps it. `most` is the share of the samples below the one that is shown beside their median;
+    /// without it, the smallest and the largest are.
+    pub fn row(&mut self, metric: &str, unit: &str, mut samples: Vec<f64>, most: Option<f64>) {
         samples.sort_by(f64::total_cmp);
         let median = number(percentile(&samples, 0.5));
-        let (least, most) = (percentile(&samples, 0.0), percentile(&samples, 1.0));
-        let spread = match spread {
-            _ if samples.len() == 1 => String::new(),
-            Spread::P95 => format!("p95 {}", number(percentile(&samples, 0.95))),
-            Spread::P99 => format!("p99 {}", number(percentile(&samples, 0.99))),
-            Spread::Range => format!("{}..{}", number(least), number(most)),
+        let at = |share| number(percentile(&samples, share));
+        let spread = match most {
+            Some(share) => format!("p{:.0} {}", share * 100.0, at(share)),
+            None if samples.len() > 1 => format!("{}..{}", at(0.0), at(1.0)),
+            None => String::new(),
         };
         let _ = writeln!(self.kept, "{metric}\t{median}\t{spread}\t{unit}");
         let before = self.earlier.as_ref().and_then(|rows| rows.get(metric)).cloned().unwrap_or_default();

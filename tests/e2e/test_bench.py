@@ -43,12 +43,12 @@ def bench(folder, *arguments):
 @pytest.mark.timeout(600)
 def test_it_measures_and_compares(folder):
     lines = bench(folder, "--save", "before")
-    assert [line.split()[0] for line in lines] == ["metric", *METRICS, "chunks:"]
+    assert [line.split()[0] for line in lines] == ["metric", *METRICS, "machine:", "chunks:"]
     assert "before" not in lines[0]
     lines = bench(folder, "--broker", "--compare", "before")
-    assert [line.split()[0] for line in lines] == ["metric", *METRICS, "chunks:"]
+    assert [line.split()[0] for line in lines] == ["metric", *METRICS, "machine:", "chunks:"]
     assert "before" in lines[0]
-    assert all(line.endswith("%") for line in lines[1:-1]), lines
+    assert all(line.endswith("%") for line in lines[1:-2]), lines
     assert [path.name for path in folder.iterdir()] == ["before"]
 
 
