@@ -260,11 +260,12 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let setup = Setup { program, server: server.as_ref().map(|(_, address)| *address), model_url, work };
     let mut report = Report::new(compare.as_deref())?;
     let faults = measure(&setup, &scale, &mut report);
+    // So that its time counts as this program's.
+    drop(server);
+    report.row("processors used by others meanwhile", "%", vec![Ticks::now().others_since(before)], None);
     if let Some(path) = save {
         report.save(&path)?;
     }
-    drop(server);
-    println!("machine: other programs had {} % of its processors meanwhile", Ticks::now().others_since(before));
     let Faults { lost, doubled, reordered, foreign } = faults;
     println!("chunks: {lost} lost, {doubled} doubled, {reordered} out of order, {foreign} of something else");
     Ok(if faults.any() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

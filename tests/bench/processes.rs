@@ -110,9 +110,9 @@ impl Ticks {
     }
 
     /// The share of the machine that other programs have had since `before`, in percent.
-    pub fn others_since(self, before: Ticks) -> u64 {
+    pub fn others_since(self, before: Ticks) -> f64 {
         let (all, idle, own) = (self.all - before.all, self.idle.saturating_sub(before.idle), self.own - before.own);
-        all.saturating_sub(idle + own) * 100 / all.max(1)
+        all.saturating_sub(idle + own) as f64 * 100.0 / all.max(1) as f64
     }
 }
 
