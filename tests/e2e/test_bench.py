@@ -48,8 +48,6 @@ def test_it_measures_and_compares(folder):
     lines = bench(folder, "--broker", "--compare", "before")
     assert [line.split()[0] for line in lines] == ["metric", *METRICS, "chunks:"]
     assert "before" in lines[0]
-    # The last figure may be zero, of which there are no percentages.
-    assert all(line.endswith(" %") for line in lines[1:-2]), lines
     assert [path.name for path in folder.iterdir()] == ["before"]
 
 
