@@ -12,19 +12,14 @@ use nats_pi_bridge::transcript::restore::{Restored, restore};
 use nats_pi_bridge::transcript::session_file::SessionFile;
 use nats_pi_bridge::transcript::{Content, Message, UserMessage, object};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
-
-/// On a file system in memory, if there is one: every input is written several times.
-static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-    let memory = Path::new("/dev/shm");
-    let home = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
-    let folder = tempfile::Builder::new().prefix("nats-pi-bridge-fuzz-").tempdir_in(home).map(tempfile::TempDir::keep);
-    folder.unwrap_or_else(|error| panic!("no folder: {error}"))
-});
+use std::path::Path;
 
 fuzz_target!(|bytes: &[u8]| {
-    let path = FOLDER.join("damaged.jsonl");
+    // In memory, if there is such a file system: every input is written several times.
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let folder = done(folder);
+    let path = folder.path().join("damaged.jsonl");
     done(std::fs::write(&path, bytes));
     let contents = match Contents::parse(bytes.to_vec()) {
         Ok(contents) => contents,
@@ -46,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(before.entry_ids.iter().all(|id| on_branch.contains(&id.as_str())));
 
     gone_on_with(&path, bytes, &contents, &before);
-    written_anew(&before);
+    written_anew(&folder.path().join("new.jsonl"), &before);
 });
 
 /// Opens a file and appends to it.
@@ -83,15 +78,13 @@ fn depth(value: &Value) -> usize {
 }
 
 /// Writes what was restored to a new file, and restores it from there.
-fn written_anew(before: &Restored) {
+fn written_anew(path: &Path, before: &Restored) {
     // Some kinds of entries have their contents less deep than the entry of a message has, and what is near the limit of
     // the JSON parser would come to be beyond it.
     if before.messages.iter().any(|message| depth(&shown(message)) > 100) {
         return;
     }
-    let path = FOLDER.join("new.jsonl");
-    let _ = std::fs::remove_file(&path);
-    let mut file = done(SessionFile::create(&path, "s", "2026-01-02T03:04:05.678Z", Path::new("/w"), None));
+    let mut file = done(SessionFile::create(path, "s", "2026-01-02T03:04:05.678Z", Path::new("/w"), None));
     let mut ids = Vec::new();
     for message in &before.messages {
         ids.push(done(file.append("message", object(json!({"message": &**message})))));
@@ -106,7 +99,7 @@ fn written_anew(before: &Restored) {
         }
     }
     drop(file);
-    let contents = done(std::fs::read(&path).and_then(Contents::parse));
+    let contents = done(std::fs::read(path).and_then(Contents::parse));
     assert_eq!((contents.malformed, contents.duplicates), (0, 0));
     let after = restore(&contents);
     assert_eq!(after.entry_ids, ids);
