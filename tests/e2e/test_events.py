@@ -1,6 +1,5 @@
 """A session's events over the side channel: numbers, compact forms, history, replay and spilled payloads."""
 
-import json
 import os
 import signal
 import stat
