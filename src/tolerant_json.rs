@@ -5,6 +5,9 @@ use serde_json::{Map, Value};
 
 /// How much of an unusable text is quoted, in characters.
 const MAX_QUOTE: usize = 1000;
+/// How deep a tool call's arguments may be nested. They are kept inside a message inside an entry of a session file, and
+/// come with events inside more than that; what is nested deeper than 127 as a whole, serde_json does not read again.
+const MAX_DEPTH: usize = 100;
 
 /// Parses `data`, after a repair if it does not parse as it is. The repaired text goes into `repaired`, which the value
 /// may borrow from.
@@ -29,6 +32,7 @@ pub fn arguments(text: &str) -> Result<Map<String, Value>, String> {
         return Ok(Map::new());
     }
     let reason = match parse(text.as_bytes(), &mut String::new()) {
+        Ok(value) if depth(&value) > MAX_DEPTH => format!("nested deeper than {MAX_DEPTH}"),
         Ok(Value::Object(map)) => return Ok(map),
         Ok(_) => "not a JSON object".to_string(),
         Err(e) => e.to_string(),
@@ -36,6 +40,16 @@ pub fn arguments(text: &str) -> Result<Map<String, Value>, String> {
     let quote: String = text.chars().take(MAX_QUOTE).collect();
     let more = if quote.len() < text.len() { "…" } else { "" };
     Err(format!("{reason}\nReceived: {quote}{more}"))
+}
+
+/// How many lists and objects are inside each other; what the parser lets through never is so many that this would matter
+/// to the stack.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// The same text with what is wrong inside its strings put right. Half surrogate pairs are left out, because nothing
@@ -130,6 +144,12 @@ mod tests {
         for text in [r#"{"a":"#, "[1]", "\"x\"", "{\"a\":\"\\", "nonsense", r#"{"a":"\ud83"#] {
             let error = arguments(text).expect_err(text);
             assert!(error.ends_with(&format!("\nReceived: {text}")), "{error}");
+        }
+        let nested = |depth: usize| format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
+        assert!(arguments(&nested(MAX_DEPTH)).is_ok());
+        for depth in [MAX_DEPTH + 1, 127, 128, 10_000] {
+            let error = arguments(&nested(depth)).expect_err("too deep");
+            assert!(error.contains("nested deeper") || error.contains("recursion limit"), "{error}");
         }
         let error = arguments(&"ü".repeat(5000)).expect_err("too long");
         assert!(error.ends_with("ü…") && error.chars().count() < MAX_QUOTE + 100);

@@ -62,10 +62,8 @@ pub enum Step {
 pub enum Action {
     /// To ask the model again.
     Model,
-    Tool {
-        id: String,
-        name: String,
-    },
+    /// To run these: the ids of the calls, and the names of the tools.
+    Tools(Vec<(String, String)>),
     /// To be done; messages make it go on.
     Stop,
 }

@@ -227,15 +227,18 @@ impl Daemon {
             first,
         });
         let (ended, instance_id) = (self.ended_sender.clone(), info.instance_id.clone());
-        let thread = threads::spawn(&format!("s-{}", info.id), threads::SESSION_STACK, move || {
+        let work = move || {
             let reason = catch_unwind(AssertUnwindSafe(|| session::run(parts)));
             if reason.is_err() {
                 log::error!("internal_error: a session panicked and is over");
             }
             // The daemon waits for this until it ends itself.
             let _ = ended.send((instance_id, reason.map_or("internal_error", EndReason::as_str)));
-        })
-        .map_err(|e| IntakeError::Busy { message: format!("no thread for a session: {e}") })?;
+        };
+        let name = format!("s-{}", info.id);
+        let thread =
+            if info.named { threads::spawn(&name, threads::SESSION_STACK, work) } else { threads::lend(&name, work) }
+                .map_err(|e| IntakeError::Busy { message: format!("no thread for a session: {e}") })?;
         if info.named {
             log::info!("session {} started in {}", info.id, info.cwd.display());
         }

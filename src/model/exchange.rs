@@ -10,7 +10,7 @@ use super::sse::Events;
 use super::throttle::{Account, Throttle, too_long};
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -95,32 +95,49 @@ impl Exchange<'_> {
         answer: &mut Answer<'_>,
     ) -> Result<StopReason, Failed> {
         let mut events = Events::new(response);
-        loop {
-            while let Some(event) = events.next() {
-                if decoder.event(event, answer)? == Progress::Done {
-                    let stop = decoder.end(answer)?;
-                    events.into_reader().complete();
-                    return Ok(stop);
-                }
-            }
-            answer.drained();
-            match events.fill() {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(_) if self.cancel.is_cancelled() => return Err(Failed::aborted()),
-                // Some servers just hang up after the last event; whether that was it is for the decoder to say.
-                Err(e) => return decoder.end(answer).map_err(|_| lost(&e)),
-            }
+        let (stop, progress) = read(&mut events, decoder, answer, self.cancel)?;
+        if progress == Progress::Done {
+            events.into_reader().complete();
         }
-        if self.cancel.is_cancelled() {
-            return Err(Failed::aborted());
-        }
-        if let Some(rest) = events.rest() {
-            // A cut event is no event; that the end is missing is what `end` complains about.
-            let _ = decoder.event(rest, answer);
-        }
-        decoder.end(answer)
+        Ok(stop)
     }
+}
+
+/// Feeds a stream's events to the decoder: how the answer ended, and `Done` if an event said so, behind which the stream was
+/// not read any further.
+///
+/// # Errors
+/// The decoder's, that of a connection that was lost before the answer's end, and that of a cancelled request.
+pub fn read<R: Read>(
+    events: &mut Events<R>,
+    decoder: &mut dyn Decoder,
+    answer: &mut Answer<'_>,
+    cancel: &Cancel,
+) -> Result<(StopReason, Progress), Failed> {
+    let more = |stop| (stop, Progress::More);
+    loop {
+        while let Some(event) = events.next() {
+            if decoder.event(event, answer)? == Progress::Done {
+                return Ok((decoder.end(answer)?, Progress::Done));
+            }
+        }
+        answer.drained();
+        match events.fill() {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(_) if cancel.is_cancelled() => return Err(Failed::aborted()),
+            // Some servers just hang up after the last event; whether that was it is for the decoder to say.
+            Err(e) => return decoder.end(answer).map(more).map_err(|_| lost(&e)),
+        }
+    }
+    if cancel.is_cancelled() {
+        return Err(Failed::aborted());
+    }
+    if let Some(rest) = events.rest() {
+        // A cut event is no event; that the end is missing is what `end` complains about.
+        let _ = decoder.event(rest, answer);
+    }
+    decoder.end(answer).map(more)
 }
 
 /// A request that was not accepted.

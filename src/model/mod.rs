@@ -44,9 +44,17 @@ mod throttle;
 mod usage;
 
 pub use oauth::Endpoints as OauthEndpoints;
+#[cfg(fuzzing)]
+pub use answer::Answer;
+#[cfg(fuzzing)]
+pub use exchange::read;
+#[cfg(fuzzing)]
+pub use protocol::{Decoder, Progress, Protocol};
 pub use secret_value::Secret;
 pub use services::Services;
 pub use settings::{QueueMode, QueueModes, RetrySettings, ToolSettings};
+#[cfg(fuzzing)]
+pub use sse::{Event, Events};
 
 use crate::transcript::{AssistantMessage, Message, StopReason, ToolSpec};
 use std::collections::BTreeMap;

@@ -2,11 +2,13 @@
 
 use super::answer::Answer;
 use super::credentials::{Authorization, Scheme};
-use super::protocol::{Decoder, Draft, Prepared, Progress};
+use super::exchange;
+use super::protocol::{Decoder, Draft, Prepared};
 use super::secret_value::Secret;
 use super::sse::Events;
 use super::thinking::Budgets;
 use super::{Api, Model, Outcome, Rates, Request, Sink, StreamEvent, ThinkingLevel};
+use crate::cancel::Cancel;
 use crate::transcript::{AssistantMessage, Message, ToolSpec};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -80,16 +82,7 @@ pub fn decoded(model: &Model, mut decoder: impl Decoder, stream: &str) -> (Outco
     let mut recorder = Recorder::default();
     let mut answer = Answer::new(&request, &mut recorder);
     let mut events = Events::new(stream.as_bytes());
-    let result = (|| {
-        while events.fill().expect("it reads") {
-            while let Some(event) = events.next() {
-                if decoder.event(event, &mut answer)? == Progress::Done {
-                    return decoder.end(&mut answer);
-                }
-            }
-        }
-        decoder.end(&mut answer)
-    })();
+    let result = exchange::read(&mut events, &mut decoder, &mut answer, &Cancel::new()).map(|(stop, _)| stop);
     (answer.finish(&request, result), recorder)
 }
 

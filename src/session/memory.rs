@@ -180,16 +180,18 @@ impl Memory {
         }
     }
 
-    /// A tool is about to run.
+    /// Tools are about to run: the ids of the calls, and the tools' names.
     ///
     /// # Errors
-    /// It could not be written, so the tool must not run.
-    pub fn intends(&mut self, call_id: &str, tool: &str) -> io::Result<()> {
+    /// It could not be written, so none of them must run.
+    pub fn intends(&mut self, calls: &[(String, String)]) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
         }
         self.catch_up()?;
-        self.append_custom(INTENT, json!({"toolCallId": call_id, "toolName": tool}))?;
+        for (call_id, tool) in calls {
+            self.append_custom(INTENT, json!({"toolCallId": call_id, "toolName": tool}))?;
+        }
         self.sync();
         Ok(())
     }

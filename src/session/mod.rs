@@ -412,8 +412,8 @@ impl Session {
         log::trace!("session {}: leave for {action:?}", self.info.id);
         let modes = self.services.queue_modes();
         let messages = match action {
-            Action::Tool { id, name } => {
-                let written = self.memory.intends(id, name);
+            Action::Tools(calls) => {
+                let written = self.memory.intends(calls);
                 self.check_written(written);
                 Vec::new()
             }

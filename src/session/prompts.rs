@@ -132,7 +132,7 @@ impl Session {
             produced: Vec::new(),
         };
         let name = format!("t-{}", self.info.id);
-        match threads::spawn(&name, threads::TURN_STACK, move || turn.run(work)) {
+        match threads::lend(&name, move || turn.run(work)) {
             Ok(thread) => {
                 self.running = Some(Running {
                     ids,

@@ -15,6 +15,11 @@ mod routes;
 mod server;
 mod stream;
 
+#[cfg(fuzzing)]
+pub use framing::{Frame, Framer};
+#[cfg(fuzzing)]
+pub use requests::{Kind, PromptFields, Request, Slash, parse, slash};
+
 use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::nats::intake::{Create, IntakeError};

@@ -45,9 +45,7 @@ pub fn apply(content: &str, edits: &[Edit]) -> Result<String, Mismatch> {
         wanted.push((old, levelled));
     }
     for (index, (old, levelled)) in wanted.iter().enumerate() {
-        let found = literal.text.matches(old.as_ref()).count();
-        let alike = if levelled.is_empty() { 0 } else { tolerant.text.matches(levelled).count() };
-        match found.max(alike) {
+        match occurrences(&literal.text, old).max(occurrences(&tolerant.text, levelled)) {
             0 => return Err(Mismatch::NotFound(index)),
             1 => {}
             several => return Err(Mismatch::Several(index, several)),
@@ -75,6 +73,17 @@ pub fn apply(content: &str, edits: &[Edit]) -> Result<String, Mismatch> {
     }
     view.copy(kept, view.text.len(), &mut result);
     if result == content { Err(Mismatch::NoChange) } else { Ok(result) }
+}
+
+/// How often `wanted` is in a text. Of places that overlap not every one is counted, but several never count as one.
+fn occurrences(text: &str, wanted: &str) -> usize {
+    if wanted.is_empty() {
+        return 0;
+    }
+    match text.matches(wanted).count() {
+        1 if text.find(wanted) != text.rfind(wanted) => 2,
+        count => count,
+    }
 }
 
 /// Every line ending as a line feed.
@@ -164,6 +173,10 @@ impl<'a> View<'a> {
             at += part.len();
             index += 1;
         }
+        // A last line of nothing but spaces may have no text in this form.
+        if to == self.text.len() && self.starts.last() == Some(&to) {
+            result.extend(self.lines.last().map(|line| line.text));
+        }
     }
 }
 
@@ -236,6 +249,9 @@ mod tests {
             ("q\u{2019}s  \nplain\u{2014}  \n", &[("q's", "1"), ("plain", "2")], "1\n2-\n"),
             // The newline that an edit takes belongs to the touched line, not to the next one.
             ("a\u{2019}  \nb\u{2019}  \n", &[("a'\n", "")], "b\u{2019}  \n"),
+            // A last line of spaces has nothing that could be touched.
+            ("a\u{2019}\nb\n  ", &[("a'", "x")], "x\nb\n  "),
+            ("a\u{2019}\n  ", &[("a'\n", "")], "  "),
         ] {
             assert_eq!(applied(content, edits).as_deref(), Ok(expected), "{content:?} {edits:?}");
         }
@@ -250,6 +266,7 @@ mod tests {
             ("", &[("a", "x")], Mismatch::NotFound(0)),
             ("a  b", &[("a b", "x")], Mismatch::NotFound(0)),
             ("a a", &[("a", "x")], Mismatch::Several(0, 2)),
+            ("}\n}\n}\n", &[("}\n}\n", "x\n")], Mismatch::Several(0, 2)),
             // One is literal, but the other reads the same.
             ("say \"x\"\nsay \u{201c}x\u{201d}\n", &[("say \"x\"", "y")], Mismatch::Several(0, 2)),
             ("abcdef", &[("cde", "x"), ("abc", "y")], Mismatch::Overlap(1, 0)),

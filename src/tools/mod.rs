@@ -23,6 +23,10 @@ mod validate;
 pub(crate) mod walk;
 mod write;
 
+#[cfg(fuzzing)]
+pub use edit_diff::diff;
+#[cfg(fuzzing)]
+pub use edit_match::{Edit as Replacement, Mismatch, apply, with_lf};
 pub use environment::child_environment;
 pub use validate::check;
 

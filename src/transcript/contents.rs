@@ -24,6 +24,8 @@ pub const MAX_LINE: usize = 32 * 1024 * 1024;
 pub const MAX_ENTRIES: usize = 1_000_000;
 /// How far the header is looked for when nothing else of a file is wanted, bytes; as PI does.
 const MAX_HEADER: u64 = 1024 * 1024;
+/// A byte order mark, which is no part of the first line.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One JSON object of a session file, by its fields in the file's order.
 pub type Fields = Map<String, Value>;
@@ -74,6 +76,9 @@ pub struct Contents {
 pub fn read_header(path: &Path) -> io::Result<Header> {
     let file = open_regular(path, File::options().read(true))?;
     let mut lines = BufReader::new(file.take(MAX_HEADER));
+    if lines.fill_buf()?.starts_with(MARK) {
+        lines.consume(MARK.len());
+    }
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
         if let Some(fields) = parse_line(&line) {
@@ -166,8 +171,7 @@ impl Contents {
         let mut malformed = 0;
         // The last entry of each id: where a damaged file has an id twice, children mean the one before them.
         let mut latest: HashMap<Box<str>, u32> = HashMap::new();
-        // A byte order mark is no part of the first line.
-        let mut start = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+        let mut start = if bytes.starts_with(MARK) { MARK.len() } else { 0 };
         while start < bytes.len() {
             let end = memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |at| start + at);
             let line = &bytes[start..end];

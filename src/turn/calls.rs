@@ -23,7 +23,7 @@ type Ready = (&'static dyn Tool, Map<String, Value>);
 impl Turn {
     /// Runs the calls of one message: prepared in order, run at the same time, answered in order.
     pub(super) fn execute(&self, calls: Vec<Call>) -> Vec<ToolResultMessage> {
-        let prepared: Vec<(Call, Result<Ready, Box<ToolResultMessage>>)> = calls
+        let mut prepared: Vec<(Call, Result<Ready, Box<ToolResultMessage>>)> = calls
             .into_iter()
             .map(|call| {
                 self.begin(&call);
@@ -33,6 +33,14 @@ impl Turn {
                 (call, ready)
             })
             .collect();
+        let ready = prepared.iter().filter(|(_, ready)| ready.is_ok());
+        let names: Vec<(String, String)> = ready.map(|(call, _)| (call.id.clone(), call.name.clone())).collect();
+        // Asked for all of them at once, since the session waits for its disk before it agrees.
+        if !names.is_empty() && (self.gate(Action::Tools(names)).is_none() || self.cancel.is_cancelled()) {
+            for (call, ready) in prepared.iter_mut().filter(|(_, ready)| ready.is_ok()) {
+                *ready = Err(Box::new(self.finished(call, ToolOutput::error("Operation aborted"), None)));
+            }
+        }
         if let [(call, Ok(ready))] = prepared.as_slice() {
             return vec![self.run_tool(call, ready)];
         }
@@ -82,10 +90,6 @@ impl Turn {
             return Err(format!("Invalid arguments for tool \"{}\": {error}", call.name));
         }
         let arguments = tools::check(tool.spec(), tool.prepare(call.arguments.clone()))?;
-        let action = Action::Tool { id: call.id.clone(), name: call.name.clone() };
-        if self.gate(action).is_none() || self.cancel.is_cancelled() {
-            return Err("Operation aborted".into());
-        }
         Ok((tool, arguments))
     }
 

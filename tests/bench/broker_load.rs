@@ -6,19 +6,22 @@
 //!
 //! Every wait ends: reading and writing time out, and a panic, which is what a time-out becomes, ends the program.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+mod client;
+mod measure;
+
+use std::net::SocketAddr;
 use std::process::exit;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use nats_pi_bridge::nats::codec::{self, Decoder, Delivery, Limits, ServerOp};
+use nats_pi_bridge::nats::codec;
 
-/// Longer than a server that works is ever silent here, and how long lost messages are waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+use client::{Client, PATIENCE, write};
+use measure::{memory, percentile};
+
 const CLIENTS: usize = 200;
 /// Of all clients together, in a second.
 const RATE: u64 = 10_000;
@@ -39,85 +42,6 @@ const REQUESTS: usize = 10_000;
 /// Measurements of each server, in turns, so that a busy moment of the machine does not hit one of them only.
 const ROUNDS: usize = 3;
 
-/// One client of the server.
-struct Client {
-    socket: TcpStream,
-    decoder: Decoder,
-    /// The same socket for whoever else writes to it; a lock keeps operations whole.
-    output: Arc<Mutex<TcpStream>>,
-}
-
-impl Client {
-    /// Connects, subscribes to a subject, and waits until the server has understood both.
-    fn connect(address: SocketAddr, subject: Option<&str>) -> Client {
-        let socket = TcpStream::connect_timeout(&address, PATIENCE).expect("connected");
-        socket.set_nodelay(true).expect("set");
-        socket.set_read_timeout(Some(PATIENCE)).expect("set");
-        socket.set_write_timeout(Some(PATIENCE)).expect("set");
-        let output = Arc::new(Mutex::new(socket.try_clone().expect("cloned")));
-        let mut client = Client { socket, decoder: Decoder::new(Limits::default()), output };
-        let mut bytes = Vec::new();
-        codec::put_connect(&mut bytes, br#"{"verbose":false,"pedantic":false,"headers":true,"no_responders":true}"#);
-        if let Some(subject) = subject {
-            codec::put_sub(&mut bytes, subject, None, 1);
-        }
-        bytes.extend_from_slice(codec::PING);
-        write(&client.output, &bytes);
-        while !client.understood() {
-            assert!(client.read(), "the server answers");
-        }
-        client
-    }
-
-    /// Whether the PONG is among what was read.
-    fn understood(&mut self) -> bool {
-        while let Some(operation) = self.decoder.next_server_op().expect("the server speaks NATS") {
-            match operation {
-                ServerOp::Pong => return true,
-                ServerOp::Error(text) => panic!("the server says {:?}", String::from_utf8_lossy(text)),
-                _ => {}
-            }
-        }
-        false
-    }
-
-    /// Reads once; false when nothing came in time.
-    fn read(&mut self) -> bool {
-        match self.socket.read(self.decoder.space()) {
-            Ok(0) => panic!("the server has closed the connection"),
-            Ok(count) => self.decoder.filled(count),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return false,
-            Err(error) => panic!("reading: {error}"),
-        }
-        true
-    }
-
-    /// Hands on all messages that were read, and answers the server's PINGs.
-    fn messages(&mut self, mut handle: impl FnMut(&Delivery<'_>)) {
-        while let Some(operation) = self.decoder.next_server_op().expect("the server speaks NATS") {
-            match operation {
-                ServerOp::Message(delivery) => handle(&delivery),
-                ServerOp::Ping => write(&self.output, codec::PONG),
-                ServerOp::Error(text) => panic!("the server says {:?}", String::from_utf8_lossy(text)),
-                _ => {}
-            }
-        }
-    }
-
-    /// Reads messages until `handle` says that it has had enough.
-    fn until(&mut self, mut handle: impl FnMut(&Delivery<'_>) -> bool) {
-        let mut done = false;
-        while !done {
-            assert!(self.read(), "a message comes in time");
-            self.messages(|delivery| done |= handle(delivery));
-        }
-    }
-}
-
-fn write(output: &Mutex<TcpStream>, bytes: &[u8]) {
-    output.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes).expect("written in time");
-}
-
 /// Starts a thread whose panic ends the program: the others would wait for it in vain.
 fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     let guarded = move || {
@@ -130,25 +54,9 @@ fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHa
     thread::Builder::new().stack_size(256 << 10).spawn(guarded).expect("started")
 }
 
-/// Resident memory of a process in KiB: all of it, and without the program's own pages from its file.
-fn memory(process: &str) -> (u64, u64) {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("the server still runs");
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap_or_default()
-    };
-    (field("VmRSS"), field("RssAnon"))
-}
-
-fn report_memory(process: &str, when: &str) {
+fn report_memory(process: u32, when: &str) {
     let (all, anonymous) = memory(process);
     println!("memory {when}: {all} KiB resident, {anonymous} KiB of it its own data");
-}
-
-/// The value below which a share of the sorted ones lies.
-fn percentile(sorted: &[u32], share: f64) -> u32 {
-    let index = (sorted.len() as f64 * share) as usize;
-    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
 }
 
 fn micros(time: Duration) -> u32 {
@@ -163,7 +71,7 @@ struct Received {
 }
 
 /// Each client sends to the next one, all together [`RATE`] messages in a second. False when messages were lost.
-fn load(address: SocketAddr, process: &str, seconds: u64) -> bool {
+fn load(address: SocketAddr, process: u32, seconds: u64) -> bool {
     report_memory(process, "at the start");
     let clients: Vec<_> = (0..CLIENTS).map(|index| Client::connect(address, Some(&format!("load.{index}")))).collect();
     report_memory(process, &format!("with {CLIENTS} clients"));
@@ -337,7 +245,7 @@ fn main() {
     match words[..] {
         ["load", address, process, seconds] => {
             let address = address.parse().expect("an address");
-            if !load(address, process, seconds.parse().expect("seconds")) {
+            if !load(address, process.parse().expect("a process"), seconds.parse().expect("seconds")) {
                 exit(1);
             }
         }

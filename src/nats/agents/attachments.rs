@@ -1,7 +1,7 @@
 //! Files that came with prompts: kept where only we can read them, for as long as the session lives, because a later prompt
 //! may be about them too.
 
-use super::envelope::Attachment;
+use super::envelope::{Attachment, MAX_FILENAME};
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -76,7 +76,7 @@ impl Attachments {
 /// Stores a file; a second one of the same name gets a number.
 fn store(folder: &Path, file: &Attachment) -> io::Result<PathBuf> {
     let mut path = folder.join(&file.filename);
-    let mut number = 1;
+    let mut number: u32 = 1;
     loop {
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Ok(mut opened) => {
@@ -85,11 +85,19 @@ fn store(folder: &Path, file: &Attachment) -> io::Result<PathBuf> {
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 number += 1;
-                path = folder.join(format!("{number}-{}", file.filename));
+                path = folder.join(numbered(number, &file.filename));
             }
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The name with a number before it. The end of a long name is kept, because of the extension.
+fn numbered(number: u32, name: &str) -> String {
+    let prefix = format!("{number}-");
+    let most = MAX_FILENAME - prefix.len();
+    let begin = (name.len().saturating_sub(most)..name.len()).find(|at| name.is_char_boundary(*at)).unwrap_or_default();
+    prefix + &name[begin..]
 }
 
 /// A prompt with the paths of its files in front, in the form that other hosts of the protocol use.
@@ -112,6 +120,16 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         std::fs::metadata(path).expect("it exists").permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_number_makes_no_name_too_long() {
+        let long = format!("{}ä.txt", "x".repeat(MAX_FILENAME - 6));
+        for name in ["a.txt", &long, &"ä".repeat(127), &"€".repeat(85)] {
+            let numbered = numbered(10, name);
+            let kept = numbered.strip_prefix("10-").expect("the number");
+            assert!(name.ends_with(kept) && (name == kept || (252..=255).contains(&numbered.len())), "{numbered}");
+        }
     }
 
     #[test]
@@ -144,9 +162,9 @@ mod tests {
     fn a_failure_leaves_nothing_behind() {
         let place = tempfile::tempdir().expect("a folder");
         let mut attachments = Attachments::new(place.path().join("files"));
-        // Each byte is allowed in a name, but the whole is longer than the file system takes together with its number.
-        let name = "n".repeat(255);
-        assert!(attachments.stage(&[file(&name, b""), file(&name, b"")], "x").is_err());
+        // Longer than a request may have it, and than the file system takes.
+        let name = "n".repeat(MAX_FILENAME + 1);
+        assert!(attachments.stage(&[file("fine", b""), file(&name, b"")], "x").is_err());
         assert!(!place.path().join("files/1").exists());
         attachments.stage(&[file("fine", b"")], "x").expect("the next prompt works");
     }

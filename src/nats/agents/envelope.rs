@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// Longest name of a file, bytes: the limit of Linux's file systems.
-const MAX_FILENAME: usize = 255;
+pub(super) const MAX_FILENAME: usize = 255;
 
 /// A checked request.
 #[derive(Debug, PartialEq, Eq)]

@@ -148,6 +148,26 @@ fn every_kind_of_message_comes_back_from_the_file() {
 }
 
 #[test]
+fn arguments_of_any_depth_that_is_taken_come_back_from_the_file() {
+    let (_home, path) = home();
+    let mut file = create(&path);
+    let mut messages = Vec::new();
+    for depth in 1..200 {
+        let text = format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
+        let Ok(arguments) = crate::tolerant_json::arguments(&text) else { break };
+        let (id, name) = ("c".to_string(), "bash".to_string());
+        let call = Block::ToolCall { id, name, arguments, thought_signature: None, arguments_error: None };
+        let Message::Assistant(mut message) = answer() else { panic!("an answer") };
+        message.content = vec![call];
+        messages.push(Message::Assistant(message));
+        append_message(&mut file, &messages[depth - 1]).expect("appended");
+    }
+    assert!(messages.len() >= 64);
+    let restored = restore(&read(&path).expect("read"));
+    assert!(restored.messages.iter().map(|message| &**message).eq(&messages));
+}
+
+#[test]
 fn a_file_cut_anywhere_can_be_gone_on_with() {
     let (home, path) = home();
     let mut file = create(&path);

@@ -1,16 +1,13 @@
 //! Any bytes, read as what a server says and as what a client says: nothing panics, where the bytes are split makes no
 //! difference, and what is written again is read as the same.
-//!
-//! An input starts with one byte that says how many bytes of piece sizes follow; the rest is the protocol.
 #![no_main]
 
-// The file alone: the rest of the daemon, with all that it depends on, would take minutes to compile for the fuzzer.
-#[allow(dead_code)]
-#[path = "../../../src/nats/codec.rs"]
-mod codec;
+#[path = "../pieces.rs"]
+mod pieces;
 
-use codec::{ClientOp, DecodeError, Decoder, Limits, ServerOp};
 use libfuzzer_sys::fuzz_target;
+use nats_pi_bridge::nats::codec::{self, ClientOp, DecodeError, Decoder, Limits, ServerOp};
+use pieces::{pieces, sizes_and_bytes};
 
 /// Small enough for the fuzzer to reach them all.
 const LIMITS: Limits = Limits { line: 64, json_line: 256, message: 512 };
@@ -19,8 +16,7 @@ const LIMITS: Limits = Limits { line: 64, json_line: 256, message: 512 };
 type Outcome = (Vec<String>, Option<DecodeError>);
 
 fuzz_target!(|input: &[u8]| {
-    let Some((count, rest)) = input.split_first() else { return };
-    let (sizes, bytes) = rest.split_at(usize::from(*count).min(rest.len()));
+    let Some((sizes, bytes)) = sizes_and_bytes(input) else { return };
     for next in [next_server as fn(&mut Decoder) -> _, next_client] {
         let whole = decode(bytes, &[], next);
         assert_eq!(whole, decode(bytes, sizes, next));
@@ -28,16 +24,12 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Decodes `bytes` in pieces of these sizes, over and over, and in one piece when there are none.
-fn decode(mut bytes: &[u8], sizes: &[u8], next: fn(&mut Decoder) -> Result<Option<String>, DecodeError>) -> Outcome {
+/// Decodes `bytes` in pieces of these sizes.
+fn decode(bytes: &[u8], sizes: &[u8], next: fn(&mut Decoder) -> Result<Option<String>, DecodeError>) -> Outcome {
     let mut decoder = Decoder::new(LIMITS);
     let mut operations = Vec::new();
-    let mut sizes = sizes.iter().cycle();
-    loop {
-        let size = sizes.next().map_or(bytes.len(), |size| usize::from(*size).max(1)).min(bytes.len());
-        let (piece, rest) = bytes.split_at(size);
+    for piece in pieces(bytes, sizes) {
         feed(&mut decoder, piece);
-        bytes = rest;
         loop {
             match next(&mut decoder) {
                 Ok(Some(operation)) => operations.push(operation),
@@ -45,14 +37,12 @@ fn decode(mut bytes: &[u8], sizes: &[u8], next: fn(&mut Decoder) -> Result<Optio
                 Err(error) => return (operations, Some(error)),
             }
         }
-        if bytes.is_empty() {
-            return (operations, None);
-        }
         // Connections do this while they are idle, which may be in the middle of an operation.
-        if size % 2 == 1 {
+        if piece.len() % 2 == 1 {
             decoder.shrink();
         }
     }
+    (operations, None)
 }
 
 fn feed(decoder: &mut Decoder, mut bytes: &[u8]) {

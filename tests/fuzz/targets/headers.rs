@@ -2,17 +2,9 @@
 //! read as the same names and values.
 #![no_main]
 
-// The files alone: the rest of the daemon, with all that it depends on, would take minutes to compile for the fuzzer.
-#[allow(dead_code)]
-#[path = "../../../src/nats/codec.rs"]
-mod codec;
-#[allow(dead_code)]
-#[path = "../../../src/nats/message.rs"]
-mod message;
-
-use codec::{ClientOp, Decoder, Limits};
 use libfuzzer_sys::fuzz_target;
-use message::Headers;
+use nats_pi_bridge::nats::Headers;
+use nats_pi_bridge::nats::codec::{self, ClientOp, Decoder, Limits};
 
 fuzz_target!(|block: &[u8]| {
     let headers = Headers::from_block(block.to_vec());
