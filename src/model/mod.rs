@@ -43,11 +43,11 @@ mod thinking;
 mod throttle;
 mod usage;
 
-pub use oauth::Endpoints as OauthEndpoints;
 #[cfg(fuzzing)]
 pub use answer::Answer;
 #[cfg(fuzzing)]
 pub use exchange::read;
+pub use oauth::Endpoints as OauthEndpoints;
 #[cfg(fuzzing)]
 pub use protocol::{Decoder, Progress, Protocol};
 pub use secret_value::Secret;
