@@ -458,6 +458,7 @@ impl Session {
         self.refuse_queue(&self.farewell(reason));
         self.facts.set_running(false);
         if reason != EndReason::ShutDown
+            && self.info.named
             && let Some(state) = &self.state
         {
             state.forget(&self.info.id);
