@@ -1,10 +1,10 @@
 """Two daemons of one owner: each request is done once, by the daemon that it belongs to, and answered once."""
 
 import json
-from pathlib import Path
 
 import pytest
 
+from support import proc
 from support.agents import AgentClient, prompt
 from support.bridge import Bridge
 from support.bus import ERROR_CODE
@@ -144,8 +144,7 @@ def test_a_repeated_request_is_done_once_whichever_daemon_gets_it(pair, model):
 
 def works(daemon):
     """Whether this very process works on a run: it has a thread for it."""
-    names = [path.read_text() for path in Path(f"/proc/{daemon.pid}/task").glob("*/comm")]
-    return any(name.startswith("t-run") for name in names)
+    return any(name.startswith("t-run") for name in proc.threads(daemon.pid))
 
 
 def test_what_one_leaves_the_other_takes(pair, model):
