@@ -146,6 +146,9 @@ impl Memory {
         if !message.images.is_empty() {
             put("images", json!(message.images));
         }
+        if !message.expand {
+            put("expanded", json!(true));
+        }
         if let Some(from) = from {
             put("from", json!(from));
         }

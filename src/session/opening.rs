@@ -142,9 +142,9 @@ impl Session {
         }
         for accepted in waiting {
             let reply = self.reply_of(&accepted);
-            let Accepted { id, text, images, from, .. } = accepted;
+            let Accepted { id, text, images, expanded, from, .. } = accepted;
             self.queue.push_last(Prompt {
-                message: Incoming { id, text, images, expand: true },
+                message: Incoming { id, text, images, expand: !expanded },
                 from,
                 sender: None,
                 reply,

@@ -26,6 +26,8 @@ pub struct Accepted {
     pub id: String,
     pub text: String,
     pub images: Vec<Block>,
+    /// The text has taken the place of a command already.
+    pub expanded: bool,
     pub from: Option<String>,
     /// Where its answer was to go.
     pub reply: Option<Value>,
@@ -80,6 +82,7 @@ impl Accepted {
             id: text(data, "id").unwrap_or_default(),
             text: text(data, "text").unwrap_or_default(),
             images: data.get("images").and_then(|v| serde_json::from_value(v.clone()).ok()).unwrap_or_default(),
+            expanded: data["expanded"] == true,
             from: text(data, "from"),
             reply: data.get("reply").cloned(),
         }
@@ -183,7 +186,8 @@ mod tests {
         let intent = json!({"type": "custom", "customType": INTENT, "data": {"toolCallId": "t1"}});
         let found = unfinished(&[accepted("a"), intent]);
         assert!(found.intents.contains("t1"));
-        assert_eq!((found.waiting[0].text.as_str(), found.waiting[0].from.as_deref()), ("text a", Some("ci")));
+        let waiting = &found.waiting[0];
+        assert_eq!((waiting.text.as_str(), waiting.from.as_deref(), waiting.expanded), ("text a", Some("ci"), false));
     }
 
     #[test]

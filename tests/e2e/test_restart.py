@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from support import proc
+from support.bridge import Bridge
 from support.model_script import Gate, ToolCall
 from support.waiting import eventually
 
@@ -131,6 +132,26 @@ def test_prompts_that_wait_are_answered_after_a_restart(daemon, model):
     assert second.text() == "To the second."
     assert third.text() == "To the third."
     assert [message["role"] for message in messages(daemon)] == ["user", "assistant"] * 3
+
+
+def test_a_template_is_expanded_once(daemon, model):
+    """What a template says is not taken for another template, not even when it waits over a restart."""
+    prompts = daemon.agent_dir / "prompts"
+    prompts.mkdir()
+    (prompts / "outer.md").write_text("/inner $1")
+    (prompts / "inner.md").write_text("Not this.")
+    gate = Gate()
+    model.script([gate, "never"])
+    daemon.session("s", "first")
+    gate.wait_reached()
+    with Bridge(daemon.session_socket("s")) as client:
+        assert client.ask("follow_up", message="/outer it")["expandedCommand"] == "outer"
+    kill(daemon)
+    gate.open()
+    model.script("To the first.", "To the second.")
+    daemon.start()
+    daemon.wait_session("s", lambda facts: facts["messages"] == 4 and not facts["activeRequest"], "both are answered")
+    assert [text for role, text in model.requests[-1].conversation if role == "user"] == ["first", "/inner it"]
 
 
 def test_a_second_daemon_on_the_same_state_is_refused(daemon, new_daemon):
