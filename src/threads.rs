@@ -39,12 +39,15 @@ struct Job {
     done: Sender<()>,
 }
 
-/// The ways to the threads that wait for more work.
-static SPARE: Mutex<Vec<Sender<Job>>> = Mutex::new(Vec::new());
-
-fn spare() -> MutexGuard<'static, Vec<Sender<Job>>> {
-    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Threads that are lent.
+struct Pool {
+    /// The ways to those that wait for more work.
+    spare: Mutex<Vec<Sender<Job>>>,
+    /// How long they wait.
+    time: Duration,
 }
+
+static POOL: Pool = Pool::new(SPARE_TIME);
 
 /// Starts a thread. The kernel shows at most 15 bytes of `name`.
 ///
@@ -62,52 +65,69 @@ pub fn spawn(name: &str, stack: usize, work: impl FnOnce() + Send + 'static) -> 
 /// # Errors
 /// The same as [`spawn`]'s.
 pub fn lend(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
-    let (done, wait) = bounded(0);
-    let job = Job { name: shown(name), work: Box::new(work), done };
-    let worker = spare().pop();
-    let refused = match worker {
-        Some(worker) => worker.try_send(job).err().map(TrySendError::into_inner),
-        None => Some(job),
-    };
-    if let Some(job) = refused {
-        Builder::new().name(job.name.clone()).stack_size(TURN_STACK).spawn(move || serve(job))?;
-    }
-    Ok(Thread(Some(Kind::Lent(wait))))
+    POOL.lend(name, Box::new(work))
 }
 
-/// The life of a thread that is lent: its first job, then whatever comes within [`SPARE_TIME`] of the last one.
-fn serve(mut job: Job) {
-    let (way, jobs) = bounded(1);
-    loop {
-        // Reported where the work is caught; here it only must not end the thread.
-        let _ = catch_unwind(AssertUnwindSafe(job.work));
-        set_name("spare");
-        {
-            let mut spare = spare();
-            if spare.len() >= MAX_SPARE {
-                return;
-            }
-            spare.push(way.clone());
-        }
-        drop(job.done);
-        job = match jobs.recv_timeout(SPARE_TIME) {
-            Ok(job) => job,
-            Err(_) => {
-                let mut spare = spare();
-                match spare.iter().position(|other| other.same_channel(&way)) {
-                    Some(place) => {
-                        spare.remove(place);
-                        return;
-                    }
-                    // Somebody has just taken this way, so that a job is on it.
-                    None => match jobs.recv() {
-                        Ok(job) => job,
-                        Err(_) => return,
-                    },
-                }
-            }
+impl Pool {
+    const fn new(time: Duration) -> Pool {
+        Pool { spare: Mutex::new(Vec::new()), time }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Sender<Job>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lend(&'static self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
+        let (done, wait) = bounded(0);
+        let job = Job { name: shown(name), work, done };
+        let worker = self.spare().pop();
+        let refused = match worker {
+            Some(worker) => worker.try_send(job).err().map(TrySendError::into_inner),
+            None => Some(job),
         };
-        set_name(&job.name);
+        if let Some(job) = refused {
+            Builder::new().name(job.name.clone()).stack_size(TURN_STACK).spawn(move || self.serve(job))?;
+        }
+        Ok(Thread(Some(Kind::Lent(wait))))
+    }
+
+    /// The life of a thread that is lent: its first job, then whatever comes soon enough after the last one.
+    fn serve(&self, mut job: Job) {
+        let (way, jobs) = bounded(1);
+        loop {
+            // Reported where the work is caught; here it only must not end the thread.
+            let _ = catch_unwind(AssertUnwindSafe(job.work));
+            set_name("spare");
+            {
+                let mut spare = self.spare();
+                if spare.len() >= MAX_SPARE {
+                    return;
+                }
+                spare.push(way.clone());
+            }
+            drop(job.done);
+            job = match jobs.recv_timeout(self.time) {
+                Ok(job) => job,
+                Err(_) => {
+                    let mut spare = self.spare();
+                    match spare.iter().position(|other| other.same_channel(&way)) {
+                        Some(place) => {
+                            spare.remove(place);
+                            return;
+                        }
+                        // Somebody has just taken this way, so that a job is on it or comes at once.
+                        None => {
+                            drop(spare);
+                            match jobs.recv() {
+                                Ok(job) => job,
+                                Err(_) => return,
+                            }
+                        }
+                    }
+                }
+            };
+            set_name(&job.name);
+        }
     }
 }
 
@@ -145,54 +165,63 @@ impl Drop for Thread {
 mod tests {
     use super::*;
     use std::thread::{ThreadId, current};
+    use std::time::Instant;
 
-    const DEADLINE: Duration = Duration::from_secs(10);
+    const DEADLINE: Duration = Duration::from_secs(60);
 
     /// Has work done that says where that is and then waits until the sender is dropped.
-    fn lend_one() -> (ThreadId, Sender<()>, Thread) {
+    fn lend_one(pool: &'static Pool) -> (ThreadId, Thread, Sender<()>) {
         let (to, from) = bounded(1);
         let (hold, held) = bounded::<()>(0);
         let work = move || {
             to.send(current().id()).expect("somebody waits");
             held.recv().expect_err("nothing is sent");
         };
-        let thread = lend("test", work).expect("a thread");
-        (from.recv_timeout(DEADLINE).expect("it works"), hold, thread)
+        let thread = pool.lend("test", Box::new(work)).expect("a thread");
+        (from.recv_timeout(DEADLINE).expect("it works"), thread, hold)
     }
 
     #[test]
     fn a_thread_is_lent_again_but_not_while_it_is_busy() {
-        let (first, hold_first, first_thread) = lend_one();
-        let (second, hold_second, second_thread) = lend_one();
+        static POOL: Pool = Pool::new(DEADLINE);
+        let (first, first_thread, hold_first) = lend_one(&POOL);
+        let (second, _second_thread, _hold_second) = lend_one(&POOL);
         assert_ne!(first, second);
         drop(hold_first);
         drop(first_thread);
-        // Another test may have it for a moment.
-        let again = (0..100).any(|_| {
-            let (thread, hold, _waits) = lend_one();
-            drop(hold);
-            assert_ne!(thread, second);
-            thread == first
-        });
-        assert!(again);
-        drop(hold_second);
-        drop(second_thread);
+        let (third, _third_thread, _hold_third) = lend_one(&POOL);
+        assert_eq!(third, first);
     }
 
     #[test]
     fn dropping_waits_for_the_work_even_if_it_panics() {
+        static POOL: Pool = Pool::new(DEADLINE);
         let (to, from) = bounded(1);
         let work = move || {
             to.send(()).expect("there is room");
             panic!("on purpose");
         };
-        drop(lend("panics", work).expect("a thread"));
+        drop(POOL.lend("panics", Box::new(work)).expect("a thread"));
         assert_eq!(from.try_recv(), Ok(()));
     }
 
     #[test]
+    fn a_thread_ends_when_there_is_no_more_work() {
+        static POOL: Pool = Pool::new(Duration::ZERO);
+        for _ in 0..100 {
+            let (_, _thread, _hold) = lend_one(&POOL);
+        }
+        let end = Instant::now() + DEADLINE;
+        while !POOL.spare().is_empty() {
+            assert!(Instant::now() < end);
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
     fn one_that_is_stuck_can_be_left() {
-        let (_, hold, thread) = lend_one();
+        static POOL: Pool = Pool::new(DEADLINE);
+        let (_, thread, hold) = lend_one(&POOL);
         thread.abandon();
         drop(hold);
     }
