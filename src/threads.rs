@@ -108,26 +108,21 @@ impl Pool {
             drop(job.done);
             job = match jobs.recv_timeout(self.time) {
                 Ok(job) => job,
-                Err(_) => {
-                    let mut spare = self.spare();
-                    match spare.iter().position(|other| other.same_channel(&way)) {
-                        Some(place) => {
-                            spare.remove(place);
-                            return;
-                        }
-                        // Somebody has just taken this way, so that a job is on it or comes at once.
-                        None => {
-                            drop(spare);
-                            match jobs.recv() {
-                                Ok(job) => job,
-                                Err(_) => return,
-                            }
-                        }
-                    }
-                }
+                Err(_) if self.withdraw(&way) => return,
+                Err(_) => match jobs.recv() {
+                    Ok(job) => job,
+                    Err(_) => return,
+                },
             };
             set_name(&job.name);
         }
+    }
+
+    /// Takes a way back from those that wait. False = somebody has taken it, so that a job is on it or comes at once.
+    fn withdraw(&self, way: &Sender<Job>) -> bool {
+        let mut spare = self.spare();
+        let place = spare.iter().position(|other| other.same_channel(way));
+        place.map(|place| spare.remove(place)).is_some()
     }
 }
 

@@ -209,7 +209,6 @@ impl Daemon {
             }
         };
         let (commands, receiver) = bounded(COMMANDS);
-        let spill_dir = self.spill_root.path().join(&info.instance_id);
         let parts = Box::new(Parts {
             config: self.config.clone(),
             services: self.services_for(&info.cwd),
