@@ -5,7 +5,7 @@
 //! | which models there are | `catalog`, `definition`, `models_json`, `registry`, `settings` |
 //! | who pays | `credentials`, `secret_value`, `oauth` |
 //! | transport | `http`, `http_watch`, `sse`, `throttle` |
-//! | one request | `services` (the way in), `exchange`, `answer`, `repair`, `usage`, `retry`, `overflow`, `error_words` |
+//! | one request | `services` (the way in), `exchange`, `answer`, `lenient`, `repair`, `usage`, `retry`, `overflow`, `error_words` |
 //! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `openai_responses`, `google`, `offline` |
 
 mod answer;
@@ -22,6 +22,7 @@ mod http;
 mod http_resolver;
 mod http_watch;
 mod ids;
+mod lenient;
 mod models_json;
 mod oauth;
 pub mod offline;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::model::test_support::{Recorder, decoded, prepared, test_model};
 use crate::model::{Api, Model, Outcome};
-use crate::transcript::ToolSpec;
+use crate::transcript::{Block, StopReason, ToolSpec};
 
 fn model(base_url: &str, compat: Value) -> Model {
     Model {

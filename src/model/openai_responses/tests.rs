@@ -1,7 +1,7 @@
 use super::*;
 use crate::model::test_support::{Recorder, decoded, prepared, test_model};
 use crate::model::{Api, Outcome};
-use crate::transcript::ToolSpec;
+use crate::transcript::{StopReason, ToolSpec};
 
 fn model() -> Model {
     Model { api: Api::OpenaiResponses, reasoning: true, ..test_model() }
