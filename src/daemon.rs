@@ -19,6 +19,7 @@ use crate::nats::documents;
 use crate::nats::host::Host;
 use crate::nats::micro::{self, Counters};
 use crate::nats::services::{IntakeService, SessionService};
+use crate::nats::waiting_room::{Limits, WaitingRoom};
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::reply::Reply;
 use crate::session::{Command, EndReason, Facts, Info};
@@ -36,8 +37,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Requests that may wait for the main thread.
-const INTAKE_WAITING: usize = 1024;
+/// Discovery requests that may wait for the main thread.
+const DISCOVERY_WAITING: usize = 16 * 1024;
+/// Requests that may wait for the main thread: those for work, and beside them those that end it.
+const INTAKE_LIMITS: [Limits; 3] = [
+    Limits { requests: 16 * 1024, bytes: 64 << 20 },
+    Limits { requests: 16 * 1024, bytes: 16 << 20 },
+    Limits { requests: 4 * 1024, bytes: 4 << 20 },
+];
+/// Sessions that may have ended without the main thread having taken note of it.
+const ENDED_WAITING: usize = 1024;
 /// Ended programs of tools that nobody waits for are taken note of this often.
 const TICK: Duration = Duration::from_secs(1);
 /// Time for sessions to end, once their grace period is over.
@@ -129,6 +138,7 @@ struct Daemon {
     state: Option<Arc<StateDir>>,
     signals: Receiver<i32>,
     connection_events: Receiver<ConnectionEvent>,
+    intake_room: Arc<WaitingRoom>,
     intake_requests: Receiver<Box<Message>>,
     discovery_requests: Receiver<Box<Message>>,
     ticks: Receiver<Instant>,
@@ -210,21 +220,26 @@ impl Daemon {
         let (event_sender, connection_events) = bounded(64);
         let connection =
             Connection::start(config.nats.clone(), event_sender).map_err(|e| format!("cannot start NATS: {e}"))?;
-        let (intake_sender, intake_requests) = bounded(INTAKE_WAITING);
-        let (discovery_sender, discovery_requests) = bounded(INTAKE_WAITING);
+        let (discovery_sender, discovery_requests) = bounded(DISCOVERY_WAITING);
         let subject = format!("agents.pi-exec.{}", config.owner);
-        let subscribe = |subject: &str, queue, to: &Sender<Box<Message>>| {
-            connection.subscribe(subject, queue, to.clone()).map_err(|e| format!("{subject}: {e}"))
+        let intake = IntakeService::new(subject.clone());
+        let refuse = requests::refuse_unread(&connection, &intake.counters);
+        let (intake_room, intake_requests) = WaitingRoom::new(INTAKE_LIMITS, requests::class, refuse);
+        let named = |subject: &str| format!("{subject}: ");
+        let subscribe = |subject: &str, queue| {
+            connection.subscribe(subject, Some(queue), intake_room.clone()).map_err(|e| named(subject) + &e.to_string())
         };
-        let mut intake_subscriptions = vec![subscribe(&subject, Some(micro::QUEUE_GROUP), &intake_sender)?];
+        let mut intake_subscriptions = vec![subscribe(&subject, micro::QUEUE_GROUP)?];
         for verb in controller::VERBS {
             let subject = Identity { owner: &config.owner, instance_id: "", session: None }.subject(verb);
-            intake_subscriptions.push(subscribe(&subject, Some(AGENTS_QUEUE_GROUP), &intake_sender)?);
+            intake_subscriptions.push(subscribe(&subject, AGENTS_QUEUE_GROUP)?);
         }
-        let discovery_subscriptions: Result<Vec<_>, String> =
-            micro::subjects().iter().map(|subject| subscribe(subject, None, &discovery_sender)).collect();
-        let discovery_subscriptions = discovery_subscriptions?;
-        let (ended_sender, ended) = bounded(INTAKE_WAITING);
+        let mut discovery_subscriptions = Vec::new();
+        for subject in micro::subjects() {
+            let subscription = connection.subscribe(&subject, None, discovery_sender.clone());
+            discovery_subscriptions.push(subscription.map_err(|e| named(&subject) + &e.to_string())?);
+        }
+        let (ended_sender, ended) = bounded(ENDED_WAITING);
         let spill_root = tempfile::Builder::new()
             .prefix("nats-pi-bridge-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
@@ -235,7 +250,7 @@ impl Daemon {
         let (bridge, client_requests) = clients::start(&config)?;
         Ok(Daemon {
             services: Arc::new(Services::new(&config.agent_dir, config.oauth_refresh.clone())),
-            intake: IntakeService::new(subject),
+            intake,
             controller: Controller::default(),
             company: Company::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
@@ -247,6 +262,7 @@ impl Daemon {
             state,
             signals,
             connection_events,
+            intake_room,
             intake_requests,
             discovery_requests,
             ticks: tick(TICK),
@@ -302,7 +318,10 @@ impl Daemon {
         match event {
             Event::Signal => self.advance_shutdown(),
             Event::Nats(event) => self.connection_event(event),
-            Event::Request(message) => self.request(*message),
+            Event::Request(message) => {
+                self.intake_room.taken(&message);
+                self.request(*message);
+            }
             Event::Peer(message) => self.peer(*message),
             Event::Discovery(message) => self.discovery(&message),
             Event::Client(request) => self.client(*request),
@@ -363,8 +382,8 @@ impl Daemon {
                 }
             }
             ConnectionEvent::ServerError(text) => self.server_error(&text),
-            ConnectionEvent::SlowConsumer { subject, dropped } => {
-                log::warn!("{dropped} messages to {subject} were dropped: too many at a time");
+            ConnectionEvent::SlowConsumer { subject, refused } => {
+                log::warn!("{refused} messages to {subject} were refused: too many at a time");
             }
             ConnectionEvent::LameDuck => log::info!("the NATS server is about to shut down"),
             ConnectionEvent::Closed => log::debug!("connection closed"),

@@ -181,7 +181,7 @@ impl Daemon {
         if let Some(error) =
             ask.session.as_deref().filter(|id| ask.claim && self.is_claimed(id)).map(|id| self.session_exists(id))
         {
-            return self.refuse(work.wire, &work.message, &work.reply, &error);
+            return self.refuse(work.wire, &work.message, &error);
         }
         self.company.ask(ask, Held::Work(Box::new(work)), others, now);
     }
@@ -305,12 +305,12 @@ impl Daemon {
             }
             (Verdict::Theirs { .. }, Request::Create(create)) => {
                 let error = self.session_exists(create.session_id.as_deref().unwrap_or_default());
-                self.refuse(work.wire, &work.message, &work.reply, &error);
+                self.refuse(work.wire, &work.message, &error);
             }
             (_, Request::List) if !listings.is_empty() => {
                 let own = (self.company.me.as_str(), self.list(work.wire));
                 let document = peers::merge(own, listings, self.connection.max_payload());
-                self.answer(work.wire, &work.reply, &document, Instant::now());
+                self.answer(work.wire, &work.message, &document, Instant::now());
             }
             _ => self.perform(work),
         }
@@ -326,7 +326,7 @@ impl Daemon {
         if let Err(e) = self.company.forward(&work.message, host) {
             let error =
                 IntakeError::Busy { message: format!("it cannot be handed on to the daemon it belongs to: {e}") };
-            self.refuse(work.wire, &work.message, &work.reply, &error);
+            self.refuse(work.wire, &work.message, &error);
         }
     }
 

@@ -1,4 +1,6 @@
 //! Requests to the daemon over NATS: to the intake of the `pi-exec` wire, and to the controller of the agent protocol.
+//!
+//! A request without a reply subject is done as well, unless all that it asks for is an answer.
 
 use super::{Caller, Daemon, Phase};
 use crate::cancel::Cancel;
@@ -9,8 +11,9 @@ use crate::nats::micro::Counters;
 use crate::nats::recent::{self, Key};
 use crate::nats::replies::{send_document, send_error};
 use crate::nats::stream::{Form, Stream};
-use crate::nats::{Message, documents};
-use crate::reply::{Reply, ReplyError};
+use crate::nats::waiting_room::Class;
+use crate::nats::{Connection, Message, documents};
+use crate::reply::{Reply, ReplyError, SilentReply};
 use crate::transcript::now_ms;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -27,13 +30,55 @@ pub(super) enum Wire {
 /// A request that was understood, on its way to being done here or elsewhere.
 pub(super) struct Work {
     pub message: Message,
-    pub reply: String,
     pub wire: Wire,
     pub request: Request,
     /// Names the request, if its caller did.
     pub key: Option<Key>,
     sender: Option<AgentSender>,
     received: Instant,
+}
+
+/// The wire of a request's subject, if it is one of ours.
+fn wire(subject: &str) -> Option<Wire> {
+    match subject.split('.').nth(1) {
+        Some("pi-exec") => Some(Wire::Intake),
+        verb => controller::VERBS.into_iter().find(|known| Some(*known) == verb).map(Wire::Controller),
+    }
+}
+
+/// The longest request that is looked into before it is read, bytes; one that stops a session is much shorter.
+const MAX_GLANCE: usize = 1024;
+
+/// Whether a request ends work, at a glance.
+pub(super) fn class(message: &Message) -> Class {
+    let stop = match wire(&message.subject) {
+        Some(Wire::Controller(verb)) => verb == "stop",
+        _ => message.payload.len() <= MAX_GLANCE && memchr::memmem::find(&message.payload, b"\"stop\"").is_some(),
+    };
+    if stop { Class::Urgent } else { Class::Work }
+}
+
+/// What answers requests for which there is no room.
+pub(super) fn refuse_unread(connection: &Connection, counters: &Arc<Counters>) -> Box<dyn Fn(&Message) + Send + Sync> {
+    let (connection, counters) = (connection.clone(), counters.clone());
+    Box::new(move |message| {
+        let error = IntakeError::Busy { message: "too many requests wait; try again".into() };
+        counters.count_request();
+        counters.count_error(error.status(), &error.summary());
+        if let (Some(reply), Some(wire)) = (&message.reply, wire(&message.subject)) {
+            send_refusal(&connection, wire, message, reply, &error);
+        }
+    })
+}
+
+fn send_refusal(connection: &Connection, wire: Wire, message: &Message, reply: &str, error: &IntakeError) {
+    match wire {
+        Wire::Intake => {
+            let stream = intake::expects_stream(&message.payload);
+            send_error(connection, reply, error.status(), &error.summary(), &error.document(), stream);
+        }
+        Wire::Controller(_) => controller::refuse(connection, reply, error),
+    }
 }
 
 impl Daemon {
@@ -47,21 +92,16 @@ impl Daemon {
     /// Understands a request; what is no work is answered at once.
     pub(super) fn understand(&mut self, message: Message) -> Option<Work> {
         let received = Instant::now();
-        let wire = match message.subject.split('.').nth(1) {
-            Some("pi-exec") => Wire::Intake,
-            verb => Wire::Controller(controller::VERBS.into_iter().find(|known| Some(*known) == verb)?),
-        };
-        let Some(reply) = message.reply.clone() else {
-            log::debug!("a request to {} without reply subject was ignored", message.subject);
-            return None;
-        };
+        let wire = wire(&message.subject)?;
         self.counters(wire, Counters::count_request);
         let request = match wire {
             Wire::Intake => intake::parse(&message.payload),
-            Wire::Controller("prompt") => return self.controller_prompt(reply),
+            Wire::Controller("prompt") => {
+                self.controller_prompt(message.reply?);
+                return None;
+            }
             Wire::Controller("status") => {
-                let document = self.host.controller_heartbeat(now_ms());
-                send_document(&self.connection, &reply, &document);
+                send_document(&self.connection, &message.reply?, &self.host.controller_heartbeat(now_ms()));
                 return None;
             }
             Wire::Controller(verb) => controller::parse(verb, &message.payload),
@@ -70,22 +110,21 @@ impl Daemon {
         match request {
             Ok((sender, request)) => {
                 let key = recent::key(&message).filter(|_| request != Request::List);
-                Some(Work { message, reply, wire, request, key, sender, received })
+                Some(Work { message, wire, request, key, sender, received })
             }
             Err(error) => {
-                self.refuse(wire, &message, &reply, &error);
+                self.refuse(wire, &message, &error);
                 None
             }
         }
     }
 
     /// The controller does not work on prompts itself; it says what it is there for.
-    fn controller_prompt(&self, reply: String) -> Option<Work> {
+    fn controller_prompt(&self, reply: String) {
         let stream = Stream::new(&self.connection, reply, Form::Agent);
         stream.accepted();
         stream.text(&controller::help(&self.host), &Cancel::new());
         stream.finish(Ok(()));
-        None
     }
 
     /// Who asks, where that matters.
@@ -102,20 +141,25 @@ impl Daemon {
 
     /// Does what a request asks.
     pub(super) fn perform(&mut self, work: Work) {
-        let Work { message, reply, wire, request, key, sender, received } = work;
+        let Work { message, wire, request, key, sender, received } = work;
         if let Some(document) = key.as_ref().and_then(|key| self.host.recent.document(key)) {
-            return self.answer(wire, &reply, &document, received);
+            return self.answer(wire, &message, &document, received);
         }
         let result = match request {
             _ if !matches!(self.phase, Phase::Serving) => Err(IntakeError::ShuttingDown),
             Request::List => Ok(Some(self.list(wire))),
-            Request::Stop { session_id } => self.stop(session_id, wire, &reply, received).map(|document| {
+            Request::Stop { session_id } => self.stop(session_id, wire, &message, received).map(|document| {
                 self.remember(key, document);
                 None
             }),
             Request::Create(create) => {
                 let host = self.host.clone();
-                let text = || -> Arc<dyn Reply> { Arc::new(Stream::new(&host.connection, reply.clone(), Form::Text)) };
+                let text = || -> Arc<dyn Reply> {
+                    match message.reply.clone() {
+                        Some(reply) => Arc::new(Stream::new(&host.connection, reply, Form::Text)),
+                        None => Arc::new(SilentReply),
+                    }
+                };
                 if key.as_ref().is_some_and(|key| host.recent.join(key, text)) {
                     return;
                 }
@@ -141,8 +185,8 @@ impl Daemon {
         match result {
             // The session gives the answer when it is done, and its time with it.
             Ok(None) => {}
-            Ok(Some(document)) => self.answer(wire, &reply, &document, received),
-            Err(error) => self.refuse(wire, &message, &reply, &error),
+            Ok(Some(document)) => self.answer(wire, &message, &document, received),
+            Err(error) => self.refuse(wire, &message, &error),
         }
     }
 
@@ -166,8 +210,14 @@ impl Daemon {
     }
 
     /// Stops a session; its caller hears of it when it is over. Returns what it will hear.
-    fn stop(&mut self, session_id: String, wire: Wire, reply: &str, received: Instant) -> Result<Value, IntakeError> {
-        let (connection, reply) = (self.connection.clone(), reply.to_string());
+    fn stop(
+        &mut self,
+        session_id: String,
+        wire: Wire,
+        message: &Message,
+        received: Instant,
+    ) -> Result<Value, IntakeError> {
+        let (connection, reply) = (self.connection.clone(), message.reply.clone());
         let counters = self.intake.counters.clone();
         let document = match wire {
             Wire::Intake => json!({"ok": true, "sessionId": session_id}),
@@ -176,7 +226,9 @@ impl Daemon {
         let answer = document.clone();
         let Some(entry) = self.named(&session_id) else { return Err(IntakeError::NotFound { session_id }) };
         entry.stop(Box::new(move |_| {
-            send_document(&connection, &reply, &answer);
+            if let Some(reply) = reply {
+                send_document(&connection, &reply, &answer);
+            }
             if wire == Wire::Intake {
                 counters.add_time(received.elapsed());
             }
@@ -184,21 +236,19 @@ impl Daemon {
         Ok(document)
     }
 
-    pub(super) fn answer(&self, wire: Wire, reply: &str, document: &Value, received: Instant) {
-        send_document(&self.connection, reply, document);
+    /// Answers with a document.
+    pub(super) fn answer(&self, wire: Wire, message: &Message, document: &Value, received: Instant) {
+        if let Some(reply) = &message.reply {
+            send_document(&self.connection, reply, document);
+        }
         self.counters(wire, |counters| counters.add_time(received.elapsed()));
     }
 
     /// Answers with an error.
-    pub(super) fn refuse(&self, wire: Wire, message: &Message, reply: &str, error: &IntakeError) {
-        let (status, summary) = (error.status(), error.summary());
-        self.counters(wire, |counters| counters.count_error(status, &summary));
-        match wire {
-            Wire::Intake => {
-                let stream = intake::expects_stream(&message.payload);
-                send_error(&self.connection, reply, status, &summary, &error.document(), stream);
-            }
-            Wire::Controller(_) => controller::refuse(&self.host, reply, error),
+    pub(super) fn refuse(&self, wire: Wire, message: &Message, error: &IntakeError) {
+        self.counters(wire, |counters| counters.count_error(error.status(), &error.summary()));
+        if let Some(reply) = &message.reply {
+            send_refusal(&self.connection, wire, message, reply, error);
         }
     }
 

@@ -203,6 +203,7 @@ impl Daemon {
                     attachments: kept
                         .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&info.id)),
                     settings,
+                    max_queue: self.config.max_queue,
                 };
                 let opened = SessionSubjects::open(place);
                 Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)

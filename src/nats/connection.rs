@@ -13,6 +13,7 @@ use std::{fmt, io, thread};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::inbox::Inbox;
 use super::shared::{Shared, deadline_after, random_token};
 use super::subscriptions::{Subscription, Target};
 use super::{ConnectionEvent, MAX_SUBJECT, Message, Options, io as io_thread, valid_pattern, valid_subject};
@@ -176,13 +177,13 @@ impl Connection {
     }
 
     /// Subscribes to a subject, which may have wildcards, as a member of a queue group or alone. Messages are handed to `to`
-    /// without waiting: when it is full they are dropped, counted and reported. Works without a connection too, and lasts
-    /// over reconnects.
+    /// without waiting: what it has no room for is given to its [`Inbox::refuse`], counted and reported. Works without a
+    /// connection too, and lasts over reconnects.
     pub fn subscribe(
         &self,
         subject: &str,
         queue: Option<&str>,
-        to: Sender<Box<Message>>,
+        to: impl Inbox + 'static,
     ) -> Result<Subscription, PublishError> {
         if !valid_pattern(subject) {
             return Err(PublishError::BadSubject(subject.into()));
@@ -190,7 +191,7 @@ impl Connection {
         if let Some(queue) = queue.filter(|queue| !valid_subject(queue)) {
             return Err(PublishError::BadSubject(queue.into()));
         }
-        let sid = self.shared.subscribe(subject, queue, Target::Channel(to))?;
+        let sid = self.shared.subscribe(subject, queue, Target::Inbox(Arc::new(to)))?;
         Ok(Subscription::new(self.shared.clone(), sid))
     }
 

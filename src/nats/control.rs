@@ -1,6 +1,7 @@
 //! Control of a session over NATS: each verb has a subject of its own below the session's, so that the server's permissions
 //! can grant them one by one.
 
+use super::Message;
 use super::agents::sender::AgentSender;
 use super::host::Host;
 use super::intake;
@@ -139,16 +140,22 @@ fn input(payload: &[u8], deliver: Deliver, sender: Option<&AgentSender>) -> Resu
 
 /// Where the answer to a control request goes. If the session ends before it answers, the caller is told so.
 pub struct Responder {
-    pub host: Arc<Host>,
-    pub service: Arc<SessionService>,
+    host: Arc<Host>,
+    service: Arc<SessionService>,
     /// The place of the verb in [`VERBS`]; absent for one that is not there.
-    pub verb: Option<usize>,
+    verb: Option<usize>,
     /// Absent if the caller wants no answer.
-    pub reply: Option<String>,
-    pub received: Instant,
+    reply: Option<String>,
+    received: Instant,
 }
 
 impl Responder {
+    /// For a request to a verb that has just come.
+    pub fn new(host: Arc<Host>, service: Arc<SessionService>, verb: &str, request: &Message) -> Responder {
+        let verb = VERBS.iter().position(|known| *known == verb);
+        Responder { host, service, verb, reply: request.reply.clone(), received: Instant::now() }
+    }
+
     /// For the session, which must not wait.
     pub fn into_respond(self) -> Respond {
         let mut pending = Pending(Some(self));

@@ -301,7 +301,10 @@ impl<'a> Session<'a> {
                     match delivered {
                         Delivered::Done => {}
                         Delivered::ForRequest(message) => self.shared.answer_request(message),
-                        Delivered::Report(event) => self.shared.emit(event),
+                        Delivered::Refused(inbox, message, report) => {
+                            inbox.refuse(&message);
+                            report.into_iter().for_each(|event| self.shared.emit(event));
+                        }
                     }
                 }
                 ServerOp::Ping => self.shared.answer_ping(),

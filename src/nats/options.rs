@@ -101,10 +101,10 @@ pub enum ConnectionEvent {
     },
     /// The server said `-ERR`. When it means the end of the connection, [`ConnectionEvent::Disconnected`] follows.
     ServerError(String),
-    /// Messages were dropped because a subscriber's channel was full: so many since the last such event.
+    /// A subscriber had no room for messages: so many since the last such event.
     SlowConsumer {
         subject: String,
-        dropped: u64,
+        refused: u64,
     },
     /// The server is about to stop.
     LameDuck,

@@ -5,6 +5,7 @@ use super::control::VERBS;
 use super::documents::session_subject;
 use super::host::Host;
 use super::micro::{self, Counters, Endpoint, Instance, Query};
+use super::stream::Form;
 use crate::session::{Facts, Info};
 use crate::transcript::now_ms;
 use serde_json::{Map, Value, json};
@@ -72,6 +73,14 @@ pub fn agent_instance_id(info: &Info) -> String {
 }
 
 impl SessionService {
+    /// Statistics of the endpoint that takes prompts on this wire.
+    pub fn prompt_counters(&self, form: Form) -> &Arc<Counters> {
+        match form {
+            Form::Text => &self.prompt,
+            Form::Agent => &self.agent_prompt,
+        }
+    }
+
     /// Statistics of a control endpoint, by its place in [`VERBS`].
     pub fn control(&self, verb: usize) -> Option<&Counters> {
         self.control.get_or_init(Box::default).get(verb)

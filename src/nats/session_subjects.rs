@@ -7,7 +7,7 @@ use super::agents::queries::Queries;
 use super::agents::sender::AgentSender;
 use super::agents::stream::AgentStream;
 use super::agents::{self, Identity, envelope};
-use super::control::{self, Responder, Settings, VERBS};
+use super::control::{self, Responder, Settings};
 use super::documents::session_subject;
 use super::events::EventPublisher;
 use super::host::Host;
@@ -15,21 +15,27 @@ use super::micro::{Counters, QUEUE_GROUP};
 use super::replies::send_document;
 use super::services::{SessionService, agent_instance_id};
 use super::stream::{Form, Stream};
+use super::waiting_room::{Class, Limits, WaitingRoom};
 use super::{Connection, Message, PublishError, Subscription, intake, recent};
 use crate::event_log::EventSink;
-use crate::reply::{Reply, ReplyError};
+use crate::reply::{Reply, ReplyError, SilentReply};
 use crate::session::control::{Control, ControlRequest};
 use crate::session::{Facts, Info, Prompt};
 use crate::transcript::now_ms;
 use crate::turn::Incoming;
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::Receiver;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Messages that may wait for a session's actor, which is never busy for long.
-const WAITING: usize = 32;
+/// Prompts that may wait for a session's actor beside those that its queue has room for.
+const WAITING: usize = 64;
+/// Bytes of prompts that may wait for it.
+const WAITING_BYTES: usize = 64 << 20;
+/// Other requests that may wait for it: those that it answers in one step, and those that end work or are waited for.
+const QUERIES: Limits = Limits { requests: 16 * 1024, bytes: 16 << 20 };
+const URGENT: Limits = Limits { requests: 4 * 1024, bytes: 16 << 20 };
 /// How long the end of a session waits for what the server still has for it.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
@@ -59,10 +65,13 @@ pub struct Place {
     /// Where files that come with prompts are kept.
     pub attachments: PathBuf,
     pub settings: Settings,
+    /// Prompts that may wait in the session's queue.
+    pub max_queue: usize,
 }
 
 /// The subscriptions of one session. Dropping them ends them.
 pub struct SessionSubjects {
+    room: Arc<WaitingRoom>,
     requests: Receiver<Box<Message>>,
     subscriptions: [Subscription; 4],
     reader: Reader,
@@ -105,16 +114,27 @@ fn asks(subject: &str) -> Asks<'_> {
     }
 }
 
+/// What a message is, for the sake of room.
+fn class(message: &Message) -> Class {
+    match asks(&message.subject) {
+        Asks::Prompt(_) => Class::Work,
+        Asks::Verb("steer" | "follow_up" | "compact") => Class::Work,
+        Asks::Verb("abort" | "answer" | "reject") | Asks::Query => Class::Urgent,
+        Asks::Verb(_) | Asks::Status => Class::Query,
+    }
+}
+
 impl SessionSubjects {
     /// Subscribes to a session's subjects.
     ///
     /// # Errors
     /// The connection takes no more.
     pub fn open(place: Place) -> Result<SessionSubjects, PublishError> {
-        let Place { host, service, info, facts, attachments, settings } = place;
+        let Place { host, service, info, facts, attachments, settings, max_queue } = place;
         let connection = host.connection.clone();
-        let (sender, requests) = bounded(WAITING);
-        let subscribe = |subject: &str, queue| connection.subscribe(subject, Some(queue), sender.clone());
+        let limits = [Limits { requests: max_queue + WAITING, bytes: WAITING_BYTES }, QUERIES, URGENT];
+        let (room, requests) = WaitingRoom::new(limits, class, refuse_unread(&host, &service, max_queue));
+        let subscribe = |subject: &str, queue| connection.subscribe(subject, Some(queue), room.clone());
         let subject = session_subject(&host.owner, &info.id);
         let agent = Identity { owner: &host.owner, instance_id: "", session: Some(&info.id) };
         let subscriptions = [
@@ -124,7 +144,7 @@ impl SessionSubjects {
             subscribe(&agent.subject("status"), agents::QUEUE_GROUP)?,
         ];
         let mut reader = Reader {
-            queries: Arc::new(Queries::new(&connection, sender.clone())),
+            queries: Arc::new(Queries::new(&connection, room.clone())),
             attachments: Attachments::new(attachments),
             tool_status: false,
             publisher: None,
@@ -135,7 +155,7 @@ impl SessionSubjects {
         };
         let events = settings.events.unwrap_or(reader.host.events);
         reader.apply(Settings { events: Some(events), ..settings });
-        Ok(SessionSubjects { requests, subscriptions, reader })
+        Ok(SessionSubjects { room, requests, subscriptions, reader })
     }
 
     /// The settings in force.
@@ -154,6 +174,7 @@ impl SessionSubjects {
 
     /// Understands one message.
     pub fn read(&mut self, message: Message) -> SessionRequest {
+        self.room.taken(&message);
         self.reader.read(message)
     }
 
@@ -181,7 +202,7 @@ impl SessionSubjects {
     /// Ends the subscriptions; returns the prompts that were on their way, whose callers have to be told. The files that
     /// came with prompts are removed unless the session goes on after a restart.
     pub fn close(self, goes_on: bool) -> Vec<Prompt> {
-        let SessionSubjects { requests, subscriptions, mut reader } = self;
+        let SessionSubjects { room: _, requests, subscriptions, mut reader } = self;
         let deadline = Instant::now() + LAST_CALL;
         for subscription in subscriptions {
             if reader.host.connection.is_connected() {
@@ -207,38 +228,63 @@ impl SessionSubjects {
     }
 }
 
+/// What answers requests to a session for which there is no room. It is called on the connection's own thread.
+fn refuse_unread(
+    host: &Arc<Host>,
+    service: &Arc<SessionService>,
+    max_queue: usize,
+) -> Box<dyn Fn(&Message) + Send + Sync> {
+    let (host, service) = (host.clone(), service.clone());
+    Box::new(move |message| match asks(&message.subject) {
+        Asks::Prompt(form) => {
+            let (counters, error) = (service.prompt_counters(form), ReplyError::queue_full(max_queue));
+            counters.count_request();
+            counters.count_error(error.status, &error.message);
+            if let Some(reply) = message.reply.clone() {
+                Stream::new(&host.connection, reply, form).finish(Err(error));
+            }
+        }
+        Asks::Verb(verb) => {
+            let (host, service) = (host.clone(), service.clone());
+            Responder::new(host, service, verb, message).respond(Err(ReplyError::busy("too many requests wait")));
+        }
+        Asks::Status | Asks::Query => log::warn!("a message to {} was refused: too many wait", message.subject),
+    })
+}
+
 impl Reader {
     fn read(&mut self, message: Message) -> SessionRequest {
         match (asks(&message.subject), &message.reply) {
             (Asks::Verb("inspect"), Some(reply)) => SessionRequest::Inspect { reply: reply.clone() },
             (Asks::Verb(_), _) => self.control(&message),
             (Asks::Query, _) => self.answer(&message),
-            (Asks::Prompt(form), Some(reply)) => self.prompt(&message, reply.clone(), form),
-            (Asks::Status, Some(reply)) => {
-                self.status(reply);
-                SessionRequest::Nothing
-            }
-            (Asks::Prompt(_) | Asks::Status, None) => {
-                log::debug!("session {}: a message without reply subject", self.info.id);
+            (Asks::Prompt(form), _) => self.prompt(&message, form),
+            (Asks::Status, reply) => {
+                reply.iter().for_each(|reply| self.status(reply));
                 SessionRequest::Nothing
             }
         }
     }
 
-    fn prompt(&mut self, message: &Message, reply: String, form: Form) -> SessionRequest {
-        let counters = match form {
-            Form::Text => self.service.prompt.clone(),
-            Form::Agent => self.service.agent_prompt.clone(),
-        };
+    /// A prompt without reply subject is worked on like any other; its answer is in the history and in the events.
+    fn prompt(&mut self, message: &Message, form: Form) -> SessionRequest {
+        let counters = self.service.prompt_counters(form).clone();
         counters.count_request();
-        let stream = Stream::new(&self.host.connection, reply, form);
+        let stream = message.reply.clone().map(|reply| Stream::new(&self.host.connection, reply, form));
         let (text, from, sender) = match self.understand(message, form) {
             Ok(understood) => understood,
-            Err(error) => return SessionRequest::Refused { reply: Arc::new(stream), counters, error },
+            Err(error) => {
+                let reply: Arc<dyn Reply> = match stream {
+                    Some(stream) => Arc::new(stream),
+                    None => Arc::new(SilentReply),
+                };
+                return SessionRequest::Refused { reply, counters, error };
+            }
         };
-        let mut reply: Arc<dyn Reply> = match form {
-            Form::Text => Arc::new(stream),
-            Form::Agent => self.agent_reply(stream),
+        let mut reply: Arc<dyn Reply> = match (stream, form) {
+            (None, _) => Arc::new(SilentReply),
+            (Some(stream), Form::Text) => Arc::new(stream),
+            (Some(stream), Form::Agent) => self.agent_reply(stream),
         };
         if let Some(key) = recent::key(message) {
             if self.host.recent.join(&key, || reply.clone()) {
@@ -294,13 +340,7 @@ impl Reader {
 
     fn control(&mut self, message: &Message) -> SessionRequest {
         let Asks::Verb(verb) = asks(&message.subject) else { return SessionRequest::Nothing };
-        let responder = Responder {
-            host: self.host.clone(),
-            service: self.service.clone(),
-            verb: VERBS.iter().position(|known| *known == verb),
-            reply: message.reply.clone(),
-            received: Instant::now(),
-        };
+        let responder = Responder::new(self.host.clone(), self.service.clone(), verb, message);
         let sender = self.host.senders.identify(message, now_ms());
         match sender.and_then(|sender| control::parse(verb, &message.payload, sender.as_ref())) {
             Err(error) => {

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, TrySendError};
-
 use super::codec::{self, Delivery};
+use super::inbox::Inbox;
 use super::output::{Lifetime, Output};
 use super::shared::Shared;
 use super::{ConnectionEvent, Headers, Message};
@@ -46,7 +45,7 @@ impl Drop for Subscription {
 
 /// Where a subscription's messages go.
 pub(super) enum Target {
-    Channel(Sender<Box<Message>>),
+    Inbox(Arc<dyn Inbox>),
     /// The inbox that all pending requests share.
     Requests,
 }
@@ -57,8 +56,8 @@ struct Entry {
     to: Target,
     /// UNSUB was sent; what still arrives is delivered, and a reconnect does not bring it back.
     retired: bool,
-    /// Messages dropped and not yet reported.
-    dropped: u64,
+    /// Messages that found no room and are not yet reported.
+    refused: u64,
     reported: Option<Instant>,
 }
 
@@ -67,7 +66,7 @@ struct Entry {
 pub(super) struct Subscriptions {
     last_sid: u64,
     entries: HashMap<u64, Entry>,
-    /// Some entry has drops that are not reported yet.
+    /// Some entry has refusals that are not reported yet.
     unreported: bool,
 }
 
@@ -75,7 +74,8 @@ pub(super) struct Subscriptions {
 pub(super) enum Delivered {
     Done,
     ForRequest(Box<Message>),
-    Report(ConnectionEvent),
+    /// The inbox has no room: it has to answer the message, and this is to be told.
+    Refused(Arc<dyn Inbox>, Box<Message>, Option<ConnectionEvent>),
 }
 
 impl Subscriptions {
@@ -87,7 +87,7 @@ impl Subscriptions {
             queue: queue.map(Into::into),
             to,
             retired: false,
-            dropped: 0,
+            refused: 0,
             reported: None,
         };
         self.entries.insert(self.last_sid, entry);
@@ -135,32 +135,27 @@ impl Subscriptions {
             payload: delivery.payload.to_vec(),
         });
         let to = match &entry.to {
-            Target::Channel(to) => to,
+            Target::Inbox(to) => to.clone(),
             Target::Requests => return Delivered::ForRequest(message),
         };
-        match to.try_send(message) {
-            // A receiver that is gone wants no messages; its Subscription is about to be dropped.
-            Ok(()) | Err(TrySendError::Disconnected(_)) => Delivered::Done,
-            Err(TrySendError::Full(_)) => {
-                entry.dropped += 1;
-                match entry.report(now()) {
-                    Some(event) => Delivered::Report(event),
-                    None => {
-                        self.unreported = true;
-                        Delivered::Done
-                    }
-                }
+        match to.put(message) {
+            Ok(()) => Delivered::Done,
+            Err(message) => {
+                entry.refused += 1;
+                let report = entry.report(now());
+                self.unreported |= report.is_none();
+                Delivered::Refused(to, message, report)
             }
         }
     }
 
-    /// Reports drops that had to wait because another report was less than a second ago.
+    /// Reports refusals that had to wait because another report was less than a second ago.
     pub(super) fn overdue_reports(&mut self, now: Instant) -> Vec<ConnectionEvent> {
         if !self.unreported {
             return Vec::new();
         }
         let events = self.entries.values_mut().filter_map(|entry| entry.report(now)).collect();
-        self.unreported = self.entries.values().any(|entry| entry.dropped > 0);
+        self.unreported = self.entries.values().any(|entry| entry.refused > 0);
         events
     }
 
@@ -173,12 +168,12 @@ impl Subscriptions {
 impl Entry {
     fn report(&mut self, now: Instant) -> Option<ConnectionEvent> {
         let due = self.reported.is_none_or(|reported| now.duration_since(reported) >= REPORT_INTERVAL);
-        if self.dropped == 0 || !due {
+        if self.refused == 0 || !due {
             return None;
         }
         self.reported = Some(now);
-        let dropped = std::mem::take(&mut self.dropped);
-        Some(ConnectionEvent::SlowConsumer { subject: self.subject.clone(), dropped })
+        let refused = std::mem::take(&mut self.refused);
+        Some(ConnectionEvent::SlowConsumer { subject: self.subject.clone(), refused })
     }
 }
 
@@ -193,27 +188,27 @@ mod tests {
 
     fn reported(delivered: Delivered) -> Option<u64> {
         match delivered {
-            Delivered::Report(ConnectionEvent::SlowConsumer { dropped, .. }) => Some(dropped),
+            Delivered::Refused(_, _, Some(ConnectionEvent::SlowConsumer { refused, .. })) => Some(refused),
             _ => None,
         }
     }
 
     #[test]
-    fn delivers_and_drops_what_does_not_fit() {
+    fn delivers_and_refuses_what_does_not_fit() {
         let mut subscriptions = Subscriptions::default();
         let (to, from) = bounded(1);
-        let sid = subscriptions.add("a.*", None, Target::Channel(to)).to_string();
+        let sid = subscriptions.add("a.*", None, Target::Inbox(Arc::new(to))).to_string();
         let start = Instant::now();
         let mut deliver = |at| reported(subscriptions.deliver(&delivery(sid.as_bytes()), || start + at));
         assert_eq!(deliver(Duration::ZERO), None);
-        assert_eq!(deliver(Duration::ZERO), Some(1), "the first drop is reported at once");
+        assert_eq!(deliver(Duration::ZERO), Some(1), "the first refusal is reported at once");
         assert_eq!(deliver(Duration::from_millis(400)), None);
         assert_eq!(deliver(Duration::from_millis(999)), None);
         assert_eq!(deliver(Duration::from_millis(1000)), Some(3));
         assert_eq!(deliver(Duration::from_millis(1500)), None);
         assert!(subscriptions.overdue_reports(start + Duration::from_millis(1900)).is_empty());
         assert_eq!(subscriptions.next_report(), Some(REPORT_INTERVAL));
-        let expected = ConnectionEvent::SlowConsumer { subject: "a.*".into(), dropped: 1 };
+        let expected = ConnectionEvent::SlowConsumer { subject: "a.*".into(), refused: 1 };
         assert_eq!(subscriptions.overdue_reports(start + Duration::from_millis(2000)), [expected]);
         assert_eq!(subscriptions.next_report(), None);
         let message = from.try_recv().expect("the first message");
@@ -228,7 +223,7 @@ mod tests {
     fn comes_back_after_a_reconnect_unless_it_was_ended() {
         let mut subscriptions = Subscriptions::default();
         let (to, _from) = bounded(1);
-        let mut add = |subject, queue| subscriptions.add(subject, queue, Target::Channel(to.clone()));
+        let mut add = |subject, queue| subscriptions.add(subject, queue, Target::Inbox(Arc::new(to.clone())));
         let (first, second) = (add("a", Some("q")), add("b.>", None));
         assert_eq!((first, second, add("c", None), add("d", None)), (1, 2, 3, 4));
         assert!(!subscriptions.remove(3));

@@ -231,7 +231,7 @@ fn a_slow_subscriber_loses_messages_and_nobody_else_does() {
     let mut dropped = 0;
     while dropped < 490 {
         dropped += ours.wait_for(|event| match event {
-            ConnectionEvent::SlowConsumer { subject, dropped } if subject == "a" => Some(*dropped),
+            ConnectionEvent::SlowConsumer { subject, refused } if subject == "a" => Some(*refused),
             _ => None,
         });
     }

@@ -2,6 +2,7 @@
 //! came after `pi-exec`, so that their scripts and web interfaces work here.
 
 use super::Identity;
+use crate::nats::Connection;
 use crate::nats::host::Host;
 use crate::nats::intake::{self, Create, IntakeError, Request};
 use crate::nats::micro::{Counters, Instance};
@@ -111,9 +112,9 @@ pub fn descriptor(host: &Host, info: &Info, facts: &Facts, now: Instant) -> Valu
 }
 
 /// Answers with an error. The agent protocol has no number for a host that is about to leave.
-pub fn refuse(host: &Host, reply: &str, error: &IntakeError) {
+pub fn refuse(connection: &Connection, reply: &str, error: &IntakeError) {
     let status = if error.status() == 503 { 500 } else { error.status() };
-    send_error(&host.connection, reply, status, &error.summary(), &error.document(), false);
+    send_error(connection, reply, status, &error.summary(), &error.document(), false);
 }
 
 /// What a prompt to the controller is answered with.

@@ -3,17 +3,17 @@
 
 use super::chunks;
 use crate::nats::intake;
+use crate::nats::waiting_room::WaitingRoom;
 use crate::nats::{Connection, Message, Subscription};
-use crossbeam_channel::Sender;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The questions of one session that wait for an answer of a caller.
 pub struct Queries {
     connection: Connection,
     /// Where answers go: to the session, with its other requests.
-    to: Sender<Box<Message>>,
+    to: Arc<WaitingRoom>,
     /// By the subject that the answer comes to.
     open: Mutex<HashMap<String, Query>>,
 }
@@ -35,7 +35,7 @@ pub struct QueryAnswer {
 }
 
 impl Queries {
-    pub fn new(connection: &Connection, to: Sender<Box<Message>>) -> Queries {
+    pub fn new(connection: &Connection, to: Arc<WaitingRoom>) -> Queries {
         Queries { connection: connection.clone(), to, open: Mutex::default() }
     }
 
