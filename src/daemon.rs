@@ -161,8 +161,10 @@ struct Daemon {
     /// The intake and the controller, while requests are taken.
     intake_subscriptions: Vec<Subscription>,
     _discovery_subscriptions: Vec<Subscription>,
+    /// How to serve a broker in place of the server that was found on the address, should that go away.
+    standby: Option<BrokerPlan>,
     /// The last to go, because the connection says good-bye to it.
-    _broker: Option<Broker>,
+    broker: Option<Broker>,
 }
 
 /// Why the daemon could not begin.
@@ -211,7 +213,9 @@ pub fn serve(config: Config, signals: Receiver<i32>) -> Result<(), Fatal> {
 impl Daemon {
     fn start(mut config: Config, signals: Receiver<i32>) -> Result<Daemon, Fatal> {
         let state = open_state(&config)?;
-        let broker = config.broker.take().map(start_broker).transpose()?.flatten();
+        let plan = config.broker.take();
+        let broker = plan.as_ref().map(start_broker).transpose()?.flatten();
+        let standby = plan.filter(|_| broker.is_none());
         if let Some(broker) = &broker {
             config.nats.servers = vec![config::address_of(broker.address())];
         }
@@ -278,7 +282,8 @@ impl Daemon {
             released_after: (0, 0),
             intake_subscriptions,
             _discovery_subscriptions: discovery_subscriptions,
-            _broker: broker,
+            standby,
+            broker,
         })
     }
 
@@ -374,6 +379,7 @@ impl Daemon {
             }
             ConnectionEvent::Disconnected { reason } => log::warn!("disconnected: {reason}"),
             ConnectionEvent::ConnectFailed { server, error } => {
+                self.stand_in();
                 if self.outage_reported {
                     log::debug!("no connection to {server}: {error}");
                 } else {
@@ -387,6 +393,20 @@ impl Daemon {
             }
             ConnectionEvent::LameDuck => log::info!("the NATS server is about to shut down"),
             ConnectionEvent::Closed => log::debug!("connection closed"),
+        }
+    }
+
+    /// Serves a broker where the server that was found on the address is gone. Of several daemons that try it, the one that
+    /// gets the address does.
+    fn stand_in(&mut self) {
+        let Some(plan) = &self.standby else { return };
+        match start_broker(plan) {
+            Ok(None) => {}
+            Ok(started) => {
+                self.broker = started;
+                self.standby = None;
+            }
+            Err(why) => log::debug!("{why}"),
         }
     }
 
@@ -414,6 +434,11 @@ impl Daemon {
             entries.iter().map(|e| documents::summary(&self.config.owner, &e.info, &e.facts, now)).collect()
         };
         documents::listing(rows(sessions), rows(runs), limit)
+    }
+
+    /// The session of that id, named or an ephemeral run; ids of runs are never those of named sessions that live.
+    fn by_id(&mut self, session_id: &str) -> Option<&mut Entry> {
+        self.sessions.values_mut().find(|entry| entry.info.id == session_id)
     }
 
     fn named(&mut self, session_id: &str) -> Option<&mut Entry> {
@@ -475,8 +500,8 @@ impl Daemon {
 }
 
 /// Serves a broker, unless something listens there already, which then is taken for the server.
-fn start_broker(plan: BrokerPlan) -> Result<Option<Broker>, String> {
-    match Broker::start(plan.listen, plan.options) {
+fn start_broker(plan: &BrokerPlan) -> Result<Option<Broker>, String> {
+    match Broker::start(plan.listen, plan.options.clone()) {
         Ok(broker) => {
             log::info!("no NATS server is configured: serving one on {}", broker.address());
             Ok(Some(broker))

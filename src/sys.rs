@@ -21,6 +21,18 @@ pub fn tune_allocator() {
     }
 }
 
+/// The name of the user that this process belongs to, from `/etc/passwd`: the C library's own way needs shared libraries,
+/// which a static binary has not. `None` for a user that is not in it.
+pub fn user_name() -> Option<String> {
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (fields.nth(1)? == uid).then(|| name.to_string())
+    })
+}
+
 /// Gives memory that is free, but lies between pieces in use, back to the system. Takes about a millisecond for every
 /// 10 MB, in which other threads may have to wait for memory.
 pub fn release_free_memory() {

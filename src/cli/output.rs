@@ -1,6 +1,7 @@
 //! Standard output.
 
 use super::failure::Failure;
+use crate::socket::escape_separators;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -27,7 +28,7 @@ pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
 /// # Errors
 /// As [`print`].
 pub fn print_json(value: &Value) -> Result<(), Failure> {
-    print(&format!("{value:#}\n"))
+    print(&escape_separators(&format!("{value:#}\n")))
 }
 
 /// Writes a piece of a model's answer. A terminal gets it without control characters, anything else as it is.

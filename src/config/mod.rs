@@ -12,6 +12,7 @@ use crate::nats::broker::{BrokerAuth, BrokerOptions};
 use crate::nats::{self, Auth, ServerAddress};
 use crate::nats_context::{self, Context};
 use crate::prompt::Places;
+use crate::sys;
 pub use bridge::BridgePlan;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +24,8 @@ pub use table::{Kind, ROWS, Row};
 
 /// The public server of the reference's quick start.
 const PUBLIC_SERVER: &str = "demo.nats.io";
+/// The owner where nobody says who that is.
+const UNKNOWN_OWNER: &str = "unknown";
 
 /// Everything the daemon was told, immutable from here on.
 pub struct Config {
@@ -230,7 +233,7 @@ fn sanitise_owner(name: &str) -> String {
         .map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' })
         .collect();
     match mapped.trim_matches('-') {
-        "" => "unknown".to_string(),
+        "" => UNKNOWN_OWNER.to_string(),
         token => token.to_string(),
     }
 }
@@ -483,10 +486,14 @@ impl Settings {
         let context = self.context(environment)?;
         let broker = self.broker()?;
         let (nats, server_origin) = self.nats(context)?;
-        let (owner, owner_origin) = match (self.text("owner"), environment.get("USER")) {
+        let (owner, owner_origin) = match (self.text("owner"), environment.get("USER").filter(|user| !user.is_empty()))
+        {
             (Some(name), _) => (sanitise_owner(name), self.origin("owner")),
             (None, Some(user)) => (sanitise_owner(user), "$USER".to_string()),
-            (None, None) => (sanitise_owner(""), "default".to_string()),
+            (None, None) => match sys::user_name() {
+                Some(user) => (sanitise_owner(&user), "the system's name of this user".to_string()),
+                None => (sanitise_owner(""), "default".to_string()),
+            },
         };
         let default_thinking = match self.text("defaultThinkingLevel") {
             None => None,
@@ -510,6 +517,12 @@ impl Settings {
                  programs on this machine"
             ));
         }
+        if owner == UNKNOWN_OWNER {
+            warnings.push(format!(
+                "this user has no name, so that the owner is {UNKNOWN_OWNER:?}, like everywhere else where that is so; set \
+                 --owner, or $USER"
+            ));
+        }
         let secrets = |name: &str| self.values.contains_key(name);
         if ["password", "token"].iter().any(|key| secrets(key) && self.origin(key).starts_with("--")) {
             warnings.push("a secret on the command line can be seen by every user of this machine".to_string());
@@ -518,8 +531,10 @@ impl Settings {
         let names = self.list("toolEnvironment");
         let trusted =
             self.list("trustedFolders").into_iter().map(|path| std::path::absolute(expand(&path, &self.home)));
-        let trusted_folders =
+        let trusted: Vec<PathBuf> =
             trusted.collect::<Result<_, _>>().map_err(|e| self.wrong("trustedFolders", &e.to_string()))?;
+        // Sessions' folders have no links in them either. A folder that is not there yet is trusted by its name.
+        let trusted_folders = trusted.into_iter().map(|path| std::fs::canonicalize(&path).unwrap_or(path)).collect();
         let oauth_refresh = OauthEndpoints::parse(self.text("oauthRefresh").unwrap_or("{}"))
             .map_err(|why| self.wrong("oauthRefresh", &why))?;
         let tools = self.text("tools").map(|_| crate::tools::select(&self.list("tools"), &[])).transpose();

@@ -224,7 +224,7 @@ impl Daemon {
             Wire::Controller(_) => json!({"ok": true, "session_id": session_id}),
         };
         let answer = document.clone();
-        let Some(entry) = self.named(&session_id) else { return Err(IntakeError::NotFound { session_id }) };
+        let Some(entry) = self.by_id(&session_id) else { return Err(IntakeError::NotFound { session_id }) };
         entry.stop(Box::new(move |_| {
             if let Some(reply) = reply {
                 send_document(&connection, &reply, &answer);

@@ -268,10 +268,10 @@ impl Daemon {
     }
 }
 
-/// The working directory of a session, absolute.
+/// The working directory of a session: absolute, without links, `.` and `..`, so that it is the same folder for good.
 fn working_directory(cwd: &str) -> Result<PathBuf, IntakeError> {
     let failed = |why: String| IntakeError::SessionCreateFailed { message: format!("cwd {cwd:?}: {why}") };
-    let path = std::path::absolute(cwd).map_err(|e| failed(e.to_string()))?;
+    let path = std::fs::canonicalize(cwd).map_err(|e| failed(e.to_string()))?;
     match std::fs::metadata(&path) {
         Ok(facts) if facts.is_dir() => Ok(path),
         Ok(_) => Err(failed("not a directory".into())),

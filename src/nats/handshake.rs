@@ -1,6 +1,19 @@
 //! The two JSON documents of the handshake: the server's INFO and the client's CONNECT.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Reads one of the two documents as nats-server reads JSON: a null is an absent field, of a doubled field the last one
+/// counts, and upper and lower case of names are the same. async-nats 0.51 writes `"name":null` where no name is set.
+///
+/// # Errors
+/// It is no JSON object, or a field has another type.
+pub fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
+    let fields: Map<String, Value> = serde_json::from_slice(json)?;
+    let fields = fields.into_iter().filter(|(_, value)| !value.is_null());
+    serde_json::from_value(fields.map(|(name, value)| (name.to_ascii_lowercase(), value)).collect())
+}
 
 /// What a server says about itself. Fields that it leaves out are false, zero or empty; unknown ones are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,4 +119,34 @@ pub struct Credentials {
     /// The signature of the server's nonce, base64 for URLs without padding.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sig: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_read_as_nats_server_does() {
+        for (json, verbose, name) in [
+            (r#"{"verbose":false,"name":null}"#, false, ""),
+            (r#"{"name":"a","verbose":true,"name":"b","verbose":false}"#, false, "b"),
+            (r#"{"Verbose":false,"NAME":"c","unknown":{"x":[null]}}"#, false, "c"),
+            ("{}", true, ""),
+        ] {
+            let connect: ConnectInfo = read(json.as_bytes()).expect(json);
+            assert_eq!((connect.verbose, connect.name.as_str()), (verbose, name), "{json}");
+        }
+        let credentials =
+            read::<ConnectInfo>(br#"{"user":"u","pass":null,"auth_token":"t"}"#).expect("it reads").credentials;
+        assert_eq!(
+            (credentials.user.as_deref(), credentials.pass, credentials.auth_token.as_deref()),
+            (Some("u"), None, Some("t"))
+        );
+        let info: ServerInfo =
+            read(br#"{"server_id":"s","nonce":null,"connect_urls":null,"port":4222}"#).expect("it reads");
+        assert_eq!((info.server_id.as_str(), info.nonce, info.port), ("s", None, 4222));
+        for json in ["", "null", "[]", r#"{"verbose":"yes"}"#, r#"{"name":1}"#] {
+            assert!(read::<ConnectInfo>(json.as_bytes()).is_err(), "{json}");
+        }
+    }
 }

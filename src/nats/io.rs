@@ -9,7 +9,7 @@ use std::{fmt, io};
 
 use super::codec::{DecodeError, Decoder, MAX_MESSAGE, ServerOp};
 use super::connect::{self, ConnectError, Established};
-use super::handshake::ServerInfo;
+use super::handshake::{self, ServerInfo};
 use super::pool::Pool;
 use super::shared::{Link, Pong, Shared, deadline_after};
 use super::subscriptions::Delivered;
@@ -321,7 +321,7 @@ impl<'a> Session<'a> {
                     self.shared.emit(ConnectionEvent::ServerError(text));
                 }
                 ServerOp::Info(json) => {
-                    new_info = Some(serde_json::from_slice::<ServerInfo>(json).map_err(End::BadInfo)?);
+                    new_info = Some(handshake::read::<ServerInfo>(json).map_err(End::BadInfo)?);
                 }
             }
         }

@@ -92,9 +92,12 @@ impl<'a> Client<'a> {
 
     fn frame(&mut self, frame: Frame<'_>) {
         let line = match frame {
-            Frame::TooLong => {
-                let error = "Input line exceeds 1 MiB";
-                self.link.send(json!({"type": "response", "success": false, "error": error}).to_string());
+            Frame::TooLong(beginning) => {
+                let mut response = json!({"type": "response", "success": false, "error": "Input line exceeds 1 MiB"});
+                if let Some(id) = requests::id_of(beginning) {
+                    response["id"] = id;
+                }
+                self.link.send(response.to_string());
                 return;
             }
             Frame::Line(line) => line,

@@ -1,12 +1,14 @@
-//! Lines out of a stream of bytes.
+//! Lines out of a stream of bytes, and what must not be in one.
+
+use std::borrow::Cow;
 
 /// What a stream of bytes holds.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// A line without its end; never blank.
     Line(&'a [u8]),
-    /// A line that is longer than allowed. It is told once, and what belongs to it is left out.
-    TooLong,
+    /// The beginning of a line that is longer than allowed. It is told once, and what belongs to it is left out.
+    TooLong(&'a [u8]),
 }
 
 /// Cuts what arrives into lines that end in LF or CRLF. Blank lines are left out.
@@ -34,7 +36,7 @@ impl Framer {
             if self.skipping {
                 self.skipping = false;
             } else if self.held.len() + part.len() + 1 > self.limit {
-                each(Frame::TooLong);
+                each(Frame::TooLong(self.beginning(part)));
             } else if self.held.is_empty() {
                 line(part, &mut each);
             } else {
@@ -50,11 +52,20 @@ impl Framer {
         }
         if self.held.len() + bytes.len() >= self.limit {
             self.skipping = true;
+            each(Frame::TooLong(self.beginning(bytes)));
             self.held = Vec::new();
-            each(Frame::TooLong);
         } else {
             self.held.extend_from_slice(bytes);
         }
+    }
+}
+
+impl Framer {
+    /// The first bytes of a line of which `more` is what has come last; not many.
+    fn beginning(&mut self, more: &[u8]) -> &[u8] {
+        self.held.truncate(KEPT);
+        self.held.extend_from_slice(&more[..more.len().min(KEPT - self.held.len())]);
+        &self.held
     }
 }
 
@@ -62,6 +73,19 @@ fn line(bytes: &[u8], each: &mut impl FnMut(Frame<'_>)) {
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     if !bytes.trim_ascii().is_empty() {
         each(Frame::Line(bytes));
+    }
+}
+
+/// JSON without U+2028 and U+2029, which JSON allows inside a text and many readers of lines take for the end of one: they
+/// are escaped.
+pub fn escape_separators(json: &str) -> Cow<'_, str> {
+    // Both begin with these two bytes, which a text without them is searched for once.
+    if memchr::memmem::find(json.as_bytes(), b"\xe2\x80").is_none() {
+        return Cow::Borrowed(json);
+    }
+    match json.contains(['\u{2028}', '\u{2029}']) {
+        true => Cow::Owned(json.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")),
+        false => Cow::Borrowed(json),
     }
 }
 
@@ -79,7 +103,10 @@ mod tests {
             framer.feed(bytes, |frame| {
                 found.push(match frame {
                     Frame::Line(line) => String::from_utf8_lossy(line).into_owned(),
-                    Frame::TooLong => "!".to_string(),
+                    Frame::TooLong(beginning) => {
+                        assert!(stream.contains(&*String::from_utf8_lossy(beginning)));
+                        "!".to_string()
+                    }
                 });
             });
         }
@@ -110,6 +137,14 @@ mod tests {
                 assert_eq!(frames(stream, piece), expected, "{stream:?} in pieces of {piece}");
             }
         }
+    }
+
+    #[test]
+    fn separators_are_escaped() {
+        let json = "{\"a\":\"one\u{2028}two\u{2029}three\u{2019}\"}";
+        assert_eq!(escape_separators(json), "{\"a\":\"one\\u2028two\\u2029three\u{2019}\"}");
+        assert!(matches!(escape_separators("\u{2019}"), Cow::Borrowed(_)));
+        assert!(matches!(escape_separators("plain"), Cow::Borrowed(_)));
     }
 
     #[test]

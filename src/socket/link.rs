@@ -3,9 +3,11 @@
 //! Any thread may add a line and none ever waits for the client: a client that reads too slowly loses its connection, and
 //! nobody else notices.
 
+use super::framing::escape_separators;
 use crate::event_log::{Envelope, EventSink};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::json;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
@@ -106,6 +108,10 @@ impl Link {
             return false;
         }
         let line = line.into();
+        let line = match escape_separators(&line) {
+            Cow::Borrowed(_) => line,
+            Cow::Owned(escaped) => escaped.into(),
+        };
         state.bytes += line.len() + 1;
         state.lines.push_back(line);
         drop(state);

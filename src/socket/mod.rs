@@ -15,6 +15,7 @@ mod routes;
 mod server;
 mod stream;
 
+pub use framing::escape_separators;
 #[cfg(fuzzing)]
 pub use framing::{Frame, Framer};
 #[cfg(fuzzing)]

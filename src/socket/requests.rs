@@ -3,7 +3,9 @@
 use crate::event_log::HistoryQuery;
 use crate::nats::intake::{self, IntakeError};
 use crate::session::control::Deliver;
+use crate::tolerant_json;
 use crate::transcript::Block;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
 
 /// A request that could be read.
@@ -95,8 +97,9 @@ impl Refusal {
 /// # Errors
 /// What is to be answered instead.
 pub fn parse(line: &[u8]) -> Result<Request, Box<Refusal>> {
-    let value: Value =
-        serde_json::from_slice(line).map_err(|e| Refusal::new(None, "parse", format!("SyntaxError: {e}")))?;
+    // JavaScript writes half of a surrogate pair where it cuts a text, which is no reason to refuse all of it.
+    let value: Value = tolerant_json::parse(line, &mut String::new())
+        .map_err(|e| Refusal::new(id_of(line), "parse", format!("SyntaxError: {e}")))?;
     let missing = "Unknown command type: <missing>";
     let Value::Object(mut fields) = value else { return Err(Refusal::new(None, "unknown", missing)) };
     let id = fields.remove("id");
@@ -107,12 +110,39 @@ pub fn parse(line: &[u8]) -> Result<Request, Box<Refusal>> {
         Some(Value::String(session)) => Some(session.clone()),
         Some(_) => return Err(refused("session must be a string".into())),
     };
+    // The intake's name for it, which requests to the intake use for themselves.
+    let named = fields.get("sessionId").and_then(Value::as_str).map(str::to_string);
     let (command, kind) = kind(&asked, fields).map_err(|why| match why {
         Wrong::Unknown => refused(format!("Unknown command type: {asked}")),
         Wrong::Text(error) => refused(error),
         Wrong::Intake(error) => Box::new(Refusal { details: Some(error.document()), ..*refused(error.summary()) }),
     })?;
+    let session = if matches!(kind, Kind::Intake(..)) { session } else { session.or(named) };
     Ok(Request { head: Head { id, asked, command, session }, kind })
+}
+
+/// The id in a line that cannot be read as a whole, so that its sender can tell which request was refused: the value of the
+/// first `id` of the outermost object, if everything before it can be read.
+pub fn id_of(line: &[u8]) -> Option<Value> {
+    let mut rest = line.trim_ascii_start().strip_prefix(b"{")?;
+    loop {
+        let name: String = next_value(&mut rest)?;
+        rest = rest.trim_ascii_start().strip_prefix(b":")?;
+        if name == "id" {
+            return next_value::<Value>(&mut rest).filter(|id| id.is_string() || id.is_number());
+        }
+        next_value::<IgnoredAny>(&mut rest)?;
+        rest = rest.trim_ascii_start().strip_prefix(b",")?;
+    }
+}
+
+/// Takes the JSON value that `rest` begins with.
+fn next_value<T: DeserializeOwned>(rest: &mut &[u8]) -> Option<T> {
+    let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<T>();
+    let value = values.next()?.ok()?;
+    let end = values.byte_offset();
+    *rest = &rest[end..];
+    Some(value)
 }
 
 /// What is wrong with a request.
@@ -251,6 +281,33 @@ mod tests {
 
     fn read(request: &Value) -> Result<Request, Box<Refusal>> {
         parse(request.to_string().as_bytes())
+    }
+
+    #[test]
+    fn ids_are_found_in_lines_that_cannot_be_read() {
+        for (line, expected) in [
+            (r#"{"id":"h1","type":"emit""#, Some(json!("h1"))),
+            (r#" { "type" : "emit" , "x":[1,{"id":"no"}], "id" : 7, nonsense"#, Some(json!(7))),
+            (r#"{"id":{"a":1},"type""#, None),
+            (r#"{"type":"emit","message":"never ends"#, None),
+            (r#"{"type":"emit" "id":"h1"}"#, None),
+            ("{", None),
+            ("[1]", None),
+            ("no JSON", None),
+        ] {
+            assert_eq!(id_of(line.as_bytes()), expected, "{line}");
+        }
+        let cut = parse(br#"{"id":"h1","type":"emit","message":"cut \ud83d"}"#).expect("half a pair is no harm");
+        assert_eq!((cut.head.id, cut.head.command), (Some(json!("h1")), "emit"));
+        assert_eq!(parse(br#"{"id":"h1","type":}"#).expect_err("no JSON").id, Some(json!("h1")));
+    }
+
+    #[test]
+    fn a_session_can_be_named_by_the_intakes_word_too() {
+        let named = |request: Value| read(&request).expect("a request").head.session;
+        assert_eq!(named(json!({"type":"inspect","sessionId":"a"})), Some("a".to_string()));
+        assert_eq!(named(json!({"type":"inspect","session":"b","sessionId":"a"})), Some("b".to_string()));
+        assert_eq!(named(json!({"type":"stop","sessionId":"a"})), None);
     }
 
     #[test]

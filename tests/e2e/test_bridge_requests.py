@@ -20,6 +20,13 @@ def client(daemon):
         yield bridge
 
 
+def test_an_unknown_id_is_not_taken_for_the_only_session(daemon):
+    daemon.session("one", "@echo x", model="offline/demo").text()
+    with Bridge(daemon.socket) as client:
+        assert client.ask("inspect", sessionId="one")["sessionId"] == "one"
+        assert client.refusal("inspect", sessionId="no-such-session") == 'no session "no-such-session"'
+
+
 def test_ping_and_state(daemon, client):
     ping = client.ask("ping")
     assert ping["protocol"] == "pi-session-bridge.v1"

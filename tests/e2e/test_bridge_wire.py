@@ -105,8 +105,32 @@ def test_the_longest_line_and_one_byte_more(client):
     assert client.response(1)["success"]
     client.send_bytes(line(MAX_LINE + 1, 2) + b'{"type":"ping","id":3}\n')
     error = client.next(lambda r: r["type"] == "response" and not r["success"])
-    assert error == {"type": "response", "success": False, "error": "Input line exceeds 1 MiB"}
+    assert error == {"type": "response", "success": False, "error": "Input line exceeds 1 MiB", "id": 2}
     assert client.response(3)["success"]
+
+
+def test_what_cannot_be_read_is_refused_under_its_id(client):
+    client.send_bytes(b'{"id":"h1","type":"ping",}\n{"type":"ping" "id":"lost"}\n')
+    refused = client.response("h1")
+    assert refused["success"] is False and refused["command"] == "parse"
+    assert "id" not in client.next(lambda r: r["type"] == "response")
+
+
+def test_half_of_a_surrogate_pair_is_no_reason_to_refuse(client):
+    """As JavaScript writes a text that was cut in the middle of an emoji."""
+    client.send_bytes(b'{"id":"h1","type":"emit","message":"cut \\ud83d"}\n')
+    assert client.response("h1")["success"]
+
+
+def test_no_line_has_a_separator_inside(daemon, session):
+    """U+2028 and U+2029 are allowed in JSON, and end a line for many readers."""
+    with Bridge(daemon.session_socket(session), read=False) as client:
+        client.send({"type": "prompt", "message": "@echo one\u2028two\u2029three"})
+        raw = b""
+        while b"agent_settled" not in raw:
+            raw += client.socket.recv(65536)
+    assert b"one\\u2028two\\u2029three" in raw
+    assert "\u2028".encode() not in raw and "\u2029".encode() not in raw
 
 
 def test_a_huge_line_is_one_error_and_costs_no_other_request(client):

@@ -1,6 +1,7 @@
 """The daemon serves NATS itself where no server is named."""
 
 import asyncio
+import socket
 
 import nats
 import pytest
@@ -87,6 +88,55 @@ def test_callers_come_back_after_a_restart(alone, model):
     daemon.wait_ready()
     model.script("two")
     assert daemon.run("hi").text() == "two"
+
+
+def test_another_daemon_serves_when_the_one_that_did_has_gone(alone, model):
+    one = alone()
+    two = alone(address=one.address)
+    assert "serving one" not in two.log_text()
+    one.signal()
+    assert one.wait_exit() == 0
+    two.wait_log(f"serving one on {one.address}$")
+    two.wait_ready()
+    model.script("hello")
+    assert two.run("hi").text() == "hello"
+
+
+def test_a_connect_with_nulls_is_understood(alone):
+    """async-nats writes `"name":null` where no name was set."""
+    host, port = alone().address.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=DEADLINE) as client:
+        client.sendall(b'CONNECT {"verbose":false,"name":null,"verbose":false}\r\nPING\r\n')
+        received = b""
+        while b"PONG" not in received:
+            part = client.recv(4096)
+            assert part and b"-ERR" not in received, received
+            received += part
+
+
+def test_a_queue_group_is_one_over_all_its_patterns(alone):
+    url = f"nats://{alone().address}"
+
+    async def use():
+        one, two = await nats.connect(url), await nats.connect(url)
+        seen = []
+
+        async def note(message):
+            seen.append(message.data)
+
+        await one.subscribe("x.y", queue="q", cb=note)
+        await two.subscribe("x.*", queue="q", cb=note)
+        await one.flush()
+        await two.flush()
+        for number in range(100):
+            await one.publish("x.y", str(number).encode())
+        await one.flush()
+        await two.flush()
+        await one.drain()
+        await two.drain()
+        assert sorted(seen, key=int) == [str(number).encode() for number in range(100)]
+
+    asyncio.run(asyncio.wait_for(use(), 30))
 
 
 def test_ordinary_use_by_a_client_nobody_here_wrote(alone):

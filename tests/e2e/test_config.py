@@ -1,5 +1,7 @@
 """Flags, environment, configuration file, models and their keys. What is about NATS is in test_connect.py."""
 
+import os
+import pwd
 import re
 import tomllib
 from pathlib import Path
@@ -195,7 +197,7 @@ def test_a_lifetime_of_zero_is_a_value(new_daemon, model):
 
 @pytest.mark.parametrize(
     ("user", "owner"),
-    [("Mario Rossi", "mario-rossi"), ("a.b>c*", "a-b-c"), ("--x_1--", "x_1"), ("äöü", "unknown"), ("", "unknown"), (None, "unknown")],
+    [("Mario Rossi", "mario-rossi"), ("a.b>c*", "a-b-c"), ("--x_1--", "x_1"), ("äöü", "unknown")],
 )
 def test_the_owner_is_a_clean_name(new_daemon, user, owner):
     daemon = new_daemon()
@@ -207,6 +209,23 @@ def test_the_owner_is_a_clean_name(new_daemon, user, owner):
     assert daemon.values()["owner"] == owner
     if user:
         assert daemon.values("--owner", user)["owner"] == owner
+
+
+@pytest.mark.parametrize("user", ["", None])
+def test_without_a_name_in_the_environment_the_owner_is_the_systems(new_daemon, user):
+    daemon = new_daemon()
+    daemon.config = {}
+    daemon.environment["USER"] = user
+    if user is None:
+        del daemon.environment["USER"]
+    assert daemon.values()["owner"] == pwd.getpwuid(os.geteuid()).pw_name
+
+
+def test_an_owner_without_a_name_is_told(new_daemon):
+    daemon = new_daemon()
+    daemon.config = {}
+    daemon.environment["USER"] = "äöü"
+    assert "set --owner" in daemon.run_to_end("--check").stderr
 
 
 # Keys and models.

@@ -328,6 +328,15 @@ def test_sessions_are_limited(new_daemon, model):
     eventually(lambda: sorted(daemon.session_ids()) == ["b", "c"], "the new one took the place")
 
 
+def test_a_cwd_is_the_folder_that_it_means(daemon):
+    """Without `..`, `.` and links, on all wires, so that it is the same folder for good."""
+    (daemon.cwd / "deep").mkdir()
+    (daemon.cwd / "link").symlink_to(daemon.cwd / "deep")
+    for name, cwd in (("dots", f"{daemon.cwd}/deep/../deep/./"), ("link", str(daemon.cwd / "link"))):
+        daemon.session(name, "@echo x", cwd=cwd, model="offline/demo").text()
+        assert daemon.inspect(name)["cwd"] == str(daemon.cwd / "deep")
+
+
 def test_a_relative_cwd_starts_at_the_daemons_own(daemon, model):
     (daemon.cwd / "deeper").mkdir()
     model.script([ToolCall("bash", {"command": "pwd"})], "ok")

@@ -11,7 +11,7 @@ use std::{fmt, io};
 use super::Shared;
 use super::peer::{Peer, Sending, Subscription};
 use crate::nats::codec::{self, ClientOp, DecodeError, Decoder, Delivery, Limits, Publication};
-use crate::nats::handshake::{ConnectInfo, ServerInfo};
+use crate::nats::handshake::{self, ConnectInfo, ServerInfo};
 use crate::nats::subject::{is_literal, is_pattern};
 use crate::nats::waker::{self, Interest};
 
@@ -217,7 +217,7 @@ impl Client<'_> {
 
     fn connect(&mut self, json: &[u8]) -> Result<(), End> {
         let connect: ConnectInfo =
-            serde_json::from_slice(json).map_err(|_| End::Decode(DecodeError::BadArguments("CONNECT".into())))?;
+            handshake::read(json).map_err(|_| End::Decode(DecodeError::BadArguments("CONNECT".into())))?;
         if !self.shared.options.auth.accepts(&connect.credentials) {
             return Err(End::Refused("Authorization Violation"));
         }
