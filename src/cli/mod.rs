@@ -33,6 +33,9 @@ use std::io::Read;
 use std::process::ExitCode;
 use table::{Flag, Verb};
 
+/// The exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT.
+const INTERRUPTED: i32 = 130;
+
 /// Does what the command line, which is without the program's name, asks for; returns the process's exit code.
 pub fn run(arguments: Vec<OsString>, environment: Environment<'_>) -> ExitCode {
     match dispatch(arguments, environment) {
@@ -106,6 +109,11 @@ fn exchange(
     }
     let verb = invocation.row.verb;
     let followed = invocation.row.verb != Verb::Request && request.contains_key("stream");
+    if followed && verb == Verb::Run {
+        // The daemon ends the run when its only client goes.
+        ctrlc::set_handler(|| std::process::exit(INTERRUPTED))
+            .map_err(|e| Failure::Local(format!("Cannot handle Ctrl-C: {e}")))?;
+    }
     if followed && target.of_daemon == Some(false) {
         return Err(Failure::Local("That session cannot stream an answer; pi-bridge stream shows its events".into()));
     }

@@ -57,7 +57,7 @@ impl Daemon {
             _ if !serving => respond(Err(IntakeError::ShuttingDown)),
             DaemonAsk::List => respond(Ok(self.listing(LIST))),
             DaemonAsk::Create { create, reply } => self.begin_for_client(NewSession { create, reply, respond }),
-            DaemonAsk::Stop { session_id } => match self.named(&session_id) {
+            DaemonAsk::Stop { session_id } => match self.by_id(&session_id) {
                 Some(entry) => entry.stop(Box::new(|document| respond(Ok(document)))),
                 None => respond(Err(IntakeError::NotFound { session_id })),
             },

@@ -309,7 +309,7 @@ impl Client<'_> {
     }
 
     /// What only the daemon can do.
-    fn intake(&self, asked: intake::Request, reply: Option<Arc<dyn Reply>>) -> Outcome {
+    fn intake(&mut self, asked: intake::Request, reply: Option<Arc<dyn Reply>>) -> Outcome {
         if let Some(own) = &self.own {
             let daemon = self.shared.identity.daemon_socket.display();
             let why = format!("this is the socket of session {:?}; the daemon's is {daemon}", own.info.id);
@@ -319,12 +319,17 @@ impl Client<'_> {
             intake::Request::List => self.ask_daemon(DaemonAsk::List, ANSWER),
             intake::Request::Stop { session_id } => self.ask_daemon(DaemonAsk::Stop { session_id }, END),
             intake::Request::Create(create) => {
+                let watched = reply.is_some() && create.session_id.is_none();
                 let reply = reply.unwrap_or_else(|| Arc::new(SilentReply));
                 let mut row = self.ask_daemon(DaemonAsk::Create { create, reply }, ANSWER)?;
                 let id = row["sessionId"].as_str().map(str::to_owned);
-                if let Some(socket) = self.shared.table().find(id.as_deref()).ok().and_then(|r| r.socket.clone()) {
+                let route = id.and_then(|id| self.shared.table().find(Some(&id)).ok());
+                if let Some(socket) = route.as_ref().and_then(|route| route.socket.as_ref()) {
                     row["socketPath"] = json!(socket.to_string_lossy());
                 }
+                let table = self.shared.table();
+                self.runs.retain(|run| table.routes.contains_key(&run.token));
+                self.runs.extend(route.filter(|_| watched));
                 Ok(row)
             }
         }

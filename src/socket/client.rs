@@ -6,6 +6,7 @@ use super::requests::{self, Head, Refusal};
 use super::routes::Route;
 use super::{PROTOCOL, Shared};
 use crate::session::control::Control;
+use crate::session::{Command, EndReason};
 use crate::threads;
 use serde_json::{Map, Value, json};
 use std::io::{ErrorKind, Read};
@@ -24,12 +25,14 @@ pub struct Client<'a> {
     pub own: Option<Arc<Route>>,
     /// The sessions whose events the client gets.
     pub subscribed: Vec<Arc<Route>>,
+    /// The runs whose answers are streamed to the client, and to nobody else.
+    pub runs: Vec<Arc<Route>>,
 }
 
 impl<'a> Client<'a> {
     pub fn new(shared: &'a Arc<Shared>, link: &'a Arc<Link>) -> Client<'a> {
         let own = link.session.and_then(|token| shared.table().routes.get(&token).cloned());
-        Client { shared, link, own, subscribed: Vec::new() }
+        Client { shared, link, own, subscribed: Vec::new(), runs: Vec::new() }
     }
 
     /// Serves until the client leaves or the connection is ended.
@@ -52,7 +55,9 @@ impl<'a> Client<'a> {
         let _end = EndOnPanic(self.link);
         self.read();
         self.leave();
-        self.link.read_to_end();
+        if !self.link.read_to_end() {
+            self.end_runs();
+        }
     }
 
     /// The hello, which must be the first line; and the events, which come from before it is read.
@@ -124,6 +129,14 @@ impl<'a> Client<'a> {
         response.insert("success".into(), json!(true));
         response.insert("data".into(), data);
         self.link.send(Value::Object(response).to_string());
+    }
+
+    /// The client is gone while its runs work: nobody is left to whom their answers could matter.
+    fn end_runs(&mut self) {
+        for run in std::mem::take(&mut self.runs) {
+            // One whose inbox is closed is over; for one that is full its other clients will ask again.
+            let _ = run.commands.try_send(Command::End(EndReason::Stopped));
+        }
     }
 
     /// The client listens no more.

@@ -6,6 +6,7 @@
 use super::framing::escape_separators;
 use crate::event_log::{Envelope, EventSink};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -27,6 +28,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(30);
 const WRITE_ROUND: Duration = Duration::from_millis(250);
 /// With nothing to write the writer looks around this often, which costs nothing and hides no wake-up that got lost.
 const LOOK_AROUND: Duration = Duration::from_secs(3600);
+/// While an answer is streamed to a client that sends nothing more, it is looked this often whether it still reads.
+const HALF_CLOSED_ROUND: Duration = Duration::from_millis(200);
 /// Short lines are written together, up to this many bytes.
 const BATCH: usize = 16 << 10;
 
@@ -174,17 +177,30 @@ impl Link {
         self.changed.notify_all();
     }
 
-    /// The client closed its side: what it still waits for is written, then the connection ends.
-    pub fn read_to_end(&self) {
+    /// The client closed its side: what it still waits for is written, then the connection ends. False if it closed the other
+    /// side too while answers were still being streamed.
+    pub fn read_to_end(&self) -> bool {
         let mut state = self.state();
         state.reader_done = true;
         self.changed.notify_all();
         while state.phase == Phase::Open && state.streams > 0 {
-            state = self.wait(state, LOOK_AROUND);
+            if self.is_hung_up() {
+                self.finish(&mut state, "", Duration::ZERO);
+                return false;
+            }
+            state = self.wait(state, HALF_CLOSED_ROUND);
         }
+        let served = state.streams == 0;
         if state.phase == Phase::Open {
             self.finish(&mut state, "", LAST_ANSWERS);
         }
+        served
+    }
+
+    /// The client has closed both sides.
+    fn is_hung_up(&self) -> bool {
+        let mut wait = [PollFd::new(&self.socket, PollFlags::empty())];
+        poll(&mut wait, Some(&Timespec::default())).is_ok() && wait[0].revents().contains(PollFlags::HUP)
     }
 
     /// The connection stays for an answer that is being streamed, even if the client closes its side meanwhile.

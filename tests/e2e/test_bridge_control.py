@@ -1,5 +1,7 @@
 """The daemon's own socket: which session is meant, and the control plane."""
 
+import socket
+
 import pytest
 
 from support.bridge import Bridge, BridgeClosed, Failed
@@ -88,6 +90,18 @@ def test_run_streams_its_answer(client):
     assert response["success"] and response["data"]["sessionId"].startswith("run-")
     assert client.stream("r") == (LABEL + "done", {"type": "end", "id": "r", "success": True})
     eventually(lambda: client.ask("list")["runs"] == [], "the run is gone")
+
+
+def test_a_run_ends_with_its_only_client(daemon, client):
+    """Closed on both sides; a client that only sends nothing more still waits for the answer."""
+    with Bridge(daemon.socket) as other:
+        assert other.exchange("run", body=BUSY, cwd="/", stream=True, **OFFLINE)["success"]
+        assert len(client.ask("list")["runs"]) == 1
+    eventually(lambda: client.ask("list")["runs"] == [], "the run is over")
+    with Bridge(daemon.socket) as other:
+        other.send({"type": "run", "id": "r", "body": "@stream 5 every 100 ms", "cwd": "/", "stream": True, **OFFLINE})
+        other.socket.shutdown(socket.SHUT_WR)
+        assert other.stream("r")[1]["success"]
 
 
 def test_run_without_a_stream_answers_at_once(client):

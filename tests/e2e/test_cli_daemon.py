@@ -119,6 +119,22 @@ def test_runs_and_sessions(host, cli, model):
     gate.open()
 
 
+def test_ctrl_c_ends_a_run_and_its_programs(host, cli):
+    """Unless it was told not to wait for it."""
+    body = '@tool bash {"command":"touch begun; sleep 2; touch late"}'
+    run = ["run", "--model", "offline/demo"]
+    begun, late = cli.cwd / "begun", cli.cwd / "late"
+    terminal = cli.terminal(*run, body)
+    eventually(begun.exists, "the program runs")
+    terminal.ctrl_c()
+    assert terminal.wait_exit() == 130
+    eventually(lambda: host.list()["runs"] == [], "the run is over")
+    begun.unlink()
+    assert cli(*run, "--detach", body).returncode == 0
+    eventually(late.exists, "a detached run works on")
+    assert begun.exists()
+
+
 def test_the_stream_ends_with_the_session(session, cli, model):
     model.answer(lambda request: "x")
     session.session("beta", "x").text()
