@@ -35,6 +35,10 @@ pub struct Provider {
     pub base_url: &'static str,
     pub env: Vec<&'static str>,
     pub default_model: &'static str,
+    /// The most images that one request may hold.
+    pub max_images: Option<u64>,
+    /// The largest body of a request, in bytes.
+    pub max_request_bytes: Option<u64>,
     /// Ids with the text of their models.
     models: Vec<(&'static str, &'static str)>,
 }
@@ -73,6 +77,8 @@ impl Provider {
             base_url: &'static str,
             env: Vec<&'static str>,
             default_model: &'static str,
+            max_images: Option<u64>,
+            max_request_bytes: Option<u64>,
             #[serde(borrow)]
             models: Vec<&'static RawValue>,
         }
@@ -88,6 +94,8 @@ impl Provider {
             base_url: raw.base_url,
             env: raw.env,
             default_model: raw.default_model,
+            max_images: raw.max_images,
+            max_request_bytes: raw.max_request_bytes,
             models: models.collect(),
         })
     }
@@ -120,7 +128,13 @@ mod tests {
             assert!(p.model(p.default_model).is_some(), "{name}");
             assert!(!p.env.is_empty(), "{name}");
             for id in p.model_ids() {
-                let from = Inherited { provider: name, api: Some(p.api), base_url: Some(p.base_url) };
+                let from = Inherited {
+                    provider: name,
+                    api: Some(p.api),
+                    base_url: Some(p.base_url),
+                    max_images: p.max_images,
+                    max_request_bytes: p.max_request_bytes,
+                };
                 let model = p.model(id).expect("it parses").into_model(from).expect("it is whole");
                 assert!(model.max_tokens > 0 && model.context_window >= model.max_tokens / 2, "{}", model.spec());
                 models += 1;

@@ -26,11 +26,30 @@ pub struct Definition {
     pub cost: Option<Price>,
     pub context_window: Option<u64>,
     pub max_tokens: Option<u64>,
+    /// The catalog's way to limit the images of a request.
+    pub max_images: Option<u64>,
+    /// The way of `models.json` to limit a request.
+    pub input_limits: InputLimits,
     pub thinking_level_map: Option<BTreeMap<String, Option<String>>>,
     pub headers: Map<String, Value>,
     pub compat: Map<String, Value>,
     /// Fields for the request's body, such as a temperature.
     pub sampling_params: Map<String, Value>,
+}
+
+/// The most that one request may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct InputLimits {
+    /// Of the whole body.
+    pub max_request_bytes: Option<u64>,
+    pub images: ImageLimits,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ImageLimits {
+    pub max_per_request: Option<u64>,
 }
 
 /// US dollars per million tokens: `[input, output, cacheRead, cacheWrite]`, or by name.
@@ -68,6 +87,8 @@ pub struct Inherited<'a> {
     pub provider: &'a str,
     pub api: Option<&'a str>,
     pub base_url: Option<&'a str>,
+    pub max_images: Option<u64>,
+    pub max_request_bytes: Option<u64>,
 }
 
 impl Definition {
@@ -93,6 +114,17 @@ impl Definition {
             cost: price,
             context_window: over.context_window.or(self.context_window),
             max_tokens: over.max_tokens.or(self.max_tokens),
+            max_images: over.max_images.or(over.input_limits.images.max_per_request).or(self.max_images),
+            input_limits: InputLimits {
+                max_request_bytes: over.input_limits.max_request_bytes.or(self.input_limits.max_request_bytes),
+                images: ImageLimits {
+                    max_per_request: over
+                        .input_limits
+                        .images
+                        .max_per_request
+                        .or(self.input_limits.images.max_per_request),
+                },
+            },
             thinking_level_map: (!levels.is_empty()).then_some(levels),
             headers: self.headers,
             compat: self.compat,
@@ -121,6 +153,8 @@ impl Definition {
             rates: self.cost.map(|c| c.over(Rates::default())).unwrap_or_default(),
             context_window: self.context_window.unwrap_or(DEFAULT_CONTEXT_WINDOW),
             max_tokens: self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+            max_images: self.max_images.or(self.input_limits.images.max_per_request).or(from.max_images),
+            max_request_bytes: self.input_limits.max_request_bytes.or(from.max_request_bytes),
             thinking_level_map: self.thinking_level_map.unwrap_or_default(),
             headers: self.headers.into_iter().filter_map(|(k, v)| Some((k, Secret::new(v.as_str()?)))).collect(),
             compat: self.compat,
@@ -157,8 +191,13 @@ mod tests {
         serde_json::from_value(value).expect("a definition")
     }
 
-    const FROM: Inherited<'_> =
-        Inherited { provider: "p", api: Some("openai-completions"), base_url: Some("http://h/v1/") };
+    const FROM: Inherited<'_> = Inherited {
+        provider: "p",
+        api: Some("openai-completions"),
+        base_url: Some("http://h/v1/"),
+        max_images: Some(600),
+        max_request_bytes: None,
+    };
 
     #[test]
     fn overlays_win_field_by_field() {
@@ -180,7 +219,7 @@ mod tests {
     fn missing_and_unknown_facts_are_named() {
         let unknown = definition(json!({"id":"m","api":"smoke-signals"})).into_model(FROM).expect_err("unknown");
         assert_eq!(unknown, "p/m: the API \"smoke-signals\" is not supported");
-        let none = Inherited { provider: "p", api: None, base_url: None };
+        let none = Inherited { api: None, base_url: None, ..FROM };
         assert_eq!(definition(json!({"id":"m"})).into_model(none).expect_err("none"), "p/m has no \"api\"");
         let model = definition(json!({"id":"m"})).into_model(FROM).expect("defaults do");
         assert_eq!((model.name.as_str(), model.context_window, model.max_tokens), ("m", 128_000, 16_384));

@@ -80,6 +80,10 @@ pub struct Model {
     pub context_window: u64,
     /// Tokens of one answer.
     pub max_tokens: u64,
+    /// The most images that one request may hold, where a limit is known.
+    pub max_images: Option<u64>,
+    /// The largest body of a request, in bytes, where a limit is known.
+    pub max_request_bytes: Option<u64>,
     /// Level -> the value the provider wants; `None` = the level is not supported.
     pub thinking_level_map: BTreeMap<String, Option<String>>,
     /// Extra request headers; values in the syntax of `secret_value`.

@@ -47,6 +47,8 @@ pub fn model() -> Model {
         rates: Rates::default(),
         context_window: 200_000,
         max_tokens: 64_000,
+        max_images: None,
+        max_request_bytes: None,
         thinking_level_map: BTreeMap::new(),
         headers: Vec::new(),
         compat: serde_json::Map::new(),

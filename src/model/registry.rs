@@ -66,6 +66,8 @@ impl Registry<'_> {
             provider,
             api: user.and_then(|p| p.api.as_deref()).or(built_in.map(|p| p.api)),
             base_url: user.and_then(|p| p.base_url.as_deref()).or(built_in.map(|p| p.base_url)),
+            max_images: built_in.and_then(|p| p.max_images),
+            max_request_bytes: built_in.and_then(|p| p.max_request_bytes),
         };
         Some(definition.into_model(inherited).map_err(|reason| ModelError::Invalid(format!("models.json: {reason}"))))
     }

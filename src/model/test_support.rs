@@ -29,6 +29,8 @@ pub fn test_model() -> Model {
         rates: Rates::default(),
         context_window: 200_000,
         max_tokens: 8192,
+        max_images: None,
+        max_request_bytes: None,
         thinking_level_map: BTreeMap::new(),
         headers: Vec::new(),
         compat: serde_json::Map::new(),

@@ -116,6 +116,8 @@ fn model(choice: usize) -> Model {
         rates: Rates { input: 3.0, output: 15.0, cache_read: 0.3, cache_write: 3.75 },
         context_window: 200_000,
         max_tokens: 8192,
+        max_images: None,
+        max_request_bytes: None,
         thinking_level_map: BTreeMap::new(),
         headers: Vec::new(),
         compat: serde_json::Map::from_iter([("supportsFinishReason".to_string(), json!(says_why))]),
