@@ -76,6 +76,8 @@ pub struct Model {
     /// The model takes images.
     pub images: bool,
     pub rates: Rates,
+    /// What long prompts cost instead, in ascending order.
+    pub tiers: Vec<Tier>,
     /// Tokens of prompt and answer together.
     pub context_window: u64,
     /// Tokens of one answer.
@@ -99,6 +101,13 @@ pub struct Rates {
     pub output: f64,
     pub cache_read: f64,
     pub cache_write: f64,
+}
+
+/// The rates of requests whose prompt has more than `above` tokens, whether read from a cache or not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tier {
+    pub above: u64,
+    pub rates: Rates,
 }
 
 /// The provider APIs that are spoken.
@@ -134,6 +143,8 @@ pub struct Request<'a> {
     /// Identifies the session to the provider's prompt cache. `None` for a request whose prompt will not come again, of
     /// which nothing is to be cached.
     pub session_id: Option<&'a str>,
+    /// The session that asks, for services that want to know it with every request.
+    pub session: &'a str,
 }
 
 /// What a streaming answer is made of. `index` counts the blocks of the answer.

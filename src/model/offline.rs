@@ -45,6 +45,7 @@ pub fn model() -> Model {
         reasoning: true,
         images: true,
         rates: Rates::default(),
+        tiers: Vec::new(),
         context_window: 200_000,
         max_tokens: 64_000,
         max_images: None,

@@ -18,7 +18,7 @@ pub struct Registry<'a> {
 impl Registry<'_> {
     /// Every provider's id: built-in ones in catalog order, then the user's own, then the offline one.
     pub fn provider_ids(&self) -> Vec<&str> {
-        let mut ids: Vec<&str> = catalog::provider_ids().collect();
+        let mut ids: Vec<&str> = catalog::providers().map(|p| p.id).collect();
         for (id, _) in self.user.providers() {
             if !ids.contains(&id) {
                 ids.push(id);
@@ -29,12 +29,12 @@ impl Registry<'_> {
     }
 
     /// The ids of a provider's models.
-    pub fn model_ids(&self, provider: &str) -> Vec<&str> {
+    pub fn model_ids(&self, provider: &str) -> Vec<String> {
         if provider == offline::PROVIDER {
-            return vec![offline::ID];
+            return vec![offline::ID.to_string()];
         }
         let user = self.user.provider(provider).into_iter().flat_map(|p| &p.models);
-        let mut ids: Vec<&str> = user.map(|m| m.id.as_str()).collect();
+        let mut ids: Vec<String> = user.map(|m| m.id.clone()).collect();
         let own = ids.len();
         for id in catalog::provider(provider).into_iter().flat_map(|p| p.model_ids()) {
             if !ids[..own].contains(&id) {
@@ -55,7 +55,8 @@ impl Registry<'_> {
         let definition = match (own, user) {
             (Some(own), Some(user)) => {
                 let [provider, corrections] = user.corrections(id);
-                Definition { id: id.to_string(), ..provider }.overlay(own.clone()).overlay(corrections)
+                let below = built_in.map_or_else(Definition::default, |p| p.defaults()).overlay(provider);
+                below.overlay(own.clone()).overlay(corrections)
             }
             _ => {
                 let known = built_in?.model(id)?;
@@ -66,8 +67,6 @@ impl Registry<'_> {
             provider,
             api: user.and_then(|p| p.api.as_deref()).or(built_in.map(|p| p.api)),
             base_url: user.and_then(|p| p.base_url.as_deref()).or(built_in.map(|p| p.base_url)),
-            max_images: built_in.and_then(|p| p.max_images),
-            max_request_bytes: built_in.and_then(|p| p.max_request_bytes),
         };
         Some(definition.into_model(inherited).map_err(|reason| ModelError::Invalid(format!("models.json: {reason}"))))
     }
@@ -136,22 +135,23 @@ impl Registry<'_> {
         let front = spec.rsplit_once(':').filter(|(_, level)| ThinkingLevel::parse(level).is_some());
         let wanted = front.map_or(spec, |(front, _)| front).to_ascii_lowercase();
         let wanted_id = wanted.rsplit('/').next().unwrap_or(&wanted);
-        let mut near: Vec<(usize, String)> = Vec::new();
+        let mut near: Vec<(bool, bool, usize, String)> = Vec::new();
         for provider in self.provider_ids() {
+            let named = after_provider(spec, provider).is_some();
             for id in self.model_ids(provider) {
                 let name = format!("{provider}/{id}");
                 let lower = name.to_ascii_lowercase();
                 let id = lower.rsplit('/').next().unwrap_or(&lower);
-                let contained = if id.contains(wanted_id) || wanted_id.contains(id) { 0 } else { 1000 };
-                let distance = contained + edit_distance(id, wanted_id) * 10 + edit_distance(&lower, &wanted);
+                let distance = edit_distance(id, wanted_id);
+                let alike = distance <= 2 || id.contains(wanted_id) || wanted_id.contains(id);
                 // Beyond half of its length, a likeness is chance.
-                if contained == 0 || edit_distance(id, wanted_id) * 2 <= wanted_id.len() {
-                    near.push((distance, name));
+                if alike || distance * 2 <= wanted_id.len() {
+                    near.push((!alike, !named, distance * 10 + edit_distance(&lower, &wanted), name));
                 }
             }
         }
         near.sort();
-        near.into_iter().take(MAX_SUGGESTIONS).map(|(_, name)| name).collect()
+        near.into_iter().take(MAX_SUGGESTIONS).map(|(.., name)| name).collect()
     }
 }
 
@@ -162,9 +162,9 @@ fn after_provider<'n>(name: &'n str, provider: &str) -> Option<&'n str> {
 }
 
 /// The id that is `name`: exactly, or but for case.
-fn pick(ids: &[&str], name: &str) -> Option<String> {
-    let exact = ids.iter().find(|id| **id == name);
-    exact.or_else(|| ids.iter().find(|id| id.eq_ignore_ascii_case(name))).map(|id| id.to_string())
+fn pick(ids: &[String], name: &str) -> Option<String> {
+    let exact = ids.iter().find(|id| *id == name);
+    exact.or_else(|| ids.iter().find(|id| id.eq_ignore_ascii_case(name))).cloned()
 }
 
 /// How many bytes have to be inserted, removed or replaced to turn one into the other (Levenshtein).
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn failures_say_what_to_write_instead() {
         let error = resolve("anthropic/claude-opus-5.5:high", &[]).expect_err("a typo");
-        assert!(error.to_string().contains("anthropic/claude-opus-5-5"), "{error}");
+        assert!(error.to_string().contains("; similar: anthropic/claude-opus-5-5, "), "{error}");
         let error = resolve("gpt-6.1-sol", &[]).expect_err("several have it");
         assert!(matches!(&error, ModelError::Ambiguous { candidates, .. } if candidates.len() > 1), "{error}");
         let error = resolve("broken/x", &[]).expect_err("no api");

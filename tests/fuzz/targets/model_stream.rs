@@ -114,6 +114,7 @@ fn model(choice: usize) -> Model {
         reasoning: true,
         images: true,
         rates: Rates { input: 3.0, output: 15.0, cache_read: 0.3, cache_write: 3.75 },
+        tiers: Vec::new(),
         context_window: 200_000,
         max_tokens: 8192,
         max_images: None,
