@@ -1,9 +1,9 @@
 //! The built-in catalog of providers and models.
 //!
 //! `catalog.json` has the providers in the order in which a default model is looked for, and each model in a line of its
-//! own. The program has the providers' own fields as they are, since most questions are about those, and the models
-//! packed, provider by provider. Models are unpacked line by line each time they are asked for and nothing of them is
-//! kept, so that an idle daemon pays next to nothing for them.
+//! own. The program has the providers' own fields and the models' ids as they are, since most questions are about those,
+//! and the models packed, provider by provider. A model is unpacked each time it is asked for and nothing of it is kept,
+//! so that an idle daemon pays next to nothing for them.
 //!
 //! Fields of a provider that are used: `api` and `baseUrl` hold for models that do not name their own; `env` names the
 //! variables that may hold the key, the first one set wins; `needs` names further variables, which fill `{NAME}` in
@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::sync::LazyLock;
 
-/// The providers without their models, one per line, as the build script wrote them.
+/// The providers with the ids of their models, one per line, as the build script wrote them.
 const PROVIDERS: &str = include_str!(concat!(env!("OUT_DIR"), "/providers.jsonl"));
 
 /// All models, as the build script packed them.
@@ -51,6 +51,8 @@ pub struct Provider {
     pub default_model: &'static str,
     /// Where in [`PACKED`] its models begin and end.
     packed: (usize, usize),
+    /// The ids of its models, with a space between any two.
+    models: &'static str,
 }
 
 /// All providers, in catalog order.
@@ -70,15 +72,18 @@ impl Provider {
     }
 
     /// The ids of its models.
-    pub fn model_ids(&self) -> impl Iterator<Item = String> {
-        self.lines().filter_map(|line| id(&line).map(str::to_string))
+    pub fn model_ids(&self) -> impl Iterator<Item = &'static str> {
+        self.models.split(' ')
     }
 
     /// The model of that id, which is matched exactly.
-    pub fn model(&self, wanted: &str) -> Option<Definition> {
-        let line = self.lines().find(|line| id(line) == Some(wanted))?;
-        let model = serde_json::from_str(&line).ok()?;
-        Some(self.defaults().overlay(model))
+    pub fn model(&self, id: &str) -> Option<Definition> {
+        let at = self.model_ids().position(|known| known == id)?;
+        self.definition(&self.lines().nth(at)?)
+    }
+
+    fn definition(&self, line: &str) -> Option<Definition> {
+        serde_json::from_str(line).ok().map(|model| self.defaults().overlay(model))
     }
 
     /// What holds for all of its models, beside API and address.
@@ -95,28 +100,20 @@ impl Provider {
     }
 }
 
-/// The id of a model by its line, which begins with it, so that nothing has to be parsed to find a model.
-fn id(line: &str) -> Option<&str> {
-    line.strip_prefix(r#"{"id":""#)?.split('"').next()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::definition::Inherited;
     use crate::model::{Model, ThinkingLevel};
 
-    fn models(provider: &Provider) -> impl Iterator<Item = Model> {
+    fn whole(provider: &Provider, model: Definition) -> Model {
         let from = Inherited { provider: provider.id, api: Some(provider.api), base_url: Some(provider.base_url) };
-        provider.model_ids().map(move |id| {
-            let model = provider.model(&id).unwrap_or_else(|| panic!("{}/{id} does not parse", provider.id));
-            assert_eq!(model.id, id, "{}", provider.id);
-            model.into_model(from).expect("it is whole")
-        })
+        model.into_model(from).expect("it is whole")
     }
 
     fn model(provider_id: &str, id: &str) -> Model {
-        models(provider(provider_id).expect("it is there")).find(|m| m.id == id).expect("it is there")
+        let provider = provider(provider_id).expect("it is there");
+        whole(provider, provider.model(id).expect("it is there"))
     }
 
     #[test]
@@ -126,7 +123,11 @@ mod tests {
         for provider in providers() {
             assert!(!provider.env.is_empty(), "{}", provider.id);
             assert!(provider.model(provider.default_model).is_some(), "{}", provider.id);
-            for model in models(provider) {
+            assert_eq!(provider.lines().count(), provider.model_ids().count(), "{}", provider.id);
+            for (line, id) in provider.lines().zip(provider.model_ids()) {
+                let model = provider.definition(&line).unwrap_or_else(|| panic!("{}: {line}", provider.id));
+                assert_eq!(model.id, id, "{}", provider.id);
+                let model = whole(provider, model);
                 let spec = model.spec();
                 assert!(model.max_tokens > 0 && model.context_window >= model.max_tokens / 2, "{spec}");
                 assert!(model.tiers.is_sorted_by(|a, b| a.above < b.above), "{spec}");

@@ -29,12 +29,12 @@ impl Registry<'_> {
     }
 
     /// The ids of a provider's models.
-    pub fn model_ids(&self, provider: &str) -> Vec<String> {
+    pub fn model_ids(&self, provider: &str) -> Vec<&str> {
         if provider == offline::PROVIDER {
-            return vec![offline::ID.to_string()];
+            return vec![offline::ID];
         }
         let user = self.user.provider(provider).into_iter().flat_map(|p| &p.models);
-        let mut ids: Vec<String> = user.map(|m| m.id.clone()).collect();
+        let mut ids: Vec<&str> = user.map(|m| m.id.as_str()).collect();
         let own = ids.len();
         for id in catalog::provider(provider).into_iter().flat_map(|p| p.model_ids()) {
             if !ids[..own].contains(&id) {
@@ -162,9 +162,9 @@ fn after_provider<'n>(name: &'n str, provider: &str) -> Option<&'n str> {
 }
 
 /// The id that is `name`: exactly, or but for case.
-fn pick(ids: &[String], name: &str) -> Option<String> {
-    let exact = ids.iter().find(|id| *id == name);
-    exact.or_else(|| ids.iter().find(|id| id.eq_ignore_ascii_case(name))).cloned()
+fn pick(ids: &[&str], name: &str) -> Option<String> {
+    let exact = ids.iter().find(|id| **id == name);
+    exact.or_else(|| ids.iter().find(|id| id.eq_ignore_ascii_case(name))).map(|id| id.to_string())
 }
 
 /// How many bytes have to be inserted, removed or replaced to turn one into the other (Levenshtein).

@@ -175,7 +175,7 @@ impl Services {
         let providers = registry.provider_ids().into_iter().filter(|p| self.shared.credentials.available(p, &user));
         let providers: Vec<&str> = providers.collect();
         let default = |p: &&str| usable(p, catalog::provider(p)?.default_model);
-        let first = |p: &&str| registry.model_ids(p).iter().find_map(|id| usable(p, id.as_str()));
+        let first = |p: &&str| registry.model_ids(p).iter().find_map(|id| usable(p, id));
         providers.iter().find_map(default).or_else(|| providers.iter().find_map(first))
     }
 
