@@ -83,6 +83,8 @@ pub struct Compactor<'a> {
     pub services: &'a Services,
     pub model: &'a Model,
     pub thinking: ThinkingLevel,
+    /// The session whose conversation it is.
+    pub session: &'a str,
     pub cancel: &'a Cancel,
     pub on_retry: &'a mut dyn FnMut(SummaryRetry),
 }
@@ -171,6 +173,7 @@ impl Compactor<'_> {
             tools: &[],
             thinking: self.thinking,
             session_id: None,
+            session: self.session,
         };
         let mut attempt = 0;
         loop {

@@ -345,6 +345,7 @@ impl Turn {
             tools,
             thinking: self.thinking,
             session_id: Some(&self.info.instance_id),
+            session: &self.info.instance_id,
         };
         let mut sink = Streaming { turn: self, started: false, delta: None };
         let outcome = self.services.stream(&request, &self.cancel, &mut sink);

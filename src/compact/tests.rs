@@ -87,7 +87,7 @@ impl Bench {
     ) -> Result<Compaction, CompactError> {
         let (model, _) = self.services.resolve("test/m").expect("it is there");
         let (services, thinking) = (&self.services, ThinkingLevel::Off);
-        let mut compactor = Compactor { services, model: &model, thinking, cancel, on_retry };
+        let mut compactor = Compactor { services, model: &model, thinking, session: "s", cancel, on_retry };
         let cut = compactor.plan(messages)?;
         compactor.compact(messages, cut, focus)
     }

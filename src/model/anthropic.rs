@@ -160,7 +160,7 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
         headers.push(("anthropic-beta".to_string(), betas.join(",")));
     }
     if let Some(session_id) = request.session_id
-        && model.flag("sendSessionAffinityHeaders") == Some(true)
+        && model.flag("sendSessionAffinityHeaders").unwrap_or(model.provider == "openrouter")
     {
         let name = if model.provider == "openrouter" { "x-session-id" } else { "x-session-affinity" };
         headers.push((name.to_string(), session_id.to_string()));

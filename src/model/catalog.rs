@@ -1,106 +1,102 @@
 //! The built-in catalog of providers and models.
 //!
-//! `catalog.jsonl` has one provider per line, in the order in which a default model is looked for. The program has it
-//! packed, as text of that kind shrinks to a tenth, and unpacks it when it is first asked for. Then it is read in place: a
-//! provider's line is parsed when that provider is first asked for, and of it only the names are kept (some 25 KiB for
-//! all), while models are parsed anew each time, so that an idle daemon pays next to nothing for it.
+//! `catalog.json` has the providers in the order in which a default model is looked for, and each model in a line of its
+//! own. The program has the providers' own fields and the models' ids as they are, since most questions are about those,
+//! and the models packed, provider by provider. A model is unpacked each time it is asked for and nothing of it is kept,
+//! so that an idle daemon pays next to nothing for them.
 //!
-//! Fields: `api` and `baseUrl` hold for models that do not name their own; `env` names the variables that may hold the
-//! key, the first one set wins; `cost` is `[input, output, cacheRead, cacheWrite]` in US dollars per million tokens;
+//! Fields of a provider that are used: `api` and `baseUrl` hold for models that do not name their own; `env` names the
+//! variables that may hold the key, the first one set wins; `needs` names further variables, which fill `{NAME}` in
+//! `baseUrl`; `keyHeader` is the header that takes the key as a bearer token in place of the API's own; `sessionHeader`
+//! is one that has to name the session in every request; `headers` are sent with every request; `maxRequestBytes` and
+//! `maxImages` limit a request. Fields of a model: `cost` is `[input, output, cacheRead, cacheWrite]` in US dollars per
+//! million tokens, and `costTiers` lists the same for long prompts, each with the length that it is above, in front;
 //! `contextWindow` and `maxTokens` are tokens; `thinkingLevelMap` and `compat` are as in `models.json`.
 
-use super::definition::Definition;
-use flate2::read::DeflateDecoder;
+use super::definition::{Definition, ImageLimits, InputLimits};
+use flate2::bufread::DeflateDecoder;
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use std::io::Read;
-use std::sync::{LazyLock, OnceLock};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::sync::LazyLock;
 
-/// The catalog as the build script packed it.
-const PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/catalog.deflate"));
+/// The providers with the ids of their models, one per line, as the build script wrote them.
+const PROVIDERS: &str = include_str!(concat!(env!("OUT_DIR"), "/providers.jsonl"));
 
-static CATALOG: LazyLock<String> = LazyLock::new(|| {
-    let mut catalog = String::with_capacity(256 * 1024);
-    // It cannot fail, as what is unpacked is part of the program; the tests see that it does not.
-    if let Err(error) = DeflateDecoder::new(PACKED).read_to_string(&mut catalog) {
-        log::error!("the catalog of models is damaged: {error}");
-    }
-    catalog.shrink_to_fit();
-    catalog
+/// All models, as the build script packed them.
+const PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/models.deflate"));
+
+static CATALOG: LazyLock<Vec<Provider>> = LazyLock::new(|| {
+    // No line can be wrong, as it is part of the program; the tests see that none is.
+    PROVIDERS.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 });
 
 /// One provider of the catalog.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Provider {
+    pub id: &'static str,
     pub api: &'static str,
     pub base_url: &'static str,
     pub env: Vec<&'static str>,
+    #[serde(default)]
+    pub needs: Vec<&'static str>,
+    pub key_header: Option<&'static str>,
+    pub session_header: Option<&'static str>,
+    #[serde(default)]
+    headers: BTreeMap<&'static str, &'static str>,
+    max_images: Option<u64>,
+    max_request_bytes: Option<u64>,
     pub default_model: &'static str,
-    /// Ids with the text of their models.
-    models: Vec<(&'static str, &'static str)>,
+    /// Where in [`PACKED`] its models begin and end.
+    packed: (usize, usize),
+    /// The ids of its models, with a space between any two.
+    models: &'static str,
 }
 
-/// A line of the catalog. It begins with its provider's id, so that nothing has to be parsed to find it.
-struct Line {
-    id: &'static str,
-    text: &'static str,
-    provider: OnceLock<Option<Provider>>,
-}
-
-fn lines() -> &'static [Line] {
-    static LINES: OnceLock<Vec<Line>> = OnceLock::new();
-    LINES.get_or_init(|| {
-        let id = |text: &'static str| text.strip_prefix(r#"{"id":""#)?.split('"').next();
-        CATALOG.lines().filter_map(|text| Some(Line { id: id(text)?, text, provider: OnceLock::new() })).collect()
-    })
-}
-
-/// The ids of all providers, in catalog order.
-pub fn provider_ids() -> impl Iterator<Item = &'static str> {
-    lines().iter().map(|line| line.id)
+/// All providers, in catalog order.
+pub fn providers() -> impl Iterator<Item = &'static Provider> {
+    CATALOG.iter()
 }
 
 pub fn provider(id: &str) -> Option<&'static Provider> {
-    let line = lines().iter().find(|line| line.id == id)?;
-    line.provider.get_or_init(|| Provider::parse(line.text)).as_ref()
+    CATALOG.iter().find(|provider| provider.id == id)
 }
 
 impl Provider {
-    fn parse(line: &'static str) -> Option<Provider> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Raw {
-            api: &'static str,
-            base_url: &'static str,
-            env: Vec<&'static str>,
-            default_model: &'static str,
-            #[serde(borrow)]
-            models: Vec<&'static RawValue>,
-        }
-        #[derive(Deserialize)]
-        struct Id {
-            id: &'static str,
-        }
-        let raw: Raw = serde_json::from_str(line).ok()?;
-        let id = |text: &'static str| serde_json::from_str::<Id>(text).ok();
-        let models = raw.models.iter().filter_map(|model| Some((id(model.get())?.id, model.get())));
-        Some(Provider {
-            api: raw.api,
-            base_url: raw.base_url,
-            env: raw.env,
-            default_model: raw.default_model,
-            models: models.collect(),
-        })
+    /// The descriptions of its models, in lines of JSON.
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let packed = PACKED.get(self.packed.0..self.packed.1).unwrap_or_default();
+        BufReader::new(DeflateDecoder::new(packed)).lines().map_while(Result::ok)
     }
 
     /// The ids of its models.
     pub fn model_ids(&self) -> impl Iterator<Item = &'static str> {
-        self.models.iter().map(|(id, _)| *id)
+        self.models.split(' ')
     }
 
     /// The model of that id, which is matched exactly.
     pub fn model(&self, id: &str) -> Option<Definition> {
-        let (_, text) = self.models.iter().find(|(known, _)| *known == id)?;
-        serde_json::from_str(text).ok()
+        let at = self.model_ids().position(|known| known == id)?;
+        self.definition(&self.lines().nth(at)?)
+    }
+
+    fn definition(&self, line: &str) -> Option<Definition> {
+        serde_json::from_str(line).ok().map(|model| self.defaults().overlay(model))
+    }
+
+    /// What holds for all of its models, beside API and address.
+    pub fn defaults(&self) -> Definition {
+        let header = |(name, value): (&&str, &&str)| (name.to_string(), Value::from(*value));
+        Definition {
+            headers: self.headers.iter().map(header).collect::<Map<_, _>>(),
+            input_limits: InputLimits {
+                max_request_bytes: self.max_request_bytes,
+                images: ImageLimits { max_per_request: self.max_images },
+            },
+            ..Definition::default()
+        }
     }
 }
 
@@ -108,26 +104,75 @@ impl Provider {
 mod tests {
     use super::*;
     use crate::model::definition::Inherited;
+    use crate::model::{Model, ThinkingLevel};
+
+    fn whole(provider: &Provider, model: Definition) -> Model {
+        let from = Inherited { provider: provider.id, api: Some(provider.api), base_url: Some(provider.base_url) };
+        model.into_model(from).expect("it is whole")
+    }
+
+    fn model(provider_id: &str, id: &str) -> Model {
+        let provider = provider(provider_id).expect("it is there");
+        whole(provider, provider.model(id).expect("it is there"))
+    }
 
     #[test]
     fn every_entry_is_a_model() {
-        assert_eq!(lines().len(), CATALOG.lines().count(), "every line begins with an id");
-        let mut models = 0;
-        for name in provider_ids() {
-            let p = provider(name).expect("it parses");
-            let text = lines().iter().find(|line| line.id == name).map_or("", |line| line.text);
-            assert_eq!(p.models.len(), text.matches("{\"id\":").count() - 1, "{name}");
-            assert!(p.model(p.default_model).is_some(), "{name}");
-            assert!(!p.env.is_empty(), "{name}");
-            for id in p.model_ids() {
-                let from = Inherited { provider: name, api: Some(p.api), base_url: Some(p.base_url) };
-                let model = p.model(id).expect("it parses").into_model(from).expect("it is whole");
-                assert!(model.max_tokens > 0 && model.context_window >= model.max_tokens / 2, "{}", model.spec());
-                models += 1;
+        let (mut all, mut thinking, mut images, mut tiers) = (0, 0, 0, 0);
+        assert_eq!(providers().count(), PROVIDERS.lines().count(), "every line is a provider");
+        for provider in providers() {
+            assert!(!provider.env.is_empty(), "{}", provider.id);
+            assert!(provider.model(provider.default_model).is_some(), "{}", provider.id);
+            assert_eq!(provider.lines().count(), provider.model_ids().count(), "{}", provider.id);
+            for (line, id) in provider.lines().zip(provider.model_ids()) {
+                let model = provider.definition(&line).unwrap_or_else(|| panic!("{}: {line}", provider.id));
+                assert_eq!(model.id, id, "{}", provider.id);
+                let model = whole(provider, model);
+                let spec = model.spec();
+                assert!(model.max_tokens > 0 && model.context_window >= model.max_tokens / 2, "{spec}");
+                assert!(model.tiers.is_sorted_by(|a, b| a.above < b.above), "{spec}");
+                // Every variable part of an address has a name that is known.
+                let filled = provider.needs.iter().fold(model.base_url, |url, n| url.replace(&format!("{{{n}}}"), ""));
+                assert!(!filled.contains(['{', '}']), "{spec}");
+                all += 1;
+                thinking += usize::from(model.reasoning);
+                images += usize::from(model.images);
+                tiers += usize::from(!model.tiers.is_empty());
             }
         }
-        assert!(models > 600, "{models}");
-        assert_eq!(provider_ids().next(), Some("anthropic"));
+        assert_eq!((providers().count(), all, thinking, images, tiers), (35, 1307, 1141, 960, 212));
+        assert_eq!(providers().next().map(|p| p.id), Some("anthropic"));
         assert!(provider("nobody").is_none());
+    }
+
+    #[test]
+    fn facts_of_providers_reach_their_models() {
+        let opus = model("anthropic", "claude-opus-5-5");
+        assert_eq!((opus.max_images, opus.max_request_bytes), (Some(600), Some(33_554_432)));
+        let haiku = model("anthropic", "claude-haiku-4-5");
+        assert_eq!((haiku.max_images, haiku.max_request_bytes), (Some(100), Some(33_554_432)), "its own limit");
+        assert_eq!(model("groq", "openai/gpt-oss-120b").max_images, None);
+        let headers = model("nvidia", provider("nvidia").expect("there").default_model).headers;
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
+        assert_eq!(headers, [("NVCF-POLL-SECONDS", "3600")]);
+        let gateway = provider("cloudflare-ai-gateway").expect("there");
+        assert_eq!(gateway.key_header, Some("cf-aig-authorization"));
+        assert_eq!(gateway.needs, ["CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_GATEWAY_ID"]);
+        assert_eq!(provider("opencode").expect("there").session_header, Some("x-opencode-session"));
+    }
+
+    #[test]
+    fn levels_that_a_model_refuses_are_not_offered() {
+        use ThinkingLevel::*;
+        for (provider, id, asked, expected) in [
+            ("openai", "gpt-6.2-sol", Off, Low),
+            ("openai", "gpt-6.2-sol", Minimal, Low),
+            ("anthropic", "claude-opus-5-5", Max, Max),
+            ("anthropic", "claude-fable-5", Off, Minimal),
+            ("deepseek", "deepseek-v4-pro", Low, High),
+            ("groq", "llama-3.1-8b-instant", High, Off),
+        ] {
+            assert_eq!(model(provider, id).clamp(asked), expected, "{provider}/{id} {asked:?}");
+        }
     }
 }

@@ -1,10 +1,15 @@
-//! How the many servers that speak `openai-completions` differ. What a server can do is told by its host or provider id;
-//! flags that a model states itself beat that. Servers nobody knows, and all on this machine, get what is understood
-//! everywhere.
+//! How the many servers that speak `openai-completions` differ. What a server can do is told by its host or provider id,
+//! by the table in `servers.json`; flags that a model states itself beat that. Servers nobody knows, and all on this
+//! machine, get what is understood everywhere.
+//!
+//! The role `developer` is OpenAI's own: it goes to that provider and that host, since the prompt templates of others
+//! refuse it, while every server takes `system`.
 
-use super::Model;
 use super::http::is_loopback;
+use super::{Model, catalog};
+use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::sync::LazyLock;
 
 /// How a server wants to be told to think.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,42 +65,61 @@ pub struct Compat {
     pub prompt_cache_key: bool,
 }
 
-/// Servers that take less than OpenAI's own: words in their hosts or provider ids.
-const NON_STANDARD: &[&str] = &[
-    "nvidia",
-    "cerebras",
-    "x.ai",
-    "xai",
-    "together",
-    "chutes.ai",
-    "deepseek",
-    "zai",
-    "z.ai",
-    "bigmodel",
-    "moonshot",
-    "opencode",
-    "cloudflare",
-    "ant-ling",
-];
+/// What is known of a server: which flags differ from those that hold for most.
+#[derive(Deserialize)]
+struct Server {
+    /// Words of its hosts.
+    #[serde(default)]
+    hosts: Vec<&'static str>,
+    /// What the catalog calls it, since it may be behind another host.
+    #[serde(default)]
+    providers: Vec<&'static str>,
+    /// How the ids of the models begin that the row is about.
+    #[serde(default)]
+    models: &'static str,
+    #[serde(default)]
+    compat: Map<String, Value>,
+}
 
-/// Further servers whose abilities are known.
-const STANDARD: &[&str] = &[
-    "api.openai.com",
-    "openrouter.ai",
-    "groq.com",
-    "huggingface.co",
-    "fireworks.ai",
-    "kimi.com",
-    "baseten.co",
-    "xiaomimimo.com",
-    "aliyuncs.com",
-    "minimax",
-    "ai-gateway.vercel.sh",
-    "githubcopilot.com",
-    "azure.com",
-];
+/// The servers whose abilities are known. All rows that fit a model hold for it, later ones over earlier ones.
+static SERVERS: LazyLock<Vec<Server>> = LazyLock::new(|| {
+    // It cannot fail, as the file is part of the program; the tests see that it does not.
+    serde_json::from_str(include_str!("servers.json")).unwrap_or_default()
+});
 
 impl Compat {
+    /// What most hosted servers understand.
+    const HOSTED: Compat = Compat {
+        store: true,
+        developer_role: false,
+        reasoning_effort: true,
+        usage_in_streaming: true,
+        finish_reason: true,
+        strict_mode: false,
+        long_cache_retention: true,
+        max_tokens_field: "max_completion_tokens",
+        thinking_format: ThinkingFormat::Openai,
+        cache_markers: false,
+        affinity: Affinity::None,
+        tool_result_name: false,
+        assistant_after_tool_result: false,
+        thinking_as_text: false,
+        reasoning_content_always: false,
+        non_null_assistant_content: false,
+        tools_with_tool_history: false,
+        tool_stream: false,
+        prompt_cache_key: false,
+    };
+
+    /// What is understood everywhere.
+    const UNKNOWN: Compat = Compat {
+        store: false,
+        reasoning_effort: false,
+        long_cache_retention: false,
+        max_tokens_field: "max_tokens",
+        ..Compat::HOSTED
+    };
+
     /// For this model at its server.
     pub fn of(model: &Model) -> Compat {
         let mut compat = Compat::detect(model);
@@ -104,69 +128,24 @@ impl Compat {
     }
 
     fn detect(model: &Model) -> Compat {
+        // A server on this machine is what it is, whatever the provider is called.
+        if is_loopback(&model.base_url) {
+            return Compat::UNKNOWN;
+        }
         let url = model.base_url.to_ascii_lowercase();
         let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest).split('/').next().unwrap_or_default();
-        let local = is_loopback(&model.base_url);
-        // A server on this machine is what it is, whatever the provider is called.
-        let is = |word: &str| !local && (matches_word(host, word) || matches_word(&model.provider, word));
-        let any = |words: &[&str]| words.iter().any(|word| is(word));
-        let non_standard = any(NON_STANDARD);
-        let unknown = !non_standard && !any(STANDARD);
-        let openrouter = is("openrouter.ai") || is("openrouter");
-        let zai = any(&["zai", "z.ai", "bigmodel"]);
-        let xai = any(&["x.ai", "xai"]);
-        let gateway = is("gateway.ai.cloudflare.com") || is("cloudflare-ai-gateway");
-        let (together, nvidia, ant_ling) = (is("together"), is("nvidia"), is("ant-ling"));
-        let (deepseek, moonshot) = (is("deepseek"), is("moonshot"));
-        let family = |prefix: &str| model.id.starts_with(prefix);
-        Compat {
-            store: !non_standard && !unknown,
-            developer_role: if openrouter {
-                family("anthropic/") || family("openai/")
-            } else {
-                !non_standard && !unknown
-            },
-            reasoning_effort: !(xai || zai || moonshot || together || gateway || nvidia || ant_ling || unknown),
-            usage_in_streaming: true,
-            finish_reason: true,
-            strict_mode: false,
-            long_cache_retention: !(together || is("cloudflare") || nvidia || ant_ling || unknown),
-            max_tokens_field: if is("chutes.ai")
-                || deepseek
-                || moonshot
-                || gateway
-                || together
-                || nvidia
-                || ant_ling
-                || zai
-                || unknown
-            {
-                "max_tokens"
-            } else {
-                "max_completion_tokens"
-            },
-            thinking_format: match () {
-                () if deepseek => ThinkingFormat::Deepseek,
-                () if zai => ThinkingFormat::Zai,
-                () if together => ThinkingFormat::Together,
-                () if ant_ling => ThinkingFormat::AntLing,
-                () if openrouter => ThinkingFormat::Openrouter,
-                () => ThinkingFormat::Openai,
-            },
-            cache_markers: openrouter && family("anthropic/"),
-            affinity: if openrouter { Affinity::Openrouter } else { Affinity::None },
-            tool_result_name: false,
-            assistant_after_tool_result: false,
-            thinking_as_text: false,
-            reasoning_content_always: deepseek,
-            non_null_assistant_content: false,
-            tools_with_tool_history: false,
-            tool_stream: false,
-            prompt_cache_key: is("api.openai.com"),
-        }
+        let provider = model.provider.as_str();
+        let is = |server: &&Server| {
+            server.hosts.iter().any(|word| matches_word(host, word)) || server.providers.contains(&provider)
+        };
+        let mut rows = SERVERS.iter().filter(is).peekable();
+        let known = rows.peek().is_some() || catalog::provider(provider).is_some();
+        let mut compat = if known { Compat::HOSTED } else { Compat::UNKNOWN };
+        rows.filter(|row| model.id.starts_with(row.models)).for_each(|row| compat.apply(&row.compat));
+        compat
     }
 
-    /// Puts explicit flags over what was detected.
+    /// Puts flags over what was known before.
     fn apply(&mut self, flags: &Map<String, Value>) {
         let set = |field: &mut bool, name: &str| {
             if let Some(value) = flags.get(name).and_then(Value::as_bool) {
@@ -265,7 +244,11 @@ mod tests {
         // Provider, URL, id; then: store, developer role, reasoning effort, long cache, limit's field, thinking format.
         for (provider, url, id, expected) in [
             ("openai", "https://api.openai.com/v1", "gpt", (true, true, true, true, long, Openai)),
-            ("groq", "https://api.groq.com/openai/v1", "m", (true, true, true, true, long, Openai)),
+            ("openai", "https://llm.example.com/v1", "gpt", (true, true, true, true, long, Openai)),
+            ("mine", "https://api.openai.com/v1", "gpt", (true, true, true, true, long, Openai)),
+            ("groq", "https://api.groq.com/openai/v1", "m", (true, false, true, true, long, Openai)),
+            ("groq", "https://llm.example.com/v1", "m", (true, false, true, true, long, Openai)),
+            ("mine", "https://mine.openai.azure.com/v1", "m", (true, false, true, true, long, Openai)),
             ("nvidia", "https://integrate.api.nvidia.com/v1", "m", (false, false, false, false, short, Openai)),
             ("cerebras", "https://api.cerebras.ai/v1", "m", (false, false, true, true, long, Openai)),
             ("xai", "https://api.x.ai/v1", "m", (false, false, false, true, long, Openai)),
@@ -275,6 +258,7 @@ mod tests {
             ("deepseek", "https://api.deepseek.com", "m", (false, false, true, true, short, Deepseek)),
             ("deepseek", "https://proxy.example.com", "m", (false, false, true, true, short, Deepseek)),
             ("zai", "https://api.z.ai/api/coding/paas/v4", "m", (false, false, false, true, short, Zai)),
+            ("zai-coding-cn", "https://proxy.example.com", "m", (false, false, false, true, short, Zai)),
             ("g", "https://open.bigmodel.cn/api/v4", "m", (false, false, false, true, short, Zai)),
             ("moonshotai", "https://api.moonshot.ai/v1", "m", (false, false, false, true, short, Openai)),
             ("opencode", "https://opencode.ai/inference/openai/v1", "m", (false, false, true, true, long, Openai)),
@@ -287,7 +271,8 @@ mod tests {
             ("cf", "https://gateway.ai.cloudflare.com/v1", "m", (false, false, false, false, short, Openai)),
             ("ant-ling", "https://api.ant-ling.com/v1", "m", (false, false, false, false, short, AntLing)),
             ("openrouter", "https://openrouter.ai/api/v1", "m", (true, false, true, true, long, Openrouter)),
-            ("openrouter", "https://openrouter.ai/api/v1", "openai/m", (true, true, true, true, long, Openrouter)),
+            ("openrouter", "https://openrouter.ai/api/v1", "openai/m", (true, false, true, true, long, Openrouter)),
+            ("xiaomi-token-plan-sgp", "https://llm.example.com", "m", (true, false, true, true, long, Openai)),
             ("ollama", "http://localhost:11434/v1", "m", (false, false, false, false, short, Openai)),
             ("openai", "http://127.0.0.1:8080/v1", "m", (false, false, false, false, short, Openai)),
             ("mine", "https://llm.example.com/v1", "m", (false, false, false, false, short, Openai)),
@@ -308,6 +293,26 @@ mod tests {
             assert!(c.usage_in_streaming && c.finish_reason && !c.strict_mode);
         }
         assert!(compat("openrouter", "https://openrouter.ai/api/v1", "anthropic/m", json!({})).cache_markers);
+        assert!(!compat("openrouter", "https://openrouter.ai/api/v1", "m", json!({})).cache_markers);
+    }
+
+    #[test]
+    fn every_row_says_something_that_is_understood() {
+        assert!(SERVERS.len() > 10, "the table parses");
+        for row in SERVERS.iter() {
+            assert!(!row.hosts.is_empty() || !row.providers.is_empty());
+            for provider in &row.providers {
+                assert!(catalog::provider(provider).is_some(), "{provider}");
+            }
+            for (name, value) in &row.compat {
+                let mut compat = Compat::HOSTED;
+                compat.apply(&Map::from_iter([
+                    ("sendSessionAffinityHeaders".to_string(), json!(true)),
+                    (name.clone(), value.clone()),
+                ]));
+                assert_ne!(compat, Compat::HOSTED, "{name}: {value}");
+            }
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::cancel::Cancel;
 use crate::transcript::now_ms;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -143,13 +144,47 @@ impl Credentials {
 
     /// Whether there is something to try for this provider. Runs no command and asks nobody.
     pub fn available(&self, provider: &str, user: &ModelsJson) -> bool {
+        let base_url = user.provider(provider).and_then(|p| p.base_url.as_deref());
         // A server on this machine may ask for no key.
-        let local = || user.provider(provider).and_then(|p| p.base_url.as_deref()).is_some_and(http::is_loopback);
+        let local = || base_url.is_some_and(http::is_loopback);
+        let base_url = base_url.or_else(|| catalog::provider(provider).map(|p| p.base_url)).unwrap_or_default();
         self.locate(provider, user).is_ok_and(|found| found.is_some() || local())
+            && self.address(provider, base_url).is_ok()
+    }
+
+    /// `base_url` with the values that the provider's addresses are made of, such as an account's number.
+    ///
+    /// # Errors
+    /// Names the variable that is not set.
+    pub fn address<'u>(&self, provider: &str, base_url: &'u str) -> Result<Cow<'u, str>, ModelError> {
+        let mut address = Cow::Borrowed(base_url);
+        let file = self.stored()?;
+        for name in catalog::provider(provider).into_iter().flat_map(|p| &p.needs) {
+            let placeholder = format!("{{{name}}}");
+            if address.contains(&placeholder) {
+                let value = self.variable(&file, provider, name).ok_or_else(|| {
+                    let path = self.file.path().display();
+                    let fix = format!("set {name}, or add it to \"env\" of the entry \"{provider}\" in {path}");
+                    ModelError::Credentials { provider: provider.to_string(), fix }
+                })?;
+                address = Cow::Owned(address.replace(&placeholder, &value));
+            }
+        }
+        Ok(address)
+    }
+
+    /// A variable's value: the one stored with the provider's key, else that of the environment.
+    fn variable(&self, file: &AuthFile, provider: &str, name: &str) -> Option<String> {
+        let own = match file.entries.get(provider) {
+            Some(Entry::ApiKey { env, .. }) => env.get(name).cloned(),
+            _ => None,
+        };
+        own.or_else(|| (self.environment)(name))
     }
 
     /// What [`Credentials::authorize`] would complain about, as far as it can be told without running a command.
     pub fn check(&self, model: &Model, user: &ModelsJson) -> Result<(), ModelError> {
+        self.address(&model.provider, &model.base_url)?;
         match self.locate_for(model, user)? {
             Some(Located::Value { text, .. }) if text.starts_with('!') => Ok(()),
             Some(Located::Expired) => Ok(()),
@@ -193,11 +228,7 @@ impl Credentials {
 
     /// The variables that hold keys, or may: for keeping them from child processes.
     pub fn environment_names(&self, user: &ModelsJson) -> Vec<String> {
-        let mut names: Vec<String> = catalog::provider_ids()
-            .filter_map(catalog::provider)
-            .flat_map(|p| &p.env)
-            .map(|name| name.to_string())
-            .collect();
+        let mut names: Vec<String> = catalog::providers().flat_map(|p| &p.env).map(|name| name.to_string()).collect();
         if let Ok(file) = self.file.get() {
             for entry in file.entries.values() {
                 if let Entry::ApiKey { key, env } = entry {
@@ -290,12 +321,7 @@ impl Credentials {
         if cached && let Some(secret) = file.printed.lock().unwrap_or_else(PoisonError::into_inner).get(text) {
             return Ok(secret.clone());
         }
-        let own = match file.entries.get(provider) {
-            Some(Entry::ApiKey { env, .. }) => Some(env),
-            _ => None,
-        };
-        let lookup = |name: &str| own.and_then(|env| env.get(name).cloned()).or_else(|| (self.environment)(name));
-        let secret = evaluate(text, &lookup)?;
+        let secret = evaluate(text, &|name: &str| self.variable(&file, provider, name))?;
         if cached {
             let mut printed = file.printed.lock().unwrap_or_else(PoisonError::into_inner);
             printed.insert(text.to_string(), secret.clone());

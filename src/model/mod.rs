@@ -76,10 +76,16 @@ pub struct Model {
     /// The model takes images.
     pub images: bool,
     pub rates: Rates,
+    /// What long prompts cost instead, in ascending order.
+    pub tiers: Vec<Tier>,
     /// Tokens of prompt and answer together.
     pub context_window: u64,
     /// Tokens of one answer.
     pub max_tokens: u64,
+    /// The most images that one request may hold, where a limit is known.
+    pub max_images: Option<u64>,
+    /// The largest body of a request, in bytes, where a limit is known.
+    pub max_request_bytes: Option<u64>,
     /// Level -> the value the provider wants; `None` = the level is not supported.
     pub thinking_level_map: BTreeMap<String, Option<String>>,
     /// Extra request headers; values in the syntax of `secret_value`.
@@ -95,6 +101,13 @@ pub struct Rates {
     pub output: f64,
     pub cache_read: f64,
     pub cache_write: f64,
+}
+
+/// The rates of requests whose prompt has more than `above` tokens, whether read from a cache or not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tier {
+    pub above: u64,
+    pub rates: Rates,
 }
 
 /// The provider APIs that are spoken.
@@ -130,6 +143,8 @@ pub struct Request<'a> {
     /// Identifies the session to the provider's prompt cache. `None` for a request whose prompt will not come again, of
     /// which nothing is to be cached.
     pub session_id: Option<&'a str>,
+    /// The session that asks, for services that want to know it with every request.
+    pub session: &'a str,
 }
 
 /// What a streaming answer is made of. `index` counts the blocks of the answer.

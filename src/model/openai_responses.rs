@@ -44,6 +44,8 @@ struct Body<'a> {
     prompt_cache_key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_cache_retention: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_cache_options: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -138,6 +140,8 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     // xAI's models think whether asked or not, and want their thoughts back.
     let include = model.reasoning && (on || model.provider == "xai");
     let long = draft.long_cache && model.flag("supportsLongCacheRetention") != Some(false);
+    // The newest models take other words for how their cache is used; without any, they cache for a short time.
+    let explicit = model.flag("supportsExplicitPromptCacheMode") == Some(true);
     let tools = request.tools.iter().map(|tool| Tool {
         name: &tool.name,
         description: &tool.description,
@@ -155,12 +159,21 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
         reasoning,
         include: include.then_some(["reasoning.encrypted_content"]),
         prompt_cache_key: request.session_id.map(|id| id.chars().take(MAX_ID).collect()),
-        prompt_cache_retention: long.then_some("24h"),
+        prompt_cache_retention: (long && !explicit).then_some("24h"),
+        prompt_cache_options: match request.session_id {
+            None if explicit => Some(json!({"mode": "explicit"})),
+            Some(_) if explicit && long => Some(json!({"ttl": "30m"})),
+            _ => None,
+        },
     };
     let mut headers = draft.headers("authorization");
     headers.push(("accept".to_string(), "text/event-stream".to_string()));
-    let affinity: &[&str] =
-        if model.provider == "openrouter" { &["x-session-id"] } else { &["session-id", "x-client-request-id"] };
+    let affinity: &[&str] = match model.compat.get("sessionAffinityFormat").and_then(Value::as_str) {
+        Some("openai-nosession") => &["x-client-request-id"],
+        Some("openrouter") => &["x-session-id"],
+        None if model.provider == "openrouter" => &["x-session-id"],
+        _ => &["session-id", "x-client-request-id"],
+    };
     headers.extend(
         request.session_id.iter().flat_map(|id| affinity.iter().map(|name| (name.to_string(), id.to_string()))),
     );

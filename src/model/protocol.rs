@@ -5,7 +5,7 @@ use super::compat::Compat;
 use super::credentials::{Authorization, Scheme};
 use super::sse::Event;
 use super::thinking::Budgets;
-use super::{Api, Failure, Model, Request, anthropic, google, ids, openai_completions, openai_responses};
+use super::{Api, Failure, Model, Request, anthropic, catalog, google, ids, openai_completions, openai_responses};
 use crate::transcript::{Message, StopReason};
 use serde::Deserialize;
 use serde_json::Value;
@@ -48,14 +48,22 @@ impl Draft<'_> {
         self.budgets.tokens(self.request.thinking)
     }
 
-    /// The headers of every request: the content's type, the key in the header `own` (or as bearer token), the configured ones.
+    /// The headers of every request: the content's type, the key in the header `own` (or as bearer token), and what the
+    /// provider wants beside them.
     pub fn headers(&self, own: &str) -> Vec<(String, String)> {
+        let provider = catalog::provider(&self.model.provider);
         let mut headers = vec![("content-type".to_string(), "application/json".to_string())];
         if let Some(secret) = &self.authorization.secret {
+            let key_header = provider.and_then(|p| p.key_header);
             headers.push(match self.authorization.scheme {
-                Scheme::Key if own != "authorization" => (own.to_string(), secret.reveal().to_string()),
-                _ => ("authorization".to_string(), format!("Bearer {}", secret.reveal())),
+                Scheme::Key if own != "authorization" && key_header.is_none() => {
+                    (own.to_string(), secret.reveal().to_string())
+                }
+                _ => (key_header.unwrap_or("authorization").to_string(), format!("Bearer {}", secret.reveal())),
             });
+        }
+        if let Some(name) = provider.and_then(|p| p.session_header) {
+            headers.push((name.to_string(), self.request.session.to_string()));
         }
         headers
     }

@@ -18,7 +18,7 @@ pub struct Registry<'a> {
 impl Registry<'_> {
     /// Every provider's id: built-in ones in catalog order, then the user's own, then the offline one.
     pub fn provider_ids(&self) -> Vec<&str> {
-        let mut ids: Vec<&str> = catalog::provider_ids().collect();
+        let mut ids: Vec<&str> = catalog::providers().map(|p| p.id).collect();
         for (id, _) in self.user.providers() {
             if !ids.contains(&id) {
                 ids.push(id);
@@ -55,7 +55,8 @@ impl Registry<'_> {
         let definition = match (own, user) {
             (Some(own), Some(user)) => {
                 let [provider, corrections] = user.corrections(id);
-                Definition { id: id.to_string(), ..provider }.overlay(own.clone()).overlay(corrections)
+                let below = built_in.map_or_else(Definition::default, |p| p.defaults()).overlay(provider);
+                below.overlay(own.clone()).overlay(corrections)
             }
             _ => {
                 let known = built_in?.model(id)?;
@@ -134,22 +135,23 @@ impl Registry<'_> {
         let front = spec.rsplit_once(':').filter(|(_, level)| ThinkingLevel::parse(level).is_some());
         let wanted = front.map_or(spec, |(front, _)| front).to_ascii_lowercase();
         let wanted_id = wanted.rsplit('/').next().unwrap_or(&wanted);
-        let mut near: Vec<(usize, String)> = Vec::new();
+        let mut near: Vec<(bool, bool, usize, String)> = Vec::new();
         for provider in self.provider_ids() {
+            let named = after_provider(spec, provider).is_some();
             for id in self.model_ids(provider) {
                 let name = format!("{provider}/{id}");
                 let lower = name.to_ascii_lowercase();
                 let id = lower.rsplit('/').next().unwrap_or(&lower);
-                let contained = if id.contains(wanted_id) || wanted_id.contains(id) { 0 } else { 1000 };
-                let distance = contained + edit_distance(id, wanted_id) * 10 + edit_distance(&lower, &wanted);
+                let distance = edit_distance(id, wanted_id);
+                let alike = distance <= 2 || id.contains(wanted_id) || wanted_id.contains(id);
                 // Beyond half of its length, a likeness is chance.
-                if contained == 0 || edit_distance(id, wanted_id) * 2 <= wanted_id.len() {
-                    near.push((distance, name));
+                if alike || distance * 2 <= wanted_id.len() {
+                    near.push((!alike, !named, distance * 10 + edit_distance(&lower, &wanted), name));
                 }
             }
         }
         near.sort();
-        near.into_iter().take(MAX_SUGGESTIONS).map(|(_, name)| name).collect()
+        near.into_iter().take(MAX_SUGGESTIONS).map(|(.., name)| name).collect()
     }
 }
 
@@ -220,7 +222,7 @@ mod tests {
     #[test]
     fn failures_say_what_to_write_instead() {
         let error = resolve("anthropic/claude-opus-5.5:high", &[]).expect_err("a typo");
-        assert!(error.to_string().contains("anthropic/claude-opus-5-5"), "{error}");
+        assert!(error.to_string().contains("; similar: anthropic/claude-opus-5-5, "), "{error}");
         let error = resolve("gpt-6.1-sol", &[]).expect_err("several have it");
         assert!(matches!(&error, ModelError::Ambiguous { candidates, .. } if candidates.len() > 1), "{error}");
         let error = resolve("broken/x", &[]).expect_err("no api");

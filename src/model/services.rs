@@ -18,6 +18,7 @@ use crate::jsonc;
 use crate::transcript::StopReason;
 use crate::transcript::compaction::CompactionSettings;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -130,9 +131,7 @@ impl Services {
     /// The user's models. A broken file concerns only those that are not in the catalog.
     fn user_models(&self, model: &Model) -> Result<Arc<ModelsJson>, ModelError> {
         match self.shared.models.get() {
-            Err(reason) if catalog::provider_ids().all(|known| known != model.provider) => {
-                Err(ModelError::Invalid(reason))
-            }
+            Err(reason) if catalog::provider(&model.provider).is_none() => Err(ModelError::Invalid(reason)),
             user => Ok(user.unwrap_or_default()),
         }
     }
@@ -222,9 +221,15 @@ impl Services {
     ) -> Result<StopReason, Failed> {
         let settings = self.settings();
         let model = request.model;
-        let user = self.user_models(model).map_err(|e| Failed::new(e.to_string()))?;
+        let refused = |e: ModelError| Failed::new(e.to_string());
+        let user = self.user_models(model).map_err(refused)?;
         self.shared.credentials.renew(model, &user, cancel)?;
-        let authorization = self.shared.credentials.authorize(model, &user).map_err(|e| Failed::new(e.to_string()))?;
+        let authorization = self.shared.credentials.authorize(model, &user).map_err(refused)?;
+        let address = self.shared.credentials.address(&model.provider, &model.base_url).map_err(refused)?;
+        let model = &match address {
+            Cow::Borrowed(_) => Cow::Borrowed(model),
+            Cow::Owned(base_url) => Cow::Owned(Model { base_url, ..model.clone() }),
+        };
         let messages = repair(request.messages, model, settings.block_images(), protocol.foreign_id);
         let prepared = (protocol.prepare)(&Draft {
             request,

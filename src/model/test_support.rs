@@ -27,8 +27,11 @@ pub fn test_model() -> Model {
         reasoning: false,
         images: true,
         rates: Rates::default(),
+        tiers: Vec::new(),
         context_window: 200_000,
         max_tokens: 8192,
+        max_images: None,
+        max_request_bytes: None,
         thinking_level_map: BTreeMap::new(),
         headers: Vec::new(),
         compat: serde_json::Map::new(),
@@ -37,7 +40,15 @@ pub fn test_model() -> Model {
 
 /// A request without tools.
 pub fn test_request<'a>(model: &'a Model, messages: &'a [Arc<Message>]) -> Request<'a> {
-    Request { model, system: "", messages, tools: &[], thinking: ThinkingLevel::Off, session_id: Some("s1") }
+    Request {
+        model,
+        system: "",
+        messages,
+        tools: &[],
+        thinking: ThinkingLevel::Off,
+        session_id: Some("s1"),
+        session: "s1",
+    }
 }
 
 /// An answer of `model` without content.

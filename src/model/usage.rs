@@ -10,7 +10,10 @@ const MIN_ROOM: u64 = 32_768;
 
 /// Fills in the total and the cost of `usage`, by the model's rates.
 pub fn price(model: &Model, usage: &mut Usage) {
-    let rates = &model.rates;
+    let parts = [usage.input, usage.cache_read, usage.cache_write];
+    let prompt = parts.into_iter().fold(0, u64::saturating_add);
+    // A long prompt makes the whole request dearer, the answer included.
+    let rates = model.tiers.iter().rev().find(|tier| tier.above < prompt).map_or(&model.rates, |tier| &tier.rates);
     let dollars = |tokens: u64, rate: f64| tokens as f64 * rate / 1e6;
     let hour = usage.cache_write_1h.unwrap_or(0).min(usage.cache_write);
     let mut cost = Cost {
@@ -27,8 +30,7 @@ pub fn price(model: &Model, usage: &mut Usage) {
     }
     usage.cost = cost;
     if usage.total_tokens == 0 {
-        let parts = [usage.input, usage.output, usage.cache_read, usage.cache_write];
-        usage.total_tokens = parts.into_iter().fold(0, u64::saturating_add);
+        usage.total_tokens = prompt.saturating_add(usage.output);
     }
 }
 
@@ -66,7 +68,7 @@ fn estimate(request: &Request<'_>) -> u64 {
 mod tests {
     use super::*;
     use crate::model::test_support::test_model;
-    use crate::model::{Rates, ThinkingLevel};
+    use crate::model::{Rates, ThinkingLevel, Tier};
     use std::sync::Arc;
 
     #[test]
@@ -96,6 +98,42 @@ mod tests {
     }
 
     #[test]
+    fn long_prompts_cost_more() {
+        let rates = |factor: f64| Rates {
+            input: 2.0 * factor,
+            output: 10.0 * factor,
+            cache_read: 0.2 * factor,
+            cache_write: 2.5 * factor,
+        };
+        let tiers = vec![Tier { above: 200_000, rates: rates(2.0) }, Tier { above: 500_000, rates: rates(3.0) }];
+        let model = Model { rates: rates(1.0), tiers, ..test_model() };
+        // Input, cache read, cache write, of that for an hour, output; then the costs of all, in dollars.
+        for (tokens, expected) in [
+            // 1e5*2 + 5e4*0.2 + 5e4*2.5 + 1000*10: exactly 200,000 are not above it.
+            ([100_000, 50_000, 50_000, 0, 1000], [0.2, 0.01, 0.125, 0.01]),
+            // One more, and everything costs twice as much.
+            ([100_001, 50_000, 50_000, 0, 1000], [0.400_004, 0.02, 0.25, 0.02]),
+            // An hour's cache costs twice that tier's input rate: 4 * 2 dollars for 40,000, 5 for the other 10,000.
+            ([100_001, 50_000, 50_000, 40_000, 1000], [0.400_004, 0.02, 0.05 + 0.32, 0.02]),
+            // What is read from the cache counts in full.
+            ([1, 500_000, 0, 0, 2000], [0.000_006, 0.3, 0.0, 0.06]),
+            // The answer's length does not count.
+            ([1000, 0, 0, 0, 300_000], [0.002, 0.0, 0.0, 3.0]),
+        ] {
+            let [input, cache_read, cache_write, hour, output] = tokens;
+            let mut usage =
+                Usage { input, output, cache_read, cache_write, cache_write_1h: Some(hour), ..Usage::default() };
+            price(&model, &mut usage);
+            let cost = usage.cost;
+            let found = [cost.input, cost.cache_read, cost.cache_write, cost.output, cost.total];
+            let all = [expected.as_slice(), &[expected.iter().sum()]].concat();
+            for (found, expected) in found.into_iter().zip(all) {
+                assert!((found - expected).abs() < 1e-9, "{tokens:?} {cost:?}");
+            }
+        }
+    }
+
+    #[test]
     fn the_answer_s_limit_fits_into_the_window() {
         for (window, limit, prompt_tokens, expected) in [
             (200_000, 64_000, 10, 64_000),
@@ -115,6 +153,7 @@ mod tests {
                 tools: &[],
                 thinking: ThinkingLevel::Off,
                 session_id: Some("s"),
+                session: "s",
             };
             assert_eq!(max_tokens(&request), expected, "{window} {limit} {prompt_tokens}");
         }

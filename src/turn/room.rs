@@ -35,6 +35,7 @@ impl Turn {
             services: &self.services,
             model: &self.model,
             thinking: self.thinking,
+            session: &self.info.instance_id,
             cancel: &self.cancel,
             on_retry: &mut on_retry,
         };

@@ -132,6 +132,9 @@ fn compat_flags() {
     assert_eq!(body["system"][0]["cache_control"], json!({"type":"ephemeral"}));
     assert!(headers.contains(&format!("anthropic-beta: {FINE_GRAINED_BETA}")), "{headers:?}");
     assert!(headers.contains(&"x-session-affinity: s1".to_string()), "{headers:?}");
+    let openrouter = Model { provider: "openrouter".to_string(), ..test_model() };
+    let (headers, _) = request(&openrouter, ThinkingLevel::Off, user.clone(), &[], true);
+    assert!(headers.contains(&"x-session-id: s1".to_string()), "{headers:?}");
     let (_, body) = request(&test_model(), ThinkingLevel::Off, user, &[], true);
     assert_eq!(body["messages"][0]["content"][0]["cache_control"], json!({"type":"ephemeral","ttl":"1h"}));
     let unsigned = json!([assistant(json!([{"type":"thinking","thinking":"x"}]))]);

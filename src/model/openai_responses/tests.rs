@@ -1,6 +1,8 @@
 use super::*;
-use crate::model::test_support::{Recorder, decoded, prepared, test_model};
-use crate::model::{Api, Outcome};
+use crate::model::credentials::{Authorization, Scheme};
+use crate::model::test_support::{Recorder, decoded, prepared, test_model, test_request};
+use crate::model::thinking::Budgets;
+use crate::model::{Api, Outcome, Request};
 use crate::transcript::{StopReason, ToolSpec};
 
 fn model() -> Model {
@@ -103,6 +105,56 @@ fn thinking_and_flags() {
     let (_, headers, body) = prepared(&model, (ThinkingLevel::Off, 5, false), json!([]), &[], prepare);
     assert_eq!((&body["max_output_tokens"], &body["input"][0]["role"]), (&json!(null), &json!("system")));
     assert!(headers.contains(&"x-session-id: s1".to_string()), "{headers:?}");
+}
+
+/// What each model is told of caches and sessions, in three kinds of requests: for a short time, for a long one, and one
+/// whose prompt will not come again.
+#[test]
+fn words_for_the_cache() {
+    let absent = json!(null);
+    for (flags, expected) in [
+        (json!({}), [(&absent, &absent), (&json!("24h"), &absent), (&absent, &absent)]),
+        (
+            json!({"supportsExplicitPromptCacheMode":true}),
+            [(&absent, &absent), (&absent, &json!({"ttl":"30m"})), (&absent, &json!({"mode":"explicit"}))],
+        ),
+        (
+            json!({"supportsExplicitPromptCacheMode":true,"supportsLongCacheRetention":false}),
+            [(&absent, &absent), (&absent, &absent), (&absent, &json!({"mode":"explicit"}))],
+        ),
+    ] {
+        let model = Model { compat: serde_json::from_value(flags.clone()).expect("flags"), ..model() };
+        for ((session_id, long_cache), expected) in
+            [(Some("s1"), false), (Some("s1"), true), (None, false)].into_iter().zip(expected)
+        {
+            let request = Request { session_id, ..test_request(&model, &[]) };
+            let authorization = Authorization { secret: None, scheme: Scheme::Key, headers: Vec::new() };
+            let body = prepare(&Draft {
+                request: &request,
+                model: &model,
+                messages: &[],
+                authorization: &authorization,
+                max_tokens: 100,
+                budgets: Budgets::default(),
+                long_cache,
+            })
+            .body;
+            let body: Value = serde_json::from_slice(&body).expect("JSON");
+            let found = (&body["prompt_cache_retention"], &body["prompt_cache_options"]);
+            assert_eq!(found, expected, "{flags} {session_id:?} {long_cache}");
+        }
+    }
+    for (format, expected) in [
+        (json!(null), vec!["session-id: s1", "x-client-request-id: s1"]),
+        (json!("openai-nosession"), vec!["x-client-request-id: s1"]),
+        (json!("openrouter"), vec!["x-session-id: s1"]),
+    ] {
+        let mut model = model();
+        model.compat.insert("sessionAffinityFormat".to_string(), format);
+        let (_, headers, _) = prepared(&model, (ThinkingLevel::Off, 5, false), json!([]), &[], prepare);
+        let found: Vec<&str> = headers.iter().map(String::as_str).filter(|h| h.ends_with(": s1")).collect();
+        assert_eq!(found, expected);
+    }
 }
 
 #[test]

@@ -59,6 +59,67 @@ fn an_answer_over_http() {
     assert!(server.requests()[0].head.contains("x-api-key: sk-secret\r\n"));
 }
 
+/// What providers of the catalog want beside a key, at another address.
+#[test]
+fn requests_have_what_their_provider_wants() {
+    let server =
+        TestServer::events("data: {\"choices\":[{\"delta\":{\"content\":\"hi\"},\"finish_reason\":\"stop\"}]}\n\n");
+    fn environment(name: &str) -> Option<String> {
+        (name == "CLOUDFLARE_ACCOUNT_ID").then(|| "account".to_string())
+    }
+    let url = format!("{}/{{CLOUDFLARE_ACCOUNT_ID}}/{{CLOUDFLARE_GATEWAY_ID}}/v1", server.url);
+    let models = json!({"providers":{
+        "cloudflare-ai-gateway":{"baseUrl":url},
+        "opencode":{"baseUrl":server.url},
+        "nvidia":{"baseUrl":server.url}}});
+    let auth = |gateway: Value| {
+        json!({
+            "cloudflare-ai-gateway":{"type":"api_key","key":"k","env":gateway},
+            "opencode":{"type":"api_key","key":"k"},
+            "nvidia":{"type":"api_key","key":"k"}})
+    };
+    let files = [("models.json", models), ("auth.json", auth(json!({"CLOUDFLARE_GATEWAY_ID":"gateway"})))];
+    let (services, dir) = services(&files, environment);
+    for (spec, present, absent) in [
+        (
+            "cloudflare-ai-gateway/workers-ai/@cf/moonshotai/kimi-k2.7-code",
+            ["POST /account/gateway/v1/chat/completions ", "\ncf-aig-authorization: Bearer k\r\n"],
+            ["\nauthorization:", "x-opencode-session"],
+        ),
+        (
+            "cloudflare-ai-gateway/claude-fable-5",
+            ["POST /account/gateway/v1/v1/messages ", "\ncf-aig-authorization: Bearer k\r\n"],
+            ["\nauthorization:", "\nx-api-key:"],
+        ),
+        (
+            "opencode/kimi-k2.7-code",
+            ["\nauthorization: Bearer k\r\n", "\nx-opencode-session: s1\r\n"],
+            ["cf-aig-authorization", "nvcf-"],
+        ),
+        (
+            "nvidia/nvidia/nemotron-3.5-super-vl-120b-a12b",
+            ["\nauthorization: Bearer k\r\n", "\nnvcf-poll-seconds: 3600\r\n"],
+            ["cf-aig-authorization", "x-opencode-session"],
+        ),
+    ] {
+        let (model, _) = services.resolve(spec).expect(spec);
+        services.check_credentials(&model).expect(spec);
+        // A summary is asked for without a cache, and its session is told all the same.
+        let request = Request { session_id: None, ..test_request(&model, &[]) };
+        services.stream(&request, &Cancel::new(), &mut Recorder::default());
+        let head = server.requests().pop().expect("it was sent").head;
+        assert!(present.iter().all(|text| head.contains(text)), "{spec}: {head}");
+        assert!(!absent.iter().any(|text| head.contains(text)), "{spec}: {head}");
+    }
+    std::fs::write(dir.path().join("auth.json"), auth(json!({})).to_string()).expect("it writes");
+    let (model, _) = services.resolve("cloudflare-ai-gateway/claude-fable-5").expect("it is known");
+    let error = services.check_credentials(&model).expect_err("no gateway").to_string();
+    assert!(error.contains("cloudflare-ai-gateway") && error.contains("CLOUDFLARE_GATEWAY_ID"), "{error}");
+    let sent = server.requests().len();
+    let outcome = services.stream(&test_request(&model, &[]), &Cancel::new(), &mut Recorder::default());
+    assert_eq!((outcome.message.error_message, server.requests().len()), (Some(error), sent));
+}
+
 #[test]
 fn drains_come_exactly_when_a_read_may_wait() {
     let (go, gate) = mpsc::channel::<()>();
@@ -272,7 +333,11 @@ fn defaults() {
     let cases: Vec<Case> = vec![
         (vec![], no_environment, None),
         (vec![], groq, Some("groq/openai/gpt-oss-120b")),
-        (vec![("auth.json", auth("deepseek"))], groq, Some("deepseek/deepseek-v4-pro")),
+        (vec![("auth.json", auth("openrouter"))], groq, Some("openrouter/moonshotai/kimi-k2.7-code")),
+        (vec![("auth.json", auth("deepseek"))], groq, Some("groq/openai/gpt-oss-120b")),
+        (vec![("auth.json", auth("deepseek"))], no_environment, Some("deepseek/deepseek-v4-pro")),
+        // Without an account there is no address.
+        (vec![("auth.json", auth("cloudflare-workers-ai"))], no_environment, None),
         (vec![("settings.json", set("groq", "llama-3.1-8b-instant"))], groq, Some("groq/llama-3.1-8b-instant")),
         (vec![("settings.json", set("xai", "grok-4.7"))], groq, Some("groq/openai/gpt-oss-120b")),
         (vec![("settings.json", set("offline", "demo"))], no_environment, None),
