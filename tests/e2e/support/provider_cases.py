@@ -55,7 +55,7 @@ def play(daemon, player, case, spec, session, folder):
             stream = daemon.session(session, prompt["body"], tools=MANIFEST["tools"], **fields)
         else:
             stream = daemon.prompt(session, prompt["body"])
-        text, error = _take(stream)
+        text, error = take(stream)
         seconds = time.monotonic() - start
         # What follows an answer, a compaction for example, belongs to its prompt.
         daemon.wait_session(session, lambda facts: facts["state"] == "idle", "the session is idle")
@@ -79,7 +79,7 @@ def play(daemon, player, case, spec, session, folder):
     return case_faults + _sent_faults(case, player.requests)
 
 
-def _take(stream):
+def take(stream):
     """Everything of a stream: the text, and the error's words or None."""
     end = time.monotonic() + PROMPT_SECONDS
     text, error = b"", None

@@ -99,7 +99,8 @@ def _blocks(message):
 
 
 def _anthropic(body, headers, rules):
-    messages = body["messages"]
+    # A message that only sets the effort holds nothing else and may stand anywhere.
+    messages = [message for message in body["messages"] if message["role"] != "system" or "output_config" not in message]
     _require(messages, "messages: at least one message is required")
     _require(messages[-1]["role"] == "user", "This model does not support assistant message prefill. The conversation must end with a user message.")
     ids = set()
@@ -321,7 +322,8 @@ def _responses(body, headers, rules):
             waiting.remove(item["call_id"])
         elif kind == "reasoning":
             _reasoning(items, number, rules)
-        else:
+        elif item.get("role") != "assistant":
+            # An answer may go on with words behind its calls, so that these stand between call and result.
             _require(not waiting, f"No tool output found for function call {', '.join(waiting)}.")
     _require(not waiting, f"No tool output found for function call {', '.join(waiting)}.")
 
