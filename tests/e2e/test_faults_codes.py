@@ -111,6 +111,3 @@ def test_a_broken_auth_json_is_named(new_daemon, model, content):
     refused = daemon.refusal({"sessionMode": "run", "body": "x", "cwd": str(daemon.cwd)}).document["message"]
     if content:
         assert "auth.json" in refused + daemon.log_text()
-    # A provider whose key is elsewhere is not concerned.
-    model.script("fine")
-    assert daemon.run("x", model=spec_of("openai-completions")).text() == "fine"
