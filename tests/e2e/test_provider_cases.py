@@ -8,8 +8,6 @@ from support.daemon import API_KEY, Daemon
 from support.replay_server import CasePlayer, ReplayServer
 
 CASES = {case_id: provider_cases.load(case_id) for case_id in provider_cases.all_ids()}
-# How a case is written to the connection: as it was recorded, and in pieces of odd sizes.
-VARIANTS = ("recorded", "odd")
 
 
 def token(case_id, variant):
@@ -46,7 +44,7 @@ def daemon(tmp_path_factory, nats_server, bus, replay):
     """One for all cases with a provider of their own."""
     providers = {}
     for case_id, case in CASES.items():
-        for variant in VARIANTS if "provider" not in case else ():
+        for variant in provider_cases.variants(case) if "provider" not in case else ():
             name = token(case_id, variant)
             url = provider_cases.base_url(case, replay.base_url(name))
             model = provider_cases.model_of(case)
@@ -79,8 +77,7 @@ def daemon_of(request, tmp_path, nats_server, bus, replay):
 RUNS = [
     pytest.param(case_id, variant, id=f"{case_id}-{variant}")
     for case_id, case in CASES.items()
-    for variant in VARIANTS
-    if variant == "recorded" or not provider_cases.has_own_writes(case)
+    for variant in provider_cases.variants(case)
 ]
 
 

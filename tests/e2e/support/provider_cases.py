@@ -8,7 +8,7 @@ import re
 import time
 from pathlib import Path
 
-from .bus import ERROR_CODE
+from .bus import ERROR_CODE, NoResponders
 
 FOLDER = Path(__file__).parents[1] / "provider_cases"
 MANIFEST = json.loads((FOLDER / "MANIFEST.json").read_text())
@@ -26,9 +26,12 @@ def all_ids():
     return [case["id"] for case in MANIFEST["cases"]]
 
 
-def has_own_writes(case):
-    """Whether the sizes of the writes are what the case is about."""
-    return any("writes" in answer or "writeSize" in answer for answer in case["answers"])
+def variants(case):
+    """How a case is written to the connection: as it was recorded, and in pieces of odd sizes, unless it has its own, or
+    is about time, or has no stream."""
+    own = any(set(answer) & {"writes", "writeSize", "holdSeconds"} for answer in case["answers"])
+    stream = any(answer["file"].endswith(".sse") and "status" not in answer for answer in case["answers"])
+    return ["recorded"] if own or not stream else ["recorded", "odd"]
 
 
 def model_of(case):
@@ -58,7 +61,10 @@ def play(daemon, player, case, spec, session, folder):
         text, error = take(stream)
         seconds = time.monotonic() - start
         # What follows an answer, a compaction for example, belongs to its prompt.
-        daemon.wait_session(session, lambda facts: facts["state"] == "idle", "the session is idle")
+        try:
+            daemon.wait_session(session, lambda facts: facts["state"] == "idle", "the session is idle")
+        except NoResponders:
+            return [f"there is no session: {error}"]
         ran = folder / "ran.txt"
         seen = {
             "text": text,
