@@ -15,10 +15,20 @@ pub struct ErrorBody {
 /// Bodies within bodies are followed so deep; more than three were never seen.
 const MAX_DEPTH: usize = 8;
 /// Where the words for people are.
-const WORDS: &[&str] =
-    &["message", "msg", "error_message", "error_msg", "errorMessage", "Message", "detail", "description", "title"];
-/// Where a body has another one inside. `raw` is OpenRouter's copy of the upstream's answer.
-const NESTED: &[&str] = &["error", "errors", "response", "metadata", "raw"];
+const WORDS: &[&str] = &[
+    "message",
+    "msg",
+    "error_message",
+    "error_msg",
+    "errorMessage",
+    "Message",
+    "status_msg",
+    "detail",
+    "description",
+    "title",
+];
+/// Where a body has another one inside. `raw` is OpenRouter's copy of the upstream's answer, `base_resp` is MiniMax's.
+const NESTED: &[&str] = &["error", "errors", "response", "metadata", "raw", "base_resp"];
 /// Where the kind of an error is, the most specific place first.
 const KINDS: &[&str] = &[
     "code",
@@ -186,7 +196,18 @@ const STATUS_OF_KIND: &[(u16, &[&str])] = &[
     (499, &["cancelled"]),
     (500, &["api", "dataloss", "internal", "internalserver", "modelstream", "server", "serverinternal"]),
     (502, &["apiconnection", "badgateway", "connection", "upstream"]),
-    (503, &["serverbusy", "serverisoverloaded", "serviceunavailable", "slowdown", "unavailable"]),
+    (
+        503,
+        &[
+            "provideroverloaded",
+            "providerunavailable",
+            "serverbusy",
+            "serverisoverloaded",
+            "serviceunavailable",
+            "slowdown",
+            "unavailable",
+        ],
+    ),
     (504, &["apitimeout", "deadlineexceeded", "gatewaytimeout", "timeout"]),
     (529, &["engineoverloaded", "modeloverloaded", "overloaded"]),
 ];

@@ -120,6 +120,7 @@ fn bodies_of_the_world() {
             "Requests throttling triggered (Throttling)",
         ),
         (r#"{"success":false,"errors":[{"code":7003,"message":"no route"}],"messages":[]}"#, None, "no route (7003)"),
+        (r#"{"choices":null,"base_resp":{"status_code":1004,"status_msg":"login fail"}}"#, None, "login fail (1004)"),
         // Texts alone, escapes, an event as the body.
         (r#""overloaded""#, None, "overloaded"),
         (r#"{"error":{"message":"\u4f60\u597d\n2"}}"#, None, "你好\n2"),

@@ -34,6 +34,19 @@ fn errors_fit_whatever_they_say() {
     assert_eq!(Form::Agent.error(&short, 1000), r#"{"error":"not_found","message":"session stopped"}"#);
 }
 
+/// Every error has the same word on both wires, and none of a provider's words takes its place.
+#[test]
+fn errors_have_codes_of_ours() {
+    for kind in ErrorKind::ALL {
+        for message in ["529: overloaded", "queue_full: x", ""] {
+            let error = ReplyError::new(kind, message);
+            assert_eq!(Form::Text.error(&error, 1000), format!("error: {message}"));
+            let document: Value = serde_json::from_str(&Form::Agent.error(&error, 1000)).expect("JSON");
+            assert_eq!(document, json!({"error": kind.code(), "message": message}));
+        }
+    }
+}
+
 /// A caller and a stream to it, on a server of their own.
 struct Call {
     answers: Receiver<Box<Message>>,
