@@ -2,7 +2,7 @@
 
 use crate::cancel::Cancel;
 use crate::events::AgentEvent;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt;
 
 /// The receiving end of one answer. The turn's thread writes text; the session's actor ends it.
@@ -11,6 +11,9 @@ pub trait Reply: Send + Sync {
     fn accepted(&self) {}
     /// Takes a piece of the answer. May wait, until cancelled, while the receiver takes nothing and too much is held.
     fn text(&self, text: &str, cancel: &Cancel);
+    /// The text since the last complete answer of the model is void: the model answers once more, and this is the attempt
+    /// with that number, counted from 1. Nothing of it was handed over yet. In order with the text; does not wait.
+    fn restart(&self, attempt: u32);
     /// Nothing more is at hand for now: what was held back for the sake of batching goes out.
     fn flush(&self);
     /// Takes note of what happens while the answer is made, in order with its text. Called on the session's thread; must
@@ -29,72 +32,203 @@ pub struct SilentReply;
 
 impl Reply for SilentReply {
     fn text(&self, _text: &str, _cancel: &Cancel) {}
+    fn restart(&self, _attempt: u32) {}
     fn flush(&self) {}
     fn finish(&self, _result: Result<(), ReplyError>) {}
+}
+
+/// What a reader who takes an answer for plain text finds where it begins anew, see [`Reply::restart`].
+pub fn restart_line(attempt: u32) -> String {
+    format!("[The answer begins anew: attempt {attempt}]")
+}
+
+/// What can go wrong with a prompt or another request to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The request makes no sense here.
+    BadRequest,
+    InvalidJson,
+    InvalidRequest,
+    InvalidText,
+    InvalidAttachment,
+    InvalidSender,
+    MissingPrompt,
+    EmptyPrompt,
+    UnknownVerb,
+    SignatureRequired,
+    SenderRejected,
+    /// The session or the question is not there, or not any more.
+    NotFound,
+    /// What is asked cannot be done now.
+    Conflict,
+    DuplicateRequest,
+    /// A prompt is being worked on.
+    Working,
+    /// There is no room for more.
+    Busy,
+    QueueFull,
+    ShuttingDown,
+    Storage,
+    Interrupted,
+    Aborted,
+    /// The model failed; the message has the provider's words.
+    Model,
+    /// The model answered with nothing, twice.
+    EmptyAnswer,
+    Internal,
+}
+
+impl ErrorKind {
+    #[cfg(test)]
+    pub const ALL: [ErrorKind; 24] = [
+        ErrorKind::BadRequest,
+        ErrorKind::InvalidJson,
+        ErrorKind::InvalidRequest,
+        ErrorKind::InvalidText,
+        ErrorKind::InvalidAttachment,
+        ErrorKind::InvalidSender,
+        ErrorKind::MissingPrompt,
+        ErrorKind::EmptyPrompt,
+        ErrorKind::UnknownVerb,
+        ErrorKind::SignatureRequired,
+        ErrorKind::SenderRejected,
+        ErrorKind::NotFound,
+        ErrorKind::Conflict,
+        ErrorKind::DuplicateRequest,
+        ErrorKind::Working,
+        ErrorKind::Busy,
+        ErrorKind::QueueFull,
+        ErrorKind::ShuttingDown,
+        ErrorKind::Storage,
+        ErrorKind::Interrupted,
+        ErrorKind::Aborted,
+        ErrorKind::Model,
+        ErrorKind::EmptyAnswer,
+        ErrorKind::Internal,
+    ];
+
+    /// The word for programs, the same on every wire.
+    pub fn code(self) -> &'static str {
+        match self {
+            ErrorKind::BadRequest => "bad_request",
+            ErrorKind::InvalidJson => "invalid_json",
+            ErrorKind::InvalidRequest => "invalid_request",
+            ErrorKind::InvalidText => "invalid_text",
+            ErrorKind::InvalidAttachment => "invalid_attachment",
+            ErrorKind::InvalidSender => "invalid_sender",
+            ErrorKind::MissingPrompt => "missing_prompt",
+            ErrorKind::EmptyPrompt => "empty_prompt",
+            ErrorKind::UnknownVerb => "unknown_verb",
+            ErrorKind::SignatureRequired => "signature_required",
+            ErrorKind::SenderRejected => "sender_rejected",
+            ErrorKind::NotFound => "not_found",
+            ErrorKind::Conflict => "conflict",
+            ErrorKind::DuplicateRequest => "duplicate_request",
+            ErrorKind::Working | ErrorKind::Busy => "busy",
+            ErrorKind::QueueFull => "queue_full",
+            ErrorKind::ShuttingDown => "shutting_down",
+            ErrorKind::Storage => "storage_error",
+            ErrorKind::Interrupted => "interrupted",
+            ErrorKind::Aborted => "aborted",
+            ErrorKind::Model => "model_error",
+            ErrorKind::EmptyAnswer => "empty_answer",
+            ErrorKind::Internal => "internal_error",
+        }
+    }
+
+    /// The number for programs, in the manner of HTTP.
+    pub fn status(self) -> u16 {
+        match self {
+            ErrorKind::BadRequest
+            | ErrorKind::InvalidJson
+            | ErrorKind::InvalidRequest
+            | ErrorKind::InvalidText
+            | ErrorKind::InvalidAttachment
+            | ErrorKind::InvalidSender
+            | ErrorKind::MissingPrompt
+            | ErrorKind::EmptyPrompt => 400,
+            ErrorKind::SignatureRequired | ErrorKind::SenderRejected => 401,
+            ErrorKind::UnknownVerb | ErrorKind::NotFound => 404,
+            ErrorKind::Conflict | ErrorKind::DuplicateRequest | ErrorKind::Working => 409,
+            ErrorKind::Busy | ErrorKind::QueueFull => 429,
+            ErrorKind::ShuttingDown => 503,
+            ErrorKind::Storage
+            | ErrorKind::Interrupted
+            | ErrorKind::Aborted
+            | ErrorKind::Model
+            | ErrorKind::EmptyAnswer
+            | ErrorKind::Internal => 500,
+        }
+    }
 }
 
 /// Why an answer is not complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplyError {
-    /// A number in the manner of HTTP, for programs.
-    pub status: u16,
+    pub kind: ErrorKind,
     /// For people; one line is best.
     pub message: String,
 }
 
 impl ReplyError {
-    pub fn new(status: u16, message: impl Into<String>) -> ReplyError {
-        ReplyError { status, message: message.into() }
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> ReplyError {
+        ReplyError { kind, message: message.into() }
     }
 
-    /// The word for programs: what stands before the colon of the message, or what fits the number.
-    pub fn code(&self) -> &str {
-        let word = self.message.split(':').next().unwrap_or_default();
-        let snake_case = word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-        match self.status {
-            _ if snake_case && !word.is_empty() => word,
-            400 => "bad_request",
-            401 => "unauthorized",
-            403 => "forbidden",
-            404 => "not_found",
-            409 => "conflict",
-            429 => "rate_limited",
-            503 => "unavailable",
-            _ => "internal_error",
-        }
+    /// An error whose message begins with its code, for those who read nothing else.
+    pub fn coded(kind: ErrorKind, why: impl fmt::Display) -> ReplyError {
+        ReplyError { kind, message: format!("{}: {why}", kind.code()) }
+    }
+
+    pub fn code(&self) -> &'static str {
+        self.kind.code()
+    }
+
+    pub fn status(&self) -> u16 {
+        self.kind.status()
+    }
+
+    /// The JSON document of an error.
+    pub fn document(&self) -> Value {
+        json!({"error": self.code(), "message": self.message})
     }
 
     pub fn empty_prompt(why: &str) -> ReplyError {
-        ReplyError::new(400, why)
+        ReplyError::new(ErrorKind::BadRequest, why)
     }
 
     pub fn queue_full(waiting: usize) -> ReplyError {
-        ReplyError::new(429, format!("queue_full: {waiting} prompts are waiting already"))
+        ReplyError::coded(ErrorKind::QueueFull, format_args!("{waiting} prompts are waiting already"))
     }
 
     pub fn busy(why: &str) -> ReplyError {
-        ReplyError::new(429, format!("busy: {why}"))
+        ReplyError::coded(ErrorKind::Busy, why)
     }
 
     pub fn shutting_down() -> ReplyError {
-        ReplyError::new(503, "shutting_down")
+        ReplyError::new(ErrorKind::ShuttingDown, ErrorKind::ShuttingDown.code())
     }
 
     pub fn stopped() -> ReplyError {
-        ReplyError::new(404, "session stopped")
+        ReplyError::new(ErrorKind::NotFound, "session stopped")
     }
 
     pub fn expired(seconds: u64) -> ReplyError {
-        ReplyError::new(409, format!("session expired: its lifetime of {seconds} s is over"))
+        ReplyError::new(ErrorKind::Conflict, format!("session expired: its lifetime of {seconds} s is over"))
     }
 
     /// What was to be kept cannot be written.
     pub fn storage(error: &std::io::Error) -> ReplyError {
-        ReplyError::new(500, format!("storage_error: {error}"))
+        ReplyError::coded(ErrorKind::Storage, error)
     }
 
-    pub fn failed(message: impl Into<String>) -> ReplyError {
-        ReplyError::new(500, message)
+    /// The model, or the way to it, failed.
+    pub fn model(message: impl Into<String>) -> ReplyError {
+        ReplyError::new(ErrorKind::Model, message)
+    }
+
+    pub fn internal(why: &str) -> ReplyError {
+        ReplyError::coded(ErrorKind::Internal, why)
     }
 }
 
@@ -109,17 +243,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_have_a_word_for_programs() {
-        for (error, code) in [
-            (ReplyError::shutting_down(), "shutting_down"),
-            (ReplyError::queue_full(3), "queue_full"),
-            (ReplyError::stopped(), "not_found"),
-            (ReplyError::expired(3), "conflict"),
-            (ReplyError::empty_prompt("the prompt is empty"), "bad_request"),
-            (ReplyError::failed("HTTP 500: overloaded"), "internal_error"),
-            (ReplyError::failed(""), "internal_error"),
+    fn codes_are_words_of_ours() {
+        for kind in ErrorKind::ALL {
+            let code = kind.code();
+            assert!(code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') && code.as_bytes()[0] != b'_', "{code}");
+            assert!((400..600).contains(&kind.status()), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_providers_words_are_no_code() {
+        for words in ["529: overloaded", "queue_full: x", "529", "insufficient_quota: pay", ""] {
+            let error = ReplyError::model(words);
+            assert_eq!((error.code(), error.status(), error.to_string().as_str()), ("model_error", 500, words));
+            assert_eq!(error.document(), json!({"error": "model_error", "message": words}));
+        }
+    }
+
+    #[test]
+    fn messages_of_before() {
+        for (error, status, message) in [
+            (ReplyError::shutting_down(), 503, "shutting_down"),
+            (ReplyError::queue_full(3), 429, "queue_full: 3 prompts are waiting already"),
+            (ReplyError::stopped(), 404, "session stopped"),
+            (ReplyError::expired(3), 409, "session expired: its lifetime of 3 s is over"),
+            (ReplyError::internal("x"), 500, "internal_error: x"),
+            (ReplyError::busy("x"), 429, "busy: x"),
         ] {
-            assert_eq!(error.code(), code, "{error}");
+            assert_eq!((error.status(), error.message.as_str()), (status, message));
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::events::{AgentEvent, CompactionReason};
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, commands, skills, system_prompt};
-use crate::reply::Reply;
+use crate::reply::{ErrorKind, Reply, ReplyError};
 use crate::session::{Facts, Info};
 use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage, now_ms};
@@ -107,7 +107,7 @@ pub enum Work {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Settled {
     Done,
-    Failed(String),
+    Failed(ReplyError),
     Aborted,
 }
 
@@ -148,13 +148,37 @@ struct Run {
     attempt: u32,
     /// The context was made smaller because it was too long, and no answer has come since.
     recovered: bool,
+    /// The model was asked again because its answer had nothing in it, and no other answer has come since.
+    emptied: bool,
+    /// Requests for the answer that is due.
+    requests: u32,
+    /// The caller has got text of the latest of them.
+    heard: bool,
+    /// The caller has got text that is void, and is to be told before it gets anything of the request with this number.
+    restart: Option<u32>,
+}
+
+impl Run {
+    /// The model is to be asked once more for the same answer.
+    fn again(&mut self) {
+        self.requests += 1;
+        if std::mem::take(&mut self.heard) || self.restart.is_some() {
+            self.restart = Some(self.requests);
+        }
+    }
+
+    /// The answer is there; the next request is for another one.
+    fn answered(&mut self) {
+        (self.attempt, self.emptied) = (0, false);
+        (self.requests, self.heard, self.restart) = (1, false, None);
+    }
 }
 
 impl Turn {
     /// Works on one prompt until it settles. Panics inside are caught and count as failures.
     pub fn run(mut self, work: Work) {
         let settled = catch_unwind(AssertUnwindSafe(|| self.work(work)))
-            .unwrap_or_else(|_| Settled::Failed("internal_error: the turn panicked; the session goes on".into()));
+            .unwrap_or_else(|_| Settled::Failed(ReplyError::internal("the turn panicked; the session goes on")));
         self.emit(AgentEvent::AgentSettled { aborted: settled == Settled::Aborted });
         self.step(Step::Settled(settled));
     }
@@ -227,7 +251,7 @@ impl Turn {
                 return match self.make_room(CompactionReason::Manual, focus.as_deref(), false) {
                     Ok(()) => Settled::Done,
                     Err(CompactError::Cancelled) => Settled::Aborted,
-                    Err(why) => Settled::Failed(why.to_string()),
+                    Err(why) => Settled::Failed(ReplyError::new(ErrorKind::Conflict, why.to_string())),
                 };
             }
         };
@@ -246,7 +270,8 @@ impl Turn {
         let skills = skills::discover(&places);
         let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
         self.keep_room();
-        let mut run = Run { turn: 0, attempt: 0, recovered: false };
+        let mut run =
+            Run { turn: 0, attempt: 0, recovered: false, emptied: false, requests: 1, heard: false, restart: None };
         self.begin_run(&mut run);
         messages.into_iter().for_each(|message| self.take_in(message));
         // The session approved the first request when it started the turn.
@@ -259,26 +284,35 @@ impl Turn {
                 run.recovered &= messages.is_empty();
                 messages.into_iter().for_each(|message| self.take_in(message));
             }
-            let outcome = self.ask(&system, &specs);
+            let mut outcome = self.ask(&system, &specs, &mut run);
             let (failed, stop_reason) = (outcome.failed(), outcome.message.stop_reason);
             let overflow = matches!(stop_reason, StopReason::Error | StopReason::Length)
                 && !outcome.message.has_tool_calls()
                 && is_overflow(&outcome.message, &self.model);
-            if failed || overflow {
+            let nothing = says_nothing(&outcome.message);
+            let empty = nothing && !failed && !overflow && !self.cancel.is_cancelled();
+            if empty {
+                // As a failed message it is a record only, which no request has in it.
+                outcome.message.stop_reason = StopReason::Error;
+                outcome.message.error_message = Some(EMPTY.into());
+            }
+            if failed || overflow || empty {
                 let settled = if overflow && !self.cancel.is_cancelled() {
                     self.overflowed(outcome, &mut run)
                 } else {
-                    self.failed(outcome, &mut run)
+                    self.failed(outcome, empty, &mut run)
                 };
                 match settled {
+                    Some(Settled::Done) if nothing => return Settled::Failed(nothing_said()),
                     Some(settled) => return settled,
-                    None => continue,
+                    None => run.again(),
                 }
+                continue;
             }
             if run.attempt > 0 {
                 self.emit(AgentEvent::AutoRetryEnd { success: true, attempt: run.attempt, final_error: None });
-                run.attempt = 0;
             }
+            run.answered();
             run.recovered &= stop_reason == StopReason::Length;
             let calls = calls(&outcome.message.content);
             let answer = self.add(Message::Assistant(outcome.message));
@@ -337,7 +371,7 @@ impl Turn {
     }
 
     /// One request, streamed to the caller.
-    fn ask(&self, system: &str, tools: &[ToolSpec]) -> Outcome {
+    fn ask(&self, system: &str, tools: &[ToolSpec], run: &mut Run) -> Outcome {
         let request = Request {
             model: &self.model,
             system,
@@ -347,9 +381,11 @@ impl Turn {
             session_id: Some(&self.info.instance_id),
             session: &self.info.instance_id,
         };
-        let mut sink = Streaming { turn: self, started: false, delta: None };
+        let restart = run.restart.take();
+        let mut sink = Streaming { turn: self, started: false, heard: false, restart, delta: None };
         let outcome = self.services.stream(&request, &self.cancel, &mut sink);
         sink.finish();
+        (run.heard, run.restart) = (sink.heard, sink.restart);
         if !sink.started {
             self.emit(AgentEvent::MessageStart(self.empty_answer()));
         }
@@ -374,14 +410,20 @@ impl Turn {
         }))
     }
 
-    /// Deals with a failed request: `None` means that it is worth another try, and that the pause for it is over.
+    /// Deals with a failed request, or one whose answer is `empty`: `None` means that it is worth another try, and that the
+    /// pause for it is over. After an empty answer the model is asked once more, at once and whatever the settings for
+    /// failures are, since a caller cannot tell it from work that is done.
     ///
     /// The failed message stays in the transcript as a record; requests leave it out.
-    fn failed(&mut self, outcome: Outcome, run: &mut Run) -> Option<Settled> {
+    fn failed(&mut self, outcome: Outcome, empty: bool, run: &mut Run) -> Option<Settled> {
         let error = outcome.message.error_message.clone().unwrap_or_else(|| "the model gave no reason".into());
         let aborted = self.cancel.is_cancelled() || outcome.message.stop_reason == StopReason::Aborted;
         let settings = self.services.retry_settings();
-        let pause = retry::pause_ms(&outcome, &self.model, &settings, run.attempt).filter(|_| !aborted);
+        let pause = if empty {
+            (!std::mem::replace(&mut run.emptied, true)).then_some(0)
+        } else {
+            retry::pause_ms(&outcome, &self.model, &settings, run.attempt).filter(|_| !aborted)
+        };
         let message = self.add(Message::Assistant(outcome.message));
         let Some(delay_ms) = pause else {
             if run.attempt > 0 {
@@ -389,11 +431,20 @@ impl Turn {
                 let attempt = run.attempt;
                 self.emit(AgentEvent::AutoRetryEnd { success: false, attempt, final_error: Some(final_error) });
             }
-            let settled = if aborted { Settled::Aborted } else { Settled::Failed(error) };
+            let settled = if aborted {
+                Settled::Aborted
+            } else {
+                Settled::Failed(if empty { nothing_said() } else { ReplyError::model(error) })
+            };
             return Some(self.end_run(run, Some(message), settled));
         };
         self.end_turn(run, Some(message), Vec::new());
         self.emit(self.agent_end(true));
+        if empty {
+            log::info!("session {}: the model's answer was empty; it is asked once more", self.info.id);
+            self.begin_run(run);
+            return None;
+        }
         run.attempt += 1;
         self.emit(AgentEvent::AutoRetryStart {
             attempt: run.attempt,
@@ -409,5 +460,50 @@ impl Turn {
         }
         self.begin_run(run);
         None
+    }
+}
+
+/// What a message says that had nothing in it.
+const EMPTY: &str = "The model's answer was empty";
+
+fn nothing_said() -> ReplyError {
+    ReplyError::coded(ErrorKind::EmptyAnswer, "the model's answer was empty, also when it was asked again")
+}
+
+/// Whether there is neither a call nor a visible character in a message. Thoughts are for the model itself.
+fn says_nothing(message: &AssistantMessage) -> bool {
+    let invisible = |c: char| c.is_whitespace() || matches!(c, '\u{200b}' | '\u{feff}');
+    message.content.iter().all(|block| match block {
+        Block::Text { text, .. } => text.chars().all(invisible),
+        Block::ToolCall { .. } => false,
+        _ => true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_answer_without_calls_and_visible_text_says_nothing() {
+        let call = json!({"type": "toolCall", "id": "c", "name": "ls", "arguments": {}});
+        let text = |text: &str| json!({"type": "text", "text": text});
+        let thinking = json!({"type": "thinking", "thinking": "hm"});
+        for (content, expected) in [
+            (json!([]), true),
+            (json!([text("")]), true),
+            (json!([text(" \n\t\u{a0}\u{200b}\u{feff}")]), true),
+            (json!([thinking, text("")]), true),
+            (json!([thinking]), true),
+            (json!([text(""), text(".")]), false),
+            (json!([thinking, call]), false),
+        ] {
+            let message = json!({"role": "assistant", "content": content, "api": "a", "provider": "p", "model": "m",
+                "usage": Usage::default(), "stopReason": "stop", "timestamp": 1});
+            let message: Message = serde_json::from_value(message).expect("a message");
+            let Message::Assistant(message) = message else { panic!("not an answer") };
+            assert_eq!(says_nothing(&message), expected, "{content}");
+        }
     }
 }

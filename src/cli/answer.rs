@@ -3,6 +3,7 @@
 use super::connection::{Connection, Deadline, Record, same_id};
 use super::failure::Failure;
 use super::output;
+use crate::reply::restart_line;
 use serde_json::Value;
 
 /// Prints the answer to a request whose response has arrived, and waits for its end, however long the model works.
@@ -16,7 +17,7 @@ pub fn follow(connection: &mut Connection, id: &Value, json: bool) -> Result<(),
             continue;
         }
         let kind = record.get("type").and_then(Value::as_str);
-        if json && matches!(kind, Some("chunk" | "end")) {
+        if json && matches!(kind, Some("chunk" | "restart" | "end")) {
             output::print(&format!("{}\n", Value::Object(record.clone())))?;
         }
         match kind {
@@ -24,6 +25,12 @@ pub fn follow(connection: &mut Connection, id: &Value, json: bool) -> Result<(),
                 let text = record.get("data").and_then(Value::as_str).unwrap_or_default();
                 output::print_answer(text)?;
                 line_is_open = if text.is_empty() { line_is_open } else { !text.ends_with('\n') };
+            }
+            Some("restart") if !json => {
+                let attempt = record.get("attempt").and_then(Value::as_u64).unwrap_or_default();
+                let line = restart_line(u32::try_from(attempt).unwrap_or(u32::MAX));
+                output::print(&format!("{}{line}\n", if line_is_open { "\n" } else { "" }))?;
+                line_is_open = false;
             }
             Some("end") => {
                 if line_is_open {

@@ -132,7 +132,7 @@ impl Daemon {
         if *request == Request::List {
             return Ok(None);
         }
-        self.host.senders.identify(message, now_ms()).map_err(|ReplyError { status, message }| match status {
+        self.host.senders.identify(message, now_ms()).map_err(|ReplyError { kind, message }| match kind.status() {
             401 => IntakeError::Unauthorized { message },
             429 => IntakeError::Busy { message },
             _ => IntakeError::InvalidRequest { message },

@@ -3,12 +3,14 @@
 use super::answer::{Answer, Failed};
 use super::compat::Compat;
 use super::credentials::{Authorization, Scheme};
+use super::error_body::ErrorBody;
 use super::sse::Event;
 use super::thinking::Budgets;
-use super::{Api, Failure, Model, Request, anthropic, catalog, google, ids, openai_completions, openai_responses};
+use super::{
+    Api, Failure, Model, Request, anthropic, catalog, google, ids, openai_completions, openai_responses, waits,
+};
 use crate::transcript::{Message, StopReason};
 use serde::Deserialize;
-use serde_json::Value;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -135,15 +137,13 @@ pub fn quoted(data: &[u8]) -> String {
     String::from_utf8_lossy(data).chars().take(MAX_ERROR_CHARS).collect()
 }
 
-/// An error that came inside a stream, as JSON; its code is a status as a rule.
+/// An error that came inside a stream, as JSON, with the facts that it would have as the answer to a request.
 pub fn provider_error(raw: &str) -> Failed {
-    let error: Value = serde_json::from_str(raw).unwrap_or_default();
-    let code = error.get("code").and_then(|c| c.as_u64().or_else(|| c.as_str()?.parse().ok()));
-    let status = code.and_then(|c| u16::try_from(c).ok()).filter(|s| (400..600).contains(s));
-    let text = quoted(raw.as_bytes());
+    let ErrorBody { status, text } = ErrorBody::read(raw);
+    let text = quoted(text.as_deref().unwrap_or(raw.trim()).as_bytes());
     Failed {
         text: status.map_or(text.clone(), |s| format!("{s}: {text}")),
-        facts: Failure { status, retry_after: None },
+        facts: Failure { status, retry_after: waits::in_error(status, raw), lost: false },
         aborted: false,
     }
 }

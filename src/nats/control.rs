@@ -8,7 +8,7 @@ use super::intake;
 use super::replies::{send_document, send_error};
 use super::services::SessionService;
 use crate::event_log::HistoryQuery;
-use crate::reply::ReplyError;
+use crate::reply::{ErrorKind, ReplyError};
 use crate::session::control::{Answer, Changes, Control, Deliver, Input, Respond};
 use crate::threads;
 use serde_json::{Map, Value, json};
@@ -63,7 +63,7 @@ fn text(request: &Map<String, Value>, names: [&'static str; 2]) -> Result<Option
 }
 
 fn invalid(why: &str) -> ReplyError {
-    ReplyError::new(400, format!("invalid_request: {why}"))
+    ReplyError::coded(ErrorKind::InvalidRequest, why)
 }
 
 /// Reads a request to a verb.
@@ -101,7 +101,7 @@ pub fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) -> Result
             let seconds = seconds.filter(|seconds| (0.0..1e10).contains(seconds));
             Control::Extend { seconds: seconds.ok_or_else(|| invalid("maxLifetime must be a number of seconds >= 0"))? }
         }
-        other => return Err(ReplyError::new(404, format!("unknown_verb: {other:.40}"))),
+        other => return Err(ReplyError::coded(ErrorKind::UnknownVerb, format_args!("{other:.40}"))),
     };
     Ok(Asked { control, settings })
 }
@@ -114,7 +114,7 @@ fn object(payload: &[u8]) -> Result<Map<String, Value>, ReplyError> {
     if payload.trim_ascii().is_empty() {
         return Ok(Map::new());
     }
-    serde_json::from_slice(payload).map_err(|error| ReplyError::new(400, format!("invalid_json: {error}")))
+    serde_json::from_slice(payload).map_err(|error| ReplyError::coded(ErrorKind::InvalidJson, error))
 }
 
 fn request_id(request: &Map<String, Value>) -> Result<String, ReplyError> {
@@ -183,8 +183,7 @@ impl Responder {
 
     fn error(&self, error: &ReplyError) {
         if let Some(reply) = &self.reply {
-            let document = json!({"error": error.code(), "message": error.message});
-            send_error(&self.host.connection, reply, error.status, &error.message, &document, false);
+            send_error(&self.host.connection, reply, error.status(), &error.message, &error.document(), false);
         }
         self.count(Some(error));
     }
@@ -194,7 +193,7 @@ impl Responder {
         counters.count_request();
         counters.add_time(self.received.elapsed());
         if let Some(error) = error {
-            counters.count_error(error.status, &error.message);
+            counters.count_error(error.status(), &error.message);
         }
     }
 
@@ -302,7 +301,7 @@ mod tests {
             ("extend", r#"{"maxLifetime":-1}"#, 400, "invalid_request"),
         ] {
             let error = parse(verb, payload.as_bytes(), None).map(drop).expect_err(payload);
-            assert_eq!((error.status, error.code()), (status, code), "{verb} {payload}");
+            assert_eq!((error.status(), error.code()), (status, code), "{verb} {payload}");
         }
     }
 

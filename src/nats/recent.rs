@@ -4,7 +4,7 @@
 use crate::cancel::Cancel;
 use crate::events::AgentEvent;
 use crate::nats::Message;
-use crate::reply::{Reply, ReplyError};
+use crate::reply::{ErrorKind, Reply, ReplyError};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -129,6 +129,8 @@ struct State {
     text: String,
     /// How much of the answer came before `text` and is not kept any more, bytes. Nobody can join then.
     forgotten: usize,
+    /// Where the answer began anew, bytes from its beginning, and with which attempt.
+    restarts: Vec<(usize, u32)>,
     end: Option<Result<(), ReplyError>>,
     callers: Vec<Caller>,
 }
@@ -137,13 +139,15 @@ struct Caller {
     reply: Arc<dyn Reply>,
     /// How much of the answer it has got, bytes.
     sent: usize,
+    /// How many of the restarts it was told of.
+    restarts: usize,
     /// A thread is sending to it, and goes on until there is nothing left to send.
     busy: bool,
 }
 
 impl SharedReply {
     fn new(reply: Arc<dyn Reply>, kept: Arc<AtomicUsize>) -> SharedReply {
-        let callers = vec![Caller { reply, sent: 0, busy: false }];
+        let callers = vec![Caller { reply, sent: 0, restarts: 0, busy: false }];
         SharedReply { state: Mutex::new(State { callers, ..State::default() }), kept }
     }
 
@@ -158,7 +162,7 @@ impl SharedReply {
     /// The request was refused for lack of room, so that sending it again is what its caller should do.
     fn was_turned_away(&self) -> bool {
         let state = self.state();
-        let refused = matches!(&state.end, Some(Err(error)) if matches!(error.status, 429 | 503));
+        let refused = matches!(&state.end, Some(Err(error)) if matches!(error.status(), 429 | 503));
         refused && state.text.is_empty() && state.forgotten == 0
     }
 
@@ -166,10 +170,10 @@ impl SharedReply {
         let mut state = self.state();
         if state.forgotten > 0 {
             drop(state);
-            let text = "duplicate_request: it was sent before, and its answer is too long to be repeated";
-            return reply.finish(Err(ReplyError::new(409, text)));
+            let why = "it was sent before, and its answer is too long to be repeated";
+            return reply.finish(Err(ReplyError::coded(ErrorKind::DuplicateRequest, why)));
         }
-        state.callers.push(Caller { reply: reply.clone(), sent: 0, busy: false });
+        state.callers.push(Caller { reply: reply.clone(), sent: 0, restarts: 0, busy: false });
         drop(state);
         reply.accepted();
         // A session's thread must not wait for the caller's connection.
@@ -194,31 +198,39 @@ impl SharedReply {
     fn send_to(&self, reply: &Arc<dyn Reply>, cancel: &Cancel) {
         let mut mine = false;
         loop {
-            let (piece, end) = {
+            let (restart, piece, end) = {
                 let mut state = self.state();
-                let State { text, forgotten, end, callers } = &mut *state;
+                let State { text, forgotten, restarts, end, callers } = &mut *state;
                 let Some(at) = callers.iter().position(|caller| Arc::ptr_eq(&caller.reply, reply)) else { return };
                 let caller = &mut callers[at];
                 if caller.busy && !mine {
                     return;
                 }
-                let piece = text[caller.sent - *forgotten..].to_string();
+                let restart = restarts.get(caller.restarts).filter(|(at, _)| *at == caller.sent).map(|(_, n)| *n);
+                caller.restarts += usize::from(restart.is_some());
+                let until = restarts.get(caller.restarts).map_or(text.len(), |(at, _)| at - *forgotten);
+                let piece = text[caller.sent - *forgotten..until].to_string();
                 caller.sent += piece.len();
-                caller.busy = !piece.is_empty();
+                caller.busy = restart.is_some() || !piece.is_empty();
                 mine = caller.busy;
-                let end = end.clone().filter(|_| piece.is_empty());
+                let end = end.clone().filter(|_| !mine);
                 if end.is_some() {
                     callers.remove(at);
                 }
-                (piece, end)
+                (restart, piece, end)
             };
             if let Some(end) = end {
                 return reply.finish(end);
             }
-            if piece.is_empty() {
+            if !mine {
                 return;
             }
-            reply.text(&piece, cancel);
+            if let Some(attempt) = restart {
+                reply.restart(attempt);
+            }
+            if !piece.is_empty() {
+                reply.text(&piece, cancel);
+            }
         }
     }
 
@@ -255,6 +267,20 @@ impl Reply for SharedReply {
             self.kept.fetch_add(text.len(), Ordering::Relaxed);
         }
         self.send_to_all(cancel);
+    }
+
+    fn restart(&self, attempt: u32) {
+        {
+            let mut state = self.state();
+            if state.end.is_some() {
+                return;
+            }
+            let at = state.forgotten + state.text.len();
+            state.restarts.push((at, attempt));
+        }
+        let at_once = Cancel::new();
+        at_once.cancel();
+        self.send_to_all(&at_once);
     }
 
     fn flush(&self) {
@@ -308,6 +334,9 @@ mod tests {
     impl Reply for Record {
         fn text(&self, text: &str, _cancel: &Cancel) {
             self.0.lock().expect("not poisoned").0.push_str(text);
+        }
+        fn restart(&self, attempt: u32) {
+            self.0.lock().expect("not poisoned").0.push_str(&format!("[{attempt}]"));
         }
         fn flush(&self) {}
         fn finish(&self, result: Result<(), ReplyError>) {
@@ -391,10 +420,10 @@ mod tests {
         let (recent, now) = (Recent::default(), Instant::now());
         recent.share(named("1"), record().1, now).finish(Err(ReplyError::queue_full(3)));
         assert!(!recent.join(&named("1"), || record().1));
-        recent.share(named("2"), record().1, now).finish(Err(ReplyError::failed("model")));
+        recent.share(named("2"), record().1, now).finish(Err(ReplyError::model("model")));
         let (again, reply) = record();
         assert!(recent.join(&named("2"), || reply.clone()));
-        assert_eq!(again.got(), got("", &[Err(ReplyError::failed("model"))]));
+        assert_eq!(again.got(), got("", &[Err(ReplyError::model("model"))]));
     }
 
     #[test]
@@ -408,7 +437,7 @@ mod tests {
         shared.text(&long, &cancel);
         assert!(recent.kept.load(Ordering::Relaxed) == 0);
         assert!(recent.join(&named("1"), || late_reply.clone()));
-        assert_eq!(late.got().2.first().map(|end| end.as_ref().map_err(|e| e.status)), Some(Err(409)));
+        assert_eq!(late.got().2.first().map(|end| end.as_ref().map_err(|e| e.status())), Some(Err(409)));
         shared.text("z", &cancel);
         shared.finish(Ok(()));
         for record in [first, second] {

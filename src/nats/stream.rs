@@ -4,7 +4,7 @@ use crate::cancel::Cancel;
 use crate::nats::agents::chunks;
 use crate::nats::replies::{error_headers, report};
 use crate::nats::{Connection, Message, PublishError};
-use crate::reply::{Reply, ReplyError};
+use crate::reply::{Reply, ReplyError, restart_line};
 use crate::threads;
 use crossbeam_channel::bounded;
 use serde_json::{Value, json};
@@ -28,6 +28,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const HELD_RETRY: Duration = Duration::from_millis(20);
 /// Room for the headers of an error within `max_payload`, bytes.
 const HEADER_ROOM: usize = 512;
+/// The header of the line in a stream of plain text behind which the answer begins anew; its value is the attempt's number.
+const RESTART_HEADER: &str = "Pi-Exec-Restart";
+/// The header of an error in a stream of plain text that has its code.
+const CODE_HEADER: &str = "Pi-Exec-Error";
 /// A caller of the agent protocol hears something this often. Its clients give up after 60 s of silence, so that one lost
 /// message is survived.
 const MAX_SILENCE: Duration = Duration::from_secs(20);
@@ -62,6 +66,14 @@ impl Form {
         match self {
             Form::Text => Cow::Borrowed(text.as_bytes()),
             Form::Agent => Cow::Owned(chunks::response(text)),
+        }
+    }
+
+    /// The message behind which the answer begins anew.
+    fn restart(self, attempt: u32) -> String {
+        match self {
+            Form::Text => restart_line(attempt),
+            Form::Agent => chunks::status(&format!("restart:{}", json!({"attempt": attempt}))),
         }
     }
 
@@ -119,11 +131,14 @@ enum Held {
     Text(String),
     /// A whole message.
     Message(String),
+    /// The answer begins anew, with the attempt of that number.
+    Restart(u32),
 }
 
 enum Piece<'a> {
     Text(&'a str),
     Message(&'a str),
+    Restart(u32),
     Error(&'a ReplyError),
     End,
 }
@@ -257,6 +272,7 @@ impl Shared {
                     Piece::Text(&text[..self.form.piece_end(text, self.connection.max_payload())])
                 }
                 (Some(Held::Message(message)), _) => Piece::Message(message),
+                (Some(Held::Restart(attempt)), _) => Piece::Restart(*attempt),
                 (None, Some(Err(error))) => Piece::Error(error),
                 (None, Some(Ok(()))) => Piece::End,
                 (None, None) => return true,
@@ -276,6 +292,7 @@ impl Shared {
                     let bytes = text.len();
                     state.sent(bytes);
                 }
+                Piece::Restart(_) => state.sent(0),
                 Piece::Error(_) => state.end = Some(Ok(())),
                 Piece::End => state.ended = true,
             }
@@ -322,19 +339,25 @@ impl Shared {
     }
 
     fn publish(&self, piece: &Piece<'_>, reply: Option<&str>) -> Result<(), PublishError> {
-        let headers = match piece {
-            Piece::Error(error) => Some(error_headers(self.status(error), &error.message)),
-            _ => None,
-        };
+        let mut headers: Vec<(&str, String)> = Vec::new();
+        match piece {
+            Piece::Error(error) => headers.extend(error_headers(self.status(error), &error.message)),
+            Piece::Restart(attempt) if self.form == Form::Text => headers.push((RESTART_HEADER, attempt.to_string())),
+            _ => {}
+        }
+        if let (Piece::Error(error), Form::Text) = (piece, self.form) {
+            headers.push((CODE_HEADER, error.code().to_string()));
+        }
         let payload = match piece {
             Piece::Text(text) => self.form.text(text),
             Piece::Message(message) => message.as_bytes().into(),
+            Piece::Restart(attempt) => self.form.restart(*attempt).into_bytes().into(),
             Piece::Error(error) => {
                 self.form.error(error, self.connection.max_payload().saturating_sub(HEADER_ROOM)).into_bytes().into()
             }
             Piece::End => Cow::default(),
         };
-        let headers: Vec<(&str, &str)> = headers.iter().flatten().map(|(n, v)| (*n, v.as_str())).collect();
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         match self.connection.publish(&self.subject, reply, &headers, &payload) {
             Err(e @ (PublishError::Full | PublishError::Closed)) => Err(e),
             other => {
@@ -347,7 +370,7 @@ impl Shared {
 
     /// The number of an error. The agent protocol has no number for a host that is about to leave.
     fn status(&self, error: &ReplyError) -> u16 {
-        match (self.form, error.status) {
+        match (self.form, error.status()) {
             (Form::Agent, 503) => 500,
             (_, status) => status,
         }
@@ -427,6 +450,14 @@ impl Reply for Stream {
             }
             drop(state);
             cancel.sleep(HELD_RETRY);
+        }
+    }
+
+    fn restart(&self, attempt: u32) {
+        let mut state = self.state();
+        if !state.over() {
+            state.held.push_back(Held::Restart(attempt));
+            self.0.advance_directly(&mut state);
         }
     }
 

@@ -4,7 +4,7 @@ use super::Session;
 use super::control::Answer;
 use crate::events::AgentEvent;
 use crate::questions::Settled;
-use crate::reply::ReplyError;
+use crate::reply::{ErrorKind, ReplyError};
 use crate::transcript::now_ms;
 use crossbeam_channel::Sender;
 use serde_json::{Value, json};
@@ -28,15 +28,16 @@ impl Session {
     }
 
     pub(super) fn answer_question(&mut self, id: &str, answers: &Value, source: &str) -> Result<Answer, ReplyError> {
-        let status = if self.questions.has(id) { 400 } else { 404 };
+        let kind = if self.questions.has(id) { ErrorKind::BadRequest } else { ErrorKind::NotFound };
         let settled = self.questions.answer(id, answers, source, now_ms());
-        let settled = settled.map_err(|why| ReplyError::new(status, why))?;
+        let settled = settled.map_err(|why| ReplyError::new(kind, why))?;
         let id = self.question_settled(settled);
         Ok(Answer::Document(json!({"answered": true, "requestId": id})))
     }
 
     pub(super) fn reject_question(&mut self, id: &str, source: &str) -> Result<Answer, ReplyError> {
-        let settled = self.questions.reject(id, source, now_ms()).map_err(|why| ReplyError::new(404, why))?;
+        let settled = self.questions.reject(id, source, now_ms());
+        let settled = settled.map_err(|why| ReplyError::new(ErrorKind::NotFound, why))?;
         let id = self.question_settled(settled);
         Ok(Answer::Document(json!({"rejected": true, "requestId": id})))
     }

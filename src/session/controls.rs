@@ -4,7 +4,7 @@ use super::control::{Answer, Changes, Control, Deliver, Input, Respond};
 use super::{Prompt, Session, model_facts, state};
 use crate::events::AgentEvent;
 use crate::model::ThinkingLevel;
-use crate::reply::{ReplyError, SilentReply};
+use crate::reply::{ErrorKind, ReplyError, SilentReply};
 use crate::turn::{Incoming, Work};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -68,16 +68,16 @@ impl Session {
             other => other,
         };
         if deliver == Deliver::Now && !idle {
-            return Err(ReplyError::new(
-                409,
-                "busy: a prompt is being worked on; steer it, queue behind it or abort it",
+            return Err(ReplyError::coded(
+                ErrorKind::Working,
+                "a prompt is being worked on; steer it, queue behind it or abort it",
             ));
         }
         if self.queue.is_full() || self.steering.len() + self.follow_up.len() >= self.config.max_queue {
             return Err(ReplyError::queue_full(self.queue.len().max(self.steering.len() + self.follow_up.len())));
         }
         let setup = self.facts.setup();
-        self.services.check_credentials(&setup.model).map_err(|e| ReplyError::failed(e.to_string()))?;
+        self.services.check_credentials(&setup.model).map_err(|e| ReplyError::model(e.to_string()))?;
         let behavior = match deliver {
             Deliver::Steer => Some("steer"),
             Deliver::FollowUp => Some("followUp"),
@@ -129,7 +129,8 @@ impl Session {
     /// Makes the context smaller, which takes a while and so is a turn of its own.
     fn compact(&mut self, instructions: Option<String>, respond: Respond) {
         if self.running.is_some() {
-            return respond(Err(ReplyError::new(409, "busy: a prompt is being worked on; abort it first")));
+            let why = "a prompt is being worked on; abort it first";
+            return respond(Err(ReplyError::coded(ErrorKind::Working, why)));
         }
         if let Err(e) = self.memory.wake() {
             return respond(Err(ReplyError::storage(&e)));
@@ -163,7 +164,7 @@ impl Session {
     }
 
     fn configure(&mut self, changes: &Changes) -> Result<Answer, ReplyError> {
-        let invalid = |text: String| ReplyError::new(400, text);
+        let invalid = |text: String| ReplyError::new(ErrorKind::BadRequest, text);
         let before = self.facts.setup();
         let (model, level) = match &changes.model {
             Some(spec) => self.services.resolve(spec).map_err(|e| invalid(e.to_string()))?,

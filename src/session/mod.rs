@@ -132,7 +132,7 @@ struct Running {
     steps: Receiver<Step>,
     thread: Thread,
     /// What could not be written, which is why it is ended.
-    storage_error: Option<String>,
+    storage_error: Option<ReplyError>,
     /// Those who wait for its end after an abort.
     aborters: Vec<Respond>,
     /// Whoever asked for a compaction, which this is.
@@ -306,7 +306,7 @@ impl Session {
                 self.check_written(written);
             }
             Event::Step(Step::Settled(settled)) => self.settle(settled),
-            Event::TurnLost => self.settle(Settled::Failed("internal_error: the turn is gone".into())),
+            Event::TurnLost => self.settle(Settled::Failed(ReplyError::internal("the turn is gone"))),
             Event::Tick => {
                 self.expire_questions();
                 if self.running.is_none() && self.idle_since.elapsed() >= SLEEPS_AFTER {
@@ -388,7 +388,7 @@ impl Session {
         let Err(error) = &written else { return };
         log::error!("session {}: {error}", self.info.id);
         if let Some(running) = &mut self.running {
-            running.storage_error = Some(ReplyError::storage(error).message);
+            running.storage_error = Some(ReplyError::storage(error));
             running.cancel.cancel();
         }
     }

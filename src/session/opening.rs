@@ -5,7 +5,7 @@ use super::recovery::{Accepted, Unfinished, closing_results};
 use super::{Prompt, Session};
 use crate::model::ThinkingLevel;
 use crate::nats::session_subjects::SessionSubjects;
-use crate::reply::{Reply, ReplyError, SilentReply};
+use crate::reply::{ErrorKind, Reply, ReplyError, SilentReply};
 use crate::state_dir::SavedSession;
 use crate::transcript::restore::Restored;
 use crate::transcript::session_file::SessionFile;
@@ -134,10 +134,11 @@ impl Session {
             let ids: Vec<String> = interrupted.iter().map(|accepted| accepted.id.clone()).collect();
             self.record_settled(&ids, "interrupted");
             self.facts.count_error();
-            let error = "interrupted: the host was restarted while it worked on this prompt";
-            self.last_error = Some(error.to_owned());
+            let why = "the host was restarted while it worked on this prompt";
+            let error = ReplyError::coded(ErrorKind::Interrupted, why);
+            self.last_error = Some(error.message.clone());
             for accepted in &interrupted {
-                self.reply_of(accepted).finish(Err(ReplyError::failed(error)));
+                self.reply_of(accepted).finish(Err(error.clone()));
             }
         }
         for accepted in waiting {

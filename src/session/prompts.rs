@@ -6,7 +6,7 @@ use crate::cancel::Cancel;
 use crate::events::AgentEvent;
 use crate::nats::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
 use crate::nats::micro::Counters;
-use crate::reply::{Reply, ReplyError, SilentReply};
+use crate::reply::{ErrorKind, Reply, ReplyError, SilentReply};
 use crate::threads;
 use crate::turn::{Settled, Turn, Work};
 use crossbeam_channel::bounded;
@@ -69,7 +69,7 @@ impl Session {
 
     /// Ends an answer with an error, and counts it.
     pub(super) fn refuse(&mut self, reply: &dyn Reply, counters: &Counters, error: ReplyError) {
-        counters.count_error(error.status, &error.message);
+        counters.count_error(error.status(), &error.message);
         self.facts.count_error();
         self.last_error = Some(error.message.clone());
         reply.finish(Err(error));
@@ -178,15 +178,16 @@ impl Session {
         if let Some(respond) = running.compaction {
             respond(match &settled {
                 Settled::Done => Ok(Answer::Document(self.last_compaction.clone().unwrap_or_default())),
-                Settled::Failed(error) => Err(ReplyError::new(409, error.clone())),
-                Settled::Aborted => Err(ReplyError::new(409, "Compaction cancelled")),
+                Settled::Failed(error) => Err(error.clone()),
+                Settled::Aborted => Err(ReplyError::new(ErrorKind::Conflict, "Compaction cancelled")),
             });
         }
         match settled {
             Settled::Done => running.reply.finish(Ok(())),
-            Settled::Failed(error) => self.refuse(&*running.reply, &running.counters, ReplyError::failed(error)),
+            Settled::Failed(error) => self.refuse(&*running.reply, &running.counters, error),
             Settled::Aborted => {
-                self.refuse(&*running.reply, &running.counters, ReplyError::failed("the prompt was aborted"));
+                let error = ReplyError::new(ErrorKind::Aborted, "the prompt was aborted");
+                self.refuse(&*running.reply, &running.counters, error);
             }
         }
         for respond in running.aborters {

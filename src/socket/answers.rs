@@ -7,7 +7,7 @@ use super::stream::ChunkStream;
 use super::{ClientRequest, DaemonAsk, DaemonRespond, PROTOCOL};
 use crate::nats::intake::{self, IntakeError};
 use crate::prompt::commands;
-use crate::reply::{Reply, SilentReply};
+use crate::reply::{Reply, ReplyError, SilentReply};
 use crate::session::control::{Control, ControlRequest, Input};
 use crate::session::{Command, EndReason};
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, bounded, select};
@@ -28,6 +28,8 @@ pub enum Failure {
     Text(String),
     /// By the intake's rules, with its code.
     Intake(IntakeError),
+    /// By the session, with its code.
+    Session(ReplyError),
 }
 
 impl From<NoRoute> for Failure {
@@ -72,6 +74,7 @@ impl Client<'_> {
                 let (error, details) = match failure {
                     Failure::Text(error) => (error, None),
                     Failure::Intake(error) => (error.summary(), Some(error.document())),
+                    Failure::Session(error) => (error.message.clone(), Some(error.document())),
                 };
                 self.refuse(Refusal { id: head.id, command, error, details });
             }
@@ -162,7 +165,7 @@ impl Client<'_> {
         }
         match self.wait(&receiver, time) {
             Ok(Ok(answer)) => Ok(answer.into_document()),
-            Ok(Err(error)) => Err(Failure::Text(error.message)),
+            Ok(Err(error)) => Err(Failure::Session(error)),
             Err(RecvTimeoutError::Disconnected) => Err("the session has ended".into()),
             Err(RecvTimeoutError::Timeout) => {
                 Err(Failure::Text(format!("the session did not answer within {} s", time.as_secs())))

@@ -94,7 +94,8 @@ impl ChunkStream {
         record["success"] = json!(result.is_ok());
         if let Err(error) = result {
             record["error"] = json!(error.message);
-            record["status"] = json!(error.status);
+            record["code"] = json!(error.code());
+            record["status"] = json!(error.status());
         }
         self.link.send(record.to_string());
     }
@@ -118,6 +119,19 @@ impl Reply for ChunkStream {
         }
     }
 
+    fn restart(&self, attempt: u32) {
+        match &mut *self.phase() {
+            // The client has not seen what is void.
+            Phase::Waiting(held, _) => held.clear(),
+            Phase::Open => {
+                let mut record = self.record("restart");
+                record["attempt"] = json!(attempt);
+                self.link.send(record.to_string());
+            }
+            Phase::Ended => {}
+        }
+    }
+
     fn flush(&self) {}
 
     fn finish(&self, result: Result<(), ReplyError>) {
@@ -138,7 +152,7 @@ impl Reply for ChunkStream {
 impl Drop for ChunkStream {
     fn drop(&mut self) {
         // Nobody ended the stream, so something broke; the client shall not wait for it.
-        self.finish(Err(ReplyError::failed("internal_error: the answer was given up")));
+        self.finish(Err(ReplyError::internal("the answer was given up")));
         self.link.stream_ends();
     }
 }
@@ -166,9 +180,12 @@ mod tests {
     fn a_stream_is_its_pieces_and_one_end() {
         let cancel = Cancel::new();
         let found = read(Some(json!({"a": 1})), |stream| {
+            stream.text("void", &cancel);
+            stream.restart(2);
             stream.text("early ", &cancel);
             stream.text("text", &cancel);
             stream.open();
+            stream.restart(3);
             stream.text("late", &cancel);
             stream.finish(Ok(()));
             stream.finish(Err(ReplyError::stopped()));
@@ -177,6 +194,7 @@ mod tests {
         let id = json!({"a": 1});
         let expected = json!([
             {"type": "chunk", "id": id, "data": "early text"},
+            {"type": "restart", "id": id, "attempt": 3},
             {"type": "chunk", "id": id, "data": "late"},
             {"type": "end", "id": id, "success": true},
         ]);
@@ -186,10 +204,12 @@ mod tests {
     #[test]
     fn what_ended_before_the_response_is_told_behind_it() {
         let found = read(None, |stream| {
-            stream.finish(Err(ReplyError::new(429, "busy")));
+            stream.finish(Err(ReplyError::queue_full(3)));
             stream.open();
         });
-        assert_eq!(found, [json!({"type": "end", "success": false, "error": "busy", "status": 429})]);
+        let error = "queue_full: 3 prompts are waiting already";
+        let end = json!({"type": "end", "success": false, "error": error, "code": "queue_full", "status": 429});
+        assert_eq!(found, [end]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::{Run, Settled, Step, Turn};
 use crate::compact::{CompactError, Compactor};
 use crate::events::{AgentEvent, CompactionReason};
 use crate::model::Outcome;
+use crate::reply::ReplyError;
 use crate::transcript::compaction::{context_tokens, should_compact};
 use crate::transcript::{Message, StopReason};
 use serde_json::json;
@@ -88,7 +89,7 @@ impl Turn {
                 will_retry: false,
                 error: Some("Context overflow recovery failed after one compact-and-retry attempt".into()),
             });
-            let settled = if cut { Settled::Done } else { Settled::Failed(error) };
+            let settled = if cut { Settled::Done } else { Settled::Failed(ReplyError::model(error)) };
             return Some(self.end_run(run, Some(message), settled));
         }
         run.recovered = true;
@@ -105,7 +106,10 @@ impl Turn {
             Err(CompactError::Cancelled) => Some(Settled::Aborted),
             // Nothing can be left out, so what there is of an answer is the answer.
             Err(_) if cut => Some(Settled::Done),
-            Err(why) => Some(Settled::Failed(format!("{error} (context overflow recovery failed: {why})"))),
+            Err(why) => {
+                let error = format!("{error} (context overflow recovery failed: {why})");
+                Some(Settled::Failed(ReplyError::model(error)))
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::Turn;
 use crate::events::{AgentEvent, Delta, DeltaKind};
 use crate::model::{Sink, StreamEvent};
+use serde_json::json;
 
 /// Hands the text of an answer to the caller, on the thread that reads it from the model; and, while somebody listens,
 /// every piece of the answer to the session.
@@ -10,6 +11,10 @@ pub(super) struct Streaming<'a> {
     pub turn: &'a Turn,
     /// The provider has accepted the request.
     pub started: bool,
+    /// The caller has got text of this answer.
+    pub heard: bool,
+    /// The caller has got text of an attempt before this one, which has this number, and was not told yet that it is void.
+    pub restart: Option<u32>,
     /// A piece that the session could not take yet, to which the next ones are added.
     pub delta: Option<Delta>,
 }
@@ -32,6 +37,14 @@ impl Streaming<'_> {
         }
     }
 
+    /// Tells that what came of the attempt before is void.
+    fn begin_anew(&mut self) {
+        if let Some(attempt) = self.restart.take() {
+            self.turn.reply.restart(attempt);
+            self.turn.emit(AgentEvent::Bridge { name: "bridge_restart", data: json!({"attempt": attempt}) });
+        }
+    }
+
     /// Tells what was held back.
     pub fn finish(&mut self) {
         if let Some(held) = self.delta.take() {
@@ -43,12 +56,16 @@ impl Streaming<'_> {
 impl Sink for Streaming<'_> {
     fn event(&mut self, event: StreamEvent<'_>) {
         match event {
-            StreamEvent::TextDelta { delta, .. } => self.turn.reply.text(delta, &self.turn.cancel),
             StreamEvent::Start => {
                 self.started = true;
                 self.turn.emit(AgentEvent::MessageStart(self.turn.empty_answer()));
             }
+            _ if self.restart.is_some() => self.begin_anew(),
             _ => {}
+        }
+        if let StreamEvent::TextDelta { delta, .. } = event {
+            self.heard = true;
+            self.turn.reply.text(delta, &self.turn.cancel);
         }
         if self.turn.facts.listened_to()
             && let Some(delta) = delta(&event)

@@ -36,6 +36,17 @@ def test_run_prints_the_answer_as_it_comes(cli, daemon, tmp_path):
     assert [record["type"] for record in records] == ["response", "chunk", "chunk", "end"]
 
 
+def test_a_run_that_begins_anew_says_so_on_a_line_of_its_own(cli, daemon):
+    def answer(request):
+        first, *rest, end = chunks(request, "hel", "hello")
+        return [first, rest[0], {"type": "restart", "id": request["id"], "attempt": 2}, rest[1], end]
+
+    daemon.on("run", answer)
+    assert cli("run", "x").stdout == "hel\n[The answer begins anew: attempt 2]\nhello\n"
+    records = [json.loads(line) for line in lines(cli("run", "x", "--json").stdout)]
+    assert [record["type"] for record in records] == ["response", "chunk", "restart", "chunk", "end"]
+
+
 def test_run_is_printed_before_it_ends(cli, daemon):
     daemon.on("run", lambda request: chunks(request, "first\n")[:-1])
     process = cli.start("run", "x")

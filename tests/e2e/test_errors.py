@@ -4,8 +4,10 @@ import time
 
 import pytest
 
+from support.agents import prompt
+from support.bridge import Bridge
 from support.daemon import API_KEY, MODELS
-from support.model_script import Cut, Failure, Gate, Raw, Stop, ToolCall, Unterminated
+from support.model_script import Cut, Failure, Gate, Raw, Stop, Text, ToolCall, Unterminated
 
 OVERLOADED = Failure(529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
 
@@ -283,3 +285,73 @@ def test_text_that_looks_like_an_error_has_no_headers(daemon, model):
     """A program can tell the daemon's errors from a model that talks about errors."""
     model.script("error: not really")
     assert daemon.run("x").text() == "error: not really"
+
+
+# One failure has one code, whichever wire it is told on, and a provider's words never become it.
+
+PROVIDERS_WORDS = {
+    "401": Failure(401, {"error": "401"}),
+    "429": Failure(429, {"error": {"message": "insufficient_quota: pay", "code": "429"}}),
+    "529": Failure(529, {"type": "error", "error": {"type": "529", "message": "529"}}),
+    "a code of ours": Failure(400, "queue_full: try another"),
+    "a word": Failure(400, "not_found"),
+    "in the stream": Raw("event: error\ndata: {\"type\":\"error\",\"error\":\"busy: x\"}\n\n"),
+}
+
+
+@pytest.fixture
+def worker(daemon, model):
+    daemon.write_agent_file("settings.json", {"retry": {"enabled": False}})
+    model.script("hello")
+    daemon.session("s", "hi").text()
+    return daemon
+
+
+def on_every_wire(daemon, body):
+    """Prompts three times; the code and the number that each wire tells."""
+    plain = daemon.prompt("s", body).failure()
+    status, document = prompt(daemon, "s", body).ack().failure()
+    with Bridge(daemon.session_socket("s")) as client:
+        client.exchange("prompt", id=1, message=body, stream=True)
+        _, end = client.stream(1)
+    return [(plain.word, plain.code), (document["error"], status), (end["code"], end["status"])]
+
+
+@pytest.mark.parametrize("failure", PROVIDERS_WORDS.values(), ids=PROVIDERS_WORDS)
+def test_a_failing_model_is_a_model_error_on_every_wire(worker, model, failure):
+    model.script([failure], [failure], [failure])
+    assert on_every_wire(worker, "x") == [("model_error", 500)] * 3
+
+
+def test_an_empty_answer_has_its_own_code_on_every_wire(worker, model):
+    model.script(*[[Text("")]] * 6)
+    assert on_every_wire(worker, "x") == [("empty_answer", 500)] * 3
+
+
+def test_an_aborted_prompt_has_its_own_code_on_every_wire(worker, model):
+    found = []
+    for send in (lambda: worker.prompt("s", "x"), lambda: prompt(worker, "s", "x").ack()):
+        gate = Gate()
+        model.script([gate])
+        answer = send()
+        gate.wait_reached()
+        worker.bus.ask(f"agents.pi-exec.{worker.owner}.s.abort")
+        failed = answer.failure()
+        found.append((failed[1]["error"], failed[0]) if isinstance(failed, tuple) else (failed.word, failed.code))
+    assert found == [("aborted", 500)] * 2
+
+
+def test_refusals_have_codes_on_every_wire(worker, model):
+    assert worker.prompt("s", " ").failure().word == "bad_request"
+    assert prompt(worker, "s", " ").failure() == (400, {"error": "empty_prompt", "message": "empty_prompt: the prompt is empty"})
+    gate = Gate()
+    model.script([gate, "ok"])
+    stream = worker.prompt("s", "x")
+    gate.wait_reached()
+    with Bridge(worker.session_socket("s")) as client:
+        refused = client.exchange("prompt", message="y", deliverAs="now")
+        assert (refused["success"], refused["code"]) == (False, "busy")
+        assert refused["error"].startswith("busy: ")
+    gate.open()
+    assert stream.text() == "ok"
+    worker.stop_session("s")

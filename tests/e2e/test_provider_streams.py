@@ -92,15 +92,6 @@ def test_images_are_kept_from_models_that_may_not_see_them(daemon, model, blocke
 
 
 @pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
-def test_a_conversation_goes_on_after_an_empty_answer(daemon, model, spec):
-    model.script([Text("")], "better")
-    assert daemon.session("s", "one", model=spec).text() == ""
-    assert daemon.prompt("s", "two").text() == "better"
-    assert [role for role, _ in model.requests[1].conversation if role == "assistant"] == []
-    assert model.requests[1].prompts in (["one", "two"], ["onetwo"], ["one\ntwo"])
-
-
-@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
 def test_a_failed_answer_is_not_part_of_what_follows(daemon, model, spec):
     model.script(Failure(400, "not now"), "fine")
     daemon.session("s", "one", model=spec).failure()

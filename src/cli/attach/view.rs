@@ -173,6 +173,7 @@ impl View {
                 let seconds = data["delayMs"].as_f64().unwrap_or_default() / 1000.0;
                 self.error(&format!("{error}; trying again in {seconds:.1} s"));
             }
+            "bridge_restart" => self.note("the answer begins anew"),
             "compaction_start" => self.note("making the context smaller"),
             "compaction_end" => match data["errorMessage"].as_str() {
                 Some(error) => self.error(&one_line(error, SHORT)),

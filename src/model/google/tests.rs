@@ -188,7 +188,7 @@ fn endings() {
             Err("Provider stopped with: PROHIBITED_CONTENT"),
         ),
         (vec![text.clone()], Err("Stream ended without a finish reason")),
-        (vec![text, json!({"error":{"code":503,"message":"m"}})], Err("503: {\"code\":503,\"message\":\"m\"}")),
+        (vec![text, json!({"error":{"code":503,"message":"m"}})], Err("503: m")),
     ] {
         let message = decode(&chunks).0.message;
         match expected {

@@ -1,6 +1,6 @@
 //! Requests of the agent protocol: a text, or a JSON object with a prompt and files.
 
-use crate::reply::ReplyError;
+use crate::reply::{ErrorKind, ReplyError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -51,22 +51,26 @@ fn text(value: Option<&RawValue>) -> Option<String> {
 /// # Errors
 /// Status 400 and the reason.
 pub fn parse(payload: &[u8]) -> Result<Envelope, ReplyError> {
-    let invalid = |why: &str| ReplyError::new(400, why);
     let json = payload.iter().find(|byte| !b"\t\n\r ".contains(byte)) == Some(&b'{');
     let envelope = if json {
         let fields: Fields<'_> =
-            serde_json::from_slice(payload).map_err(|e| ReplyError::new(400, format!("invalid_json: {e}")))?;
-        let prompt = text(fields.prompt).ok_or_else(|| invalid("missing_prompt: prompt must be a text"))?;
+            serde_json::from_slice(payload).map_err(|e| ReplyError::coded(ErrorKind::InvalidJson, e))?;
+        let prompt =
+            text(fields.prompt).ok_or_else(|| ReplyError::coded(ErrorKind::MissingPrompt, "prompt must be a text"))?;
         Envelope { prompt, attachments: fields.attachments.map_or(Ok(Vec::new()), attachments)? }
     } else {
-        let prompt = std::str::from_utf8(payload).map_err(|_| invalid("invalid_text: the prompt is not UTF-8"))?;
+        let prompt = std::str::from_utf8(payload)
+            .map_err(|_| ReplyError::coded(ErrorKind::InvalidText, "the prompt is not UTF-8"))?;
         Envelope { prompt: prompt.to_string(), attachments: Vec::new() }
     };
-    if envelope.prompt.trim().is_empty() { Err(invalid("empty_prompt: the prompt is empty")) } else { Ok(envelope) }
+    if envelope.prompt.trim().is_empty() {
+        return Err(ReplyError::coded(ErrorKind::EmptyPrompt, "the prompt is empty"));
+    }
+    Ok(envelope)
 }
 
 fn attachments(list: &RawValue) -> Result<Vec<Attachment>, ReplyError> {
-    let invalid = |what: String| ReplyError::new(400, format!("invalid_attachment: {what}"));
+    let invalid = |what: String| ReplyError::coded(ErrorKind::InvalidAttachment, what);
     let list: Option<Vec<AttachmentFields<'_>>> = serde_json::from_str(list.get())
         .map_err(|_| invalid("attachments must be a list of objects with filename and content".into()))?;
     list.unwrap_or_default()
@@ -146,8 +150,12 @@ mod tests {
             (br#"{"prompt":"a","attachments":[{"filename":"a"}]}"#, "invalid_attachment"),
         ] {
             let error = parse(payload).expect_err("refused");
-            assert_eq!(error.status, 400);
-            assert!(error.message.starts_with(code), "{}: {error}", String::from_utf8_lossy(payload));
+            assert_eq!(error.status(), 400);
+            assert!(
+                error.code() == code && error.message.starts_with(code),
+                "{}: {error}",
+                String::from_utf8_lossy(payload)
+            );
         }
         let long = "n".repeat(256);
         for filename in ["", ".", "..", "/", "a/b", "..\\\\x", "a\\u0000b", "a\\nb", &long] {

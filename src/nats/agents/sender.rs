@@ -2,7 +2,7 @@
 
 use super::SenderTrust;
 use crate::nats::{Message, nkey, valid_subject};
-use crate::reply::ReplyError;
+use crate::reply::{ErrorKind, ReplyError};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
@@ -109,7 +109,9 @@ impl Senders {
         };
         let unsigned = || match self.trust {
             SenderTrust::Any => Ok(()),
-            SenderTrust::Signed => Err(ReplyError::new(401, "signature_required: this agent wants signed requests")),
+            SenderTrust::Signed => {
+                Err(ReplyError::coded(ErrorKind::SignatureRequired, "this agent wants signed requests"))
+            }
         };
         let Some(header) = header else { return unsigned().map(|()| None) };
         let verified = match &header.signature {
@@ -135,7 +137,7 @@ impl Senders {
             return Err(rejected("the nonce was used before"));
         }
         if seen.requests.len() >= MAX_REMEMBERED {
-            return Err(ReplyError::new(429, "busy: too many signed requests at a time"));
+            return Err(ReplyError::busy("too many signed requests at a time"));
         }
         seen.by_time.entry(signature.time_ms).or_default().push(request.clone());
         seen.requests.insert(request);
@@ -164,11 +166,11 @@ impl Signature {
 }
 
 fn malformed(why: &str) -> ReplyError {
-    ReplyError::new(400, format!("invalid_sender: the header {HEADER} is malformed: {why}"))
+    ReplyError::coded(ErrorKind::InvalidSender, format_args!("the header {HEADER} is malformed: {why}"))
 }
 
 fn rejected(why: &str) -> ReplyError {
-    ReplyError::new(401, format!("sender_rejected: {why}"))
+    ReplyError::coded(ErrorKind::SenderRejected, why)
 }
 
 /// Reads the header's value; `None` for a version that we do not know, which counts as no header.

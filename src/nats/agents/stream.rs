@@ -69,6 +69,10 @@ impl Reply for AgentStream {
         self.stream.text(text, cancel);
     }
 
+    fn restart(&self, attempt: u32) {
+        self.stream.restart(attempt);
+    }
+
     fn flush(&self) {
         self.stream.flush();
     }

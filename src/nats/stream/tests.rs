@@ -1,6 +1,7 @@
 use super::*;
 use crate::nats::broker::{Broker, BrokerOptions};
 use crate::nats::{Options, ServerAddress, Subscription};
+use crate::reply::ErrorKind;
 use crossbeam_channel::Receiver;
 
 #[test]
@@ -22,15 +23,28 @@ fn pieces_end_at_characters() {
 #[test]
 fn errors_fit_whatever_they_say() {
     for message in ["queue_full: 3 prompts", &"\u{1b}".repeat(5000), &"ä".repeat(5000)] {
-        let error = ReplyError::new(429, message);
+        let error = ReplyError::new(ErrorKind::QueueFull, message);
         let document = Form::Agent.error(&error, 1000);
         assert!(document.len() <= 1000 && Form::Text.error(&error, 1000).len() <= 1000);
         let document: Value = serde_json::from_str(&document).expect("JSON");
         assert!(message.starts_with(document["message"].as_str().expect("a text")));
     }
-    let short = ReplyError::new(404, "session stopped");
+    let short = ReplyError::stopped();
     assert_eq!(Form::Text.error(&short, 1000), "error: session stopped");
     assert_eq!(Form::Agent.error(&short, 1000), r#"{"error":"not_found","message":"session stopped"}"#);
+}
+
+/// Every error has the same word on both wires, and none of a provider's words takes its place.
+#[test]
+fn errors_have_codes_of_ours() {
+    for kind in ErrorKind::ALL {
+        for message in ["529: overloaded", "queue_full: x", ""] {
+            let error = ReplyError::new(kind, message);
+            assert_eq!(Form::Text.error(&error, 1000), format!("error: {message}"));
+            let document: Value = serde_json::from_str(&Form::Agent.error(&error, 1000)).expect("JSON");
+            assert_eq!(document, json!({"error": kind.code(), "message": message}));
+        }
+    }
 }
 
 /// A caller and a stream to it, on a server of their own.
@@ -128,4 +142,45 @@ fn an_address_leads_back_to_the_caller() {
         assert_eq!(call.heard(), [expected, ""]);
         assert!(Stream::resume(&call.connection, &json!({"pigeon": "caller"})).is_none());
     }
+}
+
+/// A second beginning is marked, and no text is merged over the mark, however it waits.
+#[test]
+fn an_answer_that_begins_anew_is_marked() {
+    let status = r#"{"type":"status","data":"restart:{\"attempt\":2}"}"#;
+    for (form, mark) in [(Form::Text, restart_line(2)), (Form::Agent, status.to_string())] {
+        for waits in [false, true] {
+            let call = call(form);
+            call.stream.state().greeting = None;
+            if waits {
+                // As if the caller had to be looked for.
+                call.stream.state().generation += 1;
+            }
+            let cancel = Cancel::new();
+            cancel.cancel();
+            call.stream.text("hel", &cancel);
+            call.stream.restart(2);
+            call.stream.text("hel", &cancel);
+            call.stream.text("lo", &cancel);
+            call.stream.finish(Ok(()));
+            let heard = call.heard();
+            let at = heard.iter().position(|message| *message == mark).expect("a mark");
+            let text = |messages: &[String]| match form {
+                Form::Text => messages.concat(),
+                Form::Agent => messages
+                    .iter()
+                    .filter_map(|message| serde_json::from_str::<Value>(message).ok())
+                    .filter_map(|message| message["data"].as_str().map(str::to_string))
+                    .collect(),
+            };
+            assert_eq!((text(&heard[..at]), text(&heard[at + 1..])), ("hel".to_string(), "hello".to_string()));
+        }
+    }
+    let call = call(Form::Text);
+    call.stream.restart(7);
+    call.stream.finish(Err(ReplyError::model("529: Overloaded")));
+    assert!(call.connection.round_trip(Duration::from_secs(20)));
+    let header = |name: &str| call.answers.recv().ok().and_then(|message| message.header(name).map(str::to_string));
+    assert_eq!(header(RESTART_HEADER).as_deref(), Some("7"));
+    assert_eq!(header(CODE_HEADER).as_deref(), Some("model_error"));
 }

@@ -12,6 +12,8 @@ from .waiting import DEADLINE
 
 ERROR_CODE = "Nats-Service-Error-Code"
 ERROR_TEXT = "Nats-Service-Error"
+ERROR_WORD = "Pi-Exec-Error"
+RESTART = "Pi-Exec-Restart"
 
 
 class NoResponders(AssertionError):
@@ -24,6 +26,7 @@ class StreamFailed(AssertionError):
     def __init__(self, message):
         self.text = message.data.decode()
         self.code, self.description = int(message.headers[ERROR_CODE]), message.headers[ERROR_TEXT]
+        self.word = message.headers.get(ERROR_WORD)
         super().__init__(f"{self.code}: {self.text}")
 
 
@@ -36,6 +39,8 @@ class Stream:
         self.subscription = None
         # What has been taken so far: the payloads that are not empty, as bytes.
         self.payloads = []
+        # Where the answer began anew: the text before it, and the message that says so.
+        self.restarts = []
         self.ended = False
 
     def put(self, message):
@@ -59,6 +64,9 @@ class Stream:
         headers = message.headers or {}
         if ERROR_CODE in headers:
             raise StreamFailed(message)
+        if RESTART in headers:
+            self.restarts.append((self.so_far(), message))
+            return b""
         assert not headers, f"headers on a piece of text: {headers}"
         if not message.data:
             self.ended = True

@@ -28,7 +28,7 @@ fn signed(payload: &[u8], nonce: &str) -> Value {
 
 fn identify(senders: &Senders, header: &Value, payload: &[u8], now_ms: i64) -> Result<Option<AgentSender>, u16> {
     let header = header.to_string();
-    senders.identify(&message(&[("Agent-Sender", &header)], payload), now_ms).map_err(|error| error.status)
+    senders.identify(&message(&[("Agent-Sender", &header)], payload), now_ms).map_err(|error| error.status())
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn claims_are_told_apart_and_refused_where_proof_is_wanted() {
     assert_eq!(sender.document(), json!({"account": "$G", "user": USER, "verified": false}));
     let strict = Senders::new(SenderTrust::Signed);
     assert_eq!(identify(&strict, &claim, b"", TIME_MS), Err(401));
-    assert_eq!(strict.identify(&message(&[], b""), TIME_MS).map_err(|e| e.status), Err(401));
+    assert_eq!(strict.identify(&message(&[], b""), TIME_MS).map_err(|e| e.status()), Err(401));
     let unknown = json!({"v": 2, "whatever": true});
     assert_eq!(identify(&any, &unknown, b"", TIME_MS), Ok(None));
     assert_eq!(identify(&strict, &unknown, b"", TIME_MS), Err(401));
@@ -121,10 +121,10 @@ fn malformed_headers_are_refused() {
     }
     for value in ["", "x", "[]", "\"1\"", &"x".repeat(5000)] {
         let result = senders.identify(&message(&[("Agent-Sender", value)], b""), TIME_MS);
-        assert_eq!(result.map_err(|e| e.status), Err(400), "{value:.20}");
+        assert_eq!(result.map_err(|e| e.status()), Err(400), "{value:.20}");
     }
     let twice = senders.identify(&message(&[("Agent-Sender", "{}"), ("agent-sender", "{}")], b""), TIME_MS);
-    assert_eq!(twice.map_err(|e| e.status), Err(400));
+    assert_eq!(twice.map_err(|e| e.status()), Err(400));
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn what_is_remembered_ends_with_the_window() {
         senders.remember(USER, &signature(n, TIME_MS), TIME_MS).expect("room");
     }
     let full = senders.remember(USER, &signature(MAX_REMEMBERED, TIME_MS), TIME_MS);
-    assert_eq!(full.map_err(|e| e.status), Err(429));
+    assert_eq!(full.map_err(|e| e.status()), Err(429));
     let later = TIME_MS + WINDOW_MS + 1;
     senders.remember(USER, &signature(MAX_REMEMBERED, later), later).expect("room again");
     assert_eq!(senders.seen.lock().expect("not poisoned").requests.len(), 1);
