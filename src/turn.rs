@@ -202,7 +202,7 @@ impl Turn {
 
     /// Takes a message from outside in. One that calls up what cannot be read stays as it is.
     fn take_in(&mut self, incoming: Incoming) {
-        let places = self.config.places(&self.info.cwd);
+        let places = self.config.places(&self.info.cwd, self.info.project_trusted);
         let text = match incoming.expand.then(|| commands::expand(&incoming.text, &places)).flatten() {
             Some(Ok(expanded)) => expanded.text,
             Some(Err(why)) => {
@@ -263,7 +263,7 @@ impl Turn {
     fn answer(&mut self, messages: Vec<Incoming>) -> Settled {
         let tools: Vec<&'static dyn Tool> = self.info.tools.iter().filter_map(|name| tools::by_name(name)).collect();
         let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
-        let places = self.config.places(&self.info.cwd);
+        let places = self.config.places(&self.info.cwd, self.info.project_trusted);
         let skills = skills::discover(&places);
         let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
         self.keep_room();

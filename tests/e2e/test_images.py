@@ -45,7 +45,7 @@ DAMAGED = {
     "endless.jpg": JPEG[:-2],
     "no-tables.jpg": b"\xff\xd8" + FRAME + SCAN + b"\xff\xd9",
     "half.webp": WEBP[:-4],
-    "garbage.webp": WEBP[:25] + b"\x5a" * (len(WEBP) - 25),
+    "garbage.webp": WEBP[:20] + b"\x5a" * (len(WEBP) - 20),
 }
 
 

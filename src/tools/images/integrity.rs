@@ -2,8 +2,8 @@
 //!
 //! A provider refuses a request with an image that it cannot decode, and goes on refusing every later request of the
 //! conversation, which still has that image in it. So a file is looked through before it becomes part of one. PNG and GIF
-//! are unpacked to their last pixel, of which nothing is kept. The pixels of JPEG and WebP are for a decoder to try; here
-//! they only have to be there.
+//! are unpacked to their last pixel, of which nothing is kept. The pixels of JPEG are for a decoder to try; here they only have
+//! to be there, and so do those of WebP.
 
 use super::format::{Format, be_u16, be_u32, bytes, le_u16, le_u24, le_u32};
 use crate::cancel::Cancel;

@@ -98,8 +98,8 @@ impl Picture {
 
 /// Whether the pixels of a whole file can be decoded. `None` = cancelled.
 pub fn decodes(format: Format, data: &[u8], cancel: &Cancel) -> Option<Result<(), Omission>> {
-    // The others were unpacked to the last pixel already.
-    if !matches!(format, Format::Jpeg | Format::Webp) {
+    // PNG and GIF were unpacked to the last pixel already, and for WebP there is no decoder.
+    if format != Format::Jpeg {
         return Some(Ok(()));
     }
     let _turn = one_at_a_time(cancel)?;
@@ -110,9 +110,9 @@ fn decode(format: Format, data: &[u8]) -> Result<Picture, Omission> {
     let codec = match format {
         Format::Png | Format::AnimatedPng => ImageFormat::Png,
         Format::Jpeg => ImageFormat::Jpeg,
-        Format::Webp => ImageFormat::WebP,
-        // Their decoders would add 70 KB to the program, and images of these kinds are seldom beyond the limits.
-        Format::Gif => return Err(Omission::TooLarge),
+        // The decoder for WebP would add 165 KB to the program (measured), that for GIF about 60, and images of these kinds
+        // are seldom beyond the limits.
+        Format::Gif | Format::Webp => return Err(Omission::TooLarge),
         Format::Bmp => return Err(Omission::Unsupported),
     };
     let reason = |error: ImageError| match error {
@@ -340,10 +340,6 @@ mod tests {
         let cancel = Cancel::new();
         let jpeg = encoded(&noise(40, 30), ImageFormat::Jpeg);
         assert_eq!(decodes(Format::Jpeg, &jpeg, &cancel), Some(Ok(())));
-        let webp = encoded(&noise(40, 30), ImageFormat::WebP);
-        assert_eq!(decodes(Format::Webp, &webp, &cancel), Some(Ok(())));
-        let garbage = [&webp[..40], &vec![0x5a; webp.len() - 40]].concat();
-        assert_eq!(decodes(Format::Webp, &garbage, &cancel), Some(Err(Omission::Damaged)));
         let frame = b"\xff\xd8\xff\xc0\0\x0b\x08\0\x01\0\x01\x01\x01\x11\0\xff\xda\0\x08\x01\x01\0\0\x3f\0x\xff\xd9";
         assert_eq!(decodes(Format::Jpeg, frame, &cancel), Some(Err(Omission::Damaged)), "it has no tables");
     }
