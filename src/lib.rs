@@ -30,4 +30,5 @@ pub mod threads;
 pub mod tolerant_json;
 pub mod tools;
 pub mod transcript;
+pub mod trust_roots;
 pub mod turn;

@@ -1,6 +1,7 @@
 //! The daemon `nats-pi-bridge`: the command line, then one call into the library.
 
 use nats_pi_bridge::config::{self, Command};
+use nats_pi_bridge::model::Services;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -11,6 +12,10 @@ fn main() -> ExitCode {
         Ok(Command::Check(config)) => {
             for warning in &config.warnings {
                 eprintln!("pi-exec: warning: {warning}");
+            }
+            // Some of the agent's files are only read when they are needed.
+            for problem in Services::new(&config.agent_dir, config.oauth_refresh.clone()).problems() {
+                eprintln!("pi-exec: warning: {problem}");
             }
             print!("{}", config.report);
         }

@@ -226,7 +226,7 @@ impl Turn {
 
     /// Takes a message from outside in. One that calls up what cannot be read stays as it is.
     fn take_in(&mut self, incoming: Incoming) {
-        let places = self.config.places(&self.info.cwd);
+        let places = self.config.places(&self.info.cwd, self.info.project_trusted);
         let text = match incoming.expand.then(|| commands::expand(&incoming.text, &places)).flatten() {
             Some(Ok(expanded)) => expanded.text,
             Some(Err(why)) => {
@@ -235,12 +235,33 @@ impl Turn {
             }
             None => incoming.text,
         };
-        let content = if incoming.images.is_empty() {
-            Content::Text(text)
-        } else {
-            Content::Blocks(std::iter::once(Block::text(text)).chain(incoming.images).collect())
-        };
+        let content = self.content(text, incoming.images);
         self.add_whole(Message::User(UserMessage { content, timestamp: now_ms() }));
+    }
+
+    /// A user's words with those of the images that models can use; the words say what became of the others.
+    fn content(&self, mut text: String, images: Vec<Block>) -> Content {
+        if images.is_empty() {
+            return Content::Text(text);
+        }
+        let resize = self.services.tool_settings().resize_images;
+        let mut usable = Vec::new();
+        let mut notes = Vec::new();
+        for image in images {
+            let Block::Image { data, .. } = &image else { continue };
+            // Whoever cancelled does not wait for it.
+            let Some(prepared) = tools::images::prepare_base64(data, resize, &self.cancel) else { continue };
+            notes.extend(prepared.notes);
+            usable.extend(prepared.image);
+        }
+        if !notes.is_empty() {
+            text =
+                [text, notes.join("\n")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n\n");
+        }
+        if usable.is_empty() {
+            return Content::Text(text);
+        }
+        Content::Blocks(std::iter::once(Block::text(text)).chain(usable).collect())
     }
 
     fn work(&mut self, work: Work) -> Settled {
@@ -266,7 +287,7 @@ impl Turn {
     fn answer(&mut self, messages: Vec<Incoming>) -> Settled {
         let tools: Vec<&'static dyn Tool> = self.info.tools.iter().filter_map(|name| tools::by_name(name)).collect();
         let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
-        let places = self.config.places(&self.info.cwd);
+        let places = self.config.places(&self.info.cwd, self.info.project_trusted);
         let skills = skills::discover(&places);
         let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
         self.keep_room();

@@ -80,11 +80,11 @@ pub struct Config {
 
 impl Config {
     /// Where the files are that say how the agent works in this folder. Those of a project count if the operator trusts it.
-    pub fn places<'a>(&'a self, cwd: &'a Path) -> Places<'a> {
-        Places { cwd, agent_dir: &self.agent_dir, home: &self.home, project_trusted: self.trusts(cwd) }
+    pub fn places<'a>(&'a self, cwd: &'a Path, project_trusted: bool) -> Places<'a> {
+        Places { cwd, agent_dir: &self.agent_dir, home: &self.home, project_trusted }
     }
 
-    /// The operator trusts the project in this folder.
+    /// The configuration names this folder among those whose projects are trusted.
     pub fn trusts(&self, folder: &Path) -> bool {
         self.trusted_folders.iter().any(|trusted| folder.starts_with(trusted))
     }

@@ -39,7 +39,8 @@ impl Daemon {
         }
         let cwd = working_directory(&create.cwd)?;
         let failed = |message: String| IntakeError::SessionCreateFailed { message };
-        let services = self.services_for(&cwd);
+        let project_trusted = self.trusts(&cwd);
+        let services = self.services_for(&cwd, project_trusted);
         let (model, level) = match create.model()?.or(self.config.default_model.as_deref()) {
             Some(spec) => services.resolve(spec).map_err(|e| failed(e.to_string()))?,
             None => (services.default_model().ok_or_else(|| failed(NO_MODEL.into()))?, None),
@@ -67,6 +68,7 @@ impl Daemon {
             named: create.session_id.is_some(),
             cwd,
             from: from.clone(),
+            project_trusted,
             tools,
             created_ms: now_ms(),
         });
@@ -87,9 +89,15 @@ impl Daemon {
         Ok(instance_id)
     }
 
+    /// The operator trusts the project in this folder: the daemon's configuration says so, or the user's own settings trust
+    /// all projects. A project's settings are not asked.
+    fn trusts(&self, cwd: &Path) -> bool {
+        self.config.trusts(cwd) || self.services.trusts_projects()
+    }
+
     /// What sessions in this folder have to work with, which is the project's business where the operator trusts it.
-    fn services_for(&self, cwd: &Path) -> Arc<Services> {
-        if self.config.trusts(cwd) { Arc::new(self.services.of_project(cwd)) } else { self.services.clone() }
+    fn services_for(&self, cwd: &Path, project_trusted: bool) -> Arc<Services> {
+        if project_trusted { Arc::new(self.services.of_project(cwd)) } else { self.services.clone() }
     }
 
     /// The tools of a session that names none. Only a named one can be found by those who could answer questions.
@@ -158,6 +166,7 @@ impl Daemon {
             id: saved.id,
             instance_id: saved.instance_id,
             named: true,
+            project_trusted: self.trusts(&saved.cwd),
             cwd: saved.cwd,
             from: saved.from,
             tools: saved.tools,
@@ -212,7 +221,7 @@ impl Daemon {
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Box::new(Parts {
             config: self.config.clone(),
-            services: self.services_for(&info.cwd),
+            services: self.services_for(&info.cwd, info.project_trusted),
             info: info.clone(),
             facts: facts.clone(),
             subjects,

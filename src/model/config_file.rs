@@ -16,15 +16,19 @@ type Stamp = Option<(SystemTime, u64, u64)>;
 /// What a file was when it was read, and its value or what is wrong with it.
 type Content<T> = (Stamp, Result<Arc<T>, String>);
 
+/// Reads a file's text. What of it is left out is added to the list, one line each; the error says that nothing is of use.
+type Parse<T> = fn(&str, &mut Vec<String>) -> Result<T, String>;
+
 /// A file that many threads ask for. A missing file is the default value; a broken one is its error, until it changes.
+/// What is wrong is logged each time the file has changed, and not each time it is asked for.
 pub struct ConfigFile<T> {
     path: PathBuf,
-    parse: fn(&str) -> Result<T, String>,
+    parse: Parse<T>,
     read: Mutex<Option<Content<T>>>,
 }
 
 impl<T: Default> ConfigFile<T> {
-    pub fn new(path: PathBuf, parse: fn(&str) -> Result<T, String>) -> ConfigFile<T> {
+    pub fn new(path: PathBuf, parse: Parse<T>) -> ConfigFile<T> {
         ConfigFile { path, parse, read: Mutex::new(None) }
     }
 
@@ -51,16 +55,35 @@ impl<T: Default> ConfigFile<T> {
         }
     }
 
+    /// What is wrong with the file now, one line each.
+    pub fn problems(&self) -> Vec<String> {
+        let Ok(true) = self.path.try_exists() else { return Vec::new() };
+        let mut odd = Vec::new();
+        match self.parse(&mut odd) {
+            Ok(_) => odd,
+            Err(reason) => vec![reason],
+        }
+    }
+
     fn load(&self, stamp: Stamp) -> Result<Arc<T>, String> {
-        let Some((_, len, _)) = stamp else { return Ok(Arc::default()) };
-        let text = if len > MAX_BYTES {
-            Err(format!("larger than {MAX_BYTES} bytes"))
-        } else {
-            std::fs::read_to_string(&self.path).map_err(|e| e.to_string())
-        };
-        text.and_then(|text| (self.parse)(&text))
-            .map(Arc::new)
-            .map_err(|reason| format!("{}: {reason}", self.path.display()))
+        if stamp.is_none() {
+            return Ok(Arc::default());
+        }
+        let mut odd = Vec::new();
+        let value = self.parse(&mut odd);
+        odd.iter().chain(value.as_ref().err()).for_each(|line| log::warn!("{line}"));
+        value.map(Arc::new)
+    }
+
+    fn parse(&self, odd: &mut Vec<String>) -> Result<T, String> {
+        let named = |reason: String| format!("{}: {reason}", self.path.display());
+        let text = self.path.metadata().and_then(|metadata| match metadata.len() > MAX_BYTES {
+            true => Err(std::io::Error::other(format!("larger than {MAX_BYTES} bytes"))),
+            false => std::fs::read_to_string(&self.path),
+        });
+        let value = text.map_err(|e| e.to_string()).and_then(|text| (self.parse)(&text, odd));
+        odd.iter_mut().for_each(|line| *line = named(std::mem::take(line)));
+        value.map_err(named)
     }
 }
 
@@ -72,7 +95,7 @@ mod tests {
     fn a_changed_file_is_read_again() {
         let dir = tempfile::tempdir().expect("a directory");
         let file: ConfigFile<u32> =
-            ConfigFile::new(dir.path().join("n"), |t| t.trim().parse().map_err(|_| "no number".to_string()));
+            ConfigFile::new(dir.path().join("n"), |t, _| t.trim().parse().map_err(|_| "no number".to_string()));
         assert_eq!(file.get().as_deref(), Ok(&0), "a missing file is the default");
         std::fs::write(file.path(), "1").expect("it writes");
         assert_eq!(file.get().as_deref(), Ok(&1));
@@ -81,6 +104,7 @@ mod tests {
         std::fs::write(file.path(), "oops").expect("it writes");
         let error = file.get().expect_err("it is broken");
         assert!(error.ends_with("/n: no number"), "{error}");
+        assert_eq!(file.problems(), [error]);
         std::fs::remove_file(file.path()).expect("it goes");
         assert_eq!(file.get().as_deref(), Ok(&0));
     }

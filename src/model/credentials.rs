@@ -7,10 +7,9 @@ use super::config_file::ConfigFile;
 use super::models_json::ModelsJson;
 use super::oauth::{self, Endpoints, Refresher};
 use super::secret_value::{Secret, evaluate, variables};
-use super::{Api, Model, ModelError, catalog, http};
+use super::{Api, Model, ModelError, catalog, http, odd_values};
 use crate::cancel::Cancel;
 use crate::transcript::now_ms;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -22,25 +21,59 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 const ANTHROPIC_SIGN_IN: &str = "sk-ant-oat";
 
 /// One provider's entry of `auth.json`. What PI writes beyond this is of no concern here.
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
 enum Entry {
     ApiKey {
-        key: String,
+        /// Without one the entry only has variables.
+        key: Option<String>,
         /// Variables for this provider's values, which beat those of the process.
-        #[serde(default)]
         env: BTreeMap<String, String>,
     },
     Oauth {
         access: String,
-        #[serde(default)]
         refresh: String,
         /// Unix time in milliseconds.
-        #[serde(default)]
         expires: i64,
     },
-    #[serde(other)]
-    Unknown,
+    /// It is of no use; the reason, which names it.
+    Odd(String),
+}
+
+impl Entry {
+    /// Understands one entry; fields that can be done without may have any form.
+    fn of(provider: &str, value: Value) -> Entry {
+        let odd = |what: &str| Entry::Odd(format!("the entry \"{provider}\" {what}"));
+        let mut fields = match odd_values::object(value) {
+            Ok(fields) => fields,
+            Err(what) => return odd(&format!("is {what}")),
+        };
+        let text = |fields: &mut Map<String, Value>, key: &str| match fields.remove(key) {
+            Some(Value::String(text)) => Ok(Some(text)),
+            None | Some(Value::Null) => Ok(None),
+            Some(other) => Err(format!("has {} as \"{key}\", not a text", odd_values::kind(&other))),
+        };
+        match fields.get("type").and_then(Value::as_str) {
+            Some("api_key") => match text(&mut fields, "key") {
+                Ok(key) => {
+                    let env = fields.remove("env").and_then(|env| odd_values::object(env).ok()).unwrap_or_default();
+                    let variable = |(name, value): (String, Value)| Some((name, value.as_str()?.to_string()));
+                    Entry::ApiKey { key, env: env.into_iter().filter_map(variable).collect() }
+                }
+                Err(what) => odd(&what),
+            },
+            Some("oauth") => match text(&mut fields, "access") {
+                Ok(Some(access)) => Entry::Oauth {
+                    access,
+                    refresh: text(&mut fields, "refresh").ok().flatten().unwrap_or_default(),
+                    // JavaScript may write a float; a cast saturates.
+                    expires: fields.get("expires").and_then(Value::as_f64).unwrap_or_default() as i64,
+                },
+                Ok(None) => odd("has no \"access\" token"),
+                Err(what) => odd(&what),
+            },
+            Some(_) => odd("has a kind of sign-in that is not supported: store an API key there"),
+            None => odd("has no \"type\", which is \"api_key\" or \"oauth\""),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -50,16 +83,16 @@ struct AuthFile {
     printed: Mutex<BTreeMap<String, Secret>>,
 }
 
-fn parse_auth(text: &str) -> Result<AuthFile, String> {
-    let text = text.trim_start_matches('\u{feff}');
-    let map: Map<String, Value> = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    let mut entries = BTreeMap::new();
-    for (provider, value) in map {
-        // The parser's own words could quote a key.
-        let entry =
-            serde_json::from_value(value).map_err(|_| format!("the entry of \"{provider}\" has a wrong form"))?;
-        entries.insert(provider, entry);
-    }
+fn parse_auth(text: &str, odd: &mut Vec<String>) -> Result<AuthFile, String> {
+    // The parser's complaints about syntax name the place, and quote nothing.
+    let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|e| e.to_string())?;
+    let fields = odd_values::object(value)?;
+    let entries = fields.into_iter().map(|(provider, value)| (provider.clone(), Entry::of(&provider, value)));
+    let entries: BTreeMap<String, Entry> = entries.collect();
+    odd.extend(entries.values().filter_map(|entry| match entry {
+        Entry::Odd(why) => Some(why.clone()),
+        Entry::ApiKey { .. } | Entry::Oauth { .. } => None,
+    }));
     Ok(AuthFile { entries, printed: Mutex::default() })
 }
 
@@ -136,6 +169,11 @@ impl Credentials {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What is wrong with `auth.json`, one line each.
+    pub fn problems(&self) -> Vec<String> {
+        self.file.problems()
     }
 
     fn refreshable(&self, provider: &str, refresh: &str) -> bool {
@@ -232,7 +270,7 @@ impl Credentials {
         if let Ok(file) = self.file.get() {
             for entry in file.entries.values() {
                 if let Entry::ApiKey { key, env } = entry {
-                    names.extend(variables(key).into_iter().map(str::to_string));
+                    names.extend(key.iter().flat_map(|key| variables(key)).map(str::to_string));
                     names.extend(env.keys().cloned());
                 }
             }
@@ -282,7 +320,7 @@ impl Credentials {
         let refused = |fix: String| Err(ModelError::Credentials { provider: provider.to_string(), fix });
         let path = self.file.path().display();
         match self.stored()?.entries.get(provider) {
-            Some(Entry::ApiKey { key, .. }) => {
+            Some(Entry::ApiKey { key: Some(key), .. }) => {
                 return Ok(Some(Located::Value { text: key.clone(), origin: Origin::AuthJson }));
             }
             Some(Entry::Oauth { .. }) if oauth::VENDOR_ONLY.contains(&provider) => {
@@ -300,10 +338,8 @@ impl Credentials {
                     refused(self.sign_in_again())
                 };
             }
-            Some(Entry::Unknown) => {
-                return refused(format!("the kind of sign-in in {path} is not supported: store an API key there"));
-            }
-            None => {}
+            Some(Entry::Odd(why)) => return refused(format!("{path}: {why}")),
+            Some(Entry::ApiKey { key: None, .. }) | None => {}
         }
         if let Some(text) = user.provider(provider).and_then(|p| p.api_key.clone()) {
             return Ok(Some(Located::Value { text, origin: Origin::ModelsJson }));
@@ -444,6 +480,21 @@ mod tests {
             ("openai", json!({"openai":{"type":"oauth","access":"o","expires":later}}), "o", Scheme::Bearer),
             ("other", json!({"other":{"type":"oauth","access":"t","expires":later}}), "t", Scheme::Bearer),
             ("other", json!(null), "k", Scheme::Bearer),
+            // Others' odd entries do not matter, and neither does what an entry can do without.
+            ("groq", json!({"openai":"sk","groq":{"type":"api_key","key":"k","env":[1]},"x":null}), "k", Scheme::Key),
+            ("groq", json!({"groq":{"type":"api_key","key":"$A","env":{"A":"a","B":5}}}), "a", Scheme::Key),
+            (
+                "openai",
+                json!({"openai":{"type":"api_key","key":null,"env":{"A":"a"}}}),
+                "env-OPENAI_API_KEY",
+                Scheme::Key,
+            ),
+            (
+                "xai",
+                json!({"xai":{"type":"oauth","access":"x","refresh":7,"expires":later as f64 + 0.5}}),
+                "x",
+                Scheme::Bearer,
+            ),
             ("local", json!(null), "", Scheme::Bearer),
         ] {
             let found = authorize(provider, &auth, &models).unwrap_or_else(|e| panic!("{provider} {auth}: {e}"));
@@ -483,12 +534,35 @@ mod tests {
             (
                 "openai",
                 json!({"openai":{"type":"api_key","key":["secret"]}}),
-                "the entry of \"openai\" has a wrong form",
+                "the entry \"openai\" has a list as \"key\", not a text",
             ),
+            ("openai", json!({"openai":"secret"}), "auth.json: the entry \"openai\" is a text, not an object"),
+            ("openai", json!({"openai":null}), "the entry \"openai\" is null, not an object"),
+            ("openai", json!({"openai":{"key":"secret"}}), "the entry \"openai\" has no \"type\""),
+            ("openai", json!({"openai":{"type":"oauth","refresh":"secret"}}), "has no \"access\" token"),
         ] {
             let error = authorize(provider, &auth, &json!({})).expect_err(provider).to_string();
             assert!(error.contains(expected) && error.contains(provider), "{error}");
             assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_broken_file_is_named_and_not_quoted() {
+        for (text, expected) in [
+            ("\"secret\"", "a text, not an object"),
+            ("[\"secret\"]", "a list, not an object"),
+            ("{\"openai\":{\"key\":\"secret\"", "EOF while parsing an object at line 1 column 25"),
+            ("", "EOF while parsing"),
+        ] {
+            let dir = tempfile::tempdir().expect("a directory");
+            std::fs::write(dir.path().join("auth.json"), text).expect("it writes");
+            let credentials = credentials(dir.path(), &json!({}));
+            let error = credentials.authorize(&model("openai"), &ModelsJson::default()).expect_err("it is broken");
+            let error = error.to_string();
+            assert!(error.contains("/auth.json: ") && error.contains(expected), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+            assert_eq!(credentials.problems().len(), 1);
         }
     }
 

@@ -5,14 +5,17 @@
 //! request to the same server, of whichever session, takes it over. All agents share one TLS configuration, so that
 //! even a new connection resumes a known TLS session.
 
+use super::http_proxy;
 use super::http_resolver::ServerResolver;
-use super::http_watch::{Watch, WatchedConnector};
+use super::http_tls::TlsConnector;
+use super::http_watch::{InnerConnector, Watch, WatchedConnector};
 use crate::cancel::{Cancel, OnCancel};
+use crate::trust_roots;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use ureq::unversioned::transport::DefaultConnector;
-use ureq::{Agent, BodyReader, Proxy};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
+use ureq::{Agent, BodyReader};
 
 /// Bounds for name resolution and for connecting, TLS included; shutting an agent down interrupts neither.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,7 +71,9 @@ impl std::fmt::Display for HttpError {
 
 /// Sends requests and keeps idle connections.
 pub struct Http {
-    connector: Arc<DefaultConnector>,
+    connector: Arc<InnerConnector>,
+    /// The proxy that the user's settings name.
+    proxy: Mutex<Option<String>>,
     parked: Mutex<Vec<Parked>>,
 }
 
@@ -89,11 +94,23 @@ struct Line {
 
 impl Default for Http {
     fn default() -> Http {
-        Http { connector: Arc::new(DefaultConnector::default()), parked: Mutex::default() }
+        let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
+        let connector = Arc::new(connector.chain(TlsConnector::default()));
+        Http { connector, proxy: Mutex::default(), parked: Mutex::default() }
     }
 }
 
 impl Http {
+    /// Says which proxy counts where the environment names none. Connections that are there already go another way, so
+    /// that a change closes them.
+    pub fn set_proxy(&self, setting: Option<&str>) {
+        let mut proxy = self.proxy.lock().unwrap_or_else(PoisonError::into_inner);
+        if proxy.as_deref() != setting {
+            *proxy = setting.map(str::to_string);
+            self.parked.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
     /// Sends `body` and waits for the response headers. Any status is a response.
     pub fn post(
         self: &Arc<Http>,
@@ -147,7 +164,10 @@ impl Http {
 
     fn new_line(&self, server: &str) -> Result<Line, HttpError> {
         let watch = Arc::new(Watch::default());
-        let proxy = if is_loopback(server) { None } else { Proxy::try_from_env() };
+        let setting = self.proxy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let environment = |name: &str| std::env::var(name).ok();
+        let proxy =
+            if is_loopback(server) { None } else { http_proxy::choose(server, setting.as_deref(), &environment)? };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -272,13 +292,19 @@ fn explain(error: ureq::Error) -> HttpError {
             // Their texts may quote what they complain about, such as a header's value.
             HttpError::Invalid("an address, a header or the proxy setting has a wrong form".to_string())
         }
-        ureq::Error::Rustls(_) | ureq::Error::Tls(_) => HttpError::Tls(deepest(&error)),
+        ureq::Error::Rustls(_) | ureq::Error::Tls(_) => HttpError::Tls(untrusted(&error)),
         // A handshake's failure comes wrapped.
         ureq::Error::Io(ref e) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
-            HttpError::Tls(deepest(&error))
+            HttpError::Tls(untrusted(&error))
         }
         _ => HttpError::Connection(deepest(&error)),
     }
+}
+
+/// The text of a TLS error, with what helps where nobody who is trusted stands for the server.
+fn untrusted(error: &dyn std::error::Error) -> String {
+    let text = deepest(error);
+    if text.contains("UnknownIssuer") { format!("{text}; {}", trust_roots::ADVICE) } else { text }
 }
 
 /// The error's text, with that of its innermost cause where it is not part of it.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use ureq::unversioned::transport::time::Duration as UreqDuration;
-use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 use ureq::{Error, Timeout};
 
 /// What is allowed on, and known about, the connections of one agent.
@@ -67,15 +67,18 @@ impl Watch {
     }
 }
 
-/// Makes connections as ureq does, and puts the watch over them.
+/// Makes connections, whatever is below the watch.
+pub type InnerConnector = dyn Connector<Out = Box<dyn Transport>>;
+
+/// Makes connections and puts the watch over them.
 #[derive(Debug)]
 pub struct WatchedConnector {
-    inner: Arc<DefaultConnector>,
+    inner: Arc<InnerConnector>,
     watch: Arc<Watch>,
 }
 
 impl WatchedConnector {
-    pub fn new(inner: Arc<DefaultConnector>, watch: Arc<Watch>) -> WatchedConnector {
+    pub fn new(inner: Arc<InnerConnector>, watch: Arc<Watch>) -> WatchedConnector {
         WatchedConnector { inner, watch }
     }
 }

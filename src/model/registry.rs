@@ -49,6 +49,10 @@ impl Registry<'_> {
         if provider == offline::PROVIDER {
             return (id == offline::ID).then(|| Ok(offline::model()));
         }
+        let wrong = |of: &str, model: Option<&str>| of == provider && model.is_none_or(|model| model == id);
+        if let Some(reason) = self.user.problem(wrong) {
+            return Some(Err(ModelError::Invalid(format!("models.json: {reason}"))));
+        }
         let built_in = catalog::provider(provider);
         let user = self.user.provider(provider);
         let own = user.and_then(|p| p.models.iter().find(|m| m.id == id));

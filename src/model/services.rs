@@ -10,11 +10,10 @@ use super::oauth::Endpoints;
 use super::protocol::{Draft, Protocol};
 use super::registry::Registry;
 use super::repair::repair;
-use super::settings::{QueueModes, RetrySettings, Settings, ToolSettings};
+use super::settings::{self, QueueModes, RetrySettings, Settings, ToolSettings};
 use super::throttle::Throttle;
 use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, catalog, offline, usage};
 use crate::cancel::Cancel;
-use crate::jsonc;
 use crate::transcript::StopReason;
 use crate::transcript::compaction::CompactionSettings;
 use serde_json::Value;
@@ -63,8 +62,12 @@ impl Services {
     fn with_environment(agent_dir: &Path, endpoints: Endpoints, environment: fn(&str) -> Option<String>) -> Services {
         let http = Arc::new(Http::default());
         let shared = Arc::new(Shared {
-            models: ConfigFile::new(agent_dir.join("models.json"), ModelsJson::parse),
-            settings: ConfigFile::new(agent_dir.join("settings.json"), Settings::parse),
+            models: ConfigFile::new(agent_dir.join("models.json"), |text, odd| {
+                let models = ModelsJson::parse(text)?;
+                odd.extend(models.problems());
+                Ok(models)
+            }),
+            settings: ConfigFile::new(agent_dir.join("settings.json"), Settings::read),
             credentials: Credentials::new(agent_dir, environment, endpoints, http.clone()),
             http,
             throttle: Throttle::default(),
@@ -78,24 +81,33 @@ impl Services {
     /// The same for the sessions of a project, whose `.pi/settings.json` beats the user's settings. That file can name
     /// programs to run, so this is for trusted folders only.
     pub fn of_project(&self, folder: &Path) -> Services {
-        let project = ConfigFile::new(folder.join(".pi/settings.json"), jsonc::parse);
+        let project = ConfigFile::new(folder.join(".pi/settings.json"), settings::document);
         Services { shared: self.shared.clone(), project: Some(project) }
     }
 
-    /// The settings in force; a broken file is reported and counts as empty.
+    /// The user's own settings; a broken file counts as empty.
+    fn user_settings(&self) -> Arc<Settings> {
+        self.shared.settings.get().unwrap_or_default()
+    }
+
+    /// The user trusts all projects, as the settings say.
+    pub fn trusts_projects(&self) -> bool {
+        self.user_settings().trusts_projects()
+    }
+
+    /// What is wrong with the user's files, one line each.
+    pub fn problems(&self) -> Vec<String> {
+        let shared = &self.shared;
+        [shared.settings.problems(), shared.models.problems(), shared.credentials.problems()].concat()
+    }
+
+    /// The settings in force.
     fn settings(&self) -> Arc<Settings> {
-        let user = self.shared.settings.get().unwrap_or_else(|reason| {
-            log::warn!("{reason}");
-            Arc::default()
-        });
+        let user = self.user_settings();
         let Some(project) = &self.project else { return user };
-        let merged = project.get().and_then(|document| {
-            user.with(&document).map(Arc::new).map_err(|e| format!("{}: {e}", project.path().display()))
-        });
-        merged.unwrap_or_else(|reason| {
-            log::warn!("{reason}");
-            user
-        })
+        // A broken one was reported when it was read.
+        let merged = project.get().and_then(|document| user.with(&document).map(Arc::new));
+        merged.unwrap_or(user)
     }
 
     /// When a failed request is tried again.
@@ -148,6 +160,12 @@ impl Services {
             Err(reason) => (Arc::default(), Some(reason)),
         };
         let registry = Registry { user: &user, usable: &|p| self.shared.credentials.available(p, &user) };
+        // What is named may be a part of the file that is of no use.
+        let odd = |provider: &str, model: Option<&str>| {
+            let id = spec.trim().strip_prefix(provider).and_then(|rest| rest.strip_prefix('/'));
+            id.is_some_and(|id| model.is_none_or(|model| !model.is_empty() && id.starts_with(model)))
+        };
+        let broken = broken.or_else(|| user.problem(odd).map(|reason| format!("models.json: {reason}")));
         match (registry.resolve(spec), broken) {
             (Ok((model, level)), _) => Ok((self.shared.keep(model), level)),
             // The name may be in the file that cannot be read.
@@ -223,6 +241,7 @@ impl Services {
         let model = request.model;
         let refused = |e: ModelError| Failed::new(e.to_string());
         let user = self.user_models(model).map_err(refused)?;
+        self.shared.http.set_proxy(self.user_settings().http_proxy());
         self.shared.credentials.renew(model, &user, cancel)?;
         let authorization = self.shared.credentials.authorize(model, &user).map_err(refused)?;
         let address = self.shared.credentials.address(&model.provider, &model.base_url).map_err(refused)?;

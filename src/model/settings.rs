@@ -2,7 +2,7 @@
 
 use super::exchange::RetryPolicy;
 use super::thinking::Budgets;
-use super::{Model, ThinkingLevel};
+use super::{Model, ThinkingLevel, odd_values};
 use crate::jsonc;
 use crate::transcript::compaction::CompactionSettings;
 use serde::Deserialize;
@@ -32,6 +32,8 @@ pub struct Settings {
     model_thinking_levels: Map<String, Value>,
     pub thinking_budgets: Budgets,
     http_idle_timeout_ms: Option<Value>,
+    http_proxy: Option<String>,
+    default_project_trust: Option<String>,
     retry: Retry,
     compaction: Compaction,
     steering_mode: QueueMode,
@@ -152,26 +154,59 @@ struct ProviderRetry {
     max_retry_delay_ms: Option<u64>,
 }
 
+/// Reads a `settings.json`, the user's or a project's. Values of the wrong kind are left out, and told in `odd`.
+///
+/// # Errors
+/// It is no JSON, or no object.
+pub fn document(text: &str, odd: &mut Vec<String>) -> Result<Value, String> {
+    let mut document = odd_values::object(jsonc::parse(text)?)?;
+    document.values_mut().for_each(odd_values::whole_numbers);
+    odd_values::leave_out(&mut document, &|value| Settings::deserialize(value).map(drop), odd);
+    Ok(Value::Object(document))
+}
+
 impl Settings {
+    /// The user's own settings, as [`document`] reads them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(text: &str, odd: &mut Vec<String>) -> Result<Settings, String> {
+        Settings::of(document(text, odd)?)
+    }
+
+    /// Settings in which nothing is odd.
+    #[cfg(test)]
     pub fn parse(text: &str) -> Result<Settings, String> {
-        Settings::of(jsonc::parse(text)?)
+        let mut odd = Vec::new();
+        let settings = Settings::read(text, &mut odd)?;
+        if odd.is_empty() { Ok(settings) } else { Err(odd.join("; ")) }
     }
 
     fn of(document: Value) -> Result<Settings, String> {
-        let settings = Settings::deserialize(&document).map_err(|e| e.to_string())?;
+        let settings = Settings::deserialize(&document).map_err(|e| odd_values::without_value(&e))?;
         Ok(Settings { document, ..settings })
     }
 
-    /// These settings with a project's over them.
+    /// These settings with a project's over them, which [`document`] has read.
     ///
     /// # Errors
-    /// A value of the project is of the wrong kind.
+    /// They do not fit together.
     pub fn with(&self, project: &Value) -> Result<Settings, String> {
         let mut document = if self.document.is_null() { Value::Object(Map::new()) } else { self.document.clone() };
         if !project.is_null() {
             merge(&mut document, project);
         }
         Settings::of(document)
+    }
+
+    /// The proxy for requests to models. Only the user's own settings count, because whoever names it sees all traffic.
+    pub fn http_proxy(&self) -> Option<&str> {
+        self.http_proxy.as_deref()
+    }
+
+    /// The user trusts all projects. Only the user's own settings count.
+    pub fn trusts_projects(&self) -> bool {
+        self.default_project_trust.as_deref() == Some("always")
     }
 
     /// The level that is set for the model, or for all.
@@ -235,15 +270,24 @@ impl Settings {
 
     /// How long a server may be silent, before its answer and in it.
     pub fn idle_timeout(&self) -> Duration {
-        let configured = self.retry.provider.timeout_ms.as_ref().or(self.http_idle_timeout_ms.as_ref());
-        match configured {
+        let configured = self.retry.provider.timeout_ms.as_ref().and_then(milliseconds);
+        match configured.or_else(|| self.http_idle_timeout_ms.as_ref().and_then(milliseconds)) {
             None => IDLE_TIMEOUT,
-            Some(value) => match value.as_u64() {
-                Some(1..) => Duration::from_millis(value.as_u64().unwrap_or(0)).min(LONGEST_TIMEOUT),
-                _ => LONGEST_TIMEOUT,
-            },
+            Some(0) => LONGEST_TIMEOUT,
+            Some(ms) => Duration::from_millis(ms).min(LONGEST_TIMEOUT),
         }
     }
+}
+
+/// A time as PI takes it: a number, the text of one, or "disabled", which is 0. `None` for anything else.
+fn milliseconds(value: &Value) -> Option<u64> {
+    let number = match value {
+        Value::String(text) if text.trim().eq_ignore_ascii_case("disabled") => Some(0.0),
+        Value::String(text) => text.trim().parse().ok(),
+        value => value.as_f64(),
+    };
+    // A cast from a float saturates.
+    number.filter(|ms| *ms >= 0.0).map(|ms| ms as u64)
 }
 
 #[cfg(test)]
@@ -251,10 +295,72 @@ mod tests {
     use super::*;
     use crate::model::test_support::test_model;
 
+    fn parse(text: &str) -> Settings {
+        Settings::parse(text).expect("it parses")
+    }
+
+    #[test]
+    fn an_odd_value_costs_itself() {
+        for (text, odd) in [
+            (
+                r#"{"compaction": null, "shellPath": "/bin/sh"}"#,
+                vec!["\"compaction\" is left out: invalid type: null, expected struct Compaction"],
+            ),
+            (
+                r#"{"compaction": {"reserveTokens": "16384", "keepRecentTokens": 7.0, "enabled": null}, "shellPath": "/bin/sh"}"#,
+                vec!["\"compaction.reserveTokens\" is left out: invalid type: string, expected u64"],
+            ),
+            (
+                r#"{"retry": 3, "thinkingBudgets": {"low": -1}, "shellPath": "/bin/sh"}"#,
+                vec![
+                    "\"retry\" is left out: invalid type: integer, expected an object",
+                    "\"thinkingBudgets.low\" is left out: invalid value: integer, expected u64",
+                ],
+            ),
+            (
+                r#"{"steeringMode": "some", "images": {"autoResize": {"secret": 1}}, "shellPath": "/bin/sh"}"#,
+                vec![
+                    "\"steeringMode\" is left out: unknown variant, expected `one-at-a-time` or `all`",
+                    "\"images.autoResize\" is left out: invalid type: map, expected a boolean",
+                ],
+            ),
+            (
+                r#"{"retry": {"maxRetries": 2.0, "provider": {"maxRetries": 0.5, "timeoutMs": null}}, "shellPath": "/bin/sh"}"#,
+                vec!["\"retry.provider.maxRetries\" is left out: invalid type: floating point, expected u32"],
+            ),
+            (r#"{"theme": null, "unknown": {"a": [null]}, "shellPath": "/bin/sh"}"#, vec![]),
+        ] {
+            let mut told = Vec::new();
+            let settings = Settings::read(text, &mut told).expect("the rest holds");
+            assert_eq!(
+                (told.iter().map(String::as_str).collect::<Vec<_>>(), settings.shell_path.as_deref()),
+                (odd, Some("/bin/sh"))
+            );
+        }
+        for text in ["[]", "null", "{", "\"a\"", ""] {
+            assert!(Settings::read(text, &mut Vec::new()).is_err(), "{text}");
+        }
+        let model = test_model();
+        let settings =
+            Settings::read(r#"{"compaction":{"keepRecentTokens":7.0,"reserveTokens":1e3}}"#, &mut Vec::new());
+        let compaction = settings.expect("it parses").compaction(&model);
+        assert_eq!((compaction.keep_recent_tokens, compaction.reserve_tokens), (7, 1000));
+    }
+
+    #[test]
+    fn what_only_the_user_may_set() {
+        let user = parse(r#"{"httpProxy":"http://p","defaultProjectTrust":"always"}"#);
+        assert_eq!((user.http_proxy(), user.trusts_projects()), (Some("http://p"), true));
+        for other in ["ask", "never", "Always"] {
+            assert!(!parse(&format!(r#"{{"defaultProjectTrust":"{other}"}}"#)).trusts_projects(), "{other}");
+        }
+        assert!(!Settings::default().trusts_projects());
+    }
+
     #[test]
     fn pauses_double_up_to_a_limit() {
         let delays = |text: &str| {
-            let retry = Settings::parse(text).expect("it parses").retry();
+            let retry = parse(text).retry();
             [1, 2, 3, 80].map(|attempt| retry.delay_ms(attempt))
         };
         assert_eq!(delays("{}"), [2000, 4000, 8000, 60_000]);
@@ -271,7 +377,7 @@ mod tests {
             (all, 32_000, false, 1000, 2000),
             (own, 200_000, true, 7, 20_000),
         ] {
-            let settings = Settings::parse(text).expect("it parses");
+            let settings = parse(text);
             let model = Model { context_window: window, ..test_model() };
             let expected = CompactionSettings { enabled, reserve_tokens, keep_recent_tokens };
             assert_eq!(settings.compaction(&model), expected, "{text} {window}");
@@ -286,17 +392,16 @@ mod tests {
             (r#"{"steeringMode":"all","followUpMode":"one-at-a-time"}"#, All, OneAtATime),
             (r#"{"followUpMode":"all"}"#, OneAtATime, All),
         ] {
-            let modes = Settings::parse(text).expect("it parses").queue_modes();
+            let modes = parse(text).queue_modes();
             assert_eq!(modes, QueueModes { steering, follow_up }, "{text}");
         }
-        assert!(Settings::parse(r#"{"steeringMode":"some"}"#).is_err());
     }
 
     #[test]
     fn a_project_has_the_last_word() {
         let user =
             r#"{"defaultModel":"u","retry":{"maxRetries":1,"baseDelayMs":5},"skills":["a"],"enabledModels":["x"]}"#;
-        let user = Settings::parse(user).expect("it parses");
+        let user = parse(user);
         let project =
             r#"{"defaultModel":"p", /* more */ "retry":{"maxRetries":2},"skills":["b"],"enabledModels":["y"]}"#;
         let merged = user.with(&jsonc::parse(project).expect("it parses")).expect("it fits");
@@ -313,7 +418,7 @@ mod tests {
     #[test]
     fn tools_are_set_up() {
         let text = r#"{"shellPath":"/bin/zsh","shellCommandPrefix":"set -e","images":{"autoResize":false,"blockImages":true}}"#;
-        let own = Settings::parse(text).expect("it parses");
+        let own = parse(text);
         let expected = ToolSettings {
             shell: Some("/bin/zsh".into()),
             command_prefix: Some("set -e".into()),
@@ -329,7 +434,7 @@ mod tests {
     fn settings_are_read() {
         let text = r#"{"defaultThinkingLevel":"low","modelThinkingLevels":{"p/m":"high","p/x":"odd"},
             "thinkingBudgets":{"low":7}, "theme":"dark", /* more */ }"#;
-        let settings = Settings::parse(text).expect("it parses");
+        let settings = parse(text);
         assert_eq!(settings.thinking_level("p/m"), Some(ThinkingLevel::High));
         assert_eq!(settings.thinking_level("p/n"), Some(ThinkingLevel::Low));
         assert_eq!(settings.thinking_level("p/x"), None);
@@ -344,7 +449,7 @@ mod tests {
             (r#"{"retry":{"provider":{"maxRetries":2,"maxRetryDelayMs":5000}}}"#, 2, 5),
             (r#"{"retry":{"provider":{"maxRetryDelayMs":0}}}"#, 0, 86_400),
         ] {
-            let policy = Settings::parse(text).expect("it parses").retry_policy();
+            let policy = parse(text).retry_policy();
             assert_eq!((policy.max_retries, policy.longest_wait.as_secs()), (retries, seconds), "{text}");
         }
     }
@@ -357,8 +462,10 @@ mod tests {
             (r#"{"httpIdleTimeoutMs":5000,"retry":{"provider":{"timeoutMs":7000}}}"#, 7),
             (r#"{"httpIdleTimeoutMs":0}"#, 86_400),
             (r#"{"httpIdleTimeoutMs":"disabled"}"#, 86_400),
+            (r#"{"httpIdleTimeoutMs":" 7000 "}"#, 7),
+            (r#"{"httpIdleTimeoutMs":"soon","retry":{"provider":{"timeoutMs":-1}}}"#, 300),
         ] {
-            let settings = Settings::parse(text).expect("it parses");
+            let settings = parse(text);
             assert_eq!(settings.idle_timeout().as_secs(), seconds, "{text}");
         }
     }

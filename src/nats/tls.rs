@@ -1,19 +1,16 @@
 //! TLS settings of the NATS connection. Certificates are loaded when TLS is used and not before: the public roots take
 //! milliseconds that a plain connection's start must not pay.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{env, fmt};
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::Tls;
-
-/// Where distributions keep the bundle of public roots.
-const BUNDLES: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+use crate::trust_roots;
 
 /// Why TLS cannot even begin.
 #[derive(Debug)]
@@ -69,21 +66,12 @@ fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// The authorities in `ca` and no others; without it the well-known ones that are compiled in and those that the host
-/// trusts.
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
+/// The authorities in `ca` and no others; without it those that every client here trusts.
+fn roots(ca: Option<&Path>) -> Result<Arc<RootCertStore>, TlsError> {
+    let Some(ca) = ca else { return Ok(trust_roots::trusted()) };
     let mut roots = RootCertStore::empty();
-    if let Some(ca) = ca {
-        let (added, _) = roots.add_parsable_certificates(certificates(ca)?);
-        return if added == 0 { Err(TlsError::NoCertificate(ca.into())) } else { Ok(roots) };
-    }
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    if let Some(path) = env::var_os("SSL_CERT_FILE") {
-        roots.add_parsable_certificates(certificates(Path::new(&path))?);
-    } else if let Some(path) = BUNDLES.iter().map(Path::new).find(|path| path.exists()) {
-        roots.add_parsable_certificates(certificates(path)?);
-    }
-    Ok(roots)
+    let (added, _) = roots.add_parsable_certificates(certificates(ca)?);
+    if added == 0 { Err(TlsError::NoCertificate(ca.into())) } else { Ok(Arc::new(roots)) }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

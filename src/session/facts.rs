@@ -19,6 +19,8 @@ pub struct Info {
     pub cwd: PathBuf,
     /// The label that the creator gave itself.
     pub from: Option<String>,
+    /// The operator trusts the project in `cwd`: its own `.pi` and `.agents` folders count.
+    pub project_trusted: bool,
     /// Names of the tools that the model is offered.
     pub tools: Vec<String>,
     /// Unix time in milliseconds.

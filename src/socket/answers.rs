@@ -247,7 +247,7 @@ impl Client<'_> {
             ("bridge:ping", "Answer with an event bridge_pong, without the model"),
         ];
         let own = own.map(|(name, text)| json!({"name": name, "description": text, "source": "extension"}));
-        let found = commands::list(&self.shared.config.places(&route.info.cwd));
+        let found = commands::list(&self.shared.config.places(&route.info.cwd, route.info.project_trusted));
         json!({"commands": own.into_iter().chain(found).collect::<Vec<_>>()})
     }
 
@@ -258,7 +258,10 @@ impl Client<'_> {
             Slash::Status => return without_model(reply, self.status(route)),
             Slash::Ping(text) => return without_model(reply, self.pong(route, &fields, text)),
             Slash::Command(name) => {
-                let found = commands::expand(&fields.text, &self.shared.config.places(&route.info.cwd));
+                let found = commands::expand(
+                    &fields.text,
+                    &self.shared.config.places(&route.info.cwd, route.info.project_trusted),
+                );
                 let Some(found) = found else {
                     let why = format!("Unknown command: /{name} (get_commands lists those that there are)");
                     return Err(Failure::Text(why));

@@ -113,6 +113,7 @@ pub mod tests {
             named,
             cwd: "/project".into(),
             from: None,
+            project_trusted: false,
             tools: Vec::new(),
             created_ms: 1_700_000_000_000,
         };

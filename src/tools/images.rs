@@ -1,13 +1,16 @@
-//! Images for models: recognised, checked against what models take, and scaled down or converted where needed.
+//! Images for models: recognised, checked against damage and what models take, and scaled down or converted where needed.
 
 pub(super) mod format;
+mod integrity;
 #[cfg(feature = "image")]
 mod resize;
 
 use crate::cancel::Cancel;
 use crate::transcript::Block;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 pub use format::{Format, SNIFF_BYTES, sniff};
 
 /// Largest width and height in pixels of an image for a model; the limit that PI has.
@@ -16,6 +19,16 @@ pub const MAX_PIXELS: u32 = 2000;
 const MAX_BASE64: usize = 4_718_592;
 /// Largest image file in bytes (32 MiB) that is looked at; photographs have a third of it.
 pub const MAX_SOURCE: u64 = 32 * 1024 * 1024;
+/// Most pixels (67 million) of an image that is looked at: more than any telephone's camera has, and about a second's work.
+const MAX_AREA: u64 = 64 * 1024 * 1024;
+
+/// Base64 with or without padding, whatever the unused bits of its last character are.
+const TOLERANT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// An image as a model gets it.
 #[derive(Debug, PartialEq)]
@@ -28,22 +41,76 @@ pub struct Prepared {
 }
 
 /// Brings the image file `data` into a form that models take. Within the limits it is left as it is, and with `resize`
-/// off wherever its format is one that models know. Returns `None` when cancelled.
+/// off wherever its format is one that models know. What is damaged or cannot be decoded is left out: a provider would
+/// refuse it, and every later request of the conversation with it. Returns `None` when cancelled.
 pub fn prepare(format: Format, data: &[u8], resize: bool, cancel: &Cancel) -> Option<Prepared> {
     let (width, height) = format::dimensions(format, data).unwrap_or_default();
+    if u64::from(width) * u64::from(height) > MAX_AREA {
+        return Some(Prepared::left_out(format, Omission::TooLarge));
+    }
+    if !integrity::is_whole(format, data, cancel)? {
+        return Some(Prepared::left_out(format, Omission::Damaged));
+    }
     let small = fits(data.len()) && (1..=MAX_PIXELS).contains(&width) && (1..=MAX_PIXELS).contains(&height);
     if format.is_supported() && (small || !resize) {
-        return Some(Prepared::new(format, data, Vec::new()));
+        return Some(match decodes(format, data, cancel)? {
+            Ok(()) => Prepared::new(format, data, Vec::new()),
+            Err(reason) => Prepared::left_out(format, reason),
+        });
     }
     scaled_down(format, data, cancel)
 }
 
+/// Brings an image that came with a prompt into a form that models take: its base64 text is read as tolerantly as can be,
+/// and its type is told by its bytes, because providers refuse what is called by another name. Returns `None` when
+/// cancelled.
+pub fn prepare_base64(text: &str, resize: bool, cancel: &Cancel) -> Option<Prepared> {
+    // Browsers put the type in front.
+    let text =
+        text.split_once(";base64,").filter(|(start, _)| start.starts_with("data:")).map_or(text, |(_, text)| text);
+    let plain: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let data = if plain.len() as u64 > MAX_SOURCE.div_ceil(3) * 4 { None } else { TOLERANT.decode(&plain).ok() };
+    match data.as_deref().and_then(|data| Some((sniff(data)?, data))) {
+        Some((format, data)) => prepare(format, data, resize, cancel),
+        None => Some(Prepared { mime_type: "", image: None, notes: vec![Omission::NoImage.note()] }),
+    }
+}
+
 #[cfg(feature = "image")]
-use resize::scaled_down;
+use resize::{decodes, scaled_down};
 
 #[cfg(not(feature = "image"))]
 fn scaled_down(format: Format, _: &[u8], _: &Cancel) -> Option<Prepared> {
-    Some(Prepared::left_out(format))
+    let reason = if format.is_supported() { Omission::TooLarge } else { Omission::Unsupported };
+    Some(Prepared::left_out(format, reason))
+}
+
+#[cfg(not(feature = "image"))]
+fn decodes(_: Format, _: &[u8], _: &Cancel) -> Option<Result<(), Omission>> {
+    Some(Ok(()))
+}
+
+/// Why an image is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Omission {
+    Damaged,
+    TooLarge,
+    /// Models do not take the format, and it cannot be made another one.
+    Unsupported,
+    NoImage,
+}
+
+impl Omission {
+    /// A line for the model.
+    fn note(self) -> String {
+        let reason = match self {
+            Omission::Damaged => "the file is damaged or incomplete, and cannot be decoded",
+            Omission::TooLarge => "could not be resized below the inline image size limit",
+            Omission::Unsupported => "could not be converted to a supported inline image format",
+            Omission::NoImage => "the data is no image in a known format",
+        };
+        format!("[Image omitted: {reason}.]")
+    }
 }
 
 impl Prepared {
@@ -54,13 +121,8 @@ impl Prepared {
     }
 
     /// An image that no model can get, with the reason.
-    pub fn left_out(format: Format) -> Prepared {
-        let reason = if format.is_supported() {
-            "could not be resized below the inline image size limit"
-        } else {
-            "could not be converted to a supported inline image format"
-        };
-        Prepared { mime_type: format.mime_type(), image: None, notes: vec![format!("[Image omitted: {reason}.]")] }
+    pub fn left_out(format: Format, reason: Omission) -> Prepared {
+        Prepared { mime_type: format.mime_type(), image: None, notes: vec![reason.note()] }
     }
 }
 
@@ -76,6 +138,7 @@ mod tests {
     #[test]
     fn images_within_the_limits_stay_as_they_are() {
         let mut png = format::tests::png(2000, 2000);
+        // What follows the end is no part of the image.
         png.resize(3_538_941, 0);
         let prepared = prepare(Format::Png, &png, true, &Cancel::new()).expect("not cancelled");
         let image = Block::Image { data: STANDARD.encode(&png), mime_type: "image/png".into() };
@@ -84,22 +147,19 @@ mod tests {
     }
 
     #[test]
-    fn damaged_images_beyond_the_limits_are_left_out_with_the_reason() {
-        let mut heavy = format::tests::png(10, 10);
-        heavy.resize(3_538_942, 0);
+    fn what_no_model_could_use_is_left_out_with_the_reason() {
         for (format, data, reason) in [
-            (Format::Png, format::tests::png(2001, 10), "could not be resized below the inline image size limit."),
-            (Format::Png, format::tests::png(0, 10), "could not be resized below the inline image size limit."),
-            (
-                Format::Png,
-                format::tests::png(u32::MAX, u32::MAX),
-                "could not be resized below the inline image size limit.",
-            ),
-            (Format::Png, heavy, "could not be resized below the inline image size limit."),
-            (Format::Bmp, format::tests::bmp(), "could not be converted to a supported inline image format."),
+            (Format::Png, format::tests::cut_png(10, 10), Omission::Damaged),
+            (Format::Png, format::tests::cut_png(2001, 10), Omission::Damaged),
+            (Format::Png, format::tests::cut_png(0, 10), Omission::Damaged),
+            (Format::Png, format::tests::cut_png(u32::MAX, u32::MAX), Omission::TooLarge),
+            (Format::Gif, b"GIF89a\x01\0\x01\0".to_vec(), Omission::Damaged),
+            (Format::Bmp, format::tests::bmp(), Omission::Unsupported),
         ] {
-            let prepared = prepare(format, &data, true, &Cancel::new()).expect("not cancelled");
-            assert_eq!((prepared.image, prepared.notes), (None, vec![format!("[Image omitted: {reason}]")]));
+            for resize in [true, false] {
+                let prepared = prepare(format, &data, resize, &Cancel::new());
+                assert_eq!(prepared, Some(Prepared::left_out(format, reason)), "{format:?} {resize}");
+            }
         }
     }
 
@@ -108,5 +168,33 @@ mod tests {
         let large = format::tests::png(2001, 10);
         let prepared = prepare(Format::Png, &large, false, &Cancel::new()).expect("not cancelled");
         assert_eq!(prepared, Prepared::new(Format::Png, &large, Vec::new()));
+    }
+
+    #[test]
+    fn images_of_prompts_are_told_by_their_bytes() {
+        let png = format::tests::png(3, 2);
+        let image = Some(Prepared::new(Format::Png, &png, Vec::new()));
+        let base64 = STANDARD.encode(&png);
+        let (start, end) = base64.split_at(20);
+        for text in [
+            base64.clone(),
+            format!("data:image/jpeg;base64,{base64}"),
+            format!(" {start}\r\n{end}\n"),
+            base64.trim_end_matches('=').to_owned(),
+        ] {
+            assert_eq!(prepare_base64(&text, true, &Cancel::new()), image, "{text}");
+        }
+        for text in ["", "%", "AA==", &STANDARD.encode("<!DOCTYPE html>"), "data:;base64,"] {
+            let prepared = prepare_base64(text, true, &Cancel::new()).expect("not cancelled");
+            assert_eq!(prepared.notes, ["[Image omitted: the data is no image in a known format.]"], "{text}");
+            assert_eq!(prepared.image, None);
+        }
+    }
+
+    #[test]
+    fn a_cancelled_check_has_no_result() {
+        let cancel = Cancel::new();
+        cancel.cancel();
+        assert_eq!(prepare(Format::Png, &format::tests::png(3, 2), true, &cancel), None);
     }
 }

@@ -1,7 +1,7 @@
 //! The `read` tool: text files in pieces, images as images.
 
 use super::files::{describe, open_regular};
-use super::images::{self, Format, Prepared};
+use super::images::{self, Format, Omission, Prepared};
 use super::truncate::{self, MAX_BYTES, MAX_LINES, TruncatedBy, size};
 use super::{Tool, ToolContext, ToolOutput, paths};
 use crate::cancel::Cancel;
@@ -104,9 +104,11 @@ fn read_image(
     let prepared = if length <= images::MAX_SOURCE {
         let mut data = start;
         rest.take(images::MAX_SOURCE).read_to_end(&mut data)?;
+        // What makes a PNG an animation may stand further behind.
+        let format = images::sniff(&data).unwrap_or(format);
         images::prepare(format, &data, context.resize_images, context.cancel).ok_or(Failure::Aborted)?
     } else {
-        Prepared::left_out(format)
+        Prepared::left_out(format, Omission::TooLarge)
     };
     let mut text = format!("Read image file [{}]", prepared.mime_type);
     for note in &prepared.notes {

@@ -141,7 +141,8 @@ def test_content_may_be_parts_with_images(daemon, model):
     gate = Gate()
     model.script("made", [gate, "seen"])
     daemon.session("eyes", "start").text()
-    image = {"type": "image", "data": "aGVsbG8=", "mimeType": "image/png"}
+    one_pixel = "UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA=="
+    image = {"type": "image", "data": one_pixel, "mimeType": "image/webp"}
     with Bridge(daemon.session_socket("eyes")) as client:
         client.wait_idle()
         client.ask("prompt", content=[{"type": "text", "text": "look"}, image, {"type": "text", "text": "here"}])

@@ -110,27 +110,27 @@ fn jpeg_dimensions(data: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
-fn bytes<const N: usize>(data: &[u8], at: usize) -> Option<[u8; N]> {
+pub(super) fn bytes<const N: usize>(data: &[u8], at: usize) -> Option<[u8; N]> {
     data.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-fn be_u16(data: &[u8], at: usize) -> Option<u32> {
+pub(super) fn be_u16(data: &[u8], at: usize) -> Option<u32> {
     bytes(data, at).map(|b| u16::from_be_bytes(b).into())
 }
 
-fn be_u32(data: &[u8], at: usize) -> Option<u32> {
+pub(super) fn be_u32(data: &[u8], at: usize) -> Option<u32> {
     bytes(data, at).map(u32::from_be_bytes)
 }
 
-fn le_u16(data: &[u8], at: usize) -> Option<u32> {
+pub(super) fn le_u16(data: &[u8], at: usize) -> Option<u32> {
     bytes(data, at).map(|b| u16::from_le_bytes(b).into())
 }
 
-fn le_u24(data: &[u8], at: usize) -> Option<u32> {
+pub(super) fn le_u24(data: &[u8], at: usize) -> Option<u32> {
     bytes(data, at).map(|[a, b, c]: [u8; 3]| u32::from_le_bytes([a, b, c, 0]))
 }
 
-fn le_u32(data: &[u8], at: usize) -> Option<u32> {
+pub(super) fn le_u32(data: &[u8], at: usize) -> Option<u32> {
     bytes(data, at).map(u32::from_le_bytes)
 }
 
@@ -138,8 +138,29 @@ fn le_u32(data: &[u8], at: usize) -> Option<u32> {
 pub mod tests {
     use super::*;
 
-    /// The headers of a PNG of that size; no decoder would take it.
+    /// One chunk of a PNG.
+    pub fn chunk(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
+        let mut crc = flate2::Crc::new();
+        crc.update(kind);
+        crc.update(body);
+        [&(body.len() as u32).to_be_bytes()[..], kind, body, &crc.sum().to_be_bytes()].concat()
+    }
+
+    /// A whole PNG of that size, black.
     pub fn png(width: u32, height: u32) -> Vec<u8> {
+        let (mut header, row) = (Vec::new(), width as usize + 1);
+        header.extend(width.to_be_bytes());
+        header.extend(height.to_be_bytes());
+        header.extend(b"\x08\0\0\0\0");
+        let mut rows = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut rows, &vec![0; row * height as usize]).expect("into memory");
+        let rows = rows.finish().expect("into memory");
+        let chunks = [chunk(b"IHDR", &header), chunk(b"IDAT", &rows), chunk(b"IEND", b"")];
+        [&b"\x89PNG\r\n\x1a\n"[..], &chunks.concat()].concat()
+    }
+
+    /// The headers of a PNG of that size; no decoder would take it.
+    pub fn cut_png(width: u32, height: u32) -> Vec<u8> {
         let mut data = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
         data.extend(width.to_be_bytes());
         data.extend(height.to_be_bytes());
@@ -155,7 +176,7 @@ pub mod tests {
     }
 
     fn animated_png() -> Vec<u8> {
-        let mut data = png(5, 6);
+        let mut data = cut_png(5, 6);
         let at = data.len() - 12;
         data.splice(at..at, *b"\0\0\0\x08acTL\0\0\0\x02\0\0\0\0crc!");
         data
@@ -174,7 +195,7 @@ pub mod tests {
     #[test]
     fn images_are_recognised_and_measured_from_their_bytes() {
         for (data, format, size) in [
-            (png(640, 480), Format::Png, Some((640, 480))),
+            (cut_png(640, 480), Format::Png, Some((640, 480))),
             (animated_png(), Format::AnimatedPng, Some((5, 6))),
             (jpeg(), Format::Jpeg, Some((0x304, 0x102))),
             (b"GIF89a\x03\0\x01\x02".to_vec(), Format::Gif, Some((3, 513))),
@@ -203,7 +224,7 @@ pub mod tests {
 
     #[test]
     fn damaged_headers_never_panic() {
-        for data in [png(1, 1), animated_png(), jpeg(), bmp(), webp(b"VP8X", &[0; 6]), webp(b"VP8L", &[0; 4])] {
+        for data in [cut_png(1, 1), animated_png(), jpeg(), bmp(), webp(b"VP8X", &[0; 6]), webp(b"VP8L", &[0; 4])] {
             for end in 0..data.len() {
                 if let Some(format) = sniff(&data[..end]) {
                     let _ = dimensions(format, &data[..end]);

@@ -226,13 +226,15 @@ fn images_are_told_by_their_bytes_and_returned_as_images() {
 #[test]
 fn images_that_are_left_out_are_told() {
     let bench = Bench::new();
-    bench.write("damaged", images::format::tests::png(2001, 10));
+    bench.write("damaged", images::format::tests::cut_png(2001, 10));
     let huge = std::fs::File::create(bench.path("huge")).expect("it is created");
-    std::io::Write::write_all(&mut &huge, &images::format::tests::png(10, 10)).expect("it is written");
+    std::io::Write::write_all(&mut &huge, &images::format::tests::cut_png(10, 10)).expect("it is written");
     huge.set_len(4 << 30).expect("it is enlarged");
-    for path in ["damaged", "huge"] {
+    for (path, reason) in [
+        ("damaged", "[Image omitted: the file is damaged or incomplete, and cannot be decoded.]"),
+        ("huge", "[Image omitted: could not be resized below the inline image size limit.]"),
+    ] {
         let output = bench.run(&Read, json!({"path": path}));
-        let reason = "[Image omitted: could not be resized below the inline image size limit.]";
         assert_eq!(output, ToolOutput::text(format!("Read image file [image/png]\n{reason}")));
     }
 }

@@ -8,6 +8,7 @@ import json
 import select
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 from dataclasses import dataclass, field
@@ -72,7 +73,8 @@ class Request:
 
 
 class ModelServer:
-    def __init__(self):
+    def __init__(self, certificate=None):
+        """`certificate`: paths of a certificate and its key, for a server that speaks TLS."""
         self.requests = []
         # Bytes of one network write; None = one event.
         self.write_size = None
@@ -82,7 +84,15 @@ class ModelServer:
         self._closing = threading.Event()
         self._http = _Server(("127.0.0.1", 0), _Handler)
         self._http.model = self
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self.port = self._http.server_address[1]
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
+        if certificate:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*certificate)
+            # The handshake is made at the first read, on the connection's own thread.
+            self._http.socket = context.wrap_socket(
+                self._http.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name="model", daemon=True)
         self._thread.start()
 
