@@ -11,6 +11,7 @@ use super::{
 };
 use crate::transcript::{Message, StopReason};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -89,7 +90,11 @@ pub enum Progress {
 
 /// Understands the events of one answer.
 pub trait Decoder {
+    /// Takes in one event: its data is an object, or [`DONE`].
     fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed>;
+
+    /// Whether an event has said how the answer ended, so that nothing is lost if no other comes.
+    fn is_finished(&self) -> bool;
 
     /// The stream is over: how the answer ended, or why it is no whole answer.
     fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed>;
@@ -135,6 +140,31 @@ impl Protocol {
 /// A provider's words inside a stream, cut to what a message may hold.
 pub fn quoted(data: &[u8]) -> String {
     String::from_utf8_lossy(data).chars().take(MAX_ERROR_CHARS).collect()
+}
+
+/// What some servers send as the last event's data, without a name.
+pub const DONE: &[u8] = b"[DONE]";
+
+/// An event that is no JSON, of which nobody knows what was lost with it.
+pub fn unusable(error: &serde_json::Error) -> Failed {
+    Failed::new(format!("Unusable event in the stream: {error}"))
+}
+
+/// How the answer ended, where the provider says that it just did.
+pub fn stopped(answer: &Answer<'_>) -> StopReason {
+    // Servers exist that do not say that the model wants its calls made.
+    if answer.message.has_tool_calls() { StopReason::ToolUse } else { StopReason::Stop }
+}
+
+/// How the answer ended, where the provider says so in a word that is none of its API: as above, with the word kept.
+pub fn stopped_by(reason: &str, answer: &mut Answer<'_>) -> StopReason {
+    answer.message.raw_stop_reason = Some(quoted(reason.as_bytes()));
+    stopped(answer)
+}
+
+/// Whether the field `error` of an event says anything: there are servers that send it with everything.
+pub fn is_error(raw: Option<&RawValue>) -> bool {
+    raw.is_some_and(|raw| !matches!(raw.get(), "null" | "\"\"" | "{}" | "[]" | "false" | "0"))
 }
 
 /// An error that came inside a stream, as JSON, with the facts that it would have as the answer to a request.

@@ -239,7 +239,7 @@ fn refuse_unread(
         Asks::Prompt(form) => {
             let (counters, error) = (service.prompt_counters(form), ReplyError::queue_full(max_queue));
             counters.count_request();
-            counters.count_error(error.status, &error.message);
+            counters.count_error(error.status(), &error.message);
             if let Some(reply) = message.reply.clone() {
                 Stream::new(&host.connection, reply, form).finish(Err(error));
             }

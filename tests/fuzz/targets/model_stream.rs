@@ -14,7 +14,7 @@ use alike::alike;
 use libfuzzer_sys::fuzz_target;
 use nats_pi_bridge::cancel::Cancel;
 use nats_pi_bridge::model::{
-    Answer, Api, Events, Model, Outcome, Protocol, Rates, Request, Sink, StreamEvent, ThinkingLevel, read,
+    Answer, Api, Events, Model, Outcome, Protocol, Rates, Request, Sink, Source, StreamEvent, ThinkingLevel, read,
 };
 use nats_pi_bridge::tolerant_json;
 use nats_pi_bridge::transcript::contents::Contents;
@@ -59,6 +59,8 @@ impl<'a, I: Iterator<Item = &'a [u8]>> io::Read for Pieces<I> {
     }
 }
 
+impl<'a, I: Iterator<Item = &'a [u8]>> Source for Pieces<I> {}
+
 type Named = (Vec<u8>, Vec<u8>);
 
 fn events(bytes: &[u8], sizes: &[u8]) -> Vec<Named> {
@@ -75,24 +77,44 @@ fn events(bytes: &[u8], sizes: &[u8]) -> Vec<Named> {
     }
 }
 
-/// The events of a stream, by the rules of the standard; the end of the stream ends an event too.
+/// The events of a stream, by the rules of the standard, with what servers add to it: the end of the stream ends an event too,
+/// an object at the beginning of a line is an event, and so is a field `error`.
 fn read_plainly(bytes: &[u8]) -> Vec<Named> {
     let mut bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut found = Vec::new();
     let (mut name, mut data) = (Vec::new(), None::<Vec<u8>>);
     loop {
+        let between = bytes.iter().take_while(|byte| b" \t[,]".contains(byte)).count();
+        if data.is_none() && bytes.get(between) == Some(&b'{') {
+            let (object, rest) = bytes[between..].split_at(object_length(&bytes[between..]));
+            found.push((std::mem::take(&mut name), object.to_vec()));
+            bytes = rest;
+            continue;
+        }
         let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
         let (line, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
         let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
         let value = line.get(colon + 1..).unwrap_or_default();
         let value = value.strip_prefix(b" ").unwrap_or(value);
-        match &line[..colon] {
-            b"event" => name = value.to_vec(),
-            b"data" => data = Some(data.map_or(value.to_vec(), |data| [&data, value].join(&b'\n'))),
-            _ => {}
+        let more = match &line[..colon] {
+            [b'{', ..] | b"[DONE]" => Some(line),
+            b"data" => Some(value),
+            b"error" => {
+                name = b"error".to_vec();
+                Some(value)
+            }
+            b"event" => {
+                name = value.to_vec();
+                None
+            }
+            _ => None,
+        };
+        if let Some(more) = more {
+            data = Some(data.map_or(more.to_vec(), |data| [&data, more].join(&b'\n')));
         }
         if line.is_empty() || end.is_none() {
-            found.extend(data.take().map(|data| (std::mem::take(&mut name), data)));
+            let event = data.take().filter(|data| !data.trim_ascii().is_empty());
+            found.extend(event.map(|data| (std::mem::take(&mut name), data)));
             name.clear();
         }
         if end.is_none() {
@@ -100,6 +122,25 @@ fn read_plainly(bytes: &[u8]) -> Vec<Named> {
         }
         bytes = rest.strip_prefix(b"\r\n").unwrap_or(&rest[1..]);
     }
+}
+
+/// Up to where the brackets outside of strings are in balance, or all of it.
+fn object_length(bytes: &[u8]) -> usize {
+    let (mut depth, mut in_string, mut escaped) = (0, false, false);
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    bytes.len()
 }
 
 fn model(choice: usize) -> Model {
