@@ -5,7 +5,7 @@
 //! | which models there are | `catalog`, `definition`, `models_json`, `registry`, `settings` |
 //! | who pays | `credentials`, `secret_value`, `oauth` |
 //! | transport | `http`, `http_watch`, `sse`, `throttle` |
-//! | one request | `services` (the way in), `exchange`, `answer`, `lenient`, `repair`, `usage`, `retry`, `overflow`, `error_words` |
+//! | one request | `services` (the way in), `exchange`, `answer`, `lenient`, `sendable`, `usage`, `retry`, `overflow`, `error_words` |
 //! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `openai_responses`, `google`, `offline` |
 
 mod answer;
@@ -32,9 +32,9 @@ mod openai_responses;
 pub mod overflow;
 mod protocol;
 mod registry;
-mod repair;
 pub mod retry;
 mod secret_value;
+mod sendable;
 mod services;
 mod settings;
 mod sse;
@@ -52,6 +52,7 @@ pub use oauth::Endpoints as OauthEndpoints;
 #[cfg(fuzzing)]
 pub use protocol::{Decoder, Progress, Protocol};
 pub use secret_value::Secret;
+pub use sendable::settle_calls;
 pub use services::Services;
 pub use settings::{QueueMode, QueueModes, RetrySettings, ToolSettings};
 #[cfg(fuzzing)]

@@ -44,7 +44,8 @@ impl Sink for Streaming<'_> {
     fn event(&mut self, event: StreamEvent<'_>) {
         match event {
             StreamEvent::TextDelta { delta, .. } => self.turn.reply.text(delta, &self.turn.cancel),
-            StreamEvent::Start => {
+            // A request that is repaired begins a second time.
+            StreamEvent::Start if !self.started => {
                 self.started = true;
                 self.turn.emit(AgentEvent::MessageStart(self.turn.empty_answer()));
             }
