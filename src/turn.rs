@@ -11,7 +11,7 @@ use crate::cancel::Cancel;
 use crate::compact::CompactError;
 use crate::config::Config;
 use crate::events::{AgentEvent, CompactionReason};
-use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
+use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry, settle_calls};
 use crate::prompt::{PromptInput, commands, skills, system_prompt};
 use crate::reply::{ErrorKind, Reply, ReplyError};
 use crate::session::{Facts, Info};
@@ -306,6 +306,7 @@ impl Turn {
                 messages.into_iter().for_each(|message| self.take_in(message));
             }
             let mut outcome = self.ask(&system, &specs, &mut run);
+            settle_calls(&mut outcome.message, self.info.tools.iter().map(String::as_str));
             let (failed, stop_reason) = (outcome.failed(), outcome.message.stop_reason);
             let overflow = matches!(stop_reason, StopReason::Error | StopReason::Length)
                 && !outcome.message.has_tool_calls()

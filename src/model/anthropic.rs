@@ -6,6 +6,7 @@ pub use stream::Stream;
 
 use super::credentials::Scheme;
 use super::protocol::{Draft, Prepared, configure};
+use super::sendable::Habit;
 use super::{Model, ThinkingLevel};
 use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage};
 use serde::Serialize;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 const VERSION: &str = "2023-06-01";
 const SIGN_IN_BETA: &str = "oauth-2025-04-20";
 const INTERLEAVED_BETA: &str = "interleaved-thinking-2025-05-14";
+/// Lets a request say what becomes of thoughts that are bound to another beginning of the conversation.
+const BINDING_BETA: &str = "thinking-binding-controls-2026-08-01";
 const FINE_GRAINED_BETA: &str = "fine-grained-tool-streaming-2025-05-14";
 /// The smallest budget of thought that the API takes, and what has to be left for the answer; tokens.
 const MIN_BUDGET: u64 = 1024;
@@ -104,8 +107,22 @@ struct Tool<'a> {
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Thinking {
     Disabled,
-    Adaptive { display: &'static str },
-    Enabled { budget_tokens: u64, display: &'static str },
+    Adaptive {
+        display: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        block_binding: Option<BlockBinding>,
+    },
+    Enabled {
+        budget_tokens: u64,
+        display: &'static str,
+    },
+}
+
+/// The newest models' thoughts are bound to everything that stood before them. Once that has changed (a summary, an edited
+/// AGENTS.md, another set of tools), the request is refused, unless it asks for such thoughts to be dropped.
+#[derive(Serialize)]
+struct BlockBinding {
+    prefix_mismatch_behavior: &'static str,
 }
 
 #[derive(Serialize)]
@@ -150,6 +167,9 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     if matches!(body.thinking, Some(Thinking::Enabled { .. })) {
         betas.push(INTERLEAVED_BETA);
     }
+    if matches!(body.thinking, Some(Thinking::Adaptive { block_binding: Some(_), .. })) {
+        betas.push(BINDING_BETA);
+    }
     if !eager && !body.tools.is_empty() {
         betas.push(FINE_GRAINED_BETA);
     }
@@ -188,7 +208,10 @@ fn thinking<'a>(draft: &Draft<'a>) -> (Option<Thinking>, Option<OutputConfig<'a>
             ThinkingLevel::Medium => "medium",
             ThinkingLevel::High | ThinkingLevel::Xhigh | ThinkingLevel::Max => "high",
         });
-        return (Some(Thinking::Adaptive { display: "summarized" }), Some(OutputConfig { effort }));
+        // The catalog has one flag for the models that take effort in mid-conversation and for those that bind thoughts.
+        let binds = model.flag("supportsMidConvoEffort") == Some(true) && !draft.has(Habit::NoBlockBinding);
+        let block_binding = binds.then_some(BlockBinding { prefix_mismatch_behavior: "drop_block" });
+        return (Some(Thinking::Adaptive { display: "summarized", block_binding }), Some(OutputConfig { effort }));
     }
     let budget = draft.budget().min(draft.max_tokens.saturating_sub(MIN_BUDGET));
     // Where there is no room for thoughts, the answer comes first.
@@ -284,6 +307,10 @@ fn tool_results<'a>(results: &mut Vec<&'a ToolResultMessage>) -> Vec<Part<'a>> {
         let mut inner = parts(inner.into_iter());
         if !inner.is_empty() && inner.iter().all(|part| matches!(part, Part::Image { .. })) {
             inner.insert(0, text_part("(see attached image)"));
+        }
+        // An error without content is refused.
+        if inner.is_empty() {
+            inner.push(text_part("(no tool output)"));
         }
         content.push(Part::ToolResult {
             tool_use_id: &result.tool_call_id,

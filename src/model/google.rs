@@ -5,6 +5,7 @@ mod stream;
 pub use stream::Stream;
 
 use super::protocol::{Draft, Prepared, configure};
+use super::sendable::Habit;
 use super::{Model, ThinkingLevel};
 use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage};
 use serde::Serialize;
@@ -70,8 +71,11 @@ struct FunctionResponse<'a> {
     parts: Vec<Part<'a>>,
 }
 
+/// What Google documents for calls that come from elsewhere and so have no signature.
+pub const NO_SIGNATURE: &str = "skip_thought_signature_validator";
+
 /// What a model's name says about it.
-struct Family {
+pub struct Family {
     /// `gemini-3` is 3; 0 for models that are no Gemini or do not say.
     gemini: u32,
     other: bool,
@@ -80,7 +84,7 @@ struct Family {
 }
 
 impl Family {
-    fn of(id: &str) -> Family {
+    pub fn of(id: &str) -> Family {
         let id = id.rsplit('/').next().unwrap_or(id);
         let after = id.strip_prefix("gemini-");
         let digits = |rest: &str| rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok());
@@ -88,6 +92,11 @@ impl Family {
         let latest = matches!(id, "gemini-flash-latest" | "gemini-flash-lite-latest");
         let third = gemini == 3 && (id.contains("-pro") || id.contains("-flash"));
         Family { gemini, other: after.is_none(), levels: gemini >= 4 || third || latest || id.starts_with("gemma-4") }
+    }
+
+    /// Calls are refused without a signature.
+    pub fn wants_signatures(&self) -> bool {
+        self.gemini >= 3
     }
 
     /// Tool calls and their results are matched by id.
@@ -197,7 +206,7 @@ fn constants_to_enums(schema: &mut Value) {
 
 fn turns<'a>(draft: &Draft<'a>) -> Vec<Turn<'a>> {
     let model = draft.model;
-    let mut turns = Vec::new();
+    let mut turns: Vec<Turn<'a>> = Vec::new();
     let mut results: Vec<&'a ToolResultMessage> = Vec::new();
     for message in draft.messages {
         if let Message::ToolResult(result) = &**message {
@@ -216,11 +225,21 @@ fn turns<'a>(draft: &Draft<'a>) -> Vec<Turn<'a>> {
             Message::Assistant(message) => ("model", answered(message, model)),
             Message::ToolResult(_) => continue,
         };
-        if !parts.is_empty() {
-            turns.push(Turn { role, parts });
+        match turns.last_mut() {
+            // A call is refused behind a turn of the model's own.
+            Some(last) if role == "model" && last.role == "model" => last.parts.extend(parts),
+            _ if parts.is_empty() => {}
+            _ => turns.push(Turn { role, parts }),
         }
     }
     tool_results(&mut results, model, &mut turns);
+    if Family::of(&model.id).wants_signatures() || draft.has(Habit::WantsSignatures) {
+        for turn in &mut turns {
+            if let Some(call) = turn.parts.iter_mut().find(|part| part.function_call.is_some()) {
+                call.thought_signature.get_or_insert(NO_SIGNATURE);
+            }
+        }
+    }
     turns
 }
 

@@ -5,7 +5,7 @@
 //! | which models there are | `catalog`, `definition`, `models_json`, `registry`, `settings` |
 //! | who pays | `credentials`, `secret_value`, `oauth` |
 //! | transport | `http`, `http_watch`, `sse`, `throttle` |
-//! | one request | `services` (the way in), `exchange`, `reading`, `answer`, `lenient`, `repair`, `usage`, `retry`, `overflow`, `error_body`, `error_words`, `waits` |
+//! | one request | `services` (the way in), `sendable`, `exchange`, `reading`, `answer`, `lenient`, `usage`, `retry`, `overflow`, `error_body`, `error_words`, `waits` |
 //! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `openai_responses`, `google`, `offline` |
 
 mod answer;
@@ -37,9 +37,9 @@ pub mod overflow;
 mod protocol;
 mod reading;
 mod registry;
-mod repair;
 pub mod retry;
 mod secret_value;
+mod sendable;
 mod services;
 mod settings;
 mod sse;
@@ -58,6 +58,7 @@ pub use protocol::{Decoder, Progress, Protocol};
 #[cfg(fuzzing)]
 pub use reading::{Source, read};
 pub use secret_value::Secret;
+pub use sendable::settle_calls;
 pub use services::Services;
 pub use settings::{QueueMode, QueueModes, RetrySettings, ToolSettings};
 #[cfg(fuzzing)]

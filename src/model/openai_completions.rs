@@ -8,8 +8,10 @@ pub use stream::Stream;
 
 use super::ThinkingLevel;
 use super::compat::{Affinity, Compat, ThinkingFormat};
+use super::google::Family;
 use super::openai_messages::{CacheControl, Tool, Turn, tools, turns};
 use super::protocol::{Draft, Prepared, configure};
+use super::sendable::Habit;
 use crate::transcript::Message;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -42,7 +44,12 @@ struct Body<'a> {
 /// The HTTP request.
 pub fn prepare(draft: &Draft<'_>) -> Prepared {
     let (model, request) = (draft.model, draft.request);
-    let compat = Compat::of(model);
+    let mut compat = Compat::of(model);
+    compat.developer_role &= !draft.has(Habit::NoDeveloperRole);
+    compat.reasoning_content_always |= draft.has(Habit::WantsReasoning);
+    let gemini =
+        model.base_url.contains("generativelanguage.googleapis.com") && Family::of(&model.id).wants_signatures();
+    let signatures = gemini || draft.has(Habit::WantsSignatures);
     let long = draft.long_cache && compat.long_cache_retention;
     let marked = compat.cache_markers && request.session_id.is_some();
     let cache = marked.then(|| CacheControl { ttl: long.then_some("1h") });
@@ -72,7 +79,7 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     }
     let body = Body {
         model: &model.id,
-        messages: turns(request.system, draft.messages, model, &compat, cache),
+        messages: turns(draft, &compat, signatures, cache),
         stream: true,
         stream_options: compat.usage_in_streaming.then(|| json!({"include_usage": true})),
         store: compat.store.then_some(false),

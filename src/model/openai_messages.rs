@@ -1,14 +1,14 @@
 //! Messages and tools in the form of the `openai-completions` API.
 
-use super::Model;
 use super::compat::Compat;
+use super::google::NO_SIGNATURE;
 use super::ids::{sanitize, short_hash};
+use super::protocol::Draft;
 use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage, ToolSpec};
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::sync::Arc;
 
 /// The longest tool call id that OpenAI takes.
 const MAX_ID: usize = 40;
@@ -56,10 +56,22 @@ pub struct Answered<'a> {
     reasoning: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_text: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reasoning_details: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasoning_details: Vec<&'a RawValue>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<Call<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra_content: Option<Extra<'a>>,
+}
+
+/// What Gemini's endpoint of this kind sends beside a call or a text, and wants back.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Extra<'a> {
+    /// As it came.
+    Own(&'a RawValue),
+    /// For a call that comes from elsewhere.
+    Unsigned(Value),
 }
 
 #[derive(Serialize)]
@@ -99,6 +111,8 @@ pub struct CacheControl {
 struct Call<'a> {
     id: &'a str,
     function: CalledFunction<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra_content: Option<Extra<'a>>,
 }
 
 #[derive(Serialize)]
@@ -138,14 +152,9 @@ pub fn tools<'a>(tools: &'a [ToolSpec], compat: &Compat, cache: Option<CacheCont
     tools.iter().enumerate().map(tool).collect()
 }
 
-/// The whole conversation, with the system prompt at its head.
-pub fn turns<'a>(
-    system: &'a str,
-    messages: &'a [Arc<Message>],
-    model: &Model,
-    compat: &Compat,
-    cache: Option<CacheControl>,
-) -> Vec<Turn<'a>> {
+/// The whole conversation, with the system prompt at its head. With `signatures`, the first call of each answer has one.
+pub fn turns<'a>(draft: &Draft<'a>, compat: &Compat, signatures: bool, cache: Option<CacheControl>) -> Vec<Turn<'a>> {
+    let (system, messages, model) = (draft.request.system, draft.messages, draft.model);
     let mut turns = Vec::with_capacity(messages.len() + 1);
     if !system.is_empty() {
         let content = Said::Text(Cow::Borrowed(system));
@@ -167,7 +176,7 @@ pub fn turns<'a>(
             }
             Message::Assistant(message) => {
                 show_images(&mut images, &mut turns, compat);
-                turns.extend(answered(message, compat).map(Turn::Assistant));
+                turns.extend(answered(message, compat, signatures).map(Turn::Assistant));
             }
         }
     }
@@ -246,7 +255,7 @@ fn tool_result<'a>(result: &'a ToolResultMessage, compat: &Compat) -> Turn<'a> {
 }
 
 /// `None` if nothing is left to say.
-fn answered<'a>(message: &'a AssistantMessage, compat: &Compat) -> Option<Answered<'a>> {
+fn answered<'a>(message: &'a AssistantMessage, compat: &Compat, signatures: bool) -> Option<Answered<'a>> {
     let mut out = Answered::default();
     let text: String = texts(&message.content).collect();
     let thoughts = |wanted: Option<&str>| {
@@ -277,20 +286,25 @@ fn answered<'a>(message: &'a AssistantMessage, compat: &Compat) -> Option<Answer
     if !compat.thinking_as_text {
         let [content, reasoning, text] = REASONING_FIELDS.map(|field| thoughts(Some(field)));
         (out.reasoning_content, out.reasoning, out.reasoning_text) = (content, reasoning, text);
-        out.reasoning_details = message.content.iter().find_map(|block| match block {
-            Block::Thinking { thinking_signature: Some(details), .. } if details.starts_with('[') => {
-                serde_json::from_str(details).ok()
-            }
-            _ => None,
-        });
+        out.reasoning_details = message.content.iter().flat_map(details).collect();
     }
+    let signature = |block: &'a Block| match block {
+        Block::Text { text_signature, .. } => text_signature.as_deref(),
+        _ => None,
+    };
+    out.extra_content = message.content.iter().filter_map(signature).find_map(extra_content);
     out.tool_calls.extend(message.content.iter().filter_map(|block| match block {
-        Block::ToolCall { id, name, arguments, .. } => {
+        Block::ToolCall { id, name, arguments, thought_signature, .. } => {
             let arguments = serde_json::to_string(arguments).unwrap_or_else(|_| "{}".to_string());
-            Some(Call { id, function: CalledFunction { name, arguments } })
+            let extra_content = thought_signature.as_deref().and_then(extra_content);
+            Some(Call { id, function: CalledFunction { name, arguments }, extra_content })
         }
         _ => None,
     }));
+    if let Some(first) = out.tool_calls.first_mut().filter(|_| signatures) {
+        let unsigned = || Extra::Unsigned(json!({"google": {"thought_signature": NO_SIGNATURE}}));
+        first.extra_content.get_or_insert_with(unsigned);
+    }
     let nothing = texts(&message.content).all(str::is_empty) && !matches!(out.content, Some(Said::Parts(_)));
     if nothing && out.tool_calls.is_empty() {
         return None;
@@ -299,6 +313,35 @@ fn answered<'a>(message: &'a AssistantMessage, compat: &Compat) -> Option<Answer
         out.reasoning_content.get_or_insert_default();
     }
     Some(out)
+}
+
+/// The reasoning details that a block holds: the list of a thought, and the single one that PI keeps with a call.
+fn details(block: &Block) -> Vec<&RawValue> {
+    match block {
+        Block::Thinking { thinking_signature: Some(list), .. } if list.starts_with('[') => {
+            serde_json::from_str(list).unwrap_or_default()
+        }
+        Block::ToolCall { thought_signature: Some(one), .. } if is_detail(one) => {
+            serde_json::from_str(one).ok().into_iter().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a signature is a reasoning detail.
+fn is_detail(signature: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Detail<'a> {
+        #[serde(borrow, rename = "type")]
+        kind: Cow<'a, str>,
+    }
+    serde_json::from_str(signature).is_ok_and(|detail: Detail<'_>| detail.kind.starts_with("reasoning."))
+}
+
+/// What a signature holds, if that is the content of a field `extra_content`.
+fn extra_content(signature: &str) -> Option<Extra<'_>> {
+    let object = signature.starts_with('{') && !is_detail(signature);
+    object.then(|| serde_json::from_str(signature).ok()).flatten().map(Extra::Own)
 }
 
 /// Marks the system prompt and the last message with text, up to which everything may be cached.

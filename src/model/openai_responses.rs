@@ -7,12 +7,14 @@ pub use stream::Stream;
 use super::ids::{sanitize, short_hash};
 use super::openai_messages::result_text;
 use super::protocol::{Draft, Prepared, configure};
+use super::sendable::Habit;
 use super::{Model, ThinkingLevel};
 use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 /// The longest id that the API takes, in characters.
 const MAX_ID: usize = 64;
@@ -24,6 +26,25 @@ const MIN_OUTPUT: u64 = 16;
 pub fn foreign_id(id: &str) -> String {
     let call = sanitize(id.split('|').next().unwrap_or(id));
     call.chars().take(MAX_ID).collect()
+}
+
+/// Whether an id that this API gave is taken back: the call's part has to be there, and not too long.
+pub fn takes_id(id: &str) -> bool {
+    let call = id.split('|').next().unwrap_or(id);
+    (1..=MAX_ID).contains(&call.len())
+}
+
+/// Whether a thought is taken back: nothing is stored at the provider, so that only a reasoning item with its encrypted
+/// content means something to it.
+pub fn takes_thought(signature: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Reasoning {
+        #[serde(rename = "type")]
+        kind: String,
+        encrypted_content: String,
+    }
+    serde_json::from_str(signature)
+        .is_ok_and(|item: Reasoning| item.kind == "reasoning" && !item.encrypted_content.is_empty())
 }
 
 #[derive(Serialize)]
@@ -189,8 +210,10 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
 fn input<'a>(draft: &Draft<'a>) -> Vec<Item<'a>> {
     let model = draft.model;
     let mut items = Vec::with_capacity(draft.messages.len() + 1);
+    let mut ids = HashSet::new();
     if !draft.request.system.is_empty() {
-        let developer = model.reasoning && model.flag("supportsDeveloperRole") != Some(false);
+        let developer =
+            model.reasoning && model.flag("supportsDeveloperRole") != Some(false) && !draft.has(Habit::NoDeveloperRole);
         let role = if developer { "developer" } else { "system" };
         items.push(Item::Prompt { role, content: draft.request.system });
     }
@@ -205,7 +228,7 @@ fn input<'a>(draft: &Draft<'a>) -> Vec<Item<'a>> {
                     items.push(Item::User { role: "user", content });
                 }
             }
-            Message::Assistant(message) => answered(message, number, model, &mut items),
+            Message::Assistant(message) => answered(message, number, model, &mut ids, &mut items),
             Message::ToolResult(result) => items.push(Item::Typed(tool_result(result))),
         }
     }
@@ -231,13 +254,24 @@ fn tool_result(result: &ToolResultMessage) -> Typed<'_> {
     }
 }
 
-/// An answer's items, in the order of its blocks.
-fn answered<'a>(message: &'a AssistantMessage, number: usize, model: &Model, items: &mut Vec<Item<'a>>) {
-    let own = message.model == model.id && message.provider == model.provider;
+/// An answer's items, in the order of its blocks. No two of a request have the same id, and only items that go back with
+/// the reasoning that they came with name theirs: the service looks for it otherwise.
+fn answered<'a>(
+    message: &'a AssistantMessage,
+    number: usize,
+    model: &Model,
+    ids: &mut HashSet<Cow<'a, str>>,
+    items: &mut Vec<Item<'a>>,
+) {
+    let mut own = false;
     for (at, block) in message.content.iter().enumerate() {
         match block {
             Block::Thinking { thinking_signature: Some(item), .. } => {
-                items.extend(serde_json::from_str(item).ok().map(Item::Verbatim));
+                let Ok(Named { id }) = serde_json::from_str(item) else { continue };
+                if id.is_none_or(|id| ids.insert(id)) {
+                    items.extend(serde_json::from_str(item).ok().map(Item::Verbatim));
+                    own = message.model == model.id && message.provider == model.provider;
+                }
             }
             Block::Text { text, text_signature } if !text.is_empty() => {
                 let known = text_signature.as_deref().map(|signature| {
@@ -247,16 +281,19 @@ fn answered<'a>(message: &'a AssistantMessage, number: usize, model: &Model, ite
                         phase: None,
                     })
                 });
-                let TextSignature { id, phase, .. } =
-                    known.unwrap_or_else(|| TextSignature { v: 1, id: format!("msg_{number}_{at}"), phase: None });
-                let id = if id.len() > MAX_ID { format!("msg_{}", short_hash(&id)) } else { id };
+                let (id, phase) = known.map_or((None, None), |known| (Some(known.id), known.phase));
+                let id = id.filter(|id| own && !id.is_empty());
+                let id = id.map(|id| if id.len() > MAX_ID { format!("msg_{}", short_hash(&id)) } else { id });
+                let id = id.filter(|id| ids.insert(Cow::Owned(id.clone())));
+                let id = id.unwrap_or_else(|| format!("msg_{number}_{at}"));
                 let content = [Said { text, annotations: [] }];
                 items.push(Item::Typed(Typed::Message { role: "assistant", status: "completed", id, phase, content }));
             }
             Block::ToolCall { id, name, arguments, .. } => {
                 let (call_id, item) = id.split_once('|').map_or((id.as_str(), None), |(call, item)| (call, Some(item)));
+                let item = item.filter(|item| own && item.starts_with("fc_") && item.len() <= MAX_ID);
                 items.push(Item::Typed(Typed::FunctionCall {
-                    id: item.filter(|item| own && item.starts_with("fc_")),
+                    id: item.filter(|item| ids.insert(Cow::Borrowed(*item))),
                     call_id,
                     name,
                     arguments: serde_json::to_string(arguments).unwrap_or_else(|_| "{}".to_string()),
@@ -265,6 +302,13 @@ fn answered<'a>(message: &'a AssistantMessage, number: usize, model: &Model, ite
             Block::Thinking { .. } | Block::Text { .. } | Block::Image { .. } => {}
         }
     }
+}
+
+/// A reasoning item, as far as it names itself.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(default, borrow)]
+    id: Option<Cow<'a, str>>,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::answer::{Answer, Failed};
 use super::compat::Compat;
 use super::credentials::{Authorization, Scheme};
 use super::error_body::ErrorBody;
+use super::sendable::{Habit, Refused, Rules};
 use super::sse::Event;
 use super::thinking::Budgets;
 use super::{
@@ -43,9 +44,16 @@ pub struct Draft<'a> {
     pub budgets: Budgets,
     /// Prompt parts may be cached for as long as the provider offers.
     pub long_cache: bool,
+    /// What was learned of the server from its refusals.
+    pub refused: &'a Refused,
 }
 
 impl Draft<'_> {
+    /// Whether the server has shown this habit.
+    pub fn has(&self, habit: Habit) -> bool {
+        self.refused.has(self.model, habit)
+    }
+
     /// Tokens of thought for the level asked for; 0 = no thinking.
     pub fn budget(&self) -> u64 {
         self.budgets.tokens(self.request.thinking)
@@ -102,8 +110,8 @@ pub trait Decoder {
 
 /// A provider API: what differs between them.
 pub struct Protocol {
-    /// Brings the id of another model's tool call into a form that this API takes.
-    pub foreign_id: fn(&str) -> String,
+    /// What it takes in a conversation.
+    pub rules: Rules,
     pub prepare: fn(&Draft<'_>) -> Prepared,
     pub decoder: fn(&Model) -> Box<dyn Decoder>,
 }
@@ -113,22 +121,63 @@ impl Protocol {
     pub fn of(api: Api) -> Option<Protocol> {
         Some(match api {
             Api::AnthropicMessages => Protocol {
-                foreign_id: ids::portable,
+                rules: Rules {
+                    foreign_id: ids::portable,
+                    takes_id: |id| !id.is_empty() && ids::sanitize(id) == id,
+                    max_id: 64,
+                    ids_in_request: true,
+                    item_ids: false,
+                    letter_first: false,
+                    takes_thought: |_| true,
+                    thought_last: false,
+                    signed_blanks: false,
+                },
                 prepare: anthropic::prepare,
                 decoder: |_| Box::new(anthropic::Stream::default()),
             },
             Api::OpenaiCompletions => Protocol {
-                foreign_id: openai_completions::foreign_id,
+                rules: Rules {
+                    foreign_id: openai_completions::foreign_id,
+                    takes_id: |id| !id.is_empty(),
+                    max_id: 40,
+                    ids_in_request: false,
+                    item_ids: false,
+                    letter_first: false,
+                    takes_thought: |_| true,
+                    // Thoughts have fields of their own here.
+                    thought_last: true,
+                    signed_blanks: false,
+                },
                 prepare: openai_completions::prepare,
                 decoder: |model| Box::new(openai_completions::Stream::new(&Compat::of(model))),
             },
             Api::OpenaiResponses => Protocol {
-                foreign_id: openai_responses::foreign_id,
+                rules: Rules {
+                    foreign_id: openai_responses::foreign_id,
+                    takes_id: openai_responses::takes_id,
+                    max_id: 64,
+                    ids_in_request: true,
+                    item_ids: true,
+                    letter_first: false,
+                    takes_thought: openai_responses::takes_thought,
+                    thought_last: false,
+                    signed_blanks: false,
+                },
                 prepare: openai_responses::prepare,
                 decoder: |_| Box::new(openai_responses::Stream::default()),
             },
             Api::GoogleGenerativeAi => Protocol {
-                foreign_id: ids::portable,
+                rules: Rules {
+                    foreign_id: ids::portable,
+                    takes_id: |id| !id.is_empty(),
+                    max_id: 64,
+                    ids_in_request: true,
+                    item_ids: false,
+                    letter_first: true,
+                    takes_thought: |_| true,
+                    thought_last: true,
+                    signed_blanks: true,
+                },
                 prepare: google::prepare,
                 decoder: |_| Box::new(google::Stream::default()),
             },

@@ -2,24 +2,25 @@
 
 use super::answer::{Answer, Failed};
 use super::config_file::ConfigFile;
-use super::credentials::{Credentials, process_environment};
+use super::credentials::{Authorization, Credentials, process_environment};
 use super::exchange::Exchange;
 use super::http::{Http, Patience};
 use super::models_json::ModelsJson;
 use super::oauth::Endpoints;
-use super::protocol::{Draft, Protocol};
+use super::overflow::is_overflow;
+use super::protocol::{Draft, Prepared, Protocol};
 use super::registry::Registry;
-use super::repair::repair;
+use super::sendable::{How, Limits, MAX_REPAIRS, Refusal, Refused, Remedy, remedy, sendable};
 use super::settings::{self, QueueModes, RetrySettings, Settings, ToolSettings};
 use super::throttle::Throttle;
 use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, catalog, offline, usage};
 use crate::cancel::Cancel;
-use crate::transcript::StopReason;
 use crate::transcript::compaction::CompactionSettings;
+use crate::transcript::{AssistantMessage, Message, StopReason};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Models, and requests to them, by the settings of the user and perhaps of one project.
 pub struct Services {
@@ -37,11 +38,17 @@ struct Shared {
     throttle: Throttle,
     offline: offline::Offline,
     environment: fn(&str) -> Option<String>,
+    /// What providers refused to take.
+    refused: Mutex<Arc<Refused>>,
     /// The model that was found last, since most sessions have the same.
     latest: Mutex<Option<Arc<Model>>>,
 }
 
 impl Shared {
+    fn refused(&self) -> MutexGuard<'_, Arc<Refused>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The model in memory once, however many sessions have it.
     fn keep(&self, model: Model) -> Arc<Model> {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,6 +80,7 @@ impl Services {
             throttle: Throttle::default(),
             offline: offline::Offline::default(),
             environment,
+            refused: Mutex::default(),
             latest: Mutex::default(),
         });
         Services { shared, project: None }
@@ -230,6 +238,7 @@ impl Services {
         answer.finish(request, result)
     }
 
+    /// The request and its answer. A request whose history is refused is repaired and sent again; see `sendable`.
     fn exchange(
         &self,
         protocol: &Protocol,
@@ -239,39 +248,108 @@ impl Services {
     ) -> Result<StopReason, Failed> {
         let settings = self.settings();
         let model = request.model;
-        let refused = |e: ModelError| Failed::new(e.to_string());
-        let user = self.user_models(model).map_err(refused)?;
+        let failed = |e: ModelError| Failed::new(e.to_string());
+        let user = self.user_models(model).map_err(failed)?;
         self.shared.http.set_proxy(self.user_settings().http_proxy());
         self.shared.credentials.renew(model, &user, cancel)?;
-        let authorization = self.shared.credentials.authorize(model, &user).map_err(refused)?;
-        let address = self.shared.credentials.address(&model.provider, &model.base_url).map_err(refused)?;
+        let authorization = self.shared.credentials.authorize(model, &user).map_err(failed)?;
+        let address = self.shared.credentials.address(&model.provider, &model.base_url).map_err(failed)?;
         let model = &match address {
             Cow::Borrowed(_) => Cow::Borrowed(model),
             Cow::Owned(base_url) => Cow::Owned(Model { base_url, ..model.clone() }),
         };
-        let messages = repair(request.messages, model, settings.block_images(), protocol.foreign_id);
-        let prepared = (protocol.prepare)(&Draft {
-            request,
-            model,
-            messages: &messages,
-            authorization: &authorization,
-            max_tokens: usage::max_tokens(request),
-            budgets: settings.thinking_budgets,
-            long_cache: request.session_id.is_some()
-                && (self.shared.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
-        });
         let idle = settings.idle_timeout();
-        let exchange = Exchange {
-            http: &self.shared.http,
-            throttle: &self.shared.throttle,
-            prepared: &prepared,
-            authorization: &authorization,
-            patience: Patience { first_byte: idle, idle, total: None },
-            policy: settings.retry_policy(),
-            cancel,
-        };
-        exchange.run((protocol.decoder)(model).as_mut(), answer)
+        let mut refused = self.shared.refused().clone();
+        let mut remedies: Vec<Remedy> = Vec::new();
+        loop {
+            let (messages, prepared) = self.prepare(protocol, request, model, &settings, &authorization, &refused);
+            let exchange = Exchange {
+                http: &self.shared.http,
+                throttle: &self.shared.throttle,
+                prepared: &prepared,
+                authorization: &authorization,
+                patience: Patience { first_byte: idle, idle, total: None },
+                policy: settings.retry_policy(),
+                cancel,
+            };
+            let result = exchange.run((protocol.decoder)(model).as_mut(), answer);
+            let remedy = match &result {
+                Ok(_) => {
+                    if !remedies.is_empty() {
+                        let mut shared = self.shared.refused();
+                        let shared = Arc::make_mut(&mut shared);
+                        remedies.iter().for_each(|remedy| remedy.add_to(shared));
+                    }
+                    None
+                }
+                Err(failed) if !failed.aborted && answer.message.content.is_empty() && remedies.len() < MAX_REPAIRS => {
+                    remedy(&Refusal {
+                        model,
+                        text: &failed.text,
+                        status: failed.facts.status,
+                        overflow: overflow(answer, failed, model),
+                        sent: &messages,
+                        body: &prepared.body,
+                        repairs: remedies.len(),
+                    })
+                    .map(|remedy| (remedy, &failed.text))
+                }
+                Err(_) => None,
+            };
+            let Some((remedy, text)) = remedy else { return result };
+            log::warn!("{}: sent once more without {}, because of: {text}", model.spec(), remedy.what);
+            remedy.add_to(Arc::make_mut(&mut refused));
+            remedies.push(remedy);
+        }
     }
+
+    /// The messages as they are sent, and the HTTP request with them. If that is longer than the provider takes, the oldest
+    /// images are left out.
+    fn prepare(
+        &self,
+        protocol: &Protocol,
+        request: &Request<'_>,
+        model: &Model,
+        settings: &Settings,
+        authorization: &Authorization,
+        refused: &Refused,
+    ) -> (Vec<Arc<Message>>, Prepared) {
+        let mut how = How {
+            model,
+            rules: &protocol.rules,
+            offered: request.tools,
+            block_images: settings.block_images(),
+            limits: Limits::of(model),
+            surplus: 0,
+            refused,
+        };
+        loop {
+            let messages = sendable(request.messages, &how);
+            let prepared = (protocol.prepare)(&Draft {
+                request,
+                model,
+                messages: &messages,
+                authorization,
+                max_tokens: usage::max_tokens(request),
+                budgets: settings.thinking_budgets,
+                long_cache: request.session_id.is_some()
+                    && (self.shared.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
+                refused,
+            });
+            let surplus = prepared.body.len().saturating_sub(how.limits.bytes);
+            // Once is enough, since nothing but images is left out and all that have to go have gone.
+            if surplus == 0 || how.surplus > 0 || !messages.iter().any(|message| message.has_images()) {
+                return (messages, prepared);
+            }
+            how.surplus = surplus;
+        }
+    }
+}
+
+/// Whether a failure means that the context is too long.
+fn overflow(answer: &Answer<'_>, failed: &Failed, model: &Model) -> bool {
+    let error_message = Some(failed.text.clone());
+    is_overflow(&AssistantMessage { stop_reason: StopReason::Error, error_message, ..answer.message.clone() }, model)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::credentials::{Authorization, Scheme};
 use super::protocol::{Decoder, Draft, Prepared};
 use super::reading;
 use super::secret_value::Secret;
+use super::sendable::Refused;
 use super::sse::Events;
 use super::thinking::Budgets;
 use super::{Api, Model, Outcome, Rates, Request, Sink, StreamEvent, ThinkingLevel};
@@ -82,6 +83,7 @@ pub fn prepared(
         max_tokens,
         budgets: Budgets { high: Some(8192), ..Budgets::default() },
         long_cache,
+        refused: &Refused::default(),
     });
     let headers = prepared.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
     (prepared.url, headers, serde_json::from_slice(&prepared.body).expect("JSON"))

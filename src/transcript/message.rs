@@ -209,6 +209,16 @@ impl Message {
         blocks.iter().map(chars).sum()
     }
 
+    /// Whether images are among what a user said or a tool returned.
+    pub fn has_images(&self) -> bool {
+        let blocks = match self {
+            Message::User(UserMessage { content: Content::Blocks(blocks), .. }) => blocks,
+            Message::ToolResult(result) => &result.content,
+            Message::User(_) | Message::Assistant(_) => return false,
+        };
+        blocks.iter().any(|block| matches!(block, Block::Image { .. }))
+    }
+
     /// When the message was made, Unix time in milliseconds.
     pub fn timestamp(&self) -> i64 {
         match self {

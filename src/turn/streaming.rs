@@ -56,10 +56,12 @@ impl Streaming<'_> {
 impl Sink for Streaming<'_> {
     fn event(&mut self, event: StreamEvent<'_>) {
         match event {
-            StreamEvent::Start => {
+            // A request that is repaired begins a second time.
+            StreamEvent::Start if !self.started => {
                 self.started = true;
                 self.turn.emit(AgentEvent::MessageStart(self.turn.empty_answer()));
             }
+            StreamEvent::Start => {}
             _ if self.restart.is_some() => self.begin_anew(),
             _ => {}
         }

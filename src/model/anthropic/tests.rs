@@ -2,6 +2,7 @@ use super::*;
 use crate::model::Outcome;
 use crate::model::credentials::Authorization;
 use crate::model::secret_value::Secret;
+use crate::model::sendable::Refused;
 use crate::model::test_support::{Recorder, decoded, prepared, test_model, test_request};
 use crate::transcript::{StopReason, ToolSpec};
 use serde_json::json;
@@ -154,6 +155,7 @@ fn signed_in_users_send_a_bearer_token_and_the_beta_alone() {
         max_tokens: 1,
         budgets: crate::model::thinking::Budgets { high: Some(8192), ..Default::default() },
         long_cache: false,
+        refused: &Refused::default(),
     };
     let headers = prepare(&draft).headers;
     let value = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
@@ -175,6 +177,7 @@ fn configured_headers_replace_computed_ones() {
         max_tokens: 1,
         budgets: crate::model::thinking::Budgets { high: Some(8192), ..Default::default() },
         long_cache: false,
+        refused: &Refused::default(),
     };
     let headers = prepare(&draft).headers;
     let keys: Vec<_> =
