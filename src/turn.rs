@@ -245,7 +245,8 @@ impl Turn {
             }
         };
         let settled = self.answer(messages);
-        if settled == Settled::Done {
+        // Nothing comes after a run, so its caller need not wait for a summary.
+        if settled == Settled::Done && self.info.named {
             self.keep_room();
         }
         settled
@@ -276,9 +277,9 @@ impl Turn {
             self.fit();
             let outcome = self.ask(&system, &specs);
             let (failed, stop_reason) = (outcome.failed(), outcome.message.stop_reason);
-            let overflow = matches!(stop_reason, StopReason::Error | StopReason::Length)
-                && !outcome.message.has_tool_calls()
-                && is_overflow(&outcome.message, &self.model);
+            // Calls of an answer that was cut off get results that say so; those of a failed one are left out with it.
+            let may_overflow = failed || stop_reason == StopReason::Length && !outcome.message.has_tool_calls();
+            let overflow = may_overflow && is_overflow(&outcome.message, &self.model);
             if failed || overflow {
                 let settled = if overflow && !self.cancel.is_cancelled() {
                     self.overflowed(outcome, &mut run)

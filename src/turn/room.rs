@@ -48,11 +48,13 @@ impl Turn {
     /// for an answer. The server would refuse it, or drop part of it silently. If nothing helps, the request is sent all
     /// the same: the server knows better.
     pub(super) fn fit(&mut self) {
+        let window = self.model.context_window;
         let settings = self.services.compaction_settings(&self.model);
-        let for_answer = if settings.enabled { settings.reserve_tokens / 2 } else { 0 };
-        let room = self.model.context_window.saturating_sub(for_answer);
-        if context_tokens(&self.transcript, self.overhead) > room {
-            let _ = self.relieve(CompactionReason::Overflow, None);
+        let for_answer = if settings.enabled { (settings.reserve_tokens / 2).min(window / 8) } else { 0 };
+        let tokens = context_tokens(&self.transcript, self.overhead);
+        if tokens > window - for_answer {
+            let reason = if tokens > window { CompactionReason::Overflow } else { CompactionReason::Threshold };
+            let _ = self.relieve(reason, None);
         }
     }
 
@@ -61,7 +63,10 @@ impl Turn {
     /// # Errors
     /// [`CompactError`]; the transcript is as it was.
     pub(super) fn compact(&mut self, focus: Option<&str>) -> Result<(), CompactError> {
-        let cut = self.compactor(&mut |_| ()).plan(&self.transcript)?;
+        let size = tokens(&self.transcript);
+        let limits = limits(&self.model, self.overhead, size, None);
+        let cut = self.compactor(&mut |_| ()).plan(&self.transcript);
+        let cut = cut.or_else(|why| self.worthwhile_cut(limits.kept, size).ok_or(why))?;
         self.make_room(&cut, CompactionReason::Manual, focus, false)
     }
 
@@ -85,12 +90,11 @@ impl Turn {
         let must = reason == CompactionReason::Overflow;
         let size = tokens(&self.transcript);
         let limits = limits(&self.model, self.overhead, size, refusals);
-        let start = compaction::summaries(&self.transcript);
         let mut result = Err(CompactError::Nothing);
         if self.services.compaction_settings(&self.model).enabled {
             let usual = self.compactor(&mut |_| ()).plan(&self.transcript);
             let usual = usual.ok().filter(|cut| tokens(&self.transcript[cut.first_kept..]) <= limits.kept);
-            if let Some(cut) = usual.or_else(|| self.worthwhile_cut(start, limits.kept, size)) {
+            if let Some(cut) = usual.or_else(|| self.worthwhile_cut(limits.kept, size)) {
                 result = self.make_room(&cut, reason, None, refusals.is_some());
                 if result == Err(CompactError::Cancelled) || (result.is_err() && !must) {
                     return result;
@@ -104,19 +108,19 @@ impl Turn {
                 result = Ok(());
             }
         }
-        if must && (result.is_err() || tokens(&self.transcript) > limits.kept) {
-            let start = compaction::summaries(&self.transcript);
-            if let Some(cut) = self.worthwhile_cut(start, limits.shortened, size) {
-                let why = "there was no room for it";
-                self.leave_excerpts(&cut, reason, why, refusals.is_some());
-                result = Ok(());
-            }
+        if must
+            && (result.is_err() || tokens(&self.transcript) > limits.kept)
+            && let Some(cut) = self.worthwhile_cut(limits.shortened, size)
+        {
+            self.leave_excerpts(&cut, reason, "there was no room for it", refusals.is_some());
+            result = Ok(());
         }
         result
     }
 
     /// A cut behind which at most `limit` tokens stay, or as few as possible, if it leaves out enough.
-    fn worthwhile_cut(&self, start: usize, limit: u64, size: u64) -> Option<Cut> {
+    fn worthwhile_cut(&self, limit: u64, size: u64) -> Option<Cut> {
+        let start = compaction::summaries(&self.transcript);
         let cut = compaction::cut_within(&self.transcript, start, limit)?;
         let left_out = tokens(&self.transcript[..cut.first_kept]);
         (left_out >= WORTH_A_CUT.max(size / 16)).then_some(cut)
@@ -277,6 +281,34 @@ fn limits(model: &Model, overhead: u64, size: u64, refusals: Option<u32>) -> Lim
         Some(refusals) => {
             let size = room.min(size) >> refusals.min(MAX_RECOVERIES);
             Limits { kept: three_quarters(size), shortened: size / 2 }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::test_support::test_model;
+
+    #[test]
+    fn what_messages_may_take() {
+        for (window, overhead, size, refusals, kept, shortened) in [
+            // Near the window, and over it by our own count.
+            (200_000, 4000, 230_000, None, 147_000, 98_000),
+            (8000, 3000, 9000, None, 3750, 2500),
+            // Each refusal in a row halves what there is to be.
+            (200_000, 4000, 230_000, Some(0), 147_000, 98_000),
+            (200_000, 4000, 120_000, Some(0), 147_000, 60_000),
+            (200_000, 4000, 120_000, Some(1), 45_000, 30_000),
+            (200_000, 4000, 30_000, Some(2), 5625, 3750),
+            (200_000, 4000, 80, Some(90), 6, 5),
+            // There is no room at all; the messages are not to blame, but something has to be sent.
+            (8000, 9000, 400, None, 750, 500),
+            (0, 0, 0, Some(0), 0, 0),
+        ] {
+            let model = Model { context_window: window, ..test_model() };
+            let limits = limits(&model, overhead, size, refusals);
+            assert_eq!((limits.kept, limits.shortened), (kept, shortened), "{window} {overhead} {size} {refusals:?}");
         }
     }
 }

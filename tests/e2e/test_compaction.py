@@ -13,7 +13,7 @@ import pytest
 
 from support.bridge import Bridge
 from support.daemon import MODELS
-from support.model_script import Failure, Gate, Stop, Text, Thinking, ToolCall, Usage
+from support.model_script import Failure, Gate, Raw, Stop, Text, Thinking, ToolCall, Unterminated, Usage
 
 TOO_LONG = Failure(400, "prompt is too long: 213462 tokens > 200000 maximum")
 LEAD_IN = "The conversation history before this point was compacted into the following summary:"
@@ -544,3 +544,38 @@ def test_a_compaction_that_is_asked_for_takes_any_length(daemon, model):
     assert any("TASK-MARKER" in request.prompts[-1] for request in model.requests if is_summary_request(request))
     assert daemon.prompt("s", "third").text() == "ok"
     assert window.refused <= 2
+
+
+def test_a_session_of_one_long_prompt_can_be_compacted_by_hand(daemon, model):
+    default_settings(daemon)
+    set_window(daemon, 400_000)
+    Window(model, 400_000)
+    assert daemon.session("s", "TASK-MARKER " + "word " * 200_000 + "TASK-END").text() == "ok"
+    set_window(daemon, 200_000)
+    daemon.bus.ask_json(f"{daemon.subject('s')}.configure", {"model": MODELS["openai-completions"]})
+    window = Window(model, 200_000, "openai-completions")
+    with Bridge(daemon.session_socket("s")) as client:
+        assert SUMMARY in client.ask("compact")["summary"]
+        assert "already compacted" in client.refusal("compact").lower()
+    prompt = model.requests[-1].prompts[-1]
+    assert "TASK-MARKER" in prompt and "TASK-END" in prompt
+    assert daemon.prompt("s", "go on").text() == "ok"
+    assert window.refused == 0
+    assert [role for role, _ in model.requests[-1].conversation] == ["user", "assistant", "user"]
+
+
+def test_an_overflow_in_the_middle_of_a_call_is_got_over(daemon, model):
+    """What a local server says when its window is full while it generates."""
+    begin(daemon, model)
+    error = {"type": "error", "error": {"type": "api_error", "message": "Context size has been exceeded."}}
+    call = ToolCall("bash", {"command": "echo ran >> ran.txt"})
+    model.script([call, Raw(f"event: error\ndata: {json.dumps(error)}\n\n"), Unterminated()], SUMMARY, "whole")
+    assert daemon.prompt("s", LONG).text() == "whole"
+    assert kinds(model) == ["turn", "turn", "summary", "turn"]
+    assert not (daemon.cwd / "ran.txt").exists()
+
+
+def test_a_run_does_not_wait_for_a_summary_that_nobody_will_read(daemon, model):
+    model.script(["done", tokens(FULL)])
+    assert daemon.run(LONG).text() == "done"
+    assert kinds(model) == ["turn"]

@@ -77,6 +77,7 @@ fn words_of_an_overlong_prompt() {
         "Reached context length of 32000 tokens with model (arch: gpt-oss) that does not currently support it",
         "the input length exceeds the context length",
         "Invalid 'messages[1].content': string too long. Expected a string with maximum length 10485760",
+        "Invalid 'input[5].output': string too long. Expected a string with maximum length 10485760",
         "Request payload size exceeds the limit: 20971520 bytes.",
         "Total tokens of image and text exceed max message tokens.",
         "the number of input tokens 9000 cannot exceed the total tokens limit 8192 for this model",
@@ -107,6 +108,8 @@ fn words_that_only_look_like_it() {
         "429: Rate limit reached for gpt-4 on tokens per min (TPM): Limit 10000, Used 8554, Requested 3082. Please try again \
          in 9.816s.",
         "image exceeds the limit of 5 MB",
+        "Invalid 'input[2].name': string too long. Expected a string with maximum length 64",
+        "Invalid 'tools[0].function.description': string too long. Expected a string with maximum length 1024",
         "The number of tools exceeds the limit of 128",
         "max_tokens: 100000 > 64000, which is the maximum allowed number of output tokens for this model",
         "max_tokens is too large: 100000. This model supports at most 16384 completion tokens.",
