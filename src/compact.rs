@@ -1,15 +1,23 @@
 //! Compaction: the older part of a conversation is replaced by a summary, which the session's own model writes.
 //!
-//! Runs on the turn's thread. What is kept and how a summary looks is decided in `transcript::compaction`.
+//! Runs on the turn's thread. What is kept and how a summary looks is decided in `transcript::compaction`. A summary request
+//! that is too long itself is made shorter and sent again; where there is no summary to be had, excerpts take its place.
 
 use crate::cancel::Cancel;
 use crate::events::{AgentEvent, CompactionReason};
+use crate::model::overflow::is_overflow;
 use crate::model::retry;
 use crate::model::{Model, Request, Services, Sink, StreamEvent, ThinkingLevel};
 use crate::transcript::compaction::{self, Cut, Files, prompts};
+use crate::transcript::shorten::elide;
 use crate::transcript::{AssistantMessage, Message, StopReason, Usage, now_ms};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How often a summary request that is too long is made shorter, each time by half.
+const SHORTER_REQUESTS: u32 = 3;
+/// A summary request of fewer characters is not too long for any model; another limit is meant.
+const SHORT_REQUEST: usize = 4000;
 
 /// What a compaction came to.
 #[derive(Debug)]
@@ -95,14 +103,10 @@ impl Compactor<'_> {
     /// # Errors
     /// There is nothing to summarise: [`CompactError::AlreadyCompacted`] or [`CompactError::Nothing`].
     pub fn plan(&self, messages: &[Arc<Message>]) -> Result<Cut, CompactError> {
-        let previous = messages.first().is_some_and(|m| compaction::is_summary(m));
-        if let ([first, .., last], true) = (messages, previous)
-            && last.timestamp() < first.timestamp()
-        {
-            return Err(CompactError::AlreadyCompacted);
-        }
+        let start = compaction::summaries(messages);
         let keep_recent = self.services.compaction_settings(self.model).keep_recent_tokens;
-        compaction::cut(messages, usize::from(previous), keep_recent).ok_or(CompactError::Nothing)
+        let nothing = if start > 0 { CompactError::AlreadyCompacted } else { CompactError::Nothing };
+        compaction::cut(messages, start, keep_recent).ok_or(nothing)
     }
 
     /// Summarises the part of `messages` before the cut. `focus` is what the user wants the summary to look at in
@@ -113,57 +117,81 @@ impl Compactor<'_> {
     pub fn compact(
         &mut self,
         messages: &[Arc<Message>],
-        cut: Cut,
+        cut: &Cut,
         focus: Option<&str>,
     ) -> Result<Compaction, CompactError> {
-        let previous = messages.first().and_then(|m| compaction::summary_of(m));
-        let start = usize::from(previous.is_some());
-        let (previous, mut details) = previous.map_or((None, Files::default()), |summary| {
-            let (words, files) = Files::split(summary);
-            (Some(words), files)
-        });
-        details.note(&messages[start..cut.first_kept]);
-
+        let Parts { previous, history, turn, details } = Parts::of(messages, cut);
         let mut usage = Usage::default();
-        let history_end = cut.turn_start.unwrap_or(cut.first_kept);
-        let history = match &messages[start..history_end] {
+        let history = match history {
             [] => previous.map(str::to_string),
             history => {
-                let conversation = compaction::serialise(history, self.room(previous));
-                Some(self.ask(prompts::history(&conversation, previous, focus), &mut usage)?)
+                let prompt = |text: &str, previous: Option<&str>| prompts::history(text, previous, focus);
+                Some(self.summarise(history, previous, &prompt, &mut usage)?)
             }
         };
-        let turn = match &messages[history_end..cut.first_kept] {
+        let turn = match turn {
             [] => None,
-            prefix => {
-                let conversation = compaction::serialise(prefix, self.room(None));
-                Some(self.ask(prompts::turn_prefix(&conversation), &mut usage)?)
+            turn => {
+                let prompt = |text: &str, _: Option<&str>| prompts::turn_prefix(text);
+                Some(self.summarise(turn, None, &prompt, &mut usage)?)
             }
         };
         let summary = compaction::summary_text(history.as_deref(), turn.as_deref(), &details);
-        let message = Arc::new(compaction::summary_message(&summary, now_ms()));
-        let kept = &messages[cut.first_kept..];
-        let tokens_after = compaction::estimate(&message) + kept.iter().map(|m| compaction::estimate(m)).sum::<u64>();
-        Ok(Compaction {
-            summary,
-            message,
-            first_kept: cut.first_kept,
-            tokens_before: compaction::context_tokens(messages),
-            tokens_after,
-            details,
-            usage,
-        })
+        Ok(done(messages, cut, summary, details, usage))
     }
 
-    /// How long a conversation may be in a summary request, in characters, so that the request does not overflow itself:
-    /// three quarters of the window, at three characters a token, which is on the safe side.
-    fn room(&self, previous: Option<&str>) -> usize {
-        let window = usize::try_from(self.model.context_window).unwrap_or(usize::MAX);
-        (window / 4 * 9).saturating_sub(previous.map_or(0, str::len))
+    /// What takes the place of a summary that cannot be had, for the reason given: excerpts of the part of `messages`
+    /// before the cut, of at most about `max_chars` characters. No model is asked.
+    pub fn excerpt(&self, messages: &[Arc<Message>], cut: &Cut, why: &str, max_chars: usize) -> Compaction {
+        let Parts { previous, details, .. } = Parts::of(messages, cut);
+        let start = compaction::summaries(messages);
+        let half = max_chars / 2;
+        let mut text = format!("(The model could not write a summary: {}. These are excerpts.)", elide(why, 0));
+        for part in [
+            previous.map(|words| elide(words, half)),
+            Some(compaction::serialise(&messages[start..cut.first_kept], half)),
+        ] {
+            if let Some(part) = part.filter(|part| !part.is_empty()) {
+                text.push_str("\n\n");
+                text.push_str(&part);
+            }
+        }
+        let summary = compaction::summary_text(Some(&text), None, &details);
+        done(messages, cut, summary, details, Usage::default())
+    }
+
+    /// One part of the summary. A request that turns out to be too long is made shorter; `prompt` makes it of the
+    /// conversation and the previous summary.
+    fn summarise(
+        &mut self,
+        messages: &[Arc<Message>],
+        previous: Option<&str>,
+        prompt: &dyn Fn(&str, Option<&str>) -> String,
+        usage: &mut Usage,
+    ) -> Result<String, CompactError> {
+        // Three quarters of the window, at three characters a token, which is on the safe side.
+        let quarter = usize::try_from(self.model.context_window / 4).unwrap_or(usize::MAX);
+        let mut room = quarter.saturating_mul(9);
+        let mut left = SHORTER_REQUESTS;
+        loop {
+            let previous = previous.map(|words| elide(words, room / 2));
+            let for_previous = previous.as_ref().map_or(0, String::len);
+            let conversation = compaction::serialise(messages, room.saturating_sub(for_previous));
+            let sent = conversation.len() + for_previous;
+            match self.ask(prompt(&conversation, previous.as_deref()), usage) {
+                Err(NoSummary::TooLong(_)) if left > 0 && sent > SHORT_REQUEST => {
+                    left -= 1;
+                    room = sent / 2;
+                }
+                Err(NoSummary::TooLong(why) | NoSummary::Failed(why)) => return Err(CompactError::Failed(why)),
+                Err(NoSummary::Cancelled) => return Err(CompactError::Cancelled),
+                Ok(summary) => return Ok(summary),
+            }
+        }
     }
 
     /// One summary request, tried again as the retry settings say. What it cost is added to `usage`.
-    fn ask(&mut self, prompt: String, usage: &mut Usage) -> Result<String, CompactError> {
+    fn ask(&mut self, prompt: String, usage: &mut Usage) -> Result<String, NoSummary> {
         let settings = self.services.retry_settings();
         let messages = [Arc::new(Message::user(prompt))];
         let request = Request {
@@ -182,22 +210,77 @@ impl Compactor<'_> {
             let pause = retry::pause_ms(&outcome, self.model, &settings, attempt);
             let result = summary(&outcome.message);
             if self.cancel.is_cancelled() {
-                return Err(CompactError::Cancelled);
+                return Err(NoSummary::Cancelled);
             }
             let (Some(delay_ms), Err(error)) = (pause, &result) else {
                 if attempt > 0 {
                     (self.on_retry)(SummaryRetry::Finished);
                 }
-                return result.map_err(CompactError::Failed);
+                // A summary that was cut off may have had too little room behind what it was to summarise.
+                let length = outcome.message.stop_reason == StopReason::Length;
+                let too_long = length || is_overflow(&outcome.message, self.model);
+                return result.map_err(if too_long { NoSummary::TooLong } else { NoSummary::Failed });
             };
             attempt += 1;
             let (max_attempts, error) = (settings.max_retries, error.clone());
             (self.on_retry)(SummaryRetry::Scheduled { attempt, max_attempts, delay_ms, error });
             if self.cancel.sleep(Duration::from_millis(delay_ms)) {
-                return Err(CompactError::Cancelled);
+                return Err(NoSummary::Cancelled);
             }
             (self.on_retry)(SummaryRetry::AttemptStart);
         }
+    }
+}
+
+/// Why a request brought no summary.
+enum NoSummary {
+    Cancelled,
+    /// The request left no room for it.
+    TooLong(String),
+    Failed(String),
+}
+
+/// What is to be summarised, in the parts that are treated differently.
+struct Parts<'a> {
+    /// The words of an earlier summary.
+    previous: Option<&'a str>,
+    history: &'a [Arc<Message>],
+    /// The beginning of the turn that is cut through.
+    turn: &'a [Arc<Message>],
+    /// The files that were touched in all of them.
+    details: Files,
+}
+
+impl Parts<'_> {
+    fn of<'a>(messages: &'a [Arc<Message>], cut: &Cut) -> Parts<'a> {
+        let start = compaction::summaries(messages);
+        let summary = messages[..start].first().and_then(|message| compaction::summary_of(message));
+        let (previous, mut details) = summary.map_or((None, Files::default()), |summary| {
+            let (words, files) = Files::split(summary);
+            (Some(words), files)
+        });
+        details.note(&messages[start..cut.first_kept]);
+        let history_end = cut.turn_start.unwrap_or(cut.first_kept);
+        Parts {
+            previous,
+            history: &messages[start..history_end],
+            turn: &messages[history_end..cut.first_kept],
+            details,
+        }
+    }
+}
+
+/// The result of a compaction that came to this summary.
+fn done(messages: &[Arc<Message>], cut: &Cut, summary: String, details: Files, usage: Usage) -> Compaction {
+    let message = Arc::new(compaction::summary_message(&summary, now_ms()));
+    Compaction {
+        tokens_after: compaction::estimate(&message) + compaction::tokens(&messages[cut.first_kept..]),
+        tokens_before: compaction::context_tokens(messages, 0),
+        summary,
+        message,
+        first_kept: cut.first_kept,
+        details,
+        usage,
     }
 }
 

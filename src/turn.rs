@@ -10,7 +10,7 @@ mod streaming;
 use crate::cancel::Cancel;
 use crate::compact::CompactError;
 use crate::config::Config;
-use crate::events::{AgentEvent, CompactionReason};
+use crate::events::AgentEvent;
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry, settle_calls};
 use crate::prompt::{PromptInput, commands, skills, system_prompt};
 use crate::reply::{ErrorKind, Reply, ReplyError};
@@ -51,6 +51,8 @@ pub enum Step {
         request: Value,
         answer: Sender<Result<Value, String>>,
     },
+    /// These messages, by index, take the place of longer ones.
+    Shortened(Vec<(usize, Arc<Message>)>),
     /// The last message is left out of the context.
     Omitted,
     /// The last step.
@@ -138,6 +140,8 @@ pub struct Turn {
     pub spill_dir: PathBuf,
     /// What this run added to the transcript.
     pub produced: Vec<Arc<Message>>,
+    /// Tokens of the system prompt and the tools, estimated; 0 until they are known.
+    pub overhead: u64,
 }
 
 /// How far a run has come.
@@ -146,8 +150,8 @@ struct Run {
     turn: u64,
     /// Attempts after the first one, since the last success.
     attempt: u32,
-    /// The context was made smaller because it was too long, and no answer has come since.
-    recovered: bool,
+    /// How often in a row the context was made smaller because it was too long.
+    overflows: u32,
     /// The model was asked again because its answer had nothing in it, and no other answer has come since.
     emptied: bool,
     /// Requests for the answer that is due.
@@ -171,6 +175,13 @@ impl Run {
     fn answered(&mut self) {
         (self.attempt, self.emptied) = (0, false);
         (self.requests, self.heard, self.restart) = (1, false, None);
+    }
+
+    /// A context with new words in it has its own chances to be made smaller.
+    fn heard_from_user(&mut self, messages: &[Incoming]) {
+        if !messages.is_empty() {
+            self.overflows = 0;
+        }
     }
 }
 
@@ -269,7 +280,7 @@ impl Turn {
             Work::Prompt(messages) => messages,
             Work::Continue => Vec::new(),
             Work::Compact(focus) => {
-                return match self.make_room(CompactionReason::Manual, focus.as_deref(), false) {
+                return match self.compact(focus.as_deref()) {
                     Ok(()) => Settled::Done,
                     Err(CompactError::Cancelled) => Settled::Aborted,
                     Err(why) => Settled::Failed(ReplyError::new(ErrorKind::Conflict, why.to_string())),
@@ -277,7 +288,8 @@ impl Turn {
             }
         };
         let settled = self.answer(messages);
-        if settled == Settled::Done {
+        // Nothing comes after a run, so its caller need not wait for a summary.
+        if settled == Settled::Done && self.info.named {
             self.keep_room();
         }
         settled
@@ -290,9 +302,10 @@ impl Turn {
         let places = self.config.places(&self.info.cwd, self.info.project_trusted);
         let skills = skills::discover(&places);
         let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
+        self.overhead = room::overhead(&system, &specs);
         self.keep_room();
         let mut run =
-            Run { turn: 0, attempt: 0, recovered: false, emptied: false, requests: 1, heard: false, restart: None };
+            Run { turn: 0, attempt: 0, overflows: 0, emptied: false, requests: 1, heard: false, restart: None };
         self.begin_run(&mut run);
         messages.into_iter().for_each(|message| self.take_in(message));
         // The session approved the first request when it started the turn.
@@ -302,15 +315,16 @@ impl Turn {
                 let Some(messages) = self.waiting(Action::Model) else {
                     return self.end_run(&run, None, Settled::Aborted);
                 };
-                run.recovered &= messages.is_empty();
+                run.heard_from_user(&messages);
                 messages.into_iter().for_each(|message| self.take_in(message));
             }
+            self.fit();
             let mut outcome = self.ask(&system, &specs, &mut run);
             settle_calls(&mut outcome.message, self.info.tools.iter().map(String::as_str));
             let (failed, stop_reason) = (outcome.failed(), outcome.message.stop_reason);
-            let overflow = matches!(stop_reason, StopReason::Error | StopReason::Length)
-                && !outcome.message.has_tool_calls()
-                && is_overflow(&outcome.message, &self.model);
+            // Calls of an answer that was cut off get results that say so; those of a failed one are left out with it.
+            let may_overflow = failed || stop_reason == StopReason::Length && !outcome.message.has_tool_calls();
+            let overflow = may_overflow && is_overflow(&outcome.message, &self.model);
             let nothing = says_nothing(&outcome.message);
             let empty = nothing && !failed && !overflow && !self.cancel.is_cancelled();
             if empty {
@@ -335,7 +349,9 @@ impl Turn {
                 self.emit(AgentEvent::AutoRetryEnd { success: true, attempt: run.attempt, final_error: None });
             }
             run.answered();
-            run.recovered &= stop_reason == StopReason::Length;
+            if stop_reason != StopReason::Length {
+                run.overflows = 0;
+            }
             let calls = calls(&outcome.message.content);
             let answer = self.add(Message::Assistant(outcome.message));
             let done = calls.is_empty();
@@ -356,7 +372,7 @@ impl Turn {
             self.keep_room();
             run.turn += 1;
             self.emit(AgentEvent::TurnStart { index: run.turn });
-            run.recovered &= more.is_empty();
+            run.heard_from_user(&more);
             more.into_iter().for_each(|message| self.take_in(message));
         }
     }

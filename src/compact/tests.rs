@@ -89,7 +89,7 @@ impl Bench {
         let (services, thinking) = (&self.services, ThinkingLevel::Off);
         let mut compactor = Compactor { services, model: &model, thinking, session: "s", cancel, on_retry };
         let cut = compactor.plan(messages)?;
-        compactor.compact(messages, cut, focus)
+        compactor.compact(messages, &cut, focus)
     }
 
     fn bodies(&self) -> Vec<Value> {
@@ -242,13 +242,71 @@ fn it_can_be_cancelled_while_it_waits() {
 }
 
 #[test]
+fn the_order_decides_and_no_clock() {
+    let bench = bench(&[SUMMARY]);
+    let mut messages = vec![Arc::new(compaction::summary_message("## Goal\nold", i64::MAX))];
+    messages.extend(two_turns());
+    assert_eq!(bench.compact(&messages, None).0.expect("a summary").first_kept, 5);
+}
+
+/// A turn with a long task, of which the end stays.
+fn long_task() -> Vec<Arc<Message>> {
+    let task = format!("TASK{}END", "x".repeat(100_000));
+    test_messages(json!([user("never touch prod"), says("yes"), user(&task), says("done"), user(&"x".repeat(400))]))
+}
+
+const TOO_LONG: Answer = Answer::Refusal("400 Bad Request", "prompt is too long");
+
+#[test]
+fn a_summary_request_that_is_too_long_is_made_shorter() {
+    let bench = bench(&[TOO_LONG, Answer::Text("## Go", "max_tokens"), SUMMARY]);
+    let (result, _) = bench.compact(&long_task(), None);
+    assert_eq!(result.expect("a summary").summary, "## Goal\nx");
+    let bodies = bench.bodies();
+    let lengths: Vec<usize> = bodies.iter().map(|body| prompt_of(body).len()).collect();
+    assert!(lengths[0] > 100_000 && lengths[1] < 60_000 && lengths[2] < 30_000, "{lengths:?}");
+    for body in &bodies {
+        for part in ["never touch prod", "[User]: TASKx", "xEND\n\n", "[Assistant]: done"] {
+            assert!(prompt_of(body).contains(part), "{part}");
+        }
+    }
+    let hopeless = self::bench(&[TOO_LONG, TOO_LONG, TOO_LONG, TOO_LONG]);
+    let (result, _) = hopeless.compact(&long_task(), None);
+    assert_eq!(result.expect_err("no summary"), CompactError::Failed("400: prompt is too long".into()));
+}
+
+#[test]
+fn excerpts_take_the_place_of_a_summary() {
+    let bench = bench(&[]);
+    let (model, _) = bench.services.resolve("test/m").expect("it is there");
+    let (cancel, services, thinking) = (Cancel::new(), &bench.services, ThinkingLevel::Off);
+    let compactor = Compactor { services, model: &model, thinking, session: "s", cancel: &cancel, on_retry: &mut |_| () };
+    let mut messages =
+        vec![Arc::new(compaction::summary_message("## Goal\nold\n\n<read-files>\nb.rs\n</read-files>", 1))];
+    messages.extend(long_task());
+    let cut = Cut { first_kept: 5, turn_start: None };
+    let done = compactor.excerpt(&messages, &cut, "400: no", 4000);
+    assert_eq!(
+        (done.first_kept, done.tokens_after),
+        (5, compaction::tokens(&[done.message.clone(), messages[5].clone()]))
+    );
+    assert!(done.summary.len() < 4500, "{}", done.summary);
+    for part in
+        ["400: no", "## Goal\nold", "never touch prod", "[User]: TASKx", "xEND", "<read-files>\nb.rs\n</read-files>"]
+    {
+        assert!(done.summary.contains(part), "{part}: {}", done.summary);
+    }
+    assert!(bench.bodies().is_empty());
+}
+
+#[test]
 fn there_may_be_nothing_to_do() {
     let bench = bench(&[]);
     let fresh = test_messages(json!([user("hello"), says("hi")]));
     assert_eq!(bench.compact(&fresh, None).0.expect_err("too small"), CompactError::Nothing);
     let mut compacted = vec![Arc::new(compaction::summary_message("## Goal", 2))];
-    assert_eq!(bench.compact(&compacted, None).0.expect_err("too small"), CompactError::Nothing);
-    compacted.extend(two_turns());
+    assert_eq!(bench.compact(&compacted, None).0.expect_err("nothing new"), CompactError::AlreadyCompacted);
+    compacted.extend(two_turns().split_off(4));
     assert_eq!(bench.compact(&compacted, None).0.expect_err("nothing new"), CompactError::AlreadyCompacted);
     assert!(bench.bodies().is_empty());
 }

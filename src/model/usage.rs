@@ -5,6 +5,8 @@ use crate::transcript::{Cost, Message, StopReason, Usage};
 
 /// Every estimate of a prompt's tokens may be too low by so many at least.
 const MIN_MARGIN: u64 = 4096;
+/// But the margin is at most this part of the window, or small windows would leave no room for an answer.
+const MARGIN_PART: u64 = 16;
 /// Below so many tokens for the answer, the margin is given up first.
 const MIN_ROOM: u64 = 32_768;
 
@@ -38,10 +40,11 @@ pub fn price(model: &Model, usage: &mut Usage) {
 pub fn max_tokens(request: &Request<'_>) -> u64 {
     let (window, limit) = (request.model.context_window, request.model.max_tokens);
     let estimate = estimate(request);
-    let margin = MIN_MARGIN.max(estimate / 100 * 15);
+    let least = MIN_MARGIN.min(window / MARGIN_PART);
+    let margin = least.max(estimate / 100 * 15);
     let mut room = window.saturating_sub(estimate).saturating_sub(margin);
     if room < MIN_ROOM {
-        room = MIN_ROOM.min(window.saturating_sub(estimate).saturating_sub(MIN_MARGIN));
+        room = MIN_ROOM.min(window.saturating_sub(estimate).saturating_sub(least));
     }
     limit.min(room).max(1)
 }
@@ -140,8 +143,9 @@ mod tests {
             (200_000, 64_000, 140_000, 200_000 - 140_000 - 21_000),
             (200_000, 64_000, 199_000, 1),
             (100_000, 90_000, 40_000, 100_000 - 40_000 - 6000),
-            (8192, 4096, 6000, 1),
-            (16_384, 16_384, 2000, 16_384 - 2000 - 4096),
+            (8192, 4096, 6000, 8192 - 6000 - 512),
+            (8192, 4096, 7900, 1),
+            (16_384, 16_384, 2000, 16_384 - 2000 - 1024),
         ] {
             let model = Model { context_window: window, max_tokens: limit, ..test_model() };
             let text = "x".repeat(prompt_tokens * 7 / 2);

@@ -6,6 +6,7 @@
 use super::Facts;
 use super::recovery::{ACCEPTED, INTENT, PROMPT_ID, SETTLED, Unfinished};
 use crate::nats::agents::sender::AgentSender;
+use crate::transcript::compaction::forget_counts;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::SessionFile;
 use crate::transcript::{Message, object};
@@ -233,6 +234,24 @@ impl Memory {
         let id = self.append("compaction", entry)?;
         self.messages.splice(..first_kept.min(self.messages.len()), [summary]);
         self.ids.splice(..first_kept.min(self.ids.len()), [id]);
+        forget_counts(&mut self.messages);
+        Ok(())
+    }
+
+    /// These messages, by index, take the place of longer ones, which the file keeps.
+    ///
+    /// # Errors
+    /// It could not be written; what is not written is longer again when the file is read.
+    pub fn shortened(&mut self, messages: Vec<(usize, Arc<Message>)>) -> io::Result<()> {
+        self.catch_up()?;
+        for (at, message) in messages {
+            let Some(place) = self.messages.get_mut(at) else { continue };
+            let content = serde_json::to_value(&*message)?["content"].take();
+            *place = message;
+            forget_counts(&mut self.messages[at..]);
+            let edit = json!({"targetId": self.ids[at], "replacement": {"content": content}});
+            self.append("context_edit", object(edit))?;
+        }
         Ok(())
     }
 

@@ -301,6 +301,15 @@ impl Session {
                 self.check_written(written);
                 self.last_compaction = Some(entry);
             }
+            Event::Step(Step::Shortened(messages)) => {
+                log::info!(
+                    "session {}: {} messages are shortened, to fit into the model's window",
+                    self.info.id,
+                    messages.len()
+                );
+                let written = self.memory.shortened(messages);
+                self.check_written(written);
+            }
             Event::Step(Step::Omitted) => {
                 let written = self.memory.omit_last();
                 self.check_written(written);
@@ -487,7 +496,7 @@ impl Session {
                 Ok(Step::Settled(_)) => return true,
                 Ok(Step::Event(event)) => self.note(event),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
-                Ok(Step::Ask { .. } | Step::Compacted { .. } | Step::Omitted) => {}
+                Ok(Step::Ask { .. } | Step::Compacted { .. } | Step::Shortened(_) | Step::Omitted) => {}
                 Err(e) => return e.is_disconnected(),
             }
         }

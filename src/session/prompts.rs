@@ -130,6 +130,7 @@ impl Session {
             steps,
             spill_dir: self.spill_dir.clone(),
             produced: Vec::new(),
+            overhead: 0,
         };
         let name = format!("t-{}", self.info.id);
         match threads::lend(&name, move || turn.run(work)) {

@@ -6,14 +6,18 @@
 pub mod prompts;
 
 use super::message::{AssistantMessage, Block, Content, Message, StopReason, UserMessage};
+use super::shorten::{elide, limit_for};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Characters that count as one token where the provider did not count.
-const CHARS_PER_TOKEN: u64 = 4;
+pub const CHARS_PER_TOKEN: u64 = 4;
 /// How much of a tool's result goes into the text that is summarised, in characters.
 const RESULT_CHARS: usize = 2000;
+/// No paragraph of that text is made shorter than this many characters; rather some are left out.
+const MIN_PARAGRAPH: usize = 400;
+const PARAGRAPH_END: &str = "\n\n";
 /// How a message begins that stands for the part of the conversation that was summarised. PI's words, as PI must know
 /// such a message again.
 const LEAD_IN: &str =
@@ -41,18 +45,40 @@ pub fn estimate(message: &Message) -> u64 {
     message.chars().div_ceil(CHARS_PER_TOKEN)
 }
 
-/// Tokens of the whole context: what the provider counted last, plus an estimate of what came after that.
-///
-/// Counts from before the compaction that `messages` begins with do not hold any more, and are passed over.
-pub fn context_tokens(messages: &[Arc<Message>]) -> u64 {
-    let compacted = messages.first().filter(|m| is_summary(m)).map_or(i64::MIN, |m| m.timestamp());
-    let counted = |m: &AssistantMessage| m.usage.total_tokens > 0 && !failed(m) && m.timestamp >= compacted;
+/// Tokens that messages take together, estimated.
+pub fn tokens(messages: &[Arc<Message>]) -> u64 {
+    messages.iter().map(|message| estimate(message)).sum()
+}
+
+/// Tokens of the whole context: what the provider counted last, plus an estimate of what came after that. Where nothing
+/// was counted, `overhead` is added: the tokens of the system prompt and the tools.
+pub fn context_tokens(messages: &[Arc<Message>], overhead: u64) -> u64 {
+    let counted = |m: &AssistantMessage| m.usage.total_tokens > 0 && !failed(m);
     let last = messages.iter().enumerate().rev().find_map(|(at, m)| match &**m {
         Message::Assistant(answer) if counted(answer) => Some((at + 1, answer.usage.total_tokens)),
         _ => None,
     });
-    let (after, known) = last.unwrap_or((0, 0));
-    known.saturating_add(messages[after..].iter().map(|m| estimate(m)).sum())
+    let (after, known) = last.unwrap_or((0, overhead));
+    known.saturating_add(tokens(&messages[after..]))
+}
+
+/// Forgets how many tokens the provider counted up to a message, because something before it was summarised or changed
+/// since. To be done with the messages that stay, at the time of the change: their order decides what is out of date,
+/// and no clock, which may have been set back meanwhile, or may be another host's. (What was used in all is counted
+/// elsewhere.)
+pub fn forget_count(message: &mut Message) {
+    if let Message::Assistant(answer) = message {
+        answer.usage.total_tokens = 0;
+    }
+}
+
+/// Does the same to all of `messages`.
+pub fn forget_counts(messages: &mut [Arc<Message>]) {
+    for message in messages {
+        if matches!(&**message, Message::Assistant(answer) if answer.usage.total_tokens > 0) {
+            forget_count(Arc::make_mut(message));
+        }
+    }
 }
 
 /// Such answers stay in the transcript as a record, and no model gets to see them.
@@ -69,43 +95,73 @@ pub struct Cut {
     pub turn_start: Option<usize>,
 }
 
+/// A result must not be parted from its call.
+fn can_be_first(messages: &[Arc<Message>], at: usize) -> bool {
+    !matches!(*messages[at], Message::ToolResult(_))
+}
+
+fn cut_at(messages: &[Arc<Message>], start: usize, first_kept: usize) -> Cut {
+    let starts_turn = |at: &usize| matches!(*messages[*at], Message::User(_));
+    let turn_start = (start..=first_kept).rev().find(starts_turn).filter(|&at| at != first_kept);
+    Cut { first_kept, turn_start }
+}
+
 /// Chooses the cut so that about `keep_recent` tokens stay. Messages before `start` (an earlier summary) are not
 /// looked at. `None` if there would be nothing to summarise.
 pub fn cut(messages: &[Arc<Message>], start: usize, keep_recent: u64) -> Option<Cut> {
-    // A result must not be parted from its call.
-    let valid = |at: &usize| !matches!(*messages[*at], Message::ToolResult(_));
+    let valid = |at: &usize| can_be_first(messages, *at);
     let mut kept = 0;
     let reached = (start..messages.len()).rev().find(|&at| {
         kept += estimate(&messages[at]);
         kept >= keep_recent
     })?;
     let first_kept = (reached..messages.len()).find(valid).or_else(|| (start..reached).rev().find(valid))?;
-    if first_kept <= start {
-        return None;
+    (first_kept > start).then(|| cut_at(messages, start, first_kept))
+}
+
+/// Chooses the cut so that at most `limit` tokens stay, or as few as possible: for contexts of which what [`cut`] keeps is
+/// too long. `None` if there would be nothing to summarise; an earlier summary that takes half of the limit by itself is
+/// something.
+pub fn cut_within(messages: &[Arc<Message>], start: usize, limit: u64) -> Option<Cut> {
+    let (mut kept, mut first_kept) = (0, None);
+    for at in (start..messages.len()).rev() {
+        kept += estimate(&messages[at]);
+        if kept > limit && first_kept.is_some() {
+            break;
+        }
+        if can_be_first(messages, at) {
+            first_kept = Some(at);
+        }
     }
-    let starts_turn = |at: &usize| matches!(*messages[*at], Message::User(_));
-    let turn_start = (start..=first_kept).rev().find(starts_turn).filter(|&at| at != first_kept);
-    Some(Cut { first_kept, turn_start })
+    let worth_it = |at: &usize| *at > start || tokens(&messages[..start]) > limit / 2;
+    let first_kept = first_kept.filter(worth_it)?;
+    Some(cut_at(messages, start, first_kept))
 }
 
 /// The conversation as plain text, in which a model finds nothing to go on with. At most about `max_chars` long: of a
-/// longer one the oldest paragraphs are left out.
+/// longer one the long paragraphs are shortened, so that neither a long task nor what was said before it vanishes. Only
+/// where they are too many for that, the oldest are left out: first of what the model and its tools said, then of the
+/// user's words.
 pub fn serialise(messages: &[Arc<Message>], max_chars: usize) -> String {
-    let mut room = max_chars;
-    let mut paragraphs = Vec::new();
-    for (at, message) in messages.iter().enumerate().rev() {
-        let paragraph = paragraph(message);
-        if paragraph.len() > room {
-            paragraphs.push(format!("[{} older messages left out]", at + 1));
-            break;
-        }
-        room -= paragraph.len();
-        if !paragraph.is_empty() {
-            paragraphs.push(paragraph);
-        }
+    let paragraphs = messages.iter().map(|message| (paragraph(message), matches!(**message, Message::User(_))));
+    let mut paragraphs: Vec<(String, bool)> = paragraphs.filter(|(text, _)| !text.is_empty()).collect();
+    let lengths: Vec<usize> = paragraphs.iter().map(|(text, _)| text.len() + PARAGRAPH_END.len()).collect();
+    let limit = limit_for(lengths.clone(), max_chars, MIN_PARAGRAPH);
+    let mut excess = lengths.iter().map(|&length| length.min(limit)).sum::<usize>().saturating_sub(max_chars);
+    let mut left_out = 0;
+    for users in [false, true] {
+        paragraphs.retain(|(text, user)| {
+            let leave_out = excess > 0 && *user == users;
+            if leave_out {
+                excess = excess.saturating_sub((text.len() + PARAGRAPH_END.len()).min(limit));
+                left_out += 1;
+            }
+            !leave_out
+        });
     }
-    paragraphs.reverse();
-    paragraphs.join("\n\n")
+    let texts = paragraphs.iter().map(|(text, _)| if text.len() > limit { elide(text, limit) } else { text.clone() });
+    let note = (left_out > 0).then(|| format!("[{left_out} older messages left out]"));
+    note.into_iter().chain(texts).collect::<Vec<_>>().join(PARAGRAPH_END)
 }
 
 fn paragraph(message: &Message) -> String {
@@ -235,6 +291,11 @@ pub fn summary_message(summary: &str, timestamp: i64) -> Message {
 /// Whether the message stands for a part of the conversation that was summarised.
 pub fn is_summary(message: &Message) -> bool {
     summary_of(message).is_some()
+}
+
+/// How many messages at the beginning of a context are a summary: one or none.
+pub fn summaries(messages: &[Arc<Message>]) -> usize {
+    usize::from(messages.first().is_some_and(|message| is_summary(message)))
 }
 
 /// The summary in a message of [`summary_message`].

@@ -182,7 +182,8 @@ pub struct Cost {
 }
 
 /// What an image counts for where lengths are compared with a model's context; the PI agent's number.
-const IMAGE_CHARS: u64 = 4800;
+pub(super) const IMAGE_CHARS: u64 = 4800;
+
 impl Message {
     pub fn user(text: impl Into<String>) -> Message {
         Message::User(UserMessage { content: Content::Text(text.into()), timestamp: now_ms() })

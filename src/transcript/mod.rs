@@ -6,6 +6,7 @@ pub mod locate;
 pub mod message;
 pub mod restore;
 pub mod session_file;
+pub mod shorten;
 pub mod stored_message;
 
 pub use message::{

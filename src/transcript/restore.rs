@@ -1,6 +1,6 @@
 //! From a session file's entries to what the model is told: pure.
 
-use super::compaction::summary_message;
+use super::compaction::{forget_count, summary_message};
 use super::contents::{Contents, Fields};
 use super::stored_message::{self, blocks, content};
 use super::{Message, Usage, UserMessage, take_text};
@@ -52,6 +52,8 @@ pub fn restore(contents: &Contents) -> Restored {
             "context_edit" => {
                 let replacement = entry.remove("replacement").unwrap_or_default();
                 if let Some(target) = take_text(&mut entry, "targetId") {
+                    let edited = told.iter().position(|told| told.entry_id == target).unwrap_or(told.len());
+                    told[edited..].iter_mut().for_each(|told| forget_count(&mut told.message));
                     edits.insert(target, replacement);
                 }
             }
@@ -62,6 +64,7 @@ pub fn restore(contents: &Contents) -> Restored {
                 let is_first = |index: &usize| contents.id(*index) == first_kept.as_deref();
                 let kept = path[..at].iter().position(is_first).unwrap_or(at);
                 told.retain(|told| told.at >= kept);
+                told.iter_mut().for_each(|told| forget_count(&mut told.message));
                 let message = summary_message(&words, timestamp(&entry, told.last()));
                 summary = Some(Told { at, entry_id: id.to_string(), message });
             }

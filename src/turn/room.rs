@@ -1,63 +1,170 @@
 //! Room in the model's context: when there is too little, and what is done then.
+//!
+//! There are three occasions: the context comes close to the window (between the turns and before a prompt), it has grown
+//! past it just now (by a prompt or by results of tools, before the next request), or the server refused it as too long,
+//! or had no room left for an answer. And there are three means, each of which is tried where the one before it is of no
+//! use: the older part is replaced by a summary that the model writes; the longest texts of what has to stay are
+//! shortened (`transcript::shorten`); the older part is replaced by excerpts, without a model. All of them stay: they
+//! are in the session file, so that neither the next request nor a restart begins from the start again.
+//!
+//! Windows and token counts are estimates: the server may have a smaller window than was configured, and texts may have
+//! more tokens than their length suggests. So a refused context is halved with each refusal in a row, up to
+//! [`MAX_RECOVERIES`]; the number of requests is bounded by that.
 
 use super::{Run, Settled, Step, Turn};
-use crate::compact::{CompactError, Compactor};
+use crate::compact::{CompactError, Compaction, Compactor};
 use crate::events::{AgentEvent, CompactionReason};
-use crate::model::Outcome;
+use crate::model::{Model, Outcome};
 use crate::reply::ReplyError;
-use crate::transcript::compaction::{context_tokens, should_compact};
-use crate::transcript::{Message, StopReason};
+use crate::transcript::compaction::{self, Cut, context_tokens, should_compact, tokens};
+use crate::transcript::shorten::shorten;
+use crate::transcript::{Message, StopReason, ToolSpec};
 use serde_json::json;
+use std::sync::Arc;
+
+/// How often in a row a context that the server refuses is made smaller.
+const MAX_RECOVERIES: u32 = 3;
+/// Tokens that a cut has to leave out to be worth a summary, if it is not the usual cut.
+const WORTH_A_CUT: u64 = 500;
+
+/// What the context may take, in tokens of its messages.
+struct Limits {
+    /// More than this is not left behind a cut.
+    kept: u64,
+    /// To this much it is shortened, which is less, so that it does not have to be done again after every answer.
+    shortened: u64,
+}
 
 impl Turn {
     /// Makes the context smaller before it comes too close to the model's limit. Failing to do so is no reason to stop: the
     /// next request may fit all the same.
     pub(super) fn keep_room(&mut self) {
         let settings = self.services.compaction_settings(&self.model);
-        if should_compact(context_tokens(&self.transcript), self.model.context_window, &settings) {
-            let _ = self.make_room(CompactionReason::Threshold, None, false);
+        if should_compact(context_tokens(&self.transcript, self.overhead), self.model.context_window, &settings) {
+            let _ = self.relieve(CompactionReason::Threshold, None);
         }
     }
 
-    /// Replaces the older part of the transcript by a summary.
+    /// Makes the context smaller if what was taken in just now has made it longer than the window, or leaves hardly any room
+    /// for an answer. The server would refuse it, or drop part of it silently. If nothing helps, the request is sent all
+    /// the same: the server knows better.
+    pub(super) fn fit(&mut self) {
+        let window = self.model.context_window;
+        let settings = self.services.compaction_settings(&self.model);
+        let for_answer = if settings.enabled { (settings.reserve_tokens / 2).min(window / 8) } else { 0 };
+        let tokens = context_tokens(&self.transcript, self.overhead);
+        if tokens > window - for_answer {
+            let reason = if tokens > window { CompactionReason::Overflow } else { CompactionReason::Threshold };
+            let _ = self.relieve(reason, None);
+        }
+    }
+
+    /// Replaces the older part of the transcript by a summary, because somebody asked for it.
     ///
     /// # Errors
     /// [`CompactError`]; the transcript is as it was.
-    pub(super) fn make_room(
+    pub(super) fn compact(&mut self, focus: Option<&str>) -> Result<(), CompactError> {
+        let size = tokens(&self.transcript);
+        let limits = limits(&self.model, self.overhead, size, None);
+        let cut = self.compactor(&mut |_| ()).plan(&self.transcript);
+        let cut = cut.or_else(|why| self.worthwhile_cut(limits.kept, size).ok_or(why))?;
+        self.make_room(&cut, CompactionReason::Manual, focus, false)
+    }
+
+    fn compactor<'a>(&'a self, on_retry: &'a mut dyn FnMut(crate::compact::SummaryRetry)) -> Compactor<'a> {
+        Compactor {
+            services: &self.services,
+            model: &self.model,
+            thinking: self.thinking,
+            session: &self.info.instance_id,
+            cancel: &self.cancel,
+            on_retry,
+        }
+    }
+
+    /// Makes the context smaller. `refusals` is how many contexts the server has refused in a row before this one, which it
+    /// refused too; `None` if it was not asked. Only what is near the window, but not known to be too long, is left as it
+    /// is where no summary can be had.
+    ///
+    /// # Errors
+    /// Nothing could be made smaller: the reason is that of the summary, if one was tried.
+    fn relieve(&mut self, reason: CompactionReason, refusals: Option<u32>) -> Result<(), CompactError> {
+        let must = reason == CompactionReason::Overflow;
+        let size = tokens(&self.transcript);
+        let limits = limits(&self.model, self.overhead, size, refusals);
+        let mut result = Err(CompactError::Nothing);
+        if self.services.compaction_settings(&self.model).enabled {
+            let usual = self.compactor(&mut |_| ()).plan(&self.transcript);
+            let usual = usual.ok().filter(|cut| tokens(&self.transcript[cut.first_kept..]) <= limits.kept);
+            if let Some(cut) = usual.or_else(|| self.worthwhile_cut(limits.kept, size)) {
+                result = self.make_room(&cut, reason, None, refusals.is_some());
+                if result == Err(CompactError::Cancelled) || (result.is_err() && !must) {
+                    return result;
+                }
+            }
+        }
+        if tokens(&self.transcript) > limits.kept || (refusals.is_some() && result.is_err()) {
+            let shortened = shorten(&self.transcript, limits.shortened);
+            if !shortened.is_empty() {
+                self.replace(shortened);
+                result = Ok(());
+            }
+        }
+        if must
+            && (result.is_err() || tokens(&self.transcript) > limits.kept)
+            && let Some(cut) = self.worthwhile_cut(limits.shortened, size)
+        {
+            self.leave_excerpts(&cut, reason, "there was no room for it", refusals.is_some());
+            result = Ok(());
+        }
+        result
+    }
+
+    /// A cut behind which at most `limit` tokens stay, or as few as possible, if it leaves out enough.
+    fn worthwhile_cut(&self, limit: u64, size: u64) -> Option<Cut> {
+        let start = compaction::summaries(&self.transcript);
+        let cut = compaction::cut_within(&self.transcript, start, limit)?;
+        let left_out = tokens(&self.transcript[..cut.first_kept]);
+        (left_out >= WORTH_A_CUT.max(size / 16)).then_some(cut)
+    }
+
+    /// Puts shortened messages in the place of the whole ones.
+    fn replace(&mut self, shortened: Vec<(usize, Arc<Message>)>) {
+        if let Some((first, _)) = shortened.first() {
+            compaction::forget_counts(&mut self.transcript[*first..]);
+        }
+        for (at, message) in &shortened {
+            self.transcript[*at] = message.clone();
+        }
+        self.step(Step::Shortened(shortened));
+    }
+
+    /// Replaces the part of the transcript before the cut by a summary; where the context must get smaller and there is no
+    /// summary to be had, by excerpts.
+    ///
+    /// # Errors
+    /// [`CompactError`]; the transcript is as it was.
+    fn make_room(
         &mut self,
+        cut: &Cut,
         reason: CompactionReason,
         focus: Option<&str>,
         will_retry: bool,
     ) -> Result<(), CompactError> {
         let steps = self.steps.clone();
         let emit = |event: AgentEvent| drop(steps.send(Step::Event(event)));
-        let mut on_retry = |retry: crate::compact::SummaryRetry| emit(retry.event(reason));
-        let mut compactor = Compactor {
-            services: &self.services,
-            model: &self.model,
-            thinking: self.thinking,
-            session: &self.info.instance_id,
-            cancel: &self.cancel,
-            on_retry: &mut on_retry,
-        };
-        let plan = compactor.plan(&self.transcript)?;
         emit(AgentEvent::CompactionStart { reason });
-        match compactor.compact(&self.transcript, plan, focus) {
+        let mut on_retry = |retry: crate::compact::SummaryRetry| emit(retry.event(reason));
+        let mut compactor = self.compactor(&mut on_retry);
+        let done = match compactor.compact(&self.transcript, cut, focus) {
+            Err(CompactError::Failed(why)) if reason == CompactionReason::Overflow => {
+                Ok(compactor.excerpt(&self.transcript, cut, &why, self.excerpt_chars()))
+            }
+            done => done,
+        };
+        match done {
             Ok(done) => {
-                let entry = json!({"summary": done.summary, "tokensBefore": done.tokens_before,
-                    "details": done.details.details(), "usage": done.usage});
-                let mut result = entry.clone();
-                result["estimatedTokensAfter"] = json!(done.tokens_after);
-                self.transcript.splice(..done.first_kept, [done.message.clone()]);
-                let (message, first_kept, usage) = (done.message, done.first_kept, done.usage);
-                self.step(Step::Compacted { message, first_kept, usage, entry });
-                self.emit(AgentEvent::CompactionEnd {
-                    reason,
-                    result: Some(result),
-                    aborted: false,
-                    will_retry,
-                    error: None,
-                });
+                self.compacted(done, reason, will_retry);
                 Ok(())
             }
             Err(error) => {
@@ -75,41 +182,135 @@ impl Turn {
         }
     }
 
-    /// Deals with a context that was too long, or left no room for the answer: makes it smaller and asks once more, but
-    /// only once in a row. `None` means that the model is to be asked again.
+    /// Replaces the part of the transcript before the cut by excerpts of it, without asking a model.
+    fn leave_excerpts(&mut self, cut: &Cut, reason: CompactionReason, why: &str, will_retry: bool) {
+        self.emit(AgentEvent::CompactionStart { reason });
+        let done = self.compactor(&mut |_| ()).excerpt(&self.transcript, cut, why, self.excerpt_chars());
+        self.compacted(done, reason, will_retry);
+    }
+
+    /// How long excerpts may be, in characters: a sixteenth of the window, at four characters a token.
+    fn excerpt_chars(&self) -> usize {
+        usize::try_from(self.model.context_window / 4).unwrap_or(usize::MAX)
+    }
+
+    fn compacted(&mut self, done: Compaction, reason: CompactionReason, will_retry: bool) {
+        let entry = json!({"summary": done.summary, "tokensBefore": done.tokens_before,
+            "details": done.details.details(), "usage": done.usage});
+        let mut result = entry.clone();
+        result["estimatedTokensAfter"] = json!(done.tokens_after);
+        self.transcript.splice(..done.first_kept, [done.message.clone()]);
+        compaction::forget_counts(&mut self.transcript);
+        let (message, first_kept, usage) = (done.message, done.first_kept, done.usage);
+        self.step(Step::Compacted { message, first_kept, usage, entry });
+        self.emit(AgentEvent::CompactionEnd { reason, result: Some(result), aborted: false, will_retry, error: None });
+    }
+
+    /// Deals with a context that was too long, or left no room for the answer: makes it smaller and asks once more, a few
+    /// times in a row. `None` means that the model is to be asked again.
     pub(super) fn overflowed(&mut self, outcome: Outcome, run: &mut Run) -> Option<Settled> {
-        let error = outcome.message.error_message.clone().unwrap_or_else(|| "the answer was cut off".into());
         let cut = outcome.message.stop_reason == StopReason::Length;
+        let said = !outcome.message.text().trim().is_empty();
+        let error = outcome.message.error_message.clone();
+        let error = error.unwrap_or_else(|| "the model's context window left no room for an answer".into());
+        // What was said of an answer is the answer, if there will be no other.
+        let given_up = |why: String| if said && cut { Settled::Done } else { Settled::Failed(ReplyError::model(why)) };
         let message = self.add(Message::Assistant(outcome.message));
-        if run.recovered {
+        if run.overflows >= MAX_RECOVERIES {
+            let error_text = format!("Context overflow recovery failed after {MAX_RECOVERIES} attempts");
             self.emit(AgentEvent::CompactionEnd {
                 reason: CompactionReason::Overflow,
                 result: None,
                 aborted: false,
                 will_retry: false,
-                error: Some("Context overflow recovery failed after one compact-and-retry attempt".into()),
+                error: Some(error_text),
             });
-            let settled = if cut { Settled::Done } else { Settled::Failed(ReplyError::model(error)) };
-            return Some(self.end_run(run, Some(message), settled));
+            return Some(self.end_run(run, Some(message), given_up(error)));
         }
-        run.recovered = true;
-        self.end_turn(run, Some(message), Vec::new());
+        self.end_turn(run, Some(message.clone()), Vec::new());
         self.emit(self.agent_end(true));
-        // The attempt is left out of the context, or the next one would answer it.
+        // The attempt is left out of the context, or the next one would answer it; but half an answer not before it is sure
+        // that there is another.
         self.transcript.pop();
-        self.step(Step::Omitted);
-        match self.make_room(CompactionReason::Overflow, None, true) {
+        if !cut {
+            self.step(Step::Omitted);
+        }
+        let relieved = self.relieve(CompactionReason::Overflow, Some(run.overflows));
+        run.overflows += 1;
+        match relieved {
             Ok(()) => {
+                if cut {
+                    self.step(Step::Omitted);
+                }
                 self.begin_run(run);
-                None
+                return None;
             }
-            Err(CompactError::Cancelled) => Some(Settled::Aborted),
-            // Nothing can be left out, so what there is of an answer is the answer.
-            Err(_) if cut => Some(Settled::Done),
-            Err(why) => {
-                let error = format!("{error} (context overflow recovery failed: {why})");
-                Some(Settled::Failed(ReplyError::model(error)))
-            }
+            Err(_) if cut => self.transcript.push(message),
+            Err(_) => {}
+        }
+        if self.cancel.is_cancelled() {
+            return Some(Settled::Aborted);
+        }
+        let window = self.model.context_window;
+        Some(given_up(if self.overhead >= window / 4 * 3 {
+            let overhead = self.overhead;
+            format!(
+                "{error} (the system prompt and the tools alone take about {overhead} tokens of the {window} of {})",
+                self.model.spec()
+            )
+        } else {
+            format!("{error} (context overflow recovery failed: there is nothing left to make shorter)")
+        }))
+    }
+}
+
+/// Tokens of what every request has beside the messages, estimated.
+pub(super) fn overhead(system: &str, tools: &[ToolSpec]) -> u64 {
+    let tool = |tool: &ToolSpec| tool.name.len() + tool.description.len() + tool.parameters.to_string().len();
+    let chars = system.len() + tools.iter().map(tool).sum::<usize>();
+    (chars as u64).div_ceil(compaction::CHARS_PER_TOKEN)
+}
+
+/// What the messages may take of the model's window beside the overhead, which is what the system prompt and the tools
+/// take; with `refusals`, of `size` tokens that the server has refused, the last ones after so many others.
+fn limits(model: &Model, overhead: u64, size: u64, refusals: Option<u32>) -> Limits {
+    let room = model.context_window.saturating_sub(overhead).max(model.context_window / 8);
+    let three_quarters = |tokens: u64| tokens / 4 * 3;
+    match refusals {
+        None => Limits { kept: three_quarters(room), shortened: room / 2 },
+        // The first time the window is taken for what it is said to be: what is too long is what is older.
+        Some(0) => Limits { kept: three_quarters(room), shortened: room.min(size) / 2 },
+        Some(refusals) => {
+            let size = room.min(size) >> refusals.min(MAX_RECOVERIES);
+            Limits { kept: three_quarters(size), shortened: size / 2 }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::test_support::test_model;
+
+    #[test]
+    fn what_messages_may_take() {
+        for (window, overhead, size, refusals, kept, shortened) in [
+            // Near the window, and over it by our own count.
+            (200_000, 4000, 230_000, None, 147_000, 98_000),
+            (8000, 3000, 9000, None, 3750, 2500),
+            // Each refusal in a row halves what there is to be.
+            (200_000, 4000, 230_000, Some(0), 147_000, 98_000),
+            (200_000, 4000, 120_000, Some(0), 147_000, 60_000),
+            (200_000, 4000, 120_000, Some(1), 45_000, 30_000),
+            (200_000, 4000, 30_000, Some(2), 5625, 3750),
+            (200_000, 4000, 80, Some(90), 6, 5),
+            // There is no room at all; the messages are not to blame, but something has to be sent.
+            (8000, 9000, 400, None, 750, 500),
+            (0, 0, 0, Some(0), 0, 0),
+        ] {
+            let model = Model { context_window: window, ..test_model() };
+            let limits = limits(&model, overhead, size, refusals);
+            assert_eq!((limits.kept, limits.shortened), (kept, shortened), "{window} {overhead} {size} {refusals:?}");
         }
     }
 }

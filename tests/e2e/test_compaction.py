@@ -4,6 +4,7 @@ The scripted model's window has 200,000 tokens, of which 16,384 are kept free. T
 tokens, which is one message of the tests, so that there is something to summarise.
 """
 
+import base64
 import json
 import signal
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from support.bridge import Bridge
 from support.daemon import MODELS
-from support.model_script import Failure, Gate, Stop, Text, ToolCall, Usage
+from support.model_script import Failure, Gate, Raw, Stop, Text, Thinking, ToolCall, Unterminated, Usage
 
 TOO_LONG = Failure(400, "prompt is too long: 213462 tokens > 200000 maximum")
 LEAD_IN = "The conversation history before this point was compacted into the following summary:"
@@ -268,3 +269,313 @@ def test_a_compaction_that_is_asked_for(daemon, model):
     model.script("third answer")
     daemon.prompt("s", "third prompt").text()
     assert model.requests[-1].prompts[0].startswith(LEAD_IN)
+
+
+# What follows has a model server with a window of its own: it refuses every request that is too long, a token being four
+# bytes of the body, as the services do.
+
+OVERFLOWS = {
+    "anthropic-messages": Failure(400, "prompt is too long: N tokens > M maximum"),
+    "openai-completions": Failure(400, "This model's maximum context length is 1000 tokens. However, you requested 2000"),
+    "openai-responses": Failure(400, "Your input exceeds the context window of this model."),
+    "google-generative-ai": Failure(400, "The input token count (2000) exceeds the maximum number of tokens allowed (1000)."),
+}
+
+
+class Window:
+    """Answers requests that fit into so many tokens; summaries with `summary`, turns with the next of `turns`, or `ok`."""
+
+    def __init__(self, model, tokens, api="anthropic-messages", summary=SUMMARY, turns=()):
+        self.tokens, self.refusal, self.summary, self.turns = tokens, OVERFLOWS[api], summary, list(turns)
+        self.refused = 0
+        model.answer(self)
+
+    def __call__(self, request):
+        if len(json.dumps(request.body, ensure_ascii=False)) // 4 > self.tokens:
+            self.refused += 1
+            return self.refusal
+        if is_summary_request(request):
+            return self.summary
+        return self.turns.pop(0) if self.turns else "ok"
+
+
+def set_window(daemon, tokens, max_tokens=2000):
+    models = json.loads((daemon.agent_dir / "models.json").read_text())
+    for provider in models["providers"].values():
+        provider["models"][0] |= {"contextWindow": tokens, "maxTokens": max_tokens}
+    daemon.write_agent_file("models.json", models)
+
+
+def default_settings(daemon, **compaction):
+    daemon.write_agent_file("settings.json", {"retry": {"baseDelayMs": 20}, "compaction": compaction})
+
+
+def restart(daemon):
+    daemon.signal(signal.SIGKILL)
+    daemon.wait_exit()
+    daemon.start()
+
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+MEGABYTE = "log follows: " + "2026-01-01 error something\n" * 38_000 + "the end"
+
+
+@pytest.mark.parametrize("enabled", [True, False], ids=["compaction on", "compaction off"])
+@pytest.mark.parametrize("api", MODELS)
+def test_a_prompt_that_is_longer_than_the_window_does_not_end_its_session(daemon, model, api, enabled):
+    default_settings(daemon, enabled=enabled)
+    window = Window(model, 200_000, api)
+    daemon.session("s", "hello", model=MODELS[api]).text()
+    daemon.prompt("s", "hello 2").text()
+    assert daemon.prompt("s", MEGABYTE).text() == "ok"
+    # The model sees both ends of it, and that something is missing.
+    prompt = model.requests[-1].prompts[-1]
+    assert prompt.startswith("log follows: ") and prompt.endswith("the end") and "bytes are left out here" in prompt
+    # It is known to be too long, before the server says so; and it stays short, after a restart too.
+    assert window.refused == 0 and "summary" not in kinds(model)
+    assert daemon.prompt("s", "never mind. 1+1?").text() == "ok"
+    before = model.requests[-1].conversation
+    restart(daemon)
+    assert daemon.prompt("s", "and 2+2?").text() == "ok"
+    assert (window.refused, len(model.requests)) == (0, 5)
+    assert model.requests[-1].conversation == [*before, ("assistant", "ok"), ("user", "and 2+2?")]
+    # The file has all of it.
+    assert MEGABYTE in [text for path in daemon.session_files() for text in texts(path)]
+
+
+def texts(path):
+    """The texts of the messages in a session file."""
+    for line in path.read_text().splitlines():
+        content = json.loads(line).get("message", {}).get("content", [])
+        yield from [content] if isinstance(content, str) else (block["text"] for block in content if "text" in block)
+
+
+@pytest.mark.parametrize("declared", [8000, 200_000, 1_000_000])
+def test_a_first_prompt_that_is_too_long_is_answered(daemon, model, declared):
+    """Whatever the configuration says of the window, which is one of 10,000 tokens here."""
+    default_settings(daemon)
+    set_window(daemon, declared)
+    window = Window(model, 10_000)
+    assert daemon.run("begin " + "word " * 12_000 + "end").text() == "ok"
+    assert window.refused <= 3
+    assert model.requests[-1].prompts[-1].startswith("begin ") and model.requests[-1].prompts[-1].endswith(" end")
+
+
+def test_a_window_that_is_smaller_than_configured_is_not_run_into_again_and_again(daemon, model):
+    default_settings(daemon)
+    window = Window(model, 12_000)
+    daemon.session("s", "begin").text()
+    for number in range(12):
+        assert daemon.prompt("s", f"prompt {number} " + "word " * 1500).text() == "ok"
+    # At most every other prompt fills it up again.
+    assert window.refused <= 8
+    assert len(model.requests) <= 13 + window.refused + 8
+
+
+@pytest.mark.parametrize("api", MODELS)
+def test_results_of_one_turn_that_are_too_long_together_are_shortened(daemon, model, api):
+    default_settings(daemon)
+    reads = []
+    for number in range(18):
+        (daemon.cwd / f"{number}.txt").write_text(f"begin {number}\n" + f"{'line ' * 19}\n" * 500 + f"end {number}\n")
+        reads.append(ToolCall("read", {"path": f"{number}.txt"}))
+    window = Window(model, 200_000, api, turns=[reads])
+    assert daemon.run("read all of them", model=MODELS[api]).text() == "ok"
+    assert (window.refused, kinds(model)) == (0, ["turn", "turn"])
+    results = model.requests[-1].tool_results
+    assert len(results) == 18
+    for number, (text, _) in enumerate(results):
+        assert text.startswith(f"begin {number}") and f"end {number}" in text and "bytes are left out here" in text
+        assert 15_000 < len(text) < 30_000
+    if api == "anthropic-messages":
+        assert_calls_and_results_match(model.requests[-1])
+
+
+def test_results_that_the_server_counts_as_more_are_shortened_after_its_refusal(daemon, model):
+    """Our estimate says that they fit."""
+    default_settings(daemon)
+    (daemon.cwd / "long.txt").write_text("0123456789\n" * 4000)
+    window = Window(model, 10_000, turns=[[ToolCall("read", {"path": "long.txt"}) for _ in range(2)]])
+    assert daemon.session("s", "read it twice").text() == "ok"
+    assert 1 <= window.refused <= 3
+    refused = window.refused
+    restart(daemon)
+    assert daemon.prompt("s", "go on").text() == "ok"
+    assert window.refused == refused
+
+
+def test_a_compaction_that_is_dated_ahead_does_not_stop_later_ones(daemon, model):
+    """Another host's clock, or this one's before it was set back: the order of the entries counts."""
+    from test_resume import PiFile
+
+    default_settings(daemon)
+    set_window(daemon, 8000)
+    file = PiFile(daemon)
+    file.user("old prompt")
+    kept = file.user("kept prompt")
+    file.assistant("kept answer")
+    file.entry("compaction", summary="## Goal\nOld things.", firstKeptEntryId=kept, tokensBefore=1000)
+    file.lines[-1] = file.lines[-1].replace("2026-01-01", "2999-01-01")
+    file.save()
+    window = Window(model, 8000)
+    # What the server counts is what it checks.
+    window.turns = [["answer " + "a" * 1500, Usage(input=0, output=0)]] * 20
+    daemon.session("s", "p" * 2500, resume=str(file.path)).text()
+    for _ in range(14):
+        assert daemon.prompt("s", "p" * 2500).text().startswith("answer")
+    assert window.refused == 0
+    assert 1 <= kinds(model).count("summary") <= 6
+    assert "## Goal\nOld things." in next(r for r in model.requests if is_summary_request(r)).prompts[-1]
+
+
+def test_a_long_task_and_what_was_said_before_it_reach_the_summary(daemon, model):
+    default_settings(daemon)
+    set_window(daemon, 32_000)
+    read = ToolCall("bash", {"command": "seq 1 7000 | paste -sd ' ' | fold -w 90"})
+    Window(model, 32_000, turns=["understood", "started"] + [[read], "went on"] * 8)
+    daemon.session("s", "Earlier instruction: never touch prod.").text()
+    daemon.prompt("s", "TASK-MARKER " + "do this and that. " * 4200 + "TASK-END").text()
+    for _ in range(8):
+        assert daemon.prompt("s", "go on").text() == "went on"
+    summaries = [request.prompts[-1] for request in model.requests if is_summary_request(request)]
+    assert summaries
+    for part in ("Earlier instruction: never touch prod.", "TASK-MARKER", "TASK-END"):
+        assert part in summaries[0], part
+    # What was read just now is there in full.
+    last = [request for request in model.requests if request.tool_results][-1]
+    assert last.tool_results[-1][0].rstrip().endswith("7000")
+
+
+@pytest.mark.parametrize("summary", [Failure(400, "no summary today"), [Text(""), Stop("end_turn")], TOO_LONG],
+                         ids=["refused", "empty", "too long"])
+def test_where_no_summary_can_be_had_excerpts_take_its_place(daemon, model, summary):
+    configure(daemon)
+    begin(daemon, model)
+    window = Window(model, 200_000, summary=summary, turns=[TOO_LONG, "fits now", "and on"])
+    assert daemon.prompt("s", f"the newest {LONG}").text() == "fits now"
+    first = model.requests[-1].prompts[0]
+    assert first.startswith(LEAD_IN) and "[User]: first prompt" in first and "[Assistant]: first answer" in first
+    before = model.requests[-1].conversation
+    restart(daemon)
+    assert daemon.prompt("s", "third prompt").text() == "and on"
+    assert model.requests[-1].conversation == [*before, ("assistant", "fits now"), ("user", "third prompt")]
+    assert window.refused == 0
+
+
+def test_without_compaction_many_small_messages_get_out_too(daemon, model):
+    default_settings(daemon, enabled=False)
+    set_window(daemon, 8000)
+    window = Window(model, 8000)
+    daemon.session("s", "the very first").text()
+    for number in range(40):
+        assert daemon.prompt("s", f"prompt {number} " + "w" * 900).text() == "ok"
+    assert "summary" not in kinds(model)
+    assert window.refused <= 10
+
+
+def test_a_window_smaller_than_the_system_prompt_is_an_error_that_says_so(daemon, model):
+    default_settings(daemon)
+    set_window(daemon, 1000)
+    Window(model, 500)
+    failed = daemon.session("s", "hello").failure()
+    assert "prompt is too long" in failed.text and "the system prompt and the tools alone take about" in failed.text
+    assert len(model.requests) == 1
+    assert "prompt is too long" in daemon.prompt("s", "hello again").failure().text
+
+
+def test_the_number_of_requests_is_bounded_and_the_next_prompt_is_answered(daemon, model):
+    default_settings(daemon)
+    model.answer(lambda _: TOO_LONG)
+    failed = daemon.session("s", "begin " + "word " * 20_000).failure()
+    assert "prompt is too long" in failed.text
+    assert len(model.requests) == 4
+    model.answer(lambda _: "fine")
+    assert daemon.prompt("s", "and now?").text() == "fine"
+
+
+def test_what_was_said_stays_where_the_window_is_not_full(daemon, model):
+    """The server counts nothing, or has a lower limit of its own."""
+    begin(daemon, model)
+    for number, usage in enumerate([Usage(), Usage(input=100, output=128), Usage(input=120_000, output=128)]):
+        model.script([Text(f"half {number}"), Stop("max_tokens"), usage])
+        assert daemon.prompt("s", "go on").text() == f"half {number}"
+    model.script("the rest")
+    daemon.prompt("s", "go on").text()
+    assert [text for role, text in model.requests[-1].conversation if role == "assistant"][1:] == ["half 0", "half 1", "half 2"]
+    assert kinds(model) == ["turn"] * 5
+
+
+def test_thoughts_that_filled_the_window_are_no_answer(daemon, model):
+    begin(daemon, model, "scripted/thinker")
+    model.script([Thinking("hm"), Stop("max_tokens"), Usage(input=195_000, output=900)], SUMMARY, "whole")
+    assert daemon.prompt("s", LONG).text() == "whole"
+    assert kinds(model) == ["turn", "turn", "summary", "turn"]
+
+
+@pytest.mark.parametrize("count", [1, 300])
+def test_images_give_way_too(daemon, model, count):
+    """An image counts for 1,200 tokens; the server takes no more than 100 of them."""
+    default_settings(daemon)
+    (daemon.cwd / "a.png").write_bytes(base64.b64decode(PIXEL))
+    calls = [ToolCall("read", {"path": "a.png"}) for _ in range(count)]
+
+    def answer(request):
+        images = json.dumps(request.body).count('"media_type"')
+        if images > 100:
+            return TOO_LONG
+        return "seen" if request.tool_results else calls
+
+    model.answer(answer)
+    assert daemon.run("look").text() == "seen"
+    assert ("An image is left out here" in json.dumps(model.requests[-1].body)) == (count > 100)
+
+
+def test_a_compaction_that_is_asked_for_takes_any_length(daemon, model):
+    """The conversation is longer than the window that the summary is written in."""
+    default_settings(daemon)
+    Window(model, 200_000)
+    daemon.session("s", "TASK-MARKER " + "word " * 100_000).text()
+    daemon.prompt("s", "second " + "word " * 20_000).text()
+    set_window(daemon, 20_000)
+    daemon.bus.ask_json(f"{daemon.subject('s')}.configure", {"model": MODELS["openai-completions"]})
+    window = Window(model, 20_000, "openai-completions")
+    done = json.loads(daemon.bus.ask(f"{daemon.subject('s')}.compact", b"{}").data)
+    assert done["summary"].startswith(SUMMARY)
+    assert any("TASK-MARKER" in request.prompts[-1] for request in model.requests if is_summary_request(request))
+    assert daemon.prompt("s", "third").text() == "ok"
+    assert window.refused <= 2
+
+
+def test_a_session_of_one_long_prompt_can_be_compacted_by_hand(daemon, model):
+    default_settings(daemon)
+    set_window(daemon, 400_000)
+    Window(model, 400_000)
+    assert daemon.session("s", "TASK-MARKER " + "word " * 200_000 + "TASK-END").text() == "ok"
+    set_window(daemon, 200_000)
+    daemon.bus.ask_json(f"{daemon.subject('s')}.configure", {"model": MODELS["openai-completions"]})
+    window = Window(model, 200_000, "openai-completions")
+    with Bridge(daemon.session_socket("s")) as client:
+        assert SUMMARY in client.ask("compact")["summary"]
+        assert "already compacted" in client.refusal("compact").lower()
+    prompt = model.requests[-1].prompts[-1]
+    assert "TASK-MARKER" in prompt and "TASK-END" in prompt
+    assert daemon.prompt("s", "go on").text() == "ok"
+    assert window.refused == 0
+    assert [role for role, _ in model.requests[-1].conversation] == ["user", "assistant", "user"]
+
+
+def test_an_overflow_in_the_middle_of_a_call_is_got_over(daemon, model):
+    """What a local server says when its window is full while it generates."""
+    begin(daemon, model)
+    error = {"type": "error", "error": {"type": "api_error", "message": "Context size has been exceeded."}}
+    call = ToolCall("bash", {"command": "echo ran >> ran.txt"})
+    model.script([call, Raw(f"event: error\ndata: {json.dumps(error)}\n\n"), Unterminated()], SUMMARY, "whole")
+    assert daemon.prompt("s", LONG).text() == "whole"
+    assert kinds(model) == ["turn", "turn", "summary", "turn"]
+    assert not (daemon.cwd / "ran.txt").exists()
+
+
+def test_a_run_does_not_wait_for_a_summary_that_nobody_will_read(daemon, model):
+    model.script(["done", tokens(FULL)])
+    assert daemon.run(LONG).text() == "done"
+    assert kinds(model) == ["turn"]

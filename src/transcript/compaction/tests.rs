@@ -97,25 +97,53 @@ fn the_cut_is_never_on_a_tool_result() {
 }
 
 #[test]
+fn a_cut_can_be_forced_to_keep_little() {
+    let turns = [user(400), says(400), user(40_000), calls("read", "x"), result(4000), says(40), user(40)];
+    for (start, limit, expected) in [
+        (0, 12_000, None),
+        (0, 11_220, Some((1, Some(0)))),
+        (0, 11_000, Some((3, Some(2)))),
+        (0, 1100, Some((3, Some(2)))),
+        (0, 1000, Some((5, Some(2)))),
+        // Nothing is short enough: the last message stays.
+        (0, 1, Some((6, None))),
+        (3, 30_000, None),
+        (6, 1, Some((6, None))),
+        (6, 50_000, None),
+    ] {
+        let expected = expected.map(|(first_kept, turn_start)| Cut { first_kept, turn_start });
+        assert_eq!(cut_within(&turns, start, limit), expected, "{start} {limit}");
+    }
+    assert_eq!(cut_within(&[], 0, 10), None);
+    // A summary that is too long itself is something to leave out.
+    let summarised = [Arc::new(summary_message(&"s".repeat(4000), 1)), user(40)];
+    assert_eq!(cut_within(&summarised, 1, 1000), Some(Cut { first_kept: 1, turn_start: None }));
+    assert_eq!(cut_within(&summarised, 1, 10_000), None);
+}
+
+#[test]
 fn tokens_are_the_providers_count_plus_an_estimate() {
     let counted = answer(vec![], 5000, StopReason::Stop);
     let failed = answer(vec![], 9000, StopReason::Error);
     let aborted = answer(vec![], 9000, StopReason::Aborted);
-    let summary = Arc::new(summary_message("", 200));
-    let of_summary = estimate(&summary);
-    let later = answer_at(200, vec![], 700, StopReason::Stop);
+    // The dates of the summary, in the past and in the future, have no meaning.
+    let summary = |timestamp| Arc::new(summary_message("", timestamp));
+    let of_summary = estimate(&summary(0));
     for (messages, expected) in [
-        (vec![user(401), says(40)], 111),
+        (vec![user(401), says(40)], 7 + 111),
         (vec![user(400), counted.clone(), user(40)], 5010),
         (vec![counted.clone(), failed, user(4)], 5001),
         (vec![counted.clone(), aborted, user(4)], 5001),
-        // What was counted before the compaction does not hold after it.
-        (vec![summary.clone(), counted.clone(), user(40)], of_summary + 10),
-        (vec![summary, counted, later, user(40)], 710),
-        (vec![], 0),
+        (vec![summary(0), counted.clone(), user(40)], 5010),
+        (vec![summary(i64::MAX), counted.clone(), user(40)], 5010),
+        (vec![], 7),
     ] {
-        assert_eq!(context_tokens(&messages), expected, "{messages:?}");
+        assert_eq!(context_tokens(&messages, 7), expected, "{messages:?}");
     }
+    // What was counted before a compaction is forgotten with it.
+    let mut compacted = vec![summary(0), counted, user(40)];
+    forget_counts(&mut compacted);
+    assert_eq!(context_tokens(&compacted, 7), 7 + of_summary + 10);
     let image = Message::User(UserMessage {
         content: Content::Blocks(vec![Block::Image { data: "A".repeat(9000), mime_type: "image/png".into() }]),
         timestamp: 0,
@@ -139,10 +167,32 @@ fn conversations_become_text() {
 }
 
 #[test]
-fn of_a_conversation_that_is_too_long_the_newest_part_is_left() {
-    let messages = [user(10), says(1000), user(20)];
-    assert_eq!(serialise(&messages, 100), format!("[2 older messages left out]\n\n[User]: {}", "u".repeat(20)));
-    assert_eq!(serialise(&messages, 5), "[3 older messages left out]");
+fn of_a_conversation_that_is_too_long_the_long_paragraphs_are_shortened() {
+    let task = Arc::new(Message::user(format!("TASK{}END", "x".repeat(76_000))));
+    let messages = [user(10), says(1000), task, result(50_000), says(20)];
+    let text = serialise(&messages, 10_000);
+    assert!(text.len() <= 10_000 && text.len() > 9_500, "{}", text.len());
+    let user = "u".repeat(10);
+    for part in ["[User]: TASK", "xEND\n\n[Tool result]: rrr", &format!("[User]: {user}\n\n[Assistant]: aaa")] {
+        assert!(text.contains(part), "{part}");
+    }
+    assert!(text.contains(&format!("[Assistant]: {}", "a".repeat(1000))) && !text.contains("older messages left out"));
+}
+
+#[test]
+fn of_too_many_messages_the_oldest_answers_are_left_out_before_the_users_words() {
+    let messages = [user(100), says(1000), user(200), says(1000), result(1000), user(20)];
+    for (max_chars, expected) in [
+        (1600, &["[User]", "[Assistant]", "[User]", "[Assistant]", "[Tool result]", "[User]"][..]),
+        (1300, &["[1 older messages left out]", "[User]", "[User]", "[Assistant]", "[Tool result]", "[User]"]),
+        (900, &["[2 older messages left out]", "[User]", "[User]", "[Tool result]", "[User]"]),
+        (300, &["[4 older messages left out]", "[User]", "[User]"]),
+    ] {
+        let text = serialise(&messages, max_chars);
+        let begins = text.split("\n\n").filter(|p| p.starts_with('[') && !p.starts_with("[..."));
+        assert_eq!(begins.map(|p| p.split(':').next().unwrap_or("")).collect::<Vec<_>>(), expected, "{text}");
+    }
+    assert_eq!(serialise(&messages, 5), "[6 older messages left out]");
 }
 
 #[test]

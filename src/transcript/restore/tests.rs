@@ -175,3 +175,24 @@ fn an_entry_without_a_time_has_that_of_the_message_before() {
         .collect();
     assert_eq!(times, [7; 4]);
 }
+
+#[test]
+fn what_was_counted_before_a_compaction_or_an_edit_is_forgotten_whatever_the_dates() {
+    let counted = |id: &str| {
+        json!({"type":"message","id":id,"message":{"role":"assistant","content":"x","stopReason":"stop",
+            "usage":{"totalTokens":7},"timestamp":1}})
+    };
+    let future = "2099-01-01T00:00:00.000Z";
+    let counts = |entries: Value| -> Vec<u64> {
+        let messages = restored(entries).messages;
+        let count = |message: &Arc<Message>| match &**message {
+            Message::Assistant(answer) => Some(answer.usage.total_tokens),
+            _ => None,
+        };
+        messages.iter().filter_map(count).collect()
+    };
+    let compaction = json!({"type":"compaction","id":"c","summary":"S","firstKeptEntryId":"a","timestamp":future});
+    assert_eq!(counts(json!([user("u", None, "1"), counted("a"), compaction, counted("b")])), [0, 7]);
+    let edit = json!({"type":"context_edit","id":"e","targetId":"b","replacement":{"content":"y"},"timestamp":future});
+    assert_eq!(counts(json!([counted("a"), counted("b"), counted("c"), edit, counted("d")])), [7, 0, 0, 7]);
+}
