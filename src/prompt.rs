@@ -12,6 +12,7 @@ pub mod templates;
 #[cfg(test)]
 mod test_tree;
 mod text_file;
+mod yaml;
 
 use crate::tools::Tool;
 use skills::Skill;

@@ -241,7 +241,7 @@ impl Turn {
         let text = match incoming.expand.then(|| commands::expand(&incoming.text, &places)).flatten() {
             Some(Ok(expanded)) => expanded.text,
             Some(Err(why)) => {
-                log::warn!("session {}: a skill cannot be called up: {why}", self.info.id);
+                log::warn!("session {}: a command cannot be called up: {why}", self.info.id);
                 incoming.text
             }
             None => incoming.text,

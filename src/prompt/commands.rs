@@ -29,7 +29,7 @@ pub struct Again {
 /// What a text that calls up a skill or a template stands for; `None` for any other text. Reads files.
 ///
 /// # Errors
-/// The skill's file cannot be read.
+/// The skill's file cannot be read, or the template comes to nothing.
 pub fn expand(text: &str, places: &Places<'_>) -> Option<Result<Expanded, String>> {
     let command = text.strip_prefix('/')?.split_whitespace().next()?.to_owned();
     let skills = if resources::skill_commands(places) { skills::discover(places) } else { Vec::new() };
@@ -42,7 +42,7 @@ pub fn expand(text: &str, places: &Places<'_>) -> Option<Result<Expanded, String
         }));
     }
     let text = templates::expand(text, &templates::discover(places))?;
-    Some(Ok(Expanded { text, kind: "prompt", command, again: None }))
+    Some(text.map(|text| Expanded { text, kind: "prompt", command, again: None }))
 }
 
 /// All commands as the side channel lists them: `[{name, description, source, sourceInfo}]`. Reads files.

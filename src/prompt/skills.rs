@@ -127,7 +127,7 @@ fn load(file: &Path) -> std::io::Result<Option<Skill>> {
     if description.chars().count() > MAX_DESCRIPTION {
         log::warn!("the skill {name} in {} has a description over {MAX_DESCRIPTION} characters", file.display());
     }
-    let hidden = head.get("disable-model-invocation").is_some_and(|value| value == "true");
+    let hidden = head.get("disable-model-invocation").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     Ok(Some(Skill { name, description, file: file.to_owned(), hidden }))
 }
 

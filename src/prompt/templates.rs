@@ -4,6 +4,8 @@ use super::text_file::read;
 use super::{Places, frontmatter, resources};
 use std::path::{Path, PathBuf};
 
+/// The name of the gap that all arguments go into.
+const ALL: &str = "ARGUMENTS";
 /// Most templates of one session.
 const MAX_TEMPLATES: usize = 500;
 
@@ -65,32 +67,53 @@ fn parse(name: String, text: &str, file: PathBuf) -> Template {
 }
 
 /// What a model gets for `/NAME ARGUMENTS`. `None` = `text` calls up no known template.
-pub fn expand(text: &str, templates: &[Template]) -> Option<String> {
+///
+/// # Errors
+/// The template comes to nothing, which is no question to a model.
+pub fn expand(text: &str, templates: &[Template]) -> Option<Result<String, String>> {
     let call = text.strip_prefix('/')?;
     let (name, arguments) = call.split_once(char::is_whitespace).unwrap_or((call, ""));
     let template = templates.iter().find(|template| template.name == name)?;
-    Some(filled(&template.body, &words(arguments)))
+    let text = filled(&template.body, &words(arguments));
+    if text.trim().is_empty() {
+        let file = template.file.display();
+        return Some(Err(format!("the template in {file} comes to an empty text with these arguments")));
+    }
+    Some(Ok(text))
 }
 
-/// The words of `text`; quotes of either kind keep several together.
+/// The words of `text`; quotes of either kind keep several together. An apostrophe behind a letter or a digit is one of
+/// `text`'s own, and so is any quote that is never closed.
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
-    let mut quote = None;
-    for c in text.chars() {
-        match quote {
-            Some(open) if c == open => quote = None,
-            Some(_) => word.get_or_insert_default().push(c),
-            None if c == '"' || c == '\'' => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
+    let mut before = None;
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let quoted = matches!(c, '"' | '\'').then(|| quoted(rest, before)).flatten();
+        let length = quoted.map_or(c.len_utf8(), |inner| inner.len() + 2);
+        match quoted {
+            Some(inner) => word.get_or_insert_default().push_str(inner),
             None if c.is_whitespace() => words.extend(word.take()),
             None => word.get_or_insert_default().push(c),
         }
+        before = Some(c);
+        rest = &rest[length..];
     }
     words.extend(word);
     words
+}
+
+/// What stands in the quotes of which `text`, which follows `before`, begins with the first.
+fn quoted(text: &str, before: Option<char>) -> Option<&str> {
+    let is_inside_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let inner = &text[1..];
+    if text.starts_with('"') {
+        return Some(&inner[..inner.find('"')?]);
+    }
+    let closes = |(at, _): &(usize, &str)| !is_inside_word(inner[at + 1..].chars().next());
+    let (end, _) = inner.match_indices('\'').find(closes).filter(|_| !is_inside_word(before))?;
+    Some(&inner[..end])
 }
 
 /// The body with its gaps filled. What is put in is not looked at again.
@@ -117,29 +140,34 @@ fn gap(text: &str, arguments: &[String]) -> Option<(String, usize)> {
     if text.starts_with('@') {
         return Some((arguments.join(" "), 1));
     }
-    if let Some(word) = text.strip_prefix("ARGUMENTS") {
-        return Some((arguments.join(" "), text.len() - word.len()));
+    if text.starts_with(ALL) {
+        return Some((arguments.join(" "), ALL.len()));
     }
     if let Some(inner) = text.strip_prefix('{') {
         let inner = &inner[..inner.find('}')?];
         return Some((braced(inner, arguments)?, inner.len() + 2));
     }
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let number = text[..digits].parse().ok()?;
-    Some((argument(number, arguments)?.to_owned(), digits))
+    (digits > 0).then(|| (argument(&text[..digits], arguments).to_owned(), digits))
 }
 
-/// Arguments count from 1; one that was not given is empty. `None` = there can be no such argument.
-fn argument(number: usize, arguments: &[String]) -> Option<&str> {
-    let index = number.checked_sub(1)?;
-    Some(arguments.get(index).map_or("", String::as_str))
+/// Arguments count from 1; one that was not given is empty, as is that of number 0.
+fn argument<'a>(number: &str, arguments: &'a [String]) -> &'a str {
+    let index = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+    index.and_then(|index| arguments.get(index)).map_or("", String::as_str)
 }
 
-/// `N:-default`, `@:-default`, `@:N` or `@:N:L`.
+/// `N:-default`, `@:-default`, `ARGUMENTS:-default`, `@:N` or `@:N:L`.
 fn braced(inner: &str, arguments: &[String]) -> Option<String> {
     let (what, how) = inner.split_once(':')?;
     if let Some(default) = how.strip_prefix('-') {
-        let value = if what == "@" { arguments.join(" ") } else { argument(what.parse().ok()?, arguments)?.to_owned() };
+        let value = match what {
+            "@" | ALL => arguments.join(" "),
+            number if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => {
+                argument(number, arguments).to_owned()
+            }
+            _ => return None,
+        };
         return Some(if value.is_empty() { default.to_owned() } else { value });
     }
     if what != "@" {
@@ -164,8 +192,15 @@ mod tests {
             ("", &[][..]),
             ("  a  b\n", &["a", "b"]),
             ("a 'b c' \"d 'e'\"", &["a", "b c", "d 'e'"]),
-            ("x'y z'w ''", &["xy zw", ""]),
-            ("open \"quote stays", &["open", "quote stays"]),
+            ("don't panic and don't stop", &["don't", "panic", "and", "don't", "stop"]),
+            ("the users' and O'Brien's", &["the", "users'", "and", "O'Brien's"]),
+            ("'don't panic' x", &["don't panic", "x"]),
+            ("--title='two words' --name=\"it's me\"", &["--title=two words", "--name=it's me"]),
+            ("a '' \"\" b", &["a", "", "", "b"]),
+            ("open \"quote stays", &["open", "\"quote", "stays"]),
+            ("'tis open", &["'tis", "open"]),
+            ("one\n\ntwo\tthree\u{a0}four", &["one", "two", "three", "four"]),
+            ("é'ü 日本'語", &["é'ü", "日本'語"]),
         ] {
             assert_eq!(words(text), expected, "{text}");
         }
@@ -178,15 +213,16 @@ mod tests {
             ("$1-$2-$3-$4.", "one-two words-$1-."),
             ("$@|$ARGUMENTS", "one two words $1|one two words $1"),
             ("${1:-x} ${9:-none} ${9:-}", "one none "),
-            ("${@:-all}", "one two words $1"),
+            ("${@:-all} ${ARGUMENTS:-all}", "one two words $1 one two words $1"),
+            ("[$0] [${0:-none}] [$99999999999999999999]", "[] [none] []"),
             ("${@:2}|${@:2:1}|${@:9}|${@:1:0}", "two words $1|two words||"),
-            ("$0 $x ${x} ${1} ${1:y} $ ${", "$0 $x ${x} ${1} ${1:y} $ ${"),
+            ("$x ${x} ${1} ${1:y} ${x:-y} ${:-y} $ ${", "$x ${x} ${1} ${1:y} ${x:-y} ${:-y} $ ${"),
             ("costs $12", "costs "),
             ("ä$1ö", "äoneö"),
         ] {
             assert_eq!(filled(body, &arguments), expected, "{body}");
         }
-        assert_eq!(filled("${@:-all} $1.", &[]), "all .");
+        assert_eq!(filled("${@:-all} ${ARGUMENTS:-every thing} $1.", &[]), "all every thing .");
     }
 
     #[test]
@@ -196,9 +232,11 @@ mod tests {
             ("agent/prompts/notes.txt", "not a template"),
             ("p/.pi/prompts/fix.md", "not taken, as the name is known"),
             ("p/.pi/prompts/test.md", "Test $ARGUMENTS"),
+            ("p/.pi/prompts/as-is.md", "---\ndescription: x\n---\n$ARGUMENTS"),
         ]);
         let names = |trusted| discover(&tree.places("p", trusted)).into_iter().map(|t| t.name).collect::<Vec<_>>();
-        assert_eq!((names(false), names(true)), (vec!["fix".to_owned()], vec!["fix".to_owned(), "test".to_owned()]));
+        let all = ["fix", "as-is", "test"].map(str::to_owned);
+        assert_eq!((names(false), names(true)), (vec!["fix".to_owned()], all.to_vec()));
         tree.write("agent/settings.json", br#"{"prompts":["more"]}"#);
         tree.write("agent/more/late.md", b"Late");
         let templates = discover(&tree.places("p", true));
@@ -207,11 +245,18 @@ mod tests {
         for (text, expected) in [
             ("/fix 'issue 7'", Some("Fix issue 7 now.")),
             ("/test a\nb", Some("Test a b")),
+            ("/test\na isn't\r\nb", Some("Test a isn't b")),
+            ("/as-is do it", Some("do it")),
             ("/test", Some("Test ")),
             ("/unknown", None),
             ("fix", None),
         ] {
-            assert_eq!(expand(text, &templates).as_deref(), expected, "{text}");
+            let found = expand(text, &templates).map(|expanded| expanded.expect(text));
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+        for text in ["/as-is", "/as-is   ", "/as-is ''"] {
+            let error = expand(text, &templates).expect("it is known").expect_err("there is nothing");
+            assert!(error.contains("as-is.md"), "{error}");
         }
     }
 }

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
+/// The variable that names the session's file to programs.
+const SESSION_FILE_VARIABLE: &str = "PI_SESSION_FILE";
+
 /// A tool call of the model, as it stands in its message.
 pub(super) struct Call {
     id: String,
@@ -140,13 +143,20 @@ impl Turn {
 
     fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {
         let mut environment = self.config.tool_environment.clone();
+        // That of a session whose tool has started the daemon is not ours.
+        environment.retain(|(name, _)| name != SESSION_FILE_VARIABLE);
+        let file = self.facts.setup().file;
+        let file = file.as_ref().map(|file| file.to_string_lossy());
         for (name, value) in [
             (SESSION_VARIABLE, self.info.instance_id.as_str()),
             ("PI_SESSION_ID", &self.info.id),
             ("PI_PROVIDER", &self.model.provider),
             ("PI_MODEL", &self.model.id),
             ("PI_REASONING_LEVEL", self.thinking.as_str()),
-        ] {
+        ]
+        .into_iter()
+        .chain(file.as_deref().map(|file| (SESSION_FILE_VARIABLE, file)))
+        {
             environment.push((name.to_string(), value.to_string()));
         }
         let update = |partial: ToolOutput| {
