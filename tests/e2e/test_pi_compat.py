@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.model_script import ToolCall, Usage
-from support.pi import INSTALL_TIMEOUT, Pi
+from support.pi import INSTALL_TIMEOUT, RELEASES, Pi
 
 # The first test that runs may have to install PI.
 pytestmark = [pytest.mark.npm, pytest.mark.timeout(INSTALL_TIMEOUT + 120)]
@@ -22,9 +22,9 @@ def daemon(new_daemon):
     return daemon.start()
 
 
-@pytest.fixture
-def pi(daemon):
-    return Pi(daemon)
+@pytest.fixture(params=RELEASES, ids=str)
+def pi(request, daemon):
+    return Pi(daemon, request.param)
 
 
 def entries(file):
