@@ -104,6 +104,7 @@ class Pi:
     """PI with the home directory, the settings and the models of a daemon."""
 
     def __init__(self, daemon, release):
+        self.release = release
         self._program = release.installed()
         self._cwd = daemon.cwd
         self._environment = {
