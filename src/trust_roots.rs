@@ -40,23 +40,32 @@ const MAX_FILE: u64 = 8 << 20;
 /// Most files of a folder.
 const MAX_FILES: usize = 4096;
 
-/// All authorities. They are read at the first use of TLS, for the whole life of the process: plain connections do not
-/// pay for them. What cannot be read, and certificates that make no sense, are left out and named in the log.
-pub fn trusted() -> Arc<RootCertStore> {
-    static TRUSTED: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
-        let environment = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        Arc::new(load(&environment, &BUNDLES, &FOLDERS))
-    });
-    TRUSTED.clone()
+/// What is trusted.
+pub struct Trusted {
+    pub authorities: Arc<RootCertStore>,
+    /// The certificates that the environment names, in their binary form. A server that shows one of them is trusted too,
+    /// as by Node.js: a gateway's certificate that signs itself is often an authority by its own words.
+    pub named: HashSet<Vec<u8>>,
 }
 
-fn load(environment: &dyn Fn(&str) -> Option<OsString>, bundles: &[&str], folders: &[&str]) -> RootCertStore {
+/// Everything that is trusted. It is read at the first use of TLS, for the whole life of the process: plain connections do
+/// not pay for it. What cannot be read, and certificates that make no sense, are left out and named in the log.
+pub fn trusted() -> &'static Trusted {
+    static TRUSTED: LazyLock<Trusted> = LazyLock::new(|| {
+        let environment = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        load(&environment, &BUNDLES, &FOLDERS)
+    });
+    &TRUSTED
+}
+
+fn load(environment: &dyn Fn(&str) -> Option<OsString>, bundles: &[&str], folders: &[&str]) -> Trusted {
     let mut found =
         Found { store: RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }, known: HashSet::new() };
     match bundles.iter().map(Path::new).find(|path| path.is_file()) {
         Some(bundle) => found.add_file("the system's store", bundle),
         None => folders.iter().for_each(|folder| found.add_folder(Path::new(folder))),
     }
+    let system = std::mem::take(&mut found.known);
     for name in FILE_VARIABLES {
         if let Some(path) = environment(name) {
             found.add_file(name, Path::new(&path));
@@ -71,7 +80,10 @@ fn load(environment: &dyn Fn(&str) -> Option<OsString>, bundles: &[&str], folder
         }
     }
     found.store.roots.shrink_to_fit();
-    found.store
+    // Whole copies of the system's store in these variables are usual, and name no server.
+    found.known.retain(|der| !system.contains(der));
+    found.known.shrink_to_fit();
+    Trusted { authorities: Arc::new(found.store), named: found.known }
 }
 
 struct Found {
@@ -119,18 +131,17 @@ impl Found {
                 continue;
             }
             match self.store.add(CertificateDer::from(der.as_slice())) {
-                Ok(()) => self.forget_if_built_in(),
+                Ok(()) => self.forget_if_there(),
                 Err(why) => wrong(&why.to_string()),
             }
             self.known.insert(der);
         }
     }
 
-    /// Most of a system's authorities are compiled in as well: one copy is enough.
-    fn forget_if_built_in(&mut self) {
-        let built_in = webpki_roots::TLS_SERVER_ROOTS;
-        if let Some(last) = self.store.roots.last()
-            && built_in.iter().any(|root| {
+    /// Most authorities are in several places: one copy is enough.
+    fn forget_if_there(&mut self) {
+        if let Some((last, others)) = self.store.roots.split_last()
+            && others.iter().any(|root| {
                 (&root.subject, &root.subject_public_key_info) == (&last.subject, &last.subject_public_key_info)
             })
         {
@@ -196,7 +207,7 @@ mod tests {
         let texts = |all: &'static [String]| all.iter().map(String::as_str).collect::<Vec<_>>();
         let (bundles, folders) = (texts(bundles.leak()), texts(folders.leak()));
         let store = load(&variable, &bundles, &folders);
-        store.len() - webpki_roots::TLS_SERVER_ROOTS.len()
+        store.authorities.len() - webpki_roots::TLS_SERVER_ROOTS.len()
     }
 
     #[test]

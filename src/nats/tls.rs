@@ -68,7 +68,7 @@ fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
 
 /// The authorities in `ca` and no others; without it those that every client here trusts.
 fn roots(ca: Option<&Path>) -> Result<Arc<RootCertStore>, TlsError> {
-    let Some(ca) = ca else { return Ok(trust_roots::trusted()) };
+    let Some(ca) = ca else { return Ok(trust_roots::trusted().authorities.clone()) };
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(certificates(ca)?);
     if added == 0 { Err(TlsError::NoCertificate(ca.into())) } else { Ok(Arc::new(roots)) }

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.model_script import ToolCall, Usage
-from support.pi import INSTALL_TIMEOUT, Pi
+from support.pi import INSTALL_TIMEOUT, RELEASES, Pi
 
 # The first test that runs may have to install PI.
 pytestmark = [pytest.mark.npm, pytest.mark.timeout(INSTALL_TIMEOUT + 120)]
@@ -22,9 +22,9 @@ def daemon(new_daemon):
     return daemon.start()
 
 
-@pytest.fixture
-def pi(daemon):
-    return Pi(daemon)
+@pytest.fixture(params=RELEASES, ids=str)
+def pi(request, daemon):
+    return Pi(daemon, request.param)
 
 
 def entries(file):
@@ -149,3 +149,66 @@ def assert_summary(message, words):
 
 def session_file(daemon, session_id):
     return Path(daemon.inspect(session_id)["sessionFile"])
+
+
+def test_entries_of_newer_releases_are_read_alike(daemon, model, pi):
+    """Edits of the context, the use of tokens outside of it, system messages and their checkpoint in a compaction."""
+    if str(pi.release) != "newest":
+        pytest.skip("the older release does not know these entries")
+    when = "2026-01-01T00:00:00.000Z"
+    usage = {"input": 5, "output": 1, "cacheRead": 0, "cacheWrite": 0, "totalTokens": 6, "cost": {"total": 0.5}}
+    system = {"role": "system", "content": "Be kind.", "sections": {"a": "b"}, "toolsAdded": [], "timestamp": 1}
+
+    def answer(text):
+        return {
+            "role": "assistant", "content": [{"type": "text", "text": text}], "api": "anthropic-messages",
+            "provider": "scripted", "model": "one", "usage": usage, "stopReason": "stop", "rawStopReason": "end_turn",
+            "thinkingLevel": "off", "providerThinkingLevel": "none", "diagnostics": [], "endTurn": True, "timestamp": 3,
+        }
+
+    def user(text):
+        return {"role": "user", "content": text, "timestamp": 2}
+
+    lines = [
+        ("message", {"message": system}),
+        ("message", {"message": user("forgotten")}),
+        ("message", {"message": answer("as well")}),
+        ("message", {"message": user("kept")}),
+        ("message", {"message": answer("long answer")}),
+        ("usage", {"kind": "cache_warm", "provider": "scripted", "model": "one", "usage": usage, "note": "n"}),
+        ("compaction", {"summary": "So far.", "firstKeptEntryId": "00000004", "tokensBefore": 9, "systemMessage": system}),
+        ("message", {"message": user("secret")}),
+        ("message", {"message": answer("told")}),
+        ("custom", {"customType": "pi.virtual-model-state", "data": {"provider": "p", "modelId": "m", "state": {}}}),
+        ("context_edit", {"targetId": "00000005", "replacement": {"content": "short"}}),
+        ("context_edit", {"targetId": "00000008", "replacement": {"content": "first"}}),
+        ("context_edit", {"targetId": "00000008", "replacement": {"content": [{"type": "text", "text": "public"}]}}),
+        ("from_the_future", {"content": "unknown"}),
+        ("message", {"message": user("taken back")}),
+        ("message", {"message": answer("never said")}),
+        ("context_edit", {"targetId": "0000000f", "replacement": None}),
+        ("context_edit", {"targetId": "00000010", "replacement": None}),
+    ]
+    header = {"type": "session", "version": 3, "id": "0198c0de-0000-7000-8000-000000000000", "timestamp": when}
+    written = [{**header, "cwd": str(daemon.cwd)}]
+    for number, (kind, fields) in enumerate(lines, 1):
+        parent = f"{number - 1:08x}" if number > 1 else None
+        written.append({"type": kind, "id": f"{number:08x}", "parentId": parent, "timestamp": when, **fields})
+    file = daemon.agent_dir / "sessions/any" / f"2026-01-01T00-00-00-000Z_{header['id']}.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in written))
+
+    model.script("Mine.", "Theirs.")
+    assert daemon.session("new", "Go on", resume=str(file)).text() == "Mine."
+    ours = model.requests[-1].conversation
+    assert_summary(ours[0], "So far.")
+    assert ours[1:] == [
+        ("user", "kept"), ("assistant", "short"), ("user", "public"), ("assistant", "told"), ("user", "Go on"),
+    ]
+    # What nobody understands stays in the file, and what was used without a message counts.
+    assert entries(file)[: len(written)] == written
+    assert daemon.inspect("new")["tokens"]["input"] >= 5 * 5
+    daemon.stop_session("new")
+    pi.prompt("And you", file)
+    assert model.requests[-1].conversation == [*ours, ("assistant", "Mine."), ("user", "And you")]
+    assert_one_branch(file)

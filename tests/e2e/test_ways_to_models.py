@@ -48,6 +48,22 @@ class TestCertificates:
         daemon.wait_log(r"NODE_EXTRA_CA_CERTS: .*gone\.pem")
         daemon.wait_log(r"SSL_CERT_DIR: .*nowhere")
 
+    @pytest.mark.parametrize("named", [True, False])
+    def test_a_server_that_signs_itself(self, new_daemon, authority, named):
+        certificate, key = authority.issue_for_itself()
+        model = ModelServer((certificate, key))
+        daemon = new_daemon()
+        daemon.write_agent_file("models.json", providers(model.url))
+        if named:
+            daemon.environment["NODE_EXTRA_CA_CERTS"] = certificate
+        daemon.start()
+        model.script("trusted")
+        if named:
+            assert daemon.run("x").text() == "trusted"
+        else:
+            assert "TLS failure" in str(daemon.run("x").failure())
+        model.close()
+
     def test_others_are_refused_with_what_helps(self, daemon):
         error = str(daemon.run("x").failure())
         assert "UnknownIssuer" in error and "NODE_EXTRA_CA_CERTS" in error and "SSL_CERT_FILE" in error

@@ -1,5 +1,6 @@
 use super::*;
 use crate::model::credentials::{Authorization, Scheme};
+use crate::model::sendable::Refused;
 use crate::model::test_support::{Recorder, decoded, prepared, test_model, test_request};
 use crate::model::thinking::Budgets;
 use crate::model::{Api, Outcome, Request};
@@ -137,6 +138,7 @@ fn words_for_the_cache() {
                 max_tokens: 100,
                 budgets: Budgets::default(),
                 long_cache,
+                refused: &Refused::default(),
             })
             .body;
             let body: Value = serde_json::from_slice(&body).expect("JSON");

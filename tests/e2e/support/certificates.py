@@ -22,6 +22,16 @@ class Authority:
         certificate = self._sign(self._name, self._key, x509.BasicConstraints(ca=True, path_length=None))
         self.certificate = self._save(f"{name}.pem", certificate.public_bytes(serialization.Encoding.PEM))
 
+    def issue_for_itself(self):
+        """A certificate for 127.0.0.1 that signs itself and is an authority, as `openssl req -x509` makes them."""
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        certificate = self._sign(self._name, self._key, names, x509.BasicConstraints(ca=True, path_length=None))
+        private = self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        public = certificate.public_bytes(serialization.Encoding.PEM)
+        return self._save("itself.pem", public), self._save("itself-key.pem", private)
+
     def issue(self, name, usage):
         """Makes a key and a certificate for 127.0.0.1; returns the paths of certificate and key."""
         key = ec.generate_private_key(ec.SECP256R1())
