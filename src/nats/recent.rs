@@ -406,6 +406,26 @@ mod tests {
     }
 
     #[test]
+    fn everybody_is_told_where_the_answer_begins_anew() {
+        let (recent, cancel, now) = (Recent::default(), Cancel::new(), Instant::now());
+        let ((first, first_reply), (second, second_reply), (third, third_reply)) = (record(), record(), record());
+        let shared = recent.share(named("1"), first_reply, now);
+        let restart = |attempt| shared.restart(Restart { attempt, void_bytes: 1 });
+        shared.text("a", &cancel);
+        restart(2);
+        assert!(recent.join(&named("1"), || second_reply.clone()));
+        shared.text("b", &cancel);
+        restart(3);
+        shared.text("c", &cancel);
+        shared.finish(Ok(()));
+        restart(4);
+        assert!(recent.join(&named("1"), || third_reply.clone()));
+        for record in [first, second, third] {
+            assert_eq!(record.got(), got("a[2]b[3]c", &[Ok(())]));
+        }
+    }
+
+    #[test]
     fn a_request_is_remembered_as_long_as_it_runs() {
         let (recent, now) = (Recent::default(), Instant::now());
         let shared = recent.share(named("1"), record().1, now);
