@@ -11,9 +11,8 @@ pub trait Reply: Send + Sync {
     fn accepted(&self) {}
     /// Takes a piece of the answer. May wait, until cancelled, while the receiver takes nothing and too much is held.
     fn text(&self, text: &str, cancel: &Cancel);
-    /// The text since the last complete answer of the model is void: the model answers once more, and this is the attempt
-    /// with that number, counted from 1. Nothing of it was handed over yet. In order with the text; does not wait.
-    fn restart(&self, attempt: u32);
+    /// The last piece of the text is void, and the answer begins anew. In order with the text; does not wait.
+    fn restart(&self, restart: Restart);
     /// Nothing more is at hand for now: what was held back for the sake of batching goes out.
     fn flush(&self);
     /// Takes note of what happens while the answer is made, in order with its text. Called on the session's thread; must
@@ -32,14 +31,31 @@ pub struct SilentReply;
 
 impl Reply for SilentReply {
     fn text(&self, _text: &str, _cancel: &Cancel) {}
-    fn restart(&self, _attempt: u32) {}
+    fn restart(&self, _restart: Restart) {}
     fn flush(&self) {}
     fn finish(&self, _result: Result<(), ReplyError>) {}
 }
 
-/// What a reader who takes an answer for plain text finds where it begins anew, see [`Reply::restart`].
-pub fn restart_line(attempt: u32) -> String {
-    format!("[The answer begins anew: attempt {attempt}]")
+/// A second beginning: the model is asked again after some of its answer was handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// The number of the request whose answer comes now, counted from 1 for each answer of the model.
+    pub attempt: u32,
+    /// How much of the text right before is void, bytes. It ends where the model's last complete answer, or the attempt before
+    /// this one, ended.
+    pub void_bytes: usize,
+}
+
+impl Restart {
+    /// For those who take an answer for plain text.
+    pub fn line(&self) -> String {
+        format!("[The answer begins anew: attempt {}]", self.attempt)
+    }
+
+    /// For programs.
+    pub fn document(&self) -> Value {
+        json!({"attempt": self.attempt, "voidBytes": self.void_bytes})
+    }
 }
 
 /// What can go wrong with a prompt or another request to a session.

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::events::AgentEvent;
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry, settle_calls};
 use crate::prompt::{PromptInput, commands, skills, system_prompt};
-use crate::reply::{ErrorKind, Reply, ReplyError};
+use crate::reply::{ErrorKind, Reply, ReplyError, Restart};
 use crate::session::{Facts, Info};
 use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage, now_ms};
@@ -156,25 +156,24 @@ struct Run {
     emptied: bool,
     /// Requests for the answer that is due.
     requests: u32,
-    /// The caller has got text of the latest of them.
-    heard: bool,
-    /// The caller has got text that is void, and is to be told before it gets anything of the request with this number.
-    restart: Option<u32>,
+    /// How much text of the latest of them the caller has got, bytes.
+    heard: usize,
+    /// The caller has got text that is void, of which it is to be told before it gets anything else.
+    restart: Option<Restart>,
 }
 
 impl Run {
     /// The model is to be asked once more for the same answer.
     fn again(&mut self) {
         self.requests += 1;
-        if std::mem::take(&mut self.heard) || self.restart.is_some() {
-            self.restart = Some(self.requests);
-        }
+        let void_bytes = std::mem::take(&mut self.heard) + self.restart.map_or(0, |restart| restart.void_bytes);
+        self.restart = (void_bytes > 0).then_some(Restart { attempt: self.requests, void_bytes });
     }
 
     /// The answer is there; the next request is for another one.
     fn answered(&mut self) {
         (self.attempt, self.emptied) = (0, false);
-        (self.requests, self.heard, self.restart) = (1, false, None);
+        (self.requests, self.heard, self.restart) = (1, 0, None);
     }
 
     /// A context with new words in it has its own chances to be made smaller.
@@ -305,7 +304,7 @@ impl Turn {
         self.overhead = room::overhead(&system, &specs);
         self.keep_room();
         let mut run =
-            Run { turn: 0, attempt: 0, overflows: 0, emptied: false, requests: 1, heard: false, restart: None };
+            Run { turn: 0, attempt: 0, overflows: 0, emptied: false, requests: 1, heard: 0, restart: None };
         self.begin_run(&mut run);
         messages.into_iter().for_each(|message| self.take_in(message));
         // The session approved the first request when it started the turn.
@@ -420,7 +419,7 @@ impl Turn {
             session: &self.info.instance_id,
         };
         let restart = run.restart.take();
-        let mut sink = Streaming { turn: self, started: false, heard: false, restart, delta: None };
+        let mut sink = Streaming { turn: self, started: false, heard: 0, restart, delta: None };
         let outcome = self.services.stream(&request, &self.cancel, &mut sink);
         sink.finish();
         (run.heard, run.restart) = (sink.heard, sink.restart);

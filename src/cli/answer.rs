@@ -3,7 +3,7 @@
 use super::connection::{Connection, Deadline, Record, same_id};
 use super::failure::Failure;
 use super::output;
-use crate::reply::restart_line;
+use crate::reply::Restart;
 use serde_json::Value;
 
 /// Prints the answer to a request whose response has arrived, and waits for its end, however long the model works.
@@ -27,8 +27,9 @@ pub fn follow(connection: &mut Connection, id: &Value, json: bool) -> Result<(),
                 line_is_open = if text.is_empty() { line_is_open } else { !text.ends_with('\n') };
             }
             Some("restart") if !json => {
-                let attempt = record.get("attempt").and_then(Value::as_u64).unwrap_or_default();
-                let line = restart_line(u32::try_from(attempt).unwrap_or(u32::MAX));
+                let number = |name| record.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+                let attempt = number("attempt").and_then(|n| u32::try_from(n).ok()).unwrap_or_default();
+                let line = Restart { attempt, void_bytes: number("voidBytes").unwrap_or_default() }.line();
                 output::print(&format!("{}{line}\n", if line_is_open { "\n" } else { "" }))?;
                 line_is_open = false;
             }

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// The first wait, where the server names none; it doubles with every refusal in a row.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
+/// A wait that a server asks for is remembered no longer than this: a limit of hours may be that of one model only, or be
+/// lifted by a payment, so that it is worth a request now and then. More than all attempts of one request wait together.
+const LONGEST_REMEMBERED: Duration = Duration::from_secs(300);
 /// Between two requests that go on after a wait.
 const SPACING: Duration = Duration::from_millis(50);
 /// More keys than this are not watched at a time; the limit that ends first is forgotten.
@@ -109,8 +112,8 @@ impl Throttle {
         if limit.until <= now {
             limit.strikes += 1;
         }
-        let wait =
-            asked.unwrap_or_else(|| (FIRST_WAIT * (1 << limit.strikes.saturating_sub(1).min(8))).min(LONGEST_WAIT));
+        let own = (FIRST_WAIT * (1 << limit.strikes.saturating_sub(1).min(8))).min(LONGEST_WAIT);
+        let wait = asked.map_or(own, |asked| asked.min(LONGEST_REMEMBERED));
         limit.until = limit.until.max(now + wait);
     }
 
@@ -190,6 +193,14 @@ mod tests {
         let failed = throttle.wait(account, Duration::from_secs(600), &cancel).expect_err("cancelled");
         assert!(failed.aborted);
         assert!(throttle.wait(Account::new("s", "other"), LONG, &Cancel::new()).is_ok());
+    }
+
+    #[test]
+    fn a_limit_of_hours_is_asked_about_again() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let account = Account::new("s", "k");
+        throttle.refused(account, Some(Duration::from_secs(18 * 3600)), now);
+        assert_eq!(throttle.until(account), Some(now + LONGEST_REMEMBERED));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use crate::cancel::Cancel;
 use crate::events::AgentEvent;
 use crate::nats::Message;
-use crate::reply::{ErrorKind, Reply, ReplyError};
+use crate::reply::{ErrorKind, Reply, ReplyError, Restart};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -129,8 +129,8 @@ struct State {
     text: String,
     /// How much of the answer came before `text` and is not kept any more, bytes. Nobody can join then.
     forgotten: usize,
-    /// Where the answer began anew, bytes from its beginning, and with which attempt.
-    restarts: Vec<(usize, u32)>,
+    /// Where the answer began anew, bytes from its beginning.
+    restarts: Vec<(usize, Restart)>,
     end: Option<Result<(), ReplyError>>,
     callers: Vec<Caller>,
 }
@@ -206,7 +206,8 @@ impl SharedReply {
                 if caller.busy && !mine {
                     return;
                 }
-                let restart = restarts.get(caller.restarts).filter(|(at, _)| *at == caller.sent).map(|(_, n)| *n);
+                let restart =
+                    restarts.get(caller.restarts).filter(|(at, _)| *at == caller.sent).map(|(_, restart)| *restart);
                 caller.restarts += usize::from(restart.is_some());
                 let until = restarts.get(caller.restarts).map_or(text.len(), |(at, _)| at - *forgotten);
                 let piece = text[caller.sent - *forgotten..until].to_string();
@@ -225,8 +226,8 @@ impl SharedReply {
             if !mine {
                 return;
             }
-            if let Some(attempt) = restart {
-                reply.restart(attempt);
+            if let Some(restart) = restart {
+                reply.restart(restart);
             }
             if !piece.is_empty() {
                 reply.text(&piece, cancel);
@@ -269,14 +270,14 @@ impl Reply for SharedReply {
         self.send_to_all(cancel);
     }
 
-    fn restart(&self, attempt: u32) {
+    fn restart(&self, restart: Restart) {
         {
             let mut state = self.state();
             if state.end.is_some() {
                 return;
             }
             let at = state.forgotten + state.text.len();
-            state.restarts.push((at, attempt));
+            state.restarts.push((at, restart));
         }
         let at_once = Cancel::new();
         at_once.cancel();
@@ -335,8 +336,8 @@ mod tests {
         fn text(&self, text: &str, _cancel: &Cancel) {
             self.0.lock().expect("not poisoned").0.push_str(text);
         }
-        fn restart(&self, attempt: u32) {
-            self.0.lock().expect("not poisoned").0.push_str(&format!("[{attempt}]"));
+        fn restart(&self, restart: Restart) {
+            self.0.lock().expect("not poisoned").0.push_str(&format!("[{}]", restart.attempt));
         }
         fn flush(&self) {}
         fn finish(&self, result: Result<(), ReplyError>) {
@@ -402,6 +403,26 @@ mod tests {
         recent.tick(now + WINDOW);
         drop(shared);
         assert_eq!((recent.kept.load(Ordering::Relaxed), recent.requests().len()), (0, 0));
+    }
+
+    #[test]
+    fn everybody_is_told_where_the_answer_begins_anew() {
+        let (recent, cancel, now) = (Recent::default(), Cancel::new(), Instant::now());
+        let ((first, first_reply), (second, second_reply), (third, third_reply)) = (record(), record(), record());
+        let shared = recent.share(named("1"), first_reply, now);
+        let restart = |attempt| shared.restart(Restart { attempt, void_bytes: 1 });
+        shared.text("a", &cancel);
+        restart(2);
+        assert!(recent.join(&named("1"), || second_reply.clone()));
+        shared.text("b", &cancel);
+        restart(3);
+        shared.text("c", &cancel);
+        shared.finish(Ok(()));
+        restart(4);
+        assert!(recent.join(&named("1"), || third_reply.clone()));
+        for record in [first, second, third] {
+            assert_eq!(record.got(), got("a[2]b[3]c", &[Ok(())]));
+        }
     }
 
     #[test]

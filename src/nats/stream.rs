@@ -4,7 +4,7 @@ use crate::cancel::Cancel;
 use crate::nats::agents::chunks;
 use crate::nats::replies::{error_headers, report};
 use crate::nats::{Connection, Message, PublishError};
-use crate::reply::{Reply, ReplyError, restart_line};
+use crate::reply::{Reply, ReplyError, Restart};
 use crate::threads;
 use crossbeam_channel::bounded;
 use serde_json::{Value, json};
@@ -28,8 +28,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const HELD_RETRY: Duration = Duration::from_millis(20);
 /// Room for the headers of an error within `max_payload`, bytes.
 const HEADER_ROOM: usize = 512;
-/// The header of the line in a stream of plain text behind which the answer begins anew; its value is the attempt's number.
+/// The headers of the line in a stream of plain text behind which the answer begins anew: the attempt's number, and how many
+/// bytes of the text before it are void.
 const RESTART_HEADER: &str = "Pi-Exec-Restart";
+const VOID_HEADER: &str = "Pi-Exec-Void-Bytes";
 /// The header of an error in a stream of plain text that has its code.
 const CODE_HEADER: &str = "Pi-Exec-Error";
 /// A caller of the agent protocol hears something this often. Its clients give up after 60 s of silence, so that one lost
@@ -70,10 +72,10 @@ impl Form {
     }
 
     /// The message behind which the answer begins anew.
-    fn restart(self, attempt: u32) -> String {
+    fn restart(self, restart: Restart) -> String {
         match self {
-            Form::Text => restart_line(attempt),
-            Form::Agent => chunks::status(&format!("restart:{}", json!({"attempt": attempt}))),
+            Form::Text => restart.line(),
+            Form::Agent => chunks::status(&format!("restart:{}", restart.document())),
         }
     }
 
@@ -131,14 +133,14 @@ enum Held {
     Text(String),
     /// A whole message.
     Message(String),
-    /// The answer begins anew, with the attempt of that number.
-    Restart(u32),
+    /// The answer begins anew.
+    Restart(Restart),
 }
 
 enum Piece<'a> {
     Text(&'a str),
     Message(&'a str),
-    Restart(u32),
+    Restart(Restart),
     Error(&'a ReplyError),
     End,
 }
@@ -272,7 +274,7 @@ impl Shared {
                     Piece::Text(&text[..self.form.piece_end(text, self.connection.max_payload())])
                 }
                 (Some(Held::Message(message)), _) => Piece::Message(message),
-                (Some(Held::Restart(attempt)), _) => Piece::Restart(*attempt),
+                (Some(Held::Restart(restart)), _) => Piece::Restart(*restart),
                 (None, Some(Err(error))) => Piece::Error(error),
                 (None, Some(Ok(()))) => Piece::End,
                 (None, None) => return true,
@@ -340,18 +342,23 @@ impl Shared {
 
     fn publish(&self, piece: &Piece<'_>, reply: Option<&str>) -> Result<(), PublishError> {
         let mut headers: Vec<(&str, String)> = Vec::new();
-        match piece {
-            Piece::Error(error) => headers.extend(error_headers(self.status(error), &error.message)),
-            Piece::Restart(attempt) if self.form == Form::Text => headers.push((RESTART_HEADER, attempt.to_string())),
+        match (piece, self.form) {
+            (Piece::Error(error), form) => {
+                headers.extend(error_headers(self.status(error), &error.message));
+                if form == Form::Text {
+                    headers.push((CODE_HEADER, error.code().to_string()));
+                }
+            }
+            (Piece::Restart(Restart { attempt, void_bytes }), Form::Text) => {
+                headers.push((RESTART_HEADER, attempt.to_string()));
+                headers.push((VOID_HEADER, void_bytes.to_string()));
+            }
             _ => {}
-        }
-        if let (Piece::Error(error), Form::Text) = (piece, self.form) {
-            headers.push((CODE_HEADER, error.code().to_string()));
         }
         let payload = match piece {
             Piece::Text(text) => self.form.text(text),
             Piece::Message(message) => message.as_bytes().into(),
-            Piece::Restart(attempt) => self.form.restart(*attempt).into_bytes().into(),
+            Piece::Restart(restart) => self.form.restart(*restart).into_bytes().into(),
             Piece::Error(error) => {
                 self.form.error(error, self.connection.max_payload().saturating_sub(HEADER_ROOM)).into_bytes().into()
             }
@@ -453,10 +460,10 @@ impl Reply for Stream {
         }
     }
 
-    fn restart(&self, attempt: u32) {
+    fn restart(&self, restart: Restart) {
         let mut state = self.state();
         if !state.over() {
-            state.held.push_back(Held::Restart(attempt));
+            state.held.push_back(Held::Restart(restart));
             self.0.advance_directly(&mut state);
         }
     }

@@ -2,7 +2,7 @@
 
 use super::link::Link;
 use crate::cancel::Cancel;
-use crate::reply::{Reply, ReplyError};
+use crate::reply::{Reply, ReplyError, Restart};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -119,13 +119,14 @@ impl Reply for ChunkStream {
         }
     }
 
-    fn restart(&self, attempt: u32) {
+    fn restart(&self, restart: Restart) {
         match &mut *self.phase() {
             // The client has not seen what is void.
-            Phase::Waiting(held, _) => held.clear(),
+            Phase::Waiting(held, _) => held.truncate(held.len().saturating_sub(restart.void_bytes)),
             Phase::Open => {
                 let mut record = self.record("restart");
-                record["attempt"] = json!(attempt);
+                record["attempt"] = json!(restart.attempt);
+                record["voidBytes"] = json!(restart.void_bytes);
                 self.link.send(record.to_string());
             }
             Phase::Ended => {}
@@ -180,12 +181,12 @@ mod tests {
     fn a_stream_is_its_pieces_and_one_end() {
         let cancel = Cancel::new();
         let found = read(Some(json!({"a": 1})), |stream| {
-            stream.text("void", &cancel);
-            stream.restart(2);
             stream.text("early ", &cancel);
+            stream.text("void", &cancel);
+            stream.restart(Restart { attempt: 2, void_bytes: 4 });
             stream.text("text", &cancel);
             stream.open();
-            stream.restart(3);
+            stream.restart(Restart { attempt: 3, void_bytes: 4 });
             stream.text("late", &cancel);
             stream.finish(Ok(()));
             stream.finish(Err(ReplyError::stopped()));
@@ -194,7 +195,7 @@ mod tests {
         let id = json!({"a": 1});
         let expected = json!([
             {"type": "chunk", "id": id, "data": "early text"},
-            {"type": "restart", "id": id, "attempt": 3},
+            {"type": "restart", "id": id, "attempt": 3, "voidBytes": 4},
             {"type": "chunk", "id": id, "data": "late"},
             {"type": "end", "id": id, "success": true},
         ]);

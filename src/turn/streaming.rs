@@ -3,7 +3,7 @@
 use super::Turn;
 use crate::events::{AgentEvent, Delta, DeltaKind};
 use crate::model::{Sink, StreamEvent};
-use serde_json::json;
+use crate::reply::Restart;
 
 /// Hands the text of an answer to the caller, on the thread that reads it from the model; and, while somebody listens,
 /// every piece of the answer to the session.
@@ -11,10 +11,10 @@ pub(super) struct Streaming<'a> {
     pub turn: &'a Turn,
     /// The provider has accepted the request.
     pub started: bool,
-    /// The caller has got text of this answer.
-    pub heard: bool,
-    /// The caller has got text of an attempt before this one, which has this number, and was not told yet that it is void.
-    pub restart: Option<u32>,
+    /// How much text of this answer the caller has got, bytes.
+    pub heard: usize,
+    /// The caller has got text of an attempt before this one, and was not told yet that it is void.
+    pub restart: Option<Restart>,
     /// A piece that the session could not take yet, to which the next ones are added.
     pub delta: Option<Delta>,
 }
@@ -39,9 +39,9 @@ impl Streaming<'_> {
 
     /// Tells that what came of the attempt before is void.
     fn begin_anew(&mut self) {
-        if let Some(attempt) = self.restart.take() {
-            self.turn.reply.restart(attempt);
-            self.turn.emit(AgentEvent::Bridge { name: "bridge_restart", data: json!({"attempt": attempt}) });
+        if let Some(restart) = self.restart.take() {
+            self.turn.reply.restart(restart);
+            self.turn.emit(AgentEvent::Bridge { name: "bridge_restart", data: restart.document() });
         }
     }
 
@@ -66,7 +66,7 @@ impl Sink for Streaming<'_> {
             _ => {}
         }
         if let StreamEvent::TextDelta { delta, .. } = event {
-            self.heard = true;
+            self.heard += delta.len();
             self.turn.reply.text(delta, &self.turn.cancel);
         }
         if self.turn.facts.listened_to()

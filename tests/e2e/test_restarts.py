@@ -4,7 +4,7 @@ import pytest
 
 from support.agents import prompt
 from support.bridge import Bridge
-from support.bus import RESTART
+from support.bus import RESTART, VOID
 from support.daemon import MODELS
 from support.model_script import Cut, Failure, Gate, Raw, Text, Thinking, ToolCall, Unterminated
 
@@ -22,8 +22,9 @@ def worker(daemon, model):
 
 
 def marks(stream):
-    """Where a stream began anew: the text before it, the attempt, and the line."""
-    return [(before, mark.headers[RESTART], mark.data.decode()) for before, mark in stream.restarts]
+    """Where a stream began anew: the text before it, the attempt, and what is void; each mark has the line."""
+    assert all(mark.data.decode() == LINE.format(mark.headers[RESTART]) for _, mark in stream.restarts)
+    return [(before, mark.headers[RESTART], mark.headers[VOID]) for before, mark in stream.restarts]
 
 
 @pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
@@ -35,7 +36,7 @@ def test_a_broken_stream_is_marked_on_the_plain_wire(daemon, model, spec, ending
     stream.until("hel")
     gate.open()
     assert stream.text() == "helhello"
-    assert marks(stream) == [("hel", "2", LINE.format(2))]
+    assert marks(stream) == [("hel", "2", "3")]
 
 
 def test_each_second_beginning_has_a_mark_of_its_own(worker, model):
@@ -43,7 +44,7 @@ def test_each_second_beginning_has_a_mark_of_its_own(worker, model):
     model.script(["a", OVERLOADED], ["b", OVERLOADED], Failure(529, "x"), ["c", ToolCall("ls", {})], "d")
     stream = worker.prompt("worker", "x")
     assert stream.text() == "abcd"
-    assert marks(stream) == [("a", "2", LINE.format(2)), ("ab", "4", LINE.format(4))]
+    assert marks(stream) == [("a", "2", "1"), ("ab", "4", "1")]
 
 
 def test_there_is_no_mark_where_nothing_was_sent(worker, model):
@@ -56,6 +57,9 @@ def test_text_of_an_earlier_turn_is_no_first_beginning(worker, model):
     model.script(["one ", ToolCall("ls", {})], [OVERLOADED], "two")
     stream = worker.prompt("worker", "x")
     assert (stream.text(), marks(stream)) == ("one two", [])
+    model.script(["one ", ToolCall("ls", {})], ["hä", OVERLOADED], "two")
+    stream = worker.prompt("worker", "x")
+    assert (stream.text(), marks(stream)) == ("one hätwo", [("one hä", "2", "3")])
 
 
 def test_a_mark_comes_before_the_tools_of_the_new_attempt(worker, model):
@@ -72,13 +76,25 @@ def test_blank_text_before_an_empty_answer_is_marked_too(worker, model):
     model.script([Text(" \n")], "fine")
     stream = worker.prompt("worker", "x")
     assert stream.text() == " \nfine"
-    assert marks(stream) == [(" \n", "2", LINE.format(2))]
+    assert marks(stream) == [(" \n", "2", "2")]
+
+
+def test_an_answer_after_a_full_window_is_marked_too(daemon, model):
+    """The server says in mid-answer that the prompt was too long; the model answers a summary instead."""
+    daemon.write_agent_file("settings.json", {"compaction": {"keepRecentTokens": 50}})
+    model.script("first")
+    daemon.session("s", "hi").text()
+    too_long = Raw('event: error\ndata: {"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long"}}\n\n')
+    model.script(["half", too_long], "## Goal\nTo test.", "whole")
+    stream = daemon.prompt("s", "word " * 60)
+    assert stream.text() == "halfwhole"
+    assert marks(stream) == [("half", "2", "4")]
 
 
 def test_the_agent_wire_has_a_status(worker, model):
     model.script(["hel", OVERLOADED], ["hel", "lo"])
     said = prompt(worker, "worker", "x").ack().rest()
-    at = said.index(("status", 'restart:{"attempt":2}'))
+    at = said.index(("status", 'restart:{"attempt":2,"voidBytes":3}'))
     texts = ["".join(data for kind, data in part if kind == "response") for part in (said[:at], said[at:])]
     assert texts == ["hel", "hello"]
 
@@ -91,7 +107,7 @@ def test_events_and_streams_of_the_socket_have_a_record(worker, model):
         assert client.stream(1)[0] == "helhello"
         client.event("agent_settled")
         own = [r for r in client.seen if r.get("id") == 1 and r["type"] != "response"]
-        at = own.index({"type": "restart", "id": 1, "attempt": 2})
+        at = own.index({"type": "restart", "id": 1, "attempt": 2, "voidBytes": 3})
         texts = ["".join(r.get("data", "") for r in part) for part in (own[:at], own[at:])]
         assert texts == ["hel", "hello"]
         events = [r for r in client.seen if r["type"] == "event"]
@@ -114,7 +130,8 @@ def test_who_asks_again_under_the_same_id_gets_the_mark_in_its_place(worker, mod
     second = worker.bus.request(worker.subject("worker"), "go", same)
     second.until("helhel")
     gate.open()
-    third_text = first.text(), second.text(), worker.bus.request(worker.subject("worker"), "go", same)
-    third = third_text[2]
-    assert third_text[:2] == ("helhello", "helhello") and third.text() == "helhello"
-    assert marks(first) == marks(second) == marks(third) == [("hel", "2", LINE.format(2))]
+    assert (first.text(), second.text()) == ("helhello", "helhello")
+    # It is answered from memory when it is over.
+    third = worker.bus.request(worker.subject("worker"), "go", same)
+    assert third.text() == "helhello"
+    assert marks(first) == marks(second) == marks(third) == [("hel", "2", "3")]

@@ -5,7 +5,7 @@ use super::queries::Queries;
 use crate::cancel::Cancel;
 use crate::events::AgentEvent;
 use crate::nats::stream::Stream;
-use crate::reply::{Reply, ReplyError};
+use crate::reply::{Reply, ReplyError, Restart};
 use crate::session::Facts;
 use crate::transcript::{Block, Message};
 use serde_json::{Map, Value, json};
@@ -69,8 +69,8 @@ impl Reply for AgentStream {
         self.stream.text(text, cancel);
     }
 
-    fn restart(&self, attempt: u32) {
-        self.stream.restart(attempt);
+    fn restart(&self, restart: Restart) {
+        self.stream.restart(restart);
     }
 
     fn flush(&self) {

@@ -147,8 +147,10 @@ fn an_address_leads_back_to_the_caller() {
 /// A second beginning is marked, and no text is merged over the mark, however it waits.
 #[test]
 fn an_answer_that_begins_anew_is_marked() {
-    let status = r#"{"type":"status","data":"restart:{\"attempt\":2}"}"#;
-    for (form, mark) in [(Form::Text, restart_line(2)), (Form::Agent, status.to_string())] {
+    let status = r#"{"type":"status","data":"restart:{\"attempt\":2,\"voidBytes\":3}"}"#;
+    for (form, mark) in
+        [(Form::Text, "[The answer begins anew: attempt 2]".to_string()), (Form::Agent, status.to_string())]
+    {
         for waits in [false, true] {
             let call = call(form);
             call.stream.state().greeting = None;
@@ -159,7 +161,7 @@ fn an_answer_that_begins_anew_is_marked() {
             let cancel = Cancel::new();
             cancel.cancel();
             call.stream.text("hel", &cancel);
-            call.stream.restart(2);
+            call.stream.restart(Restart { attempt: 2, void_bytes: 3 });
             call.stream.text("hel", &cancel);
             call.stream.text("lo", &cancel);
             call.stream.finish(Ok(()));
@@ -177,7 +179,7 @@ fn an_answer_that_begins_anew_is_marked() {
         }
     }
     let call = call(Form::Text);
-    call.stream.restart(7);
+    call.stream.restart(Restart { attempt: 7, void_bytes: 0 });
     call.stream.finish(Err(ReplyError::model("529: Overloaded")));
     assert!(call.connection.round_trip(Duration::from_secs(20)));
     let header = |name: &str| call.answers.recv().ok().and_then(|message| message.header(name).map(str::to_string));

@@ -14,6 +14,7 @@ ERROR_CODE = "Nats-Service-Error-Code"
 ERROR_TEXT = "Nats-Service-Error"
 ERROR_WORD = "Pi-Exec-Error"
 RESTART = "Pi-Exec-Restart"
+VOID = "Pi-Exec-Void-Bytes"
 
 
 class NoResponders(AssertionError):
