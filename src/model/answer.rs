@@ -32,6 +32,11 @@ impl Failed {
         Failed { text: text.into(), ..Failed::default() }
     }
 
+    /// The connection did not come about, or was lost before the answer's end.
+    pub fn lost(text: impl Into<String>) -> Failed {
+        Failed { facts: Failure { lost: true, ..Failure::default() }, ..Failed::new(text) }
+    }
+
     pub fn aborted() -> Failed {
         Failed { aborted: true, ..Failed::new(ABORTED) }
     }

@@ -1,14 +1,15 @@
 //! One request over HTTP, and its answer as a stream of events.
 
-use super::Failure;
 use super::answer::{Answer, Failed};
 use super::credentials::Authorization;
+use super::error_body::ErrorBody;
 use super::http::{Http, HttpError, Patience, Response};
-use super::protocol::{Decoder, MAX_ERROR_CHARS, Prepared, Progress};
+use super::protocol::{Decoder, Prepared, Progress, quoted};
 use super::reading::{self, Source};
 use super::secret_value::Secret;
 use super::sse::Events;
 use super::throttle::{Account, Throttle, too_long};
+use super::{Failure, waits};
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
 use std::sync::Arc;
@@ -61,7 +62,7 @@ impl Exchange<'_> {
                 }
                 Err(refusal) => refusal,
             };
-            let Failure { status, retry_after } = refusal.failed.facts;
+            let Failure { status, retry_after, .. } = refusal.failed.facts;
             if matches!(status, Some(429 | 503 | 529)) {
                 self.throttle.refused(account, retry_after, Instant::now());
             }
@@ -81,9 +82,16 @@ impl Exchange<'_> {
 
     fn post(&self) -> Result<Response, Refusal> {
         let Prepared { url, headers, body } = self.prepared;
-        let response = self.http.post(url, headers, body, self.patience, self.cancel).map_err(|error| Refusal {
-            again: matches!(error, HttpError::Connection(_) | HttpError::TimedOut(_)),
-            failed: Failed { aborted: error == HttpError::Cancelled, ..Failed::new(error.to_string()) },
+        let posted = self.http.post(url, headers, body, self.patience, self.cancel);
+        let response = posted.map_err(|error| {
+            let text = error.to_string();
+            match error {
+                HttpError::Connection(_) | HttpError::TimedOut(_) => {
+                    Refusal { again: true, failed: Failed::lost(text) }
+                }
+                HttpError::Cancelled => Refusal { again: false, failed: Failed::aborted() },
+                HttpError::Invalid(_) | HttpError::Tls(_) => Refusal { again: false, failed: Failed::new(text) },
+            }
         })?;
         if (200..300).contains(&response.status) { Ok(response) } else { Err(refused(response)) }
     }
@@ -132,35 +140,19 @@ fn refused(response: Response) -> Refusal {
     let again = match response.header("x-should-retry") {
         Some("true") => true,
         Some("false") => false,
-        _ => matches!(status, 408 | 409 | 429 | 500..),
+        _ => matches!(status, 408 | 409 | 425 | 429 | 500..),
     };
-    let retry_after =
-        retry_after(response.header("retry-after-ms"), response.header("retry-after"), jiff::Timestamp::now());
+    let now = jiff::Timestamp::now();
+    let stated = waits::in_headers(|name| response.header(name), now);
+    let reset = (status == 429).then(|| waits::until_reset(|name| response.header(name), now)).flatten();
     let body = response.into_error_body();
-    let body = match body.trim() {
+    let retry_after = stated.or_else(|| waits::in_error(Some(status), &body)).or(reset);
+    let words = match body.trim() {
         "" => "status code (no body)".to_string(),
-        body => body.chars().take(MAX_ERROR_CHARS).collect(),
+        body => quoted(ErrorBody::read(body).text.as_deref().unwrap_or(body).as_bytes()),
     };
-    let facts = Failure { status: Some(status), retry_after };
-    Refusal { again, failed: Failed { text: format!("{status}: {body}"), facts, aborted: false } }
-}
-
-/// Longer waits than this mean "not today", and are as good as any number.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
-
-/// The wait a server asks for: milliseconds, seconds, or a date (which is never in the past).
-fn retry_after(millis: Option<&str>, value: Option<&str>, now: jiff::Timestamp) -> Option<Duration> {
-    let number = |text: &str| text.trim().parse::<f64>().ok().filter(|n| *n >= 0.0);
-    let seconds = |n: f64| Duration::try_from_secs_f64(n).ok().map(|wait| wait.min(LONGEST_RETRY_AFTER));
-    if let Some(wait) = millis.and_then(number).and_then(|n| seconds(n / 1000.0)) {
-        return Some(wait);
-    }
-    let value = value?;
-    if let Some(wait) = number(value).and_then(seconds) {
-        return Some(wait);
-    }
-    let date = jiff::fmt::rfc2822::parse(value.trim()).ok()?.timestamp();
-    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default().min(LONGEST_RETRY_AFTER))
+    let facts = Failure { status: Some(status), retry_after, lost: false };
+    Refusal { again, failed: Failed { text: format!("{status}: {words}"), facts, aborted: false } }
 }
 
 /// Shorter values are no secrets, but what people write where a key is asked for and none is needed; bytes.
@@ -181,27 +173,6 @@ fn conceal(mut text: String, authorization: &Authorization) -> String {
 mod tests {
     use super::*;
     use crate::model::credentials::Scheme;
-
-    #[test]
-    fn waits_that_servers_ask_for() {
-        let now = jiff::fmt::rfc2822::parse("Fri, 20 Nov 2026 10:00:00 GMT").expect("a date").timestamp();
-        for (millis, value, expected) in [
-            (None, None, None),
-            (Some("1500"), Some("9"), Some(1.5)),
-            (Some("x"), Some("9"), Some(9.0)),
-            (None, Some(" 0.25 "), Some(0.25)),
-            (None, Some("Fri, 20 Nov 2026 10:01:30 GMT"), Some(90.0)),
-            (None, Some("Fri, 20 Nov 2026 09:00:00 GMT"), Some(0.0)),
-            (None, Some("-5"), None),
-            (None, Some("1e300"), None),
-            (None, Some("1e18"), Some(86_400.0)),
-            (None, Some("Fri, 20 Nov 2099 10:01:30 GMT"), Some(86_400.0)),
-            (None, Some("soon"), None),
-        ] {
-            let wait = retry_after(millis, value, now).map(|d| d.as_secs_f64());
-            assert_eq!(wait, expected, "{millis:?} {value:?}");
-        }
-    }
 
     #[test]
     fn quoted_keys_are_taken_out() {

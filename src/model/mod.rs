@@ -5,7 +5,7 @@
 //! | which models there are | `catalog`, `definition`, `models_json`, `registry`, `settings` |
 //! | who pays | `credentials`, `secret_value`, `oauth` |
 //! | transport | `http`, `http_watch`, `sse`, `throttle` |
-//! | one request | `services` (the way in), `exchange`, `reading`, `answer`, `lenient`, `repair`, `usage`, `retry`, `overflow`, `error_words` |
+//! | one request | `services` (the way in), `exchange`, `reading`, `answer`, `lenient`, `repair`, `usage`, `retry`, `overflow`, `error_body`, `error_words`, `waits` |
 //! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `openai_responses`, `google`, `offline` |
 
 mod answer;
@@ -15,6 +15,7 @@ mod compat;
 mod config_file;
 mod credentials;
 mod definition;
+mod error_body;
 mod error_words;
 mod exchange;
 mod google;
@@ -44,6 +45,7 @@ pub(crate) mod test_support;
 mod thinking;
 mod throttle;
 mod usage;
+mod waits;
 
 #[cfg(fuzzing)]
 pub use answer::Answer;
@@ -197,10 +199,12 @@ impl Outcome {
 /// Facts about a failed request, for deciding whether to try again.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Failure {
-    /// HTTP status, if there was an answer.
+    /// The HTTP status of the answer, or the one that an error inside a stream stands for.
     pub status: Option<u16>,
     /// How long the server asked to wait.
     pub retry_after: Option<Duration>,
+    /// The connection did not come about, or was lost before the answer's end, so that nothing is said about the request.
+    pub lost: bool,
 }
 
 /// Why a model cannot be had.

@@ -128,7 +128,7 @@ impl Refresher {
                 Ok(())
             }
             Err(Trouble { text, status }) => Err(Failed {
-                facts: Failure { status, retry_after: None },
+                facts: Failure { status, ..Failure::default() },
                 ..Failed::new(format!("OAuth refresh failed for {provider}: {text}"))
             }),
             Ok(()) => Ok(()),

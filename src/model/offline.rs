@@ -105,7 +105,7 @@ impl Fail {
             Fail::Cut => (None, "offline/demo: stream ended before message_stop"),
             Fail::Refuse => (None, "offline/demo: the model refused to answer"),
         };
-        Failed { facts: Failure { status, retry_after: None }, ..Failed::new(text) }
+        Failed { facts: Failure { status, lost: matches!(self, Fail::Cut), ..Failure::default() }, ..Failed::new(text) }
     }
 }
 

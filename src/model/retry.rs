@@ -5,7 +5,7 @@
 
 use super::error_words::matches_any;
 use super::overflow::is_overflow;
-use super::{Model, Outcome, RetrySettings};
+use super::{Failure, Model, Outcome, RetrySettings};
 use crate::transcript::StopReason;
 
 /// What an outcome calls for.
@@ -30,7 +30,7 @@ pub fn verdict(outcome: &Outcome, model: &Model) -> Verdict {
     }
     let text = message.error_message.as_deref().unwrap_or("").to_lowercase();
     let facts = outcome.failure.clone().unwrap_or_default();
-    failed(&text, facts.status, facts.retry_after.is_some())
+    failed(&text, &facts)
 }
 
 /// How long to wait before the request is sent again, in milliseconds, where `attempts` retries were made already.
@@ -52,38 +52,70 @@ pub fn pause_ms(outcome: &Outcome, model: &Model, settings: &RetrySettings, atte
 }
 
 /// `text` is in lower case.
-fn failed(text: &str, status: Option<u16>, asked_to_wait: bool) -> Verdict {
-    if matches_any(text, NEVER) {
-        return Verdict::Final;
-    }
-    match status {
-        Some(408 | 409 | 425 | 429 | 500..) => return Verdict::Retry,
-        Some(401 | 403 | 404) if !asked_to_wait => return Verdict::Final,
-        _ => {}
-    }
-    if asked_to_wait || matches_any(text, RETRY) || has_retryable_number(text) {
-        Verdict::Retry
-    } else {
-        Verdict::Final
-    }
+fn failed(text: &str, facts: &Failure) -> Verdict {
+    let again = match facts.status {
+        None if facts.lost => true,
+        // What is wrong with the request itself stays wrong, whatever else the server says.
+        Some(400 | 401 | 405 | 422) => false,
+        _ if facts.retry_after.is_some() => true,
+        _ if matches_any(text, NEVER) => false,
+        // 499 is what a server says whose own connection to the model was closed.
+        Some(408 | 409 | 425 | 429 | 499..) => true,
+        Some(_) => false,
+        None => matches_any(text, RETRY) || has_retryable_word(text),
+    };
+    if again { Verdict::Retry } else { Verdict::Final }
 }
 
-/// Limits that waiting does not lift.
+/// Limits that waiting does not lift: money that is used up, and quotas of which the server does not say when they begin anew.
 const NEVER: &[&str] = &[
+    // Money.
+    "billing",
+    "payment required",
+    "available balance",
+    "insufficient*balance",
+    "balance*insufficient",
+    "balance is too low",
+    "balance too low",
+    "not enough balance",
+    "insufficient*credit",
+    "insufficient*funds",
+    "credit balance",
+    "enough credit",
+    "more credits",
+    "no credits",
+    "out of credit",
+    "credits*exhausted",
+    "credits*used up",
+    "out of budget",
+    "budget*exceeded",
+    "spending?limit",
+    "spend?limit",
+    "arrearage",
+    // Quotas.
+    "insufficient?quota",
+    "insufficient?user?quota",
+    "exceeded?current?quota",
+    "exceeded your current quota",
+    "exceeds your*quota",
+    "exhausted your*quota",
+    "quota?exceeded",
+    "quota*exhausted",
+    "quota*used up",
+    "quota is not enough",
+    "out of quota",
+    "usage?limit?reached",
     "gousagelimiterror",
     "freeusagelimiterror",
-    "monthly usage limit reached",
-    "available balance",
-    "insufficient_quota",
-    "out of budget",
-    "quota exceeded",
-    "billing",
     "subscription_sharing_usage_limit_exceeded",
     "subscription_sharing_workplace_individual_usage_limit_exceeded",
+    // Z.ai's code for the limit of a subscription.
     "\"code\":1308",
     "\"code\":\"1308\"",
     "\"code\": 1308",
     "\"code\": \"1308\"",
+    "(1308)",
+    ", 1308)",
 ];
 
 const RETRY: &[&str] = &[
@@ -117,6 +149,13 @@ const RETRY: &[&str] = &[
     "connection?error",
     "connection?refused",
     "connection?lost",
+    "connection?closed",
+    "connection?reset",
+    "connection?aborted",
+    "connection?timed?out",
+    "broken pipe",
+    "unexpected eof",
+    "unexpected end of file",
     "other side closed",
     "fetch failed",
     "request to*failed, reason:",
@@ -132,6 +171,7 @@ const RETRY: &[&str] = &[
     "http2 stream failed",
     "http/2 stream failed",
     "http2 request did not get a response",
+    "websocket?connection?limit?reached",
     "websocket closed",
     "websocket error",
     // A stream that was cut.
@@ -141,6 +181,12 @@ const RETRY: &[&str] = &[
     "stream disconnected before completion",
     "cut short after the reply had begun",
     "pending stream has been canceled",
+    "unusable event in the stream",
+    // An answer that the model itself spoiled.
+    "malformed?function?call",
+    "malformed_response",
+    "unexpected_tool_call",
+    "finish_reason: error",
     // Providers that say so.
     "you can retry your request",
     "try your request again",
@@ -149,11 +195,24 @@ const RETRY: &[&str] = &[
     "subscription_sharing_user_unavailable",
 ];
 
-/// Statuses that stand in the text as numbers of their own.
-const RETRY_NUMBERS: &[&str] = &["429", "500", "502", "503", "504", "520", "524"];
+/// Statuses and the system's errors, as words of their own.
+const RETRY_WORDS: &[&str] = &[
+    "429",
+    "500",
+    "502",
+    "503",
+    "504",
+    "520",
+    "524",
+    "econnreset",
+    "econnaborted",
+    "econnrefused",
+    "etimedout",
+    "epipe",
+];
 
-fn has_retryable_number(text: &str) -> bool {
-    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| RETRY_NUMBERS.contains(&word))
+fn has_retryable_word(text: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| RETRY_WORDS.contains(&word))
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl Throttle {
             let Some((until, slot)) = self.slot(account, now, longest) else { return Ok(()) };
             let asked = until.saturating_duration_since(now);
             if asked > longest {
-                let facts = Failure { status: None, retry_after: Some(asked) };
+                let facts = Failure { retry_after: Some(asked), ..Failure::default() };
                 let text = too_long(asked, longest, "An earlier request with the same key was refused.");
                 return Err(Failed { facts, ..Failed::new(text) });
             }

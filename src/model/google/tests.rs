@@ -212,7 +212,7 @@ fn endings() {
             vec![json!({"error":null,"candidates":{"content":{"parts":{"text":"x"}},"finish_reason":"STOP"}})],
             Ok(StopReason::Stop),
         ),
-        (vec![text, json!({"error":{"code":503,"message":"m"}})], Err("503: {\"code\":503,\"message\":\"m\"}")),
+        (vec![text, json!({"error":{"code":503,"message":"m"}})], Err("503: m")),
     ] {
         let message = decode(&chunks).0.message;
         match expected {

@@ -17,7 +17,7 @@ fn on_text(text: &str) -> Verdict {
 }
 
 fn on_status(status: u16, text: &str) -> Verdict {
-    verdict(&outcome(text, Failure { status: Some(status), retry_after: None }), &test_model())
+    verdict(&outcome(text, Failure { status: Some(status), ..Failure::default() }), &test_model())
 }
 
 #[test]
@@ -60,6 +60,14 @@ fn words_that_call_for_a_retry() {
         "Connection error: x",
         "connection refused",
         "Connection lost: x",
+        "connection closed before the message was complete",
+        "Connection reset by peer",
+        "read ECONNRESET",
+        "write EPIPE",
+        "unexpected EOF",
+        "Unusable event in the stream: expected value",
+        "Provider stopped with: MALFORMED_FUNCTION_CALL",
+        "Provider finish_reason: error",
         "other side closed",
         "fetch failed",
         "request to https://h failed, reason: x",
@@ -109,6 +117,12 @@ fn words_that_call_for_none() {
         "429 subscription_sharing_workplace_individual_usage_limit_exceeded",
         "429: {\"code\":\"1308\"}",
         "429: {\"code\": 1308}",
+        "429: Usage is over (1308)",
+        "429: The quota of this account is used up",
+        "429: You exceeded your current quota, please check your plan",
+        "429: You have run out of credits",
+        "Insufficient Balance; rate limit",
+        "a rate limit is part of a pipeline: onepipe, but the spending limit counts",
         "invalid request",
         "4290",
         "x500x",
@@ -127,20 +141,74 @@ fn facts_come_before_words() {
         (429, "429: slow down", Verdict::Retry),
         (429, "429: too many tokens", Verdict::Retry),
         (429, "429: insufficient_quota", Verdict::Final),
+        (429, "429: Resource has been exhausted (e.g. check quota).", Verdict::Retry),
+        (402, "402: this needs more money, 429", Verdict::Final),
         (408, "408: x", Verdict::Retry),
+        (409, "409: x", Verdict::Retry),
+        (425, "425: x", Verdict::Retry),
+        (499, "499: The operation was cancelled.", Verdict::Retry),
         (500, "x", Verdict::Retry),
         (529, "x", Verdict::Retry),
         (413, "413: x", Verdict::Overflow),
         (400, "400: prompt is too long", Verdict::Overflow),
         (400, "400: bad", Verdict::Final),
-        (400, "400: Provider returned error", Verdict::Retry),
+        (400, "400: Provider returned error", Verdict::Final),
+        (400, "400: no default is allowed in timeout; 503 try again in 5s", Verdict::Final),
         (401, "401: timeout of your session", Verdict::Final),
+        (403, "403: rate limit", Verdict::Final),
         (404, "404: no such model, rate limit 429", Verdict::Final),
+        (422, "422: overloaded", Verdict::Final),
     ] {
         assert_eq!(on_status(status, text), expected, "{status} {text}");
     }
-    let waiting = outcome("418: later", Failure { status: Some(418), retry_after: Some(Duration::from_secs(1)) });
-    assert_eq!(verdict(&waiting, &test_model()), Verdict::Retry);
+    let waiting = |status| {
+        let facts = Failure { status: Some(status), retry_after: Some(Duration::from_secs(1)), lost: false };
+        verdict(&outcome("insufficient_quota, see billing", facts), &test_model())
+    };
+    for (status, expected) in [
+        (400, Verdict::Final),
+        (401, Verdict::Final),
+        (402, Verdict::Retry),
+        (403, Verdict::Retry),
+        (404, Verdict::Retry),
+        (418, Verdict::Retry),
+        (422, Verdict::Final),
+        (429, Verdict::Retry),
+        (503, Verdict::Retry),
+    ] {
+        assert_eq!(waiting(status), expected, "{status} with a wait");
+    }
+    let lost = outcome("billing", Failure { lost: true, ..Failure::default() });
+    assert_eq!(verdict(&lost, &test_model()), Verdict::Retry);
+}
+
+/// Errors inside a stream are judged like the same error as an answer.
+#[test]
+fn errors_inside_streams() {
+    for (raw, expected) in [
+        (r#"{"type":"overloaded_error","message":"Overloaded"}"#, Verdict::Retry),
+        (r#"{"type":"api_error","message":"Internal"}"#, Verdict::Retry),
+        (r#"{"type":"rate_limit_error","message":"m"}"#, Verdict::Retry),
+        (r#"{"type":"invalid_request_error","message":"no default in timeout"}"#, Verdict::Final),
+        (r#"{"type":"authentication_error","message":"503"}"#, Verdict::Final),
+        (r#"{"code":"insufficient_quota","message":"pay"}"#, Verdict::Final),
+        (r#"{"code":"insufficient_quota","message":"Please try again in 2s"}"#, Verdict::Retry),
+        (r#"{"code":503,"status":"UNAVAILABLE","message":"m"}"#, Verdict::Retry),
+        (r#"{"message":"read ECONNRESET","type":"upstream"}"#, Verdict::Retry),
+        (
+            r#"{"message":"This account is not active","type":"account_error","code":"account_deactivated"}"#,
+            Verdict::Final,
+        ),
+        (
+            r#"{"code":400,"message":"this request exceeds the available context size (4096 tokens)"}"#,
+            Verdict::Overflow,
+        ),
+        (r#"{"type":"request_too_large","message":"m"}"#, Verdict::Overflow),
+        (r#""overloaded""#, Verdict::Retry),
+    ] {
+        let failed = crate::model::protocol::provider_error(raw);
+        assert_eq!(verdict(&outcome(&failed.text, failed.facts), &test_model()), expected, "{raw}");
+    }
 }
 
 #[test]
@@ -166,7 +234,7 @@ fn pauses_follow_the_settings_and_the_server() {
         (short, "429: slow down", 5, 0, None),
     ] {
         let retry_after = (asked > 0).then(|| Duration::from_secs(asked));
-        let outcome = outcome(text, Failure { status: None, retry_after });
+        let outcome = outcome(text, Failure { retry_after, ..Failure::default() });
         assert_eq!(pause_ms(&outcome, &test_model(), &settings, attempts), expected, "{text} {asked} {attempts}");
     }
 }
