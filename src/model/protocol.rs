@@ -216,7 +216,8 @@ pub fn is_error(raw: Option<&RawValue>) -> bool {
     raw.is_some_and(|raw| !matches!(raw.get(), "null" | "\"\"" | "{}" | "[]" | "false" | "0"))
 }
 
-/// An error that came inside a stream, as JSON, with the facts that it would have as the answer to a request.
+/// An error that came inside a stream, or in place of one, with the facts that it would have as the answer to a request: JSON
+/// in any form, an event around it included, or just words.
 pub fn provider_error(raw: &str) -> Failed {
     let ErrorBody { status, text } = ErrorBody::read(raw);
     let text = quoted(text.as_deref().unwrap_or(raw.trim()).as_bytes());

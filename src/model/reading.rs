@@ -31,7 +31,7 @@ pub fn read<R: Source>(
     answer: &mut Answer<'_>,
     cancel: &Cancel,
 ) -> Result<(StopReason, Progress), Failed> {
-    let mut reading = Reading { decoder, words: Vec::new(), first: Vec::new(), count: 0, is_cut: false };
+    let mut reading = Reading { decoder, words: Vec::new(), first: Vec::new(), count: 0 };
     loop {
         let count = reading.count;
         while let Some(event) = events.next() {
@@ -79,8 +79,6 @@ struct Reading<'a> {
     first: Vec<u8>,
     /// How many events there were; what says that it was the last one is none.
     count: u64,
-    /// The last event was no whole JSON, and nothing in it was.
-    is_cut: bool,
 }
 
 /// How much is kept of data that may be needed to explain a failure, in bytes: more than an error message quotes.
@@ -102,7 +100,11 @@ impl Reading<'_> {
         self.count += 1;
         match data.first() {
             _ if event.name == b"error" => Err(provider_error(&String::from_utf8_lossy(data))),
-            Some(b'{') => self.object(Event { data, ..event }, answer),
+            Some(b'{') if memchr::memchr(b'\n', data).is_some() && !is_json(data) => match self.lines(data, answer)? {
+                (progress, None) => Ok(progress),
+                (_, Some(failed)) => Err(failed),
+            },
+            Some(b'{') => self.decoder.event(Event { data, ..event }, answer),
             Some(b'[') => self.list(data, answer),
             _ => {
                 // Numbers and nulls say nothing; words do, if no answer comes.
@@ -115,17 +117,19 @@ impl Reading<'_> {
         }
     }
 
-    fn object(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
-        let failed = match self.decoder.event(event, answer) {
-            Err(failed) if !is_json(event.data) => failed,
-            result => return result,
-        };
-        // A server that broke off inside an event may have written why behind it.
-        for line in event.data.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{") && is_json(line)) {
-            self.decoder.event(Event { data: line, ..event }, answer)?;
+    /// Takes in lines that are not one event together, but events of their own: servers exist that put no empty line between
+    /// them, and those that break off inside an event and write why behind it. With the complaint about what is no JSON.
+    fn lines(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<(Progress, Option<Failed>), Failed> {
+        let mut cut = None;
+        for line in data.split(|byte| *byte == b'\n') {
+            let data = if is_done(line) { DONE } else { line.trim_ascii() };
+            if data != DONE && (!data.starts_with(b"{") || !is_json(data)) {
+                cut = cut.or_else(|| serde_json::from_slice::<IgnoredAny>(data).err());
+            } else if self.decoder.event(Event { name: b"", data }, answer)? == Progress::Done {
+                return Ok((Progress::Done, None));
+            }
         }
-        self.is_cut = true;
-        Err(failed)
+        Ok((Progress::More, cut.map(|error| unusable(&error))))
     }
 
     fn list(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, Failed> {
@@ -143,10 +147,10 @@ impl Reading<'_> {
     /// missing is for the decoder to say.
     fn rest<R: Source>(&mut self, events: &mut Events<R>, answer: &mut Answer<'_>) -> Result<(), Failed> {
         let Some(event) = events.rest() else { return Ok(()) };
-        match self.event(event, answer) {
-            Err(failed) if !self.is_cut => Err(failed),
-            _ => Ok(()),
+        if event.name != b"error" && event.data.trim_ascii_start().starts_with(b"{") && !is_json(event.data) {
+            return self.lines(event.data, answer).map(drop);
         }
+        self.event(event, answer).map(drop)
     }
 
     /// How the answer ended. Where it did not, the error has what the server said instead.
@@ -181,7 +185,11 @@ fn is_json(data: &[u8]) -> bool {
 
 /// Whether an object that is no event of any API is an error: where there is no field `error` in it, there are words.
 fn says_error(data: &str) -> bool {
-    let Ok(Value::Object(fields)) = serde_json::from_str(data) else { return false };
+    let first = match serde_json::from_str(data) {
+        Ok(Value::Array(list)) => list.into_iter().next(),
+        value => value.ok(),
+    };
+    let Some(Value::Object(fields)) = first else { return false };
     fields.get("object").is_some_and(|kind| kind == "error")
         || fields.get("error").is_some_and(|error| error.is_object() || error.is_string())
         || ["message", "msg", "error_msg", "errorMessage"]

@@ -52,37 +52,25 @@ const ALL: [Api; 4] = [Api::AnthropicMessages, Api::OpenaiCompletions, Api::Open
 #[test]
 fn errors_in_place_of_an_answer_are_told_in_the_server_s_words() {
     for (body, words, status) in [
+        (r#"{"error":{"message":"no such thing","code":404}}"#, "404: no such thing", Some(404)),
+        ("{\n  \"error\": {\n    \"message\": \"a } b\",\n    \"code\": 400\n  }\n}\n", "400: a } b", Some(400)),
         (
-            r#"{"error":{"message":"no such thing","code":404}}"#,
-            r#"404: {"message":"no such thing","code":404}"#,
-            Some(404),
-        ),
-        (
-            "{\n  \"error\": {\n    \"message\": \"a } b\",\n    \"code\": 400\n  }\n}\n",
-            r#"400: {"message":"a } b","code":400}"#,
+            r#"[{"error":{"code":400,"message":"bad","status":"INVALID_ARGUMENT"}}]"#,
+            "400: bad (INVALID_ARGUMENT)",
             Some(400),
         ),
-        (
-            r#"[{"error":{"code":400,"status":"INVALID_ARGUMENT"}}]"#,
-            r#"400: {"code":400,"status":"INVALID_ARGUMENT"}"#,
-            Some(400),
-        ),
-        (r#"[ {"error":{"type":"overloaded_error"}} ]"#, r#"{"type":"overloaded_error"}"#, Some(529)),
+        (r#"[ {"error":{"type":"overloaded_error","message":"Full"}} ]"#, "529: Full (overloaded_error)", Some(529)),
         ("data: {\"error\":\"no more\"}\n\n", "no more", None),
         ("data: {\"error\":\"no more\"}", "no more", None),
         ("data: data: {\"error\":\"twice\"}\n\n", "twice", None),
         ("data: [{\"error\":\"listed\"}]\n\n", "listed", None),
-        ("event: error\ndata: {\"message\":\"m\",\"code\":\"c\"}\n\n", r#"{"message":"m","code":"c"}"#, None),
+        ("event: error\ndata: {\"message\":\"m\",\"code\":\"c\"}\n\n", "m (c)", None),
         ("event: error\ndata: just words\n\n", "just words", None),
-        ("event: error\n{\"message\":\"m\"}\n", r#"{"message":"m"}"#, None),
-        (
-            "error: {\"code\":400,\"message\":\"m\"}\n\ndata: [DONE]\n\n",
-            r#"400: {"code":400,"message":"m"}"#,
-            Some(400),
-        ),
+        ("event: error\n{\"message\":\"m\"}\n", "m", None),
+        ("error: {\"code\":400,\"message\":\"m\"}\n\ndata: [DONE]\n\n", "400: m", Some(400)),
         ("error: m\n\n", "m", None),
-        (r#"{"detail":"Not Found"}"#, r#"{"detail":"Not Found"}"#, None),
-        ("data: {\"code\":401,\"message\":\"m\"}\n\ndata: [DONE]\n\n", r#"401: {"code":401,"message":"m"}"#, Some(401)),
+        (r#"{"detail":"Not Found"}"#, "Not Found", None),
+        ("data: {\"code\":401,\"message\":\"m\"}\n\ndata: [DONE]\n\n", "401: m", Some(401)),
         (
             "<!DOCTYPE html>\n<html><body>Please sign in</body></html>\n\n",
             "The server sent no event stream: <!DOCTYPE html>\n<html><body>Please sign in</body></html>",
@@ -138,6 +126,9 @@ fn chunks_without_an_event_stream_around_them() {
         format!("\u{feff}[{one},\n{pretty}\n]"),
         format!("data: {one}\n\n{two}"),
         format!("data: {one}\n\n{two}\n[DONE]\n"),
+        // Without the empty lines.
+        format!("data: {one}\ndata: {two}\ndata: [DONE]\n"),
+        format!("event: a\ndata: {one}\nevent: b\ndata: {two}\ndata: {{\"cut"),
     ] {
         let outcome = decoded(Api::GoogleGenerativeAi, &body);
         assert_eq!((outcome.message.text().as_str(), outcome.failure), ("o{ne two", None), "{body}");
@@ -152,11 +143,7 @@ fn an_error_behind_a_cut_event_is_read() {
         "data: {\"candidates\":[{\"con\ndata: {\"error\":{\"message\":\"gone\",\"code\":404}}",
     ] {
         let outcome = decoded(Api::GoogleGenerativeAi, body);
-        assert_eq!(
-            outcome.message.error_message.as_deref(),
-            Some("404: {\"message\":\"gone\",\"code\":404}"),
-            "{body}"
-        );
+        assert_eq!(outcome.message.error_message.as_deref(), Some("404: gone"), "{body}");
     }
     let outcome = decoded(Api::GoogleGenerativeAi, "data: {\"candidates\":hello}\n\n");
     assert!(outcome.message.error_message.is_some_and(|text| text.starts_with("Unusable event in the stream")));
@@ -204,13 +191,11 @@ fn an_answer_without_end_is_cut_at_a_limit() {
         |block: &str| format!("data: {{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{block}}}\n\n");
     for (first, event) in [
         (String::new(), event(format!("{{\"text\":\"{text}\"}}"))),
-        (String::new(), event(format!("{{\"thinking\":\"{text}\"}}"))),
         (start("{\"type\":\"thinking\"}"), event(format!("{{\"signature\":\"{text}\"}}"))),
         (
             start("{\"type\":\"tool_use\",\"id\":\"a\",\"name\":\"t\"}"),
             event(format!("{{\"partial_json\":\"{text}\"}}")),
         ),
-        (String::new(), start(&format!("{{\"type\":\"redacted_thinking\",\"data\":\"{text}\"}}"))),
         (String::new(), start("{\"type\":\"text\"}").repeat(1 << 10)),
     ] {
         let stream = first + &event.repeat(18);

@@ -53,7 +53,7 @@ fn an_answer_over_http() {
         let mut recorder = Recorder::default();
         let outcome = ask(&services, &Cancel::new(), &mut recorder);
         assert_eq!((outcome.message.text().as_str(), outcome.message.stop_reason), ("hihi", StopReason::Stop));
-        assert_eq!(recorder.events(), ["start", "text0", "text0+hi", "text0+hi"]);
+        assert_eq!(recorder.events(), ["start", "text0", "text0+hi", "text0+hi", "text0."]);
     }
     assert_eq!(server.connections(), 1);
     assert!(server.requests()[0].head.contains("x-api-key: sk-secret\r\n"));
