@@ -147,7 +147,7 @@ fn complaint(text: &str, status: Option<u16>, overflow: bool) -> Option<Complain
     if matches!(status, Some(401..=403 | 408 | 429 | 502..=504 | 529)) {
         return None;
     }
-    if any(&["bound to a different conversation"]) {
+    if any(&["bound to a different conversation", "items are not persisted"]) {
         return Some(Complaint::Thoughts);
     }
     if any(&["block_binding"]) {
