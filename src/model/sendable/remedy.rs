@@ -135,7 +135,7 @@ pub fn remedy(refusal: &Refusal<'_>) -> Option<Remedy> {
             habit(Habit::NoBlockBinding, "block_binding")
         }
         Complaint::Habit(wanted) => {
-            (!again).then(|| habit(wanted, "an answer without its field for thoughts")).flatten()
+            (!again).then(|| habit(wanted, "answers that lack their field for thoughts")).flatten()
         }
     }
 }
