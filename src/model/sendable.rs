@@ -9,8 +9,8 @@
 //!
 //! What cannot be known beforehand, the provider's refusal tells: [`remedy`] finds out which piece of the history it
 //! complains about, and `services` sends the request once more without. If that is accepted, the piece is kept in
-//! [`Refused`], one memory for the whole process, where the next requests find it: of this session and of others, since an
-//! image that one model's provider cannot process is no better elsewhere, and since a signature belongs to one
+//! [`Refused`], one memory for the whole process, where the next requests to the same model find it: those of this session
+//! and of others, since an image that a provider cannot process is no better elsewhere, and a signature belongs to one
 //! conversation anyway. A session has nothing to carry, and the session file keeps everything: after a restart, one more
 //! refusal teaches the same again.
 

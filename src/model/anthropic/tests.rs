@@ -98,6 +98,9 @@ fn thinking_effort_and_betas() {
     };
     let adaptive = json!({"forceAdaptiveThinking":true});
     let adaptively = json!({"type":"adaptive","display":"summarized"});
+    let binding = json!({"forceAdaptiveThinking":true,"supportsMidConvoEffort":true});
+    let bound =
+        json!({"type":"adaptive","display":"summarized","block_binding":{"prefix_mismatch_behavior":"drop_block"}});
     let off = json!({"type":"disabled"});
     let budget = |tokens: u64| json!({"type":"enabled","budget_tokens":tokens,"display":"summarized"});
     for (compat, map, max_tokens, level, thinking, effort, beta) in [
@@ -106,6 +109,8 @@ fn thinking_effort_and_betas() {
         (adaptive.clone(), json!({"max":"max"}), 8192, Max, adaptively.clone(), json!("max"), None),
         (adaptive.clone(), json!({}), 8192, Off, off.clone(), json!(null), None),
         (adaptive, json!({"off":null}), 8192, Off, json!(null), json!(null), None),
+        (binding.clone(), json!({}), 8192, Low, bound, json!("low"), Some(BINDING_BETA)),
+        (binding, json!({}), 8192, Off, off.clone(), json!(null), None),
         (json!({}), json!({}), 64_000, High, budget(8192), json!(null), Some(INTERLEAVED_BETA)),
         (json!({}), json!({}), 4096, High, budget(3072), json!(null), Some(INTERLEAVED_BETA)),
         (json!({}), json!({}), 1500, High, off.clone(), json!(null), None),
@@ -119,6 +124,13 @@ fn thinking_effort_and_betas() {
     }
     let (_, body) = request(&test_model(), ThinkingLevel::High, json!([]), &[], false);
     assert!(body.get("thinking").is_none(), "a model that cannot think is not asked to");
+}
+
+#[test]
+fn no_result_is_empty() {
+    let result = json!({"role":"toolResult","toolCallId":"a","toolName":"t","content":[],"isError":true,"timestamp":1});
+    let (_, body) = request(&test_model(), ThinkingLevel::Off, json!([result]), &[], false);
+    assert_eq!(body["messages"][0]["content"][0]["content"], json!([{"type":"text","text":"(no tool output)"}]));
 }
 
 #[test]

@@ -77,6 +77,31 @@ fn older_models_get_images_apart_and_no_ids() {
 }
 
 #[test]
+fn the_first_call_of_a_turn_has_a_signature_where_the_model_wants_one() {
+    let answer = |model: &str, signature: &str| {
+        json!({"role":"assistant","content":[
+            {"type":"text","text":"a"},
+            {"type":"toolCall","id":"c","name":"t","arguments":{},"thoughtSignature":signature},
+            {"type":"toolCall","id":"d","name":"t","arguments":{}}],
+            "api":"google-generative-ai","provider":"p","model":model,"usage":{},"stopReason":"toolUse","timestamp":1})
+    };
+    for (id, by, signature, expected) in [
+        ("gemini-3-pro", "gemini-3-pro", "AAAA", json!(["AAAA", null])),
+        ("gemini-3-pro", "gemini-3-pro", "not base64", json!([NO_SIGNATURE, null])),
+        ("gemini-4-argon", "other", "AAAA", json!([NO_SIGNATURE, null])),
+        ("gemini-2.5-pro", "other", "AAAA", json!([null, null])),
+    ] {
+        let (_, _, body) =
+            prepared(&model(id), (ThinkingLevel::Off, 1, false), json!([answer(by, signature)]), &[], prepare);
+        let parts = &body["contents"][0]["parts"];
+        assert_eq!(json!([parts[1]["thoughtSignature"], parts[2]["thoughtSignature"]]), expected, "{id} {signature}");
+    }
+    let twice = json!([answer("x", "AAAA"), answer("x", "AAAA")]);
+    let (_, _, body) = prepared(&model("gemini-3-pro"), (ThinkingLevel::Off, 1, false), twice, &[], prepare);
+    assert_eq!(body["contents"].as_array().map(Vec::len), Some(1), "two turns of the model in a row are one");
+}
+
+#[test]
 fn thinking_by_level_or_budget() {
     use ThinkingLevel::*;
     for (id, map, level, expected) in [

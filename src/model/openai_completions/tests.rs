@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::google::NO_SIGNATURE;
 use crate::model::test_support::{Recorder, decoded, prepared, test_model};
 use crate::model::{Api, Model, Outcome};
 use crate::transcript::{Block, StopReason, ToolSpec};
@@ -133,6 +134,41 @@ fn what_servers_require() {
         let (_, body) = request(&model, ThinkingLevel::Off, history.clone(), &[], false);
         assert_eq!(body["tools"], tools);
         assert_eq!(body["messages"][1]["content"], if required { json!("") } else { json!(null) });
+    }
+}
+
+#[test]
+fn signatures_go_back_where_they_came_from() {
+    let google = json!({"google":{"thought_signature":"QUJD"}});
+    let detail = json!({"type":"reasoning.encrypted","id":"1","data":"E"});
+    let list = json!([{"type":"reasoning.text","text":"hm","signature":"S","index":0}]);
+    let call =
+        |signature: Value| json!({"type":"toolCall","id":"1","name":"t","arguments":{},"thoughtSignature":signature});
+    let plain = json!({"type":"toolCall","id":"2","name":"t","arguments":{}});
+    let turn = |url: &str, id: &str, content: Value| {
+        let model = Model { id: id.to_string(), ..model(url, json!({})) };
+        let (_, mut body) = request(&model, ThinkingLevel::Off, json!([assistant(content)]), &[], false);
+        body["messages"][1].take()
+    };
+    let host = "https://h/v1";
+    let message = turn(host, "m", json!([call(json!(google.to_string())), plain]));
+    assert_eq!(message["tool_calls"][0]["extra_content"], google);
+    assert_eq!(message["tool_calls"][1].get("extra_content"), None);
+    let message = turn(host, "m", json!([{"type":"text","text":"a","textSignature":google.to_string()}]));
+    assert_eq!(message["extra_content"], google);
+    // PI keeps one detail with a call.
+    let thought = json!({"type":"thinking","thinking":"hm","thinkingSignature":list.to_string()});
+    let message = turn(host, "m", json!([thought, call(json!(detail.to_string()))]));
+    assert_eq!(message["reasoning_details"], json!([list[0], detail]));
+    assert_eq!(message["tool_calls"][0].get("extra_content"), None);
+    let message = turn(host, "m", json!([call(json!("no JSON"))]));
+    assert_eq!((message["tool_calls"][0].get("extra_content"), message.get("reasoning_details")), (None, None));
+    // Gemini 3 refuses calls from elsewhere without a signature that says so.
+    let gemini = "https://generativelanguage.googleapis.com/v1beta/openai";
+    for (id, expected) in [("gemini-3-pro", json!(NO_SIGNATURE)), ("gemini-2.5-pro", json!(null))] {
+        let message = turn(gemini, id, json!([plain, plain]));
+        assert_eq!(message["tool_calls"][0]["extra_content"]["google"]["thought_signature"], expected);
+        assert_eq!(message["tool_calls"][1].get("extra_content"), None);
     }
 }
 

@@ -79,6 +79,44 @@ fn the_whole_request() {
 }
 
 #[test]
+fn items_have_ids_only_behind_their_reasoning_and_only_once() {
+    let reasoning = |id: &str| {
+        let item = json!({"type":"reasoning","id":id,"summary":[],"encrypted_content":"e"});
+        json!({"type":"thinking","thinking":"hm","thinkingSignature":item.to_string()})
+    };
+    let said = json!({"type":"text","text":"a","textSignature":"{\"v\":1,\"id\":\"msg_1\",\"phase\":\"final\"}"});
+    let call = |id: &str| json!({"type":"toolCall","id":id,"name":"t","arguments":{}});
+    let messages = json!([
+        assistant("m", json!([said, call("a|fc_1")])),
+        assistant("m", json!([reasoning("rs_1"), said, call("b|fc_1")])),
+        assistant("m", json!([reasoning("rs_1"), said, call("c|fc_2")])),
+        assistant("m", json!([reasoning("rs_2"), said, call("d|fc_1")]))
+    ]);
+    let (_, _, body) = prepared(&model(), (ThinkingLevel::Off, 1, false), messages, &[], prepare);
+    let items = body["input"].as_array().expect("a list");
+    let ids: Vec<&str> = items.iter().skip(1).map(|item| item["id"].as_str().unwrap_or("-")).collect();
+    assert_eq!(ids, ["msg_0_0", "-", "rs_1", "msg_1", "fc_1", "msg_2_1", "-", "rs_2", "msg_3_1", "-"]);
+    assert_eq!(items[1]["phase"], "final");
+}
+
+#[test]
+fn reasoning_is_taken_back_with_its_content_only() {
+    for (item, expected) in [
+        (json!({"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"e"}), true),
+        (json!({"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":""}), false),
+        (json!({"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":null}), false),
+        (json!({"type":"reasoning","id":"rs_1","summary":[]}), false),
+        (json!("reasoning_content"), false),
+    ] {
+        assert_eq!(takes_thought(&item.to_string()), expected, "{item}");
+    }
+    assert_eq!(
+        [takes_id(""), takes_id("|fc_1"), takes_id("a|fc_1"), takes_id(&"x".repeat(65))],
+        [false, false, true, false]
+    );
+}
+
+#[test]
 fn thinking_and_flags() {
     let map = |value: Value| serde_json::from_value(value).expect("levels");
     for (reasoning, levels, provider, level, expected, include) in [

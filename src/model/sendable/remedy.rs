@@ -135,7 +135,7 @@ pub fn remedy(refusal: &Refusal<'_>) -> Option<Remedy> {
             habit(Habit::NoBlockBinding, "block_binding")
         }
         Complaint::Habit(wanted) => {
-            (!again).then(|| habit(wanted, "an answer without its field for thoughts")).flatten()
+            (!again).then(|| habit(wanted, "answers that lack their field for thoughts")).flatten()
         }
     }
 }
@@ -147,7 +147,7 @@ fn complaint(text: &str, status: Option<u16>, overflow: bool) -> Option<Complain
     if matches!(status, Some(401..=403 | 408 | 429 | 502..=504 | 529)) {
         return None;
     }
-    if any(&["bound to a different conversation"]) {
+    if any(&["bound to a different conversation", "items are not persisted"]) {
         return Some(Complaint::Thoughts);
     }
     if any(&["block_binding"]) {

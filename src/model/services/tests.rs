@@ -372,3 +372,46 @@ fn a_broken_models_json_is_told_and_spares_the_catalog() {
     let outcome = services.stream(&test_request(&model, &[]), &Cancel::new(), &mut Recorder::default());
     assert_eq!(outcome.message.error_message, Some(error));
 }
+
+#[test]
+fn a_refused_image_is_left_out_at_once_and_from_then_on() {
+    let server = TestServer::new(|_, connection| {
+        while let Some(request) = connection.request() {
+            if request.body.contains("iVBORw0KGgo=") {
+                connection.respond("400 Bad Request", "", "{\"error\":{\"message\":\"Could not process image\"}}");
+            } else {
+                connection.stream_head();
+                connection.chunk(&format!("{OPENING}{DELTA}{ENDING}"));
+                connection.last_chunk();
+            }
+        }
+    });
+    let models = json!({"providers":{"test":{"baseUrl":server.url,"api":"anthropic-messages","apiKey":"k",
+        "models":[{"id":"m","input":["text","image"]}]}}});
+    let (services, _dir) = services(&[("models.json", models)], no_environment);
+    let (model, _) = services.resolve("test/m").expect("it is there");
+    let image = json!({"type":"image","data":"iVBORw0KGgo=","mimeType":"image/png"});
+    let messages =
+        test_messages(json!([{"role":"user","content":[{"type":"text","text":"Look"},image],"timestamp":1}]));
+    for requests in [2, 3] {
+        let mut recorder = Recorder::default();
+        let outcome = services.stream(&test_request(&model, &messages), &Cancel::new(), &mut recorder);
+        assert_eq!((outcome.message.text().as_str(), outcome.message.error_message), ("hi", None));
+        assert_eq!(recorder.events(), ["start", "text0", "text0+hi"]);
+        assert_eq!(server.requests().len(), requests);
+    }
+    assert!(server.requests()[2].body.contains("could not process it"));
+}
+
+#[test]
+fn a_refusal_that_names_nothing_to_leave_out_is_told_at_once() {
+    let server = TestServer::new(|_, connection| {
+        while connection.request().is_some() {
+            connection.respond("400 Bad Request", "", "Could not process image");
+        }
+    });
+    let (services, _dir) = services_at(&server, "anthropic-messages");
+    let outcome = ask(&services, &Cancel::new(), &mut Recorder::default());
+    assert_eq!(outcome.message.error_message.as_deref(), Some("400: Could not process image"));
+    assert_eq!(server.requests().len(), 1);
+}
