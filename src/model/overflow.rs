@@ -18,7 +18,7 @@ pub fn is_overflow(message: &AssistantMessage, model: &Model) -> bool {
         StopReason::Error => {
             let text = message.error_message.as_deref().unwrap_or("").to_lowercase();
             matches_any(&text, TOO_LARGE_AT_ANY_RATE)
-                || !matches_any(&text, NO_OVERFLOW) && matches_any(&text, OVERFLOW)
+                || !matches_any(&text, NO_OVERFLOW) && matches_any(&text, OVERFLOW) && !answer_fills_window(&text)
         }
         StopReason::Stop => prompt > model.context_window,
         StopReason::Length => {
@@ -29,6 +29,26 @@ pub fn is_overflow(message: &AssistantMessage, model: &Model) -> bool {
         }
         StopReason::ToolUse | StopReason::Aborted => false,
     }
+}
+
+/// Whether the limit that was asked for the answer takes the server's whole window by itself, so that no prompt is short
+/// enough. OpenAI's words, and those of vLLM.
+fn answer_fills_window(text: &str) -> bool {
+    let behind = |words: &str| {
+        let rest = &text[text.find(words)? + words.len()..];
+        number(rest.split(|c: char| !is_digit(c)).next()?)
+    };
+    let before = |words: &str| number(text[..text.find(words)?].rsplit(|c: char| !is_digit(c)).next()?);
+    let answer = before(" in the completion").or_else(|| behind("is too large: ")).or_else(|| before(" 'max_tokens'"));
+    answer.zip(behind("maximum context length is ")).is_some_and(|(answer, window)| answer >= window)
+}
+
+fn is_digit(c: char) -> bool {
+    c.is_ascii_digit() || matches!(c, ',' | '_')
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.replace([',', '_'], "").parse().ok()
 }
 
 /// Limits on what an account may send at once. Servers call them rate limits; but no wait helps, and a shorter context does.

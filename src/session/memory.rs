@@ -245,10 +245,10 @@ impl Memory {
     pub fn shortened(&mut self, messages: Vec<(usize, Arc<Message>)>) -> io::Result<()> {
         self.catch_up()?;
         for (at, message) in messages {
-            let Some(place) = self.messages.get_mut(at) else { continue };
+            let Some(after) = self.messages.get_mut(at..) else { continue };
+            forget_counts(after);
             let content = serde_json::to_value(&*message)?["content"].take();
-            *place = message;
-            forget_counts(&mut self.messages[at..]);
+            self.messages[at] = message;
             let edit = json!({"targetId": self.ids[at], "replacement": {"content": content}});
             self.append("context_edit", object(edit))?;
         }

@@ -8,13 +8,13 @@
 //! are in the session file, so that neither the next request nor a restart begins from the start again.
 //!
 //! Windows and token counts are estimates: the server may have a smaller window than was configured, and texts may have
-//! more tokens than their length suggests. So a refused context is halved with each refusal in a row, up to
-//! [`MAX_RECOVERIES`]; the number of requests is bounded by that.
+//! more tokens than their length suggests (what the server counted last is heeded). So a refused context is halved with
+//! each refusal in a row, up to [`MAX_RECOVERIES`]; the number of requests is bounded by that.
 
 use super::{Run, Settled, Step, Turn};
 use crate::compact::{CompactError, Compaction, Compactor};
 use crate::events::{AgentEvent, CompactionReason};
-use crate::model::{Model, Outcome};
+use crate::model::Outcome;
 use crate::reply::ReplyError;
 use crate::transcript::compaction::{self, Cut, context_tokens, should_compact, tokens};
 use crate::transcript::shorten::shorten;
@@ -65,7 +65,7 @@ impl Turn {
     /// [`CompactError`]; the transcript is as it was.
     pub(super) fn compact(&mut self, focus: Option<&str>) -> Result<(), CompactError> {
         let size = tokens(&self.transcript);
-        let limits = limits(&self.model, self.overhead, size, None);
+        let limits = self.limits(size, None);
         let cut = self.compactor(&mut |_| ()).plan(&self.transcript);
         let cut = cut.or_else(|why| self.worthwhile_cut(limits.kept, size).ok_or(why))?;
         self.make_room(&cut, CompactionReason::Manual, focus, false)
@@ -91,7 +91,7 @@ impl Turn {
     fn relieve(&mut self, reason: CompactionReason, refusals: Option<u32>) -> Result<(), CompactError> {
         let must = reason == CompactionReason::Overflow;
         let size = tokens(&self.transcript);
-        let limits = limits(&self.model, self.overhead, size, refusals);
+        let limits = self.limits(size, refusals);
         let mut result = Err(CompactError::Nothing);
         if self.services.compaction_settings(&self.model).enabled {
             let usual = self.compactor(&mut |_| ()).plan(&self.transcript);
@@ -118,6 +118,11 @@ impl Turn {
             result = Ok(());
         }
         result
+    }
+
+    fn limits(&self, size: u64, refusals: Option<u32>) -> Limits {
+        let counted = context_tokens(&self.transcript, self.overhead);
+        limits(self.model.context_window, self.overhead, size, counted, refusals)
     }
 
     /// A cut behind which at most `limit` tokens stay, or as few as possible, if it leaves out enough.
@@ -271,10 +276,14 @@ pub(super) fn overhead(system: &str, tools: &[ToolSpec]) -> u64 {
     (chars as u64).div_ceil(compaction::CHARS_PER_TOKEN)
 }
 
-/// What the messages may take of the model's window beside the overhead, which is what the system prompt and the tools
-/// take; with `refusals`, of `size` tokens that the server has refused, the last ones after so many others.
-fn limits(model: &Model, overhead: u64, size: u64, refusals: Option<u32>) -> Limits {
-    let room = model.context_window.saturating_sub(overhead).max(model.context_window / 8);
+/// What the messages may take of the window beside the overhead, which is what the system prompt and the tools take.
+/// They are estimated at `size` now; where both together were `counted` as more, the estimate is too low by as much. With
+/// `refusals`, the server has refused them, after so many others.
+fn limits(window: u64, overhead: u64, size: u64, counted: u64, refusals: Option<u32>) -> Limits {
+    let room = window.saturating_sub(overhead).max(window / 8);
+    let estimated = u128::from(size.saturating_add(overhead));
+    let room = u128::from(room) * estimated.max(1) / u128::from(counted).max(estimated).max(1);
+    let room = u64::try_from(room).unwrap_or(u64::MAX);
     let three_quarters = |tokens: u64| tokens / 4 * 3;
     match refusals {
         None => Limits { kept: three_quarters(room), shortened: room / 2 },
@@ -290,27 +299,32 @@ fn limits(model: &Model, overhead: u64, size: u64, refusals: Option<u32>) -> Lim
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::test_support::test_model;
 
     #[test]
     fn what_messages_may_take() {
-        for (window, overhead, size, refusals, kept, shortened) in [
+        for (window, overhead, size, counted, refusals, kept, shortened) in [
             // Near the window, and over it by our own count.
-            (200_000, 4000, 230_000, None, 147_000, 98_000),
-            (8000, 3000, 9000, None, 3750, 2500),
+            (200_000, 4000, 230_000, 234_000, None, 147_000, 98_000),
+            (8000, 3000, 9000, 2000, None, 3750, 2500),
+            // The server counts twice as many tokens.
+            (200_000, 0, 100_000, 200_000, None, 75_000, 50_000),
             // Each refusal in a row halves what there is to be.
-            (200_000, 4000, 230_000, Some(0), 147_000, 98_000),
-            (200_000, 4000, 120_000, Some(0), 147_000, 60_000),
-            (200_000, 4000, 120_000, Some(1), 45_000, 30_000),
-            (200_000, 4000, 30_000, Some(2), 5625, 3750),
-            (200_000, 4000, 80, Some(90), 6, 5),
+            (200_000, 4000, 230_000, 0, Some(0), 147_000, 98_000),
+            (200_000, 4000, 120_000, 0, Some(0), 147_000, 60_000),
+            (200_000, 4000, 120_000, 0, Some(1), 45_000, 30_000),
+            (200_000, 4000, 30_000, 0, Some(2), 5625, 3750),
+            (200_000, 4000, 80, 0, Some(90), 6, 5),
             // There is no room at all; the messages are not to blame, but something has to be sent.
-            (8000, 9000, 400, None, 750, 500),
-            (0, 0, 0, Some(0), 0, 0),
+            (8000, 9000, 400, 9400, None, 750, 500),
+            (0, 0, 0, 0, Some(0), 0, 0),
+            (u64::MAX, 0, u64::MAX, u64::MAX, None, u64::MAX / 4 * 3, u64::MAX / 2),
         ] {
-            let model = Model { context_window: window, ..test_model() };
-            let limits = limits(&model, overhead, size, refusals);
-            assert_eq!((limits.kept, limits.shortened), (kept, shortened), "{window} {overhead} {size} {refusals:?}");
+            let limits = limits(window, overhead, size, counted, refusals);
+            assert_eq!(
+                (limits.kept, limits.shortened),
+                (kept, shortened),
+                "{window} {overhead} {size} {counted} {refusals:?}"
+            );
         }
     }
 }

@@ -579,3 +579,22 @@ def test_a_run_does_not_wait_for_a_summary_that_nobody_will_read(daemon, model):
     model.script(["done", tokens(FULL)])
     assert daemon.run(LONG).text() == "done"
     assert kinds(model) == ["turn"]
+
+
+@pytest.mark.parametrize("enabled", [True, False], ids=["compaction on", "compaction off"])
+def test_what_a_server_took_silently_and_counted_as_too_long_is_shorter_the_next_time(daemon, model, enabled):
+    """It has twice as many tokens as our estimate says."""
+    default_settings(daemon, enabled=enabled)
+    counts = []
+
+    def answer(request):
+        if is_summary_request(request):
+            return SUMMARY
+        counts.append(len(json.dumps(request.body)) // 2)
+        return ["ok", Usage(input=counts[-1], output=10)]
+
+    model.answer(answer)
+    daemon.session("s", "begin").text()
+    daemon.prompt("s", "0123456789" * 50_000).text()
+    assert daemon.prompt("s", "go on").text() == "ok"
+    assert counts[1] > 200_000 and counts[2] < 200_000

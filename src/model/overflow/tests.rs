@@ -112,6 +112,11 @@ fn words_that_only_look_like_it() {
         "Invalid 'tools[0].function.description': string too long. Expected a string with maximum length 1024",
         "The number of tools exceeds the limit of 128",
         "max_tokens: 100000 > 64000, which is the maximum allowed number of output tokens for this model",
+        "This model's maximum context length is 16384 tokens. However, you requested 16500 tokens (116 in the messages, \
+         16,384 in the completion). Please reduce the length of the messages or completion.",
+        "'max_tokens' or 'max_completion_tokens' is too large: 8192. This model's maximum context length is 4096 tokens and \
+         your request has 2104 input tokens (8192 > 4096 - 2104).",
+        "This model's maximum context length is 2048 tokens. However, your request has 8 input tokens plus 2048 'max_tokens'.",
         "max_tokens is too large: 100000. This model supports at most 16384 completion tokens.",
         "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]",
         "error 413 in the middle",
