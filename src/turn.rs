@@ -367,6 +367,7 @@ impl Turn {
             usage: Usage::default(),
             stop_reason: StopReason::Stop,
             error_message: None,
+            raw_stop_reason: None,
             thinking_level: None,
             timestamp: now_ms(),
             duration_ms: None,

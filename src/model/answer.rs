@@ -6,6 +6,15 @@ use crate::transcript::{AssistantMessage, Block, StopReason, Usage, now_ms};
 use serde_json::Map;
 use std::time::Instant;
 
+/// How much text, thinking and arguments one answer may have together, signatures and what else is kept with it included;
+/// bytes. No model's output limit allows for so much: an answer that is longer does not end by itself.
+const MAX_ANSWER: usize = 16 << 20;
+/// What a block counts for before anything is in it; bytes.
+const BLOCK_SIZE: usize = 1 << 10;
+/// Most answers have one or two blocks, and they are kept for as long as their session: up to here, there is room for as
+/// many as there are, and no more.
+const FEW_BLOCKS: usize = 8;
+
 /// What a cancelled request says.
 pub const ABORTED: &str = "Request was aborted";
 
@@ -34,6 +43,14 @@ pub struct Answer<'a> {
     sink: &'a mut dyn Sink,
     /// The arguments' JSON text of the tool calls that have not ended, by index.
     arguments: Vec<(usize, String)>,
+    /// The block whose last piece ended in the first half of a character, and that half.
+    half: Option<(usize, u16)>,
+    /// How much is kept; bytes.
+    size: usize,
+    /// Something had to be left out.
+    is_full: bool,
+    /// The thinking block whose signature was given out to be written to, and how long it was then.
+    signed: Option<(usize, usize)>,
     begun: Instant,
 }
 
@@ -51,12 +68,17 @@ impl<'a> Answer<'a> {
                 usage: Usage::default(),
                 stop_reason: StopReason::Stop,
                 error_message: None,
+                raw_stop_reason: None,
                 thinking_level: Some(request.thinking.as_str().to_string()),
                 timestamp: now_ms(),
                 duration_ms: None,
             },
             sink,
             arguments: Vec::new(),
+            half: None,
+            size: 0,
+            is_full: false,
+            signed: None,
             begun: Instant::now(),
         }
     }
@@ -71,11 +93,64 @@ impl<'a> Answer<'a> {
         self.sink.drained();
     }
 
+    /// Whether the answer has reached the limit of what is kept of one: nothing more goes in.
+    pub fn is_full(&mut self) -> bool {
+        self.count_signature();
+        self.is_full
+    }
+
+    /// Whether nothing has come so far, not even the name of the answer.
+    pub fn is_untouched(&self) -> bool {
+        self.message.content.is_empty() && self.message.response_id.is_none()
+    }
+
+    /// Counts what is kept of the answer, or with it.
+    pub fn count(&mut self, bytes: usize) {
+        self.size = self.size.saturating_add(bytes);
+        self.is_full |= self.size > MAX_ANSWER;
+    }
+
+    fn count_signature(&mut self) {
+        if let Some((index, before)) = self.signed.take()
+            && let Some(Block::Thinking { thinking_signature: Some(signature), .. }) = self.message.content.get(index)
+        {
+            self.count(signature.len().saturating_sub(before));
+        }
+    }
+
     fn push(&mut self, block: Block) -> usize {
-        // Most answers have one or two blocks, and they are kept for as long as their session.
-        self.message.content.reserve_exact(1);
+        self.count(BLOCK_SIZE);
+        if self.message.content.len() < FEW_BLOCKS {
+            self.message.content.reserve_exact(1);
+        }
         self.message.content.push(block);
         self.message.content.len() - 1
+    }
+
+    /// Adds a piece to a block: puts a character together that was cut between two pieces, and leaves out what is beyond the
+    /// limit. `push` gets what is not empty.
+    fn add(&mut self, index: usize, delta: &str, push: fn(&mut Answer<'a>, usize, &str)) {
+        if delta.is_empty() {
+            return;
+        }
+        let (second, mut rest, first) = tolerant_json::split_halves(delta);
+        if let Some((_, half)) = self.half.take().filter(|(at, _)| *at == index)
+            && let Some(second) = second
+            && let Some(Ok(character)) = char::decode_utf16([half, second]).next()
+        {
+            self.count(character.len_utf8());
+            push(self, index, character.encode_utf8(&mut [0; 4]));
+        }
+        self.half = first.map(|half| (index, half));
+        let room = MAX_ANSWER.saturating_sub(self.size);
+        if rest.len() > room {
+            rest = &rest[..rest.floor_char_boundary(room)];
+            self.is_full = true;
+        }
+        self.size += rest.len();
+        if !rest.is_empty() {
+            push(self, index, rest);
+        }
     }
 
     pub fn start_text(&mut self) -> usize {
@@ -85,18 +160,20 @@ impl<'a> Answer<'a> {
     }
 
     pub fn text(&mut self, index: usize, delta: &str) {
-        if let Some(Block::Text { text, .. }) = self.message.content.get_mut(index)
-            && !delta.is_empty()
-        {
-            text.push_str(delta);
-            self.sink.event(StreamEvent::TextDelta { index, delta });
-        }
+        self.add(index, delta, |answer, index, delta| {
+            if let Some(Block::Text { text, .. }) = answer.message.content.get_mut(index) {
+                text.push_str(delta);
+                answer.sink.event(StreamEvent::TextDelta { index, delta });
+            }
+        });
     }
 
     /// Keeps what the provider wants to get back with a text block.
     pub fn sign_text(&mut self, index: usize, signature: String) {
         if let Some(Block::Text { text_signature, .. }) = self.message.content.get_mut(index) {
-            *text_signature = Some(signature);
+            let before = text_signature.replace(signature).map_or(0, |signature| signature.len());
+            let length = text_signature.as_ref().map_or(0, String::len);
+            self.count(length.saturating_sub(before));
         }
     }
 
@@ -115,12 +192,12 @@ impl<'a> Answer<'a> {
     }
 
     pub fn thinking(&mut self, index: usize, delta: &str) {
-        if let Some(Block::Thinking { thinking, .. }) = self.message.content.get_mut(index)
-            && !delta.is_empty()
-        {
-            thinking.push_str(delta);
-            self.sink.event(StreamEvent::ThinkingDelta { index, delta });
-        }
+        self.add(index, delta, |answer, index, delta| {
+            if let Some(Block::Thinking { thinking, .. }) = answer.message.content.get_mut(index) {
+                thinking.push_str(delta);
+                answer.sink.event(StreamEvent::ThinkingDelta { index, delta });
+            }
+        });
     }
 
     pub fn end_thinking(&mut self, index: usize) {
@@ -132,14 +209,20 @@ impl<'a> Answer<'a> {
 
     /// The signature of a thinking block, for the provider code to write to.
     pub fn thinking_signature(&mut self, index: usize) -> Option<&mut String> {
+        self.count_signature();
         match self.message.content.get_mut(index) {
-            Some(Block::Thinking { thinking_signature, .. }) => Some(thinking_signature.get_or_insert_default()),
+            Some(Block::Thinking { thinking_signature, .. }) => {
+                let signature = thinking_signature.get_or_insert_default();
+                self.signed = Some((index, signature.len()));
+                Some(signature)
+            }
             _ => None,
         }
     }
 
     /// A whole block of thoughts that the provider keeps to itself.
     pub fn redacted_thinking(&mut self, data: &str) {
+        self.count(data.len());
         let index = self.push(Block::Thinking {
             thinking: "[Reasoning redacted]".to_string(),
             thinking_signature: Some(data.to_string()),
@@ -149,26 +232,37 @@ impl<'a> Answer<'a> {
         self.sink.event(StreamEvent::ThinkingEnd { index });
     }
 
+    /// A call whose id is missing, or was used in this message before, gets another one: calls and their results belong
+    /// together by it.
     pub fn start_tool_call(&mut self, id: &str, name: &str) -> usize {
+        let is_taken = |id: &str| {
+            self.message.content.iter().any(|block| matches!(block, Block::ToolCall { id: known, .. } if known == id))
+        };
+        let id = if id.is_empty() || is_taken(id) {
+            format!("call_{:x}_{}", self.message.timestamp, self.message.content.len())
+        } else {
+            id.to_string()
+        };
+        self.count(id.len() + name.len());
         let index = self.push(Block::ToolCall {
-            id: id.to_string(),
+            id: id.clone(),
             name: name.to_string(),
             arguments: Map::new(),
             thought_signature: None,
             arguments_error: None,
         });
         self.arguments.push((index, String::new()));
-        self.sink.event(StreamEvent::ToolCallStart { index, id, name });
+        self.sink.event(StreamEvent::ToolCallStart { index, id: &id, name });
         index
     }
 
     pub fn tool_arguments(&mut self, index: usize, delta: &str) {
-        if let Some((_, text)) = self.arguments.iter_mut().find(|(at, _)| *at == index)
-            && !delta.is_empty()
-        {
-            text.push_str(delta);
-            self.sink.event(StreamEvent::ToolCallDelta { index, delta });
-        }
+        self.add(index, delta, |answer, index, delta| {
+            if let Some((_, text)) = answer.arguments.iter_mut().rev().find(|(at, _)| *at == index) {
+                text.push_str(delta);
+                answer.sink.event(StreamEvent::ToolCallDelta { index, delta });
+            }
+        });
     }
 
     /// Whether some of a call's arguments have arrived.
@@ -180,7 +274,11 @@ impl<'a> Answer<'a> {
     /// replaced; if nothing has, this is it.
     pub fn whole_tool_arguments(&mut self, index: usize, whole: &str) {
         match self.arguments.iter_mut().find(|(at, text)| *at == index && !text.is_empty()) {
-            Some((_, text)) => whole.clone_into(text),
+            Some((_, text)) => {
+                let more = whole.len().saturating_sub(text.len());
+                whole.clone_into(text);
+                self.count(more);
+            }
             None => self.tool_arguments(index, whole),
         }
     }
@@ -188,7 +286,9 @@ impl<'a> Answer<'a> {
     /// Keeps what the provider wants to get back with a tool call.
     pub fn sign_tool_call(&mut self, index: usize, signature: String) {
         if let Some(Block::ToolCall { thought_signature, .. }) = self.message.content.get_mut(index) {
+            let length = signature.len();
             *thought_signature = Some(signature);
+            self.count(length);
         }
     }
 

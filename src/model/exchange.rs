@@ -5,12 +5,12 @@ use super::answer::{Answer, Failed};
 use super::credentials::Authorization;
 use super::http::{Http, HttpError, Patience, Response};
 use super::protocol::{Decoder, MAX_ERROR_CHARS, Prepared, Progress};
+use super::reading::{self, Source};
 use super::secret_value::Secret;
 use super::sse::Events;
 use super::throttle::{Account, Throttle, too_long};
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
-use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -95,49 +95,12 @@ impl Exchange<'_> {
         answer: &mut Answer<'_>,
     ) -> Result<StopReason, Failed> {
         let mut events = Events::new(response);
-        let (stop, progress) = read(&mut events, decoder, answer, self.cancel)?;
+        let (stop, progress) = reading::read(&mut events, decoder, answer, self.cancel)?;
         if progress == Progress::Done {
             events.into_reader().complete();
         }
         Ok(stop)
     }
-}
-
-/// Feeds a stream's events to the decoder: how the answer ended, and `Done` if an event said so, behind which the stream was
-/// not read any further.
-///
-/// # Errors
-/// The decoder's, that of a connection that was lost before the answer's end, and that of a cancelled request.
-pub fn read<R: Read>(
-    events: &mut Events<R>,
-    decoder: &mut dyn Decoder,
-    answer: &mut Answer<'_>,
-    cancel: &Cancel,
-) -> Result<(StopReason, Progress), Failed> {
-    let more = |stop| (stop, Progress::More);
-    loop {
-        while let Some(event) = events.next() {
-            if decoder.event(event, answer)? == Progress::Done {
-                return Ok((decoder.end(answer)?, Progress::Done));
-            }
-        }
-        answer.drained();
-        match events.fill() {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(_) if cancel.is_cancelled() => return Err(Failed::aborted()),
-            // Some servers just hang up after the last event; whether that was it is for the decoder to say.
-            Err(e) => return decoder.end(answer).map(more).map_err(|_| lost(&e)),
-        }
-    }
-    if cancel.is_cancelled() {
-        return Err(Failed::aborted());
-    }
-    if let Some(rest) = events.rest() {
-        // A cut event is no event; that the end is missing is what `end` complains about.
-        let _ = decoder.event(rest, answer);
-    }
-    decoder.end(answer).map(more)
 }
 
 /// A request that was not accepted.
@@ -147,17 +110,20 @@ struct Refusal {
     again: bool,
 }
 
+/// How long an answer that is whole is waited for to end, so that what follows a reason to stop is not lost where there is
+/// more, and nobody waits for a server that keeps the connection open. Longer than the pauses in answers whose every piece
+/// names the reason.
+const END_TIMEOUT: Duration = Duration::from_secs(6);
+
+impl Source for Response {
+    fn expect_end(&self) {
+        self.limit_until(Instant::now() + END_TIMEOUT);
+    }
+}
+
 /// The wait before another attempt, where the server asks for none; `random` is between 0 and 1.
 fn backoff(attempt: u32, random: f64) -> Duration {
     Duration::from_secs_f64((0.5 * f64::from(1 << attempt.min(4))).min(8.0) * (1.0 - random * 0.25))
-}
-
-fn lost(error: &std::io::Error) -> Failed {
-    Failed::new(match error.kind() {
-        ErrorKind::TimedOut => format!("Request timed out: {error}"),
-        ErrorKind::InvalidData => format!("Unusable response: {error}"),
-        _ => format!("Connection lost: {error}"),
-    })
 }
 
 /// An answer with a status that says no.

@@ -223,6 +223,11 @@ impl Response {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// From here on, all waits for more of the answer together have to end at `end`.
+    pub fn limit_until(&self, end: Instant) {
+        self.line.watch.limit_until(end);
+    }
+
     /// Takes note that the answer is complete, whatever may still follow it, and leaves the connection to the next
     /// request. An answer dropped without this closes its connection.
     pub fn complete(self) {

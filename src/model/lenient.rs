@@ -2,8 +2,9 @@
 //! costs nothing else of its event. Servers send nulls for what they do not know, counts as floats or negative, texts as
 //! lists of parts, and numbers as strings.
 
-use serde::de::value::MapAccessDeserializer;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
@@ -39,6 +40,15 @@ pub struct Count(pub Option<u64>);
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Number(pub Option<f64>);
 
+/// Yes or no: a boolean, a number that is not 0, a text other than `false` and the empty one. Anything else is a no.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Flag(pub bool);
+
+/// JSON text, such as a tool call's arguments: a text is taken as it is, and an object or a list for the text that it would
+/// be. `None` for anything else.
+#[derive(Debug, Default, PartialEq)]
+pub struct JsonText<'a>(pub Option<Cow<'a, str>>);
+
 /// An object of this form; `None` for anything that is no object.
 #[derive(Debug, PartialEq)]
 pub struct Object<T>(pub Option<T>);
@@ -46,6 +56,10 @@ pub struct Object<T>(pub Option<T>);
 /// The objects of a list that are of this form; a lone object is a list of one, and anything else an empty list.
 #[derive(Debug, PartialEq)]
 pub struct List<T>(pub Vec<T>);
+
+/// The first object of such a list, of which no other matters: reading it allocates nothing.
+#[derive(Debug, PartialEq)]
+pub struct First<T>(pub Option<T>);
 
 impl<T> Default for Object<T> {
     fn default() -> Object<T> {
@@ -56,6 +70,12 @@ impl<T> Default for Object<T> {
 impl<T> Default for List<T> {
     fn default() -> List<T> {
         List(Vec::new())
+    }
+}
+
+impl<T> Default for First<T> {
+    fn default() -> First<T> {
+        First(None)
     }
 }
 
@@ -188,6 +208,68 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
+impl<'de> Deserialize<'de> for Flag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Flag, D::Error> {
+        struct AnyFlag;
+        impl<'de> Visitor<'de> for AnyFlag {
+            type Value = Flag;
+
+            absent!(null, list, object);
+
+            fn visit_bool<E>(self, yes: bool) -> Result<Flag, E> {
+                Ok(Flag(yes))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Flag, E> {
+                Ok(Flag(number != 0))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Flag, E> {
+                Ok(Flag(number != 0))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Flag, E> {
+                Ok(Flag(number != 0.0))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Flag, E> {
+                Ok(Flag(!text.is_empty() && !text.eq_ignore_ascii_case("false")))
+            }
+        }
+        deserializer.deserialize_any(AnyFlag)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for JsonText<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonText<'a>, D::Error> {
+        struct AnyJson<'a>(PhantomData<JsonText<'a>>);
+        impl<'de: 'a, 'a> Visitor<'de> for AnyJson<'a> {
+            type Value = JsonText<'a>;
+
+            absent!(null, bool, numbers);
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<JsonText<'a>, E> {
+                Ok(JsonText(Some(Cow::Borrowed(text))))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<JsonText<'a>, E> {
+                Ok(JsonText(Some(Cow::Owned(text.to_string()))))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<JsonText<'a>, A::Error> {
+                let value = Value::deserialize(SeqAccessDeserializer::new(list))?;
+                Ok(JsonText(Some(Cow::Owned(value.to_string()))))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<JsonText<'a>, A::Error> {
+                let value = Value::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(JsonText(Some(Cow::Owned(value.to_string()))))
+            }
+        }
+        deserializer.deserialize_any(AnyJson(PhantomData))
+    }
+}
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
         struct AnyObject<T>(PhantomData<T>);
@@ -222,6 +304,32 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<List<T>, A::Error> {
                 T::deserialize(MapAccessDeserializer::new(map)).map(|element| List(vec![element]))
+            }
+        }
+        deserializer.deserialize_any(AnyList(PhantomData))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for First<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<First<T>, D::Error> {
+        struct AnyList<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for AnyList<T> {
+            type Value = First<T>;
+
+            absent!(null, bool, numbers, text);
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<First<T>, A::Error> {
+                while let Some(Object(element)) = list.next_element()? {
+                    if element.is_some() {
+                        while list.next_element::<IgnoredAny>()?.is_some() {}
+                        return Ok(First(element));
+                    }
+                }
+                Ok(First(None))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<First<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(|element| First(Some(element)))
             }
         }
         deserializer.deserialize_any(AnyList(PhantomData))
@@ -276,6 +384,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn flags_and_json_texts() {
+        for (json, expected) in [
+            ("true", true),
+            ("false", false),
+            ("1", true),
+            ("0", false),
+            ("0.0", false),
+            (r#""true""#, true),
+            (r#""False""#, false),
+            (r#""""#, false),
+            ("null", false),
+            ("[true]", false),
+            ("{}", false),
+        ] {
+            assert_eq!(serde_json::from_str::<Flag>(json).expect(json), Flag(expected), "{json}");
+        }
+        for (json, expected) in [
+            (r#""{\"a\":""#, Some(r#"{"a":"#)),
+            (r#"{ "b": 1.0, "a": [null] }"#, Some(r#"{"b":1.0,"a":[null]}"#)),
+            ("[1, {}]", Some("[1,{}]")),
+            (r#""""#, Some("")),
+            ("null", None),
+            ("7", None),
+        ] {
+            let text: JsonText<'_> = serde_json::from_str(json).expect(json);
+            assert_eq!(text.0.as_deref(), expected, "{json}");
+        }
+    }
+
     #[derive(Debug, Default, PartialEq, serde::Deserialize)]
     #[serde(default)]
     struct Point {
@@ -294,8 +432,11 @@ mod tests {
         }
         assert_eq!(read::<List<Point>>(r#"[{"x":1},null,5,"x",[1],{"x":"2"}]"#), List(vec![point(1), point(2)]));
         assert_eq!(read::<List<Point>>(r#"{"x":1}"#), List(vec![point(1)]));
+        assert_eq!(read::<First<Point>>(r#"[null,7,{"x":1},{"x":2}]"#), First(Some(point(1))));
+        assert_eq!(read::<First<Point>>(r#"{"x":3}"#), First(Some(point(3))));
         for json in ["null", "1", "\"x\"", "[]"] {
             assert_eq!(read::<List<Point>>(json), List(Vec::new()), "{json}");
+            assert_eq!(read::<First<Point>>(json), First(None), "{json}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | which models there are | `catalog`, `definition`, `models_json`, `registry`, `settings` |
 //! | who pays | `credentials`, `secret_value`, `oauth` |
 //! | transport | `http`, `http_watch`, `sse`, `throttle` |
-//! | one request | `services` (the way in), `exchange`, `answer`, `lenient`, `repair`, `usage`, `retry`, `overflow`, `error_words` |
+//! | one request | `services` (the way in), `exchange`, `reading`, `answer`, `lenient`, `repair`, `usage`, `retry`, `overflow`, `error_words` |
 //! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `openai_responses`, `google`, `offline` |
 
 mod answer;
@@ -31,6 +31,7 @@ mod openai_messages;
 mod openai_responses;
 pub mod overflow;
 mod protocol;
+mod reading;
 mod registry;
 mod repair;
 pub mod retry;
@@ -46,11 +47,11 @@ mod usage;
 
 #[cfg(fuzzing)]
 pub use answer::Answer;
-#[cfg(fuzzing)]
-pub use exchange::read;
 pub use oauth::Endpoints as OauthEndpoints;
 #[cfg(fuzzing)]
 pub use protocol::{Decoder, Progress, Protocol};
+#[cfg(fuzzing)]
+pub use reading::{Source, read};
 pub use secret_value::Secret;
 pub use services::Services;
 pub use settings::{QueueMode, QueueModes, RetrySettings, ToolSettings};

@@ -1,5 +1,9 @@
 //! Server-sent events, parsed in place from a stream that may be cut anywhere.
 //!
+//! Servers also answer with what is no event stream. An object at the beginning of a line is an event too, whether it stands
+//! alone, in a list, or in a line of its own: so an answer that came whole, an error, and lists of chunks are read as they
+//! arrive. A field `error` is an event of that name, and lines that are nothing of all this are kept as [`Events::stray`].
+//!
 //! [`Events::next`] never reads; [`Events::fill`] reads once. Between the two, a caller knows that everything which has
 //! arrived was handed over.
 
@@ -10,14 +14,26 @@ use std::ops::Range;
 const READ_SIZE: usize = 32 << 10;
 /// The longest event, in bytes.
 const MAX_EVENT: usize = 10 << 20;
+/// How much of what is no event is kept, in bytes: more than an error message quotes.
+const MAX_STRAY: usize = 16 << 10;
 
 /// One event.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Event<'a> {
     /// The `event` field; empty if there was none.
     pub name: &'a [u8],
-    /// The `data` fields, joined by line feeds.
+    /// The `data` fields, joined by line feeds. Never empty or blank.
     pub data: &'a [u8],
+}
+
+/// An object that stands in the stream without being the data of an event, up to where it was read.
+#[derive(Default)]
+struct Object {
+    /// How many objects and lists are open.
+    depth: usize,
+    in_string: bool,
+    /// A backslash went before.
+    escaped: bool,
 }
 
 /// The events of a stream.
@@ -43,6 +59,10 @@ pub struct Events<R> {
     joined: Vec<u8>,
     /// The unfinished event has several: `joined` counts, not `data`.
     is_joined: bool,
+    /// The line that is not yet parsed is such an object.
+    object: Option<Object>,
+    has_objects: bool,
+    stray: Vec<u8>,
 }
 
 impl<R: Read> Events<R> {
@@ -61,7 +81,24 @@ impl<R: Read> Events<R> {
             has_data: false,
             joined: Vec::new(),
             is_joined: false,
+            object: None,
+            has_objects: false,
+            stray: Vec::new(),
         }
+    }
+
+    pub fn reader(&self) -> &R {
+        &self.reader
+    }
+
+    /// Whether some of the events were objects without a field's name before them.
+    pub fn has_objects(&self) -> bool {
+        self.has_objects
+    }
+
+    /// The beginning of what was sent and is part of no event.
+    pub fn stray(&self) -> &[u8] {
+        &self.stray
     }
 
     pub fn into_reader(self) -> R {
@@ -113,6 +150,19 @@ impl<R: Read> Events<R> {
                     self.searched = self.line;
                 }
             }
+            if self.object.is_none() && !self.has_data && self.searched == self.line {
+                match self.object_ahead() {
+                    Some(true) => self.object = Some(Object::default()),
+                    Some(false) => {}
+                    None => return None,
+                }
+            }
+            if self.object.is_some() {
+                if !self.object_end() {
+                    return None;
+                }
+                return Some(self.take());
+            }
             let unsearched = &self.buffer[self.searched..self.end];
             let Some(length) = memchr::memchr2(b'\n', b'\r', unsearched) else {
                 self.searched = self.end;
@@ -130,7 +180,7 @@ impl<R: Read> Events<R> {
             self.searched = self.line;
             if from < to {
                 self.field(from..to);
-            } else if self.has_data {
+            } else if self.has_data && !self.is_blank() {
                 return Some(self.take());
             } else {
                 self.reset();
@@ -141,11 +191,64 @@ impl<R: Read> Events<R> {
     /// The event that the end of the stream left without its empty line, if there is one. Servers exist that end so.
     pub fn rest(&mut self) -> Option<Event<'_>> {
         if self.line < self.end {
-            self.field(self.line..self.end);
+            if self.object.take().is_some() {
+                self.object_is_data(self.end);
+            } else {
+                self.field(self.line..self.end);
+            }
             self.line = self.end;
             self.searched = self.end;
         }
-        self.has_data.then(|| self.take())
+        (self.has_data && !self.is_blank()).then(|| self.take())
+    }
+
+    /// Whether an object begins in the line that is not yet parsed; what belongs to a list around it is passed over. `None` if
+    /// too little has arrived to tell.
+    fn object_ahead(&mut self) -> Option<bool> {
+        let arrived = &self.buffer[self.line..self.end];
+        let length = arrived.iter().position(|byte| !is_between(byte))?;
+        let is_object = arrived[length] == b'{';
+        if is_object {
+            self.line += length;
+            self.searched = self.line;
+        }
+        Some(is_object)
+    }
+
+    /// Reads on in the object that the line begins with; false if its end has not arrived.
+    fn object_end(&mut self) -> bool {
+        let Some(object) = &mut self.object else { return false };
+        for at in self.searched..self.end {
+            let byte = self.buffer[at];
+            match byte {
+                _ if object.escaped => object.escaped = false,
+                b'\\' if object.in_string => object.escaped = true,
+                b'"' => object.in_string = !object.in_string,
+                b'{' | b'[' if !object.in_string => object.depth += 1,
+                b'}' | b']' if !object.in_string => object.depth -= 1,
+                _ => {}
+            }
+            if object.depth == 0 {
+                self.object = None;
+                self.object_is_data(at + 1);
+                self.line = at + 1;
+                self.searched = self.line;
+                return true;
+            }
+        }
+        self.searched = self.end;
+        false
+    }
+
+    fn object_is_data(&mut self, end: usize) {
+        self.data = self.line - self.start..end - self.start;
+        (self.has_data, self.has_objects) = (true, true);
+    }
+
+    /// Whether there is nothing in the data of the unfinished event, as it is with those that keep a connection open.
+    fn is_blank(&self) -> bool {
+        !self.is_joined && self.buffer[self.start..][self.data.clone()].trim_ascii().is_empty()
+            || self.is_joined && self.joined.trim_ascii().is_empty()
     }
 
     /// Skips a byte order mark. False if too little has arrived to tell.
@@ -174,24 +277,39 @@ impl<R: Read> Events<R> {
         }
         let relative = value.start - self.start..value.end - self.start;
         match &bytes[..length] {
-            b"data" if !self.has_data => {
-                self.data = relative;
-                self.has_data = true;
-            }
-            b"data" => {
-                if !self.is_joined {
-                    let first = self.start + self.data.start..self.start + self.data.end;
-                    self.joined.clear();
-                    self.joined.extend_from_slice(&self.buffer[first]);
-                    self.is_joined = true;
-                }
-                self.joined.push(b'\n');
-                self.joined.extend_from_slice(&self.buffer[value]);
-            }
+            // Some servers break off in an event and write an error behind it.
+            [b'{', ..] | b"[DONE]" => self.add_data(line),
+            b"data" => self.add_data(value),
             b"event" => self.name = relative,
-            // Comments, `id`, `retry`, and whatever else there may be.
-            _ => {}
+            b"error" => {
+                self.name = line.start - self.start..line.start + length - self.start;
+                self.add_data(value);
+            }
+            // Comments, and what is of no use here.
+            b"" | b"id" | b"retry" => {}
+            // What is between the objects of a list.
+            _ if bytes.iter().all(is_between) => {}
+            _ => {
+                let room = MAX_STRAY.saturating_sub(self.stray.len());
+                self.stray.extend(bytes.iter().chain(b"\n").take(room));
+            }
         }
+    }
+
+    fn add_data(&mut self, value: Range<usize>) {
+        if !self.has_data {
+            self.data = value.start - self.start..value.end - self.start;
+            self.has_data = true;
+            return;
+        }
+        if !self.is_joined {
+            let first = self.start + self.data.start..self.start + self.data.end;
+            self.joined.clear();
+            self.joined.extend_from_slice(&self.buffer[first]);
+            self.is_joined = true;
+        }
+        self.joined.push(b'\n');
+        self.joined.extend_from_slice(&self.buffer[value]);
     }
 
     fn take(&mut self) -> Event<'_> {
@@ -207,6 +325,11 @@ impl<R: Read> Events<R> {
         self.name = 0..0;
         (self.has_data, self.is_joined) = (false, false);
     }
+}
+
+/// What may stand between objects that are in a list, and before and behind them.
+fn is_between(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'[' | b',' | b']')
 }
 
 #[cfg(test)]
@@ -259,6 +382,43 @@ mod tests {
             }
             let bytes = stream.iter().map(|b| vec![*b]).collect();
             assert_eq!(parse(bytes).len(), expected.len());
+        }
+    }
+
+    #[test]
+    fn objects_errors_and_what_is_no_event() {
+        for (stream, expected, stray) in [
+            ("{\"a\":\"}\\\"\"}{\"b\":[{}]} , {}", &["{\"a\":\"}\\\"\"}", "{\"b\":[{}]}", "{}"][..], ""),
+            ("[{\"a\":\n1}\n,\n{}\n]\n", &["{\"a\":\n1}", "{}"], ""),
+            ("data: x\n{\"a\":1}\n\n", &["x\n{\"a\":1}"], ""),
+            ("event: n\n{}\ndata: y\n\n", &["n={}", "y"], ""),
+            ("error: z\n\nerror\n\n", &["error=z"], ""),
+            ("{\"cut\":", &["{\"cut\":"], ""),
+            ("data:\n\ndata: \n\nevent: e\ndata\ndata\n\ndata: x\n\ndata: ", &["x"], ""),
+            ("<p>\n:c\nid: 1\nretry\nOh: no\n\n", &[], "<p>\nOh: no\n"),
+        ] {
+            for size in 1..=stream.len() {
+                let mut events = Events::new(Parts(
+                    stream.as_bytes().chunks(size).map(<[u8]>::to_vec).collect::<Vec<_>>().into_iter(),
+                ));
+                let mut found: Vec<String> = Vec::new();
+                let text = |e: Event<'_>| {
+                    let data = String::from_utf8_lossy(e.data);
+                    if e.name.is_empty() { data.into() } else { format!("{}={data}", String::from_utf8_lossy(e.name)) }
+                };
+                loop {
+                    while let Some(event) = events.next() {
+                        found.push(text(event));
+                    }
+                    if !events.fill().expect("it reads") {
+                        found.extend(events.rest().map(text));
+                        break;
+                    }
+                }
+                assert_eq!(found, expected, "{stream} in pieces of {size}");
+                assert_eq!(String::from_utf8_lossy(events.stray()), stray, "{stream}");
+                assert_eq!(events.has_objects(), stream.starts_with(['[', '{']) || stream.contains("n\n{"), "{stream}");
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 
 use super::answer::Answer;
 use super::credentials::{Authorization, Scheme};
-use super::exchange;
 use super::protocol::{Decoder, Draft, Prepared};
+use super::reading;
 use super::secret_value::Secret;
 use super::sse::Events;
 use super::thinking::Budgets;
@@ -82,7 +82,7 @@ pub fn decoded(model: &Model, mut decoder: impl Decoder, stream: &str) -> (Outco
     let mut recorder = Recorder::default();
     let mut answer = Answer::new(&request, &mut recorder);
     let mut events = Events::new(stream.as_bytes());
-    let result = exchange::read(&mut events, &mut decoder, &mut answer, &Cancel::new()).map(|(stop, _)| stop);
+    let result = reading::read(&mut events, &mut decoder, &mut answer, &Cancel::new()).map(|(stop, _)| stop);
     (answer.finish(&request, result), recorder)
 }
 

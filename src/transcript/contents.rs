@@ -137,7 +137,7 @@ pub(super) fn parse_line(line: &[u8]) -> Option<Fields> {
         return None;
     }
     // JavaScript writes half surrogate pairs, which no Rust string holds, and reads over invalid UTF-8.
-    let fields: Fields = tolerant_json::parse(line, &mut String::new()).ok()?;
+    let fields: Fields = tolerant_json::parse_whole(line).ok()?;
     fields.get("type")?.is_string().then_some(fields)
 }
 

@@ -45,6 +45,9 @@ pub struct AssistantMessage {
     /// What went wrong; present with [`StopReason::Error`] and [`StopReason::Aborted`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_message: Option<String>,
+    /// The provider's own word for the end, where it is none that [`StopReason`] stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw_stop_reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thinking_level: Option<String>,
     pub timestamp: i64,
@@ -231,6 +234,17 @@ impl AssistantMessage {
     /// It answers what was asked, and calls for nothing more.
     pub fn is_final(&self) -> bool {
         matches!(self.stop_reason, StopReason::Stop | StopReason::Length) && !self.has_tool_calls()
+    }
+
+    /// It ended as a whole answer does, and there is nothing in it that a caller could see or a tool could do: thoughts alone
+    /// are nothing, and neither are blanks.
+    pub fn is_empty_answer(&self) -> bool {
+        matches!(self.stop_reason, StopReason::Stop | StopReason::ToolUse)
+            && !self.content.iter().any(|block| match block {
+                Block::Text { text, .. } => !text.trim().is_empty(),
+                Block::ToolCall { .. } | Block::Image { .. } => true,
+                Block::Thinking { .. } => false,
+            })
     }
 
     pub fn has_tool_calls(&self) -> bool {

@@ -1,298 +1,420 @@
 //! The events of an answer.
 
 use crate::model::answer::{Answer, Failed};
-use crate::model::protocol::{Decoder, Progress, Text, quoted};
+use crate::model::lenient::{Count, JsonText, List, Object, Text};
+use crate::model::protocol::{DONE, Decoder, Progress, is_error, provider_error, stopped, stopped_by, unusable};
 use crate::model::sse::Event;
 use crate::tolerant_json;
 use crate::transcript::{StopReason, Usage};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 /// Understands the answer's events.
 #[derive(Default)]
 pub struct Stream {
-    blocks: Vec<Open>,
+    /// The blocks that have begun, those that have ended among them.
+    blocks: Vec<Begun>,
     begun: bool,
     finished: bool,
+    /// The stream said that it is over, as those of another API do.
+    done: bool,
     /// The stop reason as it was sent, and the provider's words to it.
     stop: Option<(String, Option<String>)>,
 }
 
-/// A block that has begun and not ended.
-struct Open {
-    /// The provider's number for it.
-    number: u64,
+/// A block that has begun.
+struct Begun {
+    /// The provider's number for it; servers exist that number nothing.
+    number: Option<u64>,
+    /// The answer's block.
     index: usize,
     kind: Kind,
+    has_ended: bool,
+    /// The arguments that came with the block's start, as some servers do it.
+    input: Option<String>,
 }
 
-#[derive(Clone, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Text,
     Thinking,
-    /// With the arguments that came with the block's start, as some servers do it.
-    Tool {
-        input: Option<String>,
-    },
+    Tool,
+    /// Work that the provider does for itself, and what is not known. It cannot be shown.
+    Skipped,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct DeltaEvent<'a> {
-    #[serde(default)]
-    index: u64,
+    index: Count,
     #[serde(borrow)]
-    delta: Delta<'a>,
+    delta: Object<Delta<'a>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Delta<'a> {
     #[serde(borrow)]
-    text: Option<Text<'a>>,
+    text: Text<'a>,
     #[serde(borrow)]
-    thinking: Option<Text<'a>>,
+    thinking: Text<'a>,
     #[serde(borrow)]
-    partial_json: Option<Text<'a>>,
+    partial_json: JsonText<'a>,
     #[serde(borrow)]
-    signature: Option<Text<'a>>,
+    signature: Text<'a>,
 }
 
-/// Every other event; absent fields are those of other events.
-#[derive(Deserialize)]
+/// Every other event; absent fields are those of other events. A message that came whole has those of its start and its end.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct AnyEvent<'a> {
     #[serde(borrow, rename = "type")]
-    kind: Option<Text<'a>>,
-    #[serde(default)]
-    index: u64,
-    message: Option<Opening>,
+    kind: Text<'a>,
+    index: Count,
     #[serde(borrow)]
-    content_block: Option<BlockStart<'a>>,
-    delta: Option<Closing>,
-    usage: Option<Counts>,
+    message: Object<Opening<'a>>,
+    #[serde(borrow)]
+    content_block: Object<BlockStart<'a>>,
+    #[serde(borrow)]
+    delta: Object<Closing<'a>>,
+    usage: Object<Counts>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Text<'a>,
+    #[serde(borrow)]
+    model: Text<'a>,
+    #[serde(borrow)]
+    content: List<BlockStart<'a>>,
+    #[serde(borrow)]
+    stop_reason: Text<'a>,
+    stop_details: Value,
 }
 
-#[derive(Deserialize)]
-struct Opening {
-    id: Option<String>,
-    model: Option<String>,
-    usage: Option<Counts>,
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Opening<'a> {
+    #[serde(borrow)]
+    id: Text<'a>,
+    #[serde(borrow)]
+    model: Text<'a>,
+    usage: Object<Counts>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct BlockStart<'a> {
     #[serde(borrow, rename = "type")]
     kind: Text<'a>,
     #[serde(borrow)]
-    text: Option<Text<'a>>,
+    text: Text<'a>,
     #[serde(borrow)]
-    thinking: Option<Text<'a>>,
+    thinking: Text<'a>,
     #[serde(borrow)]
-    signature: Option<Text<'a>>,
+    signature: Text<'a>,
     #[serde(borrow)]
-    data: Option<Text<'a>>,
+    data: Text<'a>,
     #[serde(borrow)]
-    id: Option<Text<'a>>,
+    id: Text<'a>,
     #[serde(borrow)]
-    name: Option<Text<'a>>,
-    input: Option<Map<String, Value>>,
+    name: Text<'a>,
+    #[serde(borrow)]
+    input: JsonText<'a>,
 }
 
-#[derive(Deserialize)]
-struct Closing {
-    stop_reason: Option<String>,
-    stop_details: Option<StopDetails>,
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Closing<'a> {
+    #[serde(borrow)]
+    stop_reason: Text<'a>,
+    stop_details: Value,
 }
 
-#[derive(Deserialize)]
-struct StopDetails {
-    explanation: Option<String>,
-}
-
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Counts {
-    input_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    cache_read_input_tokens: Option<u64>,
-    cache_creation_input_tokens: Option<u64>,
-    cache_creation: Option<CacheCreation>,
-    output_tokens_details: Option<OutputDetails>,
+    input_tokens: Count,
+    output_tokens: Count,
+    cache_read_input_tokens: Count,
+    cache_creation_input_tokens: Count,
+    cache_creation: Object<CacheCreation>,
+    output_tokens_details: Object<OutputDetails>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct CacheCreation {
-    ephemeral_1h_input_tokens: Option<u64>,
+    ephemeral_1h_input_tokens: Count,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct OutputDetails {
-    thinking_tokens: Option<u64>,
+    thinking_tokens: Count,
 }
 
 impl Counts {
     /// Takes over what is there: servers leave out what has not changed.
     fn apply(&self, usage: &mut Usage) {
-        let set = |field: &mut u64, value: Option<u64>| *field = value.unwrap_or(*field);
+        let set = |field: &mut u64, value: Count| *field = value.0.unwrap_or(*field);
         set(&mut usage.input, self.input_tokens);
         set(&mut usage.output, self.output_tokens);
         set(&mut usage.cache_read, self.cache_read_input_tokens);
         set(&mut usage.cache_write, self.cache_creation_input_tokens);
-        let hour = self.cache_creation.as_ref().and_then(|c| c.ephemeral_1h_input_tokens);
+        let hour = self.cache_creation.0.as_ref().and_then(|creation| creation.ephemeral_1h_input_tokens.0);
         usage.cache_write_1h = hour.or(usage.cache_write_1h);
-        let thoughts = self.output_tokens_details.as_ref().and_then(|d| d.thinking_tokens);
+        let thoughts = self.output_tokens_details.0.as_ref().and_then(|details| details.thinking_tokens.0);
         usage.reasoning = thoughts.or(usage.reasoning);
     }
 }
 
-fn unusable(error: &serde_json::Error) -> Failed {
-    Failed::new(format!("Unusable event in the stream: {error}"))
-}
+/// How the deltas of a server begin that names no events.
+const UNNAMED_DELTA: &[u8] = br#"{"type":"content_block_delta","#;
 
 impl Decoder for Stream {
     fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
-        if event.name == b"content_block_delta" {
+        if event.name == b"content_block_delta" || event.name.is_empty() && event.data.starts_with(UNNAMED_DELTA) {
             return self.delta(event.data, answer);
         }
+        if event.name == b"ping" {
+            return Ok(Progress::More);
+        }
+        if event.data == DONE {
+            self.done = true;
+            return Ok(Progress::More);
+        }
         let mut repaired = String::new();
-        let parsed: AnyEvent<'_> = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
-        let name =
-            if event.name.is_empty() { parsed.kind.as_ref().map_or("", |k| &k.0).as_bytes() } else { event.name };
-        match name {
-            // A server that names no events pays with a second parse per delta.
-            b"content_block_delta" => return self.delta(event.data, answer),
-            b"message_start" => {
-                self.begun = true;
-                if let Some(opening) = parsed.message {
-                    answer.message.response_id = opening.id;
-                    answer.message.response_model = opening.model.filter(|m| *m != answer.message.model);
-                    if let Some(counts) = opening.usage {
-                        counts.apply(&mut answer.message.usage);
-                    }
+        let parsed = tolerant_json::parse(event.data, &mut repaired);
+        let name = std::str::from_utf8(event.name).unwrap_or_default();
+        let is_known = matches!(
+            name,
+            "message_start" | "content_block_start" | "content_block_stop" | "message_delta" | "message_stop"
+        );
+        let parsed: AnyEvent<'_> = match parsed {
+            Ok(parsed) => parsed,
+            Err(e) if matches!(name, "" | "content_block_start") => return Err(unusable(&e)),
+            // Whatever was in it, the name says all that cannot be done without.
+            Err(_) => AnyEvent::default(),
+        };
+        if is_error(parsed.error) {
+            return Err(provider_error(&String::from_utf8_lossy(event.data)));
+        }
+        match if is_known { name } else { parsed.kind.as_str() } {
+            "content_block_delta" => return self.delta(event.data, answer),
+            "message_start" => {
+                let opening = parsed.message.0.unwrap_or_default();
+                self.open(opening.id, opening.model, &opening.usage, answer);
+            }
+            "content_block_start" => {
+                if let Some(start) = parsed.content_block.0 {
+                    self.start(parsed.index.0, start, answer);
                 }
             }
-            b"content_block_start" => {
-                if let Some(start) = parsed.content_block {
-                    self.start(parsed.index, start, answer);
-                }
-            }
-            b"content_block_stop" => self.stop_block(parsed.index, answer),
-            b"message_delta" => {
-                if let Some(counts) = parsed.usage {
+            "content_block_stop" => self.stop_block(parsed.index.0, answer),
+            "message_delta" => {
+                if let Some(counts) = parsed.usage.0 {
                     counts.apply(&mut answer.message.usage);
                 }
-                if let Some(Closing { stop_reason: Some(reason), stop_details }) = parsed.delta {
-                    self.stop = Some((reason, stop_details.and_then(|d| d.explanation)));
-                }
+                let closing = parsed.delta.0.unwrap_or_default();
+                self.stop_for(closing.stop_reason, &closing.stop_details);
+                self.stop_for(parsed.stop_reason, &parsed.stop_details);
             }
-            b"message_stop" => {
+            "message_stop" => {
                 self.finished = true;
                 return Ok(Progress::Done);
             }
-            b"error" => {
-                let error = parsed.error.map_or(event.data, |raw| raw.get().as_bytes());
-                return Err(Failed::new(quoted(error)));
+            // The answer of a server that does not stream.
+            "message" => {
+                self.open(parsed.id, parsed.model, &parsed.usage, answer);
+                for block in parsed.content.0 {
+                    self.start(None, block, answer);
+                    self.stop_block(None, answer);
+                }
+                self.stop_for(parsed.stop_reason, &parsed.stop_details);
+                self.finished = true;
+                return Ok(Progress::Done);
             }
             _ => {}
         }
         Ok(Progress::More)
     }
 
+    fn is_finished(&self) -> bool {
+        self.finished || self.stop.is_some()
+    }
+
     fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
-        if !self.begun || !self.finished {
+        let has_content = !answer.message.content.is_empty();
+        let is_whole = self.stop.is_some() || self.finished && (self.begun || has_content) || self.done && has_content;
+        if !is_whole {
             return Err(Failed::new("Stream ended before message_stop"));
         }
         let (reason, words) = self.stop.take().unwrap_or_default();
-        match reason.as_str() {
+        let withheld = |why: &str| Err(Failed::new(words.clone().unwrap_or_else(|| format!("{why} ({reason})"))));
+        let stop = match reason.as_str() {
             // A server that names no reason has said all the same that the message is whole.
-            "" if answer.message.has_tool_calls() => Ok(StopReason::ToolUse),
-            "" | "end_turn" | "pause_turn" | "stop_sequence" => Ok(StopReason::Stop),
-            "max_tokens" => Ok(StopReason::Length),
-            "tool_use" => Ok(StopReason::ToolUse),
-            "refusal" => Err(Failed::new(words.unwrap_or_else(|| "The model refused to answer (refusal)".to_string()))),
-            "sensitive" => Err(Failed::new("The provider withheld the answer (sensitive)")),
-            other => Err(Failed::new(format!("Unhandled stop reason: {other}"))),
+            "" | "end_turn" | "pause_turn" | "stop_sequence" | "tool_use" => stopped(answer),
+            "max_tokens" => StopReason::Length,
+            "refusal" => return withheld("The model refused to answer"),
+            // Words of gateways for the same.
+            "sensitive" | "content_filter" | "content_filtered" | "safety" | "guardrail_intervened" => {
+                return withheld("The provider withheld the answer");
+            }
+            // This is no end of an answer, but one that a smaller context would not have.
+            "model_context_window_exceeded" => {
+                return Err(Failed::new("Unhandled stop reason: model_context_window_exceeded"));
+            }
+            // The other APIs' words, from gateways that do not translate them.
+            "length" | "max_output_tokens" => StopReason::Length,
+            other => stopped_by(other, answer),
+        };
+        for at in 0..self.blocks.len() {
+            self.end_block(at, answer);
         }
+        Ok(stop)
     }
 }
 
 impl Stream {
-    fn open(&self, number: u64) -> Option<&Open> {
-        self.blocks.iter().rev().find(|open| open.number == number)
-    }
-
-    /// The hot path: one piece of text, thought or arguments.
+    /// The hot path: one piece of text, thought or arguments. What it is counts for more than the block that it names.
     fn delta(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, Failed> {
         let mut repaired = String::new();
         let event: DeltaEvent<'_> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
-        let Some(&Open { index, ref kind, .. }) = self.open(event.index) else { return Ok(Progress::More) };
-        let delta = event.delta;
-        match kind {
-            Kind::Text => {
-                if let Some(text) = delta.text {
-                    answer.text(index, &text.0);
-                }
-            }
-            Kind::Thinking => {
-                if let Some(text) = delta.thinking {
-                    answer.thinking(index, &text.0);
-                }
-                if let Some(text) = delta.signature
-                    && let Some(signature) = answer.thinking_signature(index)
-                {
-                    signature.push_str(&text.0);
-                }
-            }
-            Kind::Tool { .. } => {
-                if let Some(json) = delta.partial_json {
-                    answer.tool_arguments(index, &json.0);
-                }
-            }
+        let (number, delta) = (event.index.0, event.delta.0.unwrap_or_default());
+        if let Some(text) = delta.text.filled()
+            && let Some(index) = self.find(number, Kind::Text, answer)
+        {
+            answer.text(index, text);
+        }
+        if let Some(thinking) = delta.thinking.filled()
+            && let Some(index) = self.find(number, Kind::Thinking, answer)
+        {
+            answer.thinking(index, thinking);
+        }
+        if let Some(signature) = delta.signature.filled() {
+            self.sign(number, signature, answer);
+        }
+        if let Some(json) = delta.partial_json.0.as_deref().filter(|json| !json.is_empty())
+            && let Some(index) = self.find(number, Kind::Tool, answer)
+        {
+            answer.tool_arguments(index, json);
         }
         Ok(Progress::More)
     }
 
-    fn start(&mut self, number: u64, start: BlockStart<'_>, answer: &mut Answer<'_>) {
-        let some = |text: Option<Text<'_>>| text.map(|t| t.0.into_owned()).unwrap_or_default();
-        let (index, kind) = match &*start.kind.0 {
+    /// The answer's block that a delta goes into: the newest of this number that has not ended. A delta without a number, or
+    /// one for blocks without, goes into the newest of its kind. Text and thoughts that nobody announced begin a block.
+    fn find(&mut self, number: Option<u64>, kind: Kind, answer: &mut Answer<'_>) -> Option<usize> {
+        let open = || self.blocks.iter().rev().filter(|block| !block.has_ended);
+        let numbered = open().find(|block| block.number == number);
+        if let Some(block) = numbered.filter(|block| block.kind == kind || block.kind == Kind::Skipped) {
+            return (block.kind == kind).then_some(block.index);
+        }
+        let unnumbered = open().find(|block| block.kind == kind && (number.is_none() || block.number.is_none()));
+        if let Some(block) = unnumbered {
+            return Some(block.index);
+        }
+        let index = match kind {
+            Kind::Text => answer.start_text(),
+            Kind::Thinking => answer.start_thinking(),
+            // Nobody knows whose arguments they are.
+            Kind::Tool | Kind::Skipped => return None,
+        };
+        self.begin(number, index, kind, None, answer);
+        Some(index)
+    }
+
+    /// Signatures may come after the end of their block.
+    fn sign(&mut self, number: Option<u64>, signature: &str, answer: &mut Answer<'_>) {
+        let thoughts = || self.blocks.iter().rev().filter(|block| block.kind == Kind::Thinking);
+        let numbered = thoughts().find(|block| block.number == number);
+        let Some(block) = numbered.or_else(|| thoughts().next()) else { return };
+        let is_certain = numbered.is_some();
+        if let Some(kept) = answer.thinking_signature(block.index).filter(|kept| is_certain || kept.is_empty()) {
+            kept.push_str(signature);
+        }
+    }
+
+    fn open(&mut self, id: Text<'_>, model: Text<'_>, usage: &Object<Counts>, answer: &mut Answer<'_>) {
+        self.begun = true;
+        answer.message.response_id = id.owned();
+        answer.message.response_model = model.owned().filter(|model| *model != answer.message.model);
+        if let Some(counts) = &usage.0 {
+            counts.apply(&mut answer.message.usage);
+        }
+    }
+
+    fn stop_for(&mut self, reason: Text<'_>, details: &Value) {
+        if let Some(reason) = reason.owned() {
+            let words = details.as_str().or_else(|| details.get("explanation")?.as_str());
+            self.stop = Some((reason, words.filter(|words| !words.is_empty()).map(str::to_string)));
+        }
+    }
+
+    fn start(&mut self, number: Option<u64>, start: BlockStart<'_>, answer: &mut Answer<'_>) {
+        let (index, kind, input) = match start.kind.as_str() {
             "text" => {
                 let index = answer.start_text();
-                answer.text(index, &some(start.text));
-                (index, Kind::Text)
+                answer.text(index, start.text.as_str());
+                (index, Kind::Text, None)
             }
             "thinking" => {
                 let index = answer.start_thinking();
-                answer.thinking(index, &some(start.thinking));
-                let given = some(start.signature);
-                if let Some(signature) = answer.thinking_signature(index).filter(|_| !given.is_empty()) {
-                    signature.push_str(&given);
+                answer.thinking(index, start.thinking.as_str());
+                if let Some(given) = start.signature.filled()
+                    && let Some(signature) = answer.thinking_signature(index)
+                {
+                    signature.push_str(given);
                 }
-                (index, Kind::Thinking)
+                (index, Kind::Thinking, None)
             }
-            "redacted_thinking" => return answer.redacted_thinking(&some(start.data)),
+            "redacted_thinking" => {
+                answer.redacted_thinking(start.data.as_str());
+                (0, Kind::Skipped, None)
+            }
             "tool_use" => {
-                let index = answer.start_tool_call(&some(start.id), &some(start.name));
-                let input = start.input.filter(|map| !map.is_empty());
-                (index, Kind::Tool { input: input.map(|map| Value::Object(map).to_string()) })
+                let index = answer.start_tool_call(start.id.as_str(), start.name.as_str());
+                let input = start.input.0.filter(|json| !matches!(json.trim(), "" | "{}" | "[]"));
+                (index, Kind::Tool, input.map(|json| json.into_owned()))
             }
-            // What is not known cannot be shown.
-            _ => return,
+            _ => (0, Kind::Skipped, None),
         };
-        self.blocks.push(Open { number, index, kind });
+        self.begin(number, index, kind, input, answer);
     }
 
-    fn stop_block(&mut self, number: u64, answer: &mut Answer<'_>) {
-        let Some(at) = self.blocks.iter().rposition(|open| open.number == number) else { return };
-        let open = self.blocks.remove(at);
-        match open.kind {
-            Kind::Text => answer.end_text(open.index),
-            Kind::Thinking => answer.end_thinking(open.index),
-            Kind::Tool { input } => {
-                if let Some(input) = input.filter(|_| !answer.has_tool_arguments(open.index)) {
-                    answer.tool_arguments(open.index, &input);
+    /// A block begins. One that begins under a number in use is another block.
+    fn begin(&mut self, number: Option<u64>, index: usize, kind: Kind, input: Option<String>, answer: &mut Answer<'_>) {
+        if let Some(at) = self.blocks.iter().rposition(|block| !block.has_ended && block.number == number) {
+            self.end_block(at, answer);
+        }
+        answer.count(input.as_ref().map_or(size_of::<Begun>(), String::len));
+        self.blocks.push(Begun { number, index, kind, has_ended: false, input });
+    }
+
+    fn stop_block(&mut self, number: Option<u64>, answer: &mut Answer<'_>) {
+        let newest =
+            |is_it: &dyn Fn(&Begun) -> bool| self.blocks.iter().rposition(|block| !block.has_ended && is_it(block));
+        let at = newest(&|block| block.number == number)
+            .or_else(|| newest(&|block| number.is_none() || block.number.is_none()));
+        if let Some(at) = at {
+            self.end_block(at, answer);
+        }
+    }
+
+    fn end_block(&mut self, at: usize, answer: &mut Answer<'_>) {
+        let Some(block) = self.blocks.get_mut(at).filter(|block| !block.has_ended) else { return };
+        block.has_ended = true;
+        match block.kind {
+            Kind::Text => answer.end_text(block.index),
+            Kind::Thinking => answer.end_thinking(block.index),
+            Kind::Tool => {
+                if let Some(input) = block.input.take().filter(|_| !answer.has_tool_arguments(block.index)) {
+                    answer.tool_arguments(block.index, &input);
                 }
-                answer.end_tool_call(open.index);
+                answer.end_tool_call(block.index);
             }
+            Kind::Skipped => {}
         }
     }
 }

@@ -1,7 +1,9 @@
-//! The events of an answer. Each is a piece of a response; there is no event that says "that was all".
+//! The events of an answer. Each is a piece of a response; there is no event that says "that was all": a reason to finish
+//! may come with every piece, and what follows it belongs to the answer.
 
 use crate::model::answer::{Answer, Failed};
-use crate::model::protocol::{Decoder, Progress, Text, provider_error};
+use crate::model::lenient::{Count, First, Flag, JsonText, List, Object, Text};
+use crate::model::protocol::{DONE, Decoder, Progress, is_error, provider_error, stopped, stopped_by, unusable};
 use crate::model::sse::Event;
 use crate::tolerant_json;
 use crate::transcript::{Block, StopReason, Usage};
@@ -13,170 +15,244 @@ use serde_json::value::RawValue;
 pub struct Stream {
     /// The block that text goes into, and whether it is one of thoughts.
     open: Option<(usize, bool)>,
-    finish: Option<String>,
+    /// Why the model stopped, in the provider's word, and in more words where it has them.
+    finish: Option<(String, Option<String>)>,
+    /// Why the prompt was refused, likewise.
+    blocked: Option<(String, Option<String>)>,
     calls: usize,
+    /// The stream said that it is over, as those of another API do.
+    done: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Chunk<'a> {
-    #[serde(borrow, default)]
-    candidates: Vec<Candidate<'a>>,
-    usage_metadata: Option<Counts>,
-    response_id: Option<String>,
-    model_version: Option<String>,
-    prompt_feedback: Option<Feedback>,
+    #[serde(borrow)]
+    candidates: First<Candidate<'a>>,
+    #[serde(alias = "usage_metadata")]
+    usage_metadata: Object<Counts>,
+    #[serde(borrow)]
+    response_id: Text<'a>,
+    #[serde(borrow)]
+    model_version: Text<'a>,
+    #[serde(borrow)]
+    prompt_feedback: Object<Feedback<'a>>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Candidate<'a> {
     #[serde(borrow)]
-    content: Option<Parts<'a>>,
-    finish_reason: Option<String>,
+    content: Object<Parts<'a>>,
+    #[serde(borrow, alias = "finish_reason")]
+    finish_reason: Text<'a>,
+    #[serde(borrow)]
+    finish_message: Text<'a>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Parts<'a> {
-    #[serde(borrow, default)]
-    parts: Vec<Part<'a>>,
+    #[serde(borrow)]
+    parts: List<Part<'a>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Part<'a> {
     #[serde(borrow)]
-    text: Option<Text<'a>>,
-    #[serde(default)]
-    thought: bool,
-    thought_signature: Option<String>,
-    #[serde(borrow)]
-    function_call: Option<FunctionCall<'a>>,
+    text: Text<'a>,
+    thought: Flag,
+    #[serde(borrow, alias = "thought_signature")]
+    thought_signature: Text<'a>,
+    #[serde(borrow, alias = "function_call")]
+    function_call: Object<FunctionCall<'a>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct FunctionCall<'a> {
-    id: Option<String>,
-    name: String,
     #[serde(borrow)]
-    args: Option<&'a RawValue>,
+    id: Text<'a>,
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow)]
+    args: JsonText<'a>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Feedback {
-    block_reason: Option<String>,
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Feedback<'a> {
+    #[serde(borrow)]
+    block_reason: Text<'a>,
+    #[serde(borrow)]
+    block_reason_message: Text<'a>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Counts {
-    #[serde(default)]
-    prompt_token_count: u64,
-    #[serde(default)]
-    candidates_token_count: u64,
-    #[serde(default)]
-    thoughts_token_count: u64,
-    #[serde(default)]
-    cached_content_token_count: u64,
-    #[serde(default)]
-    total_token_count: u64,
+    prompt_token_count: Count,
+    candidates_token_count: Count,
+    thoughts_token_count: Count,
+    cached_content_token_count: Count,
+    total_token_count: Count,
 }
 
 impl Counts {
     fn apply(&self, usage: &mut Usage) {
-        usage.cache_read = self.cached_content_token_count;
-        usage.input = self.prompt_token_count.saturating_sub(usage.cache_read);
-        usage.output = self.candidates_token_count.saturating_add(self.thoughts_token_count);
-        usage.reasoning = (self.thoughts_token_count > 0).then_some(self.thoughts_token_count);
-        usage.total_tokens = self.total_token_count;
+        let [prompt, candidates, thoughts, cached, total] = [
+            self.prompt_token_count,
+            self.candidates_token_count,
+            self.thoughts_token_count,
+            self.cached_content_token_count,
+            self.total_token_count,
+        ]
+        .map(|count| count.0.unwrap_or(0));
+        usage.cache_read = cached;
+        usage.input = prompt.saturating_sub(cached);
+        usage.output = candidates.saturating_add(thoughts);
+        usage.reasoning = (thoughts > 0).then_some(thoughts);
+        usage.total_tokens = total;
     }
 }
 
 impl Decoder for Stream {
     fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+        if event.data == DONE {
+            self.done = true;
+            return Ok(Progress::More);
+        }
         let mut repaired = String::new();
-        let chunk: Chunk<'_> = tolerant_json::parse(event.data, &mut repaired)
-            .map_err(|e| Failed::new(format!("Unusable event in the stream: {e}")))?;
-        if let Some(error) = chunk.error {
-            return Err(provider_error(error.get()));
+        let chunk: Chunk<'_> = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
+        if is_error(chunk.error) {
+            return Err(provider_error(&String::from_utf8_lossy(event.data)));
         }
         if answer.message.response_id.is_none() {
-            answer.message.response_id = chunk.response_id;
-            answer.message.response_model = chunk.model_version.filter(|m| *m != answer.message.model);
+            answer.message.response_id = chunk.response_id.owned();
+            answer.message.response_model = chunk.model_version.owned().filter(|m| *m != answer.message.model);
         }
-        if let Some(reason) = chunk.prompt_feedback.and_then(|f| f.block_reason) {
-            self.finish = Some(reason);
+        let feedback = chunk.prompt_feedback.0.unwrap_or_default();
+        if let Some(reason) = feedback.block_reason.owned().filter(|reason| reason != "BLOCK_REASON_UNSPECIFIED") {
+            self.blocked = Some((reason, feedback.block_reason_message.owned()));
         }
-        let counted = chunk.usage_metadata.is_some();
-        if let Some(counts) = chunk.usage_metadata {
+        if let Some(counts) = chunk.usage_metadata.0 {
             counts.apply(&mut answer.message.usage);
         }
-        let Some(candidate) = chunk.candidates.into_iter().next() else { return Ok(Progress::More) };
-        for part in candidate.content.into_iter().flat_map(|content| content.parts) {
+        let candidate = chunk.candidates.0.unwrap_or_default();
+        for part in candidate.content.0.into_iter().flat_map(|content| content.parts.0) {
             self.part(part, answer);
         }
-        if let Some(reason) = candidate.finish_reason {
-            self.finish = Some(reason);
+        if let Some(reason) = candidate.finish_reason.owned() {
+            self.finish = Some((reason, candidate.finish_message.owned()));
         }
-        // With the reason and the count, everything is there: waiting for the end of the body would gain nothing.
-        Ok(if self.finish.is_some() && counted { Progress::Done } else { Progress::More })
+        Ok(Progress::More)
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finish.is_some() || self.blocked.is_some()
     }
 
     fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
         self.close(answer);
-        match self.finish.as_deref() {
-            Some("STOP") if answer.message.has_tool_calls() => Ok(StopReason::ToolUse),
-            Some("STOP") => Ok(StopReason::Stop),
-            Some("MAX_TOKENS") => Ok(StopReason::Length),
-            Some(other) => Err(Failed::new(format!("Provider stopped with: {other}"))),
-            None => Err(Failed::new("Stream ended without a finish reason")),
+        let has_content = !answer.message.content.is_empty();
+        let failed = |(reason, words): &(String, Option<String>)| {
+            let words = words.as_ref().map_or(String::new(), |words| format!(": {words}"));
+            Err(Failed::new(format!("Provider stopped with: {reason}{words}")))
+        };
+        if let Some(blocked) = &self.blocked {
+            return failed(blocked);
+        }
+        let Some(finish) = self.finish.take() else {
+            // A gateway that has no reason to tell says all the same that this was all.
+            return match self.done && has_content {
+                true => Ok(stopped(answer)),
+                false => Err(Failed::new("Stream ended without a finish reason")),
+            };
+        };
+        match finish.0.to_ascii_uppercase().as_str() {
+            "STOP" | "FINISH_REASON_UNSPECIFIED" => Ok(stopped(answer)),
+            "MAX_TOKENS" | "CONTINUATION" => Ok(StopReason::Length),
+            reason if NO_ANSWER.contains(&reason) => failed(&finish),
+            // The other API's words, from gateways that do not translate them.
+            "LENGTH" => Ok(StopReason::Length),
+            "TOOL_CALLS" | "END_TURN" => Ok(stopped(answer)),
+            _ => Ok(stopped_by(&finish.0, answer)),
         }
     }
 }
 
+/// Reasons to finish that mean that there is no answer, or none that could be relied on.
+const NO_ANSWER: &[&str] = &[
+    "SAFETY",
+    "RECITATION",
+    "LANGUAGE",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "MODEL_ARMOR",
+    "CONTENT_FILTER",
+    "OTHER",
+    "MALFORMED_FUNCTION_CALL",
+    "MALFORMED_RESPONSE",
+    "UNEXPECTED_TOOL_CALL",
+    "TOO_MANY_TOOL_CALLS",
+    "MISSING_THOUGHT_SIGNATURE",
+    "IMAGE_SAFETY",
+    "IMAGE_PROHIBITED_CONTENT",
+    "IMAGE_RECITATION",
+    "IMAGE_OTHER",
+    "NO_IMAGE",
+];
+
 impl Stream {
     fn part(&mut self, part: Part<'_>, answer: &mut Answer<'_>) {
-        if let Some(call) = part.function_call {
-            self.close(answer);
-            return self.call(call, part.thought_signature, answer);
-        }
-        let Some(text) = part.text else { return };
-        let index = match self.open {
-            Some((index, thought)) if thought == part.thought => index,
-            _ => {
-                self.close(answer);
-                let index = if part.thought { answer.start_thinking() } else { answer.start_text() };
-                self.open = Some((index, part.thought));
-                index
+        let Part { text, thought: Flag(thought), thought_signature, function_call } = part;
+        let is_call = function_call.0.is_some();
+        // A part may be nothing but a signature, which goes back in its place.
+        if text.filled().is_some() || !is_call && thought_signature.filled().is_some() {
+            let index = match self.open {
+                Some((index, kind)) if kind == thought => index,
+                _ => {
+                    self.close(answer);
+                    let index = if thought { answer.start_thinking() } else { answer.start_text() };
+                    self.open = Some((index, thought));
+                    index
+                }
+            };
+            if thought {
+                answer.thinking(index, text.as_str());
+            } else {
+                answer.text(index, text.as_str());
             }
-        };
-        if part.thought {
-            answer.thinking(index, &text.0);
-        } else {
-            answer.text(index, &text.0);
+            if let Some(signature) = thought_signature.filled().filter(|_| !is_call) {
+                match answer.thinking_signature(index) {
+                    Some(kept) => signature.clone_into(kept),
+                    None => answer.sign_text(index, signature.to_string()),
+                }
+            }
         }
-        let Some(signature) = part.thought_signature.filter(|s| !s.is_empty()) else { return };
-        match answer.thinking_signature(index) {
-            Some(kept) => *kept = signature,
-            None => answer.sign_text(index, signature),
+        if let Some(call) = function_call.0 {
+            self.close(answer);
+            self.call(&call, thought_signature.owned(), answer);
         }
     }
 
     /// Calls arrive whole.
-    fn call(&mut self, call: FunctionCall<'_>, signature: Option<String>, answer: &mut Answer<'_>) {
+    fn call(&mut self, call: &FunctionCall<'_>, signature: Option<String>, answer: &mut Answer<'_>) {
         self.calls += 1;
-        let taken = |id: &String| {
+        let is_taken = |id: &str| {
             answer.message.content.iter().any(|block| matches!(block, Block::ToolCall { id: known, .. } if known == id))
         };
-        let id = call
-            .id
-            .filter(|id| !id.is_empty() && !taken(id))
-            .unwrap_or_else(|| format!("{}_{}_{}", call.name, answer.message.timestamp, self.calls));
-        let index = answer.start_tool_call(&id, &call.name);
-        answer.tool_arguments(index, call.args.map_or("{}", RawValue::get));
+        let name = call.name.as_str();
+        let id = match call.id.filled().filter(|id| !is_taken(id)) {
+            Some(id) => id.to_string(),
+            None => format!("{name}_{}_{}", answer.message.timestamp, self.calls),
+        };
+        let index = answer.start_tool_call(&id, name);
+        answer.tool_arguments(index, call.args.0.as_deref().unwrap_or("{}"));
         if let Some(signature) = signature {
             answer.sign_tool_call(index, signature);
         }

@@ -187,7 +187,31 @@ fn endings() {
             vec![json!({"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"}})],
             Err("Provider stopped with: PROHIBITED_CONTENT"),
         ),
+        (
+            vec![
+                json!({"promptFeedback":{"blockReason":"OTHER","blockReasonMessage":"why"}}),
+                text.clone(),
+                finish("STOP"),
+            ],
+            Err("Provider stopped with: OTHER: why"),
+        ),
         (vec![text.clone()], Err("Stream ended without a finish reason")),
+        (vec![text.clone(), json!("[DONE]")], Ok(StopReason::Stop)),
+        (vec![json!("[DONE]")], Err("Stream ended without a finish reason")),
+        (vec![text.clone(), finish("stop")], Ok(StopReason::Stop)),
+        (vec![text.clone(), finish("CONTINUATION")], Ok(StopReason::Length)),
+        (vec![text.clone(), finish("length")], Ok(StopReason::Length)),
+        (vec![text.clone(), finish("WEARY")], Ok(StopReason::Stop)),
+        (vec![finish("STOP"), text.clone(), finish("STOP"), text.clone()], Ok(StopReason::Stop)),
+        (vec![finish("STOP"), parts(json!([{"functionCall":{"name":"t"}}]))], Ok(StopReason::ToolUse)),
+        (
+            vec![json!({"candidates":[{"finishReason":"MALFORMED_FUNCTION_CALL","finishMessage":"bash("}]})],
+            Err("Provider stopped with: MALFORMED_FUNCTION_CALL: bash("),
+        ),
+        (
+            vec![json!({"error":null,"candidates":{"content":{"parts":{"text":"x"}},"finish_reason":"STOP"}})],
+            Ok(StopReason::Stop),
+        ),
         (vec![text, json!({"error":{"code":503,"message":"m"}})], Err("503: {\"code\":503,\"message\":\"m\"}")),
     ] {
         let message = decode(&chunks).0.message;
@@ -195,5 +219,49 @@ fn endings() {
             Ok(stop) => assert_eq!((message.stop_reason, message.error_message), (stop, None), "{chunks:?}"),
             Err(text) => assert_eq!(message.error_message.as_deref(), Some(text), "{chunks:?}"),
         }
+        let weary = chunks.last() == Some(&finish("WEARY"));
+        assert_eq!(message.raw_stop_reason.as_deref(), weary.then_some("WEARY"));
     }
+}
+
+#[test]
+fn parts_in_any_form() {
+    let signed = |text: &str, signature: &str| json!({"type":"text","text":text,"textSignature":signature});
+    for (given, expected) in [
+        (json!(null), json!([])),
+        (json!([]), json!([])),
+        (json!([null, 7, "x", {}, {"text":""}, {"text":null}, {"inlineData":{}}]), json!([])),
+        (json!({"text":"a"}), json!([{"type":"text","text":"a"}])),
+        (json!([{"text":"a"},{"thoughtSignature":"QUJD"}]), json!([signed("a", "QUJD")])),
+        (json!([{"thoughtSignature":"QUJD"}]), json!([signed("", "QUJD")])),
+        (json!([{"text":"a","thought_signature":"QUJD"},{"text":"b","thought":null}]), json!([signed("ab", "QUJD")])),
+        (
+            json!([{"text":"a","thought":"true"},{"text":"b","thought":1},{"text":"c","thought":"false"}]),
+            json!([{"type":"thinking","thinking":"ab"},{"type":"text","text":"c"}]),
+        ),
+        (json!([{"text":["a",{"text":"b"}]}]), json!([{"type":"text","text":"ab"}])),
+        (
+            json!([{"text":"a","functionCall":{"id":"i","name":"t","args":"{\"x\":1}"},"thoughtSignature":"QUJD"}]),
+            json!([{"type":"text","text":"a"},
+                {"type":"toolCall","id":"i","name":"t","arguments":{"x":1},"thoughtSignature":"QUJD"}]),
+        ),
+        (
+            json!([{"functionCall":{"id":"i","name":"t","args":null}},{"functionCall":{"id":"j","name":"u","args":""}}]),
+            json!([{"type":"toolCall","id":"i","name":"t","arguments":{}},{"type":"toolCall","id":"j","name":"u","arguments":{}}]),
+        ),
+    ] {
+        let (outcome, _) = decode(&[parts(given.clone()), finish("STOP")]);
+        assert_eq!(serde_json::to_value(&outcome.message.content).expect("JSON"), expected, "{given}");
+        assert_eq!(outcome.message.error_message, None, "{given}");
+    }
+}
+
+#[test]
+fn usage_in_any_form() {
+    let usage = |counts: Value| decode(&[finish("STOP"), json!({"usageMetadata":counts})]).0.message.usage;
+    let counts = usage(
+        json!({"promptTokenCount":100.0,"candidatesTokenCount":null,"thoughtsTokenCount":-5,"totalTokenCount":"100"}),
+    );
+    assert_eq!((counts.input, counts.output, counts.reasoning, counts.total_tokens), (100, 0, None, 100));
+    assert_eq!(usage(json!([])).input, 70, "what is no object takes nothing back");
 }

@@ -220,6 +220,10 @@ impl Decoder for Stream {
         Ok(Progress::More)
     }
 
+    fn is_finished(&self) -> bool {
+        self.finish.is_some()
+    }
+
     fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
         let stopped = match self.finish.as_deref() {
             Some("stop" | "end" | "tool_calls" | "function_call") => Ok(()),

@@ -386,7 +386,7 @@ fn errors_in_the_stream() {
     assert!(text.starts_with("429: {") && text.contains("upstream says no"), "{text}");
     assert_eq!(outcome.failure.and_then(|f| f.status), Some(429));
     let (outcome, _) = decode(&[json!({"error":"overloaded"})]);
-    assert_eq!(outcome.message.error_message.as_deref(), Some("\"overloaded\""));
+    assert_eq!(outcome.message.error_message.as_deref(), Some("overloaded"));
     let (outcome, _) = decode(&[json!({"error":null,"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]})]);
     assert_eq!(outcome.message.stop_reason, StopReason::Stop);
 }

@@ -196,6 +196,10 @@ impl Decoder for Stream {
         Ok(Progress::More)
     }
 
+    fn is_finished(&self) -> bool {
+        self.ending.is_some()
+    }
+
     fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
         let Some(ending) = self.ending.take() else {
             return Err(Failed::new("Stream ended before a terminal response event"));

@@ -22,6 +22,7 @@ fn answer_at(timestamp: i64, content: Vec<Block>, total_tokens: u64, stop_reason
         usage: Usage { total_tokens, ..Usage::default() },
         stop_reason,
         error_message: None,
+        raw_stop_reason: None,
         thinking_level: None,
         timestamp,
         duration_ms: None,

@@ -34,6 +34,7 @@ fn answer() -> Message {
         usage: Usage { input: 3, ..Usage::default() },
         stop_reason: StopReason::Stop,
         error_message: None,
+        raw_stop_reason: None,
         thinking_level: None,
         timestamp: 8,
         duration_ms: Some(1),

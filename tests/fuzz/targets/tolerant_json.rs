@@ -18,6 +18,12 @@ fuzz_target!(|bytes: &[u8]| {
         (Err(error), Err(same)) => assert_eq!(error.to_string(), same.to_string()),
         (Err(error), Ok(_)) => panic!("{error}"),
     }
+    match (tolerant_json::parse_whole::<Value>(bytes), &strict) {
+        (Ok(value), Ok(same)) => assert_eq!(value, *same),
+        (Err(error), Err(same)) => assert_eq!(error.to_string(), same.to_string()),
+        (Err(error), Ok(_)) => panic!("{error}"),
+        (Ok(_), Err(_)) => {}
+    }
     let text = String::from_utf8_lossy(bytes);
     strings(&text);
     let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();

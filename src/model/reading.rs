@@ -1,0 +1,202 @@
+//! Reading an answer: events go to the decoder of the model's API one by one. What is not its business is settled here,
+//! alike for all APIs: errors in place of an answer, events that are none, answers without end, lost connections.
+
+use super::answer::{Answer, Failed};
+use super::protocol::{DONE, Decoder, Progress, provider_error, quoted, unusable};
+use super::sse::{Event, Events};
+use crate::cancel::Cancel;
+use crate::tolerant_json;
+use crate::transcript::StopReason;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::io::{self, ErrorKind, Read};
+
+/// Where an answer is read from.
+pub trait Source: Read {
+    /// The answer is whole as far as anybody knows: what may still follow it is not waited for as long as an answer is.
+    fn expect_end(&self) {}
+}
+
+impl Source for &[u8] {}
+
+/// Feeds a stream's events to the decoder: how the answer ended, and `Done` if nothing follows that matters, so that the
+/// connection is of use for another request.
+///
+/// # Errors
+/// The decoder's, that of a connection that was lost before the answer's end, and that of a cancelled request.
+pub fn read<R: Source>(
+    events: &mut Events<R>,
+    decoder: &mut dyn Decoder,
+    answer: &mut Answer<'_>,
+    cancel: &Cancel,
+) -> Result<(StopReason, Progress), Failed> {
+    let mut reading = Reading { decoder, words: Vec::new(), first: Vec::new(), count: 0, is_cut: false };
+    loop {
+        let count = reading.count;
+        while let Some(event) = events.next() {
+            let progress = reading.event(event, answer)?;
+            if answer.is_full() {
+                // Only the decoder knows what it left open.
+                let _ = reading.decoder.end(answer);
+                return Ok((StopReason::Length, Progress::More));
+            }
+            if progress == Progress::Done {
+                return Ok((reading.end(events, answer)?, Progress::Done));
+            }
+        }
+        answer.drained();
+        if reading.count > count && reading.decoder.is_finished() {
+            events.reader().expect_end();
+        }
+        match events.fill() {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(_) if cancel.is_cancelled() => return Err(Failed::aborted()),
+            Err(e) => {
+                reading.rest(events, answer)?;
+                // Some servers just hang up after the last event, or never do.
+                return match reading.decoder.is_finished() {
+                    true => Ok((reading.end(events, answer)?, Progress::More)),
+                    false => Err(lost(&e)),
+                };
+            }
+        }
+    }
+    if cancel.is_cancelled() {
+        return Err(Failed::aborted());
+    }
+    reading.rest(events, answer)?;
+    Ok((reading.end(events, answer)?, Progress::Done))
+}
+
+/// The answer as far as it was read.
+struct Reading<'a> {
+    decoder: &'a mut dyn Decoder,
+    /// The beginning of the data that was no JSON at all.
+    words: Vec<u8>,
+    /// The beginning of the first event's data.
+    first: Vec<u8>,
+    /// How many events there were; what says that it was the last one is none.
+    count: u64,
+    /// The last event was no whole JSON, and nothing in it was.
+    is_cut: bool,
+}
+
+/// How much is kept of data that may be needed to explain a failure, in bytes: more than an error message quotes.
+const MAX_KEPT: usize = 16 << 10;
+
+impl Reading<'_> {
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+        let mut data = event.data.trim_ascii_start();
+        // Gateways that pass on what was an event already name its field twice.
+        while let Some(rest) = data.strip_prefix(b"data:") {
+            data = rest.trim_ascii_start();
+        }
+        if is_done(data) {
+            return self.decoder.event(Event { name: b"", data: DONE }, answer);
+        }
+        if self.count == 0 {
+            self.first.extend(data.iter().take(MAX_KEPT));
+        }
+        self.count += 1;
+        match data.first() {
+            _ if event.name == b"error" => Err(provider_error(&String::from_utf8_lossy(data))),
+            Some(b'{') => self.object(Event { data, ..event }, answer),
+            Some(b'[') => self.list(data, answer),
+            _ => {
+                // Numbers and nulls say nothing; words do, if no answer comes.
+                if !is_json(data) {
+                    let room = MAX_KEPT.saturating_sub(self.words.len());
+                    self.words.extend(data.iter().chain(b"\n").take(room));
+                }
+                Ok(Progress::More)
+            }
+        }
+    }
+
+    fn object(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+        let failed = match self.decoder.event(event, answer) {
+            Err(failed) if !is_json(event.data) => failed,
+            result => return result,
+        };
+        // A server that broke off inside an event may have written why behind it.
+        for line in event.data.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{") && is_json(line)) {
+            self.decoder.event(Event { data: line, ..event }, answer)?;
+        }
+        self.is_cut = true;
+        Err(failed)
+    }
+
+    fn list(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+        let mut repaired = String::new();
+        let list: Vec<&RawValue> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
+        for raw in list.into_iter().map(|raw| raw.get().as_bytes()).filter(|raw| raw.starts_with(b"{")) {
+            if self.decoder.event(Event { name: b"", data: raw }, answer)? == Progress::Done {
+                return Ok(Progress::Done);
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    /// Takes in the event that the end of the stream left without its end. One that was cut is none: that the answer's end is
+    /// missing is for the decoder to say.
+    fn rest<R: Source>(&mut self, events: &mut Events<R>, answer: &mut Answer<'_>) -> Result<(), Failed> {
+        let Some(event) = events.rest() else { return Ok(()) };
+        match self.event(event, answer) {
+            Err(failed) if !self.is_cut => Err(failed),
+            _ => Ok(()),
+        }
+    }
+
+    /// How the answer ended. Where it did not, the error has what the server said instead.
+    fn end<R: Source>(&mut self, events: &Events<R>, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+        let result = self.decoder.end(answer);
+        let stray = events.stray().trim_ascii();
+        if answer.is_untouched() {
+            let first = String::from_utf8_lossy(&self.first);
+            if self.count == 1 && (result.is_err() && events.has_objects() || says_error(&first)) {
+                return Err(provider_error(&first));
+            }
+            if !stray.is_empty() {
+                return Err(Failed::new(format!("The server sent no event stream: {}", quoted(stray))));
+            }
+        }
+        result.map_err(|failed| match [self.words.trim_ascii(), stray].concat() {
+            words if words.is_empty() => failed,
+            words => Failed { text: format!("{}: {}", failed.text, quoted(&words)), ..failed },
+        })
+    }
+}
+
+/// Whether the data says that it is the last; some servers write that as JSON.
+fn is_done(data: &[u8]) -> bool {
+    let data = data.trim_ascii_end();
+    data == DONE || data.strip_prefix(b"\"").and_then(|data| data.strip_suffix(b"\"")) == Some(DONE)
+}
+
+fn is_json(data: &[u8]) -> bool {
+    tolerant_json::parse::<IgnoredAny>(data, &mut String::new()).is_ok()
+}
+
+/// Whether an object that is no event of any API is an error: where there is no field `error` in it, there are words.
+fn says_error(data: &str) -> bool {
+    let Ok(Value::Object(fields)) = serde_json::from_str(data) else { return false };
+    fields.get("object").is_some_and(|kind| kind == "error")
+        || fields.get("error").is_some_and(|error| error.is_object() || error.is_string())
+        || ["message", "msg", "error_msg", "errorMessage"]
+            .iter()
+            .any(|key| fields.get(*key).is_some_and(Value::is_string))
+        || fields.get("detail").is_some_and(|detail| !detail.is_null())
+}
+
+fn lost(error: &io::Error) -> Failed {
+    Failed::new(match error.kind() {
+        ErrorKind::TimedOut => format!("Request timed out: {error}"),
+        ErrorKind::InvalidData => format!("Unusable response: {error}"),
+        _ => format!("Connection lost: {error}"),
+    })
+}
+
+#[cfg(test)]
+mod tests;
