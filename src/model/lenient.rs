@@ -129,6 +129,8 @@ macro_rules! absent {
     };
 }
 
+pub(super) use absent;
+
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<'a>, D::Error> {
         struct AnyText<'a>(PhantomData<Text<'a>>);

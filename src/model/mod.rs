@@ -27,8 +27,10 @@ mod models_json;
 mod oauth;
 pub mod offline;
 mod openai_completions;
+mod openai_fields;
 mod openai_messages;
 mod openai_responses;
+mod openai_usage;
 pub mod overflow;
 mod protocol;
 mod reading;
@@ -39,6 +41,7 @@ mod secret_value;
 mod services;
 mod settings;
 mod sse;
+mod stated_error;
 #[cfg(test)]
 pub(crate) mod test_support;
 mod thinking;
