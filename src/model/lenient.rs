@@ -36,6 +36,9 @@ impl Text<'_> {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Count(pub Option<u64>);
 
+/// The largest whole number that every JSON parser holds. What is larger counts nothing, and sums of it would overflow.
+const LARGEST_COUNT: f64 = 9_007_199_254_740_991.0;
+
 /// A number. `None` for anything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Number(pub Option<f64>);
@@ -206,7 +209,8 @@ impl<'de> Deserialize<'de> for Number {
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Count, D::Error> {
         // A cast from a float saturates, so that negative ones become 0.
-        Number::deserialize(deserializer).map(|number| Count(number.0.map(|number| number as u64)))
+        let fits = |number: &f64| *number <= LARGEST_COUNT;
+        Number::deserialize(deserializer).map(|number| Count(number.0.filter(fits).map(|number| number as u64)))
     }
 }
 
@@ -370,7 +374,8 @@ mod tests {
             ("-7", Some(0), Some(-7.0)),
             ("-0.5", Some(0), Some(-0.5)),
             (r#"" 7 ""#, Some(7), Some(7.0)),
-            ("1e300", Some(u64::MAX), Some(1e300)),
+            ("1e300", None, Some(1e300)),
+            ("9007199254740991", Some(9_007_199_254_740_991), Some(9_007_199_254_740_991.0)),
             (r#""many""#, None, None),
             (r#""NaN""#, None, None),
             ("null", None, None),

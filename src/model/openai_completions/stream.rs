@@ -16,7 +16,7 @@ use crate::model::stated_error;
 use crate::tolerant_json;
 use crate::transcript::{Block, StopReason};
 use calls::Calls;
-use chunk::{CallDelta, Chunk, Delta};
+use chunk::{CallDelta, Choice, Chunk, Delta};
 use details::Details;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -79,24 +79,13 @@ impl Decoder for Stream {
         let counted = chunk.usage.0.or(groq.and_then(|usage| usage.0));
         let is_counted = counted.is_some();
         self.count(counted, answer);
-        let Some(choice) = chunk.choices.0 else {
+        let Some(choice) = chunk.choices.first else {
             return if is_counted { Ok(Progress::More) } else { without_choice(event.data) };
         };
-        if let Some(error) = choice.error.filter(|error| is_error(Some(error))) {
-            return Err(provider_error(error.get()));
-        }
-        self.count(choice.usage.0, answer);
-        if let Some(delta) = choice.delta.0 {
-            self.delta(delta, answer);
-        }
-        self.say(choice.text.as_str(), answer);
-        if let Some(message) = choice.message.0 {
-            self.message(*message, answer);
-            // Such a message comes once, and nothing comes behind it.
-            self.done |= chunk.object.as_str() != "chat.completion.chunk";
-        }
-        if let Some(reason) = choice.finish_reason.owned() {
-            self.finish = Some(reason);
+        let is_chunk = chunk.object.as_str() == "chat.completion.chunk";
+        self.choice(choice, is_chunk, answer)?;
+        for choice in chunk.choices.others {
+            self.choice(choice, is_chunk, answer)?;
         }
         Ok(Progress::More)
     }
@@ -188,6 +177,26 @@ impl Stream {
             self.counts.learn(&counts);
             self.counts.write(&counts, &mut answer.message.usage);
         }
+    }
+
+    fn choice(&mut self, choice: Choice<'_>, is_chunk: bool, answer: &mut Answer<'_>) -> Result<(), Failed> {
+        if let Some(error) = choice.error.filter(|error| is_error(Some(error))) {
+            return Err(provider_error(error.get()));
+        }
+        self.count(choice.usage.0, answer);
+        if let Some(delta) = choice.delta.0 {
+            self.delta(delta, answer);
+        }
+        self.say(choice.text.as_str(), answer);
+        if let Some(message) = choice.message.0 {
+            self.message(*message, answer);
+            // Such a message comes once, and nothing comes behind it.
+            self.done |= !is_chunk;
+        }
+        if let Some(reason) = choice.finish_reason.owned() {
+            self.finish = Some(reason);
+        }
+        Ok(())
     }
 
     fn delta(&mut self, delta: Delta<'_>, answer: &mut Answer<'_>) {

@@ -43,7 +43,8 @@ impl Decoder for Stream {
         }
         let mut repaired = String::new();
         let parsed: Any<'_> = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
-        let kind = parsed.kind.as_str();
+        // Some servers say it in one place only.
+        let kind = parsed.kind.filled().unwrap_or_else(|| named(&event));
         if let What::Piece(kind) = what(kind) {
             self.piece(kind, event.data, answer)?;
             return Ok(Progress::More);
@@ -71,8 +72,18 @@ impl Decoder for Stream {
                 // Where no pieces came, this is all there is.
                 let text = parsed.text.as_str();
                 let at = self.items.of_piece(Kind::Text, number, parsed.item_id.as_str());
-                if let Some(at) = at.filter(|at| said(self.items.0[*at].index, answer).is_empty()) {
-                    answer.text(self.items.0[at].index, text);
+                let is_first = self.items.0.iter().all(|item| item.kind != Kind::Text);
+                match at {
+                    Some(at) if said(self.items.0[at].index, answer).is_empty() => {
+                        answer.text(self.items.0[at].index, text);
+                    }
+                    None if is_first && !text.is_empty() => {
+                        let item = OutputItem { id: parsed.item_id, ..OutputItem::default() };
+                        let at = self.start(Kind::Text, number, &item, answer);
+                        self.items.0[at].unannounced = true;
+                        answer.text(self.items.0[at].index, text);
+                    }
+                    _ => {}
                 }
             }
             "response.created" => {

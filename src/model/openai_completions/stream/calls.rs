@@ -175,7 +175,7 @@ impl Calls {
             let unnumbered =
                 call.number.is_none() && piece.name.is_empty() && (piece.id.is_empty() || call.id.is_empty());
             let nameless = piece.id.is_empty() && piece.name.is_empty();
-            let goes_on = nameless && call.json.begun && !call.json.whole && call.json.goes_on_with(piece);
+            let goes_on = nameless && !call.json.whole && (!call.json.begun || call.json.goes_on_with(piece));
             (unnumbered || goes_on).then_some(last)
         })
     }
@@ -188,7 +188,8 @@ impl Calls {
         if call.name.is_empty() {
             call.name = piece.name.to_string();
         }
-        if call.number.is_none() {
+        // A gateway to DeepSeek begins the second call under the first one's number, and goes on under its own.
+        if piece.number.is_some() && (call.number.is_none() || !call.json.begun) {
             call.number = piece.number;
         }
         if let Some(extra) = piece.extra {
@@ -201,11 +202,10 @@ impl Calls {
             self.list[at].forget_empty_object();
         }
         let mut arguments = piece.arguments;
-        // Some servers send all that there is so far with each piece.
-        if let so_far @ [_, _, ..] = self.list[at].text(answer).as_bytes()
-            && let Some(rest) = arguments.as_bytes().strip_prefix(so_far)
-        {
-            arguments = &arguments[arguments.len() - rest.len()..];
+        // Some servers send all that there is so far with each piece, or at the end.
+        let so_far = self.list[at].text(answer);
+        if piece.opens_object() && !so_far.is_empty() {
+            arguments = arguments.strip_prefix(so_far).unwrap_or(arguments);
         }
         // Some servers put all calls into the arguments of one.
         while let Some((first, rest)) = self.list[at].json.take(arguments) {
@@ -243,7 +243,10 @@ fn piece<'a>(delta: &'a CallDelta<'_>) -> Piece<'a> {
     let function = delta.function.0.as_ref();
     Piece {
         number: delta.index.0,
-        id: delta.id.as_str(),
+        id: match delta.id.as_str() {
+            "" => function.map_or("", |function| function.id.as_str()),
+            id => id,
+        },
         name: function.map_or("", |function| function.name.as_str()),
         arguments: function.and_then(|function| function.arguments.0.as_deref()).unwrap_or(""),
         extra: extra(delta.extra_content),
@@ -345,9 +348,17 @@ impl Json {
         None
     }
 
-    /// Whether the piece's arguments can stand behind what is there.
+    /// Whether the piece's arguments can stand behind what is there. In a string, what begins an object with a name in it
+    /// cannot: the quotation mark would have ended the string.
     fn goes_on_with(&self, piece: &Piece<'_>) -> bool {
+        let begins_with_name = || {
+            let name = piece.arguments.trim_start().strip_prefix("{\"");
+            name.is_some_and(|name| name.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+        };
         !piece.arguments.is_empty()
-            && (self.in_string || !piece.opens_object() || matches!(self.last, b':' | b'[' | b','))
+            && match self.in_string {
+                true => !begins_with_name(),
+                false => !piece.opens_object() || matches!(self.last, b':' | b'[' | b','),
+            }
     }
 }

@@ -1,11 +1,15 @@
 //! The form of an answer's chunks. All of it is read leniently, see [`lenient`](crate::model::lenient).
 
-use crate::model::lenient::{Count, First, JsonText, List, Object, Text};
+use crate::model::lenient::{Count, JsonText, List, Object, Text, absent};
 use crate::model::openai_fields::{Content, Id};
 use crate::model::openai_usage::Counts;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use std::fmt;
+use std::marker::PhantomData;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -17,7 +21,7 @@ pub struct Chunk<'a> {
     #[serde(borrow)]
     pub object: Text<'a>,
     #[serde(borrow)]
-    pub choices: First<Choice<'a>>,
+    pub choices: Choices<'a>,
     pub usage: Object<Box<Counts>>,
     #[serde(borrow)]
     pub error: Option<&'a RawValue>,
@@ -29,6 +33,43 @@ pub struct Chunk<'a> {
 #[serde(default)]
 pub struct Groq {
     pub usage: Object<Box<Counts>>,
+}
+
+/// The choices of a chunk. We ask for one; Copilot sends the text in one and the calls in another. Reading the first allocates
+/// nothing.
+#[derive(Default)]
+pub struct Choices<'a> {
+    pub first: Option<Choice<'a>>,
+    pub others: Vec<Choice<'a>>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Choices<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Choices<'a>, D::Error> {
+        struct AnyChoices<'a>(PhantomData<Choices<'a>>);
+        impl<'de: 'a, 'a> Visitor<'de> for AnyChoices<'a> {
+            type Value = Choices<'a>;
+
+            absent!(null, bool, numbers, text);
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Choices<'a>, A::Error> {
+                let mut choices = Choices::default();
+                while let Some(Object(choice)) = list.next_element()? {
+                    match (&choices.first, choice) {
+                        (_, None) => {}
+                        (None, choice) => choices.first = choice,
+                        (Some(_), choice) => choices.others.extend(choice),
+                    }
+                }
+                Ok(choices)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Choices<'a>, A::Error> {
+                let first = Choice::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Choices { first: Some(first), others: Vec::new() })
+            }
+        }
+        deserializer.deserialize_any(AnyChoices(PhantomData))
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -88,6 +129,9 @@ pub struct CallDelta<'a> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct FunctionDelta<'a> {
+    /// Where llama.cpp had the call's id.
+    #[serde(borrow)]
+    pub id: Id<'a>,
     #[serde(borrow)]
     pub name: Text<'a>,
     #[serde(borrow)]

@@ -99,6 +99,26 @@ fn pieces_of_calls_find_their_calls() {
             ],
             vec![r#"x f {"c":"a"}"#, r#"y f {"c":"b"}"#],
         ),
+        (
+            vec![
+                piece(0, "x", "f", r#"{"c"#),
+                piece(0, "y", "f", r#"{"c"#),
+                piece(0, "x", "", r#"":"a"}"#),
+                piece(0, "y", "", r#"":"b"}"#),
+            ],
+            vec![r#"x f {"c":"a"}"#, r#"y f {"c":"b"}"#],
+        ),
+        // The second call begins under the number of the first.
+        (
+            vec![
+                piece(0, "x", "f", ""),
+                piece(0, "", "", a),
+                piece(0, "y", "f", ""),
+                piece(1, "", "", &b[..4]),
+                piece(1, "", "", &b[4..]),
+            ],
+            vec![r#"x f {"c":"a"}"#, r#"y f {"c":"b"}"#],
+        ),
         // The id of another call comes before its name.
         (
             vec![piece(0, "x", "f", a), piece(0, "y", "", ""), piece(0, "", "f", b)],
@@ -173,6 +193,7 @@ fn pieces_of_calls_find_their_calls() {
             vec![piece(0, "x", "f", r#"{"c":"#), piece(0, "x", "f", r#"{"c":1"#), piece(0, "x", "f", r#"{"c":1}"#)],
             vec![r#"x f {"c":1}"#],
         ),
+        (vec![piece(0, "x", "f", "{"), piece(0, "", "", a)], vec![r#"x f {"c":"a"}"#]),
         // What has neither a name nor arguments is no call, and without arguments there are none.
         (vec![piece(0, "x", "f", a), piece(0, "y", "", "")], vec![r#"x f {"c":"a"}"#]),
         (vec![piece(0, "x", "", a)], vec![r#"x  {"c":"a"}"#]),
@@ -297,6 +318,10 @@ fn whole_messages() {
         chunks.push(json!({"object":"chat.completion.chunk","choices":[{"message":message,"finish_reason":"stop"}]}));
         assert_eq!(brief(&decode(&stream(&chunks))), all, "{pieces:?}");
     }
+    // Text and calls in several choices.
+    let split = json!({"object":"chat.completion","choices":[{"message":{"content":"a"},"finish_reason":"tool_calls"},
+        {"message":{"content":null,"tool_calls":[{"function":{"id":"x","name":"f","arguments":"{}"}}]},"finish_reason":"tool_calls"}]});
+    assert_eq!(brief(&decode(&split.to_string())), ["a", "x f {}"]);
     // One that grows, and pieces under its name.
     for texts in [["a", "ab", "abc"], ["a", "b", "c"]] {
         let messages = texts.map(|text| json!({"choices":[{"message":{"content":text}}]}));
@@ -500,6 +525,7 @@ fn counts_in_other_forms() {
     for (usages, expected) in [
         (vec![json!({"prompt_tokens":10.0,"completion_tokens":"2"})], (10, 2, 0, None)),
         (vec![json!({"prompt_tokens":10,"completion_tokens":-2})], (10, 0, 0, None)),
+        (vec![json!({"prompt_tokens":1e300,"completion_tokens":2})], (0, 2, 0, None)),
         (
             vec![json!({"input_tokens":10,"output_tokens":2,"input_tokens_details":{"cached_tokens":4}})],
             (6, 2, 4, None),

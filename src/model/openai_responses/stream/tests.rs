@@ -336,6 +336,7 @@ fn pieces_without_an_announced_item() {
             vec!["hi", "ho"],
         ),
         (vec![added(json!({}), message("m", "")), event("output_text.done", json!({"text":"hi"}))], vec!["hi"]),
+        (vec![event("output_text.done", json!({"text":"hi"})), done(json!({}), message("m", "hi"))], vec!["hi"]),
         (vec![piece("refusal", json!({"output_index":"2"}), "no")], vec!["no"]),
         (vec![json!({"type":"response.output_text.delta","delta":["h",{"text":"i"}],"output_index":-1})], vec!["hi"]),
     ] {
@@ -455,6 +456,9 @@ fn whole_responses_and_events_that_are_passed_over() {
         assert_eq!(brief(&outcome), ["hi"]);
         assert_eq!((outcome.message.response_id.as_deref(), outcome.message.usage.input), (Some("resp"), 3));
     }
+    let by_name =
+        "event: response.output_text.delta\ndata: {\"delta\":\"hi\"}\n\nevent: response.completed\ndata: {}\n\n";
+    assert_eq!(brief(&decode_stream(by_name)), ["hi"]);
     let text = event("output_text.delta", json!({"delta":"hi"}));
     let skipped = [
         "event: response.in_progress\ndata: {no JSON}\n\n",
