@@ -270,6 +270,11 @@ impl<'a> Answer<'a> {
         });
     }
 
+    /// The arguments of a call, as far as they have arrived, up to its end.
+    pub fn tool_arguments_so_far(&self, index: usize) -> &str {
+        self.arguments.iter().find(|(at, _)| *at == index).map_or("", |(_, text)| text)
+    }
+
     /// Whether some of a call's arguments have arrived.
     pub fn has_tool_arguments(&self, index: usize) -> bool {
         self.arguments.iter().any(|(at, text)| *at == index && !text.is_empty())

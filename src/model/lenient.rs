@@ -36,6 +36,9 @@ impl Text<'_> {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Count(pub Option<u64>);
 
+/// The largest whole number that every JSON parser holds. What is larger counts nothing, and sums of it would overflow.
+const LARGEST_COUNT: f64 = 9_007_199_254_740_991.0;
+
 /// A number. `None` for anything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Number(pub Option<f64>);
@@ -129,6 +132,8 @@ macro_rules! absent {
     };
 }
 
+pub(super) use absent;
+
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<'a>, D::Error> {
         struct AnyText<'a>(PhantomData<Text<'a>>);
@@ -204,7 +209,70 @@ impl<'de> Deserialize<'de> for Number {
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Count, D::Error> {
         // A cast from a float saturates, so that negative ones become 0.
-        Number::deserialize(deserializer).map(|number| Count(number.0.map(|number| number as u64)))
+        let fits = |number: &f64| *number <= LARGEST_COUNT;
+        Number::deserialize(deserializer).map(|number| Count(number.0.filter(fits).map(|number| number as u64)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Flag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Flag, D::Error> {
+        struct AnyFlag;
+        impl<'de> Visitor<'de> for AnyFlag {
+            type Value = Flag;
+
+            absent!(null, list, object);
+
+            fn visit_bool<E>(self, yes: bool) -> Result<Flag, E> {
+                Ok(Flag(yes))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Flag, E> {
+                Ok(Flag(number != 0))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Flag, E> {
+                Ok(Flag(number != 0))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Flag, E> {
+                Ok(Flag(number != 0.0))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Flag, E> {
+                Ok(Flag(!text.is_empty() && !text.eq_ignore_ascii_case("false")))
+            }
+        }
+        deserializer.deserialize_any(AnyFlag)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for JsonText<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonText<'a>, D::Error> {
+        struct AnyJson<'a>(PhantomData<JsonText<'a>>);
+        impl<'de: 'a, 'a> Visitor<'de> for AnyJson<'a> {
+            type Value = JsonText<'a>;
+
+            absent!(null, bool, numbers);
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<JsonText<'a>, E> {
+                Ok(JsonText(Some(Cow::Borrowed(text))))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<JsonText<'a>, E> {
+                Ok(JsonText(Some(Cow::Owned(text.to_string()))))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<JsonText<'a>, A::Error> {
+                let value = Value::deserialize(SeqAccessDeserializer::new(list))?;
+                Ok(JsonText(Some(Cow::Owned(value.to_string()))))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<JsonText<'a>, A::Error> {
+                let value = Value::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(JsonText(Some(Cow::Owned(value.to_string()))))
+            }
+        }
+        deserializer.deserialize_any(AnyJson(PhantomData))
     }
 }
 
@@ -368,7 +436,8 @@ mod tests {
             ("-7", Some(0), Some(-7.0)),
             ("-0.5", Some(0), Some(-0.5)),
             (r#"" 7 ""#, Some(7), Some(7.0)),
-            ("1e300", Some(u64::MAX), Some(1e300)),
+            ("1e300", None, Some(1e300)),
+            ("9007199254740991", Some(9_007_199_254_740_991), Some(9_007_199_254_740_991.0)),
             (r#""many""#, None, None),
             (r#""NaN""#, None, None),
             ("null", None, None),

@@ -31,8 +31,10 @@ mod oauth;
 mod odd_values;
 pub mod offline;
 mod openai_completions;
+mod openai_fields;
 mod openai_messages;
 mod openai_responses;
+mod openai_usage;
 pub mod overflow;
 mod protocol;
 mod reading;
@@ -43,6 +45,7 @@ mod sendable;
 mod services;
 mod settings;
 mod sse;
+mod stated_error;
 #[cfg(test)]
 pub(crate) mod test_support;
 mod thinking;

@@ -11,18 +11,11 @@ use super::{
     Api, Failure, Model, Request, anthropic, catalog, google, ids, openai_completions, openai_responses, waits,
 };
 use crate::transcript::{Message, StopReason};
-use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 use std::sync::Arc;
 
 /// How much of a provider's own words goes into an error message, in characters.
 pub const MAX_ERROR_CHARS: usize = 4000;
-
-/// A string of an event, borrowed from it where it has no escapes.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 /// What a provider API makes of a request.
 pub struct Prepared {

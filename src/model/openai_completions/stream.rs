@@ -1,18 +1,25 @@
 //! The events of an answer.
 
+mod calls;
+mod chunk;
+mod details;
+
+use crate::model::Failure;
 use crate::model::answer::{Answer, Failed};
 use crate::model::compat::Compat;
+use crate::model::lenient::Text;
 use crate::model::openai_messages::REASONING_FIELDS;
-use crate::model::protocol::{Decoder, Progress, Text, provider_error};
+use crate::model::openai_usage::{Counts, Known};
+use crate::model::protocol::{DONE, Decoder, Progress, is_error, provider_error, stopped, stopped_by, unusable};
 use crate::model::sse::Event;
+use crate::model::stated_error;
 use crate::tolerant_json;
-use crate::transcript::{Block, StopReason, Usage};
-use serde::de::{IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use crate::transcript::{Block, StopReason};
+use calls::Calls;
+use chunk::{CallDelta, Choice, Chunk, Delta};
+use details::Details;
 use serde_json::Value;
-use serde_json::value::RawValue;
-use std::fmt;
-use std::marker::PhantomData;
+use std::borrow::Cow;
 
 /// Understands the answer's events.
 pub struct Stream {
@@ -20,155 +27,19 @@ pub struct Stream {
     says_why: bool,
     text: Option<usize>,
     thinking: Option<usize>,
-    details: Vec<Value>,
-    tools: Vec<Call>,
+    details: Details,
+    calls: Calls,
     identified: bool,
+    counts: Known,
+    /// Something came in pieces, so that a whole message is a repetition.
+    in_pieces: bool,
+    /// The content is a thought up to its closing tag.
+    in_thought: bool,
+    /// What goes back with the message.
+    extra: Option<String>,
     finish: Option<String>,
+    /// The server said that nothing will follow.
     done: bool,
-}
-
-/// A tool call in progress.
-#[derive(Default)]
-struct Call {
-    /// The server's number for it.
-    number: Option<u64>,
-    id: String,
-    name: String,
-    /// Arguments that came before the name or the id.
-    waiting: String,
-    /// The answer's block, once name and id are known.
-    block: Option<usize>,
-}
-
-#[derive(Deserialize)]
-struct Chunk<'a> {
-    #[serde(borrow)]
-    id: Option<Text<'a>>,
-    #[serde(borrow)]
-    model: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    choices: First<Choice<'a>>,
-    usage: Option<Box<Counts>>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Choice<'a> {
-    #[serde(borrow)]
-    delta: Option<Delta<'a>>,
-    #[serde(borrow)]
-    finish_reason: Option<Text<'a>>,
-    usage: Option<Box<Counts>>,
-}
-
-#[derive(Deserialize)]
-struct Delta<'a> {
-    #[serde(borrow)]
-    content: Option<Text<'a>>,
-    #[serde(borrow)]
-    reasoning_content: Option<Text<'a>>,
-    #[serde(borrow)]
-    reasoning: Option<Text<'a>>,
-    #[serde(borrow)]
-    reasoning_text: Option<Text<'a>>,
-    reasoning_details: Option<Vec<Value>>,
-    #[serde(borrow)]
-    refusal: Option<Text<'a>>,
-    #[serde(borrow)]
-    tool_calls: Option<Vec<CallDelta<'a>>>,
-}
-
-#[derive(Deserialize)]
-struct CallDelta<'a> {
-    index: Option<u64>,
-    #[serde(borrow)]
-    id: Option<Text<'a>>,
-    #[serde(borrow)]
-    function: Option<FunctionDelta<'a>>,
-}
-
-#[derive(Deserialize)]
-struct FunctionDelta<'a> {
-    #[serde(borrow)]
-    name: Option<Text<'a>>,
-    #[serde(borrow)]
-    arguments: Option<Text<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Counts {
-    #[serde(default)]
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    prompt_tokens_details: Option<PromptDetails>,
-    completion_tokens_details: Option<CompletionDetails>,
-    prompt_cache_hit_tokens: Option<u64>,
-    cached_tokens: Option<u64>,
-    /// OpenRouter names the price itself; US dollars.
-    cost: Option<f64>,
-    is_byok: Option<bool>,
-}
-
-#[derive(Deserialize)]
-struct PromptDetails {
-    cached_tokens: Option<u64>,
-    cache_write_tokens: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct CompletionDetails {
-    reasoning_tokens: Option<u64>,
-}
-
-impl Counts {
-    fn apply(&self, usage: &mut Usage) {
-        let details = self.prompt_tokens_details.as_ref();
-        let cached = details.and_then(|d| d.cached_tokens).or(self.prompt_cache_hit_tokens).or(self.cached_tokens);
-        usage.cache_read = cached.unwrap_or(0);
-        usage.cache_write = details.and_then(|d| d.cache_write_tokens).unwrap_or(0);
-        usage.input =
-            self.prompt_tokens.unwrap_or(0).saturating_sub(usage.cache_read).saturating_sub(usage.cache_write);
-        usage.output = self.completion_tokens.unwrap_or(0);
-        usage.reasoning = self.completion_tokens_details.as_ref().and_then(|d| d.reasoning_tokens);
-        if let Some(cost) = self.cost.filter(|_| self.is_byok != Some(true)) {
-            usage.cost.total = cost;
-            usage.cost.total_from_provider = true;
-        }
-    }
-}
-
-/// The first element of a list that has at most one that matters: reading it allocates nothing.
-struct First<T>(Option<T>);
-
-impl<T> Default for First<T> {
-    fn default() -> First<T> {
-        First(None)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for First<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<First<T>, D::Error> {
-        struct List<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
-            type Value = First<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_unit<E>(self) -> Result<First<T>, E> {
-                Ok(First(None))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<First<T>, A::Error> {
-                let first = list.next_element()?;
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(First(first))
-            }
-        }
-        deserializer.deserialize_any(List(PhantomData))
-    }
 }
 
 impl Stream {
@@ -177,9 +48,13 @@ impl Stream {
             says_why: compat.finish_reason,
             text: None,
             thinking: None,
-            details: Vec::new(),
-            tools: Vec::new(),
+            details: Details::default(),
+            calls: Calls::default(),
             identified: false,
+            counts: Known::default(),
+            in_pieces: false,
+            in_thought: false,
+            extra: None,
             finish: None,
             done: false,
         }
@@ -188,34 +63,29 @@ impl Stream {
 
 impl Decoder for Stream {
     fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
-        if event.data.starts_with(b"[DONE]") {
+        if event.data == DONE {
             self.done = true;
             return Ok(Progress::Done);
         }
         let mut repaired = String::new();
-        let chunk: Chunk<'_> = tolerant_json::parse(event.data, &mut repaired)
-            .map_err(|e| Failed::new(format!("Unusable event in the stream: {e}")))?;
-        if let Some(error) = chunk.error.filter(|e| e.get() != "null") {
+        let chunk: Chunk<'_> = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
+        if let Some(error) = chunk.error.filter(|error| is_error(Some(error))) {
             return Err(provider_error(error.get()));
         }
         if !self.identified {
-            self.identified = true;
-            answer.message.response_id = chunk.id.map(|id| id.0.into_owned()).filter(|id| !id.is_empty());
-            let model = chunk.model.map(|m| m.0.into_owned());
-            answer.message.response_model = model.filter(|m| !m.is_empty() && *m != answer.message.model);
+            self.identify(chunk.id, chunk.model, answer);
         }
-        if let Some(counts) = chunk.usage {
-            counts.apply(&mut answer.message.usage);
-        }
-        let Some(choice) = chunk.choices.0 else { return Ok(Progress::More) };
-        if let Some(counts) = choice.usage {
-            counts.apply(&mut answer.message.usage);
-        }
-        if let Some(delta) = choice.delta {
-            self.delta(delta, answer);
-        }
-        if let Some(reason) = choice.finish_reason.filter(|r| !r.0.is_empty()) {
-            self.finish = Some(reason.0.into_owned());
+        let groq = chunk.x_groq.0.map(|groq| groq.usage);
+        let counted = chunk.usage.0.or(groq.and_then(|usage| usage.0));
+        let is_counted = counted.is_some();
+        self.count(counted, answer);
+        let Some(choice) = chunk.choices.first else {
+            return if is_counted { Ok(Progress::More) } else { without_choice(event.data) };
+        };
+        let is_chunk = chunk.object.as_str() == "chat.completion.chunk";
+        self.choice(choice, is_chunk, answer)?;
+        for choice in chunk.choices.others {
+            self.choice(choice, is_chunk, answer)?;
         }
         Ok(Progress::More)
     }
@@ -225,86 +95,225 @@ impl Decoder for Stream {
     }
 
     fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
-        let stopped = match self.finish.as_deref() {
-            Some("stop" | "end" | "tool_calls" | "function_call") => Ok(()),
-            Some("length") => Err(StopReason::Length),
-            Some(other) => return Err(Failed::new(format!("Provider finish_reason: {other}"))),
-            None if self.says_why || !self.done && answer.message.content.is_empty() => {
+        let finish = self.finish.take();
+        let ending = finish.as_deref().map(Ending::of);
+        match (&ending, &finish) {
+            (Some(Ending::Failure { status }), Some(reason)) => {
+                return Err(Failed {
+                    facts: Failure { status: *status, ..Failure::default() },
+                    ..Failed::new(format!("Provider finish_reason: {reason}"))
+                });
+            }
+            (None, _)
+                if !self.done && (self.says_why || answer.message.content.is_empty() && self.calls.is_empty()) =>
+            {
                 return Err(Failed::new("Stream ended without finish_reason"));
             }
-            None => Ok(()),
-        };
+            _ => {}
+        }
         self.close(answer);
-        // Some servers say "stop" after tool calls too.
-        Ok(match stopped {
-            Err(length) => length,
-            Ok(()) if answer.message.has_tool_calls() => StopReason::ToolUse,
-            Ok(()) => StopReason::Stop,
+        Ok(match (ending, finish) {
+            (Some(Ending::Length), _) => StopReason::Length,
+            (Some(Ending::Unknown), Some(reason)) => stopped_by(&reason, answer),
+            // Some servers say "stop" after tool calls too.
+            _ => stopped(answer),
         })
     }
 }
 
+/// What a finish reason says.
+enum Ending {
+    Stop,
+    Length,
+    /// A word that is none of the API, nor of those of its relatives that say something else than that it ended.
+    Unknown,
+    /// The answer is not whole, for another reason than its length. The HTTP status is that of an error of this kind.
+    Failure {
+        status: Option<u16>,
+    },
+}
+
+impl Ending {
+    fn of(reason: &str) -> Ending {
+        let reason = reason.to_ascii_lowercase();
+        let has = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+        match reason.as_str() {
+            "stop" | "end" | "tool_calls" | "function_call" => Ending::Stop,
+            // Google, Anthropic.
+            "recitation" | "blocklist" | "prohibited_content" | "spii" | "refusal" => Ending::Failure { status: None },
+            // DeepSeek has no room for the request.
+            "insufficient_system_resource" => Ending::Failure { status: Some(503) },
+            // vLLM and SGLang end requests so when they stop; Google has a call that it cannot read itself.
+            "abort" | "aborted" | "cancelled" | "malformed_function_call" => Ending::Failure { status: Some(500) },
+            // OpenAI's `length`, `max_tokens` of Anthropic, Google and Cohere, `model_length` of Mistral, Zhipu's window.
+            _ if has(&["length", "max_tokens", "max_output", "max_new_tokens", "token_limit", "window_exceeded"]) => {
+                Ending::Length
+            }
+            // OpenAI's `content_filter`, Zhipu's `sensitive`, Google's `SAFETY`.
+            _ if has(&["filter", "sensitive", "safety"]) => Ending::Failure { status: None },
+            // `error` of OpenRouter, Mistral and Cohere, Zhipu's `network_error`.
+            _ if has(&["error"]) => Ending::Failure { status: Some(500) },
+            _ => Ending::Unknown,
+        }
+    }
+}
+
+/// A chunk that holds no choice says something of the request, like the first one of Azure, or is an error.
+fn without_choice(data: &[u8]) -> Result<Progress, Failed> {
+    let value: Value = tolerant_json::parse(data, &mut String::new()).map_err(|e| unusable(&e))?;
+    stated_error::find(&value).map_or(Ok(Progress::More), |error| Err(provider_error(&error.to_string())))
+}
+
 impl Stream {
-    fn delta(&mut self, delta: Delta<'_>, answer: &mut Answer<'_>) {
-        // Servers that send thoughts under two names send the same ones.
-        let fields = [delta.reasoning_content, delta.reasoning, delta.reasoning_text];
-        let thought = fields
-            .iter()
-            .zip(REASONING_FIELDS)
-            .find_map(|(text, field)| text.as_ref().filter(|t| !t.0.is_empty()).map(|t| (&*t.0, field)));
-        if let Some((text, field)) = thought {
-            let index = *self.thinking.get_or_insert_with(|| {
-                let index = answer.start_thinking();
-                if let Some(signature) = answer.thinking_signature(index) {
-                    signature.push_str(field);
-                }
-                index
-            });
-            answer.thinking(index, text);
-        }
-        for detail in delta.reasoning_details.into_iter().flatten() {
-            collect_detail(&mut self.details, detail);
-        }
-        for text in [delta.content, delta.refusal].into_iter().flatten().filter(|t| !t.0.is_empty()) {
-            let index = *self.text.get_or_insert_with(|| answer.start_text());
-            answer.text(index, &text.0);
-        }
-        for call in delta.tool_calls.into_iter().flatten() {
-            self.call(&call, answer);
+    fn identify(&mut self, id: Text<'_>, model: Text<'_>, answer: &mut Answer<'_>) {
+        answer.message.response_id = id.owned();
+        answer.message.response_model = model.owned().filter(|model| *model != answer.message.model);
+        // The first chunk of Azure has neither.
+        self.identified = answer.message.response_id.is_some();
+    }
+
+    fn count(&mut self, counts: Option<Box<Counts>>, answer: &mut Answer<'_>) {
+        if let Some(counts) = counts {
+            self.counts.learn(&counts);
+            self.counts.write(&counts, &mut answer.message.usage);
         }
     }
 
-    fn call(&mut self, delta: &CallDelta<'_>, answer: &mut Answer<'_>) {
-        let id = delta.id.as_ref().map_or("", |t| &*t.0);
-        let name = delta.function.as_ref().and_then(|f| f.name.as_ref()).map_or("", |t| &*t.0);
-        let arguments = delta.function.as_ref().and_then(|f| f.arguments.as_ref()).map_or("", |t| &*t.0);
-        let known = match delta.index {
-            Some(number) => self.tools.iter().rposition(|call| call.number == Some(number)),
-            None if id.is_empty() => self.tools.len().checked_sub(1),
-            None => self.tools.iter().position(|call| call.id == id),
+    fn choice(&mut self, choice: Choice<'_>, is_chunk: bool, answer: &mut Answer<'_>) -> Result<(), Failed> {
+        if let Some(error) = choice.error.filter(|error| is_error(Some(error))) {
+            return Err(provider_error(error.get()));
+        }
+        self.count(choice.usage.0, answer);
+        if let Some(delta) = choice.delta.0 {
+            self.delta(delta, answer);
+        }
+        self.say(choice.text.as_str(), answer);
+        if let Some(message) = choice.message.0 {
+            self.message(*message, answer);
+            // Such a message comes once, and nothing comes behind it.
+            self.done |= !is_chunk;
+        }
+        if let Some(reason) = choice.finish_reason.owned() {
+            self.finish = Some(reason);
+        }
+        Ok(())
+    }
+
+    fn delta(&mut self, delta: Delta<'_>, answer: &mut Answer<'_>) {
+        let thought = thought(&delta);
+        self.in_pieces |= thought.is_some()
+            || !delta.tool_calls.0.is_empty()
+            || delta.function_call.0.is_some()
+            || [&delta.content.text, &delta.refusal].into_iter().any(|text| text.filled().is_some());
+        if let Some((words, field)) = thought {
+            self.think(words, field, answer);
+        }
+        let is_told = thought.is_some();
+        for detail in delta.reasoning_details.0 {
+            if let Some(words) = details::words(&detail).filter(|_| !is_told) {
+                self.think(words, "", answer);
+            }
+            answer.count(details::size(&detail));
+            self.details.add(detail);
+        }
+        let flagged = delta.extra_content.is_some_and(|extra| self.learn_extra(extra.get()));
+        if flagged || self.in_thought {
+            self.thought_in_content(delta.content.text.as_str(), flagged, answer);
+        } else {
+            self.say(delta.content.text.as_str(), answer);
+        }
+        self.say(delta.refusal.as_str(), answer);
+        for call in &delta.tool_calls.0 {
+            self.calls.piece(call, answer);
+        }
+        if delta.tool_calls.0.is_empty() && delta.function_call.0.is_some() {
+            self.calls.piece(&CallDelta { function: delta.function_call, ..CallDelta::default() }, answer);
+        }
+    }
+
+    /// Takes in a whole message. What came in pieces before it is repeated in it; of a message that grows with each chunk,
+    /// the rest is new.
+    fn message(&mut self, mut message: Delta<'_>, answer: &mut Answer<'_>) {
+        let in_pieces = self.in_pieces;
+        let so_far = |block: Option<usize>| match block.and_then(|block| answer.message.content.get(block)) {
+            Some(Block::Text { text, .. }) => text.as_str(),
+            Some(Block::Thinking { thinking, .. }) => thinking.as_str(),
+            _ => "",
         };
-        // Servers exist that number every call 0: another name under another id is another call.
-        let another = |call: &Call| !name.is_empty() && !id.is_empty() && !call.id.is_empty() && call.id != id;
-        let at = known.filter(|at| !another(&self.tools[*at])).unwrap_or_else(|| {
-            self.tools.push(Call { number: delta.index, ..Call::default() });
-            self.tools.len() - 1
+        let thoughts = [
+            &mut message.reasoning_content,
+            &mut message.reasoning,
+            &mut message.reasoning_text,
+            &mut message.content.thoughts,
+        ];
+        for thought in thoughts {
+            leave_new(thought, so_far(self.thinking), in_pieces);
+        }
+        for text in [&mut message.content.text, &mut message.refusal] {
+            leave_new(text, so_far(self.text), in_pieces);
+        }
+        if self.thinking.is_some() || !self.details.is_empty() {
+            message.reasoning_details.0.clear();
+        }
+        let calls = std::mem::take(&mut message.tool_calls);
+        self.delta(message, answer);
+        self.in_pieces = in_pieces;
+        for (position, call) in calls.0.iter().enumerate() {
+            self.calls.whole(position, call, answer);
+        }
+    }
+
+    fn think(&mut self, words: &str, field: &str, answer: &mut Answer<'_>) {
+        let index = *self.thinking.get_or_insert_with(|| {
+            let index = answer.start_thinking();
+            if !field.is_empty()
+                && let Some(signature) = answer.thinking_signature(index)
+            {
+                signature.push_str(field);
+            }
+            index
         });
-        let call = &mut self.tools[at];
-        if call.id.is_empty() {
-            call.id = id.to_string();
+        answer.thinking(index, words);
+    }
+
+    fn say(&mut self, text: &str, answer: &mut Answer<'_>) {
+        if !text.is_empty() {
+            let index = *self.text.get_or_insert_with(|| answer.start_text());
+            answer.text(index, text);
         }
-        if call.name.is_empty() {
-            call.name = name.to_string();
+    }
+
+    /// Gemini's endpoint of this API has the thoughts in the content: between tags, and with a flag in the extra content of
+    /// all their chunks. The closing tag is at the beginning of the chunk that follows.
+    fn thought_in_content(&mut self, content: &str, flagged: bool, answer: &mut Answer<'_>) {
+        let opened = ["<thought>", "<think>"].iter().find_map(|tag| content.strip_prefix(tag)).unwrap_or(content);
+        let closed = ["</thought>", "</think>"].iter().find_map(|tag| opened.split_once(tag));
+        let (thought, text) = match closed {
+            Some((thought, text)) => (thought, text),
+            None if flagged => (opened, ""),
+            None => ("", opened),
+        };
+        if !thought.is_empty() {
+            self.think(thought, "", answer);
         }
-        if call.block.is_none() && !call.id.is_empty() && !call.name.is_empty() {
-            let block = answer.start_tool_call(&call.id, &call.name);
-            answer.tool_arguments(block, &std::mem::take(&mut call.waiting));
-            call.block = Some(block);
+        self.in_thought = closed.is_none() && (flagged || content.is_empty());
+        self.say(text, answer);
+    }
+
+    /// Keeps the extra content of a message, without the flag for thoughts: whether that is set.
+    fn learn_extra(&mut self, extra: &str) -> bool {
+        let Ok(Value::Object(mut extra)) = serde_json::from_str::<Value>(extra) else { return false };
+        let mut flagged = false;
+        if let Some(Value::Object(google)) = extra.get_mut("google") {
+            flagged = google.remove("thought") == Some(Value::Bool(true));
+            if google.is_empty() {
+                extra.remove("google");
+            }
         }
-        match call.block {
-            Some(block) => answer.tool_arguments(block, arguments),
-            None => call.waiting.push_str(arguments),
+        if !extra.is_empty() {
+            self.extra = Some(Value::Object(extra).to_string());
         }
+        flagged
     }
 
     /// Ends all blocks, which this API leaves open up to the end.
@@ -312,19 +321,16 @@ impl Stream {
         if !self.details.is_empty() {
             let index = *self.thinking.get_or_insert_with(|| answer.start_thinking());
             if let Some(signature) = answer.thinking_signature(index) {
-                *signature = Value::Array(std::mem::take(&mut self.details)).to_string();
+                *signature = self.details.take();
             }
         }
-        for (at, call) in self.tools.iter_mut().enumerate() {
-            if call.block.is_none() {
-                if call.id.is_empty() {
-                    call.id = format!("call_{:x}_{at}", answer.message.timestamp);
-                }
-                let block = answer.start_tool_call(&call.id, &call.name);
-                answer.tool_arguments(block, &call.waiting);
-                call.block = Some(block);
+        if let Some(extra) = self.extra.take() {
+            self.calls.sign_first(&extra);
+            if let Some(text) = self.text {
+                answer.sign_text(text, extra);
             }
         }
+        self.calls.finish(answer);
         for index in 0..answer.message.content.len() {
             match answer.message.content[index] {
                 Block::Text { .. } => answer.end_text(index),
@@ -336,21 +342,23 @@ impl Stream {
     }
 }
 
-/// Adds a piece of OpenRouter's reasoning details: text and summaries go on where the last piece of their kind stopped.
-fn collect_detail(details: &mut Vec<Value>, detail: Value) {
-    let same = |last: &Value| ["type", "index", "format"].iter().all(|key| last.get(key) == detail.get(key));
-    let Some(last) = details.last_mut().filter(|last| same(last)) else { return details.push(detail) };
-    let grows = ["text", "summary"].into_iter().find(|key| detail.get(key).is_some_and(Value::is_string));
-    let (Some(key), Value::Object(last), Value::Object(piece)) = (grows, &mut *last, &detail) else {
-        return details.push(detail);
-    };
-    for (name, value) in piece {
-        match (last.get_mut(name), value) {
-            (Some(Value::String(text)), Value::String(more)) if name == key => text.push_str(more),
-            (_, Value::Null) => {}
-            _ => {
-                last.insert(name.clone(), value.clone());
-            }
-        }
+/// The thoughts of a delta, and the name of the field they came by; empty if they have to go back in none. Servers that send
+/// thoughts under two names send the same ones.
+fn thought<'d>(delta: &'d Delta<'_>) -> Option<(&'d str, &'static str)> {
+    let fields = [&delta.reasoning_content, &delta.reasoning, &delta.reasoning_text];
+    let fields = fields.into_iter().zip(REASONING_FIELDS).chain([(&delta.content.thoughts, "")]);
+    fields.into_iter().find_map(|(text, field)| Some((text.filled()?, field)))
+}
+
+/// Leaves of a text what is not in the one so far.
+fn leave_new(text: &mut Text<'_>, so_far: &str, in_pieces: bool) {
+    let Some(whole) = text.filled().filter(|_| !so_far.is_empty()) else { return };
+    match whole.strip_prefix(so_far) {
+        Some(rest) => *text = Text(Some(Cow::Owned(rest.to_string()))),
+        None if in_pieces => *text = Text(None),
+        None => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -315,8 +315,8 @@ fn a_whole_answer() {
             "tool2 t1 bash",
             "tool2+{\"a\":",
             "tool3 t2 read",
-            "tool3+{}",
             "tool2+1}",
+            "tool3+{}",
             "thinking0.",
             "text1.",
             "tool2.",
@@ -394,7 +394,7 @@ fn endings() {
         ("end", Ok(StopReason::Stop)),
         ("length", Ok(StopReason::Length)),
         ("content_filter", Err("Provider finish_reason: content_filter")),
-        ("", Err("Stream ended without finish_reason")),
+        ("", Ok(StopReason::Stop)),
     ] {
         let (outcome, _) = decode(&[text.clone(), finish(reason)]);
         match expected {

@@ -1,197 +1,134 @@
 //! The events of an answer.
 
+mod event;
+mod items;
+
 use super::TextSignature;
+use crate::model::Failure;
 use crate::model::answer::{Answer, Failed};
-use crate::model::protocol::{Decoder, Progress, Text, quoted};
+use crate::model::openai_usage::Known;
+use crate::model::protocol::{DONE, Decoder, Progress, provider_error, quoted, stopped, unusable};
 use crate::model::sse::Event;
+use crate::model::stated_error;
 use crate::tolerant_json;
-use crate::transcript::{Block, StopReason, Usage};
-use serde::Deserialize;
+use crate::transcript::{Block, StopReason};
+use event::{Any, Delta, Kind, OutputItem, Response};
+use items::{At, Item, Items};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// Understands the answer's events.
 #[derive(Default)]
 pub struct Stream {
-    open: Vec<Open>,
+    items: Items,
     /// How the response ended.
-    ending: Option<Ending>,
-}
-
-/// An item that has begun and not ended.
-struct Open {
-    /// The item's number in the output.
-    number: u64,
-    index: usize,
-    kind: Kind,
-    /// A part of the thoughts has ended: what follows is another paragraph.
-    paragraph: bool,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Text,
-    Thinking,
-    Tool,
-}
-
-#[derive(Deserialize)]
-struct DeltaEvent<'a> {
-    #[serde(default)]
-    output_index: u64,
-    #[serde(borrow)]
-    delta: Option<Text<'a>>,
-}
-
-#[derive(Deserialize)]
-struct AnyEvent<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<Text<'a>>,
-    #[serde(default)]
-    output_index: u64,
-    #[serde(borrow)]
-    item: Option<&'a RawValue>,
-    #[serde(borrow)]
-    arguments: Option<Text<'a>>,
-    response: Option<Ending>,
-    #[serde(borrow)]
-    code: Option<&'a RawValue>,
-    #[serde(borrow)]
-    message: Option<Text<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-struct Ending {
-    id: Option<String>,
-    model: Option<String>,
-    status: Option<String>,
-    error: Option<ResponseError>,
-    incomplete_details: Option<Incomplete>,
-    usage: Option<Counts>,
-}
-
-#[derive(Deserialize)]
-struct ResponseError {
-    code: Option<String>,
-    message: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Incomplete {
-    reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Counts {
-    input_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    total_tokens: Option<u64>,
-    input_tokens_details: Option<InputDetails>,
-    output_tokens_details: Option<OutputDetails>,
-}
-
-#[derive(Deserialize)]
-struct InputDetails {
-    cached_tokens: Option<u64>,
-    cache_write_tokens: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct OutputDetails {
-    reasoning_tokens: Option<u64>,
-}
-
-impl Counts {
-    fn apply(&self, usage: &mut Usage) {
-        let details = self.input_tokens_details.as_ref();
-        usage.cache_read = details.and_then(|d| d.cached_tokens).unwrap_or(0);
-        usage.cache_write = details.and_then(|d| d.cache_write_tokens).unwrap_or(0);
-        usage.input = self.input_tokens.unwrap_or(0).saturating_sub(usage.cache_read).saturating_sub(usage.cache_write);
-        usage.output = self.output_tokens.unwrap_or(0);
-        usage.reasoning = self.output_tokens_details.as_ref().and_then(|d| d.reasoning_tokens);
-        usage.total_tokens = self.total_tokens.unwrap_or(0);
-    }
-}
-
-#[derive(Deserialize)]
-struct OutputItem {
-    #[serde(rename = "type")]
-    kind: String,
-    id: Option<String>,
-    call_id: Option<String>,
-    name: Option<String>,
-    arguments: Option<String>,
-    phase: Option<String>,
-    content: Option<Vec<ItemPart>>,
-    summary: Option<Vec<ItemPart>>,
-}
-
-#[derive(Deserialize)]
-struct ItemPart {
-    #[serde(alias = "refusal")]
-    text: Option<String>,
-}
-
-fn unusable(error: &serde_json::Error) -> Failed {
-    Failed::new(format!("Unusable event in the stream: {error}"))
+    ending: Option<Result<StopReason, Failed>>,
+    /// The server said that nothing will follow.
+    done: bool,
 }
 
 impl Decoder for Stream {
     fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
-        if event.name == b"response.output_text.delta" {
-            self.delta(event.data, answer)?;
-            return Ok(Progress::More);
+        if event.data == DONE {
+            self.done = true;
+            return Ok(Progress::Done);
         }
-        if event.data.starts_with(b"[DONE]") {
-            return Ok(Progress::More);
+        match what(named(&event)) {
+            What::Nothing => return Ok(Progress::More),
+            What::Piece(kind) => {
+                self.piece(kind, event.data, answer)?;
+                return Ok(Progress::More);
+            }
+            What::Other => {}
         }
         let mut repaired = String::new();
-        let parsed: AnyEvent<'_> = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
-        let kind = parsed.kind.as_ref().map_or("", |k| &*k.0);
+        let parsed: Any<'_> = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
+        // Some servers say it in one place only.
+        let kind = parsed.kind.filled().unwrap_or_else(|| named(&event));
+        if let What::Piece(kind) = what(kind) {
+            self.piece(kind, event.data, answer)?;
+            return Ok(Progress::More);
+        }
+        let number = parsed.output_index.0;
         match kind {
-            "response.output_text.delta"
-            | "response.refusal.delta"
-            | "response.reasoning_summary_text.delta"
-            | "response.reasoning_text.delta"
-            | "response.function_call_arguments.delta" => self.delta(event.data, answer)?,
-            "response.reasoning_summary_part.done" => {
-                if let Some(open) = self.find(parsed.output_index) {
-                    open.paragraph = true;
+            "response.function_call_arguments.delta" => {
+                let at = self.items.of_piece(Kind::Tool, number, parsed.item_id.as_str());
+                if let (Some(at), Some(delta)) = (at, parsed.delta.0) {
+                    answer.tool_arguments(self.items.0[at].index, &delta);
                 }
             }
             "response.function_call_arguments.done" => {
-                if let (Some(open), Some(arguments)) = (self.find(parsed.output_index), parsed.arguments) {
-                    answer.whole_tool_arguments(open.index, &arguments.0);
+                let at = self.items.of_piece(Kind::Tool, number, parsed.item_id.as_str());
+                if let (Some(at), Some(whole)) = (at, parsed.arguments.0) {
+                    arguments(self.items.0[at].index, &whole, answer);
+                }
+            }
+            "response.reasoning_summary_part.done" => {
+                if let Some(at) = self.items.of_piece(Kind::Thinking, number, parsed.item_id.as_str()) {
+                    self.items.0[at].paragraph = true;
+                }
+            }
+            "response.output_text.done" => {
+                // Where no pieces came, this is all there is.
+                let text = parsed.text.as_str();
+                let at = self.items.of_piece(Kind::Text, number, parsed.item_id.as_str());
+                let is_first = self.items.0.iter().all(|item| item.kind != Kind::Text);
+                match at {
+                    Some(at) if said(self.items.0[at].index, answer).is_empty() => {
+                        answer.text(self.items.0[at].index, text);
+                    }
+                    None if is_first && !text.is_empty() => {
+                        let item = OutputItem { id: parsed.item_id, ..OutputItem::default() };
+                        let at = self.start(Kind::Text, number, &item, answer);
+                        self.items.0[at].unannounced = true;
+                        answer.text(self.items.0[at].index, text);
+                    }
+                    _ => {}
                 }
             }
             "response.created" => {
-                let response = parsed.response.unwrap_or_default();
-                answer.message.response_id = response.id;
-                answer.message.response_model = response.model.filter(|m| *m != answer.message.model);
+                if let Some(raw) = parsed.response {
+                    let mut repaired = String::new();
+                    identify(&response(raw, &mut repaired)?, answer);
+                }
             }
             "response.output_item.added" => {
                 if let Some(raw) = parsed.item {
-                    self.start(parsed.output_index, &item(raw)?, answer);
+                    let mut repaired = String::new();
+                    self.begin(number, &item(raw, &mut repaired)?, answer);
                 }
             }
             "response.output_item.done" => {
                 if let Some(raw) = parsed.item {
-                    self.finish(parsed.output_index, raw, &item(raw)?, answer);
+                    let mut repaired = String::new();
+                    self.finish(number, raw, &item(raw, &mut repaired)?, answer);
                 }
             }
-            "response.completed" | "response.incomplete" | "response.failed" => {
-                let response = parsed.response.unwrap_or_default();
-                if let Some(counts) = &response.usage {
-                    counts.apply(&mut answer.message.usage);
-                }
-                self.ending = Some(response);
+            "response.completed"
+            | "response.incomplete"
+            | "response.failed"
+            | "response.cancelled"
+            | "response.done" => {
+                let error = parsed.error;
+                let mut repaired = String::new();
+                let response = parsed.response.map(|raw| response(raw, &mut repaired)).transpose()?;
+                self.end_with(kind, response.unwrap_or_default(), error, answer);
                 return Ok(Progress::Done);
             }
-            "error" => {
-                let code = parsed.code.map_or("unknown", |c| c.get().trim_matches('"'));
-                let words = parsed.message.map_or_else(|| quoted(event.data), |m| quoted(m.0.as_bytes()));
-                return Err(Failed::new(format!("Error Code {code}: {words}")));
+            "" if parsed.object.as_str() == "response" => {
+                let mut repaired = String::new();
+                let response = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
+                self.end_with("", response, None, answer);
+                return Ok(Progress::Done);
             }
-            _ => {}
+            "error" | "response.error" => return Err(provider_error(&String::from_utf8_lossy(event.data))),
+            kind if kind.starts_with("response.") => {}
+            _ => {
+                let value: Value = tolerant_json::parse(event.data, &mut String::new()).map_err(|e| unusable(&e))?;
+                if let Some(error) = stated_error::find(&value) {
+                    return Err(provider_error(&error.to_string()));
+                }
+            }
         }
         Ok(Progress::More)
     }
@@ -201,115 +138,362 @@ impl Decoder for Stream {
     }
 
     fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
-        let Some(ending) = self.ending.take() else {
-            return Err(Failed::new("Stream ended before a terminal response event"));
-        };
-        let incomplete = ending.incomplete_details.and_then(|d| d.reason);
-        match (ending.status.as_deref(), incomplete) {
-            (Some("incomplete"), Some(reason)) if reason == "max_output_tokens" => Ok(StopReason::Length),
-            (Some("incomplete"), reason) => {
-                Err(Failed::new(format!("Response incomplete: {}", reason.as_deref().unwrap_or("unknown"))))
-            }
-            (Some("failed" | "cancelled"), _) => {
-                let error = ending.error.unwrap_or(ResponseError { code: None, message: None });
-                let code = error.code.unwrap_or_else(|| "failed".to_string());
-                let words = quoted(error.message.unwrap_or_default().as_bytes());
-                Err(Failed::new(format!("{code}: {words}")))
-            }
-            _ if self.open.iter().any(|open| open.kind == Kind::Tool) => {
-                Err(Failed::new("Stream ended without the end of a tool call"))
-            }
-            _ if answer.message.has_tool_calls() => Ok(StopReason::ToolUse),
-            _ => Ok(StopReason::Stop),
+        if let Some(ending) = self.ending.take() {
+            return ending;
         }
+        // Some servers do not say how the response ended: it is whole if they say that nothing follows, or if its last item
+        // is what an answer ends with, and has ended.
+        let ended = self.items.0.iter().all(|item| item.ended);
+        let is_last = self.items.0.last().is_some_and(|item| {
+            item.kind == Kind::Tool || item.kind == Kind::Text && item.phase.as_deref() != Some("commentary")
+        });
+        let is_whole = self.done || ended && is_last;
+        if self.items.0.is_empty() || !is_whole {
+            return Err(Failed::new("Stream ended before a terminal response event"));
+        }
+        self.close(answer);
+        Ok(stopped(answer))
     }
 }
 
-fn item(raw: &RawValue) -> Result<OutputItem, Failed> {
-    serde_json::from_str(raw.get()).map_err(|e| unusable(&e))
+/// What an event calls for, by its type.
+enum What {
+    /// A piece of this.
+    Piece(Kind),
+    Other,
+    /// It need not be read. There are dozens of such types.
+    Nothing,
+}
+
+fn what(kind: &str) -> What {
+    match kind {
+        "response.output_text.delta" | "response.refusal.delta" => What::Piece(Kind::Text),
+        "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => What::Piece(Kind::Thinking),
+        "response.function_call_arguments.delta"
+        | "response.function_call_arguments.done"
+        | "response.reasoning_summary_part.done"
+        | "response.output_text.done"
+        | "response.created"
+        | "response.output_item.added"
+        | "response.output_item.done"
+        | "response.completed"
+        | "response.incomplete"
+        | "response.failed"
+        | "response.cancelled"
+        | "response.done"
+        | "response.error" => What::Other,
+        "keepalive" | "ping" => What::Nothing,
+        kind if kind.starts_with("response.") => What::Nothing,
+        _ => What::Other,
+    }
+}
+
+/// The type of an event, as far as it is told without parsing it: by the event's name, or by what its data begins with.
+fn named<'a>(event: &Event<'a>) -> &'a str {
+    let data = event.data.strip_prefix(b"{\"type\":\"").unwrap_or_default();
+    let kind = match event.name {
+        b"" | b"message" => data.split(|byte| *byte == b'"').next().unwrap_or_default(),
+        name => name,
+    };
+    std::str::from_utf8(kind).unwrap_or_default()
+}
+
+fn item<'a>(raw: &'a RawValue, repaired: &'a mut String) -> Result<OutputItem<'a>, Failed> {
+    tolerant_json::parse(raw.get().as_bytes(), repaired).map_err(|e| unusable(&e))
+}
+
+fn response<'a>(raw: &'a RawValue, repaired: &'a mut String) -> Result<Response<'a>, Failed> {
+    tolerant_json::parse(raw.get().as_bytes(), repaired).map_err(|e| unusable(&e))
+}
+
+fn identify(response: &Response<'_>, answer: &mut Answer<'_>) {
+    let message = &mut answer.message;
+    if let Some(id) = response.id.filled().filter(|_| message.response_id.is_none()) {
+        message.response_id = Some(id.to_string());
+    }
+    if let Some(model) =
+        response.model.filled().filter(|model| message.response_model.is_none() && *model != message.model)
+    {
+        message.response_model = Some(model.to_string());
+    }
+}
+
+/// What was said so far in a block of text or thoughts.
+fn said<'a>(index: usize, answer: &'a Answer<'_>) -> &'a str {
+    match answer.message.content.get(index) {
+        Some(Block::Text { text, .. }) => text,
+        Some(Block::Thinking { thinking, .. }) => thinking,
+        _ => "",
+    }
+}
+
+/// Takes in the whole arguments of a call. Empty ones take nothing back: some servers send them where they have nothing more
+/// to say.
+fn arguments(index: usize, whole: &str, answer: &mut Answer<'_>) {
+    let empty = matches!(whole.trim(), "" | "{}");
+    if !empty || !answer.has_tool_arguments(index) {
+        answer.whole_tool_arguments(index, whole);
+    }
 }
 
 impl Stream {
-    fn find(&mut self, number: u64) -> Option<&mut Open> {
-        self.open.iter_mut().rev().find(|open| open.number == number)
-    }
-
-    /// The hot path: one piece of text, thought or arguments.
-    fn delta(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<(), Failed> {
+    /// The hot path: one piece of text or thought.
+    fn piece(&mut self, kind: Kind, data: &[u8], answer: &mut Answer<'_>) -> Result<(), Failed> {
         let mut repaired = String::new();
-        let event: DeltaEvent<'_> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
-        let (Some(open), Some(delta)) = (self.find(event.output_index), event.delta) else { return Ok(()) };
-        match open.kind {
-            Kind::Text => answer.text(open.index, &delta.0),
-            Kind::Thinking => {
-                if std::mem::take(&mut open.paragraph) {
-                    answer.thinking(open.index, "\n\n");
-                }
-                answer.thinking(open.index, &delta.0);
+        let event: Delta<'_> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
+        let Some(delta) = event.delta.filled() else { return Ok(()) };
+        let (number, id) = (event.output_index.0, event.item_id.as_str());
+        let at = match self.items.of_piece(kind, number, id) {
+            Some(at) => at,
+            None if self.items.has_ended(kind, id) => return Ok(()),
+            None => {
+                let item = OutputItem { id: event.item_id, ..OutputItem::default() };
+                let at = self.start(kind, number, &item, answer);
+                self.items.0[at].unannounced = true;
+                at
             }
-            Kind::Tool => answer.tool_arguments(open.index, &delta.0),
+        };
+        let item = &mut self.items.0[at];
+        match kind {
+            Kind::Thinking => {
+                if std::mem::take(&mut item.paragraph) {
+                    answer.thinking(item.index, "\n\n");
+                }
+                answer.thinking(item.index, delta);
+            }
+            Kind::Text | Kind::Tool => answer.text(item.index, delta),
         }
         Ok(())
     }
 
-    fn start(&mut self, number: u64, item: &OutputItem, answer: &mut Answer<'_>) {
-        let (index, kind) = match item.kind.as_str() {
-            "reasoning" => (answer.start_thinking(), Kind::Thinking),
-            "message" => (answer.start_text(), Kind::Text),
-            "function_call" => {
-                let call = item.call_id.as_deref().or(item.id.as_deref()).unwrap_or_default();
-                let id = item.id.as_ref().map_or_else(|| call.to_string(), |item| format!("{call}|{item}"));
-                let index = answer.start_tool_call(&id, item.name.as_deref().unwrap_or_default());
-                answer.tool_arguments(index, item.arguments.as_deref().unwrap_or_default());
-                (index, Kind::Tool)
-            }
-            // Work that the provider does for itself is not part of the answer.
-            _ => return,
-        };
-        self.open.push(Open { number, index, kind, paragraph: false });
+    /// An item begins, if it has not begun before.
+    fn begin(&mut self, number: Option<u64>, item: &OutputItem<'_>, answer: &mut Answer<'_>) {
+        let Some(kind) = item.kind() else { return };
+        let known = self.items.find(At::Beginning, kind, number, item);
+        // A call without a name is not known as one before its end.
+        if known.is_none() && (kind != Kind::Tool || item.name.filled().is_some()) {
+            let at = self.start(kind, number, item, answer);
+            self.items.0[at].initial = item.arguments().unwrap_or_default().to_string();
+            answer.count(self.items.0[at].initial.len());
+        }
     }
 
-    fn finish(&mut self, number: u64, raw: &RawValue, item: &OutputItem, answer: &mut Answer<'_>) {
-        if self.find(number).is_none() {
-            self.start(number, item, answer);
+    fn start(&mut self, kind: Kind, number: Option<u64>, item: &OutputItem<'_>, answer: &mut Answer<'_>) -> usize {
+        let index = match kind {
+            Kind::Text => answer.start_text(),
+            Kind::Thinking => answer.start_thinking(),
+            Kind::Tool => answer.start_tool_call(&call_id(item, answer), item.name.as_str()),
+        };
+        answer.count(item.id.as_str().len() + item.call_id.as_str().len());
+        self.items.0.push(Item {
+            kind,
+            index,
+            number,
+            id: item.id.as_str().to_string(),
+            call_id: item.call_id.as_str().to_string(),
+            phase: item.phase.filled().map(str::to_string),
+            initial: String::new(),
+            paragraph: false,
+            ended: false,
+            unannounced: false,
+            in_response: false,
+        });
+        self.items.0.len() - 1
+    }
+
+    /// An item has ended, and this is all of it.
+    fn finish(&mut self, number: Option<u64>, raw: &RawValue, item: &OutputItem<'_>, answer: &mut Answer<'_>) {
+        let Some(kind) = item.kind() else { return };
+        let known = self.items.find(At::End, kind, number, item);
+        let at = known.unwrap_or_else(|| self.start(kind, number, item, answer));
+        self.finish_at(at, Some(raw), item, answer);
+    }
+
+    fn finish_at(&mut self, at: usize, raw: Option<&RawValue>, item: &OutputItem<'_>, answer: &mut Answer<'_>) {
+        let known = &mut self.items.0[at];
+        if std::mem::replace(&mut known.ended, true) {
+            return;
         }
-        let Some(at) = self.open.iter().rposition(|open| open.number == number) else { return };
-        let Open { index, kind, .. } = self.open.remove(at);
-        let texts = |parts: &Option<Vec<ItemPart>>, between: &str| {
-            let texts: Vec<_> = parts.iter().flatten().filter_map(|part| part.text.as_deref()).collect();
-            texts.join(between)
-        };
-        let silent = match answer.message.content.get(index) {
-            Some(Block::Text { text, .. }) => text.is_empty(),
-            Some(Block::Thinking { thinking, .. }) => thinking.is_empty(),
-            _ => false,
-        };
-        match kind {
+        let index = known.index;
+        let silent = said(index, answer).is_empty();
+        match known.kind {
             Kind::Text => {
                 if silent {
-                    answer.text(index, &texts(&item.content, ""));
+                    answer.text(index, item.text());
                 }
-                let signature =
-                    TextSignature { v: 1, id: item.id.clone().unwrap_or_default(), phase: item.phase.clone() };
-                answer.sign_text(index, serde_json::to_string(&signature).unwrap_or_default());
+                let id = if item.id.as_str().is_empty() { known.id.as_str() } else { item.id.as_str() };
+                let phase = item.phase.filled().map(str::to_string).or_else(|| known.phase.clone());
+                if !id.is_empty() {
+                    let signature = TextSignature { v: 1, id: id.to_string(), phase: phase.clone() };
+                    answer.sign_text(index, serde_json::to_string(&signature).unwrap_or_default());
+                }
+                known.phase = phase;
                 answer.end_text(index);
             }
             Kind::Thinking => {
-                if silent {
-                    let words = [&item.summary, &item.content].map(|parts| texts(parts, "\n\n"));
-                    answer.thinking(index, words.iter().find(|text| !text.is_empty()).map_or("", |text| text));
-                }
-                if let Some(signature) = answer.thinking_signature(index) {
-                    raw.get().clone_into(signature);
+                if let Some(raw) = raw {
+                    if silent {
+                        answer.thinking(index, &event::thoughts(raw));
+                    }
+                    if let Some(signature) = answer.thinking_signature(index) {
+                        raw.get().clone_into(signature);
+                    }
                 }
                 answer.end_thinking(index);
             }
             Kind::Tool => {
-                if let Some(arguments) = &item.arguments {
-                    answer.whole_tool_arguments(index, arguments);
+                if let Some(whole) = item.arguments() {
+                    arguments(index, whole, answer);
+                }
+                let initial = std::mem::take(&mut known.initial);
+                if !answer.has_tool_arguments(index) {
+                    answer.tool_arguments(index, &initial);
                 }
                 answer.end_tool_call(index);
             }
         }
     }
+
+    /// Ends what is open.
+    fn close(&mut self, answer: &mut Answer<'_>) {
+        for at in 0..self.items.0.len() {
+            self.finish_at(at, None, &OutputItem::default(), answer);
+        }
+    }
+
+    /// The response has ended, by an event of this type.
+    fn end_with(&mut self, kind: &str, response: Response<'_>, error: Option<&RawValue>, answer: &mut Answer<'_>) {
+        identify(&response, answer);
+        if let Some(counts) = &response.usage.0 {
+            let mut known = Known::default();
+            known.learn(counts);
+            known.write(counts, &mut answer.message.usage);
+            answer.message.usage.total_tokens = known.total();
+        }
+        for (position, raw) in event::items(response.output).into_iter().enumerate() {
+            let mut repaired = String::new();
+            if let Ok(item) = item(raw, &mut repaired) {
+                self.compare(position as u64, raw, &item, answer);
+            }
+        }
+        let status = match (response.status.as_str(), kind) {
+            (status @ ("completed" | "incomplete" | "failed" | "cancelled"), _) => status,
+            (_, "response.incomplete") => "incomplete",
+            (_, "response.failed") => "failed",
+            (_, "response.cancelled") => "cancelled",
+            _ => "completed",
+        };
+        let incomplete = response.incomplete_details.0.unwrap_or_default();
+        self.ending = Some(match (status, incomplete.reason.as_str()) {
+            ("incomplete", "" | "max_output_tokens" | "max_tokens" | "length") => {
+                self.close(answer);
+                Ok(StopReason::Length)
+            }
+            ("incomplete", reason) => Err(Failed::new(format!("Response incomplete: {reason}"))),
+            ("failed" | "cancelled", _) => Err(failed(response.error.or(error))),
+            _ => {
+                self.close(answer);
+                Ok(stopped(answer))
+            }
+        });
+    }
+
+    /// Takes in an item that the whole response has at this place: what did not come before comes now, and of what did
+    /// come, the rest.
+    fn compare(&mut self, position: u64, raw: &RawValue, item: &OutputItem<'_>, answer: &mut Answer<'_>) {
+        let Some(kind) = item.kind() else { return };
+        let known = self.items.find(At::End, kind, Some(position), item).or_else(|| self.alike(kind, item, answer));
+        let lacks_text = |known: &Item| {
+            kind == Kind::Text && known.ended && said(known.index, answer).is_empty() && !item.text().is_empty()
+        };
+        let at = match known.filter(|at| !lacks_text(&self.items.0[*at])) {
+            Some(at) => at,
+            None => self.start(kind, Some(position), item, answer),
+        };
+        self.items.0[at].in_response = true;
+        if self.items.0[at].ended {
+            if kind == Kind::Thinking {
+                encrypt(self.items.0[at].index, item.encrypted_content.as_str(), answer);
+            }
+        } else {
+            self.finish_at(at, Some(raw), item, answer);
+        }
+    }
+
+    /// The item that is this one under another id: some servers make up new ones for the whole response.
+    fn alike(&self, kind: Kind, item: &OutputItem<'_>, answer: &Answer<'_>) -> Option<usize> {
+        self.items.0.iter().position(|known| {
+            known.kind == kind
+                && !known.in_response
+                && match (kind, answer.message.content.get(known.index)) {
+                    (Kind::Thinking, _) => true,
+                    (Kind::Text, Some(Block::Text { text, .. })) => {
+                        let (text, whole) = (text.trim(), item.text().trim());
+                        text.contains(whole) || !text.is_empty() && whole.contains(text)
+                    }
+                    (Kind::Tool, Some(Block::ToolCall { name, arguments, .. })) => {
+                        let whole = tolerant_json::arguments(item.arguments().unwrap_or_default());
+                        known.ended && name == item.name.as_str() && whole.as_ref() == Ok(arguments)
+                    }
+                    _ => false,
+                }
+        })
+    }
 }
+
+/// Fills in what a reasoning item has to go back with, if it came without that.
+fn encrypt(index: usize, encrypted: &str, answer: &mut Answer<'_>) {
+    let Some(signature) = answer.thinking_signature(index).filter(|_| !encrypted.is_empty()) else { return };
+    let Ok(Value::Object(mut item)) = serde_json::from_str::<Value>(signature) else { return };
+    let has_some = item.get("encrypted_content").and_then(Value::as_str).is_some_and(|known| !known.is_empty());
+    if !has_some {
+        item.insert("encrypted_content".to_string(), encrypted.into());
+        *signature = Value::Object(item).to_string();
+    }
+}
+
+/// The id of a call's block: the call's own id and that of its item. Neither is there twice in an answer: results find their
+/// calls by the first, and the service refuses the second.
+fn call_id(item: &OutputItem<'_>, answer: &Answer<'_>) -> String {
+    let ids = || {
+        answer.message.content.iter().filter_map(|block| match block {
+            Block::ToolCall { id, .. } => Some(id.split_once('|').unwrap_or((id, ""))),
+            _ => None,
+        })
+    };
+    let id = item.id.as_str();
+    let call = if item.call_id.as_str().is_empty() { id } else { item.call_id.as_str() };
+    let is_taken = |call: &str| ids().any(|(known, _)| known == call);
+    let mut own = call.to_string();
+    let mut number = 1;
+    while is_taken(&own) {
+        number += 1;
+        own = format!("{call}_{number}");
+    }
+    if id.is_empty() || ids().any(|(_, known)| known == id) { own } else { format!("{own}|{id}") }
+}
+
+/// The error of a response that failed.
+fn failed(error: Option<&RawValue>) -> Failed {
+    let raw = error.map_or("null", RawValue::get);
+    let value: Value = serde_json::from_str(raw).unwrap_or_default();
+    let field = |name: &str| match value.get(name) {
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::Number(number)) => Some(number.to_string()),
+        _ => None,
+    };
+    let code = field("code").or_else(|| field("type")).unwrap_or_else(|| "failed".to_string());
+    let words = field("message").unwrap_or_else(|| match &value {
+        Value::Null => String::new(),
+        Value::String(words) => words.clone(),
+        value => value.to_string(),
+    });
+    let status = provider_error(raw).facts.status;
+    Failed {
+        facts: Failure { status, ..Failure::default() },
+        ..Failed::new(format!("{code}: {}", quoted(words.as_bytes())))
+    }
+}
+
+#[cfg(test)]
+mod tests;

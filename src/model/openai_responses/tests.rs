@@ -331,7 +331,7 @@ fn endings() {
         ),
         (vec![terminal("failed", json!({"status":"cancelled"}))], Err("failed: ")),
         (vec![json!({"type":"error","code":"rate_limit","message":"slow"})], Err("429: slow (rate_limit)")),
-        (vec![call, completed(json!({"status":"completed"}))], Err("Stream ended without the end of a tool call")),
+        (vec![call, completed(json!({"status":"completed"}))], Ok(StopReason::ToolUse)),
         (vec![delta("output_text", 0, "x")], Err("Stream ended before a terminal response event")),
         (vec![], Err("Stream ended before a terminal response event")),
     ] {

@@ -1,0 +1,70 @@
+//! OpenRouter's reasoning details, which go back with the answer as they came, once their pieces are put together.
+
+use serde_json::{Map, Value};
+
+/// The details of an answer.
+#[derive(Default)]
+pub struct Details(Vec<Map<String, Value>>);
+
+/// What a detail says, which comes in pieces.
+const WORDS: [&str; 3] = ["text", "summary", "data"];
+
+impl Details {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The details as the JSON text of a list; none are left.
+    pub fn take(&mut self) -> String {
+        Value::Array(std::mem::take(&mut self.0).into_iter().map(Value::Object).collect()).to_string()
+    }
+
+    /// Adds a detail, or a piece of one. Pieces of one type and number are one detail: the signature of a thought covers all
+    /// of its text, and is refused beside a part of it.
+    pub fn add(&mut self, piece: Map<String, Value>) {
+        let Some(detail) = self.0.iter_mut().rev().find(|detail| is_one(detail, &piece)) else {
+            return self.0.push(piece);
+        };
+        for (name, value) in piece {
+            match (detail.get_mut(&name), value) {
+                (_, Value::Null) => {}
+                (Some(Value::String(text)), Value::String(more)) if WORDS.contains(&name.as_str()) => {
+                    // What is encrypted is sent again by some servers, whole.
+                    if name != "data" || *text != more {
+                        text.push_str(&more);
+                    }
+                }
+                (_, value) => {
+                    detail.insert(name, value);
+                }
+            }
+        }
+    }
+}
+
+/// The words of a piece that are to be shown.
+pub fn words(piece: &Map<String, Value>) -> Option<&str> {
+    ["text", "summary"].iter().find_map(|key| piece.get(*key)?.as_str()).filter(|words| !words.is_empty())
+}
+
+/// How much a piece holds, in bytes.
+pub fn size(piece: &Map<String, Value>) -> usize {
+    piece.iter().map(|(name, value)| name.len() + value.as_str().map_or(size_of::<Value>(), str::len)).sum()
+}
+
+/// Whether a piece belongs to a detail.
+fn is_one(detail: &Map<String, Value>, piece: &Map<String, Value>) -> bool {
+    let field = |of: &Map<String, Value>, name: &str| of.get(name).filter(|value| !value.is_null()).cloned();
+    let differs = |name: &str| matches!((field(detail, name), field(piece, name)), (Some(a), Some(b)) if a != b);
+    if detail.get("type") != piece.get("type") || differs("id") || differs("format") {
+        return false;
+    }
+    match (field(detail, "index"), field(piece, "index")) {
+        (Some(a), Some(b)) => a == b,
+        (Some(_), None) | (None, Some(_)) => false,
+        // Without numbers, a signature ends a detail, and what is encrypted comes whole.
+        (None, None) => {
+            field(detail, "data").is_none() && (field(detail, "signature").is_none() || words(piece).is_none())
+        }
+    }
+}
