@@ -26,6 +26,8 @@ use std::sync::Arc;
 const MAX_RECOVERIES: u32 = 3;
 /// Tokens that a cut has to leave out to be worth a summary, if it is not the usual cut.
 const WORTH_A_CUT: u64 = 500;
+/// Excerpts may be so long even where little is known to fit, in characters: about 1000 tokens.
+const LEAST_EXCERPTS: u64 = 4000;
 
 /// What the context may take, in tokens of its messages.
 struct Limits {
@@ -33,6 +35,8 @@ struct Limits {
     kept: u64,
     /// To this much it is shortened, which is less, so that it does not have to be done again after every answer.
     shortened: u64,
+    /// How long excerpts in the place of a summary may be, in characters.
+    excerpts: usize,
 }
 
 impl Turn {
@@ -68,7 +72,7 @@ impl Turn {
         let limits = self.limits(size, None);
         let cut = self.compactor(&mut |_| ()).plan(&self.transcript);
         let cut = cut.or_else(|why| self.worthwhile_cut(limits.kept, size).ok_or(why))?;
-        self.make_room(&cut, CompactionReason::Manual, focus, false)
+        self.make_room(&cut, &limits, CompactionReason::Manual, focus, false)
     }
 
     fn compactor<'a>(&'a self, on_retry: &'a mut dyn FnMut(crate::compact::SummaryRetry)) -> Compactor<'a> {
@@ -97,7 +101,7 @@ impl Turn {
             let usual = self.compactor(&mut |_| ()).plan(&self.transcript);
             let usual = usual.ok().filter(|cut| tokens(&self.transcript[cut.first_kept..]) <= limits.kept);
             if let Some(cut) = usual.or_else(|| self.worthwhile_cut(limits.kept, size)) {
-                result = self.make_room(&cut, reason, None, refusals.is_some());
+                result = self.make_room(&cut, &limits, reason, None, refusals.is_some());
                 if result == Err(CompactError::Cancelled) || (result.is_err() && !must) {
                     return result;
                 }
@@ -114,7 +118,10 @@ impl Turn {
             && (result.is_err() || tokens(&self.transcript) > limits.kept)
             && let Some(cut) = self.worthwhile_cut(limits.shortened, size)
         {
-            self.leave_excerpts(&cut, reason, "there was no room for it", refusals.is_some());
+            self.emit(AgentEvent::CompactionStart { reason });
+            let (why, chars) = ("there was no room for it", limits.excerpts);
+            let done = self.compactor(&mut |_| ()).excerpt(&self.transcript, &cut, why, chars);
+            self.compacted(done, reason, refusals.is_some());
             result = Ok(());
         }
         result
@@ -152,6 +159,7 @@ impl Turn {
     fn make_room(
         &mut self,
         cut: &Cut,
+        limits: &Limits,
         reason: CompactionReason,
         focus: Option<&str>,
         will_retry: bool,
@@ -163,7 +171,7 @@ impl Turn {
         let mut compactor = self.compactor(&mut on_retry);
         let done = match compactor.compact(&self.transcript, cut, focus) {
             Err(CompactError::Failed(why)) if reason == CompactionReason::Overflow => {
-                Ok(compactor.excerpt(&self.transcript, cut, &why, self.excerpt_chars()))
+                Ok(compactor.excerpt(&self.transcript, cut, &why, limits.excerpts))
             }
             done => done,
         };
@@ -185,18 +193,6 @@ impl Turn {
                 Err(error)
             }
         }
-    }
-
-    /// Replaces the part of the transcript before the cut by excerpts of it, without asking a model.
-    fn leave_excerpts(&mut self, cut: &Cut, reason: CompactionReason, why: &str, will_retry: bool) {
-        self.emit(AgentEvent::CompactionStart { reason });
-        let done = self.compactor(&mut |_| ()).excerpt(&self.transcript, cut, why, self.excerpt_chars());
-        self.compacted(done, reason, will_retry);
-    }
-
-    /// How long excerpts may be, in characters: a sixteenth of the window, at four characters a token.
-    fn excerpt_chars(&self) -> usize {
-        usize::try_from(self.model.context_window / 4).unwrap_or(usize::MAX)
     }
 
     fn compacted(&mut self, done: Compaction, reason: CompactionReason, will_retry: bool) {
@@ -285,15 +281,18 @@ fn limits(window: u64, overhead: u64, size: u64, counted: u64, refusals: Option<
     let room = u128::from(room) * estimated.max(1) / u128::from(counted).max(estimated).max(1);
     let room = u64::try_from(room).unwrap_or(u64::MAX);
     let three_quarters = |tokens: u64| tokens / 4 * 3;
-    match refusals {
-        None => Limits { kept: three_quarters(room), shortened: room / 2 },
+    let (kept, shortened) = match refusals {
+        None => (three_quarters(room), room / 2),
         // The first time the window is taken for what it is said to be: what is too long is what is older.
-        Some(0) => Limits { kept: three_quarters(room), shortened: room.min(size) / 2 },
+        Some(0) => (three_quarters(room), room.min(size) / 2),
         Some(refusals) => {
             let size = room.min(size) >> refusals.min(MAX_RECOVERIES);
-            Limits { kept: three_quarters(size), shortened: size / 2 }
+            (three_quarters(size), size / 2)
         }
-    }
+    };
+    // As many characters as tokens are about a quarter of them.
+    let excerpts = usize::try_from(shortened.max(LEAST_EXCERPTS).min(window / 4)).unwrap_or(usize::MAX);
+    Limits { kept, shortened, excerpts }
 }
 
 #[cfg(test)]
