@@ -214,8 +214,15 @@ impl Sink for Told {
 }
 
 fn decoded(model: &Model, bytes: &[u8], sizes: &[u8]) -> (Outcome, Told) {
-    let request =
-        Request { model, system: "", messages: &[], tools: &[], thinking: ThinkingLevel::Off, session_id: None };
+    let request = Request {
+        model,
+        system: "",
+        messages: &[],
+        tools: &[],
+        thinking: ThinkingLevel::Off,
+        session_id: None,
+        session: "",
+    };
     let Some(protocol) = Protocol::of(model.api) else { panic!("only the offline model has none") };
     let mut decoder = (protocol.decoder)(model);
     let mut told = Told::default();
