@@ -276,68 +276,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonText<'a> {
     }
 }
 
-impl<'de> Deserialize<'de> for Flag {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Flag, D::Error> {
-        struct AnyFlag;
-        impl<'de> Visitor<'de> for AnyFlag {
-            type Value = Flag;
-
-            absent!(null, list, object);
-
-            fn visit_bool<E>(self, yes: bool) -> Result<Flag, E> {
-                Ok(Flag(yes))
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<Flag, E> {
-                Ok(Flag(number != 0))
-            }
-
-            fn visit_i64<E>(self, number: i64) -> Result<Flag, E> {
-                Ok(Flag(number != 0))
-            }
-
-            fn visit_f64<E>(self, number: f64) -> Result<Flag, E> {
-                Ok(Flag(number != 0.0))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Flag, E> {
-                Ok(Flag(!text.is_empty() && !text.eq_ignore_ascii_case("false")))
-            }
-        }
-        deserializer.deserialize_any(AnyFlag)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for JsonText<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonText<'a>, D::Error> {
-        struct AnyJson<'a>(PhantomData<JsonText<'a>>);
-        impl<'de: 'a, 'a> Visitor<'de> for AnyJson<'a> {
-            type Value = JsonText<'a>;
-
-            absent!(null, bool, numbers);
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<JsonText<'a>, E> {
-                Ok(JsonText(Some(Cow::Borrowed(text))))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<JsonText<'a>, E> {
-                Ok(JsonText(Some(Cow::Owned(text.to_string()))))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<JsonText<'a>, A::Error> {
-                let value = Value::deserialize(SeqAccessDeserializer::new(list))?;
-                Ok(JsonText(Some(Cow::Owned(value.to_string()))))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<JsonText<'a>, A::Error> {
-                let value = Value::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(JsonText(Some(Cow::Owned(value.to_string()))))
-            }
-        }
-        deserializer.deserialize_any(AnyJson(PhantomData))
-    }
-}
-
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
         struct AnyObject<T>(PhantomData<T>);
