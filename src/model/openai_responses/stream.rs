@@ -4,7 +4,6 @@ mod event;
 mod items;
 
 use super::TextSignature;
-use crate::model::Failure;
 use crate::model::answer::{Answer, Failed};
 use crate::model::openai_usage::Known;
 use crate::model::protocol::{DONE, Decoder, Progress, provider_error, quoted, stopped, unusable};
@@ -488,11 +487,8 @@ fn failed(error: Option<&RawValue>) -> Failed {
         Value::String(words) => words.clone(),
         value => value.to_string(),
     });
-    let status = provider_error(raw).facts.status;
-    Failed {
-        facts: Failure { status, ..Failure::default() },
-        ..Failed::new(format!("{code}: {}", quoted(words.as_bytes())))
-    }
+    let text = format!("{code}: {}", quoted(words.as_bytes()));
+    Failed { facts: provider_error(raw).facts, ..Failed::new(text) }
 }
 
 #[cfg(test)]

@@ -422,14 +422,11 @@ fn ends() {
             Err((None, "Stream ended before a terminal response event")),
         ),
         // Errors without the event's type.
-        (
-            vec![json!({"error":{"code":"server_error","message":"oops"}})],
-            Err((Some(500), r#"{"code":"server_error","message":"oops"}"#)),
-        ),
-        (vec![json!({"detail":"oops"})], Err((None, r#"{"detail":"oops"}"#))),
+        (vec![json!({"error":{"code":"server_error","message":"oops"}})], Err((Some(500), "500: oops (server_error)"))),
+        (vec![json!({"detail":"oops"})], Err((None, "oops"))),
         (
             vec![json!({"type":"invalid_request_error","message":"oops"})],
-            Err((Some(400), r#"{"type":"invalid_request_error","message":"oops"}"#)),
+            Err((Some(400), "400: oops (invalid_request_error)")),
         ),
     ] {
         let outcome = decode(&events);
