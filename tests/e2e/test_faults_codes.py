@@ -1,13 +1,11 @@
 """What callers are told when a provider fails: our words and our codes, whatever the provider's text has in it."""
 
-import json
 import re
 
 import pytest
 
 from support import provider_rules
 from support.agents import prompt
-from support.daemon import API_KEY
 from support.model_script import Failure, Raw
 from support.provider_apis import event
 from support.strict_model import spec_of
@@ -75,39 +73,3 @@ def test_the_plain_wire_has_our_number_as_well(daemon, model, worker, status):
     model.script(failing(status, "their words"))
     failed = daemon.run("go").failure()
     assert failed.code == 500 and "their words" in failed.text
-
-
-# Entries of auth.json that are none.
-ODD_ENTRIES = ["sk-abc", 5, None, [], {}, {"type": "api_key"}, {"type": "api_key", "key": 7}, {"type": "surprise", "key": "k"}, {"type": "oauth", "access": 1}, True]
-
-
-@pytest.mark.parametrize("entry", ODD_ENTRIES, ids=[json.dumps(entry) for entry in ODD_ENTRIES])
-def test_an_odd_entry_of_auth_json_costs_that_entry_alone(new_daemon, model, entry):
-    daemon = new_daemon()
-    models = json.loads((daemon.agent_dir / "models.json").read_text())
-    for provider in models["providers"].values():
-        del provider["apiKey"]
-    models["providers"]["openai"] = {"baseUrl": model.url}
-    daemon.write_agent_file("models.json", models)
-    daemon.write_agent_file("auth.json", {"openai": entry, "scripted": {"type": "api_key", "key": API_KEY}})
-    daemon.start()
-    model.script("fine")
-    assert daemon.run("x").text() == "fine"
-    assert model.requests[-1].key == API_KEY
-    refused = daemon.refusal({"sessionMode": "run", "body": "x", "cwd": str(daemon.cwd), "model": "openai/gpt-5.1"}).document["message"]
-    assert "openai" in refused and "sk-abc" not in refused
-    # It is not copied into the log either.
-    assert "sk-abc" not in daemon.log_text()
-
-
-@pytest.mark.parametrize("content", ['{"scripted": ', "[]", "5", ""], ids=["cut", "list", "number", "nothing"])
-def test_a_broken_auth_json_is_named(new_daemon, model, content):
-    daemon = new_daemon()
-    models = json.loads((daemon.agent_dir / "models.json").read_text())
-    del models["providers"]["scripted"]["apiKey"]
-    daemon.write_agent_file("models.json", models)
-    daemon.write_agent_file("auth.json", content)
-    daemon.start()
-    refused = daemon.refusal({"sessionMode": "run", "body": "x", "cwd": str(daemon.cwd)}).document["message"]
-    if content:
-        assert "auth.json" in refused + daemon.log_text()

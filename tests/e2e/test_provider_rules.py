@@ -83,6 +83,7 @@ BAD = [
     (ANTHROPIC, anthropic("go", [CALL], "and"), "without `tool_result`"),
     (ANTHROPIC, anthropic("go", "words", [RESULT]), "unexpected `tool_use_id`"),
     (ANTHROPIC, anthropic("go", [CALL], [RESULT, RESULT]), "single result"),
+    (ANTHROPIC, anthropic("go", [CALL], [{"type": "text", "text": "x"}, RESULT]), "before all other"),
     (ANTHROPIC, anthropic("go", [CALL], [RESULT], [CALL], [RESULT]), "unique"),
     (ANTHROPIC, anthropic("go", [{**CALL, "name": ""}], [RESULT]), "pattern"),
     (ANTHROPIC, anthropic("go", [{**CALL, "id": ""}], [{**RESULT, "tool_use_id": ""}]), "at least 1"),

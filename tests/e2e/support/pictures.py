@@ -18,9 +18,14 @@ def png(width=8, height=8, data=None, level=6, declared=None):
 
 
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
-JPEG = base64.b64decode(
-    "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAP//////////////////////////////////////////////////////////////////////////////////"
-    "////wgALCAABAAEBAREA/8QAFBABAAAAAAAAAAAAAAAAAAAAAP/aAAgBAQABPxA="
+# Eight by eight pixels of grey. Both tables have one code, of one bit; the pixels are one code of each.
+JPEG = (
+    b"\xff\xd8"
+    + b"\xff\xdb\0\x43\0" + bytes([1] * 64)
+    + b"\xff\xc0\0\x0b\x08\0\x08\0\x08\x01\x01\x11\0"
+    + b"".join(b"\xff\xc4\0\x14" + bytes([kind, 1, *[0] * 15, 0]) for kind in (0x00, 0x10))
+    + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0\x3f"
+    + b"\xff\xd9"
 )
 WEBP = base64.b64decode("UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA==")
 
@@ -40,7 +45,7 @@ DAMAGED = {
     "no-frame.gif": GIF[:19] + b";",
     "half.gif": GIF[:-6],
     "header.jpg": JPEG[:20],
-    "no-scan.jpg": JPEG[:160],
+    "no-scan.jpg": JPEG[:90],
     "noise.jpg": b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0" + bytes(range(1, 200)),
     "noise.webp": b"RIFF\x10\0\0\0WEBPVP8 \4\0\0\0abcd",
     "header.webp": WEBP[:16],

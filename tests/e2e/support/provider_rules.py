@@ -119,6 +119,10 @@ def _anthropic(body, headers, rules):
                 calls.append(block["id"])
             if block["type"] == "tool_result":
                 _require(
+                    place == len(results),
+                    f"{where}.content.{place}: `tool_result` blocks must come before all other blocks of a message.",
+                )
+                _require(
                     block["tool_use_id"] in open_calls,
                     f"{where}.content.{place}: unexpected `tool_use_id` found in `tool_result` blocks: "
                     f"{block['tool_use_id']}. Each `tool_result` block must have a corresponding `tool_use` block in the "
