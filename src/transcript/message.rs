@@ -247,17 +247,6 @@ impl AssistantMessage {
         matches!(self.stop_reason, StopReason::Stop | StopReason::Length) && !self.has_tool_calls()
     }
 
-    /// It ended as a whole answer does, and there is nothing in it that a caller could see or a tool could do: thoughts alone
-    /// are nothing, and neither are blanks.
-    pub fn is_empty_answer(&self) -> bool {
-        matches!(self.stop_reason, StopReason::Stop | StopReason::ToolUse)
-            && !self.content.iter().any(|block| match block {
-                Block::Text { text, .. } => !text.trim().is_empty(),
-                Block::ToolCall { .. } | Block::Image { .. } => true,
-                Block::Thinking { .. } => false,
-            })
-    }
-
     pub fn has_tool_calls(&self) -> bool {
         self.content.iter().any(|b| matches!(b, Block::ToolCall { .. }))
     }
