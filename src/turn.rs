@@ -303,8 +303,7 @@ impl Turn {
         let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
         self.overhead = room::overhead(&system, &specs);
         self.keep_room();
-        let mut run =
-            Run { turn: 0, attempt: 0, overflows: 0, emptied: false, requests: 1, heard: 0, restart: None };
+        let mut run = Run { turn: 0, attempt: 0, overflows: 0, emptied: false, requests: 1, heard: 0, restart: None };
         self.begin_run(&mut run);
         messages.into_iter().for_each(|message| self.take_in(message));
         // The session approved the first request when it started the turn.

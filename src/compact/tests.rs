@@ -280,7 +280,8 @@ fn excerpts_take_the_place_of_a_summary() {
     let bench = bench(&[]);
     let (model, _) = bench.services.resolve("test/m").expect("it is there");
     let (cancel, services, thinking) = (Cancel::new(), &bench.services, ThinkingLevel::Off);
-    let compactor = Compactor { services, model: &model, thinking, session: "s", cancel: &cancel, on_retry: &mut |_| () };
+    let compactor =
+        Compactor { services, model: &model, thinking, session: "s", cancel: &cancel, on_retry: &mut |_| () };
     let mut messages =
         vec![Arc::new(compaction::summary_message("## Goal\nold\n\n<read-files>\nb.rs\n</read-files>", 1))];
     messages.extend(long_task());
