@@ -254,8 +254,8 @@ fn tool_result(result: &ToolResultMessage) -> Typed<'_> {
     }
 }
 
-/// An answer's items, in the order of its blocks. No two of a request have the same id, and only items that go back with
-/// the reasoning that they came with name theirs: the service looks for it otherwise.
+/// An answer's items, in the order of its blocks. No two of a request have the same id, and those that do not go back with
+/// the reasoning that they came with do not name theirs: the service looks for it otherwise.
 fn answered<'a>(
     message: &'a AssistantMessage,
     number: usize,
@@ -263,14 +263,15 @@ fn answered<'a>(
     ids: &mut HashSet<Cow<'a, str>>,
     items: &mut Vec<Item<'a>>,
 ) {
-    let mut own = false;
+    let mut own = message.model == model.id && message.provider == model.provider;
     for (at, block) in message.content.iter().enumerate() {
         match block {
             Block::Thinking { thinking_signature: Some(item), .. } => {
                 let Ok(Named { id }) = serde_json::from_str(item) else { continue };
                 if id.is_none_or(|id| ids.insert(id)) {
                     items.extend(serde_json::from_str(item).ok().map(Item::Verbatim));
-                    own = message.model == model.id && message.provider == model.provider;
+                } else {
+                    own = false;
                 }
             }
             Block::Text { text, text_signature } if !text.is_empty() => {
@@ -301,6 +302,26 @@ fn answered<'a>(
             }
             Block::Thinking { .. } | Block::Text { .. } | Block::Image { .. } => {}
         }
+    }
+}
+
+/// A block of an answer whose reasoning is not sent: it does not name its item.
+pub fn unnamed(block: &Block) -> Block {
+    match block {
+        Block::Text { text, text_signature } => {
+            let known = text_signature.as_deref().and_then(|known| serde_json::from_str::<TextSignature>(known).ok());
+            let kept = known.filter(|known| known.phase.is_some()).map(|known| TextSignature { id: String::new(), ..known });
+            let text_signature = kept.and_then(|kept| serde_json::to_string(&kept).ok());
+            Block::Text { text: text.clone(), text_signature }
+        }
+        Block::ToolCall { id, name, arguments, thought_signature, arguments_error } => Block::ToolCall {
+            id: id.split('|').next().unwrap_or(id).to_string(),
+            name: name.clone(),
+            arguments: arguments.clone(),
+            thought_signature: thought_signature.clone(),
+            arguments_error: arguments_error.clone(),
+        },
+        block => block.clone(),
     }
 }
 

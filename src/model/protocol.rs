@@ -10,7 +10,7 @@ use super::thinking::Budgets;
 use super::{
     Api, Failure, Model, Request, anthropic, catalog, google, ids, openai_completions, openai_responses, waits,
 };
-use crate::transcript::{Message, StopReason};
+use crate::transcript::{Block, Message, StopReason};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
@@ -120,6 +120,7 @@ impl Protocol {
                     max_id: 64,
                     ids_in_request: true,
                     item_ids: false,
+                    unnamed: Block::clone,
                     letter_first: false,
                     takes_thought: |_| true,
                     thought_last: false,
@@ -135,6 +136,7 @@ impl Protocol {
                     max_id: 40,
                     ids_in_request: false,
                     item_ids: false,
+                    unnamed: Block::clone,
                     letter_first: false,
                     takes_thought: |_| true,
                     // Thoughts have fields of their own here.
@@ -151,6 +153,7 @@ impl Protocol {
                     max_id: 64,
                     ids_in_request: true,
                     item_ids: true,
+                    unnamed: openai_responses::unnamed,
                     letter_first: false,
                     takes_thought: openai_responses::takes_thought,
                     thought_last: false,
@@ -166,6 +169,7 @@ impl Protocol {
                     max_id: 64,
                     ids_in_request: true,
                     item_ids: false,
+                    unnamed: Block::clone,
                     letter_first: true,
                     takes_thought: |_| true,
                     thought_last: true,

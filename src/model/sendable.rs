@@ -58,6 +58,8 @@ pub struct Rules {
     pub ids_in_request: bool,
     /// Ids are two, `call|item`; the first one counts.
     pub item_ids: bool,
+    /// Takes out of a block what names thoughts that are not sent with it, if this API has such names.
+    pub unnamed: fn(&Block) -> Block,
     /// Names of tools begin with a letter or `_`.
     pub letter_first: bool,
     /// Whether a thought with this signature is taken back.
@@ -220,6 +222,10 @@ impl Sender<'_> {
         }
         if content.is_empty() {
             return;
+        }
+        let thoughts = assistant.content.iter().filter(|block| matches!(block, Block::Thinking { .. })).count();
+        if self.how.rules.item_ids && content.iter().filter(|block| is_thought(block)).count() < thoughts {
+            content = content.iter().map(|block| Cow::Owned((self.how.rules.unnamed)(block))).collect();
         }
         let whole = content.len() == assistant.content.len();
         self.out.push(if whole && content.iter().all(|block| matches!(block, Cow::Borrowed(_))) {

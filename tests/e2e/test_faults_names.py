@@ -14,9 +14,8 @@ UNKNOWN = ["", " ", "no_such_tool", "x" * 65, "x" * 500, "bäsh", "名前", "rm 
 # Names that mean bash, as models write it.
 MEANT = [
     "Bash", "BASH", "functions.bash", "functions:bash", "default_api.bash", "default_api:bash", " bash ", "tools.bash", "bash\n",
+    "bash<|channel|>commentary", "bash<|channel|>json", "<|tool|>bash", "bash</s>",
 ]
-# Names with what is left of the model's template: the tool may run or be refused to the model.
-TEMPLATES = ["bash<|channel|>commentary", "bash<|channel|>json", "<|tool|>bash", "bash</s>"]
 
 
 def spread(names, common):
@@ -57,15 +56,6 @@ def test_a_name_in_the_models_own_form(daemon, model, name, api):
     assert daemon.prompt("s", "and then").text() == "done: and then"
     assert refused == []
     assert (daemon.cwd / "ran.txt").read_text() == "a\n"
-
-
-@pytest.mark.parametrize(("name", "api"), spread(TEMPLATES, []))
-def test_a_name_with_tokens_of_a_template(daemon, model, name, api):
-    refused = []
-    model.answer(strictly(calling(name), refused))
-    assert daemon.session("s", "call", model=spec_of(api)).text() == "done: call"
-    assert daemon.prompt("s", "and then").text() == "done: and then"
-    assert refused == []
 
 
 @pytest.mark.parametrize("api", APIS)
