@@ -13,7 +13,8 @@ REASONS = {
     "usual": dict.fromkeys(APIS),
     "tool use": {"anthropic-messages": "tool_use", "openai-completions": "tool_calls", "google-generative-ai": "STOP"},
     "limit": {
-        "anthropic-messages": "max_tokens", "openai-completions": "length", "openai-responses": "max_output_tokens", "google-generative-ai": "MAX_TOKENS",
+        "anthropic-messages": "max_tokens", "openai-completions": "length", "openai-responses": "max_output_tokens",
+        "google-generative-ai": "MAX_TOKENS",
     },
     "pause": {"anthropic-messages": "pause_turn"},
     "unknown": {"anthropic-messages": "eos", "openai-completions": "eos"},
@@ -52,7 +53,7 @@ def test_answers_that_stay_empty_are_an_error(daemon, model, api, reason, after_
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("mode", ["run", "session"])
 def test_thoughts_alone_are_no_answer(daemon, model, api, mode):
-    answers = iter([[Thinking("hm")], "whole", [Thinking("hm")], [Thinking("hm")], [Thinking("hm")], [Thinking("hm")], [Thinking("hm")]])
+    answers = iter([[Thinking("hm")], "whole", *[[Thinking("hm")]] * 5])
     model.answer(strictly(lambda request: next(answers)))
     start = daemon.run if mode == "run" else lambda body, **fields: daemon.session("s", body, **fields)
     assert start("go", model=spec_of(api)).text() == "whole"

@@ -7,7 +7,7 @@ import pytest
 from support import provider_rules
 from support.model_script import Failure, ToolCall
 from support.pictures import DAMAGED, JPEG, SOUND, png
-from support.strict_model import api_of, change_models, images, refuse, spec_of, strictly
+from support.strict_model import api_of, change_models, images, refuse, spec_of, spread, strictly
 
 APIS = provider_rules.APIS
 PROCESS = {
@@ -57,15 +57,6 @@ def refusing(bad, answer, words=PROCESS, status=400):
         return answer(request)
 
     return reply
-
-
-def spread(names, common):
-    """Pairs of name and API: the common names with all APIs, each other one with one."""
-    pairs = []
-    for number, name in enumerate(names):
-        apis = APIS if name in common else [APIS[number % len(APIS)]]
-        pairs += [pytest.param(name, api, id=f"{name}-{api}") for api in apis]
-    return pairs
 
 
 @pytest.mark.parametrize(("name", "api"), spread(DAMAGED, ["garbage.png", "ten-bytes.gif"]))

@@ -6,7 +6,7 @@ import pytest
 
 from support import provider_rules
 from support.model_script import ToolCall
-from support.strict_model import spec_of, strictly
+from support.strict_model import spec_of, spread, strictly
 
 APIS = provider_rules.APIS
 # Names that mean no tool that there is.
@@ -16,15 +16,6 @@ MEANT = [
     "Bash", "BASH", "functions.bash", "functions:bash", "default_api.bash", "default_api:bash", " bash ", "tools.bash", "bash\n",
     "bash<|channel|>commentary", "bash<|channel|>json", "<|tool|>bash", "bash</s>",
 ]
-
-
-def spread(names, common):
-    """Pairs of name and API: the common names with all APIs, each other one with one."""
-    pairs = []
-    for number, name in enumerate(names):
-        apis = APIS if name in common else [APIS[number % len(APIS)]]
-        pairs += [pytest.param(name, api, id=f"{ascii(name)[:30]}-{api}") for api in apis]
-    return pairs
 
 
 def calling(name):

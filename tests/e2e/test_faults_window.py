@@ -245,7 +245,7 @@ def test_a_summary_that_does_not_fit(new_window, model, api):
 OVERFLOWS = [
     (400, "prompt is too long: 213462 tokens > 200000 maximum", "anthropic-messages"),
     (413, "Request exceeds the maximum size", "anthropic-messages"),
-    (400, "input length and `max_tokens` exceed context limit: 199000 + 8192 > 200000, decrease input length or `max_tokens` and try again", "anthropic-messages"),
+    (400, "input length and `max_tokens` exceed context limit: 199000 + 8192 > 200000, decrease one of them", "anthropic-messages"),
     (400, "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens", "openai-completions"),
     (400, "the request exceeds the available context size (16384 tokens), try increasing it", "openai-completions"),
     (400, "Input token length of 200001 exceeds the maximum allowed input length of 131072 tokens", "openai-completions"),

@@ -10,11 +10,12 @@ from . import provider_cases
 from .provider_rules import ANTHROPIC, COMPLETIONS, GOOGLE, RESPONSES
 
 NAMES = [
-    "bash", "bash", "read", "read", "ls", "write", "", " ", "functions.bash", "Bash", "bash<|channel|>commentary", "ba sh", "bäsh", "名前",
-    "x" * 70, "x" * 200, "mcp__server:tool", "bash\n", "1read", "default_api:read", "multi_tool_use.parallel", "-", "a/b", "read()", None,
+    "bash", "bash", "read", "read", "ls", "write", "", " ", "functions.bash", "Bash", "bash<|channel|>commentary", "ba sh",
+    "bäsh", "名前", "x" * 70, "x" * 200, "mcp__server:tool", "bash\n", "1read", "default_api:read",
+    "multi_tool_use.parallel", "-", "a/b", "read()", None,
 ]
 IDS = ["", None, "call_a", "call_a", "toolu.with:odd/chars", "y" * 100, "名", "call|fc_1", "call_1 ", "fc_", "|"]
-PATHS = ["good.png", "cut.png", "tiny.gif", "cut.jpg", "noise.webp", "text.txt", "absent.txt"]
+PATHS = ["sound.png", "garbage.png", "ten-bytes.gif", "no-scan.jpg", "noise.webp", "text.txt", "absent.txt"]
 TEXTS = ["", " ", "\n\n", "words ", "Ünïcödé 世界 😀", "<think>", "x" * 3000, "\u0000", "\ufeff"]
 
 
@@ -52,7 +53,7 @@ class Oddities:
     def arguments(self):
         """An object as it should be, or a text that stands where one should be."""
         proper = [{"command": "true"}, {"command": "echo é"}, {}, *({"path": path} for path in PATHS)]
-        broken = ['{"command": "tr', "[]", "null", '"text"', "5", "", "{}}", '{"path": "good.png"', '{"command": "a\\ud83d"}', "{'path': 'x'}"]
+        broken = ['{"command": "tr', "[]", "null", '"text"', "5", "", "{}}", '{"path": "sound.png"', '{"command": "a\\ud83d"}', "{'path': 'x'}"]
         return self.random.choice(proper if self.random.random() < 0.7 else broken)
 
     def usage(self):
@@ -170,7 +171,8 @@ def _responses(blocks, end, odd):
         else:
             item = {"type": "surprise", "id": f"su_{own}", "content": "x"}
         output.append(item)
-        events.append({"type": "response.output_item.added", "output_index": index, "item": {**item, "content": []} if "content" in item else item})
+        begun = {**item, "content": []} if "content" in item else item
+        events.append({"type": "response.output_item.added", "output_index": index, "item": begun})
         if kind == "text":
             events.append({"type": "response.output_text.delta", "output_index": index, "item_id": item["id"], "delta": value})
         events.append({"type": "response.output_item.done", "output_index": index, "item": item})
@@ -197,7 +199,8 @@ def _google(blocks, end, odd):
         chunks.append({"candidates": [{"index": 0, "content": {"role": "model", "parts": [part]}}]})
     reason = {"usual": "STOP", "limit": "MAX_TOKENS", "calls": "STOP", "odd": "FINISH_REASON_UNSPECIFIED"}[end]
     counts = {"promptTokenCount": odd.usage(), "candidatesTokenCount": 20, "totalTokenCount": 120}
-    chunks.append({"candidates": [{"index": 0, "content": {"role": "model", "parts": []}, "finishReason": reason}], "usageMetadata": counts})
+    last = {"index": 0, "content": {"role": "model", "parts": []}, "finishReason": reason}
+    chunks.append({"candidates": [last], "usageMetadata": counts})
     return _events(chunks)
 
 

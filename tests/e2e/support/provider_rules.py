@@ -37,6 +37,8 @@ def violation(api, body, headers, rules=()):
         check(body, headers, rules)
     except Broken as broken:
         return str(broken)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        return f"The request is not of this API: {error!r}"
     return None
 
 
@@ -102,7 +104,10 @@ def _anthropic(body, headers, rules):
     # A message that only sets the effort holds nothing else and may stand anywhere.
     messages = [message for message in body["messages"] if message["role"] != "system" or "output_config" not in message]
     _require(messages, "messages: at least one message is required")
-    _require(messages[-1]["role"] == "user", "This model does not support assistant message prefill. The conversation must end with a user message.")
+    _require(
+        messages[-1]["role"] == "user",
+        "This model does not support assistant message prefill. The conversation must end with a user message.",
+    )
     ids = set()
     open_calls = []
     for number, message in enumerate(messages):
@@ -143,7 +148,10 @@ def _anthropic(body, headers, rules):
         open_calls = calls
         if message["role"] == "assistant":
             _require(blocks[-1]["type"] not in THOUGHTS, f"{where}: The final block in an assistant message cannot be `thinking`.")
-    _require(not open_calls, f"messages: `tool_use` ids were found without `tool_result` blocks immediately after: {', '.join(open_calls)}")
+    _require(
+        not open_calls,
+        f"messages: `tool_use` ids were found without `tool_result` blocks immediately after: {', '.join(open_calls)}",
+    )
     if "thinking-bound" in rules:
         _bound(body, headers)
 
@@ -310,11 +318,17 @@ def _responses(body, headers, rules):
         kind = item.get("type") or "message"
         if "id" in item:
             _require(isinstance(item["id"], str) and item["id"], f"Invalid '{where}.id': empty string.")
-            _require(item["id"] not in ids, f"Duplicate item found with id {item['id']}. Remove duplicate items from your input and try again.")
+            _require(
+                item["id"] not in ids,
+                f"Duplicate item found with id {item['id']}. Remove duplicate items from your input and try again.",
+            )
             ids.add(item["id"])
         if kind == "function_call":
             call = item.get("call_id")
-            _require(isinstance(call, str) and call, f"Invalid '{where}.call_id': empty string. Expected a string with minimum length 1.")
+            _require(
+                isinstance(call, str) and call,
+                f"Invalid '{where}.call_id': empty string. Expected a string with minimum length 1.",
+            )
             _require(len(call) <= 64, f"Invalid '{where}.call_id': string too long. Expected a string with maximum length 64.")
             _require(call not in calls, f"Duplicate function call with call_id {call} ({where})")
             _name(RESPONSES, item.get("name"), f"{where}.name")
@@ -322,8 +336,9 @@ def _responses(body, headers, rules):
             calls.add(call)
             waiting.append(call)
         elif kind == "function_call_output":
-            _require(item.get("call_id") in waiting, f"No tool call found for function call output with call_id {item.get('call_id')}.")
-            waiting.remove(item["call_id"])
+            call = item.get("call_id")
+            _require(call in waiting, f"No tool call found for function call output with call_id {call}.")
+            waiting.remove(call)
         elif kind == "reasoning":
             _reasoning(items, number, rules)
         elif item.get("role") != "assistant":
@@ -355,10 +370,8 @@ def _google(body, headers, rules):
     contents = body["contents"]
     _require(contents, "* GenerateContentRequest.contents: contents is not specified")
     waiting = None
-    last_words = max(
-        (number for number, content in enumerate(contents) if content["role"] == "user" and any("text" in part for part in content["parts"])),
-        default=-1,
-    )
+    users = [number for number, content in enumerate(contents) if content["role"] == "user"]
+    last_words = max((number for number in users if any("text" in part for part in contents[number]["parts"])), default=-1)
     for number, content in enumerate(contents):
         where = f"contents[{number}]"
         parts = content.get("parts")
@@ -401,7 +414,10 @@ def _google_part(part, where):
     )
     if "text" in part:
         # A part may be empty when it is there to carry a signature.
-        _require(part["text"] or part.get("thoughtSignature"), f"Unable to submit request because it has an empty text parameter ({where})")
+        _require(
+            part["text"] or part.get("thoughtSignature"),
+            f"Unable to submit request because it has an empty text parameter ({where})",
+        )
     if "functionCall" in part:
         call = part["functionCall"]
         _name(GOOGLE, call.get("name"), f"{where}.function_call.name")

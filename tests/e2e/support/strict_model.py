@@ -3,11 +3,14 @@
 import base64
 import json
 
+import pytest
+
 from . import provider_rules
 from .daemon import MODELS
 from .model_script import Failure, Stop, Text, Usage
 from .provider_apis import Anthropic, Google, OpenaiCompletions, OpenaiResponses
 
+APIS = provider_rules.APIS
 API_NAMES = {
     Anthropic: provider_rules.ANTHROPIC,
     OpenaiCompletions: provider_rules.COMPLETIONS,
@@ -106,6 +109,15 @@ def change_models(daemon, **fields):
 
 def spec_of(api):
     return MODELS[api]
+
+
+def spread(names, common):
+    """Parameters `name` and `api`: the common names with all APIs, each other one with one of them in turn."""
+    pairs = []
+    for number, name in enumerate(names):
+        apis = APIS if name in common else [APIS[number % len(APIS)]]
+        pairs += [pytest.param(name, api, id=f"{ascii(name)[:30]}-{api}") for api in apis]
+    return pairs
 
 
 def at_the_limit(request):
