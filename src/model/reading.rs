@@ -86,13 +86,17 @@ const MAX_KEPT: usize = 16 << 10;
 
 impl Reading<'_> {
     fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
-        let mut data = event.data.trim_ascii_start();
-        // Gateways that pass on what was an event already name its field twice.
-        while let Some(rest) = data.strip_prefix(b"data:") {
-            data = rest.trim_ascii_start();
-        }
-        if is_done(data) {
-            return self.decoder.event(Event { name: b"", data: DONE }, answer);
+        let mut data = event.data;
+        // Nearly all data is an object, which needs no more looking at.
+        if data.first() != Some(&b'{') {
+            data = data.trim_ascii_start();
+            // Gateways that pass on what was an event already name its field twice.
+            while let Some(rest) = data.strip_prefix(b"data:") {
+                data = rest.trim_ascii_start();
+            }
+            if is_done(data) {
+                return self.decoder.event(Event { name: b"", data: DONE }, answer);
+            }
         }
         if self.count == 0 {
             self.first.extend(data.iter().take(MAX_KEPT));

@@ -150,7 +150,12 @@ impl<R: Read> Events<R> {
                     self.searched = self.line;
                 }
             }
-            if self.object.is_none() && !self.has_data && self.searched == self.line {
+            // Most lines begin with a field's name, which one look at them tells.
+            if self.object.is_none()
+                && self.searched == self.line
+                && self.buffer[..self.end].get(self.line).is_some_and(|byte| *byte == b'{' || is_between(byte))
+                && !self.has_data
+            {
                 match self.object_ahead() {
                     Some(true) => self.object = Some(Object::default()),
                     Some(false) => {}
@@ -247,8 +252,8 @@ impl<R: Read> Events<R> {
 
     /// Whether there is nothing in the data of the unfinished event, as it is with those that keep a connection open.
     fn is_blank(&self) -> bool {
-        !self.is_joined && self.buffer[self.start..][self.data.clone()].trim_ascii().is_empty()
-            || self.is_joined && self.joined.trim_ascii().is_empty()
+        let data = if self.is_joined { &self.joined } else { &self.buffer[self.start..][self.data.clone()] };
+        data.trim_ascii_start().is_empty()
     }
 
     /// Skips a byte order mark. False if too little has arrived to tell.
