@@ -310,7 +310,8 @@ pub fn unnamed(block: &Block) -> Block {
     match block {
         Block::Text { text, text_signature } => {
             let known = text_signature.as_deref().and_then(|known| serde_json::from_str::<TextSignature>(known).ok());
-            let kept = known.filter(|known| known.phase.is_some()).map(|known| TextSignature { id: String::new(), ..known });
+            let kept =
+                known.filter(|known| known.phase.is_some()).map(|known| TextSignature { id: String::new(), ..known });
             let text_signature = kept.and_then(|kept| serde_json::to_string(&kept).ok());
             Block::Text { text: text.clone(), text_signature }
         }
