@@ -226,6 +226,11 @@ impl Sender<'_> {
         let thoughts = assistant.content.iter().filter(|block| matches!(block, Block::Thinking { .. })).count();
         if self.how.rules.item_ids && content.iter().filter(|block| is_thought(block)).count() < thoughts {
             content = content.iter().map(|block| Cow::Owned((self.how.rules.unnamed)(block))).collect();
+            let calls = content.iter().filter_map(|block| match &**block {
+                Block::ToolCall { id, .. } => Some(id),
+                _ => None,
+            });
+            self.pending.iter_mut().zip(calls).for_each(|(call, id)| call.sent.clone_from(id));
         }
         let whole = content.len() == assistant.content.len();
         self.out.push(if whole && content.iter().all(|block| matches!(block, Cow::Borrowed(_))) {

@@ -79,7 +79,7 @@ fn the_whole_request() {
 }
 
 #[test]
-fn items_have_ids_only_behind_their_reasoning_and_only_once() {
+fn items_keep_their_ids_unless_their_reasoning_is_left_out_and_each_only_once() {
     let reasoning = |id: &str| {
         let item = json!({"type":"reasoning","id":id,"summary":[],"encrypted_content":"e"});
         json!({"type":"thinking","thinking":"hm","thinkingSignature":item.to_string()})
@@ -95,7 +95,8 @@ fn items_have_ids_only_behind_their_reasoning_and_only_once() {
     let (_, _, body) = prepared(&model(), (ThinkingLevel::Off, 1, false), messages, &[], prepare);
     let items = body["input"].as_array().expect("a list");
     let ids: Vec<&str> = items.iter().skip(1).map(|item| item["id"].as_str().unwrap_or("-")).collect();
-    assert_eq!(ids, ["msg_0_0", "-", "rs_1", "msg_1", "fc_1", "msg_2_1", "-", "rs_2", "msg_3_1", "-"]);
+    let expected = ["msg_1", "fc_1", "rs_1", "msg_1_1", "-", "msg_2_1", "-", "rs_2", "msg_3_1", "-"];
+    assert_eq!(ids, expected);
     assert_eq!(items[1]["phase"], "final");
 }
 

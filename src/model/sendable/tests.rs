@@ -71,6 +71,30 @@ fn run(model: &Model, messages: &[Value]) -> Vec<String> {
 }
 
 #[test]
+fn items_do_not_name_reasoning_that_is_left_out() {
+    let model = Model { api: Api::OpenaiResponses, ..test_model() };
+    let answer = |reasoning: Value| {
+        let thought = json!({"type":"thinking","thinking":"hm","thinkingSignature":reasoning.to_string()});
+        let said = |phase: Value| json!({"type":"text","text":"a","textSignature":phase.to_string()});
+        let content = json!([
+            thought,
+            said(json!({"v":1,"id":"msg_1"})),
+            said(json!({"v":1,"id":"msg_2","phase":"final"})),
+            call("c|fc_1")
+        ]);
+        let mut message = assistant("m", "toolUse", content);
+        message["api"] = json!("openai-responses");
+        run(&model, &[user("u"), message, result("c|fc_1", json!([text("r")]))])
+    };
+    let whole = json!({"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"E"});
+    let kept = r##"assistant thinking:hm,a{"v":1,"id":"msg_1"},a{"v":1,"id":"msg_2","phase":"final"},call:c|fc_1"##;
+    assert_eq!(answer(whole), ["user u", kept, "result c|fc_1 r#"]);
+    // Without its content the service does not know it again.
+    let left_out = r##"assistant a,a{"v":1,"id":"","phase":"final"},call:c"##;
+    assert_eq!(answer(json!({"type":"reasoning","id":"rs_1","summary":[]})), ["user u", left_out, "result c r#"]);
+}
+
+#[test]
 fn messages_are_made_fit() {
     let blocks = json!({"role":"user","content":[text("a"),image(PNG),image(PNG),text("b"),image(PNG)],"timestamp":1});
     let thoughts = json!([{"type":"thinking","thinking":"x"},{"type":"thinking","thinking":"","thinkingSignature":"s"},

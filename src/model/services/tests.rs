@@ -397,7 +397,7 @@ fn a_refused_image_is_left_out_at_once_and_from_then_on() {
         let mut recorder = Recorder::default();
         let outcome = services.stream(&test_request(&model, &messages), &Cancel::new(), &mut recorder);
         assert_eq!((outcome.message.text().as_str(), outcome.message.error_message), ("hi", None));
-        assert_eq!(recorder.events(), ["start", "text0", "text0+hi"]);
+        assert_eq!(recorder.events(), ["start", "text0", "text0+hi", "text0."]);
         assert_eq!(server.requests().len(), requests);
     }
     assert!(server.requests()[2].body.contains("could not process it"));
