@@ -280,9 +280,8 @@ impl Daemon {
 /// The working directory of a session: absolute, without links, `.` and `..`, so that it is the same folder for good.
 fn working_directory(cwd: &str) -> Result<PathBuf, IntakeError> {
     let failed = |why: String| IntakeError::SessionCreateFailed { message: format!("cwd {cwd:?}: {why}") };
-    let path = std::fs::canonicalize(cwd).map_err(|e| failed(e.to_string()))?;
-    match std::fs::metadata(&path) {
-        Ok(facts) if facts.is_dir() => Ok(path),
+    match std::fs::metadata(cwd) {
+        Ok(facts) if facts.is_dir() => std::fs::canonicalize(cwd).map_err(|e| failed(e.to_string())),
         Ok(_) => Err(failed("not a directory".into())),
         Err(e) => Err(failed(e.to_string())),
     }

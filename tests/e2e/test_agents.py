@@ -185,11 +185,11 @@ def test_requests_that_cannot_be_answered(daemon, model, client, worker):
     stats = json.loads(daemon.bus.ask(f"$SRV.STATS.agents.{worker.instance_id}").data)
     (endpoint,) = [endpoint for endpoint in stats["endpoints"] if endpoint["name"] == "prompt"]
     assert endpoint["num_errors"] == 7 and endpoint["last_error"].startswith("400:")
-    # A message without reply subject is no prompt.
-    daemon.bus.publish(worker.prompt_subject, "lost")
-    model.script("fine")
+    # A message without reply subject is a prompt all the same.
+    model.script("unheard", "fine")
+    daemon.bus.publish(worker.prompt_subject, "nobody waits")
     assert client.prompt(worker, "go").text == "fine"
-    assert model.requests[-1].prompts[-1] == "go"
+    assert model.requests[-1].prompts[-2:] == ["nobody waits", "go"]
 
 
 def test_a_failed_answer_ends_with_its_error(daemon, model, worker):

@@ -15,6 +15,8 @@ from support.bridge import Bridge
 from support.daemon import MODELS
 from support.model_script import Failure, Gate, Raw, Stop, Text, Thinking, ToolCall, Unterminated, Usage
 
+pytestmark = pytest.mark.any_server
+
 TOO_LONG = Failure(400, "prompt is too long: 213462 tokens > 200000 maximum")
 LEAD_IN = "The conversation history before this point was compacted into the following summary:"
 SUMMARY = "## Goal\nTo test."

@@ -6,6 +6,8 @@ from support.agents import prompt
 from support.daemon import MODELS
 from support.model_script import Failure, Stop, Text, Thinking, ToolCall, Usage
 
+pytestmark = pytest.mark.any_server
+
 NOTHING = {"no text": [Text("")], "blank": [Text(" \n")], "thoughts": [Thinking("hm")], "both": [Thinking("hm"), Text("")]}
 LIMITS = {
     "anthropic-messages": "max_tokens",

@@ -10,6 +10,8 @@ from support.model_script import Failure, Raw
 from support.provider_apis import event
 from support.strict_model import spec_of
 
+pytestmark = pytest.mark.any_server
+
 APIS = provider_rules.APIS
 
 

@@ -7,6 +7,8 @@ from support.model_script import Stop, Text, Thinking, ToolCall
 from support.provider_cases import take
 from support.strict_model import spec_of, strictly
 
+pytestmark = pytest.mark.any_server
+
 APIS = provider_rules.APIS
 # The reasons for an end, in the words of the APIs. Responses tell a usual end and a limit apart, nothing else.
 REASONS = {

@@ -9,6 +9,8 @@ from support.model_script import Failure, ToolCall
 from support.pictures import DAMAGED, JPEG, SOUND, png
 from support.strict_model import api_of, change_models, images, refuse, spec_of, spread, strictly
 
+pytestmark = pytest.mark.any_server
+
 APIS = provider_rules.APIS
 PROCESS = {
     provider_rules.ANTHROPIC: "Could not process image",

@@ -8,6 +8,8 @@ from support import provider_rules
 from support.model_script import ToolCall
 from support.strict_model import spec_of, spread, strictly
 
+pytestmark = pytest.mark.any_server
+
 APIS = provider_rules.APIS
 # Names that mean no tool that there is.
 UNKNOWN = ["", " ", "no_such_tool", "x" * 65, "x" * 500, "bäsh", "名前", "rm -rf", "a:b:c", "tool\nname", "💥", "bash;ls"]

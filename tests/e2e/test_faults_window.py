@@ -9,6 +9,8 @@ from support import provider_rules
 from support.model_script import Failure, Text, ToolCall, Usage
 from support.strict_model import api_of, at_the_limit, change_models, refuse, spec_of, strictly, tokens_of, within
 
+pytestmark = pytest.mark.any_server
+
 APIS = provider_rules.APIS
 SUMMARY = "## Goal\nTo test."
 LOG_LINE = "2026-01-01 error something\n"

@@ -165,9 +165,12 @@ def read_until(wire, end):
 def test_prompts_that_mean_harm(healthy, model):
     model.answer(lambda request: "ok")
     healthy.session("s", "x").text()
-    huge = "y" * (MEBIBYTE - 4096)
-    assert healthy.prompt("s", huge).text() == "ok"
-    assert model.requests[-1].prompts[-1] == huge
+    large = "y" * 500_000
+    assert healthy.prompt("s", large).text() == "ok"
+    assert model.requests[-1].prompts[-1] == large
+    # Larger than the model's window: the model is told that something is missing.
+    assert healthy.prompt("s", "y" * (MEBIBYTE - 4096)).text() == "ok"
+    assert "bytes are left out here" in model.requests[-1].prompts[-1]
     for payload in (b"[" * 100_000, b'{"body":' * 10_000, '{"body": "a", "body": "b"}', "\x1b[2J\x07", "error: x"):
         assert healthy.prompt("s", payload).text() == "ok"
     # Bytes that are no text: refused, or read with replacement characters.

@@ -11,6 +11,8 @@ from support.bridge import Bridge
 from support.daemon import MODELS
 from support.model_script import Failure, ToolCall
 
+pytestmark = pytest.mark.any_server
+
 
 def chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

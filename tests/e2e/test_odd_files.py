@@ -7,6 +7,8 @@ import pytest
 from support.daemon import API_KEY, providers
 from support.model_script import ToolCall
 
+pytestmark = pytest.mark.any_server
+
 
 def told(daemon, model, command):
     """What a command prints in a run."""

@@ -9,7 +9,7 @@ from support.model_script import ToolCall, Usage
 from support.pi import INSTALL_TIMEOUT, RELEASES, Pi
 
 # The first test that runs may have to install PI.
-pytestmark = [pytest.mark.npm, pytest.mark.timeout(INSTALL_TIMEOUT + 120)]
+pytestmark = [pytest.mark.any_server, pytest.mark.npm, pytest.mark.timeout(INSTALL_TIMEOUT + 120)]
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ from support import provider_cases
 from support.daemon import API_KEY, Daemon
 from support.replay_server import CasePlayer, ReplayServer
 
+pytestmark = pytest.mark.any_server
+
 CASES = {case_id: provider_cases.load(case_id) for case_id in provider_cases.all_ids()}
 
 

@@ -7,6 +7,8 @@ import pytest
 from support import provider_cases
 from support.provider_rules import ANTHROPIC, COMPLETIONS, GOOGLE, RESPONSES, signature, violation
 
+pytestmark = pytest.mark.any_server
+
 CALL = {"type": "tool_use", "id": "a", "name": "bash", "input": {}}
 RESULT = {"type": "tool_result", "tool_use_id": "a", "content": "out"}
 SIGNED = {"type": "thinking", "thinking": "t", "signature": "c2ln"}

@@ -11,6 +11,8 @@ from support.daemon import MODELS
 from support.model_script import Failure, Raw, Stop, Text, ToolCall
 from support.provider_apis import event
 
+pytestmark = pytest.mark.any_server
+
 COMPLETIONS = MODELS["openai-completions"]
 
 

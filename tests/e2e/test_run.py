@@ -5,7 +5,7 @@ import re
 import pytest
 
 from support.daemon import MODELS
-from support.model_script import Gate, Text, Thinking, ToolCall, Usage
+from support.model_script import Gate, Thinking, ToolCall, Usage
 from support.waiting import eventually
 
 
@@ -60,13 +60,6 @@ def test_prompt_reaches_the_model_unchanged(daemon, model):
     body = 'Grüße 👋 "quoted" \\ back\tslash\nsecond line {{template}}'
     assert daemon.run(body).text() == "ok"
     assert model.requests[0].prompts == [body]
-
-
-def test_an_answer_without_text_is_a_bare_end(daemon, model):
-    model.script([Text("")])
-    stream = daemon.run("say nothing")
-    assert stream.text() == ""
-    daemon.assert_nothing_follows(stream)
 
 
 def test_a_run_is_listed_while_it_works_and_is_gone_afterwards(daemon, model):

@@ -17,6 +17,8 @@ from support.odd_answers import Oddities
 from support.pictures import DAMAGED, SOUND
 from support.replay_server import Answer, ReplayServer, json_answer
 
+pytestmark = pytest.mark.any_server
+
 APIS = provider_rules.APIS
 # How many requests of one prompt the model answers with something odd.
 ODD_ANSWERS = 4

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from support.model_script import ToolCall
+
+pytestmark = pytest.mark.any_server
 
 
 def told(daemon, model, command):

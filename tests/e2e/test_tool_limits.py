@@ -4,6 +4,8 @@ import pytest
 
 from support.model_script import ToolCall
 
+pytestmark = pytest.mark.any_server
+
 KIB50 = 51200
 
 

@@ -10,6 +10,8 @@ from support import proc
 from support.model_script import Gate, Stop, ToolCall
 from support.waiting import eventually
 
+pytestmark = pytest.mark.any_server
+
 
 def tool(model, *calls):
     """Scripts a turn that calls tools, and one that ends."""

@@ -11,6 +11,8 @@ from support.daemon import providers
 from support.model_server import ModelServer
 from support.proxy import Proxy
 
+pytestmark = pytest.mark.any_server
+
 
 class TestCertificates:
     @pytest.fixture
