@@ -19,7 +19,7 @@ use crate::nats::documents;
 use crate::nats::host::Host;
 use crate::nats::micro::{self, Counters};
 use crate::nats::services::{IntakeService, SessionService};
-use crate::nats::waiting_room::{Limits, WaitingRoom};
+use crate::nats::waiting_room::{Class, Limits, WaitingRoom};
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::reply::Reply;
 use crate::session::{Command, EndReason, Facts, Info};
@@ -37,8 +37,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Discovery requests that may wait for the main thread.
-const DISCOVERY_WAITING: usize = 16 * 1024;
+/// Discovery requests that may wait for the main thread; the protocol has no answer for those that find no room.
+const DISCOVERY_LIMITS: [Limits; 3] = [Limits { requests: 16 * 1024, bytes: 4 << 20 }; 3];
 /// Requests that may wait for the main thread: those for work, and beside them those that end it.
 const INTAKE_LIMITS: [Limits; 3] = [
     Limits { requests: 16 * 1024, bytes: 64 << 20 },
@@ -140,6 +140,7 @@ struct Daemon {
     connection_events: Receiver<ConnectionEvent>,
     intake_room: Arc<WaitingRoom>,
     intake_requests: Receiver<Box<Message>>,
+    discovery_room: Arc<WaitingRoom>,
     discovery_requests: Receiver<Box<Message>>,
     ticks: Receiver<Instant>,
     heartbeats: Receiver<Instant>,
@@ -224,7 +225,8 @@ impl Daemon {
         let (event_sender, connection_events) = bounded(64);
         let connection =
             Connection::start(config.nats.clone(), event_sender).map_err(|e| format!("cannot start NATS: {e}"))?;
-        let (discovery_sender, discovery_requests) = bounded(DISCOVERY_WAITING);
+        let (discovery_room, discovery_requests) =
+            WaitingRoom::new(DISCOVERY_LIMITS, |_| Class::Query, Box::new(|_| ()));
         let subject = format!("agents.pi-exec.{}", config.owner);
         let intake = IntakeService::new(subject.clone());
         let refuse = requests::refuse_unread(&connection, &intake.counters);
@@ -240,7 +242,7 @@ impl Daemon {
         }
         let mut discovery_subscriptions = Vec::new();
         for subject in micro::subjects() {
-            let subscription = connection.subscribe(&subject, None, discovery_sender.clone());
+            let subscription = connection.subscribe(&subject, None, discovery_room.clone());
             discovery_subscriptions.push(subscription.map_err(|e| named(&subject) + &e.to_string())?);
         }
         let (ended_sender, ended) = bounded(ENDED_WAITING);
@@ -268,6 +270,7 @@ impl Daemon {
             connection_events,
             intake_room,
             intake_requests,
+            discovery_room,
             discovery_requests,
             ticks: tick(TICK),
             bridge,
@@ -328,7 +331,10 @@ impl Daemon {
                 self.request(*message);
             }
             Event::Peer(message) => self.peer(*message),
-            Event::Discovery(message) => self.discovery(&message),
+            Event::Discovery(message) => {
+                self.discovery_room.taken(&message);
+                self.discovery(&message);
+            }
             Event::Client(request) => self.client(*request),
             Event::Ended(instance_id, reason) => self.forget(&instance_id, reason),
             Event::Tick => {
