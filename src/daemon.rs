@@ -55,6 +55,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(8);
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// How long leaving the intake to others waits for what the server still has for us.
 const LAST_CALL: Duration = Duration::from_millis(500);
+/// A server that was found on the address has this long to come back before a broker of ours takes its place.
+const STANDS_IN_AFTER: Duration = Duration::from_secs(3);
 /// Time for the last output to reach the server.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -151,6 +153,8 @@ struct Daemon {
     ended_sender: Sender<(String, &'static str)>,
     /// What a failing server said last, so that an outage is one line in the log.
     outage_reported: bool,
+    /// When connecting failed first since there was a connection.
+    outage_since: Option<Instant>,
     /// What the server complained of, and when that was told.
     server_errors: BTreeMap<String, Instant>,
     registered: bool,
@@ -278,6 +282,7 @@ impl Daemon {
             ended,
             ended_sender,
             outage_reported: false,
+            outage_since: None,
             server_errors: BTreeMap::new(),
             registered: false,
             phase: Phase::Serving,
@@ -373,6 +378,7 @@ impl Daemon {
         match event {
             ConnectionEvent::Connected { server, .. } => {
                 self.outage_reported = false;
+                self.outage_since = None;
                 if self.registered {
                     log::info!("reconnected to {server}");
                 } else {
@@ -406,6 +412,10 @@ impl Daemon {
     /// gets the address does.
     fn stand_in(&mut self) {
         let Some(plan) = &self.standby else { return };
+        let since = *self.outage_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < STANDS_IN_AFTER || !matches!(self.phase, Phase::Serving) {
+            return;
+        }
         match start_broker(plan) {
             Ok(None) => {}
             Ok(started) => {

@@ -14,6 +14,8 @@ pub struct ErrorBody {
 
 /// Bodies within bodies are followed so deep; more than three were never seen.
 const MAX_DEPTH: usize = 8;
+/// So many words and kinds are kept; more say nothing more.
+const MAX_PIECES: usize = 32;
 /// Where the words for people are.
 const WORDS: &[&str] = &[
     "message",
@@ -83,7 +85,8 @@ impl Found {
     }
 
     fn object(&mut self, fields: &Map<String, Value>, depth: usize) {
-        for kind in KINDS.iter().filter_map(|key| fields.get(*key)) {
+        let room = MAX_PIECES.saturating_sub(self.kinds.len());
+        for kind in KINDS.iter().filter_map(|key| fields.get(*key)).take(room) {
             match kind {
                 Value::String(word) if !word.is_empty() => self.kinds.push(word.clone()),
                 Value::Number(number) => self.kinds.push(number.to_string()),
@@ -100,7 +103,7 @@ impl Found {
     /// The same words often stand in several places.
     fn say(&mut self, text: &str) {
         let text = text.trim();
-        if !text.is_empty() && !self.words.iter().any(|said| said.contains(text)) {
+        if self.words.len() < MAX_PIECES && !text.is_empty() && !self.words.iter().any(|said| said.contains(text)) {
             self.words.push(text.to_string());
         }
     }

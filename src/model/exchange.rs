@@ -165,6 +165,12 @@ fn conceal(mut text: String, authorization: &Authorization) -> String {
         if secret.len() >= MIN_SECRET && text.contains(secret) {
             text = text.replace(secret, "[key]");
         }
+        // The text may have been cut inside the secret.
+        let parts = (MIN_SECRET..secret.len()).rev().filter_map(|length| secret.get(..length));
+        if let Some(length) = parts.into_iter().find(|part| text.ends_with(part)).map(str::len) {
+            text.truncate(text.len() - length);
+            text.push_str("[key]");
+        }
     }
     text
 }

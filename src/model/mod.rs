@@ -2,11 +2,11 @@
 //!
 //! | part | files |
 //! |---|---|
-//! | which models there are | `catalog`, `definition`, `models_json`, `registry`, `settings` |
+//! | which models there are | `catalog`, `definition`, `models_json`, `registry`, `settings`, `config_file`, `odd_values` |
 //! | who pays | `credentials`, `secret_value`, `oauth` |
-//! | transport | `http`, `http_watch`, `sse`, `throttle` |
-//! | one request | `services` (the way in), `sendable`, `exchange`, `reading`, `answer`, `lenient`, `usage`, `retry`, `overflow`, `error_body`, `error_words`, `waits` |
-//! | provider APIs | `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `openai_responses`, `google`, `offline` |
+//! | transport | `http`, `http_proxy`, `http_resolver`, `http_tls`, `http_watch`, `sse`, `throttle` |
+//! | one request | `services` (the way in), `sendable`, `exchange`, `reading`, `answer`, `lenient`, `usage`, `thinking`, `retry`, `overflow`, `error_body`, `error_words`, `stated_error`, `waits` |
+//! | provider APIs | `protocol` (what they share), `ids`, `anthropic`, `openai_completions` (with `openai_messages`, `compat`), `openai_responses`, `openai_fields`, `openai_usage`, `google`, `offline` |
 
 mod answer;
 mod anthropic;

@@ -97,6 +97,9 @@ pub trait Decoder {
     /// Whether an event has said how the answer ended, so that nothing is lost if no other comes.
     fn is_finished(&self) -> bool;
 
+    /// Ends what is open, where an answer is cut off.
+    fn cut(&mut self, answer: &mut Answer<'_>);
+
     /// The stream is over: how the answer ended, or why it is no whole answer.
     fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed>;
 }

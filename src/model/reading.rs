@@ -33,12 +33,13 @@ pub fn read<R: Source>(
 ) -> Result<(StopReason, Progress), Failed> {
     let mut reading = Reading { decoder, words: Vec::new(), first: Vec::new(), count: 0 };
     loop {
-        let count = reading.count;
+        let mut came = false;
         while let Some(event) = events.next() {
+            came = true;
             let progress = reading.event(event, answer)?;
             if answer.is_full() {
                 // Only the decoder knows what it left open.
-                let _ = reading.decoder.end(answer);
+                reading.decoder.cut(answer);
                 return Ok((StopReason::Length, Progress::More));
             }
             if progress == Progress::Done {
@@ -46,7 +47,7 @@ pub fn read<R: Source>(
             }
         }
         answer.drained();
-        if reading.count > count && reading.decoder.is_finished() {
+        if came && reading.decoder.is_finished() {
             events.reader().expect_end();
         }
         match events.fill() {

@@ -211,7 +211,12 @@ impl<R: Read> Events<R> {
     /// too little has arrived to tell.
     fn object_ahead(&mut self) -> Option<bool> {
         let arrived = &self.buffer[self.line..self.end];
-        let length = arrived.iter().position(|byte| !is_between(byte))?;
+        let Some(length) = arrived.iter().position(|byte| !is_between(byte)) else {
+            // Blanks are not looked at again with every read.
+            self.line += arrived.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+            self.searched = self.line;
+            return None;
+        };
         let is_object = arrived[length] == b'{';
         if is_object {
             self.line += length;

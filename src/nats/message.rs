@@ -35,6 +35,11 @@ impl Headers {
         Headers(block)
     }
 
+    /// The length of the block, in bytes.
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+
     /// The first value of `name`, without white space around it. Upper and lower case of the name are the same, because
     /// some clients rewrite it.
     pub fn get(&self, name: &str) -> Option<&str> {

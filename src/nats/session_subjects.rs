@@ -12,7 +12,7 @@ use super::documents::session_subject;
 use super::events::EventPublisher;
 use super::host::Host;
 use super::micro::{Counters, QUEUE_GROUP};
-use super::replies::send_document;
+use super::replies::{send_document, send_error};
 use super::services::{SessionService, agent_instance_id};
 use super::stream::{Form, Stream};
 use super::waiting_room::{Class, Limits, WaitingRoom};
@@ -216,7 +216,8 @@ impl SessionSubjects {
                 SessionRequest::Prompt(prompt) => prompts.push(prompt),
                 SessionRequest::Refused { reply, error, .. } => reply.finish(Err(error)),
                 // Whoever asked for control is told by the end of the request.
-                SessionRequest::Control(_) | SessionRequest::Inspect { .. } | SessionRequest::Nothing => {}
+                SessionRequest::Control(_) | SessionRequest::Nothing => {}
+                SessionRequest::Inspect { reply } => refuse(&reader.host, &reply, &ReplyError::stopped()),
             }
         }
         if !(goes_on && reader.facts.setup().file.is_some())
@@ -226,6 +227,11 @@ impl SessionSubjects {
         }
         prompts
     }
+}
+
+/// Refuses a request that has an answer of one message.
+fn refuse(host: &Host, reply: &str, error: &ReplyError) {
+    send_error(&host.connection, reply, error.status(), &error.message, &error.document(), false);
 }
 
 /// What answers requests to a session for which there is no room. It is called on the connection's own thread.
@@ -241,14 +247,21 @@ fn refuse_unread(
             counters.count_request();
             counters.count_error(error.status(), &error.message);
             if let Some(reply) = message.reply.clone() {
-                Stream::new(&host.connection, reply, form).finish(Err(error));
+                Stream::new(&host.connection, reply, form).refuse(error);
             }
         }
         Asks::Verb(verb) => {
             let (host, service) = (host.clone(), service.clone());
             Responder::new(host, service, verb, message).respond(Err(ReplyError::busy("too many requests wait")));
         }
-        Asks::Status | Asks::Query => log::warn!("a message to {} was refused: too many wait", message.subject),
+        Asks::Status => {
+            let error = ReplyError::busy("too many requests wait");
+            service.agent_status.count_request();
+            service.agent_status.count_error(error.status(), &error.message);
+            message.reply.iter().for_each(|reply| refuse(&host, reply, &error));
+        }
+        // Nobody waits for an answer to an answer; the connection reports that there was no room.
+        Asks::Query => {}
     })
 }
 

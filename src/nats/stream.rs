@@ -195,6 +195,17 @@ impl Stream {
         self.0.advance_directly(&mut state);
     }
 
+    /// Ends the stream with an error now or never: for the connection's own thread, which must neither wait nor start threads.
+    pub fn refuse(&self, error: ReplyError) {
+        let mut state = self.state();
+        if state.over() {
+            return;
+        }
+        state.end = Some(Err(error));
+        self.0.advance_directly(&mut state);
+        state.ended = true;
+    }
+
     /// Ends the stream. What cannot be sent at once is left to a thread of its own, so that no session waits for it.
     fn end(&self, result: Result<(), ReplyError>) {
         let mut state = self.state();

@@ -3,7 +3,7 @@
 //! work, or lets it go on, has room of its own, which work cannot fill.
 
 use super::inbox::Inbox;
-use super::message::Message;
+use super::message::{Headers, Message};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -68,7 +68,7 @@ impl WaitingRoom {
 }
 
 fn size(message: &Message) -> usize {
-    message.subject.len() + message.payload.len()
+    message.subject.len() + message.headers.as_ref().map_or(0, Headers::size) + message.payload.len()
 }
 
 impl Inbox for WaitingRoom {

@@ -88,9 +88,19 @@ fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut before = None;
+    // Whether there may be an apostrophe that closes something.
+    let mut closes = true;
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
-        let quoted = matches!(c, '"' | '\'').then(|| quoted(rest, before)).flatten();
+        let quoted = match c {
+            '"' => quoted(rest, before),
+            '\'' if closes && !before.is_some_and(char::is_alphanumeric) => {
+                let found = quoted(rest, before);
+                closes = found.is_some();
+                found
+            }
+            _ => None,
+        };
         let length = quoted.map_or(c.len_utf8(), |inner| inner.len() + 2);
         match quoted {
             Some(inner) => word.get_or_insert_default().push_str(inner),

@@ -11,9 +11,12 @@ use crate::threads;
 use serde_json::{Map, Value, json};
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The longest line of a client with its end, bytes (the reference's number).
 const MAX_LINE: usize = 1 << 20;
+/// How long the end of a run waits for room among what its other clients ask of it.
+const END_RUN: Duration = Duration::from_secs(1);
 /// What is read at a time, bytes.
 const READ: usize = 8192;
 
@@ -134,8 +137,8 @@ impl<'a> Client<'a> {
     /// The client is gone while its runs work: nobody is left to whom their answers could matter.
     fn end_runs(&mut self) {
         for run in std::mem::take(&mut self.runs) {
-            // One whose inbox is closed is over; for one that is full its other clients will ask again.
-            let _ = run.commands.try_send(Command::End(EndReason::Stopped));
+            // One whose inbox is closed is over. This thread has nothing else to do, and may wait for room.
+            let _ = run.commands.send_timeout(Command::End(EndReason::Stopped), END_RUN);
         }
     }
 

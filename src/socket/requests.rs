@@ -98,7 +98,7 @@ impl Refusal {
 /// What is to be answered instead.
 pub fn parse(line: &[u8]) -> Result<Request, Box<Refusal>> {
     // JavaScript writes half of a surrogate pair where it cuts a text, which is no reason to refuse all of it.
-    let value: Value = tolerant_json::parse(line, &mut String::new())
+    let value: Value = tolerant_json::parse_whole(line)
         .map_err(|e| Refusal::new(id_of(line), "parse", format!("SyntaxError: {e}")))?;
     let missing = "Unknown command type: <missing>";
     let Value::Object(mut fields) = value else { return Err(Refusal::new(None, "unknown", missing)) };
@@ -299,6 +299,7 @@ mod tests {
         }
         let cut = parse(br#"{"id":"h1","type":"emit","message":"cut \ud83d"}"#).expect("half a pair is no harm");
         assert_eq!((cut.head.id, cut.head.command), (Some(json!("h1")), "emit"));
+        assert!(matches!(cut.kind, Kind::Emit { message } if message == "cut "));
         assert_eq!(parse(br#"{"id":"h1","type":}"#).expect_err("no JSON").id, Some(json!("h1")));
     }
 

@@ -43,7 +43,7 @@ pub fn elide(text: &str, max: usize) -> String {
     let start = tail.ceil_char_boundary(tail.len().saturating_sub(room / 3));
     // Without an earlier note, head and tail are both the whole text.
     let cut = match missing {
-        Some(missing) => missing + (head.len() - end) + start,
+        Some(missing) => missing.saturating_add(head.len() - end + start),
         None => start.saturating_sub(end),
     };
     format!("{}{NOTE_BEGIN}{cut}{NOTE_END}{}", &head[..end], &tail[start..])

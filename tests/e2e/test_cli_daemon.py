@@ -121,16 +121,17 @@ def test_runs_and_sessions(host, cli, model):
 
 def test_ctrl_c_ends_a_run_and_its_programs(host, cli):
     """Unless it was told not to wait for it."""
-    body = '@tool bash {"command":"touch begun; sleep 2; touch late"}'
+    body = '@tool bash {"command":"touch begun; sleep %s; touch late"}'
     run = ["run", "--model", "offline/demo"]
     begun, late = cli.cwd / "begun", cli.cwd / "late"
-    terminal = cli.terminal(*run, body)
+    terminal = cli.terminal(*run, body % 30)
     eventually(begun.exists, "the program runs")
     terminal.ctrl_c()
     assert terminal.wait_exit() == 130
     eventually(lambda: host.list()["runs"] == [], "the run is over")
     begun.unlink()
-    assert cli(*run, "--detach", body).returncode == 0
+    assert not late.exists()
+    assert cli(*run, "--detach", body % 1).returncode == 0
     eventually(late.exists, "a detached run works on")
     assert begun.exists()
 

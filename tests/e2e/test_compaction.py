@@ -227,7 +227,7 @@ def test_stop_ends_a_compaction(daemon, model):
     begun = time.monotonic()
     assert daemon.stop_session("s")["ok"]
     assert stream.failure().text.startswith("error: ")
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     assert model.requests[-1].left.wait(5)
 
 

@@ -84,7 +84,7 @@ def test_stop_ends_the_pause_before_a_retry(daemon, model):
     begun = time.monotonic()
     assert daemon.stop_session("s")["ok"]
     assert stream.failure().text.startswith("error: ")
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
 
 
 def openai_error(message, **fields):

@@ -4,6 +4,7 @@ use crate::model::answer::{Answer, Failed};
 use crate::model::lenient::{Count, JsonText, List, Object, Text};
 use crate::model::protocol::{DONE, Decoder, Progress, is_error, provider_error, stopped, stopped_by, unusable};
 use crate::model::sse::Event;
+use crate::model::stated_error;
 use crate::tolerant_json;
 use crate::transcript::{StopReason, Usage};
 use serde::Deserialize;
@@ -235,13 +236,26 @@ impl Decoder for Stream {
                 self.finished = true;
                 return Ok(Progress::Done);
             }
+            // Other kinds of events may have a message that is no error.
+            "" | "error" if name.is_empty() => {
+                let value: Value = tolerant_json::parse(event.data, &mut String::new()).map_err(|e| unusable(&e))?;
+                if let Some(error) = stated_error::find(&value) {
+                    return Err(provider_error(&error.to_string()));
+                }
+            }
             _ => {}
         }
         Ok(Progress::More)
     }
 
     fn is_finished(&self) -> bool {
-        self.finished || self.stop.is_some()
+        self.finished || self.stop.is_some() || self.done
+    }
+
+    fn cut(&mut self, answer: &mut Answer<'_>) {
+        for at in 0..self.blocks.len() {
+            self.end_block(at, answer);
+        }
     }
 
     fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {

@@ -572,6 +572,10 @@ fn endings_of_all_kinds() {
             Err("The model refused to answer (refusal)"),
         ),
         (vec![text.clone(), json!({"error":{"type":"api_error","message":"m"}})], Err("500: m (api_error)")),
+        (
+            vec![text.clone(), json!({"type":"error","code":"overloaded","message":"Busy"})],
+            Err("529: Busy (overloaded)"),
+        ),
         (vec![text, json!({"type":"content_block_stop","error":""}), stop], Ok(StopReason::Stop)),
     ] {
         let stream: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();

@@ -152,7 +152,11 @@ impl Decoder for Stream {
     }
 
     fn is_finished(&self) -> bool {
-        self.finish.is_some() || self.blocked.is_some()
+        self.finish.is_some() || self.blocked.is_some() || self.done
+    }
+
+    fn cut(&mut self, answer: &mut Answer<'_>) {
+        self.close(answer);
     }
 
     fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {

@@ -94,6 +94,10 @@ impl Decoder for Stream {
         self.finish.is_some()
     }
 
+    fn cut(&mut self, answer: &mut Answer<'_>) {
+        self.close(answer);
+    }
+
     fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
         let finish = self.finish.take();
         let ending = finish.as_deref().map(Ending::of);

@@ -121,19 +121,24 @@ impl Decoder for Stream {
                 return Ok(Progress::Done);
             }
             "error" | "response.error" => return Err(provider_error(&String::from_utf8_lossy(event.data))),
-            kind if kind.starts_with("response.") => {}
-            _ => {
+            // Other kinds of events may have a message that is no error.
+            "" => {
                 let value: Value = tolerant_json::parse(event.data, &mut String::new()).map_err(|e| unusable(&e))?;
                 if let Some(error) = stated_error::find(&value) {
                     return Err(provider_error(&error.to_string()));
                 }
             }
+            _ => {}
         }
         Ok(Progress::More)
     }
 
     fn is_finished(&self) -> bool {
         self.ending.is_some()
+    }
+
+    fn cut(&mut self, answer: &mut Answer<'_>) {
+        self.close(answer);
     }
 
     fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {

@@ -38,13 +38,18 @@ impl Limits {
     /// The documented limits of the providers that have some, and the strictest of them for servers that nobody knows.
     pub fn of(model: &Model) -> Limits {
         const MIB: usize = 1024 * 1024;
-        match (model.provider.as_str(), model.api) {
+        let usual = match (model.provider.as_str(), model.api) {
             (_, Api::AnthropicMessages) => {
                 Limits { bytes: 32 * MIB, images: if model.context_window <= 200_000 { 100 } else { 600 } }
             }
             (_, Api::GoogleGenerativeAi) => Limits { bytes: 20 * MIB, images: 3600 },
             ("openai", _) => Limits { bytes: 512 * MIB, images: 1500 },
             _ => Limits { bytes: 50 * MIB, images: 500 },
+        };
+        let stated = |limit: Option<u64>| limit.and_then(|limit| usize::try_from(limit).ok());
+        Limits {
+            bytes: stated(model.max_request_bytes).unwrap_or(usual.bytes),
+            images: stated(model.max_images).unwrap_or(usual.images),
         }
     }
 }

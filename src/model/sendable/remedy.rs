@@ -144,7 +144,7 @@ pub fn remedy(refusal: &Refusal<'_>) -> Option<Remedy> {
 fn complaint(text: &str, status: Option<u16>, overflow: bool) -> Option<Complaint> {
     let any = |words: &[&str]| words.iter().any(|word| text.contains(word));
     // These are about the key, the account, the load, or a gateway.
-    if matches!(status, Some(401..=403 | 408 | 429 | 502..=504 | 529)) {
+    if matches!(status, Some(401..=403 | 408 | 429 | 502..=504 | 520..=530)) {
         return None;
     }
     if any(&["bound to a different conversation", "items are not persisted"]) {

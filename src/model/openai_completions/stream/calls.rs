@@ -8,6 +8,10 @@
 use super::chunk::{CallDelta, extra};
 use crate::model::answer::Answer;
 
+/// What a call counts of the answer's limit beside its texts, in bytes. More than it takes, so that looking for the call of a
+/// piece stays cheap.
+const MIN_CALL: usize = 1 << 10;
+
 #[derive(Default)]
 pub struct Calls {
     list: Vec<Call>,
@@ -182,8 +186,13 @@ impl Calls {
 
     fn add(&mut self, mut at: usize, piece: Piece<'_>, answer: &mut Answer<'_>) {
         let call = &mut self.list[at];
+        // What is kept here counts like what is in the answer; a call that is new has neither id nor name nor arguments.
+        if call.id.is_empty() && call.name.is_empty() && !call.json.begun {
+            answer.count(MIN_CALL + piece.name.len());
+        }
         if call.id.is_empty() {
             call.id = piece.id.to_string();
+            answer.count(call.id.len());
         }
         if call.name.is_empty() {
             call.name = piece.name.to_string();
@@ -193,6 +202,7 @@ impl Calls {
             call.number = piece.number;
         }
         if let Some(extra) = piece.extra {
+            answer.count(extra.len());
             call.extra = Some(extra.to_string());
         }
         if call.block.is_none() && !call.id.is_empty() && !call.name.is_empty() {

@@ -8,6 +8,8 @@ pub struct Details(Vec<Map<String, Value>>);
 
 /// What a detail says, which comes in pieces.
 const WORDS: [&str; 3] = ["text", "summary", "data"];
+/// So many details are kept; an answer has a handful.
+const MAX_DETAILS: usize = 1000;
 
 impl Details {
     pub fn is_empty(&self) -> bool {
@@ -23,7 +25,10 @@ impl Details {
     /// of its text, and is refused beside a part of it.
     pub fn add(&mut self, piece: Map<String, Value>) {
         let Some(detail) = self.0.iter_mut().rev().find(|detail| is_one(detail, &piece)) else {
-            return self.0.push(piece);
+            if self.0.len() < MAX_DETAILS {
+                self.0.push(piece);
+            }
+            return;
         };
         for (name, value) in piece {
             match (detail.get_mut(&name), value) {
@@ -49,12 +54,17 @@ pub fn words(piece: &Map<String, Value>) -> Option<&str> {
 
 /// How much a piece holds, in bytes.
 pub fn size(piece: &Map<String, Value>) -> usize {
-    piece.iter().map(|(name, value)| name.len() + value.as_str().map_or(size_of::<Value>(), str::len)).sum()
+    // Other values take several times their text in memory.
+    let held =
+        |value: &Value| value.as_str().map_or_else(|| size_of::<Value>().max(16 * value.to_string().len()), str::len);
+    piece.iter().map(|(name, value)| name.len() + held(value)).sum()
 }
 
 /// Whether a piece belongs to a detail.
 fn is_one(detail: &Map<String, Value>, piece: &Map<String, Value>) -> bool {
-    let field = |of: &Map<String, Value>, name: &str| of.get(name).filter(|value| !value.is_null()).cloned();
+    fn field<'v>(of: &'v Map<String, Value>, name: &str) -> Option<&'v Value> {
+        of.get(name).filter(|value| !value.is_null())
+    }
     let differs = |name: &str| matches!((field(detail, name), field(piece, name)), (Some(a), Some(b)) if a != b);
     if detail.get("type") != piece.get("type") || differs("id") || differs("format") {
         return false;
