@@ -1,19 +1,20 @@
 //! Configuration: flags > environment > file > default, resolved once into one immutable [`Config`].
 
 mod bridge;
+pub mod nats_context;
 mod table;
 #[cfg(test)]
 mod tests;
 
+use crate::broker::{BrokerAuth, BrokerOptions};
 use crate::event_log;
 use crate::model::{OauthEndpoints, ThinkingLevel};
-use crate::nats::agents::SenderTrust;
-use crate::nats::broker::{BrokerAuth, BrokerOptions};
 use crate::nats::{self, Auth, ServerAddress};
-use crate::nats_context::{self, Context};
 use crate::prompt::Places;
+use crate::service::agents::SenderTrust;
 use crate::sys;
 pub use bridge::BridgePlan;
+use nats_context::Context;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

@@ -5,31 +5,32 @@
 
 mod agents;
 mod clients;
-mod company;
+mod peers;
 mod requests;
 mod sessions;
 
+use crate::broker::Broker;
 use crate::config::{self, BrokerPlan, Config};
+use crate::contract::documents;
+use crate::contract::prompt::{Command, EndReason};
+use crate::contract::reply::Reply;
+use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::model::Services;
-use crate::nats::agents::controller::{self, Controller};
-use crate::nats::agents::sender::AgentSender;
-use crate::nats::agents::{Identity, QUEUE_GROUP as AGENTS_QUEUE_GROUP};
-use crate::nats::broker::Broker;
-use crate::nats::documents;
-use crate::nats::host::Host;
-use crate::nats::micro::{self, Counters};
-use crate::nats::services::{IntakeService, SessionService};
-use crate::nats::waiting_room::{Class, Limits, WaitingRoom};
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
-use crate::reply::Reply;
-use crate::session::{Command, EndReason, Facts, Info};
+use crate::service::agents::controller::{self, Controller};
+use crate::service::agents::sender::AgentSender;
+use crate::service::agents::{AgentIdentity, QUEUE_GROUP as AGENTS_QUEUE_GROUP};
+use crate::service::host::Host;
+use crate::service::micro::{self, Counters};
+use crate::service::services::{IntakeService, SessionService};
+use crate::service::waiting_room::{Class, Limits, WaitingRoom};
+use crate::session::state_dir::{OpenError, StateDir};
 use crate::socket::{ClientRequest, SocketServer};
-use crate::state_dir::{OpenError, StateDir};
 use crate::sys;
 use crate::threads::Thread;
 use crate::tools::child;
-use company::Company;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
+use peers::Company;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -81,8 +82,8 @@ enum Event {
 
 /// The main thread's side of a session.
 struct Entry {
-    info: Arc<Info>,
-    facts: Arc<Facts>,
+    identity: Arc<SessionIdentity>,
+    stats: Arc<SessionStats>,
     commands: Sender<Command>,
     /// Absent for ephemeral runs, which are not discoverable.
     service: Option<Arc<SessionService>>,
@@ -241,7 +242,7 @@ impl Daemon {
         };
         let mut intake_subscriptions = vec![subscribe(&subject, micro::QUEUE_GROUP)?];
         for verb in controller::VERBS {
-            let subject = Identity { owner: &config.owner, instance_id: "", session: None }.subject(verb);
+            let subject = AgentIdentity { owner: &config.owner, instance_id: "", session: None }.subject(verb);
             intake_subscriptions.push(subscribe(&subject, AGENTS_QUEUE_GROUP)?);
         }
         let mut discovery_subscriptions = Vec::new();
@@ -365,9 +366,9 @@ impl Daemon {
 
     /// Gives back what prompts needed for a while, once all is quiet: half of a session's memory, measured.
     fn release_memory(&mut self) {
-        let prompts = self.sessions.values().map(|entry| entry.facts.prompts()).sum::<u64>();
+        let prompts = self.sessions.values().map(|entry| entry.stats.prompts()).sum::<u64>();
         let work = (self.started, prompts);
-        let quiet = self.sessions.values().all(|entry| !entry.facts.running());
+        let quiet = self.sessions.values().all(|entry| !entry.stats.running());
         if quiet && work != self.released_after {
             sys::release_free_memory();
             self.released_after = work;
@@ -444,21 +445,21 @@ impl Daemon {
     fn listing(&self, limit: usize) -> Value {
         let now = Instant::now();
         let mut entries: Vec<&Entry> = self.sessions.values().collect();
-        entries.sort_by_key(|entry| entry.info.created_ms);
-        let (sessions, runs): (Vec<&Entry>, Vec<&Entry>) = entries.into_iter().partition(|e| e.info.named);
+        entries.sort_by_key(|entry| entry.identity.created_ms);
+        let (sessions, runs): (Vec<&Entry>, Vec<&Entry>) = entries.into_iter().partition(|e| e.identity.named);
         let rows = |entries: Vec<&Entry>| {
-            entries.iter().map(|e| documents::summary(&self.config.owner, &e.info, &e.facts, now)).collect()
+            entries.iter().map(|e| documents::summary(&self.config.owner, &e.identity, &e.stats, now)).collect()
         };
         documents::listing(rows(sessions), rows(runs), limit)
     }
 
     /// The session of that id, named or an ephemeral run; ids of runs are never those of named sessions that live.
     fn by_id(&mut self, session_id: &str) -> Option<&mut Entry> {
-        self.sessions.values_mut().find(|entry| entry.info.id == session_id)
+        self.sessions.values_mut().find(|entry| entry.identity.id == session_id)
     }
 
     fn named(&mut self, session_id: &str) -> Option<&mut Entry> {
-        self.sessions.values_mut().find(|entry| entry.info.named && entry.info.id == session_id)
+        self.sessions.values_mut().find(|entry| entry.identity.named && entry.identity.id == session_id)
     }
 
     /// Serving -> draining -> ending -> leaving behind; by a signal, or because a phase took too long.
@@ -482,7 +483,7 @@ impl Daemon {
             }
             Phase::Ending(end) if end <= now => {
                 for (_, entry) in std::mem::take(&mut self.sessions) {
-                    log::warn!("session {} does not end and is left behind", entry.info.id);
+                    log::warn!("session {} does not end and is left behind", entry.identity.id);
                     entry.thread.abandon();
                 }
             }

@@ -4,35 +4,35 @@
 //! loop even while a tool has been stuck for an hour. What can hang happens in the turn's thread (see `turn`).
 
 mod asking;
-pub mod control;
-mod controls;
-mod facts;
+mod commands;
 mod memory;
 mod opening;
 mod prompts;
+mod questions;
 mod queue;
 mod recovery;
+pub mod state_dir;
 mod waiting;
 
 use crate::cancel::Cancel;
 use crate::config::Config;
+use crate::contract::control::Respond;
+use crate::contract::event::AgentEvent;
+use crate::contract::prompt::{Command, EndReason, Prompt};
+use crate::contract::reply::{Reply, ReplyError};
+use crate::contract::session::{SessionIdentity, SessionStats, state};
 use crate::event_log::{EventLog, EventSink};
-use crate::events::AgentEvent;
 use crate::model::Services;
-use crate::nats::agents::sender::AgentSender;
-use crate::nats::micro::Counters;
-use crate::nats::session_subjects::{SessionRequest, SessionSubjects};
-use crate::questions::Questions;
-use crate::reply::{Reply, ReplyError};
-use crate::state_dir::StateDir;
+use crate::service::micro::Counters;
+use crate::service::session_subjects::{SessionRequest, SessionSubjects};
+use crate::session::questions::Questions;
+use crate::session::state_dir::StateDir;
 use crate::sys;
 use crate::threads::Thread;
 use crate::transcript::{Message, StopReason};
-use crate::turn::{self, Action, Incoming, Settled, Step, Verdict};
+use crate::turn::{self, Action, Settled, Step, Verdict};
 use asking::Asker;
-use control::{ControlRequest, Respond};
 use crossbeam_channel::{Receiver, Sender, never, select};
-pub use facts::{Facts, Info, Setup, model_facts, state};
 use memory::Memory;
 pub use opening::Storage;
 use queue::Queue;
@@ -54,56 +54,12 @@ const SLEEPS_AFTER: Duration = Duration::from_secs(600);
 /// With no deadline at hand the loop looks around this often, which costs nothing and hides no wake-up that got lost.
 const LOOK_AROUND: Duration = Duration::from_secs(3600);
 
-/// A prompt that was accepted.
-pub struct Prompt {
-    pub message: Incoming,
-    /// The label that the caller gave itself.
-    pub from: Option<String>,
-    /// Who the caller is, where it says so in a way that can be proved.
-    pub sender: Option<AgentSender>,
-    pub reply: Arc<dyn Reply>,
-    /// Statistics of the endpoint that it came to.
-    pub counters: Arc<Counters>,
-    pub received: Instant,
-}
-
-/// What the daemon and its clients tell a session.
-pub enum Command {
-    /// End now, and tell why to those who wait.
-    End(EndReason),
-    /// Take nothing more, finish the prompt that is running, then end.
-    Drain,
-    Control(Box<ControlRequest>),
-}
-
-/// Why a session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndReason {
-    Stopped,
-    Expired,
-    ShutDown,
-    /// The only prompt of an ephemeral run is answered.
-    Finished,
-}
-
-impl EndReason {
-    /// The reason as clients are told.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EndReason::Stopped => "stopped",
-            EndReason::Expired => "expired",
-            EndReason::ShutDown => "shutdown",
-            EndReason::Finished => "finished",
-        }
-    }
-}
-
 /// What a session is made of.
 pub struct Parts {
     pub config: Arc<Config>,
     pub services: Arc<Services>,
-    pub info: Arc<Info>,
-    pub facts: Arc<Facts>,
+    pub identity: Arc<SessionIdentity>,
+    pub stats: Arc<SessionStats>,
     /// The session's own subjects; absent for an ephemeral run.
     pub subjects: Option<SessionSubjects>,
     pub commands: Receiver<Command>,
@@ -142,8 +98,8 @@ struct Running {
 struct Session {
     config: Arc<Config>,
     services: Arc<Services>,
-    info: Arc<Info>,
-    facts: Arc<Facts>,
+    identity: Arc<SessionIdentity>,
+    stats: Arc<SessionStats>,
     subjects: Option<SessionSubjects>,
     commands: Receiver<Command>,
     spill_dir: PathBuf,
@@ -200,14 +156,14 @@ impl Session {
             queue: Queue::new(parts.config.max_queue),
             steering: Waiting::default(),
             follow_up: Waiting::default(),
-            log: EventLog::new(parts.config.event_log.clone(), &parts.info.id, parts.raw_file),
+            log: EventLog::new(parts.config.event_log.clone(), &parts.identity.id, parts.raw_file),
             listeners: parts.subjects.as_ref().and_then(SessionSubjects::listener).into_iter().collect(),
             questions: Questions::default(),
             askers: HashMap::new(),
             config: parts.config,
             services: parts.services,
-            info: parts.info,
-            facts: parts.facts,
+            identity: parts.identity,
+            stats: parts.stats,
             subjects: parts.subjects,
             commands: parts.commands,
             spill_dir: parts.spill_dir,
@@ -228,7 +184,7 @@ impl Session {
     /// Opens its memory and takes its first prompt; returns a reason to end at once.
     #[inline(never)]
     fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
-        self.facts.set_listeners(self.listeners.len());
+        self.stats.set_listeners(self.listeners.len());
         match (self.open(storage), first) {
             (Ok(()), first) => {
                 self.announce();
@@ -243,7 +199,7 @@ impl Session {
             }
             (Err(e), None) => {
                 // The session stays, and every prompt is told why it is of no use, until somebody stops it.
-                log::error!("session {}: its file cannot be used: {e}", self.info.id);
+                log::error!("session {}: its file cannot be used: {e}", self.identity.id);
                 self.last_error = Some(ReplyError::storage(&e).message);
                 None
             }
@@ -252,7 +208,7 @@ impl Session {
 
     /// The first event of a session.
     fn announce(&mut self) {
-        let state = Value::Object(state(&self.info, &self.facts));
+        let state = Value::Object(state(&self.identity, &self.stats));
         let data = Value::Object(Map::from_iter([("state".to_owned(), state)]));
         self.publish(&AgentEvent::Bridge { name: "bridge_start", data });
     }
@@ -273,7 +229,7 @@ impl Session {
         let steps = self.running.as_ref().map_or_else(never, |r| r.steps.clone());
         let requests = self.subjects.as_ref().map_or_else(never, |s| s.requests().clone());
         let sleep = (self.running.is_none() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
-        let next = self.facts.deadline().into_iter().chain(sleep).min();
+        let next = self.stats.deadline().into_iter().chain(sleep).min();
         let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
         let wait = self.next_question_expiry().map_or(wait, |left| wait.min(left));
         select! {
@@ -296,7 +252,7 @@ impl Session {
             Event::Step(Step::Gate(action, verdict)) => self.judge(&action, &verdict),
             Event::Step(Step::Ask { request, answer }) => self.ask(request, answer),
             Event::Step(Step::Compacted { message, first_kept, usage, entry }) => {
-                self.facts.add_usage(&usage);
+                self.stats.add_usage(&usage);
                 let written = self.memory.compacted(message, first_kept, &entry);
                 self.check_written(written);
                 self.last_compaction = Some(entry);
@@ -304,7 +260,7 @@ impl Session {
             Event::Step(Step::Shortened(messages)) => {
                 log::info!(
                     "session {}: {} messages are shortened, to fit into the model's window",
-                    self.info.id,
+                    self.identity.id,
                     messages.len()
                 );
                 let written = self.memory.shortened(messages);
@@ -323,10 +279,10 @@ impl Session {
                 }
             }
         }
-        if self.facts.deadline().is_some_and(|end| end <= Instant::now()) {
+        if self.stats.deadline().is_some_and(|end| end <= Instant::now()) {
             return ControlFlow::Break(EndReason::Expired);
         }
-        match (&self.running, self.info.named, self.draining) {
+        match (&self.running, self.identity.named, self.draining) {
             (Some(_), ..) | (None, true, false) => ControlFlow::Continue(()),
             (None, _, true) => ControlFlow::Break(EndReason::ShutDown),
             (None, false, false) => ControlFlow::Break(EndReason::Finished),
@@ -356,12 +312,12 @@ impl Session {
 
     /// Keeps what an event says about the session, and tells it to those who listen.
     fn note(&mut self, event: AgentEvent) {
-        log::trace!("session {}: {}", self.info.id, event.name());
-        self.facts.touch();
+        log::trace!("session {}: {}", self.identity.id, event.name());
+        self.stats.touch();
         match &event {
             AgentEvent::MessageEnd(message) => {
                 if let Message::Assistant(answer) = &**message {
-                    self.facts.add_usage(&answer.usage);
+                    self.stats.add_usage(&answer.usage);
                     if !matches!(answer.stop_reason, StopReason::Error | StopReason::Aborted) {
                         self.context_tokens = answer.usage.total_tokens;
                     }
@@ -371,7 +327,7 @@ impl Session {
                 self.check_written(written);
             }
             AgentEvent::ToolExecutionStart { name, .. } => {
-                log::debug!("session {}: tool {name}", self.info.id);
+                log::debug!("session {}: tool {name}", self.identity.id);
                 self.used_tools = true;
                 if let Some(running) = &mut self.running {
                     running.tool_calls += 1;
@@ -380,13 +336,13 @@ impl Session {
             AgentEvent::AutoRetryStart { attempt, max_attempts, delay_ms, error } => {
                 log::info!(
                     "session {}: attempt {attempt} of {max_attempts} in {delay_ms} ms after: {error}",
-                    self.info.id
+                    self.identity.id
                 );
             }
             AgentEvent::CompactionEnd { result: Some(result), .. } => {
                 self.context_tokens = result.get("estimatedTokensAfter").and_then(Value::as_u64).unwrap_or(0);
             }
-            AgentEvent::CompactionEnd { error: Some(error), .. } => log::warn!("session {}: {error}", self.info.id),
+            AgentEvent::CompactionEnd { error: Some(error), .. } => log::warn!("session {}: {error}", self.identity.id),
             _ => {}
         }
         self.publish(&event);
@@ -395,7 +351,7 @@ impl Session {
     /// What cannot be kept must not go on happening.
     fn check_written(&mut self, written: io::Result<()>) {
         let Err(error) = &written else { return };
-        log::error!("session {}: {error}", self.info.id);
+        log::error!("session {}: {error}", self.identity.id);
         if let Some(running) = &mut self.running {
             running.storage_error = Some(ReplyError::storage(error));
             running.cancel.cancel();
@@ -411,14 +367,14 @@ impl Session {
         let before = self.listeners.len();
         self.listeners.retain(|listener| listener.event(&envelope));
         if self.listeners.len() != before {
-            self.facts.set_listeners(self.listeners.len());
+            self.stats.set_listeners(self.listeners.len());
         }
     }
 
     /// The verdict on what the turn wants to do next, with the messages that are to be taken in first. It is yes as long as
     /// what has to be on disk is there.
     fn judge(&mut self, action: &Action, verdict: &Sender<Verdict>) {
-        log::trace!("session {}: leave for {action:?}", self.info.id);
+        log::trace!("session {}: leave for {action:?}", self.identity.id);
         let modes = self.services.queue_modes();
         let messages = match action {
             Action::Tools(calls) => {
@@ -455,7 +411,7 @@ impl Session {
             if settled {
                 drop(running.thread);
             } else {
-                log::warn!("session {}: its turn is stuck and was left behind", self.info.id);
+                log::warn!("session {}: its turn is stuck and was left behind", self.identity.id);
                 running.thread.abandon();
             }
             let farewell = self.farewell(reason);
@@ -465,12 +421,12 @@ impl Session {
             }
         }
         self.refuse_queue(&self.farewell(reason));
-        self.facts.set_running(false);
+        self.stats.set_running(false);
         if reason != EndReason::ShutDown
-            && self.info.named
+            && self.identity.named
             && let Some(state) = &self.state
         {
-            state.forget(&self.info.id);
+            state.forget(&self.identity.id);
         }
         if let Some(subjects) = self.subjects.take() {
             for prompt in subjects.close(reason == EndReason::ShutDown) {
@@ -478,7 +434,7 @@ impl Session {
             }
         }
         if self.used_tools {
-            turn::kill_leftovers(&self.info);
+            turn::kill_leftovers(&self.identity);
             if let Err(e) = std::fs::remove_dir_all(&self.spill_dir)
                 && e.kind() != std::io::ErrorKind::NotFound
             {
@@ -505,7 +461,7 @@ impl Session {
     fn farewell(&self, reason: EndReason) -> ReplyError {
         match reason {
             EndReason::Stopped | EndReason::Finished => ReplyError::stopped(),
-            EndReason::Expired => ReplyError::expired(self.facts.setup().max_lifetime.as_secs()),
+            EndReason::Expired => ReplyError::expired(self.stats.settings().max_lifetime.as_secs()),
             EndReason::ShutDown => ReplyError::shutting_down(),
         }
     }

@@ -23,9 +23,10 @@ pub use requests::{Kind, PromptFields, Request, Slash, parse, slash};
 
 use crate::cancel::Cancel;
 use crate::config::Config;
-use crate::nats::intake::{Create, IntakeError};
-use crate::reply::Reply;
-use crate::session::{Command, Facts, Info};
+use crate::contract::prompt::Command;
+use crate::contract::reply::Reply;
+use crate::contract::request::{Create, IntakeError};
+use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::threads::{self, Thread};
 use crossbeam_channel::{Sender, bounded};
 use directory::BridgeDirectory;
@@ -178,24 +179,24 @@ impl SocketServer {
     ///
     /// # Errors
     /// The system refuses another socket.
-    pub fn open_session(&self, info: &Info) -> io::Result<Option<SessionSocket>> {
-        let named = info.named.then(|| self.shared.directory.session_socket(&info.id, &info.instance_id));
+    pub fn open_session(&self, identity: &SessionIdentity) -> io::Result<Option<SessionSocket>> {
+        let named = identity.named.then(|| self.shared.directory.session_socket(&identity.id, &identity.instance_id));
         let Some(path) = named.flatten() else { return Ok(None) };
         let listener = Some(directory::listen(&path)?);
         Ok(Some(SessionSocket { path, listener }))
     }
 
     /// Where a session keeps what its events leave out.
-    pub fn raw_file(&self, info: &Info) -> PathBuf {
-        self.shared.directory.raw_file(&info.instance_id)
+    pub fn raw_file(&self, identity: &SessionIdentity) -> PathBuf {
+        self.shared.directory.raw_file(&identity.instance_id)
     }
 
     /// A session is there: clients can reach it from now on.
     pub fn session_started(
         &mut self,
         socket: Option<SessionSocket>,
-        info: &Arc<Info>,
-        facts: &Arc<Facts>,
+        identity: &Arc<SessionIdentity>,
+        stats: &Arc<SessionStats>,
         commands: &Sender<Command>,
     ) {
         self.last_token += 1;
@@ -204,18 +205,18 @@ impl SocketServer {
             Some(mut socket) => (Some(socket.path.clone()), socket.listener.take()),
             None => (None, None),
         };
-        let route = Route::new(token, info.clone(), facts.clone(), commands.clone(), path);
+        let route = Route::new(token, identity.clone(), stats.clone(), commands.clone(), path);
         let mut table = self.shared.table();
         table.routes.insert(token, Arc::new(route));
         if let Some(listener) = listener {
             if let Err(e) = watch(&self.shared.epoll, &listener, token) {
-                log::warn!("side channel: session {} has no socket of its own: {e}", info.id);
+                log::warn!("side channel: session {} has no socket of its own: {e}", identity.id);
             }
             table.listeners.insert(token, listener);
         }
         drop(table);
-        if info.named {
-            facts.watch(self.shared.outdated.clone());
+        if identity.named {
+            stats.watch(self.shared.outdated.clone());
             self.shared.refresh();
         }
     }
@@ -223,7 +224,7 @@ impl SocketServer {
     /// A session is over: its socket goes, with the connections to it.
     pub fn session_ended(&mut self, instance_id: &str, reason: &str) {
         let mut table = self.shared.table();
-        let Some(token) = table.routes.values().find(|r| r.info.instance_id == instance_id).map(|r| r.token) else {
+        let Some(token) = table.routes.values().find(|r| r.identity.instance_id == instance_id).map(|r| r.token) else {
             return;
         };
         let route = table.routes.remove(&token);
@@ -237,7 +238,7 @@ impl SocketServer {
         for link in self.shared.links(|link| link.session == Some(token)) {
             link.stop(&last);
         }
-        if route.is_some_and(|route| route.info.named) {
+        if route.is_some_and(|route| route.identity.named) {
             self.shared.refresh();
         }
     }

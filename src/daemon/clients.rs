@@ -2,10 +2,10 @@
 
 use super::{Caller, Daemon, Fatal, Phase};
 use crate::config::Config;
-use crate::nats::documents;
-use crate::nats::intake::{Create, IntakeError};
-use crate::reply::Reply;
-use crate::session::Info;
+use crate::contract::documents;
+use crate::contract::reply::Reply;
+use crate::contract::request::{Create, IntakeError};
+use crate::contract::session::SessionIdentity;
 use crate::socket::{ClientRequest, DaemonAsk, DaemonRespond, SessionSocket, SocketServer};
 use crossbeam_channel::{Receiver, bounded, never};
 use serde_json::{Value, json};
@@ -66,9 +66,11 @@ impl Daemon {
 
     /// The socket of a session that is about to begin. That it cannot be had is found out before anybody waits for an
     /// answer of the session.
-    pub(super) fn open_socket(&self, info: &Info) -> Result<Option<SessionSocket>, IntakeError> {
+    pub(super) fn open_socket(&self, identity: &SessionIdentity) -> Result<Option<SessionSocket>, IntakeError> {
         let Some(bridge) = &self.bridge else { return Ok(None) };
-        bridge.open_session(info).map_err(|e| IntakeError::Busy { message: format!("no socket for a session: {e}") })
+        bridge
+            .open_session(identity)
+            .map_err(|e| IntakeError::Busy { message: format!("no socket for a session: {e}") })
     }
 
     /// Makes a session for a client, after the others were asked whether it is theirs.
@@ -81,7 +83,7 @@ impl Daemon {
         let caller = Caller { reply: &|| reply.clone(), counters: Arc::default(), sender: None, received: now };
         respond(self.create(&create, caller).map(|instance_id| {
             let entry = self.sessions.get(&instance_id);
-            entry.map_or(Value::Null, |e| documents::summary(&self.config.owner, &e.info, &e.facts, now))
+            entry.map_or(Value::Null, |e| documents::summary(&self.config.owner, &e.identity, &e.stats, now))
         }));
     }
 }

@@ -4,16 +4,17 @@
 
 use super::{Caller, Daemon, Phase};
 use crate::cancel::Cancel;
-use crate::nats::agents::controller;
-use crate::nats::agents::sender::AgentSender;
-use crate::nats::intake::{self, IntakeError, Request};
-use crate::nats::micro::Counters;
-use crate::nats::recent::{self, Key};
-use crate::nats::replies::{send_document, send_error};
-use crate::nats::stream::{Form, Stream};
-use crate::nats::waiting_room::Class;
-use crate::nats::{Connection, Message, documents};
-use crate::reply::{Reply, ReplyError, SilentReply};
+use crate::contract::documents;
+use crate::contract::reply::{Reply, ReplyError, SilentReply};
+use crate::contract::request::{self, IntakeError, Request};
+use crate::nats::{Connection, Message};
+use crate::service::agents::controller;
+use crate::service::agents::sender::AgentSender;
+use crate::service::micro::Counters;
+use crate::service::recent::{self, Key};
+use crate::service::replies::{send_document, send_error};
+use crate::service::stream::{Form, Stream};
+use crate::service::waiting_room::Class;
 use crate::transcript::now_ms;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -74,7 +75,7 @@ pub(super) fn refuse_unread(connection: &Connection, counters: &Arc<Counters>) -
 fn send_refusal(connection: &Connection, wire: Wire, message: &Message, reply: &str, error: &IntakeError) {
     match wire {
         Wire::Intake => {
-            let stream = intake::expects_stream(&message.payload);
+            let stream = request::expects_stream(&message.payload);
             send_error(connection, reply, error.status(), &error.summary(), &error.document(), stream);
         }
         Wire::Controller(_) => controller::refuse(connection, reply, error),
@@ -95,7 +96,7 @@ impl Daemon {
         let wire = wire(&message.subject)?;
         self.counters(wire, Counters::count_request);
         let request = match wire {
-            Wire::Intake => intake::parse(&message.payload),
+            Wire::Intake => request::parse(&message.payload),
             Wire::Controller("prompt") => {
                 self.controller_prompt(message.reply?);
                 return None;
@@ -174,7 +175,7 @@ impl Daemon {
                     (Ok(instance_id), Wire::Controller(_)) => {
                         let now = Instant::now();
                         let entry = self.sessions.get(&instance_id);
-                        let document = entry.map(|e| controller::descriptor(&self.host, &e.info, &e.facts, now));
+                        let document = entry.map(|e| controller::descriptor(&self.host, &e.identity, &e.stats, now));
                         self.remember(key, document.clone().unwrap_or_default());
                         Ok(document)
                     }
@@ -201,9 +202,10 @@ impl Daemon {
             Wire::Intake => self.listing(self.connection.max_payload()),
             Wire::Controller(_) => {
                 let now = Instant::now();
-                let mut named: Vec<_> = self.sessions.values().filter(|entry| entry.info.named).collect();
-                named.sort_by_key(|entry| entry.info.created_ms);
-                let rows = named.iter().map(|e| controller::descriptor(&self.host, &e.info, &e.facts, now)).collect();
+                let mut named: Vec<_> = self.sessions.values().filter(|entry| entry.identity.named).collect();
+                named.sort_by_key(|entry| entry.identity.created_ms);
+                let rows =
+                    named.iter().map(|e| controller::descriptor(&self.host, &e.identity, &e.stats, now)).collect();
                 documents::listing(rows, Vec::new(), self.connection.max_payload())
             }
         }

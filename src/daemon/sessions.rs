@@ -1,18 +1,19 @@
 //! How sessions begin and end: requests are checked and carried out, saved sessions are brought back.
 
 use super::{Caller, Daemon, Entry};
+use crate::contract::documents::session_subject;
+use crate::contract::prompt::{EndReason, Incoming, Prompt};
+use crate::contract::request::{Create, IntakeError};
+use crate::contract::session::{SessionIdentity, SessionSettings, SessionStats};
 use crate::model::{Services, ThinkingLevel};
-use crate::nats::control::Settings;
-use crate::nats::documents::session_subject;
-use crate::nats::intake::{Create, IntakeError};
-use crate::nats::micro;
-use crate::nats::services::SessionService;
-use crate::nats::session_subjects::{Place, SessionSubjects};
-use crate::session::{self, EndReason, Facts, Info, Parts, Prompt, Setup, Storage};
+use crate::service::control::WireSettings;
+use crate::service::micro;
+use crate::service::services::SessionService;
+use crate::service::session_subjects::{Place, SessionSubjects};
+use crate::session::state_dir::SavedSession;
+use crate::session::{self, Parts, Storage};
 use crate::socket::SessionSocket;
-use crate::state_dir::SavedSession;
 use crate::transcript::{locate, now_ms};
-use crate::turn::Incoming;
 use crate::{threads, tools};
 use crossbeam_channel::bounded;
 use serde_json::json;
@@ -61,8 +62,8 @@ impl Daemon {
         };
         let storage = self.storage(create, &cwd)?;
         let invalid = |name: &str| IntakeError::InvalidRequest { message: format!("{name} must be true or false") };
-        let settings = Settings::from_json(create.options()).map_err(invalid)?;
-        let info = Arc::new(Info {
+        let wire_settings = WireSettings::from_json(create.options()).map_err(invalid)?;
+        let identity = Arc::new(SessionIdentity {
             id: create.session_id.clone().unwrap_or_else(|| format!("run-{:08x}", fastrand::u32(..))),
             instance_id: micro::new_id(),
             named: create.session_id.is_some(),
@@ -74,8 +75,8 @@ impl Daemon {
         });
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
         let name = create.name()?.map(str::to_owned);
-        let setup = Setup { model, thinking, name, max_lifetime, deadline, file: None };
-        let socket = self.open_socket(&info)?;
+        let settings = SessionSettings { model, thinking, name, max_lifetime, deadline, file: None };
+        let socket = self.open_socket(&identity)?;
         let first = create.body.clone().map(|body| Prompt {
             message: Incoming::new(body),
             from,
@@ -84,8 +85,8 @@ impl Daemon {
             counters,
             received,
         });
-        let instance_id = info.instance_id.clone();
-        self.start_session(info, Arc::new(Facts::new(setup)), settings, socket, storage, first)?;
+        let instance_id = identity.instance_id.clone();
+        self.start_session(identity, Arc::new(SessionStats::new(settings)), wire_settings, socket, storage, first)?;
         Ok(instance_id)
     }
 
@@ -162,7 +163,7 @@ impl Daemon {
         let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
         let totals = session::settled_totals(&saved.file).unwrap_or_default();
         let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
-        let info = Arc::new(Info {
+        let identity = Arc::new(SessionIdentity {
             id: saved.id,
             instance_id: saved.instance_id,
             named: true,
@@ -172,7 +173,7 @@ impl Daemon {
             tools: saved.tools,
             created_ms: saved.created_ms,
         });
-        let facts = Arc::new(Facts::new(Setup {
+        let stats = Arc::new(SessionStats::new(SessionSettings {
             thinking: model.clamp(thinking),
             model,
             name: saved.name,
@@ -181,25 +182,25 @@ impl Daemon {
             file: Some(saved.file.clone()),
         }));
         if let Some(totals) = &totals {
-            facts.restore(totals);
+            stats.restore(totals);
         }
         let storage = Storage::Saved { file: saved.file, totals };
-        let socket = self.open_socket(&info).map_err(|e| e.summary())?;
-        let settings = Settings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
-        self.start_session(info, facts, settings, socket, storage, None).map_err(|e| e.summary())
+        let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
+        let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
+        self.start_session(identity, stats, settings, socket, storage, None).map_err(|e| e.summary())
     }
 
     fn start_session(
         &mut self,
-        info: Arc<Info>,
-        facts: Arc<Facts>,
-        settings: Settings,
+        identity: Arc<SessionIdentity>,
+        stats: Arc<SessionStats>,
+        settings: WireSettings,
         socket: Option<SessionSocket>,
         storage: Storage,
         first: Option<Prompt>,
     ) -> Result<(), IntakeError> {
-        let service = info.named.then(Arc::<SessionService>::default);
-        let spill_dir = self.spill_root.path().join(&info.instance_id);
+        let service = identity.named.then(Arc::<SessionService>::default);
+        let spill_dir = self.spill_root.path().join(&identity.instance_id);
         let subjects = match &service {
             None => None,
             Some(service) => {
@@ -207,10 +208,10 @@ impl Daemon {
                 let place = Place {
                     host: self.host.clone(),
                     service: service.clone(),
-                    info: info.clone(),
-                    facts: facts.clone(),
+                    identity: identity.clone(),
+                    stats: stats.clone(),
                     attachments: kept
-                        .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&info.id)),
+                        .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&identity.id)),
                     settings,
                     max_queue: self.config.max_queue,
                 };
@@ -221,13 +222,13 @@ impl Daemon {
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Box::new(Parts {
             config: self.config.clone(),
-            services: self.services_for(&info.cwd, info.project_trusted),
-            info: info.clone(),
-            facts: facts.clone(),
+            services: self.services_for(&identity.cwd, identity.project_trusted),
+            identity: identity.clone(),
+            stats: stats.clone(),
             subjects,
             commands: receiver,
             raw_file: match &self.bridge {
-                Some(bridge) => bridge.raw_file(&info),
+                Some(bridge) => bridge.raw_file(&identity),
                 None => spill_dir.join("events.jsonl"),
             },
             spill_dir,
@@ -235,7 +236,7 @@ impl Daemon {
             storage,
             first,
         });
-        let (ended, instance_id) = (self.ended_sender.clone(), info.instance_id.clone());
+        let (ended, instance_id) = (self.ended_sender.clone(), identity.instance_id.clone());
         let work = move || {
             let reason = catch_unwind(AssertUnwindSafe(|| session::run(parts)));
             if reason.is_err() {
@@ -244,20 +245,23 @@ impl Daemon {
             // The daemon waits for this until it ends itself.
             let _ = ended.send((instance_id, reason.map_or("internal_error", EndReason::as_str)));
         };
-        let name = format!("s-{}", info.id);
-        let thread =
-            if info.named { threads::spawn(&name, threads::SESSION_STACK, work) } else { threads::lend(&name, work) }
-                .map_err(|e| IntakeError::Busy { message: format!("no thread for a session: {e}") })?;
-        if info.named {
-            log::info!("session {} started in {}", info.id, info.cwd.display());
+        let name = format!("s-{}", identity.id);
+        let thread = if identity.named {
+            threads::spawn(&name, threads::SESSION_STACK, work)
+        } else {
+            threads::lend(&name, work)
+        }
+        .map_err(|e| IntakeError::Busy { message: format!("no thread for a session: {e}") })?;
+        if identity.named {
+            log::info!("session {} started in {}", identity.id, identity.cwd.display());
         }
         if let Some(bridge) = &mut self.bridge {
-            bridge.session_started(socket, &info, &facts, &commands);
+            bridge.session_started(socket, &identity, &stats, &commands);
         }
-        let entry = Entry { info, facts, commands, service, stoppers: Vec::new(), thread };
+        let entry = Entry { identity, stats, commands, service, stoppers: Vec::new(), thread };
         self.heartbeat(&entry);
         self.started += 1;
-        self.sessions.insert(entry.info.instance_id.clone(), entry);
+        self.sessions.insert(entry.identity.instance_id.clone(), entry);
         Ok(())
     }
 
@@ -268,11 +272,11 @@ impl Daemon {
         if let Some(bridge) = &mut self.bridge {
             bridge.session_ended(instance_id, reason);
         }
-        if entry.info.named {
-            log::info!("session {} ended", entry.info.id);
+        if entry.identity.named {
+            log::info!("session {} ended", entry.identity.id);
         }
         for stopped in entry.stoppers {
-            stopped(json!({"ok": true, "sessionId": entry.info.id}));
+            stopped(json!({"ok": true, "sessionId": entry.identity.id}));
         }
     }
 }
@@ -281,7 +285,7 @@ impl Daemon {
 fn working_directory(cwd: &str) -> Result<PathBuf, IntakeError> {
     let failed = |why: String| IntakeError::SessionCreateFailed { message: format!("cwd {cwd:?}: {why}") };
     match std::fs::metadata(cwd) {
-        Ok(facts) if facts.is_dir() => std::fs::canonicalize(cwd).map_err(|e| failed(e.to_string())),
+        Ok(stats) if stats.is_dir() => std::fs::canonicalize(cwd).map_err(|e| failed(e.to_string())),
         Ok(_) => Err(failed("not a directory".into())),
         Err(e) => Err(failed(e.to_string())),
     }

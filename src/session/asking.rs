@@ -1,10 +1,10 @@
 //! Questions that the model has for people, and the answers that come over any wire.
 
 use super::Session;
-use super::control::Answer;
-use crate::events::AgentEvent;
-use crate::questions::Settled;
-use crate::reply::{ErrorKind, ReplyError};
+use crate::contract::control::Answer;
+use crate::contract::event::AgentEvent;
+use crate::contract::reply::{ErrorKind, ReplyError};
+use crate::session::questions::Settled;
 use crate::transcript::now_ms;
 use crossbeam_channel::Sender;
 use serde_json::{Value, json};

@@ -1,12 +1,13 @@
 //! Prompts: taken in, worked on one at a time in the order of their arrival, answered.
 
-use super::control::Answer;
-use super::{Prompt, Running, Session};
+use super::{Running, Session};
 use crate::cancel::Cancel;
-use crate::events::AgentEvent;
-use crate::nats::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
-use crate::nats::micro::Counters;
-use crate::reply::{ErrorKind, Reply, ReplyError, SilentReply};
+use crate::contract::control::Answer;
+use crate::contract::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
+use crate::contract::event::AgentEvent;
+use crate::contract::prompt::Prompt;
+use crate::contract::reply::{ErrorKind, Reply, ReplyError, SilentReply};
+use crate::service::micro::Counters;
 use crate::threads;
 use crate::turn::{Settled, Turn, Work};
 use crossbeam_channel::bounded;
@@ -39,7 +40,7 @@ impl Session {
     /// # Errors
     /// Why it was refused, which its caller was told.
     pub(super) fn accept(&mut self, prompt: Prompt) -> Result<(), ReplyError> {
-        self.facts.touch();
+        self.stats.touch();
         let refusal = if self.draining {
             Some(ReplyError::shutting_down())
         } else if self.queue.is_full() {
@@ -51,7 +52,7 @@ impl Session {
             self.refuse_prompt(&prompt, error.clone());
             return Err(error);
         }
-        self.facts.count_prompt();
+        self.stats.count_prompt();
         let reply = prompt.reply.clone();
         self.queue.push_last(prompt);
         self.start_next();
@@ -70,7 +71,7 @@ impl Session {
     /// Ends an answer with an error, and counts it.
     pub(super) fn refuse(&mut self, reply: &dyn Reply, counters: &Counters, error: ReplyError) {
         counters.count_error(error.status(), &error.message);
-        self.facts.count_error();
+        self.stats.count_error();
         self.last_error = Some(error.message.clone());
         reply.finish(Err(error));
     }
@@ -87,8 +88,8 @@ impl Session {
             let Some(prompt) = self.queue.pop() else { break };
             self.start(prompt);
         }
-        self.facts.set_queued(self.queue.len());
-        self.facts.set_running(self.running.is_some());
+        self.stats.set_queued(self.queue.len());
+        self.stats.set_running(self.running.is_some());
     }
 
     fn start(&mut self, prompt: Prompt) {
@@ -116,14 +117,14 @@ impl Session {
     ) {
         let (steps, receiver) = bounded(STEPS);
         let cancel = Cancel::new();
-        let setup = self.facts.setup();
+        let settings = self.stats.settings();
         let turn = Turn {
             config: self.config.clone(),
             services: self.services.clone(),
-            info: self.info.clone(),
-            facts: self.facts.clone(),
-            model: setup.model,
-            thinking: setup.thinking,
+            identity: self.identity.clone(),
+            stats: self.stats.clone(),
+            model: settings.model,
+            thinking: settings.thinking,
             transcript: self.memory.messages().to_vec(),
             reply: reply.clone(),
             cancel: cancel.clone(),
@@ -132,7 +133,7 @@ impl Session {
             produced: Vec::new(),
             overhead: 0,
         };
-        let name = format!("t-{}", self.info.id);
+        let name = format!("t-{}", self.identity.id);
         match threads::lend(&name, move || turn.run(work)) {
             Ok(thread) => {
                 self.running = Some(Running {
@@ -175,7 +176,7 @@ impl Session {
         }
         // The next prompt is on its way, and what others see of the session is true, before the caller hears the end.
         self.start_next();
-        self.facts.touch();
+        self.stats.touch();
         if let Some(respond) = running.compaction {
             respond(match &settled {
                 Settled::Done => Ok(Answer::Document(self.last_compaction.clone().unwrap_or_default())),
@@ -235,7 +236,7 @@ impl Session {
         for prompt in prompts {
             self.refuse_prompt(&prompt, error.clone());
         }
-        self.facts.set_queued(0);
+        self.stats.set_queued(0);
     }
 
     pub(super) fn inspection(&self) -> serde_json::Value {
@@ -260,6 +261,6 @@ impl Session {
             context_tokens: self.context_tokens,
             last_error: self.last_error.clone(),
         };
-        documents::inspection(&self.config.owner, &self.info, &self.facts, &activity, now)
+        documents::inspection(&self.config.owner, &self.identity, &self.stats, &activity, now)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::link::Link;
 use crate::cancel::Cancel;
-use crate::reply::{Reply, ReplyError, Restart};
+use crate::contract::reply::{Reply, ReplyError, Restart};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

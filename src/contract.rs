@@ -1,0 +1,9 @@
+//! What daemon, sessions and wires say to each other. Types and pure functions only: no I/O, no threads, nothing of a wire.
+
+pub mod control;
+pub mod documents;
+pub mod event;
+pub mod prompt;
+pub mod reply;
+pub mod request;
+pub mod session;
