@@ -2,8 +2,11 @@
 
 pub mod control;
 pub mod documents;
+pub mod error;
 pub mod event;
 pub mod prompt;
 pub mod reply;
 pub mod request;
+pub mod sender;
 pub mod session;
+pub mod wire;

@@ -12,6 +12,7 @@ pub mod agents;
 pub mod control;
 pub mod events;
 pub mod host;
+pub mod intake;
 pub mod micro;
 pub mod peers;
 pub mod recent;

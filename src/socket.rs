@@ -23,9 +23,10 @@ pub use requests::{Kind, PromptFields, Request, Slash, parse, slash};
 
 use crate::cancel::Cancel;
 use crate::config::Config;
+use crate::contract::error::DaemonError;
 use crate::contract::prompt::Command;
 use crate::contract::reply::Reply;
-use crate::contract::request::{Create, IntakeError};
+use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::threads::{self, Thread};
 use crossbeam_channel::{Sender, bounded};
@@ -54,7 +55,7 @@ pub struct ClientRequest {
 }
 
 /// Takes the daemon's answer. Is called on its main thread and must not wait.
-pub type DaemonRespond = Box<dyn FnOnce(Result<Value, IntakeError>) + Send>;
+pub type DaemonRespond = Box<dyn FnOnce(Result<Value, DaemonError>) + Send>;
 
 pub enum DaemonAsk {
     /// A new session or run: its row of `list`.

@@ -10,9 +10,10 @@ mod streaming;
 
 use crate::cancel::Cancel;
 use crate::config::Config;
+use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Incoming;
-use crate::contract::reply::{ErrorKind, Reply, ReplyError, Restart};
+use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry, settle_calls};
 use crate::prompt::{PromptInput, commands, skills, system_prompt};

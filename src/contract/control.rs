@@ -1,8 +1,9 @@
 //! What clients ask of a session, whatever wire they use.
 
-use crate::contract::reply::{Reply, ReplyError};
+use crate::contract::error::ReplyError;
+use crate::contract::reply::Reply;
+use crate::contract::sender::AgentSender;
 use crate::event_log::{EventSink, HistoryQuery, HistorySnapshot};
-use crate::service::agents::sender::AgentSender;
 use crate::transcript::Block;
 use serde_json::Value;
 use std::sync::Arc;

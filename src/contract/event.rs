@@ -2,8 +2,8 @@
 //!
 //! Names, order and JSON forms are those of the PI agent's session events.
 
+use crate::contract::sender::AgentSender;
 use crate::model::ThinkingLevel;
-use crate::service::agents::sender::AgentSender;
 use crate::transcript::{Block, Message};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;

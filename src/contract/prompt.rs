@@ -2,7 +2,7 @@
 
 use super::control::ControlRequest;
 use super::reply::Reply;
-use crate::service::agents::sender::AgentSender;
+use crate::contract::sender::AgentSender;
 use crate::service::micro::Counters;
 use crate::transcript::Block;
 use std::sync::Arc;

@@ -3,8 +3,9 @@
 use super::{Caller, Daemon, Fatal, Phase};
 use crate::config::Config;
 use crate::contract::documents;
+use crate::contract::error::DaemonError;
 use crate::contract::reply::Reply;
-use crate::contract::request::{Create, IntakeError};
+use crate::contract::request::Create;
 use crate::contract::session::SessionIdentity;
 use crate::socket::{ClientRequest, DaemonAsk, DaemonRespond, SessionSocket, SocketServer};
 use crossbeam_channel::{Receiver, bounded, never};
@@ -54,30 +55,30 @@ impl Daemon {
                     self.advance_shutdown();
                 }
             }
-            _ if !serving => respond(Err(IntakeError::ShuttingDown)),
+            _ if !serving => respond(Err(DaemonError::ShuttingDown)),
             DaemonAsk::List => respond(Ok(self.listing(LIST))),
             DaemonAsk::Create { create, reply } => self.begin_for_client(NewSession { create, reply, respond }),
             DaemonAsk::Stop { session_id } => match self.by_id(&session_id) {
                 Some(entry) => entry.stop(Box::new(|document| respond(Ok(document)))),
-                None => respond(Err(IntakeError::NotFound { session_id })),
+                None => respond(Err(DaemonError::NotFound { session_id })),
             },
         }
     }
 
     /// The socket of a session that is about to begin. That it cannot be had is found out before anybody waits for an
     /// answer of the session.
-    pub(super) fn open_socket(&self, identity: &SessionIdentity) -> Result<Option<SessionSocket>, IntakeError> {
+    pub(super) fn open_socket(&self, identity: &SessionIdentity) -> Result<Option<SessionSocket>, DaemonError> {
         let Some(bridge) = &self.bridge else { return Ok(None) };
         bridge
             .open_session(identity)
-            .map_err(|e| IntakeError::Busy { message: format!("no socket for a session: {e}") })
+            .map_err(|e| DaemonError::Busy { message: format!("no socket for a session: {e}") })
     }
 
     /// Makes a session for a client, after the others were asked whether it is theirs.
     pub(super) fn create_for_client(&mut self, new: NewSession) {
         let NewSession { create, reply, respond } = new;
         if !matches!(self.phase, Phase::Serving) {
-            return respond(Err(IntakeError::ShuttingDown));
+            return respond(Err(DaemonError::ShuttingDown));
         }
         let now = Instant::now();
         let caller = Caller { reply: &|| reply.clone(), counters: Arc::default(), sender: None, received: now };

@@ -4,7 +4,8 @@ use super::clients::NewSession;
 use super::requests::{Wire, Work};
 use super::{Daemon, Phase};
 use crate::contract::documents;
-use crate::contract::request::{IntakeError, Request};
+use crate::contract::error::DaemonError;
+use crate::contract::request::Request;
 use crate::nats::{Connection, Message, PublishError, Subscription};
 use crate::service::host::Host;
 use crate::service::peers::{self, Answer, Ask, HELLO_TIME, PeerMessage, Peers, Pending, Verdict};
@@ -317,16 +318,16 @@ impl Daemon {
         }
     }
 
-    fn session_exists(&self, session_id: &str) -> IntakeError {
+    fn session_exists(&self, session_id: &str) -> DaemonError {
         let subject = documents::session_subject(&self.host.owner, session_id);
-        IntakeError::SessionExists { session_id: session_id.to_string(), subject }
+        DaemonError::SessionExists { session_id: session_id.to_string(), subject }
     }
 
     /// Lets another daemon do what a request asks; it also gives the answer.
     fn hand_on(&self, work: &Work, host: &str) {
         if let Err(e) = self.company.forward(&work.message, host) {
             let error =
-                IntakeError::Busy { message: format!("it cannot be handed on to the daemon it belongs to: {e}") };
+                DaemonError::Busy { message: format!("it cannot be handed on to the daemon it belongs to: {e}") };
             self.refuse(work.wire, &work.message, &error);
         }
     }

@@ -5,11 +5,13 @@
 use super::{Caller, Daemon, Phase};
 use crate::cancel::Cancel;
 use crate::contract::documents;
-use crate::contract::reply::{Reply, ReplyError, SilentReply};
-use crate::contract::request::{self, IntakeError, Request};
+use crate::contract::error::{DaemonError, ReplyError};
+use crate::contract::reply::{Reply, SilentReply};
+use crate::contract::request::Request;
+use crate::contract::sender::AgentSender;
 use crate::nats::{Connection, Message};
 use crate::service::agents::controller;
-use crate::service::agents::sender::AgentSender;
+use crate::service::intake;
 use crate::service::micro::Counters;
 use crate::service::recent::{self, Key};
 use crate::service::replies::{send_document, send_error};
@@ -63,7 +65,7 @@ pub(super) fn class(message: &Message) -> Class {
 pub(super) fn refuse_unread(connection: &Connection, counters: &Arc<Counters>) -> Box<dyn Fn(&Message) + Send + Sync> {
     let (connection, counters) = (connection.clone(), counters.clone());
     Box::new(move |message| {
-        let error = IntakeError::Busy { message: "too many requests wait; try again".into() };
+        let error = DaemonError::Busy { message: "too many requests wait; try again".into() };
         counters.count_request();
         counters.count_error(error.status(), &error.summary());
         if let (Some(reply), Some(wire)) = (&message.reply, wire(&message.subject)) {
@@ -72,10 +74,10 @@ pub(super) fn refuse_unread(connection: &Connection, counters: &Arc<Counters>) -
     })
 }
 
-fn send_refusal(connection: &Connection, wire: Wire, message: &Message, reply: &str, error: &IntakeError) {
+fn send_refusal(connection: &Connection, wire: Wire, message: &Message, reply: &str, error: &DaemonError) {
     match wire {
         Wire::Intake => {
-            let stream = request::expects_stream(&message.payload);
+            let stream = crate::service::intake::expects_stream(&message.payload);
             send_error(connection, reply, error.status(), &error.summary(), &error.document(), stream);
         }
         Wire::Controller(_) => controller::refuse(connection, reply, error),
@@ -96,7 +98,7 @@ impl Daemon {
         let wire = wire(&message.subject)?;
         self.counters(wire, Counters::count_request);
         let request = match wire {
-            Wire::Intake => request::parse(&message.payload),
+            Wire::Intake => intake::parse(&message.payload),
             Wire::Controller("prompt") => {
                 self.controller_prompt(message.reply?);
                 return None;
@@ -129,14 +131,14 @@ impl Daemon {
     }
 
     /// Who asks, where that matters.
-    fn identify(&self, message: &Message, request: &Request) -> Result<Option<AgentSender>, IntakeError> {
+    fn identify(&self, message: &Message, request: &Request) -> Result<Option<AgentSender>, DaemonError> {
         if *request == Request::List {
             return Ok(None);
         }
         self.host.senders.identify(message, now_ms()).map_err(|ReplyError { kind, message }| match kind.status() {
-            401 => IntakeError::Unauthorized { message },
-            429 => IntakeError::Busy { message },
-            _ => IntakeError::InvalidRequest { message },
+            401 => DaemonError::Unauthorized { message },
+            429 => DaemonError::Busy { message },
+            _ => DaemonError::InvalidRequest { message },
         })
     }
 
@@ -147,7 +149,7 @@ impl Daemon {
             return self.answer(wire, &message, &document, received);
         }
         let result = match request {
-            _ if !matches!(self.phase, Phase::Serving) => Err(IntakeError::ShuttingDown),
+            _ if !matches!(self.phase, Phase::Serving) => Err(DaemonError::ShuttingDown),
             Request::List => Ok(Some(self.list(wire))),
             Request::Stop { session_id } => self.stop(session_id, wire, &message, received).map(|document| {
                 self.remember(key, document);
@@ -218,7 +220,7 @@ impl Daemon {
         wire: Wire,
         message: &Message,
         received: Instant,
-    ) -> Result<Value, IntakeError> {
+    ) -> Result<Value, DaemonError> {
         let (connection, reply) = (self.connection.clone(), message.reply.clone());
         let counters = self.intake.counters.clone();
         let document = match wire {
@@ -226,7 +228,7 @@ impl Daemon {
             Wire::Controller(_) => json!({"ok": true, "session_id": session_id}),
         };
         let answer = document.clone();
-        let Some(entry) = self.by_id(&session_id) else { return Err(IntakeError::NotFound { session_id }) };
+        let Some(entry) = self.by_id(&session_id) else { return Err(DaemonError::NotFound { session_id }) };
         entry.stop(Box::new(move |_| {
             if let Some(reply) = reply {
                 send_document(&connection, &reply, &answer);
@@ -247,7 +249,7 @@ impl Daemon {
     }
 
     /// Answers with an error.
-    pub(super) fn refuse(&self, wire: Wire, message: &Message, error: &IntakeError) {
+    pub(super) fn refuse(&self, wire: Wire, message: &Message, error: &DaemonError) {
         self.counters(wire, |counters| counters.count_error(error.status(), &error.summary()));
         if let Some(reply) = &message.reply {
             send_refusal(&self.connection, wire, message, reply, error);

@@ -2,11 +2,12 @@
 
 use super::{Caller, Daemon, Entry};
 use crate::contract::documents::session_subject;
+use crate::contract::error::DaemonError;
 use crate::contract::prompt::{EndReason, Incoming, Prompt};
-use crate::contract::request::{Create, IntakeError};
+use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionSettings, SessionStats};
+use crate::contract::wire::WireSettings;
 use crate::model::{Services, ThinkingLevel};
-use crate::service::control::WireSettings;
 use crate::service::micro;
 use crate::service::services::SessionService;
 use crate::service::session_subjects::{Place, SessionSubjects};
@@ -30,16 +31,16 @@ const NO_MODEL: &str = "no model: the request names none, none is configured, an
 
 impl Daemon {
     /// Checks a request for a session and starts it; returns its instance id.
-    pub(super) fn create(&mut self, create: &Create, caller: Caller<'_>) -> Result<String, IntakeError> {
+    pub(super) fn create(&mut self, create: &Create, caller: Caller<'_>) -> Result<String, DaemonError> {
         let Caller { reply, counters, sender, received } = caller;
         if let Some(session_id) = &create.session_id
             && self.named(session_id).is_some()
         {
             let subject = session_subject(&self.config.owner, session_id);
-            return Err(IntakeError::SessionExists { session_id: session_id.clone(), subject });
+            return Err(DaemonError::SessionExists { session_id: session_id.clone(), subject });
         }
         let cwd = working_directory(&create.cwd)?;
-        let failed = |message: String| IntakeError::SessionCreateFailed { message };
+        let failed = |message: String| DaemonError::SessionCreateFailed { message };
         let project_trusted = self.trusts(&cwd);
         let services = self.services_for(&cwd, project_trusted);
         let (model, level) = match create.model()?.or(self.config.default_model.as_deref()) {
@@ -53,16 +54,16 @@ impl Daemon {
         services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
         if self.sessions.len() >= self.config.max_sessions {
             let message = format!("{} sessions are open, which is the limit", self.sessions.len());
-            return Err(IntakeError::Busy { message });
+            return Err(DaemonError::Busy { message });
         }
         let usual = self.usual_tools(&services, create.session_id.is_some());
         let tools = match create.tools()? {
-            Some(names) => tools::select(&names, &usual).map_err(|message| IntakeError::InvalidRequest { message })?,
+            Some(names) => tools::select(&names, &usual).map_err(|message| DaemonError::InvalidRequest { message })?,
             None => usual,
         };
         let storage = self.storage(create, &cwd)?;
-        let invalid = |name: &str| IntakeError::InvalidRequest { message: format!("{name} must be true or false") };
-        let wire_settings = WireSettings::from_json(create.options()).map_err(invalid)?;
+        let invalid = |name: &str| DaemonError::InvalidRequest { message: format!("{name} must be true or false") };
+        let wire_settings = crate::service::control::wire_settings(create.options()).map_err(invalid)?;
         let identity = Arc::new(SessionIdentity {
             id: create.session_id.clone().unwrap_or_else(|| format!("run-{:08x}", fastrand::u32(..))),
             instance_id: micro::new_id(),
@@ -133,11 +134,11 @@ impl Daemon {
     }
 
     /// Where a new session's transcript is kept.
-    fn storage(&self, create: &Create, cwd: &Path) -> Result<Storage, IntakeError> {
+    fn storage(&self, create: &Create, cwd: &Path) -> Result<Storage, DaemonError> {
         if let Some(wanted) = create.resume()? {
             let root = self.session_dir().unwrap_or_else(|| self.config.agent_dir.join("sessions"));
             let file = locate::find(&root, cwd, wanted)
-                .map_err(|e| IntakeError::SessionCreateFailed { message: format!("resume {wanted:?}: {e}") })?;
+                .map_err(|e| DaemonError::SessionCreateFailed { message: format!("resume {wanted:?}: {e}") })?;
             let (model, thinking) = (create.model()?.is_none(), create.thinking()?.is_none());
             return Ok(Storage::Resume { file, model, thinking });
         }
@@ -198,7 +199,7 @@ impl Daemon {
         socket: Option<SessionSocket>,
         storage: Storage,
         first: Option<Prompt>,
-    ) -> Result<(), IntakeError> {
+    ) -> Result<(), DaemonError> {
         let service = identity.named.then(Arc::<SessionService>::default);
         let spill_dir = self.spill_root.path().join(&identity.instance_id);
         let subjects = match &service {
@@ -216,7 +217,7 @@ impl Daemon {
                     max_queue: self.config.max_queue,
                 };
                 let opened = SessionSubjects::open(place);
-                Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)
+                Some(opened.map_err(|e| DaemonError::SessionCreateFailed { message: e.to_string() })?)
             }
         };
         let (commands, receiver) = bounded(COMMANDS);
@@ -251,7 +252,7 @@ impl Daemon {
         } else {
             threads::lend(&name, work)
         }
-        .map_err(|e| IntakeError::Busy { message: format!("no thread for a session: {e}") })?;
+        .map_err(|e| DaemonError::Busy { message: format!("no thread for a session: {e}") })?;
         if identity.named {
             log::info!("session {} started in {}", identity.id, identity.cwd.display());
         }
@@ -282,8 +283,8 @@ impl Daemon {
 }
 
 /// The working directory of a session: absolute, without links, `.` and `..`, so that it is the same folder for good.
-fn working_directory(cwd: &str) -> Result<PathBuf, IntakeError> {
-    let failed = |why: String| IntakeError::SessionCreateFailed { message: format!("cwd {cwd:?}: {why}") };
+fn working_directory(cwd: &str) -> Result<PathBuf, DaemonError> {
+    let failed = |why: String| DaemonError::SessionCreateFailed { message: format!("cwd {cwd:?}: {why}") };
     match std::fs::metadata(cwd) {
         Ok(stats) if stats.is_dir() => std::fs::canonicalize(cwd).map_err(|e| failed(e.to_string())),
         Ok(_) => Err(failed("not a directory".into())),

@@ -1,12 +1,13 @@
 //! Control of a session over NATS: each verb has a subject of its own below the session's, so that the server's permissions
 //! can grant them one by one.
 
-use super::agents::sender::AgentSender;
 use super::host::Host;
 use super::replies::{send_document, send_error};
 use super::services::SessionService;
 use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond};
-use crate::contract::reply::{ErrorKind, ReplyError};
+use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::sender::AgentSender;
+use crate::contract::wire::WireSettings;
 use crate::event_log::HistoryQuery;
 use crate::nats::Message;
 use crate::threads;
@@ -25,26 +26,15 @@ pub struct Asked {
     pub settings: WireSettings,
 }
 
-/// How a session behaves on NATS; absent = as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WireSettings {
-    /// Events are published.
-    pub events: Option<bool>,
-    /// Callers of the agent protocol are told of tool calls and costs.
-    pub tool_status: Option<bool>,
-}
-
-impl WireSettings {
-    /// Reads the settings of a request.
-    ///
-    /// # Errors
-    /// The name of a setting that is neither true nor false.
-    pub fn from_json(request: &Map<String, Value>) -> Result<WireSettings, &'static str> {
-        Ok(WireSettings {
-            events: flag(request, ["events"; 2])?,
-            tool_status: flag(request, ["toolStatus", "tool_status"])?,
-        })
-    }
+/// Reads a session's settings on NATS from a request.
+///
+/// # Errors
+/// The name of a setting that is neither true nor false.
+pub fn wire_settings(request: &Map<String, Value>) -> Result<WireSettings, &'static str> {
+    Ok(WireSettings {
+        events: flag(request, ["events"; 2])?,
+        tool_status: flag(request, ["toolStatus", "tool_status"])?,
+    })
 }
 
 /// The first of two spellings of a field that is there and not null.
@@ -86,8 +76,7 @@ pub fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) -> Result
         "reject" => Control::Reject { id: request_id(&object(payload)?)?, source: SOURCE },
         "configure" => {
             let request = object(payload)?;
-            settings =
-                WireSettings::from_json(&request).map_err(|name| invalid(&format!("{name} must be true or false")))?;
+            settings = wire_settings(&request).map_err(|name| invalid(&format!("{name} must be true or false")))?;
             Control::Configure(Changes {
                 model: text(&request, ["model"; 2])?,
                 thinking: text(&request, ["thinkingLevel", "thinking_level"])?,
@@ -122,7 +111,7 @@ fn request_id(request: &Map<String, Value>) -> Result<String, ReplyError> {
 }
 
 fn input(payload: &[u8], deliver: Deliver, sender: Option<&AgentSender>) -> Result<Control, ReplyError> {
-    let request = crate::contract::request::parse_prompt(payload).map_err(ReplyError::empty_prompt)?;
+    let request = crate::service::intake::parse_prompt(payload).map_err(ReplyError::empty_prompt)?;
     let from = request.from;
     let (text, sender) = (request.text, sender.cloned());
     Ok(Control::Prompt(Input {

@@ -2,8 +2,9 @@
 //! gets the outcome of the first one instead of a second run.
 
 use crate::cancel::Cancel;
+use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
-use crate::contract::reply::{ErrorKind, Reply, ReplyError, Restart};
+use crate::contract::reply::{Reply, Restart};
 use crate::nats::Message;
 use serde_json::Value;
 use std::collections::HashMap;

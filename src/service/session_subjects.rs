@@ -4,10 +4,9 @@
 
 use super::agents::attachments::Attachments;
 use super::agents::queries::Queries;
-use super::agents::sender::AgentSender;
 use super::agents::stream::AgentStream;
 use super::agents::{self, AgentIdentity, envelope};
-use super::control::{self, Responder, WireSettings};
+use super::control::{self, Responder};
 use super::events::EventPublisher;
 use super::host::Host;
 use super::micro::{Counters, QUEUE_GROUP};
@@ -18,9 +17,12 @@ use super::stream::{Form, Stream};
 use super::waiting_room::{Class, Limits, WaitingRoom};
 use crate::contract::control::{Control, ControlRequest};
 use crate::contract::documents::session_subject;
+use crate::contract::error::ReplyError;
 use crate::contract::prompt::{Incoming, Prompt};
-use crate::contract::reply::{Reply, ReplyError, SilentReply};
+use crate::contract::reply::{Reply, SilentReply};
+use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::contract::wire::WireSettings;
 use crate::event_log::EventSink;
 use crate::nats::{Connection, Message, PublishError, Subscription};
 use crate::transcript::now_ms;
@@ -325,7 +327,7 @@ impl Reader {
         match form {
             Form::Text => {
                 let request =
-                    crate::contract::request::parse_prompt(&message.payload).map_err(ReplyError::empty_prompt)?;
+                    crate::service::intake::parse_prompt(&message.payload).map_err(ReplyError::empty_prompt)?;
                 Ok((request.text, request.from, self.host.senders.identify(message, now_ms())?))
             }
             Form::Agent => {

@@ -1,7 +1,8 @@
 //! Answers of many messages: text as it comes, and one empty message that ends it, whatever happened.
 
 use crate::cancel::Cancel;
-use crate::contract::reply::{Reply, ReplyError, Restart};
+use crate::contract::error::ReplyError;
+use crate::contract::reply::{Reply, Restart};
 use crate::nats::{Connection, Message, PublishError};
 use crate::service::agents::chunks;
 use crate::service::replies::{error_headers, report};

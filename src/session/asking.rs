@@ -2,8 +2,8 @@
 
 use super::Session;
 use crate::contract::control::Answer;
+use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
-use crate::contract::reply::{ErrorKind, ReplyError};
 use crate::session::questions::Settled;
 use crate::transcript::now_ms;
 use crossbeam_channel::Sender;

@@ -2,9 +2,10 @@
 
 use super::Session;
 use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond};
+use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::{Incoming, Prompt};
-use crate::contract::reply::{ErrorKind, ReplyError, SilentReply};
+use crate::contract::reply::SilentReply;
 use crate::contract::session::{model_facts, state};
 use crate::model::ThinkingLevel;
 use crate::turn::Work;

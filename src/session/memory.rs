@@ -5,8 +5,8 @@
 
 use super::recovery::{ACCEPTED, INTENT, PROMPT_ID, SETTLED, Unfinished};
 use crate::contract::prompt::Incoming;
+use crate::contract::sender::AgentSender;
 use crate::contract::session::SessionStats;
-use crate::service::agents::sender::AgentSender;
 use crate::transcript::compaction::forget_counts;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::SessionFile;

@@ -3,8 +3,9 @@
 use super::Session;
 use super::memory::Memory;
 use super::recovery::{Accepted, Unfinished, closing_results};
+use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::prompt::{Incoming, Prompt};
-use crate::contract::reply::{ErrorKind, Reply, ReplyError, SilentReply};
+use crate::contract::reply::{Reply, SilentReply};
 use crate::model::ThinkingLevel;
 use crate::service::session_subjects::SessionSubjects;
 use crate::session::state_dir::SavedSession;

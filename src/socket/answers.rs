@@ -6,9 +6,10 @@ use super::routes::{NoRoute, Route};
 use super::stream::ChunkStream;
 use super::{ClientRequest, DaemonAsk, DaemonRespond, PROTOCOL};
 use crate::contract::control::{Control, ControlRequest, Input};
+use crate::contract::error::{DaemonError, ReplyError};
 use crate::contract::prompt::{Command, EndReason};
-use crate::contract::reply::{Reply, ReplyError, SilentReply};
-use crate::contract::request::{self, IntakeError};
+use crate::contract::reply::{Reply, SilentReply};
+use crate::contract::request;
 use crate::prompt::commands;
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, bounded, select};
 use serde_json::{Value, json};
@@ -27,7 +28,7 @@ const COMPACTION: Duration = Duration::from_secs(600);
 pub enum Failure {
     Text(String),
     /// By the intake's rules, with its code.
-    Intake(IntakeError),
+    Intake(DaemonError),
     /// By the session, with its code.
     Session(ReplyError),
 }

@@ -1,7 +1,8 @@
 //! What a client asks for: reading a line, with all the aliases and tolerance that existing clients rely on.
 
 use crate::contract::control::Deliver;
-use crate::contract::request::{self, IntakeError};
+use crate::contract::error::DaemonError;
+use crate::contract::request;
 use crate::event_log::HistoryQuery;
 use crate::tolerant_json;
 use crate::transcript::Block;
@@ -149,7 +150,7 @@ fn next_value<T: DeserializeOwned>(rest: &mut &[u8]) -> Option<T> {
 enum Wrong {
     Unknown,
     Text(String),
-    Intake(IntakeError),
+    Intake(DaemonError),
 }
 
 fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind), Wrong> {

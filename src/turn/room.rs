@@ -12,8 +12,8 @@
 //! each refusal in a row, up to [`MAX_RECOVERIES`]; the number of requests is bounded by that.
 
 use super::{Run, Settled, Step, Turn};
+use crate::contract::error::ReplyError;
 use crate::contract::event::{AgentEvent, CompactionReason};
-use crate::contract::reply::ReplyError;
 use crate::model::Outcome;
 use crate::transcript::compaction::{self, Cut, context_tokens, should_compact, tokens};
 use crate::transcript::shorten::shorten;

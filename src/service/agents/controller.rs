@@ -2,7 +2,8 @@
 //! came after `pi-exec`, so that their scripts and web interfaces work here.
 
 use super::AgentIdentity;
-use crate::contract::request::{self, Create, IntakeError, Request};
+use crate::contract::error::DaemonError;
+use crate::contract::request::{self, Create, Request};
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::nats::Connection;
 use crate::service::host::Host;
@@ -67,10 +68,10 @@ impl Controller {
 ///
 /// # Errors
 /// The first check that fails.
-pub fn parse(verb: &str, payload: &[u8]) -> Result<Request, IntakeError> {
+pub fn parse(verb: &str, payload: &[u8]) -> Result<Request, DaemonError> {
     let mut fields = match payload.trim_ascii() {
         b"" => Map::new(),
-        text => serde_json::from_slice(text).map_err(|e| IntakeError::InvalidJson { message: e.to_string() })?,
+        text => serde_json::from_slice(text).map_err(|e| DaemonError::InvalidJson { message: e.to_string() })?,
     };
     for (ours, intakes) in FIELDS {
         if let Some(value) = fields.remove(ours).filter(|value| !value.is_null()) {
@@ -112,7 +113,7 @@ pub fn descriptor(host: &Host, identity: &SessionIdentity, stats: &SessionStats,
 }
 
 /// Answers with an error. The agent protocol has no number for a host that is about to leave.
-pub fn refuse(connection: &Connection, reply: &str, error: &IntakeError) {
+pub fn refuse(connection: &Connection, reply: &str, error: &DaemonError) {
     let status = if error.status() == 503 { 500 } else { error.status() };
     send_error(connection, reply, status, &error.summary(), &error.document(), false);
 }

@@ -1,6 +1,6 @@
 //! Requests of the agent protocol: a text, or a JSON object with a prompt and files.
 
-use crate::contract::reply::{ErrorKind, ReplyError};
+use crate::contract::error::{ErrorKind, ReplyError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;

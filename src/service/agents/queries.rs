@@ -2,8 +2,8 @@
 //! subject made for that.
 
 use super::chunks;
-use crate::contract::request;
 use crate::nats::{Connection, Message, Subscription};
+use crate::service::intake;
 use crate::service::waiting_room::WaitingRoom;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -63,7 +63,7 @@ impl Queries {
     pub fn read(&self, message: &Message) -> Option<QueryAnswer> {
         let open = self.open_queries();
         let query = open.get(&message.subject)?;
-        let text = request::parse_prompt(&message.payload).map(|request| request.text).unwrap_or_default();
+        let text = intake::parse_prompt(&message.payload).map(|request| request.text).unwrap_or_default();
         Some(QueryAnswer { id: query.id.clone(), answers: answers(&query.request, &text) })
     }
 }

@@ -1,13 +1,14 @@
 //! Who sent a request: the header `Agent-Sender`, and the signature that proves it.
 
 use super::SenderTrust;
-use crate::contract::reply::{ErrorKind, ReplyError};
+use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::sender::AgentSender;
 use crate::nats::{Message, nkey, valid_subject};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, UnparsedPublicKey};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
@@ -29,29 +30,6 @@ const DAYS_TO_1970: i64 = 719_468;
 /// Requests that are remembered so that none is accepted twice. At some 130 bytes each this is the memory that senders can
 /// make us spend; only requests with a good signature count.
 const MAX_REMEMBERED: usize = 20_000;
-
-/// The sender of a request. Who may speak for the account is the server's matter; we check the user's signature.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AgentSender {
-    pub account: String,
-    /// The user's public key, `U...`.
-    pub user: String,
-    /// For people.
-    pub name: Option<String>,
-    /// The request was signed by the user; otherwise all this is only claimed.
-    pub verified: bool,
-}
-
-impl AgentSender {
-    /// The sender as events and session files have it.
-    pub fn document(&self) -> Value {
-        let mut document = json!({"account": self.account, "user": self.user, "verified": self.verified});
-        if let Some(name) = &self.name {
-            document["name"] = json!(name);
-        }
-        document
-    }
-}
 
 /// A header as it was sent.
 #[derive(Debug, PartialEq, Eq)]

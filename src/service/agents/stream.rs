@@ -3,8 +3,9 @@
 use super::chunks;
 use super::queries::Queries;
 use crate::cancel::Cancel;
+use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
-use crate::contract::reply::{Reply, ReplyError, Restart};
+use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::SessionStats;
 use crate::service::stream::Stream;
 use crate::transcript::{Block, Message};

@@ -1,6 +1,6 @@
 use super::*;
 use crate::broker::{Broker, BrokerOptions};
-use crate::contract::reply::ErrorKind;
+use crate::contract::error::ErrorKind;
 use crate::nats::{Options, ServerAddress, Subscription};
 use crossbeam_channel::Receiver;
 

@@ -1,4 +1,5 @@
 use super::*;
+use serde_json::json;
 use crate::nats::Headers;
 use crate::nats::nkey::UserKey;
 
