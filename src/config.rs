@@ -10,9 +10,12 @@ use crate::broker::{BrokerAuth, BrokerOptions};
 use crate::event_log;
 use crate::model::{OauthEndpoints, ThinkingLevel};
 use crate::nats::{self, Auth, ServerAddress};
-use crate::prompt::Places;
+use crate::prompt::UserFolders;
 use crate::service::agents::SenderTrust;
+use crate::service::host::HostOptions;
+use crate::session::SessionOptions;
 use crate::sys;
+use crate::turn::TurnOptions;
 pub use bridge::BridgePlan;
 use nats_context::Context;
 use serde_json::{Map, Value};
@@ -20,6 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 pub use table::{Kind, ROWS, Row};
 
@@ -80,9 +84,33 @@ pub struct Config {
 }
 
 impl Config {
-    /// Where the files are that say how the agent works in this folder. Those of a project count if the operator trusts it.
-    pub fn places<'a>(&'a self, cwd: &'a Path, project_trusted: bool) -> Places<'a> {
-        Places { cwd, agent_dir: &self.agent_dir, home: &self.home, project_trusted }
+    /// Where this user's own files are.
+    pub fn folders(&self) -> UserFolders {
+        UserFolders { agent_dir: self.agent_dir.clone(), home: self.home.clone() }
+    }
+
+    /// The settings that sessions share.
+    pub fn session_options(&self) -> SessionOptions {
+        SessionOptions {
+            max_queue: self.max_queue,
+            event_log: self.event_log.clone(),
+            question_timeout: self.question_timeout,
+            turn: Arc::new(TurnOptions {
+                folders: self.folders(),
+                tool_environment: self.tool_environment.clone(),
+                bash_timeout: self.bash_timeout,
+            }),
+        }
+    }
+
+    /// The settings of what the daemon says on NATS.
+    pub fn host_options(&self) -> HostOptions {
+        HostOptions {
+            owner: self.owner.clone(),
+            heartbeat_interval: self.heartbeat_interval,
+            events: self.events,
+            min_sender_trust: self.min_sender_trust,
+        }
     }
 
     /// The configuration names this folder among those whose projects are trusted.

@@ -21,9 +21,10 @@ use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::service::agents::controller::{self, Controller};
 use crate::service::agents::{AgentIdentity, QUEUE_GROUP as AGENTS_QUEUE_GROUP};
 use crate::service::host::Host;
-use crate::service::micro::{self, Counters};
+use crate::service::micro;
 use crate::service::services::{IntakeService, SessionService};
 use crate::service::waiting_room::{Class, Limits, WaitingRoom};
+use crate::session::SessionOptions;
 use crate::session::state_dir::{OpenError, StateDir};
 use crate::socket::{ClientRequest, SocketServer};
 use crate::sys;
@@ -111,7 +112,6 @@ impl Entry {
 struct Caller<'a> {
     /// Where the answer to the first prompt goes; made when nothing can be refused any more.
     reply: &'a dyn Fn() -> Arc<dyn Reply>,
-    counters: Arc<Counters>,
     sender: Option<AgentSender>,
     received: Instant,
 }
@@ -126,7 +126,8 @@ enum Phase {
 }
 
 struct Daemon {
-    config: Arc<Config>,
+    config: Config,
+    session_options: Arc<SessionOptions>,
     services: Arc<Services>,
     connection: Connection,
     /// What the sessions share on it.
@@ -256,8 +257,7 @@ impl Daemon {
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .tempdir()
             .map_err(|e| format!("no folder for temporary files: {e}"))?;
-        let config = Arc::new(config);
-        let host = Arc::new(Host::new(&connection, &config));
+        let host = Arc::new(Host::new(&connection, config.host_options()));
         let (bridge, client_requests) = clients::start(&config)?;
         Ok(Daemon {
             services: Arc::new(Services::new(&config.agent_dir, config.oauth_refresh.clone())),
@@ -266,6 +266,7 @@ impl Daemon {
             company: Company::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
+            session_options: Arc::new(config.session_options()),
             config,
             connection,
             sessions: BTreeMap::new(),
@@ -447,9 +448,8 @@ impl Daemon {
         let mut entries: Vec<&Entry> = self.sessions.values().collect();
         entries.sort_by_key(|entry| entry.identity.created_ms);
         let (sessions, runs): (Vec<&Entry>, Vec<&Entry>) = entries.into_iter().partition(|e| e.identity.named);
-        let rows = |entries: Vec<&Entry>| {
-            entries.iter().map(|e| documents::summary(&self.config.owner, &e.identity, &e.stats, now)).collect()
-        };
+        let rows =
+            |entries: Vec<&Entry>| entries.iter().map(|e| documents::summary(&e.identity, &e.stats, now)).collect();
         documents::listing(rows(sessions), rows(runs), limit)
     }
 

@@ -15,23 +15,21 @@ pub mod state_dir;
 mod waiting;
 
 use crate::cancel::Cancel;
-use crate::config::Config;
 use crate::contract::control::Respond;
 use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::{Command, EndReason, Prompt};
 use crate::contract::reply::Reply;
 use crate::contract::session::{SessionIdentity, SessionStats, state};
-use crate::event_log::{EventLog, EventSink};
+use crate::contract::wire::{Wire, WireRequest};
+use crate::event_log::{self, EventLog, EventSink};
 use crate::model::Services;
-use crate::service::micro::Counters;
-use crate::service::session_subjects::{SessionRequest, SessionSubjects};
 use crate::session::questions::Questions;
 use crate::session::state_dir::StateDir;
 use crate::sys;
 use crate::threads::Thread;
 use crate::transcript::{Message, StopReason};
-use crate::turn::{self, Action, Settled, Step, Verdict};
+use crate::turn::{self, Action, Settled, Step, TurnOptions, Verdict};
 use asking::Asker;
 use crossbeam_channel::{Receiver, Sender, never, select};
 use memory::Memory;
@@ -55,14 +53,25 @@ const SLEEPS_AFTER: Duration = Duration::from_secs(600);
 /// With no deadline at hand the loop looks around this often, which costs nothing and hides no wake-up that got lost.
 const LOOK_AROUND: Duration = Duration::from_secs(3600);
 
+/// The settings that sessions share.
+pub struct SessionOptions {
+    /// Prompts that may wait for the one that is worked on.
+    pub max_queue: usize,
+    /// Bounds of the events that are kept.
+    pub event_log: event_log::Settings,
+    /// How long the model's questions wait for an answer; `None` = no limit.
+    pub question_timeout: Option<Duration>,
+    pub turn: Arc<TurnOptions>,
+}
+
 /// What a session is made of.
-pub struct Parts {
-    pub config: Arc<Config>,
+pub struct Parts<W> {
+    pub options: Arc<SessionOptions>,
     pub services: Arc<Services>,
     pub identity: Arc<SessionIdentity>,
     pub stats: Arc<SessionStats>,
-    /// The session's own subjects; absent for an ephemeral run.
-    pub subjects: Option<SessionSubjects>,
+    /// What the session can be reached on beside the side channel; absent for an ephemeral run.
+    pub wire: Option<W>,
     pub commands: Receiver<Command>,
     /// Where tools may put what does not fit into a result; removed with the session.
     pub spill_dir: PathBuf,
@@ -81,8 +90,6 @@ struct Running {
     ids: Vec<String>,
     from: Option<String>,
     reply: Arc<dyn Reply>,
-    counters: Arc<Counters>,
-    received: Instant,
     started: Instant,
     tool_calls: u64,
     cancel: Cancel,
@@ -96,12 +103,12 @@ struct Running {
     compaction: Option<Respond>,
 }
 
-struct Session {
-    config: Arc<Config>,
+struct Session<W> {
+    options: Arc<SessionOptions>,
     services: Arc<Services>,
     identity: Arc<SessionIdentity>,
     stats: Arc<SessionStats>,
-    subjects: Option<SessionSubjects>,
+    wire: Option<W>,
     commands: Receiver<Command>,
     spill_dir: PathBuf,
     memory: Memory,
@@ -129,9 +136,9 @@ struct Session {
 }
 
 /// Everything that can happen to a session.
-enum Event {
+enum Event<M> {
     Command(Command),
-    Request(Box<crate::nats::Message>),
+    Message(Box<M>),
     Step(Step),
     /// The turn's thread is gone without a word.
     TurnLost,
@@ -142,30 +149,30 @@ enum Event {
 ///
 /// What stands on the stack here stays there for all that time, in each session; so everything large is in a box, and
 /// what is only done once is in functions of its own.
-pub fn run(parts: Box<Parts>) -> EndReason {
+pub fn run<W: Wire>(parts: Box<Parts<W>>) -> EndReason {
     let (mut session, storage, first) = Session::new(parts);
     let reason = session.open_with(storage, first).unwrap_or_else(|| session.serve());
     session.end(reason);
     reason
 }
 
-impl Session {
+impl<W: Wire> Session<W> {
     #[inline(never)]
-    fn new(parts: Box<Parts>) -> (Box<Session>, Storage, Option<Box<Prompt>>) {
+    fn new(parts: Box<Parts<W>>) -> (Box<Session<W>>, Storage, Option<Box<Prompt>>) {
         let parts = *parts;
         let session = Session {
-            queue: Queue::new(parts.config.max_queue),
+            queue: Queue::new(parts.options.max_queue),
             steering: Waiting::default(),
             follow_up: Waiting::default(),
-            log: EventLog::new(parts.config.event_log.clone(), &parts.identity.id, parts.raw_file),
-            listeners: parts.subjects.as_ref().and_then(SessionSubjects::listener).into_iter().collect(),
+            log: EventLog::new(parts.options.event_log.clone(), &parts.identity.id, parts.raw_file),
+            listeners: parts.wire.as_ref().and_then(Wire::listener).into_iter().collect(),
             questions: Questions::default(),
             askers: HashMap::new(),
-            config: parts.config,
+            options: parts.options,
             services: parts.services,
             identity: parts.identity,
             stats: parts.stats,
-            subjects: parts.subjects,
+            wire: parts.wire,
             commands: parts.commands,
             spill_dir: parts.spill_dir,
             memory: Memory::default(),
@@ -195,7 +202,7 @@ impl Session {
                 None
             }
             (Err(e), Some(first)) => {
-                self.refuse_prompt(&first, ReplyError::storage(&e));
+                self.refuse(&*first.reply, ReplyError::storage(&e));
                 Some(EndReason::Finished)
             }
             (Err(e), None) => {
@@ -226,16 +233,16 @@ impl Session {
         }
     }
 
-    fn next_event(&self) -> Event {
+    fn next_event(&self) -> Event<W::Message> {
         let steps = self.running.as_ref().map_or_else(never, |r| r.steps.clone());
-        let requests = self.subjects.as_ref().map_or_else(never, |s| s.requests().clone());
+        let messages = self.wire.as_ref().map_or_else(never, |wire| wire.messages().clone());
         let sleep = (self.running.is_none() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
         let next = self.stats.deadline().into_iter().chain(sleep).min();
         let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
         let wait = self.next_question_expiry().map_or(wait, |left| wait.min(left));
         select! {
             recv(steps) -> step => step.map_or(Event::TurnLost, Event::Step),
-            recv(requests) -> request => request.map_or(Event::Tick, Event::Request),
+            recv(messages) -> message => message.map_or(Event::Tick, Event::Message),
             // The daemon is gone only when the process ends.
             recv(self.commands) -> command => Event::Command(command.unwrap_or(Command::End(EndReason::ShutDown))),
             default(wait) => Event::Tick,
@@ -243,12 +250,12 @@ impl Session {
     }
 
     #[inline(never)]
-    fn handle_event(&mut self, event: Event) -> ControlFlow<EndReason> {
+    fn handle_event(&mut self, event: Event<W::Message>) -> ControlFlow<EndReason> {
         match event {
             Event::Command(Command::End(reason)) => return ControlFlow::Break(reason),
             Event::Command(Command::Drain) => self.drain(),
             Event::Command(Command::Control(request)) => self.control(request.control, request.respond),
-            Event::Request(message) => self.request(*message),
+            Event::Message(message) => self.message(&message),
             Event::Step(Step::Event(event)) => self.note(event),
             Event::Step(Step::Gate(action, verdict)) => self.judge(&action, &verdict),
             Event::Step(Step::Ask { request, answer }) => self.ask(request, answer),
@@ -290,24 +297,15 @@ impl Session {
         }
     }
 
-    /// A message to one of the session's subjects.
-    fn request(&mut self, message: crate::nats::Message) {
-        let Some(subjects) = &mut self.subjects else { return };
-        match subjects.read(message) {
-            SessionRequest::Prompt(prompt) => self.arrive(prompt),
-            SessionRequest::Refused { reply, counters, error } => self.refuse(&*reply, &counters, error),
-            SessionRequest::Inspect { reply } => {
-                let document = self.inspection();
-                if let Some(subjects) = &self.subjects {
-                    subjects.answer_inspect(&reply, &document);
-                }
+    /// A message over the session's wire.
+    fn message(&mut self, message: &W::Message) {
+        let requests = self.wire.as_mut().map_or_else(Vec::new, |wire| wire.read(message));
+        for request in requests {
+            match request {
+                WireRequest::Prompt(prompt) => self.arrive(prompt),
+                WireRequest::Refused { reply, error } => self.refuse(&*reply, error),
+                WireRequest::Control(request) => self.control(request.control, request.respond),
             }
-            SessionRequest::Control(requests) => {
-                for request in requests {
-                    self.control(request.control, request.respond);
-                }
-            }
-            SessionRequest::Nothing => {}
         }
     }
 
@@ -407,8 +405,7 @@ impl Session {
             running.cancel.cancel();
             let settled = self.wait_for_settlement(&running);
             self.record_settled(&running.ids, "ended");
-            running.counters.add_time(running.received.elapsed());
-            self.refuse(&*running.reply, &running.counters, self.farewell(reason));
+            self.refuse(&*running.reply, self.farewell(reason));
             if settled {
                 drop(running.thread);
             } else {
@@ -429,9 +426,9 @@ impl Session {
         {
             state.forget(&self.identity.id);
         }
-        if let Some(subjects) = self.subjects.take() {
-            for prompt in subjects.close(reason == EndReason::ShutDown) {
-                self.refuse_prompt(&prompt, self.farewell(reason));
+        if let Some(wire) = self.wire.take() {
+            for prompt in wire.close(reason == EndReason::ShutDown) {
+                self.refuse(&*prompt.reply, self.farewell(reason));
             }
         }
         if self.used_tools {

@@ -22,12 +22,12 @@ pub use framing::{Frame, Framer};
 pub use requests::{Kind, PromptFields, Request, Slash, parse, slash};
 
 use crate::cancel::Cancel;
-use crate::config::Config;
 use crate::contract::error::DaemonError;
 use crate::contract::prompt::Command;
 use crate::contract::reply::Reply;
 use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::prompt::UserFolders;
 use crate::threads::{self, Thread};
 use crossbeam_channel::{Sender, bounded};
 use directory::BridgeDirectory;
@@ -70,7 +70,7 @@ pub enum DaemonAsk {
 
 /// What all threads of the side channel have in common.
 struct Shared {
-    config: Arc<Config>,
+    folders: UserFolders,
     directory: BridgeDirectory,
     identity: Identity,
     table: Mutex<Table>,
@@ -139,7 +139,7 @@ impl SocketServer {
     ///
     /// # Errors
     /// A text that says why there can be no side channel.
-    pub fn start(root: &Path, config: &Arc<Config>, requests: Sender<ClientRequest>) -> Result<SocketServer, String> {
+    pub fn start(root: &Path, folders: UserFolders, requests: Sender<ClientRequest>) -> Result<SocketServer, String> {
         let directory = BridgeDirectory::open(root)?;
         directory.sweep_namesake();
         let path = directory.daemon_socket();
@@ -155,7 +155,7 @@ impl SocketServer {
         let mut table = Table::default();
         table.listeners.insert(DAEMON, listener);
         let shared = Arc::new(Shared {
-            config: config.clone(),
+            folders,
             directory,
             identity,
             table: Mutex::new(table),

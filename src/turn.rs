@@ -9,14 +9,13 @@ mod room;
 mod streaming;
 
 use crate::cancel::Cancel;
-use crate::config::Config;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry, settle_calls};
-use crate::prompt::{PromptInput, commands, skills, system_prompt};
+use crate::prompt::{PromptInput, UserFolders, commands, skills, system_prompt};
 use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage, now_ms};
 use calls::calls;
@@ -109,9 +108,18 @@ impl Settled {
     }
 }
 
+/// The settings that turns share.
+pub struct TurnOptions {
+    pub folders: UserFolders,
+    /// The whole environment of child processes.
+    pub tool_environment: Vec<(String, String)>,
+    /// How long a command may take that names no limit; `None` = no limit.
+    pub bash_timeout: Option<Duration>,
+}
+
 /// Everything a turn works with.
 pub struct Turn {
-    pub config: Arc<Config>,
+    pub options: Arc<TurnOptions>,
     pub services: Arc<Services>,
     pub identity: Arc<SessionIdentity>,
     pub stats: Arc<SessionStats>,
@@ -221,7 +229,7 @@ impl Turn {
 
     /// Takes a message from outside in. One that calls up what cannot be read stays as it is.
     fn take_in(&mut self, incoming: Incoming) {
-        let places = self.config.places(&self.identity.cwd, self.identity.project_trusted);
+        let places = self.options.folders.places(&self.identity.cwd, self.identity.project_trusted);
         let text = match incoming.expand.then(|| commands::expand(&incoming.text, &places)).flatten() {
             Some(Ok(expanded)) => expanded.text,
             Some(Err(why)) => {
@@ -284,7 +292,7 @@ impl Turn {
         let tools: Vec<&'static dyn Tool> =
             self.identity.tools.iter().filter_map(|name| tools::by_name(name)).collect();
         let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
-        let places = self.config.places(&self.identity.cwd, self.identity.project_trusted);
+        let places = self.options.folders.places(&self.identity.cwd, self.identity.project_trusted);
         let skills = skills::discover(&places);
         let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
         self.overhead = room::overhead(&system, &specs);

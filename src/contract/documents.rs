@@ -27,20 +27,15 @@ pub struct QueuedPrompt {
     pub bytes: usize,
 }
 
-/// The subject on which a session takes prompts.
-pub fn session_subject(owner: &str, id: &str) -> String {
-    format!("agents.pi-exec.{owner}.{id}")
-}
-
 /// One row of `list`.
-pub fn summary(owner: &str, identity: &SessionIdentity, stats: &SessionStats, now: Instant) -> Value {
+pub fn summary(identity: &SessionIdentity, stats: &SessionStats, now: Instant) -> Value {
     let [input, output, cache_read, cache_write] = stats.tokens();
     let settings = stats.settings();
     let mut row = Map::new();
     let mut put = |key: &str, value: Value| row.insert(key.to_string(), value);
     put("sessionId", json!(identity.id));
-    if identity.named {
-        put("subject", json!(session_subject(owner, &identity.id)));
+    if let Some(subject) = &identity.subject {
+        put("subject", json!(subject));
     }
     put("cwd", json!(identity.cwd.to_string_lossy()));
     put("model", json!(settings.model.spec()));
@@ -81,14 +76,8 @@ fn seconds(value: f64) -> Value {
 }
 
 /// The answer to `<session>.inspect`.
-pub fn inspection(
-    owner: &str,
-    identity: &SessionIdentity,
-    stats: &SessionStats,
-    activity: &Activity,
-    now: Instant,
-) -> Value {
-    let mut document = summary(owner, identity, stats, now);
+pub fn inspection(identity: &SessionIdentity, stats: &SessionStats, activity: &Activity, now: Instant) -> Value {
+    let mut document = summary(identity, stats, now);
     document["queue"] =
         activity.queue.iter().map(|p| json!({"from": p.from, "waitingMs": p.waiting_ms, "bytes": p.bytes})).collect();
     document["currentPrompt"] = activity

@@ -2,8 +2,7 @@
 
 use super::control::ControlRequest;
 use super::reply::Reply;
-use crate::contract::sender::AgentSender;
-use crate::service::micro::Counters;
+use super::sender::AgentSender;
 use crate::transcript::Block;
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,8 +33,6 @@ pub struct Prompt {
     /// Who the caller is, where it says so in a way that can be proved.
     pub sender: Option<AgentSender>,
     pub reply: Arc<dyn Reply>,
-    /// Statistics of the endpoint that it came to.
-    pub counters: Arc<Counters>,
     pub received: Instant,
 }
 

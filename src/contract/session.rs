@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 /// What a session was created with; never changes.
 pub struct SessionIdentity {
     pub id: String,
+    /// Where the session takes prompts on NATS, if it does.
+    pub subject: Option<String>,
     /// Identifies this one life of the session: to discovery, to the model's prompt cache, to commands.
     pub instance_id: String,
     /// A named session stays until it is stopped or expires; another one ends with its only prompt.

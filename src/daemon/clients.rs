@@ -22,10 +22,10 @@ const LIST: usize = 4 << 20;
 ///
 /// # Errors
 /// The directory that the operator named cannot be used.
-pub fn start(config: &Arc<Config>) -> Result<(Option<SocketServer>, Receiver<ClientRequest>), Fatal> {
+pub fn start(config: &Config) -> Result<(Option<SocketServer>, Receiver<ClientRequest>), Fatal> {
     let Some(plan) = &config.bridge else { return Ok((None, never())) };
     let (sender, requests) = bounded(WAITING);
-    match SocketServer::start(&plan.root, config, sender) {
+    match SocketServer::start(&plan.root, config.folders(), sender) {
         Ok(server) => Ok((Some(server), requests)),
         Err(why) if plan.required => Err(Fatal::Failed(format!("no side channel: {why}"))),
         Err(why) => {
@@ -81,10 +81,10 @@ impl Daemon {
             return respond(Err(DaemonError::ShuttingDown));
         }
         let now = Instant::now();
-        let caller = Caller { reply: &|| reply.clone(), counters: Arc::default(), sender: None, received: now };
+        let caller = Caller { reply: &|| reply.clone(), sender: None, received: now };
         respond(self.create(&create, caller).map(|instance_id| {
             let entry = self.sessions.get(&instance_id);
-            entry.map_or(Value::Null, |e| documents::summary(&self.config.owner, &e.identity, &e.stats, now))
+            entry.map_or(Value::Null, |e| documents::summary(&e.identity, &e.stats, now))
         }));
     }
 }

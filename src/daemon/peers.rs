@@ -3,12 +3,12 @@
 use super::clients::NewSession;
 use super::requests::{Wire, Work};
 use super::{Daemon, Phase};
-use crate::contract::documents;
 use crate::contract::error::DaemonError;
 use crate::contract::request::Request;
 use crate::nats::{Connection, Message, PublishError, Subscription};
 use crate::service::host::Host;
 use crate::service::peers::{self, Answer, Ask, HELLO_TIME, PeerMessage, Peers, Pending, Verdict};
+use crate::service::session_subjects::session_subject;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -319,7 +319,7 @@ impl Daemon {
     }
 
     fn session_exists(&self, session_id: &str) -> DaemonError {
-        let subject = documents::session_subject(&self.host.owner, session_id);
+        let subject = session_subject(&self.host.owner, session_id);
         DaemonError::SessionExists { session_id: session_id.to_string(), subject }
     }
 

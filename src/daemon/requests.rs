@@ -14,7 +14,7 @@ use crate::service::agents::controller;
 use crate::service::intake;
 use crate::service::micro::Counters;
 use crate::service::recent::{self, Key};
-use crate::service::replies::{send_document, send_error};
+use crate::service::replies::{CountedReply, send_document, send_error};
 use crate::service::stream::{Form, Stream};
 use crate::service::waiting_room::Class;
 use crate::transcript::now_ms;
@@ -171,7 +171,8 @@ impl Daemon {
                     None => text(),
                 };
                 let counters = self.intake.counters.clone();
-                let created = self.create(&create, Caller { reply: &stream, counters, sender, received });
+                let reply = || -> Arc<dyn Reply> { Arc::new(CountedReply::new(stream(), counters.clone(), received)) };
+                let created = self.create(&create, Caller { reply: &reply, sender, received });
                 match (created, wire) {
                     (Ok(_), Wire::Intake) => Ok(None),
                     (Ok(instance_id), Wire::Controller(_)) => {

@@ -1,7 +1,6 @@
 //! How sessions begin and end: requests are checked and carried out, saved sessions are brought back.
 
 use super::{Caller, Daemon, Entry};
-use crate::contract::documents::session_subject;
 use crate::contract::error::DaemonError;
 use crate::contract::prompt::{EndReason, Incoming, Prompt};
 use crate::contract::request::Create;
@@ -10,6 +9,7 @@ use crate::contract::wire::WireSettings;
 use crate::model::{Services, ThinkingLevel};
 use crate::service::micro;
 use crate::service::services::SessionService;
+use crate::service::session_subjects::session_subject;
 use crate::service::session_subjects::{Place, SessionSubjects};
 use crate::session::state_dir::SavedSession;
 use crate::session::{self, Parts, Storage};
@@ -32,7 +32,7 @@ const NO_MODEL: &str = "no model: the request names none, none is configured, an
 impl Daemon {
     /// Checks a request for a session and starts it; returns its instance id.
     pub(super) fn create(&mut self, create: &Create, caller: Caller<'_>) -> Result<String, DaemonError> {
-        let Caller { reply, counters, sender, received } = caller;
+        let Caller { reply, sender, received } = caller;
         if let Some(session_id) = &create.session_id
             && self.named(session_id).is_some()
         {
@@ -66,6 +66,7 @@ impl Daemon {
         let wire_settings = crate::service::control::wire_settings(create.options()).map_err(invalid)?;
         let identity = Arc::new(SessionIdentity {
             id: create.session_id.clone().unwrap_or_else(|| format!("run-{:08x}", fastrand::u32(..))),
+            subject: create.session_id.as_ref().map(|id| session_subject(&self.config.owner, id)),
             instance_id: micro::new_id(),
             named: create.session_id.is_some(),
             cwd,
@@ -83,7 +84,6 @@ impl Daemon {
             from,
             sender,
             reply: reply(),
-            counters,
             received,
         });
         let instance_id = identity.instance_id.clone();
@@ -165,6 +165,7 @@ impl Daemon {
         let totals = session::settled_totals(&saved.file).unwrap_or_default();
         let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
         let identity = Arc::new(SessionIdentity {
+            subject: Some(session_subject(&self.config.owner, &saved.id)),
             id: saved.id,
             instance_id: saved.instance_id,
             named: true,
@@ -202,7 +203,7 @@ impl Daemon {
     ) -> Result<(), DaemonError> {
         let service = identity.named.then(Arc::<SessionService>::default);
         let spill_dir = self.spill_root.path().join(&identity.instance_id);
-        let subjects = match &service {
+        let wire = match &service {
             None => None,
             Some(service) => {
                 let kept = self.state.as_ref().filter(|_| !matches!(storage, Storage::None));
@@ -222,11 +223,11 @@ impl Daemon {
         };
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Box::new(Parts {
-            config: self.config.clone(),
+            options: self.session_options.clone(),
             services: self.services_for(&identity.cwd, identity.project_trusted),
             identity: identity.clone(),
             stats: stats.clone(),
-            subjects,
+            wire,
             commands: receiver,
             raw_file: match &self.bridge {
                 Some(bridge) => bridge.raw_file(&identity),

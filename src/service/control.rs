@@ -15,9 +15,12 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// The verb that only looks.
+pub const INSPECT: &str = "inspect";
+
 /// The verbs, which are also the names of the endpoints.
-pub const VERBS: [&str; 10] =
-    ["abort", "steer", "follow_up", "clear", "compact", "history", "answer", "reject", "configure", "extend"];
+pub const VERBS: [&str; 11] =
+    [INSPECT, "abort", "steer", "follow_up", "clear", "compact", "history", "answer", "reject", "configure", "extend"];
 
 /// What a request to a verb asks for.
 pub struct Asked {
@@ -64,6 +67,7 @@ pub fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) -> Result
     let control = match verb {
         "steer" => input(payload, Deliver::Steer, sender)?,
         "follow_up" => input(payload, Deliver::FollowUp, sender)?,
+        INSPECT => Control::Inspect,
         "abort" => Control::Abort,
         "clear" => Control::Clear,
         "compact" => Control::Compact { instructions: text(&object(payload)?, ["instructions"; 2])? },

@@ -1,12 +1,12 @@
 //! What all sessions of the daemon share on NATS.
 
+use super::agents::SenderTrust;
 use super::agents::sender::Senders;
 use super::agents::{AgentIdentity, Terms};
 use super::micro;
 use super::recent::Recent;
 use super::replies::report;
 use super::stream::KeepAlive;
-use crate::config::Config;
 use crate::nats::Connection;
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +14,17 @@ use std::time::{Duration, Instant};
 
 /// Histories that are rendered at the same time. Each takes a thread and up to a few MiB for a moment.
 const MAX_RENDERING: usize = 4;
+
+/// The settings of what the daemon says on NATS.
+pub struct HostOptions {
+    /// One subject token.
+    pub owner: String,
+    /// Between two heartbeats of an agent.
+    pub heartbeat_interval: Duration,
+    /// Sessions publish their events unless told otherwise.
+    pub events: bool,
+    pub min_sender_trust: SenderTrust,
+}
 
 /// Shared by the main thread and the sessions.
 pub struct Host {
@@ -33,14 +44,14 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(connection: &Connection, config: &Config) -> Host {
+    pub fn new(connection: &Connection, options: HostOptions) -> Host {
         Host {
             connection: connection.clone(),
-            owner: config.owner.clone(),
+            owner: options.owner,
             id: micro::new_id(),
-            heartbeat_interval: config.heartbeat_interval,
-            events: config.events,
-            senders: Senders::new(config.min_sender_trust),
+            heartbeat_interval: options.heartbeat_interval,
+            events: options.events,
+            senders: Senders::new(options.min_sender_trust),
             recent: Recent::default(),
             keep_alive: KeepAlive::default(),
             rendering: AtomicUsize::default(),

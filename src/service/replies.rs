@@ -1,7 +1,15 @@
 //! Answers of one message: documents and coded errors.
 
+use super::micro::Counters;
+use crate::cancel::Cancel;
+use crate::contract::error::ReplyError;
+use crate::contract::event::AgentEvent;
+use crate::contract::reply::{Reply, Restart};
 use crate::nats::{Connection, PublishError};
 use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Longest header value; the SDKs cut there as well.
 const MAX_HEADER: usize = 200;
@@ -34,6 +42,56 @@ pub fn send_error(connection: &Connection, subject: &str, status: u16, text: &st
     publish_error(connection, subject, status, text, document.to_string().as_bytes());
     if stream {
         report(subject, connection.publish(subject, None, &[], &[]));
+    }
+}
+
+/// The reply to a prompt that came to an endpoint with statistics: its end counts.
+pub struct CountedReply {
+    reply: Arc<dyn Reply>,
+    counters: Arc<Counters>,
+    received: Instant,
+    finished: AtomicBool,
+}
+
+impl CountedReply {
+    pub fn new(reply: Arc<dyn Reply>, counters: Arc<Counters>, received: Instant) -> CountedReply {
+        CountedReply { reply, counters, received, finished: AtomicBool::new(false) }
+    }
+}
+
+impl Reply for CountedReply {
+    fn accepted(&self) {
+        self.reply.accepted();
+    }
+
+    fn text(&self, text: &str, cancel: &Cancel) {
+        self.reply.text(text, cancel);
+    }
+
+    fn restart(&self, restart: Restart) {
+        self.reply.restart(restart);
+    }
+
+    fn flush(&self) {
+        self.reply.flush();
+    }
+
+    fn event(&self, event: &AgentEvent) {
+        self.reply.event(event);
+    }
+
+    fn finish(&self, result: Result<(), ReplyError>) {
+        if !self.finished.swap(true, Ordering::Relaxed) {
+            self.counters.add_time(self.received.elapsed());
+            if let Err(error) = &result {
+                self.counters.count_error(error.status(), &error.message);
+            }
+        }
+        self.reply.finish(result);
+    }
+
+    fn address(&self) -> Option<Value> {
+        self.reply.address()
     }
 }
 

@@ -4,8 +4,8 @@ use super::agents::AgentIdentity;
 use super::control::VERBS;
 use super::host::Host;
 use super::micro::{self, Counters, Endpoint, Instance, Query};
+use super::session_subjects::session_subject;
 use super::stream::Form;
-use crate::contract::documents::session_subject;
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::transcript::now_ms;
 use serde_json::{Map, Value, json};
@@ -47,7 +47,6 @@ pub struct SessionService {
     /// Unix time in milliseconds; later than the creation of a session that was taken up again.
     started_ms: i64,
     pub prompt: Arc<Counters>,
-    pub inspect: Counters,
     pub agent_prompt: Arc<Counters>,
     pub agent_status: Counters,
     /// In the order of [`VERBS`]. Most sessions are never controlled over NATS, and an idle session shall stay small.
@@ -59,7 +58,6 @@ impl Default for SessionService {
         SessionService {
             started_ms: now_ms(),
             prompt: Arc::default(),
-            inspect: Counters::default(),
             agent_prompt: Arc::default(),
             agent_status: Counters::default(),
             control: OnceLock::new(),
@@ -109,10 +107,7 @@ impl SessionService {
         let subject = session_subject(&host.owner, &identity.id);
         let cwd = identity.cwd.to_string_lossy();
         let metadata = [("sessionId", identity.id.as_str()), ("owner", &host.owner), ("cwd", &cwd)];
-        let mut endpoints = vec![
-            Endpoint::new("prompt", subject.clone(), &self.prompt),
-            Endpoint::new("inspect", format!("{subject}.inspect"), &self.inspect),
-        ];
+        let mut endpoints = vec![Endpoint::new("prompt", subject.clone(), &self.prompt)];
         let control = VERBS.iter().zip(self.control.get().map_or(&UNUSED, |used| used));
         endpoints.extend(control.map(|(verb, counters)| Endpoint::new(verb, format!("{subject}.{verb}"), counters)));
         Instance {

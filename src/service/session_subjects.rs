@@ -6,25 +6,24 @@ use super::agents::attachments::Attachments;
 use super::agents::queries::Queries;
 use super::agents::stream::AgentStream;
 use super::agents::{self, AgentIdentity, envelope};
-use super::control::{self, Responder};
+use super::control::{self, INSPECT, Responder};
 use super::events::EventPublisher;
 use super::host::Host;
-use super::micro::{Counters, QUEUE_GROUP};
+use super::micro::QUEUE_GROUP;
 use super::recent;
-use super::replies::{send_document, send_error};
+use super::replies::{CountedReply, send_document, send_error};
 use super::services::{SessionService, agent_instance_id};
 use super::stream::{Form, Stream};
 use super::waiting_room::{Class, Limits, WaitingRoom};
 use crate::contract::control::{Control, ControlRequest};
-use crate::contract::documents::session_subject;
 use crate::contract::error::ReplyError;
 use crate::contract::prompt::{Incoming, Prompt};
 use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
-use crate::contract::wire::WireSettings;
+use crate::contract::wire::{Wire, WireRequest, WireSettings};
 use crate::event_log::EventSink;
-use crate::nats::{Connection, Message, PublishError, Subscription};
+use crate::nats::{Message, PublishError, Subscription};
 use crate::transcript::now_ms;
 use crossbeam_channel::Receiver;
 use serde_json::Value;
@@ -42,21 +41,9 @@ const URGENT: Limits = Limits { requests: 4 * 1024, bytes: 16 << 20 };
 /// How long the end of a session waits for what the server still has for it.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
-/// What a message to a session asks of its actor.
-pub enum SessionRequest {
-    Prompt(Prompt),
-    Refused {
-        reply: Arc<dyn Reply>,
-        counters: Arc<Counters>,
-        error: ReplyError,
-    },
-    Inspect {
-        reply: String,
-    },
-    /// One after the other.
-    Control(Vec<ControlRequest>),
-    /// Nothing; it is answered, or cannot be.
-    Nothing,
+/// The subject on which a session takes prompts.
+pub fn session_subject(owner: &str, id: &str) -> String {
+    format!("agents.pi-exec.{owner}.{id}")
 }
 
 /// What a session needs to be there on NATS.
@@ -160,51 +147,37 @@ impl SessionSubjects {
         reader.apply(WireSettings { events: Some(events), ..settings });
         Ok(SessionSubjects { room, requests, subscriptions, reader })
     }
+}
 
-    /// The settings in force.
-    pub fn settings(&self) -> WireSettings {
-        WireSettings { events: Some(self.reader.publisher.is_some()), tool_status: Some(self.reader.tool_status) }
-    }
+impl Wire for SessionSubjects {
+    type Message = Message;
 
-    pub fn requests(&self) -> &Receiver<Box<Message>> {
+    fn messages(&self) -> &Receiver<Box<Message>> {
         &self.requests
     }
 
-    /// Who listens to the session's events from its beginning.
-    pub fn listener(&self) -> Option<Arc<dyn EventSink>> {
-        self.reader.publisher.clone()
-    }
-
-    /// Understands one message.
-    pub fn read(&mut self, message: Message) -> SessionRequest {
-        self.room.taken(&message);
+    fn read(&mut self, message: &Message) -> Vec<WireRequest> {
+        self.room.taken(message);
         self.reader.read(message)
     }
 
-    /// Where the answer to a prompt of before a restart goes.
-    pub fn reply_to(&self, address: &Value) -> Option<Arc<dyn Reply>> {
-        let stream = Stream::resume(self.connection(), address)?;
+    fn listener(&self) -> Option<Arc<dyn EventSink>> {
+        self.reader.publisher.clone()
+    }
+
+    fn settings(&self) -> WireSettings {
+        WireSettings { events: Some(self.reader.publisher.is_some()), tool_status: Some(self.reader.tool_status) }
+    }
+
+    fn reply_to(&self, address: &Value) -> Option<Arc<dyn Reply>> {
+        let stream = Stream::resume(&self.reader.host.connection, address)?;
         Some(match stream.form() {
             Form::Text => Arc::new(stream),
             Form::Agent => self.reader.agent_reply(stream),
         })
     }
 
-    fn connection(&self) -> &Connection {
-        &self.reader.host.connection
-    }
-
-    /// Answers an inspection.
-    pub fn answer_inspect(&self, reply: &str, document: &Value) {
-        let begun = Instant::now();
-        self.reader.service.inspect.count_request();
-        send_document(self.connection(), reply, document);
-        self.reader.service.inspect.add_time(begun.elapsed());
-    }
-
-    /// Ends the subscriptions; returns the prompts that were on their way, whose callers have to be told. The files that
-    /// came with prompts are removed unless the session goes on after a restart.
-    pub fn close(self, goes_on: bool) -> Vec<Prompt> {
+    fn close(self, goes_on: bool) -> Vec<Prompt> {
         let SessionSubjects { room: _, requests, subscriptions, mut reader } = self;
         let deadline = Instant::now() + LAST_CALL;
         for subscription in subscriptions {
@@ -214,13 +187,12 @@ impl SessionSubjects {
         }
         let late: Vec<_> = requests.try_iter().collect();
         let mut prompts = Vec::new();
-        for message in late {
-            match reader.read(*message) {
-                SessionRequest::Prompt(prompt) => prompts.push(prompt),
-                SessionRequest::Refused { reply, error, .. } => reply.finish(Err(error)),
+        for request in late.iter().flat_map(|message| reader.read(message)) {
+            match request {
+                WireRequest::Prompt(prompt) => prompts.push(prompt),
+                WireRequest::Refused { reply, error } => reply.finish(Err(error)),
                 // Whoever asked for control is told by the end of the request.
-                SessionRequest::Control(_) | SessionRequest::Nothing => {}
-                SessionRequest::Inspect { reply } => refuse(&reader.host, &reply, &ReplyError::stopped()),
+                WireRequest::Control(_) => {}
             }
         }
         if !(goes_on && reader.stats.settings().file.is_some())
@@ -269,23 +241,24 @@ fn refuse_unread(
 }
 
 impl Reader {
-    fn read(&mut self, message: Message) -> SessionRequest {
-        match (asks(&message.subject), &message.reply) {
-            (Asks::Verb("inspect"), Some(reply)) => SessionRequest::Inspect { reply: reply.clone() },
-            (Asks::Verb(_), _) => self.control(&message),
-            (Asks::Query, _) => self.answer(&message),
-            (Asks::Prompt(form), _) => self.prompt(&message, form),
-            (Asks::Status, reply) => {
-                reply.iter().for_each(|reply| self.status(reply));
-                SessionRequest::Nothing
+    fn read(&mut self, message: &Message) -> Vec<WireRequest> {
+        match asks(&message.subject) {
+            Asks::Verb(verb) => self.control(message, verb),
+            Asks::Query => self.answer(message).into_iter().collect(),
+            Asks::Prompt(form) => self.prompt(message, form).into_iter().collect(),
+            Asks::Status => {
+                message.reply.iter().for_each(|reply| self.status(reply));
+                Vec::new()
             }
         }
     }
 
     /// A prompt without reply subject is worked on like any other; its answer is in the history and in the events.
-    fn prompt(&mut self, message: &Message, form: Form) -> SessionRequest {
+    fn prompt(&mut self, message: &Message, form: Form) -> Option<WireRequest> {
+        let received = Instant::now();
         let counters = self.service.prompt_counters(form).clone();
         counters.count_request();
+        let counted = |reply| -> Arc<dyn Reply> { Arc::new(CountedReply::new(reply, counters, received)) };
         let stream = message.reply.clone().map(|reply| Stream::new(&self.host.connection, reply, form));
         let (text, from, sender) = match self.understand(message, form) {
             Ok(understood) => understood,
@@ -294,7 +267,7 @@ impl Reader {
                     Some(stream) => Arc::new(stream),
                     None => Arc::new(SilentReply),
                 };
-                return SessionRequest::Refused { reply, counters, error };
+                return Some(WireRequest::Refused { reply: counted(reply), error });
             }
         };
         let mut reply: Arc<dyn Reply> = match (stream, form) {
@@ -304,18 +277,12 @@ impl Reader {
         };
         if let Some(key) = recent::key(message) {
             if self.host.recent.join(&key, || reply.clone()) {
-                return SessionRequest::Nothing;
+                return None;
             }
-            reply = self.host.recent.share(key, reply, Instant::now());
+            reply = self.host.recent.share(key, reply, received);
         }
-        SessionRequest::Prompt(Prompt {
-            message: Incoming::new(text),
-            from,
-            sender,
-            reply,
-            counters,
-            received: Instant::now(),
-        })
+        let reply = counted(reply);
+        Some(WireRequest::Prompt(Prompt { message: Incoming::new(text), from, sender, reply, received }))
     }
 
     /// The text of a prompt, the name that its sender gave itself, and who it is.
@@ -355,25 +322,26 @@ impl Reader {
         self.service.agent_status.add_time(begun.elapsed());
     }
 
-    fn control(&mut self, message: &Message) -> SessionRequest {
-        let Asks::Verb(verb) = asks(&message.subject) else { return SessionRequest::Nothing };
+    fn control(&mut self, message: &Message, verb: &str) -> Vec<WireRequest> {
         let responder = Responder::new(self.host.clone(), self.service.clone(), verb, message);
-        let sender = self.host.senders.identify(message, now_ms());
+        // Whoever only looks need not prove who it is.
+        let sender = if verb == INSPECT { Ok(None) } else { self.host.senders.identify(message, now_ms()) };
         match sender.and_then(|sender| control::parse(verb, &message.payload, sender.as_ref())) {
             Err(error) => {
                 responder.respond(Err(error));
-                SessionRequest::Nothing
+                Vec::new()
             }
             Ok(asked) => {
-                let mut requests: Vec<ControlRequest> = self.apply(asked.settings).into_iter().collect();
-                requests.push(ControlRequest { control: asked.control, respond: responder.into_respond() });
-                SessionRequest::Control(requests)
+                let mut requests: Vec<WireRequest> = self.apply(asked.settings).into_iter().collect();
+                let request = ControlRequest { control: asked.control, respond: responder.into_respond() };
+                requests.push(WireRequest::Control(request));
+                requests
             }
         }
     }
 
     /// Changes settings; returns what the session has to do for that.
-    fn apply(&mut self, settings: WireSettings) -> Option<ControlRequest> {
+    fn apply(&mut self, settings: WireSettings) -> Option<WireRequest> {
         self.tool_status = settings.tool_status.unwrap_or(self.tool_status);
         let control = match (settings.events, self.publisher.take()) {
             (Some(true), None) => {
@@ -389,12 +357,12 @@ impl Reader {
             }
         };
         // The answer of the request that changed the settings is the one that its caller gets.
-        Some(ControlRequest { control, respond: Box::new(|_| {}) })
+        Some(WireRequest::Control(ControlRequest { control, respond: Box::new(|_| {}) }))
     }
 
     /// An answer to a question that was asked in the middle of an answer.
-    fn answer(&self, message: &Message) -> SessionRequest {
-        let Some(answer) = self.queries.read(message) else { return SessionRequest::Nothing };
+    fn answer(&self, message: &Message) -> Option<WireRequest> {
+        let answer = self.queries.read(message)?;
         let id = self.identity.id.clone();
         let respond = Box::new(move |result: Result<_, ReplyError>| {
             if let Err(error) = result {
@@ -402,7 +370,7 @@ impl Reader {
             }
         });
         let control = Control::Answer { id: answer.id, answers: answer.answers, source: control::SOURCE };
-        SessionRequest::Control(vec![ControlRequest { control, respond }])
+        Some(WireRequest::Control(ControlRequest { control, respond }))
     }
 }
 

@@ -4,6 +4,7 @@ use super::Session;
 use crate::contract::control::Answer;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
+use crate::contract::wire::Wire;
 use crate::session::questions::Settled;
 use crate::transcript::now_ms;
 use crossbeam_channel::Sender;
@@ -13,11 +14,11 @@ use std::time::Duration;
 /// Takes what became of a question.
 pub type Asker = Sender<Result<Value, String>>;
 
-impl Session {
+impl<W: Wire> Session<W> {
     /// Opens a question of the model's.
     pub(super) fn ask(&mut self, request: Value, asker: Asker) {
         let now = now_ms();
-        let timeout = self.config.question_timeout.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+        let timeout = self.options.question_timeout.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
         match self.questions.open(request, "tool", now, timeout.map(|time| now.saturating_add(time))) {
             Ok(opened) => {
                 self.askers.insert(opened.id, asker);

@@ -7,13 +7,14 @@ use crate::contract::event::AgentEvent;
 use crate::contract::prompt::{Incoming, Prompt};
 use crate::contract::reply::SilentReply;
 use crate::contract::session::{model_facts, state};
+use crate::contract::wire::Wire;
 use crate::model::ThinkingLevel;
 use crate::turn::Work;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-impl Session {
+impl<W: Wire> Session<W> {
     pub(super) fn control(&mut self, control: Control, respond: Respond) {
         let answer = match control {
             Control::Abort => return self.abort(respond),
@@ -76,7 +77,7 @@ impl Session {
                 "a prompt is being worked on; steer it, queue behind it or abort it",
             ));
         }
-        if self.queue.is_full() || self.steering.len() + self.follow_up.len() >= self.config.max_queue {
+        if self.queue.is_full() || self.steering.len() + self.follow_up.len() >= self.options.max_queue {
             return Err(ReplyError::queue_full(self.queue.len().max(self.steering.len() + self.follow_up.len())));
         }
         let settings = self.stats.settings();
@@ -108,7 +109,6 @@ impl Session {
                 from: input.from,
                 sender: input.sender,
                 reply: input.reply.unwrap_or_else(|| Arc::new(SilentReply)),
-                counters: Arc::default(),
                 received: Instant::now(),
             })?,
         }
@@ -139,7 +139,7 @@ impl Session {
             return respond(Err(ReplyError::storage(&e)));
         }
         let reply = Arc::new(SilentReply);
-        self.begin(Work::Compact(instructions), Vec::new(), None, reply, Arc::default(), Instant::now());
+        self.begin(Work::Compact(instructions), Vec::new(), None, reply);
         self.stats.set_running(self.running.is_some());
         match &mut self.running {
             Some(running) => running.compaction = Some(respond),

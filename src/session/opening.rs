@@ -6,8 +6,8 @@ use super::recovery::{Accepted, Unfinished, closing_results};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::prompt::{Incoming, Prompt};
 use crate::contract::reply::{Reply, SilentReply};
+use crate::contract::wire::Wire;
 use crate::model::ThinkingLevel;
-use crate::service::session_subjects::SessionSubjects;
 use crate::session::state_dir::SavedSession;
 use crate::transcript::restore::Restored;
 use crate::transcript::session_file::SessionFile;
@@ -31,7 +31,7 @@ pub enum Storage {
     Saved { file: PathBuf, totals: Option<Value> },
 }
 
-impl Session {
+impl<W: Wire> Session<W> {
     /// Makes the session's memory, before anything is accepted.
     ///
     /// # Errors
@@ -130,7 +130,7 @@ impl Session {
             log::info!("session {}: the prompt that was interrupted is answered now", self.identity.id);
             let reply = self.reply_of(&interrupted[0]);
             let ids = interrupted.into_iter().map(|accepted| accepted.id).collect();
-            self.begin(Work::Continue, ids, None, reply, Arc::default(), Instant::now());
+            self.begin(Work::Continue, ids, None, reply);
         } else if !interrupted.is_empty() {
             log::info!("session {}: the prompt that was interrupted is closed", self.identity.id);
             let ids: Vec<String> = interrupted.iter().map(|accepted| accepted.id.clone()).collect();
@@ -151,7 +151,6 @@ impl Session {
                 from,
                 sender: None,
                 reply,
-                counters: Arc::default(),
                 received: Instant::now(),
             });
             self.stats.count_prompt();
@@ -161,7 +160,7 @@ impl Session {
     }
 
     fn reply_of(&self, accepted: &Accepted) -> Arc<dyn Reply> {
-        let found = accepted.reply.as_ref().and_then(|address| self.subjects.as_ref()?.reply_to(address));
+        let found = accepted.reply.as_ref().and_then(|address| self.wire.as_ref()?.reply_to(address));
         found.unwrap_or_else(|| Arc::new(SilentReply))
     }
 
@@ -170,7 +169,7 @@ impl Session {
         let (Some(state), true) = (&self.state, self.identity.named) else { return };
         let settings = self.stats.settings();
         let Some(file) = settings.file else { return };
-        let wire = self.subjects.as_ref().map(SessionSubjects::settings).unwrap_or_default();
+        let wire = self.wire.as_ref().map(Wire::settings).unwrap_or_default();
         let left = settings.deadline.map(|end| end.saturating_duration_since(Instant::now()));
         let saved = SavedSession {
             id: self.identity.id.clone(),

@@ -8,7 +8,7 @@ use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Prompt;
 use crate::contract::reply::{Reply, SilentReply};
-use crate::service::micro::Counters;
+use crate::contract::wire::Wire;
 use crate::threads;
 use crate::turn::{Settled, Turn, Work};
 use crossbeam_channel::bounded;
@@ -19,7 +19,7 @@ use std::time::Instant;
 /// Steps of a turn that may be under way; a turn that is faster than its session waits.
 const STEPS: usize = 16;
 
-impl Session {
+impl<W: Wire> Session<W> {
     /// Takes a prompt that came straight from its caller.
     pub(super) fn arrive(&mut self, prompt: Prompt) {
         if !self.draining && !self.queue.is_full() {
@@ -50,7 +50,7 @@ impl Session {
             self.keep(&prompt).err().map(|e| ReplyError::storage(&e))
         };
         if let Some(error) = refusal {
-            self.refuse_prompt(&prompt, error.clone());
+            self.refuse(&*prompt.reply, error.clone());
             return Err(error);
         }
         self.stats.count_prompt();
@@ -70,17 +70,10 @@ impl Session {
     }
 
     /// Ends an answer with an error, and counts it.
-    pub(super) fn refuse(&mut self, reply: &dyn Reply, counters: &Counters, error: ReplyError) {
-        counters.count_error(error.status(), &error.message);
+    pub(super) fn refuse(&mut self, reply: &dyn Reply, error: ReplyError) {
         self.stats.count_error();
         self.last_error = Some(error.message.clone());
         reply.finish(Err(error));
-    }
-
-    /// Ends the answer to a prompt that never began.
-    pub(super) fn refuse_prompt(&mut self, prompt: &Prompt, error: ReplyError) {
-        prompt.counters.add_time(prompt.received.elapsed());
-        self.refuse(&*prompt.reply, &prompt.counters, error);
     }
 
     /// Starts what is next, if nothing runs.
@@ -103,24 +96,16 @@ impl Session {
         }
         let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
         self.taken.extend(ids.iter().cloned());
-        self.begin(Work::Prompt(messages), ids, prompt.from, prompt.reply, prompt.counters, prompt.received);
+        self.begin(Work::Prompt(messages), ids, prompt.from, prompt.reply);
     }
 
     /// Starts a turn.
-    pub(super) fn begin(
-        &mut self,
-        work: Work,
-        ids: Vec<String>,
-        from: Option<String>,
-        reply: Arc<dyn Reply>,
-        counters: Arc<Counters>,
-        received: Instant,
-    ) {
+    pub(super) fn begin(&mut self, work: Work, ids: Vec<String>, from: Option<String>, reply: Arc<dyn Reply>) {
         let (steps, receiver) = bounded(STEPS);
         let cancel = Cancel::new();
         let settings = self.stats.settings();
         let turn = Turn {
-            config: self.config.clone(),
+            options: self.options.turn.clone(),
             services: self.services.clone(),
             identity: self.identity.clone(),
             stats: self.stats.clone(),
@@ -141,8 +126,6 @@ impl Session {
                     ids,
                     from,
                     reply,
-                    counters,
-                    received,
                     started: Instant::now(),
                     tool_calls: 0,
                     cancel,
@@ -157,7 +140,7 @@ impl Session {
                 self.taken.clear();
                 self.record_settled(&ids, "refused");
                 let error = ReplyError::busy(&format!("no thread for the prompt: {e}"));
-                self.refuse(&*reply, &counters, error);
+                self.refuse(&*reply, error);
             }
         }
     }
@@ -167,7 +150,6 @@ impl Session {
         let Some(running) = self.running.take() else { return };
         // A tool that was left behind with a broken turn does not take an answer any more.
         self.reject_questions("tool");
-        running.counters.add_time(running.received.elapsed());
         self.taken.clear();
         let settled = running.storage_error.map_or(settled, Settled::Failed);
         self.idle_since = Instant::now();
@@ -187,10 +169,10 @@ impl Session {
         }
         match settled {
             Settled::Done => running.reply.finish(Ok(())),
-            Settled::Failed(error) => self.refuse(&*running.reply, &running.counters, error),
+            Settled::Failed(error) => self.refuse(&*running.reply, error),
             Settled::Aborted => {
                 let error = ReplyError::new(ErrorKind::Aborted, "the prompt was aborted");
-                self.refuse(&*running.reply, &running.counters, error);
+                self.refuse(&*running.reply, error);
             }
         }
         for respond in running.aborters {
@@ -214,7 +196,6 @@ impl Session {
                 from: None,
                 sender: None,
                 reply: Arc::new(SilentReply),
-                counters: Arc::default(),
                 received: Instant::now(),
             });
         }
@@ -235,7 +216,7 @@ impl Session {
         let ids: Vec<String> = prompts.iter().map(|prompt| prompt.message.id.clone()).collect();
         self.record_settled(&ids, "refused");
         for prompt in prompts {
-            self.refuse_prompt(&prompt, error.clone());
+            self.refuse(&*prompt.reply, error.clone());
         }
         self.stats.set_queued(0);
     }
@@ -262,6 +243,6 @@ impl Session {
             context_tokens: self.context_tokens,
             last_error: self.last_error.clone(),
         };
-        documents::inspection(&self.config.owner, &self.identity, &self.stats, &activity, now)
+        documents::inspection(&self.identity, &self.stats, &activity, now)
     }
 }

@@ -249,7 +249,7 @@ impl Client<'_> {
             ("bridge:ping", "Answer with an event bridge_pong, without the model"),
         ];
         let own = own.map(|(name, text)| json!({"name": name, "description": text, "source": "extension"}));
-        let found = commands::list(&self.shared.config.places(&route.identity.cwd, route.identity.project_trusted));
+        let found = commands::list(&self.shared.folders.places(&route.identity.cwd, route.identity.project_trusted));
         json!({"commands": own.into_iter().chain(found).collect::<Vec<_>>()})
     }
 
@@ -262,7 +262,7 @@ impl Client<'_> {
             Slash::Command(name) => {
                 let found = commands::expand(
                     &fields.text,
-                    &self.shared.config.places(&route.identity.cwd, route.identity.project_trusted),
+                    &self.shared.folders.places(&route.identity.cwd, route.identity.project_trusted),
                 );
                 let Some(found) = found else {
                     let why = format!("Unknown command: /{name} (get_commands lists those that there are)");

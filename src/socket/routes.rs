@@ -110,6 +110,7 @@ pub mod tests {
     pub fn route(token: u64, id: &str, named: bool) -> (Arc<Route>, Receiver<Command>) {
         let identity = SessionIdentity {
             id: id.into(),
+            subject: None,
             instance_id: format!("i{token}"),
             named,
             cwd: "/project".into(),

@@ -142,7 +142,7 @@ impl Turn {
     }
 
     fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {
-        let mut environment = self.config.tool_environment.clone();
+        let mut environment = self.options.tool_environment.clone();
         // That of a session whose tool has started the daemon is not ours.
         environment.retain(|(name, _)| name != SESSION_FILE_VARIABLE);
         let file = self.stats.settings().file;
@@ -179,7 +179,7 @@ impl Turn {
             resize_images: settings.resize_images,
             shell: settings.shell.as_deref(),
             command_prefix: settings.command_prefix.as_deref(),
-            default_timeout: self.config.bash_timeout,
+            default_timeout: self.options.bash_timeout,
             on_update: &update,
             ask: &|request| self.ask_people(request),
         };

@@ -1,7 +1,7 @@
 use super::*;
-use serde_json::json;
 use crate::nats::Headers;
 use crate::nats::nkey::UserKey;
+use serde_json::json;
 
 /// The example seed of the NATS documentation on nkeys.
 const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
