@@ -15,6 +15,7 @@ use crate::service::agents::SenderTrust;
 use crate::service::host::HostOptions;
 use crate::session::SessionOptions;
 use crate::sys;
+use crate::trust_roots;
 use crate::turn::TurnOptions;
 pub use bridge::BridgePlan;
 use nats_context::Context;
@@ -492,6 +493,8 @@ impl Settings {
             None => nats::Options::new(servers),
         };
         options.name = "nats-pi-bridge".to_string();
+        options.authorities = || trust_roots::trusted().authorities.clone();
+        options.read_file = nats_context::read;
         if let Some(auth) = self.auth() {
             options.auth = auth;
         }

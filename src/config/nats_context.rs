@@ -98,7 +98,11 @@ pub fn load(dir: &Path, name: &str, home: &Path) -> Result<Context, ContextError
     parse(fields, home).map_err(|(field, problem)| ContextError::Field { path, field, problem })
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// Reads a context, or one of the small files that a context names.
+///
+/// # Errors
+/// What the system says, or that the file is too long.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_FILE { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
