@@ -4,6 +4,7 @@ pub mod control;
 pub mod documents;
 pub mod error;
 pub mod event;
+pub mod ids;
 pub mod prompt;
 pub mod reply;
 pub mod request;

@@ -12,6 +12,7 @@ mod sessions;
 use crate::broker::Broker;
 use crate::config::{self, BrokerPlan, Config};
 use crate::contract::documents;
+use crate::contract::ids::InstanceId;
 use crate::contract::prompt::{Command, EndReason};
 use crate::contract::reply::Reply;
 use crate::contract::sender::AgentSender;
@@ -31,7 +32,7 @@ use crate::sys;
 use crate::threads::Thread;
 use crate::tools::child;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
-use peers::Company;
+use peers::Peers;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -67,13 +68,13 @@ enum Event {
     Signal,
     Nats(ConnectionEvent),
     Request(Box<Message>),
-    /// Another daemon of this owner says something.
+    /// A message of another daemon of this owner.
     Peer(Box<Message>),
     Discovery(Box<Message>),
     Client(Box<ClientRequest>),
     /// A session is over, and why.
-    Ended(String, &'static str),
-    /// Time for the agents' signs of life.
+    Ended(InstanceId, &'static str),
+    /// Time for the agents' heartbeats.
     Heartbeat,
     /// The time is up for a phase of the shutdown, or for other daemons to answer.
     Deadline,
@@ -133,10 +134,10 @@ struct Daemon {
     /// What the sessions share on it.
     host: Arc<Host>,
     /// By instance id, so that a session that ends cannot be taken for its successor of the same name.
-    sessions: BTreeMap<String, Entry>,
+    sessions: BTreeMap<InstanceId, Entry>,
     intake: IntakeService,
     controller: Controller,
-    company: Company,
+    peers: Peers,
     spill_root: tempfile::TempDir,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
@@ -151,8 +152,8 @@ struct Daemon {
     /// Where clients can talk to sessions on this machine, unless there is no such place.
     bridge: Option<SocketServer>,
     client_requests: Receiver<ClientRequest>,
-    ended: Receiver<(String, &'static str)>,
-    ended_sender: Sender<(String, &'static str)>,
+    ended: Receiver<(InstanceId, &'static str)>,
+    ended_sender: Sender<(InstanceId, &'static str)>,
     /// What a failing server said last, so that an outage is one line in the log.
     outage_reported: bool,
     /// When connecting failed first since there was a connection.
@@ -263,7 +264,7 @@ impl Daemon {
             services: Arc::new(Services::new(&config.agent_dir, config.oauth_refresh.clone())),
             intake,
             controller: Controller::default(),
-            company: Company::new(&host).map_err(|e| e.to_string())?,
+            peers: Peers::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
             session_options: Arc::new(config.session_options()),
@@ -312,15 +313,15 @@ impl Daemon {
             Phase::Serving => None,
             Phase::Draining(end) | Phase::Ending(end) => Some(end),
         };
-        let deadline = shutdown.into_iter().chain(self.company.deadline()).min();
+        let deadline = shutdown.into_iter().chain(self.peers.deadline()).min();
         let deadline = deadline.map_or_else(never, |end| after(end.saturating_duration_since(Instant::now())));
-        let requests = if self.company.is_settled() { self.intake_requests.clone() } else { never() };
+        let requests = if self.peers.is_ready() { self.intake_requests.clone() } else { never() };
         select! {
             recv(self.signals) -> _ => Event::Signal,
             recv(self.ended) -> ended => ended.map_or(Event::Deadline, |(id, reason)| Event::Ended(id, reason)),
             recv(self.connection_events) -> event => Event::Nats(event.unwrap_or(ConnectionEvent::Closed)),
             recv(requests) -> message => message.map_or(Event::Deadline, Event::Request),
-            recv(self.company.messages()) -> message => message.map_or(Event::Deadline, Event::Peer),
+            recv(self.peers.messages()) -> message => message.map_or(Event::Deadline, Event::Peer),
             recv(self.discovery_requests) -> message => message.map_or(Event::Deadline, Event::Discovery),
             recv(self.client_requests) -> request => request.map_or(Event::Deadline, |r| Event::Client(Box::new(r))),
             recv(deadline) -> _ => Event::Deadline,
@@ -351,11 +352,11 @@ impl Daemon {
                 self.release_memory();
             }
             Event::Heartbeat => {
-                self.company.announce();
+                self.peers.announce();
                 self.heartbeats();
             }
             Event::Deadline => {
-                self.advance_company();
+                self.advance_peers();
                 if let Phase::Draining(end) | Phase::Ending(end) = self.phase
                     && end <= Instant::now()
                 {
@@ -388,7 +389,7 @@ impl Daemon {
                     log::info!("connected");
                     log::info!("intake registered on {}", self.intake.subject);
                 }
-                self.company.connected();
+                self.peers.connected();
                 self.heartbeats();
             }
             ConnectionEvent::Disconnected { reason } => log::warn!("disconnected: {reason}"),
@@ -455,11 +456,11 @@ impl Daemon {
 
     /// The session of that id, named or an ephemeral run; ids of runs are never those of named sessions that live.
     fn by_id(&mut self, session_id: &str) -> Option<&mut Entry> {
-        self.sessions.values_mut().find(|entry| entry.identity.id == session_id)
+        self.sessions.values_mut().find(|entry| *entry.identity.id == *session_id)
     }
 
     fn named(&mut self, session_id: &str) -> Option<&mut Entry> {
-        self.sessions.values_mut().find(|entry| entry.identity.named && entry.identity.id == session_id)
+        self.sessions.values_mut().find(|entry| entry.identity.named && *entry.identity.id == *session_id)
     }
 
     /// Serving -> draining -> ending -> leaving behind; by a signal, or because a phase took too long.
@@ -468,8 +469,8 @@ impl Daemon {
         match self.phase {
             Phase::Serving => {
                 log::info!("shutting down ({} sessions)", self.sessions.len());
-                // Company takes over what comes from now on.
-                if self.company.leave() {
+                // Peers takes over what comes from now on.
+                if self.peers.leave() {
                     self.intake_subscriptions.drain(..).for_each(|subscription| {
                         subscription.drain(LAST_CALL);
                     });

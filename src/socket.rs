@@ -23,6 +23,7 @@ pub use requests::{Kind, PromptFields, Request, Slash, parse, slash};
 
 use crate::cancel::Cancel;
 use crate::contract::error::DaemonError;
+use crate::contract::ids::SessionId;
 use crate::contract::prompt::Command;
 use crate::contract::reply::Reply;
 use crate::contract::request::Create;
@@ -61,7 +62,7 @@ pub enum DaemonAsk {
     /// A new session or run: its row of `list`.
     Create { create: Create, reply: Arc<dyn Reply> },
     /// `{ok, sessionId}`, once it is over.
-    Stop { session_id: String },
+    Stop { session_id: SessionId },
     /// The document of `list`.
     List,
     /// `{requested: true}`.
@@ -225,7 +226,8 @@ impl SocketServer {
     /// A session is over: its socket goes, with the connections to it.
     pub fn session_ended(&mut self, instance_id: &str, reason: &str) {
         let mut table = self.shared.table();
-        let Some(token) = table.routes.values().find(|r| r.identity.instance_id == instance_id).map(|r| r.token) else {
+        let Some(token) = table.routes.values().find(|r| *r.identity.instance_id == *instance_id).map(|r| r.token)
+        else {
             return;
         };
         let route = table.routes.remove(&token);

@@ -1,9 +1,11 @@
 //! What can go wrong with what clients ask: one enum for requests to the daemon, one for prompts and other requests to a session.
 
-use super::request::MAX_SESSION_ID;
+use super::ids::{InvalidId, SessionId};
 use serde_json::{Value, json};
 use std::fmt;
 
+/// How much of a caller's text an error repeats, characters.
+pub const MAX_ECHO: usize = 200;
 /// Longest explanation in an error, characters: room for any of ours with what it repeats of a usual request.
 const MAX_MESSAGE: usize = 1000;
 /// A refusal, with the code that is part of the protocol.
@@ -25,14 +27,14 @@ pub enum DaemonError {
         session_id: String,
     },
     SessionExists {
-        session_id: String,
+        session_id: SessionId,
         subject: String,
     },
     SessionCreateFailed {
         message: String,
     },
     NotFound {
-        session_id: String,
+        session_id: SessionId,
     },
     /// The daemon has all the sessions that it may have, or the system refuses another thread.
     Busy {
@@ -86,7 +88,7 @@ impl DaemonError {
             DaemonError::InvalidSessionMode { mode } => json!({"error": code, "sessionMode": mode}),
             DaemonError::MissingFields { required } => json!({"error": code, "required": required}),
             DaemonError::InvalidSessionId { session_id } => json!({"error": code, "sessionId": session_id,
-                "message": format!("a sessionId is 1 to {MAX_SESSION_ID} of the characters A-Z a-z 0-9 _ -")}),
+                "message": format!("{InvalidId}")}),
             DaemonError::SessionExists { session_id, subject } => json!({"error": code, "sessionId": session_id,
                 "subject": subject, "message": format!("session {session_id:?} exists; stop it first or use its subject")}),
             DaemonError::NotFound { session_id } => json!({"error": code, "sessionId": session_id}),
@@ -103,8 +105,13 @@ impl DaemonError {
     }
 }
 
+/// A text as an error repeats it.
+pub fn echo(text: &str) -> String {
+    cut(text, MAX_ECHO).to_string()
+}
+
 /// The first `characters` of a text.
-pub fn cut(text: &str, characters: usize) -> &str {
+fn cut(text: &str, characters: usize) -> &str {
     text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
 }
 

@@ -1,6 +1,7 @@
 //! Requests to the daemon: their fields and the checks that need no daemon.
 
-use super::error::{DaemonError, cut};
+use super::error::{DaemonError, echo};
+use super::ids::SessionId;
 use crate::model::ThinkingLevel;
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -11,7 +12,7 @@ pub enum Request {
     /// Modes `run` and `session`.
     Create(Create),
     Stop {
-        session_id: String,
+        session_id: SessionId,
     },
     List,
 }
@@ -21,29 +22,18 @@ pub enum Request {
 #[derive(Debug, PartialEq)]
 pub struct Create {
     /// Absent for an ephemeral run.
-    pub session_id: Option<String>,
+    pub session_id: Option<SessionId>,
     /// The first prompt; absent if the session shall wait for one.
     pub body: Option<String>,
     pub cwd: String,
     options: Map<String, Value>,
 }
 
-/// Longest session id, so that subjects stay far below the limit of 256 bytes.
-pub const MAX_SESSION_ID: usize = 64;
-/// How much of a caller's text an error repeats, characters.
-pub const MAX_ECHO: usize = 200;
 /// Longest model, thinking level or caller's name, bytes. A name stays in every list; no such value needs more.
 pub const MAX_OPTION: usize = 1024;
 
-/// A text as an error repeats it.
-pub fn echo(text: &str) -> String {
-    cut(text, MAX_ECHO).to_string()
-}
-
-/// True for a text that may be the last token of a subject and a part of a path.
-pub fn valid_session_id(text: &str) -> bool {
-    (1..=MAX_SESSION_ID).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+fn session_id(text: String) -> Result<SessionId, DaemonError> {
+    SessionId::try_from(text.clone()).map_err(|_| DaemonError::InvalidSessionId { session_id: echo(&text) })
 }
 
 /// Checks the fields of a request whose mode is known.
@@ -67,10 +57,7 @@ pub fn read(mode: &str, mut map: Map<String, Value>) -> Result<Request, DaemonEr
         Some(Value::String(text)) => text,
         _ => String::new(),
     };
-    let session_id = named.then(|| take("sessionId"));
-    if let Some(id) = session_id.as_deref().filter(|id| !valid_session_id(id)) {
-        return Err(DaemonError::InvalidSessionId { session_id: echo(id) });
-    }
+    let session_id = named.then(|| session_id(take("sessionId"))).transpose()?;
     match session_id {
         Some(session_id) if stop => Ok(Request::Stop { session_id }),
         session_id => {
@@ -91,10 +78,7 @@ impl Create {
             _ => return Err(DaemonError::MissingFields { required: &["cwd"] }),
         };
         match options.remove("sessionId") {
-            Some(Value::String(id)) if valid_session_id(&id) => {
-                Ok(Create { session_id: Some(id), body: None, cwd, options })
-            }
-            Some(Value::String(id)) => Err(DaemonError::InvalidSessionId { session_id: echo(&id) }),
+            Some(Value::String(id)) => Ok(Create { session_id: Some(session_id(id)?), body: None, cwd, options }),
             other => Err(DaemonError::InvalidSessionId { session_id: echo(&other.unwrap_or_default().to_string()) }),
         }
     }
@@ -200,31 +184,5 @@ impl Create {
             .ok_or_else(|| DaemonError::InvalidRequest {
                 message: "maxLifetime must be a number of seconds >= 0".into(),
             })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn session_ids_are_single_safe_tokens() {
-        for (id, valid) in [
-            ("a", true),
-            ("worker-1_B", true),
-            ("", false),
-            ("..", false),
-            ("a.b", false),
-            ("*", false),
-            (">", false),
-            ("a b", false),
-            ("ä", false),
-            ("a\0", false),
-            ("a/b", false),
-        ] {
-            assert_eq!(valid_session_id(id), valid, "{id:?}");
-        }
-        assert!(valid_session_id(&"x".repeat(64)));
-        assert!(!valid_session_id(&"x".repeat(65)));
     }
 }

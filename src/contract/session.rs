@@ -1,5 +1,6 @@
 //! What is known of a session outside its own thread.
 
+use super::ids::{InstanceId, SessionId};
 use crate::model::{Model, ThinkingLevel};
 use crate::transcript::{Usage, now_ms};
 use crossbeam_channel::Sender;
@@ -11,11 +12,11 @@ use std::time::{Duration, Instant};
 
 /// What a session was created with; never changes.
 pub struct SessionIdentity {
-    pub id: String,
+    pub id: SessionId,
     /// Where the session takes prompts on NATS, if it does.
     pub subject: Option<String>,
     /// Identifies this one life of the session: to discovery, to the model's prompt cache, to commands.
-    pub instance_id: String,
+    pub instance_id: InstanceId,
     /// A named session stays until it is stopped or expires; another one ends with its only prompt.
     pub named: bool,
     pub cwd: PathBuf,
@@ -261,7 +262,7 @@ pub fn state(identity: &SessionIdentity, stats: &SessionStats) -> Map<String, Va
         put("sessionFile", json!(file.to_string_lossy()));
     }
     // Clients choose sessions by name, so one without a name goes by its id.
-    put("sessionName", json!(settings.name.as_ref().unwrap_or(&identity.id)));
+    put("sessionName", json!(settings.name.as_deref().unwrap_or(&identity.id)));
     put("model", model_facts(&settings.model));
     put("thinkingLevel", json!(settings.thinking.as_str()));
     put("isIdle", json!(!stats.running()));

@@ -1,13 +1,14 @@
-//! The other daemons of the owner: who they are, and what they have to do with a request. See `nats/peers.rs` for the rules.
+//! The other daemons of the owner: who they are, and what they have to do with a request. See `service/peers.rs` for the rules.
 
 use super::clients::NewSession;
 use super::requests::{Wire, Work};
 use super::{Daemon, Phase};
 use crate::contract::error::DaemonError;
-use crate::contract::request::Request;
+use crate::contract::ids::SessionId;
+use crate::contract::request::{Create, Request};
 use crate::nats::{Connection, Message, PublishError, Subscription};
 use crate::service::host::Host;
-use crate::service::peers::{self, Answer, Ask, HELLO_TIME, PeerMessage, Peers, Pending, Verdict};
+use crate::service::peers::{self, Answer, Ask, HELLO_TIME, PeerMessage, PeerSet, Pending, Verdict};
 use crate::service::session_subjects::session_subject;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeSet;
@@ -30,18 +31,18 @@ enum Hello {
 }
 
 /// A request that waits for what the others say.
-enum Held {
+enum HeldRequest {
     Work(Box<Work>),
     Client(NewSession),
 }
 
 /// What the main thread knows of the others.
-pub(super) struct Company {
+pub(super) struct Peers {
     connection: Connection,
     subject: String,
     me: String,
-    peers: Peers,
-    pending: Vec<Pending<Held>>,
+    peers: PeerSet,
+    pending: Vec<Pending<HeldRequest>>,
     last_number: u64,
     hello: Hello,
     /// Where the others answer us.
@@ -53,18 +54,18 @@ pub(super) struct Company {
     subscription: Option<Subscription>,
 }
 
-impl Company {
+impl Peers {
     /// # Errors
     /// The connection takes no subscription.
-    pub fn new(host: &Host) -> Result<Company, PublishError> {
+    pub fn new(host: &Host) -> Result<Peers, PublishError> {
         let (sender, messages) = bounded(WAITING);
         let inbox = host.connection.new_inbox();
-        Ok(Company {
+        Ok(Peers {
             _answers: host.connection.subscribe(&inbox, None, sender.clone())?,
             connection: host.connection.clone(),
             subject: peers::subject(&host.owner),
             me: host.id.clone(),
-            peers: Peers::new(&host.id, host.heartbeat_interval),
+            peers: PeerSet::new(&host.id, host.heartbeat_interval),
             pending: Vec::new(),
             last_number: 0,
             hello: Hello::NotSaid,
@@ -80,7 +81,7 @@ impl Company {
     }
 
     /// Whether requests can be taken: before the others were heard of, a session of theirs would look like none.
-    pub fn is_settled(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         matches!(self.hello, Hello::Heard)
     }
 
@@ -117,7 +118,7 @@ impl Company {
         !self.peers.present(Instant::now()).is_empty()
     }
 
-    fn ask(&mut self, ask: Ask, held: Held, others: BTreeSet<String>, now: Instant) {
+    fn ask(&mut self, ask: Ask, held: HeldRequest, others: BTreeSet<String>, now: Instant) {
         self.last_number += 1;
         let ask = Ask { number: self.last_number, ..ask };
         self.say(PeerMessage::Ask { host: self.me.clone(), ask: ask.clone() });
@@ -129,7 +130,7 @@ impl Company {
     }
 
     fn send(&self, subject: &str, message: &PeerMessage) {
-        if let Err(e) = self.connection.publish(subject, Some(&self.inbox), &[], message.encode().as_bytes()) {
+        if let Err(e) = self.connection.publish(subject, Some(&self.inbox), &[], &message.encode()) {
             log::warn!("the other daemons of this owner do not hear: {e}");
         }
     }
@@ -160,7 +161,7 @@ impl Daemon {
     /// Begins with a request: at once if nobody else can have to do with it.
     pub(super) fn begin(&mut self, work: Work) {
         let now = Instant::now();
-        let others = self.company.peers.present(now);
+        let others = self.peers.peers.present(now);
         let ours = match &work.request {
             Request::Stop { session_id } => {
                 let session_id = session_id.clone();
@@ -173,30 +174,30 @@ impl Daemon {
         }
         let seen = work.key.as_ref().is_some_and(|key| self.host.recent.has_seen(key));
         let ask = question(&work);
-        if others.is_empty() || ours || seen || ask == Ask::default() || self.company.pending.len() >= MAX_PENDING {
+        if others.is_empty() || ours || seen || ask == Ask::default() || self.peers.pending.len() >= MAX_PENDING {
             return self.perform(work);
         }
-        let same = |pending: &&mut Pending<Held>| ask.key.is_some() && pending.ask.key == ask.key;
-        if let Some(pending) = self.company.pending.iter_mut().find(same) {
-            return pending.followers.push(Held::Work(Box::new(work)));
+        let same = |pending: &&mut Pending<HeldRequest>| ask.key.is_some() && pending.ask.key == ask.key;
+        if let Some(pending) = self.peers.pending.iter_mut().find(same) {
+            return pending.followers.push(HeldRequest::Work(Box::new(work)));
         }
         if let Some(error) =
-            ask.session.as_deref().filter(|id| ask.claim && self.is_claimed(id)).map(|id| self.session_exists(id))
+            ask.session.as_ref().filter(|id| ask.claim && self.is_claimed(id)).map(|id| self.session_exists(id))
         {
             return self.refuse(work.wire, &work.message, &error);
         }
-        self.company.ask(ask, Held::Work(Box::new(work)), others, now);
+        self.peers.ask(ask, HeldRequest::Work(Box::new(work)), others, now);
     }
 
     /// Begins with a client's request for a session.
     pub(super) fn begin_for_client(&mut self, new: NewSession) {
         let now = Instant::now();
-        let others = self.company.peers.present(now);
+        let others = self.peers.peers.present(now);
         match &new.create.session_id {
             Some(id) if self.is_claimed(id) => (new.respond)(Err(self.session_exists(id))),
-            Some(id) if !others.is_empty() && self.company.pending.len() < MAX_PENDING => {
+            Some(id) if !others.is_empty() && self.peers.pending.len() < MAX_PENDING => {
                 let ask = Ask { session: Some(id.clone()), claim: true, ..Ask::default() };
-                self.company.ask(ask, Held::Client(new), others, now);
+                self.peers.ask(ask, HeldRequest::Client(new), others, now);
             }
             _ => self.create_for_client(new),
         }
@@ -204,51 +205,51 @@ impl Daemon {
 
     /// Whether a session of this id is about to be made here.
     fn is_claimed(&self, session_id: &str) -> bool {
-        let claims = |pending: &Pending<Held>| pending.ask.claim && pending.ask.session.as_deref() == Some(session_id);
-        self.company.pending.iter().any(claims)
+        let claims =
+            |pending: &Pending<HeldRequest>| pending.ask.claim && pending.ask.session.as_deref() == Some(session_id);
+        self.peers.pending.iter().any(claims)
     }
 
     /// Takes a message of another daemon.
     pub(super) fn peer(&mut self, message: Message) {
         let now = Instant::now();
         if let Some(to) = message.header(TO) {
-            if to == self.company.me {
+            if to == self.peers.me {
                 self.handed_on(message);
             }
             return;
         }
         if message.status() == Some(503) {
-            return self.company.hello = Hello::Heard;
+            return self.peers.hello = Hello::Heard;
         }
         let Some(said) = PeerMessage::decode(&message.payload) else { return };
         match said {
-            PeerMessage::Hello { host } if host != self.company.me => {
-                let here = PeerMessage::Here { host: self.company.me.clone() };
-                message.reply.iter().for_each(|reply| self.company.send(reply, &here));
+            PeerMessage::Hello { host } if host != self.peers.me => {
+                let here = PeerMessage::Here { host: self.peers.me.clone() };
+                message.reply.iter().for_each(|reply| self.peers.send(reply, &here));
             }
             PeerMessage::Here { host } => {
-                if self.company.peers.heard(&host, now) {
+                if self.peers.peers.heard(&host, now) {
                     log::info!("another nats-pi-bridge ({host}) serves {} as well", self.host.owner);
-                    self.company.announce();
+                    self.peers.announce();
                 }
             }
             PeerMessage::Gone { host } => {
-                self.company.peers.gone(&host);
-                self.company.pending.iter_mut().for_each(|pending| pending.answer(&host, Answer::default()));
+                self.peers.peers.gone(&host);
+                self.peers.pending.iter_mut().for_each(|pending| pending.answer(&host, Answer::default()));
             }
-            PeerMessage::Ask { host, ask } if host != self.company.me => {
-                self.company.peers.heard(&host, now);
-                let answer =
-                    PeerMessage::Answer { answer: self.peer_answer(&host, &ask), host: self.company.me.clone() };
-                message.reply.iter().for_each(|reply| self.company.send(reply, &answer));
+            PeerMessage::Ask { host, ask } if host != self.peers.me => {
+                self.peers.peers.heard(&host, now);
+                let answer = PeerMessage::Answer { answer: self.peer_answer(&host, &ask), host: self.peers.me.clone() };
+                message.reply.iter().for_each(|reply| self.peers.send(reply, &answer));
             }
             PeerMessage::Answer { host, answer } => {
-                let asked = self.company.pending.iter_mut().find(|pending| pending.ask.number == answer.number);
+                let asked = self.peers.pending.iter_mut().find(|pending| pending.ask.number == answer.number);
                 asked.into_iter().for_each(|pending| pending.answer(&host, answer.clone()));
             }
             PeerMessage::Hello { .. } | PeerMessage::Ask { .. } => {}
         }
-        self.advance_company();
+        self.advance_peers();
     }
 
     fn peer_answer(&mut self, host: &str, ask: &Ask) -> Answer {
@@ -262,11 +263,11 @@ impl Daemon {
             let wire = if wire == "controller" { Wire::Controller("list") } else { Wire::Intake };
             answer.listing = Some(self.list(wire));
         }
-        let company = &mut self.company;
-        for pending in company.pending.iter_mut().filter(|pending| ask.claim && pending.ask.claim) {
+        let peers = &mut self.peers;
+        for pending in peers.pending.iter_mut().filter(|pending| ask.claim && pending.ask.claim) {
             let same_request = ask.key.is_some() && pending.ask.key == ask.key;
             let same_session = ask.session.is_some() && pending.ask.session == ask.session;
-            if (same_request || same_session) && pending.rival(&company.me, host, same_request) {
+            if (same_request || same_session) && pending.rival(&peers.me, host, same_request) {
                 answer.has_session |= same_session;
                 answer.has_seen |= same_request;
             }
@@ -275,25 +276,24 @@ impl Daemon {
     }
 
     /// Goes on with what need not wait any longer.
-    pub(super) fn advance_company(&mut self) {
+    pub(super) fn advance_peers(&mut self) {
         let now = Instant::now();
-        if matches!(self.company.hello, Hello::Said(until) if until <= now) {
-            self.company.hello = Hello::Heard;
+        if matches!(self.peers.hello, Hello::Said(until) if until <= now) {
+            self.peers.hello = Hello::Heard;
         }
         while let Some((at, verdict)) =
-            self.company.pending.iter().enumerate().find_map(|(at, pending)| Some((at, pending.verdict(now)?)))
+            self.peers.pending.iter().enumerate().find_map(|(at, pending)| Some((at, pending.verdict(now)?)))
         {
-            let pending = self.company.pending.remove(at);
+            let pending = self.peers.pending.remove(at);
             match pending.work {
-                Held::Work(work) => self.decided(*work, verdict, pending.listings),
-                Held::Client(new) if verdict == Verdict::Ours => self.create_for_client(new),
-                Held::Client(new) => {
-                    let error = self.session_exists(new.create.session_id.as_deref().unwrap_or_default());
-                    (new.respond)(Err(error));
-                }
+                HeldRequest::Work(work) => self.decided(*work, verdict, pending.listings),
+                HeldRequest::Client(new) => match &new.create.session_id {
+                    Some(id) if verdict != Verdict::Ours => (new.respond)(Err(self.session_exists(id))),
+                    _ => self.create_for_client(new),
+                },
             }
             for follower in pending.followers {
-                if let Held::Work(work) = follower {
+                if let HeldRequest::Work(work) = follower {
                     self.begin(*work);
                 }
             }
@@ -305,12 +305,11 @@ impl Daemon {
             (Verdict::Theirs { host, has_seen: true }, _) | (Verdict::Theirs { host, .. }, Request::Stop { .. }) => {
                 self.hand_on(&work, &host);
             }
-            (Verdict::Theirs { .. }, Request::Create(create)) => {
-                let error = self.session_exists(create.session_id.as_deref().unwrap_or_default());
-                self.refuse(work.wire, &work.message, &error);
+            (Verdict::Theirs { .. }, Request::Create(Create { session_id: Some(id), .. })) => {
+                self.refuse(work.wire, &work.message, &self.session_exists(id));
             }
             (_, Request::List) if !listings.is_empty() => {
-                let own = (self.company.me.as_str(), self.list(work.wire));
+                let own = (self.peers.me.as_str(), self.list(work.wire));
                 let document = peers::merge(own, listings, self.connection.max_payload());
                 self.answer(work.wire, &work.message, &document, Instant::now());
             }
@@ -318,14 +317,14 @@ impl Daemon {
         }
     }
 
-    fn session_exists(&self, session_id: &str) -> DaemonError {
+    fn session_exists(&self, session_id: &SessionId) -> DaemonError {
         let subject = session_subject(&self.host.owner, session_id);
-        DaemonError::SessionExists { session_id: session_id.to_string(), subject }
+        DaemonError::SessionExists { session_id: session_id.clone(), subject }
     }
 
     /// Lets another daemon do what a request asks; it also gives the answer.
     fn hand_on(&self, work: &Work, host: &str) {
-        if let Err(e) = self.company.forward(&work.message, host) {
+        if let Err(e) = self.peers.forward(&work.message, host) {
             let error =
                 DaemonError::Busy { message: format!("it cannot be handed on to the daemon it belongs to: {e}") };
             self.refuse(work.wire, &work.message, &error);
@@ -336,9 +335,9 @@ impl Daemon {
     fn handed_on(&mut self, message: Message) {
         let Some(subject) = message.header(SUBJECT).map(str::to_string) else { return };
         let Some(work) = self.understand(Message { subject, ..message }) else { return };
-        let same = |pending: &&mut Pending<Held>| work.key.is_some() && pending.ask.key == work.key;
-        match self.company.pending.iter_mut().find(same) {
-            Some(pending) => pending.followers.push(Held::Work(Box::new(work))),
+        let same = |pending: &&mut Pending<HeldRequest>| work.key.is_some() && pending.ask.key == work.key;
+        match self.peers.pending.iter_mut().find(same) {
+            Some(pending) => pending.followers.push(HeldRequest::Work(Box::new(work))),
             None => self.perform(work),
         }
     }

@@ -6,6 +6,7 @@ use super::{Caller, Daemon, Phase};
 use crate::cancel::Cancel;
 use crate::contract::documents;
 use crate::contract::error::{DaemonError, ReplyError};
+use crate::contract::ids::SessionId;
 use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::request::Request;
 use crate::contract::sender::AgentSender;
@@ -217,7 +218,7 @@ impl Daemon {
     /// Stops a session; its caller hears of it when it is over. Returns what it will hear.
     fn stop(
         &mut self,
-        session_id: String,
+        session_id: SessionId,
         wire: Wire,
         message: &Message,
         received: Instant,

@@ -2,12 +2,12 @@
 
 use super::{Caller, Daemon, Entry};
 use crate::contract::error::DaemonError;
+use crate::contract::ids::{InstanceId, SessionId};
 use crate::contract::prompt::{EndReason, Incoming, Prompt};
 use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionSettings, SessionStats};
 use crate::contract::wire::WireSettings;
 use crate::model::{Services, ThinkingLevel};
-use crate::service::micro;
 use crate::service::services::SessionService;
 use crate::service::session_subjects::session_subject;
 use crate::service::session_subjects::{Place, SessionSubjects};
@@ -31,7 +31,7 @@ const NO_MODEL: &str = "no model: the request names none, none is configured, an
 
 impl Daemon {
     /// Checks a request for a session and starts it; returns its instance id.
-    pub(super) fn create(&mut self, create: &Create, caller: Caller<'_>) -> Result<String, DaemonError> {
+    pub(super) fn create(&mut self, create: &Create, caller: Caller<'_>) -> Result<InstanceId, DaemonError> {
         let Caller { reply, sender, received } = caller;
         if let Some(session_id) = &create.session_id
             && self.named(session_id).is_some()
@@ -65,9 +65,9 @@ impl Daemon {
         let invalid = |name: &str| DaemonError::InvalidRequest { message: format!("{name} must be true or false") };
         let wire_settings = crate::service::control::wire_settings(create.options()).map_err(invalid)?;
         let identity = Arc::new(SessionIdentity {
-            id: create.session_id.clone().unwrap_or_else(|| format!("run-{:08x}", fastrand::u32(..))),
+            id: create.session_id.clone().unwrap_or_else(SessionId::of_run),
             subject: create.session_id.as_ref().map(|id| session_subject(&self.config.owner, id)),
-            instance_id: micro::new_id(),
+            instance_id: InstanceId::random(),
             named: create.session_id.is_some(),
             cwd,
             from: from.clone(),
@@ -202,7 +202,7 @@ impl Daemon {
         first: Option<Prompt>,
     ) -> Result<(), DaemonError> {
         let service = identity.named.then(Arc::<SessionService>::default);
-        let spill_dir = self.spill_root.path().join(&identity.instance_id);
+        let spill_dir = self.spill_root.path().join(&*identity.instance_id);
         let wire = match &service {
             None => None,
             Some(service) => {
@@ -268,7 +268,7 @@ impl Daemon {
     }
 
     /// A session is over: tells those who waited for that.
-    pub(super) fn forget(&mut self, instance_id: &str, reason: &str) {
+    pub(super) fn forget(&mut self, instance_id: &InstanceId, reason: &str) {
         let Some(entry) = self.sessions.remove(instance_id) else { return };
         drop(entry.thread);
         if let Some(bridge) = &mut self.bridge {

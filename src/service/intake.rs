@@ -1,7 +1,7 @@
 //! Requests as they come to the intake's subject, and prompts as they come to a session's.
 
-use crate::contract::error::DaemonError;
-use crate::contract::request::{Request, echo, read};
+use crate::contract::error::{DaemonError, echo};
+use crate::contract::request::{Request, read};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -72,7 +72,7 @@ pub fn parse_prompt(payload: &[u8]) -> Result<PromptRequest, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::request::MAX_ECHO;
+    use crate::contract::error::MAX_ECHO;
     use crate::model::ThinkingLevel;
     use serde_json::json;
     use std::time::Duration;
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(parse(br#"{"sessionMode":"list","body":7}"#), Ok(Request::List));
         assert_eq!(
             parse(br#"{"sessionMode":"stop","sessionId":"a-B_9"}"#),
-            Ok(Request::Stop { session_id: "a-B_9".into() })
+            Ok(Request::Stop { session_id: "a-B_9".to_owned().try_into().expect("an id") })
         );
     }
 

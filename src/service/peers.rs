@@ -2,7 +2,9 @@
 //! not have the session it is about; the daemons then ask each other. A daemon that is alone knows it and asks nobody.
 
 use super::recent::Key;
-use serde_json::{Map, Value, json};
+use crate::contract::ids::SessionId;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,8 @@ pub fn subject(owner: &str) -> String {
 }
 
 /// What daemons say to each other.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
 pub enum PeerMessage {
     /// Who is there? Answered with `Here`.
     Hello {
@@ -34,103 +37,65 @@ pub enum PeerMessage {
     },
     Ask {
         host: String,
+        #[serde(flatten)]
         ask: Ask,
     },
     Answer {
         host: String,
+        #[serde(flatten)]
         answer: Answer,
     },
 }
 
 /// A question to the others.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Ask {
     /// Tells the answers to several questions apart.
     pub number: u64,
     /// Who has a session of this id?
-    pub session: Option<String>,
+    pub session: Option<SessionId>,
     /// Who has seen this request?
     pub key: Option<Key>,
     /// Whoever asks is about to do it, so that of two who ask at the same time one has to give way.
+    #[serde(default)]
     pub claim: bool,
     /// Which sessions are there, as a wire has them: `intake` or `controller`?
     pub list: Option<String>,
 }
 
 /// One daemon's answer.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Answer {
     pub number: u64,
+    #[serde(default, rename = "session")]
     pub has_session: bool,
+    #[serde(default, rename = "seen")]
     pub has_seen: bool,
     /// A document of `list`.
     pub listing: Option<Value>,
 }
 
 impl PeerMessage {
-    pub fn encode(&self) -> String {
-        let (op, host, mut fields) = match self {
-            PeerMessage::Hello { host } => ("hello", host, Map::new()),
-            PeerMessage::Here { host } => ("here", host, Map::new()),
-            PeerMessage::Gone { host } => ("gone", host, Map::new()),
-            PeerMessage::Ask { host, ask } => {
-                let key = ask.key.as_ref().map(|(subject, id)| [subject, id]);
-                let Ask { number, session, claim, list, .. } = ask;
-                let document = json!({"number": number, "session": session, "key": key, "claim": claim, "list": list});
-                ("ask", host, fields(document))
-            }
-            PeerMessage::Answer { host, answer } => {
-                let Answer { number, has_session, has_seen, listing } = answer;
-                let document = json!({"number": number, "session": has_session, "seen": has_seen, "listing": listing});
-                ("answer", host, fields(document))
-            }
-        };
-        fields.insert("op".into(), json!(op));
-        fields.insert("host".into(), json!(host));
-        Value::Object(fields).to_string()
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
     }
 
     /// Reads a message; `None` for what a daemon of this version does not understand.
     pub fn decode(payload: &[u8]) -> Option<PeerMessage> {
-        let document: Value = serde_json::from_slice(payload).ok()?;
-        let text = |key: &str| document[key].as_str().map(str::to_string);
-        let flag = |key: &str| document[key].as_bool().unwrap_or_default();
-        let number = document["number"].as_u64();
-        let host = text("host")?;
-        Some(match document["op"].as_str()? {
-            "hello" => PeerMessage::Hello { host },
-            "here" => PeerMessage::Here { host },
-            "gone" => PeerMessage::Gone { host },
-            "ask" => {
-                let word = |at: usize| document["key"][at].as_str().map(str::to_string);
-                let (session, key) = (text("session"), word(0).zip(word(1)));
-                let ask = Ask { number: number?, session, key, claim: flag("claim"), list: text("list") };
-                PeerMessage::Ask { host, ask }
-            }
-            "answer" => {
-                let listing = Some(document["listing"].clone()).filter(|listing| !listing.is_null());
-                let (has_session, has_seen) = (flag("session"), flag("seen"));
-                PeerMessage::Answer { host, answer: Answer { number: number?, has_session, has_seen, listing } }
-            }
-            _ => return None,
-        })
+        serde_json::from_slice(payload).ok()
     }
 }
 
-fn fields(document: Value) -> Map<String, Value> {
-    if let Value::Object(fields) = document { fields } else { Map::new() }
-}
-
 /// The other daemons, as far as they have been heard of.
-pub struct Peers {
+pub struct PeerSet {
     me: String,
     interval: Duration,
     heard: BTreeMap<String, Instant>,
 }
 
-impl Peers {
-    pub fn new(me: &str, interval: Duration) -> Peers {
-        Peers { me: me.to_string(), interval, heard: BTreeMap::new() }
+impl PeerSet {
+    pub fn new(me: &str, interval: Duration) -> PeerSet {
+        PeerSet { me: me.to_string(), interval, heard: BTreeMap::new() }
     }
 
     /// A daemon is there. True if that is news.
@@ -249,7 +214,7 @@ mod tests {
                 host: host.clone(),
                 ask: Ask {
                     number: 7,
-                    session: Some("a".into()),
+                    session: Some("a".to_owned().try_into().expect("an id")),
                     key: Some(key),
                     claim: true,
                     list: Some("intake".into()),
@@ -266,17 +231,46 @@ mod tests {
                 },
             },
         ] {
-            assert_eq!(PeerMessage::decode(message.encode().as_bytes()), Some(message));
+            let encoded = message.encode();
+            assert_eq!(PeerMessage::decode(&encoded), Some(message), "{}", String::from_utf8_lossy(&encoded));
         }
         for payload in ["", "{}", r#"{"op":"here"}"#, r#"{"op":"new","host":"H"}"#, r#"{"op":"ask","host":"H"}"#] {
             assert_eq!(PeerMessage::decode(payload.as_bytes()), None, "{payload}");
         }
     }
 
+    /// Daemons of different versions may serve the same owner.
+    #[test]
+    fn messages_are_those_of_every_version() {
+        let ask = Ask {
+            number: 7,
+            session: Some("a".to_owned().try_into().expect("an id")),
+            key: Some(("s".into(), "i".into())),
+            ..Ask::default()
+        };
+        let answer = Answer { number: 7, has_session: true, ..Answer::default() };
+        for (message, document) in [
+            (PeerMessage::Hello { host: "H".into() }, json!({"op": "hello", "host": "H"})),
+            (
+                PeerMessage::Ask { host: "H".into(), ask },
+                json!({"op": "ask", "host": "H", "number": 7, "session": "a", "key": ["s", "i"], "claim": false, "list": null}),
+            ),
+            (
+                PeerMessage::Answer { host: "H".into(), answer },
+                json!({"op": "answer", "host": "H", "number": 7, "session": true, "seen": false, "listing": null}),
+            ),
+        ] {
+            assert_eq!(serde_json::to_value(&message).expect("it is a document"), document);
+        }
+        let bare = br#"{"number":1,"host":"H","op":"ask"}"#;
+        let expected = PeerMessage::Ask { host: "H".into(), ask: Ask { number: 1, ..Ask::default() } };
+        assert_eq!(PeerMessage::decode(bare), Some(expected));
+    }
+
     #[test]
     fn who_is_silent_for_long_is_gone() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let mut known = Peers::new("me", 5 * second);
+        let mut known = PeerSet::new("me", 5 * second);
         assert!(!known.heard("me", start), "we hear ourselves");
         assert!(known.heard("a", start) && known.heard("b", start));
         assert!(!known.heard("a", start + 10 * second));

@@ -106,7 +106,7 @@ impl SessionService {
     fn session<'a>(&'a self, host: &Host, identity: &'a SessionIdentity) -> Instance<'a> {
         let subject = session_subject(&host.owner, &identity.id);
         let cwd = identity.cwd.to_string_lossy();
-        let metadata = [("sessionId", identity.id.as_str()), ("owner", &host.owner), ("cwd", &cwd)];
+        let metadata = [("sessionId", &*identity.id), ("owner", &host.owner), ("cwd", &cwd)];
         let mut endpoints = vec![Endpoint::new("prompt", subject.clone(), &self.prompt)];
         let control = VERBS.iter().zip(self.control.get().map_or(&UNUSED, |used| used));
         endpoints.extend(control.map(|(verb, counters)| Endpoint::new(verb, format!("{subject}.{verb}"), counters)));

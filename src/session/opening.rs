@@ -78,7 +78,7 @@ impl<W: Wire> Session<W> {
         let mut file = SessionFile::create(&path, &id, &iso_time(created), &self.identity.cwd, None)?;
         let settings = self.stats.settings();
         if self.identity.named {
-            let name = settings.name.as_ref().unwrap_or(&self.identity.id);
+            let name = settings.name.as_deref().unwrap_or(&self.identity.id);
             file.append("session_info", object(json!({"name": name})))?;
         }
         let model = json!({"provider": settings.model.provider, "modelId": settings.model.id});

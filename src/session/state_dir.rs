@@ -2,10 +2,11 @@
 //!
 //! What was said in a session is in its session file; here is what the daemon has to know to offer it again.
 
+use crate::contract::ids::{InstanceId, SessionId};
 use crate::fault;
 use crate::transcript::now_ms;
 use rustix::fs::{FlockOperation, flock};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -24,28 +25,36 @@ pub enum OpenError {
 }
 
 /// A session as it is remembered.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SavedSession {
-    pub id: String,
-    pub instance_id: String,
+    #[serde(rename = "sessionId")]
+    pub id: SessionId,
+    pub instance_id: InstanceId,
     /// The session file, absolute.
     pub file: PathBuf,
     pub cwd: PathBuf,
     /// `provider/model`.
     pub model: String,
+    #[serde(rename = "thinkingLevel")]
     pub thinking: String,
     pub name: Option<String>,
     pub from: Option<String>,
     pub tools: Vec<String>,
     /// Its events are published on NATS.
+    #[serde(default)]
     pub events: bool,
     /// Callers of the agent protocol are told of tool calls and costs.
+    #[serde(default)]
     pub tool_status: bool,
     /// Zero means no end.
+    #[serde(with = "seconds")]
     pub max_lifetime: Duration,
     /// Unix time in milliseconds; absent = no end.
+    #[serde(rename = "endsAt")]
     pub ends_ms: Option<i64>,
     /// Unix time in milliseconds.
+    #[serde(rename = "createdAt")]
     pub created_ms: i64,
 }
 
@@ -86,8 +95,9 @@ impl StateDir {
         let Ok(entries) = self.folder.read_dir() else { return Vec::new() };
         let mut sessions = Vec::new();
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| has_extension(path, "json")) {
-            let document = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-            match document.as_ref().and_then(SavedSession::from_json) {
+            let document =
+                std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<SavedSession>(&text).ok());
+            match document {
                 Some(session) if session.ends_ms.is_some_and(|end| end <= now_ms()) => {
                     log::info!("session {} expired meanwhile", session.id);
                     self.forget(&session.id);
@@ -111,7 +121,7 @@ impl StateDir {
         let path = self.path(&session.id);
         let new = path.with_extension("new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        fault::write_all(&mut file, session.to_json().to_string().as_bytes())?;
+        fault::write_all(&mut file, &serde_json::to_vec(session)?)?;
         file.sync_data()?;
         std::fs::rename(&new, &path)
     }
@@ -138,47 +148,18 @@ fn has_extension(path: &Path, wanted: &str) -> bool {
     path.extension().is_some_and(|extension| extension == wanted)
 }
 
-impl SavedSession {
-    fn to_json(&self) -> Value {
-        json!({
-            "sessionId": self.id,
-            "instanceId": self.instance_id,
-            "file": self.file.to_string_lossy(),
-            "cwd": self.cwd.to_string_lossy(),
-            "model": self.model,
-            "thinkingLevel": self.thinking,
-            "name": self.name,
-            "from": self.from,
-            "tools": self.tools,
-            "events": self.events,
-            "toolStatus": self.tool_status,
-            "maxLifetime": self.max_lifetime.as_secs_f64(),
-            "endsAt": self.ends_ms,
-            "createdAt": self.created_ms,
-        })
+/// A lifetime in seconds.
+mod seconds {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    pub fn serialize<S: Serializer>(lifetime: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(lifetime.as_secs_f64())
     }
 
-    fn from_json(document: &Value) -> Option<SavedSession> {
-        let fields: &Map<String, Value> = document.as_object()?;
-        let text = |key: &str| Some(fields.get(key)?.as_str()?.to_owned());
-        let flag = |key: &str| fields.get(key).and_then(Value::as_bool).unwrap_or(false);
-        let tools = fields.get("tools")?.as_array()?.iter();
-        Some(SavedSession {
-            id: text("sessionId").filter(|id| crate::contract::request::valid_session_id(id))?,
-            instance_id: text("instanceId")?,
-            file: text("file")?.into(),
-            cwd: text("cwd")?.into(),
-            model: text("model")?,
-            thinking: text("thinkingLevel")?,
-            name: text("name"),
-            from: text("from"),
-            tools: tools.filter_map(|tool| Some(tool.as_str()?.to_owned())).collect(),
-            events: flag("events"),
-            tool_status: flag("toolStatus"),
-            max_lifetime: Duration::try_from_secs_f64(fields.get("maxLifetime")?.as_f64()?).ok()?,
-            ends_ms: fields.get("endsAt").and_then(Value::as_i64),
-            created_ms: fields.get("createdAt")?.as_i64()?,
-        })
+    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(from)?).map_err(D::Error::custom)
     }
 }
 
@@ -188,8 +169,8 @@ mod tests {
 
     fn session(id: &str) -> SavedSession {
         SavedSession {
-            id: id.into(),
-            instance_id: "i".into(),
+            id: id.to_owned().try_into().expect("an id"),
+            instance_id: "i".to_owned().try_into().expect("an id"),
             file: "/f.jsonl".into(),
             cwd: "/w".into(),
             model: "a/b".into(),

@@ -141,7 +141,7 @@ impl Client<'_> {
     fn route(&self, head: &Head) -> Result<Arc<Route>, Failure> {
         match (&self.own, &head.session) {
             (Some(own), None) => Ok(own.clone()),
-            (Some(own), Some(id)) if *id == own.identity.id => Ok(own.clone()),
+            (Some(own), Some(id)) if **id == *own.identity.id => Ok(own.clone()),
             (Some(own), Some(_)) => Err(Failure::Text(format!("this is the socket of session {:?}", own.identity.id))),
             (None, id) => Ok(self.shared.table().find(id.as_deref())?),
         }
@@ -233,7 +233,7 @@ impl Client<'_> {
         let id = head.session.as_deref();
         let (ended, kept) = std::mem::take(&mut self.subscribed)
             .into_iter()
-            .partition(|route| id.is_none_or(|id| id == route.identity.id));
+            .partition(|route| id.is_none_or(|id| *id == *route.identity.id));
         self.subscribed = kept;
         self.link.mute(self.subscribed.is_empty());
         for route in ended {

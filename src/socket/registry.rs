@@ -177,7 +177,7 @@ impl Registry<'_> {
                     if let Some(reason) = route.stats.take_outdated().or(fresh).or(beat) {
                         let path = self.shared.directory.session_row(&route.identity.id);
                         self.write(&path, &identity.own(route, reason));
-                        self.written.insert(route.token, route.identity.id.clone());
+                        self.written.insert(route.token, route.identity.id.to_string());
                     }
                 }
             }

@@ -76,12 +76,12 @@ impl Table {
     /// There is no such session.
     pub fn find(&self, id: Option<&str>) -> Result<Arc<Route>, NoRoute> {
         let found = match id {
-            Some(id) => self.routes.values().rev().find(|route| route.identity.id == id),
+            Some(id) => self.routes.values().rev().find(|route| *route.identity.id == *id),
             None => self.only(),
         };
         found.cloned().ok_or_else(|| match id {
             Some(id) => NoRoute::Unknown(id.to_string()),
-            None => NoRoute::Unclear(self.named().map(|route| route.identity.id.clone()).collect()),
+            None => NoRoute::Unclear(self.named().map(|route| route.identity.id.to_string()).collect()),
         })
     }
 }
@@ -109,9 +109,9 @@ pub mod tests {
     /// A route, and what is sent along it.
     pub fn route(token: u64, id: &str, named: bool) -> (Arc<Route>, Receiver<Command>) {
         let identity = SessionIdentity {
-            id: id.into(),
+            id: id.to_owned().try_into().expect("an id"),
             subject: None,
-            instance_id: format!("i{token}"),
+            instance_id: format!("i{token}").try_into().expect("an id"),
             named,
             cwd: "/project".into(),
             from: None,
@@ -143,7 +143,7 @@ pub mod tests {
     #[test]
     fn a_session_is_found_by_id_or_by_being_the_only_one() {
         let found = |routes: &[(&str, bool)], id| match table(routes).find(id) {
-            Ok(route) => route.identity.id.clone(),
+            Ok(route) => route.identity.id.to_string(),
             Err(why) => why.to_string(),
         };
         let (a, b, run) = (("a", true), ("b", true), ("run-1", false));

@@ -148,7 +148,7 @@ impl Turn {
         let file = self.stats.settings().file;
         let file = file.as_ref().map(|file| file.to_string_lossy());
         for (name, value) in [
-            (SESSION_VARIABLE, self.identity.instance_id.as_str()),
+            (SESSION_VARIABLE, &*self.identity.instance_id),
             ("PI_SESSION_ID", &self.identity.id),
             ("PI_PROVIDER", &self.model.provider),
             ("PI_MODEL", &self.model.id),

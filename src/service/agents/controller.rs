@@ -152,7 +152,10 @@ mod tests {
         );
         let named = parse("spawn", br#"{"cwd":"/tmp","session_id":"w1","thinking_level":"high"}"#);
         assert!(matches!(named, Ok(Request::Create(create)) if create.session_id.as_deref() == Some("w1")));
-        assert_eq!(parse("stop", br#"{"session_id":"w1"}"#), Ok(Request::Stop { session_id: "w1".into() }));
+        assert_eq!(
+            parse("stop", br#"{"session_id":"w1"}"#),
+            Ok(Request::Stop { session_id: "w1".to_owned().try_into().expect("an id") })
+        );
         assert_eq!(parse("list", b""), Ok(Request::List));
     }
 
