@@ -45,7 +45,6 @@ pub enum Step {
     Compacted {
         message: Arc<Message>,
         first_kept: usize,
-        usage: Usage,
         entry: Value,
     },
     /// The turn waits for people.
@@ -191,7 +190,14 @@ impl Turn {
         let _ = self.steps.send(step);
     }
 
+    /// Tells the caller and the session of an event: the caller from here, so that it comes in order with the text.
     fn emit(&self, event: AgentEvent) {
+        if let AgentEvent::MessageEnd(message) = &event
+            && let Message::Assistant(answer) = &**message
+        {
+            self.stats.add_usage(&answer.usage);
+        }
+        self.reply.event(&event);
         self.step(Step::Event(event));
     }
 

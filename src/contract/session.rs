@@ -26,6 +26,8 @@ pub struct SessionIdentity {
     pub project_trusted: bool,
     /// Names of the tools that the model is offered.
     pub tools: Vec<String>,
+    /// How often the daemon had been started when the session was created; 0 where nobody counts.
+    pub created_at_start: u64,
     /// Unix time in milliseconds.
     pub created_ms: i64,
 }

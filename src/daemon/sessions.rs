@@ -73,6 +73,7 @@ impl Daemon {
             from: from.clone(),
             project_trusted,
             tools,
+            created_at_start: self.state.as_ref().map_or(0, |state| state.starts()),
             created_ms: now_ms(),
         });
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
@@ -173,6 +174,7 @@ impl Daemon {
             cwd: saved.cwd,
             from: saved.from,
             tools: saved.tools,
+            created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
         });
         let stats = Arc::new(SessionStats::new(SessionSettings {
