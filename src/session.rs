@@ -223,7 +223,7 @@ impl<W: Wire> Session<W> {
 
     /// The first event of a session.
     fn announce(&mut self) {
-        let state = Value::Object(state(&self.identity, &self.stats));
+        let state = Value::Object(state(&self.identity, &self.stats, self.stats.running()));
         let data = Value::Object(Map::from_iter([("state".to_owned(), state)]));
         self.publish(&AgentEvent::Bridge { name: "bridge_start", data });
     }

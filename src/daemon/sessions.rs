@@ -279,8 +279,20 @@ impl Daemon {
         if entry.identity.named {
             log::info!("session {} ended", entry.identity.id);
         }
-        for stopped in entry.stoppers {
-            stopped(json!({"ok": true, "sessionId": entry.identity.id}));
+        if !entry.stoppers.is_empty() {
+            self.when_written(move || {
+                for stopped in entry.stoppers {
+                    stopped(json!({"ok": true, "sessionId": entry.identity.id}));
+                }
+            });
+        }
+    }
+
+    /// Does `then`, which must not wait, once clients find the sessions as they are now.
+    pub(super) fn when_written(&self, then: impl FnOnce() + Send + 'static) {
+        match &self.bridge {
+            Some(bridge) => bridge.when_written(Box::new(then)),
+            None => then(),
         }
     }
 }
