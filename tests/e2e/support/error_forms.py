@@ -154,3 +154,26 @@ def bare(record):
 def ended(client):
     """The end of a stream over the socket."""
     return bare(client.stream(1)[1])
+
+
+# Requests to the daemon itself. Their errors are documents with fields of their own.
+
+
+def summary(document):
+    """The line that goes with a document."""
+    return f"{document['error']}: {document['message']}" if "message" in document else document["error"]
+
+
+def intake(document, status, ends):
+    return nats(document, status, summary(document), ends)
+
+
+def controller(document, status):
+    return nats(document, 500 if status == 503 else status, summary(document), 0)
+
+
+def client(document, command):
+    return {
+        "type": "response", "command": command, "success": False, "error": summary(document), "code": document["error"],
+        "details": document,
+    }
