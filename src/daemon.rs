@@ -5,31 +5,34 @@
 
 mod agents;
 mod clients;
-mod company;
+mod peers;
 mod requests;
 mod sessions;
 
+use crate::broker::Broker;
 use crate::config::{self, BrokerPlan, Config};
+use crate::contract::documents;
+use crate::contract::ids::InstanceId;
+use crate::contract::prompt::{Command, EndReason};
+use crate::contract::reply::Reply;
+use crate::contract::sender::AgentSender;
+use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::model::Services;
-use crate::nats::agents::controller::{self, Controller};
-use crate::nats::agents::sender::AgentSender;
-use crate::nats::agents::{Identity, QUEUE_GROUP as AGENTS_QUEUE_GROUP};
-use crate::nats::broker::Broker;
-use crate::nats::documents;
-use crate::nats::host::Host;
-use crate::nats::micro::{self, Counters};
-use crate::nats::services::{IntakeService, SessionService};
-use crate::nats::waiting_room::{Class, Limits, WaitingRoom};
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
-use crate::reply::Reply;
-use crate::session::{Command, EndReason, Facts, Info};
+use crate::service::agents::controller::{self, Controller};
+use crate::service::agents::{AgentIdentity, QUEUE_GROUP as AGENTS_QUEUE_GROUP};
+use crate::service::host::Host;
+use crate::service::micro;
+use crate::service::services::{IntakeService, SessionService};
+use crate::service::waiting_room::{Class, Limits, WaitingRoom};
+use crate::session::SessionOptions;
+use crate::session::state_dir::{OpenError, StateDir};
 use crate::socket::{ClientRequest, SocketServer};
-use crate::state_dir::{OpenError, StateDir};
 use crate::sys;
 use crate::threads::Thread;
 use crate::tools::child;
-use company::Company;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
+use peers::Peers;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -65,13 +68,13 @@ enum Event {
     Signal,
     Nats(ConnectionEvent),
     Request(Box<Message>),
-    /// Another daemon of this owner says something.
+    /// A message of another daemon of this owner.
     Peer(Box<Message>),
     Discovery(Box<Message>),
     Client(Box<ClientRequest>),
     /// A session is over, and why.
-    Ended(String, &'static str),
-    /// Time for the agents' signs of life.
+    Ended(InstanceId, &'static str),
+    /// Time for the agents' heartbeats.
     Heartbeat,
     /// The time is up for a phase of the shutdown, or for other daemons to answer.
     Deadline,
@@ -81,8 +84,8 @@ enum Event {
 
 /// The main thread's side of a session.
 struct Entry {
-    info: Arc<Info>,
-    facts: Arc<Facts>,
+    identity: Arc<SessionIdentity>,
+    stats: Arc<SessionStats>,
     commands: Sender<Command>,
     /// Absent for ephemeral runs, which are not discoverable.
     service: Option<Arc<SessionService>>,
@@ -110,7 +113,6 @@ impl Entry {
 struct Caller<'a> {
     /// Where the answer to the first prompt goes; made when nothing can be refused any more.
     reply: &'a dyn Fn() -> Arc<dyn Reply>,
-    counters: Arc<Counters>,
     sender: Option<AgentSender>,
     received: Instant,
 }
@@ -125,16 +127,17 @@ enum Phase {
 }
 
 struct Daemon {
-    config: Arc<Config>,
+    config: Config,
+    session_options: Arc<SessionOptions>,
     services: Arc<Services>,
     connection: Connection,
     /// What the sessions share on it.
     host: Arc<Host>,
     /// By instance id, so that a session that ends cannot be taken for its successor of the same name.
-    sessions: BTreeMap<String, Entry>,
+    sessions: BTreeMap<InstanceId, Entry>,
     intake: IntakeService,
     controller: Controller,
-    company: Company,
+    peers: Peers,
     spill_root: tempfile::TempDir,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
@@ -149,8 +152,8 @@ struct Daemon {
     /// Where clients can talk to sessions on this machine, unless there is no such place.
     bridge: Option<SocketServer>,
     client_requests: Receiver<ClientRequest>,
-    ended: Receiver<(String, &'static str)>,
-    ended_sender: Sender<(String, &'static str)>,
+    ended: Receiver<(InstanceId, &'static str)>,
+    ended_sender: Sender<(InstanceId, &'static str)>,
     /// What a failing server said last, so that an outage is one line in the log.
     outage_reported: bool,
     /// When connecting failed first since there was a connection.
@@ -241,7 +244,7 @@ impl Daemon {
         };
         let mut intake_subscriptions = vec![subscribe(&subject, micro::QUEUE_GROUP)?];
         for verb in controller::VERBS {
-            let subject = Identity { owner: &config.owner, instance_id: "", session: None }.subject(verb);
+            let subject = AgentIdentity { owner: &config.owner, instance_id: "", session: None }.subject(verb);
             intake_subscriptions.push(subscribe(&subject, AGENTS_QUEUE_GROUP)?);
         }
         let mut discovery_subscriptions = Vec::new();
@@ -255,16 +258,16 @@ impl Daemon {
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .tempdir()
             .map_err(|e| format!("no folder for temporary files: {e}"))?;
-        let config = Arc::new(config);
-        let host = Arc::new(Host::new(&connection, &config));
+        let host = Arc::new(Host::new(&connection, config.host_options()));
         let (bridge, client_requests) = clients::start(&config)?;
         Ok(Daemon {
             services: Arc::new(Services::new(&config.agent_dir, config.oauth_refresh.clone())),
             intake,
             controller: Controller::default(),
-            company: Company::new(&host).map_err(|e| e.to_string())?,
+            peers: Peers::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
+            session_options: Arc::new(config.session_options()),
             config,
             connection,
             sessions: BTreeMap::new(),
@@ -310,15 +313,15 @@ impl Daemon {
             Phase::Serving => None,
             Phase::Draining(end) | Phase::Ending(end) => Some(end),
         };
-        let deadline = shutdown.into_iter().chain(self.company.deadline()).min();
+        let deadline = shutdown.into_iter().chain(self.peers.deadline()).min();
         let deadline = deadline.map_or_else(never, |end| after(end.saturating_duration_since(Instant::now())));
-        let requests = if self.company.is_settled() { self.intake_requests.clone() } else { never() };
+        let requests = if self.peers.is_ready() { self.intake_requests.clone() } else { never() };
         select! {
             recv(self.signals) -> _ => Event::Signal,
             recv(self.ended) -> ended => ended.map_or(Event::Deadline, |(id, reason)| Event::Ended(id, reason)),
             recv(self.connection_events) -> event => Event::Nats(event.unwrap_or(ConnectionEvent::Closed)),
             recv(requests) -> message => message.map_or(Event::Deadline, Event::Request),
-            recv(self.company.messages()) -> message => message.map_or(Event::Deadline, Event::Peer),
+            recv(self.peers.messages()) -> message => message.map_or(Event::Deadline, Event::Peer),
             recv(self.discovery_requests) -> message => message.map_or(Event::Deadline, Event::Discovery),
             recv(self.client_requests) -> request => request.map_or(Event::Deadline, |r| Event::Client(Box::new(r))),
             recv(deadline) -> _ => Event::Deadline,
@@ -349,11 +352,11 @@ impl Daemon {
                 self.release_memory();
             }
             Event::Heartbeat => {
-                self.company.announce();
+                self.peers.announce();
                 self.heartbeats();
             }
             Event::Deadline => {
-                self.advance_company();
+                self.advance_peers();
                 if let Phase::Draining(end) | Phase::Ending(end) = self.phase
                     && end <= Instant::now()
                 {
@@ -365,9 +368,9 @@ impl Daemon {
 
     /// Gives back what prompts needed for a while, once all is quiet: half of a session's memory, measured.
     fn release_memory(&mut self) {
-        let prompts = self.sessions.values().map(|entry| entry.facts.prompts()).sum::<u64>();
+        let prompts = self.sessions.values().map(|entry| entry.stats.prompts()).sum::<u64>();
         let work = (self.started, prompts);
-        let quiet = self.sessions.values().all(|entry| !entry.facts.running());
+        let quiet = self.sessions.values().all(|entry| !entry.stats.running());
         if quiet && work != self.released_after {
             sys::release_free_memory();
             self.released_after = work;
@@ -386,7 +389,7 @@ impl Daemon {
                     log::info!("connected");
                     log::info!("intake registered on {}", self.intake.subject);
                 }
-                self.company.connected();
+                self.peers.connected();
                 self.heartbeats();
             }
             ConnectionEvent::Disconnected { reason } => log::warn!("disconnected: {reason}"),
@@ -444,21 +447,20 @@ impl Daemon {
     fn listing(&self, limit: usize) -> Value {
         let now = Instant::now();
         let mut entries: Vec<&Entry> = self.sessions.values().collect();
-        entries.sort_by_key(|entry| entry.info.created_ms);
-        let (sessions, runs): (Vec<&Entry>, Vec<&Entry>) = entries.into_iter().partition(|e| e.info.named);
-        let rows = |entries: Vec<&Entry>| {
-            entries.iter().map(|e| documents::summary(&self.config.owner, &e.info, &e.facts, now)).collect()
-        };
+        entries.sort_by_key(|entry| entry.identity.created_ms);
+        let (sessions, runs): (Vec<&Entry>, Vec<&Entry>) = entries.into_iter().partition(|e| e.identity.named);
+        let rows =
+            |entries: Vec<&Entry>| entries.iter().map(|e| documents::summary(&e.identity, &e.stats, now)).collect();
         documents::listing(rows(sessions), rows(runs), limit)
     }
 
     /// The session of that id, named or an ephemeral run; ids of runs are never those of named sessions that live.
     fn by_id(&mut self, session_id: &str) -> Option<&mut Entry> {
-        self.sessions.values_mut().find(|entry| entry.info.id == session_id)
+        self.sessions.values_mut().find(|entry| *entry.identity.id == *session_id)
     }
 
     fn named(&mut self, session_id: &str) -> Option<&mut Entry> {
-        self.sessions.values_mut().find(|entry| entry.info.named && entry.info.id == session_id)
+        self.sessions.values_mut().find(|entry| entry.identity.named && *entry.identity.id == *session_id)
     }
 
     /// Serving -> draining -> ending -> leaving behind; by a signal, or because a phase took too long.
@@ -467,8 +469,8 @@ impl Daemon {
         match self.phase {
             Phase::Serving => {
                 log::info!("shutting down ({} sessions)", self.sessions.len());
-                // Company takes over what comes from now on.
-                if self.company.leave() {
+                // Peers takes over what comes from now on.
+                if self.peers.leave() {
                     self.intake_subscriptions.drain(..).for_each(|subscription| {
                         subscription.drain(LAST_CALL);
                     });
@@ -482,7 +484,7 @@ impl Daemon {
             }
             Phase::Ending(end) if end <= now => {
                 for (_, entry) in std::mem::take(&mut self.sessions) {
-                    log::warn!("session {} does not end and is left behind", entry.info.id);
+                    log::warn!("session {} does not end and is left behind", entry.identity.id);
                     entry.thread.abandon();
                 }
             }

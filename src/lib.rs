@@ -6,25 +6,22 @@
 //! knows nothing else.
 #![deny(unsafe_code)]
 
+pub mod broker;
 pub mod cancel;
 pub mod cli;
-pub mod compact;
 pub mod config;
+pub mod contract;
 pub mod daemon;
 pub mod event_log;
-pub mod events;
 pub mod fault;
 pub mod jsonc;
 pub mod model;
 pub mod nats;
-pub mod nats_context;
 pub mod prompt;
-pub mod questions;
-pub mod reply;
+pub mod service;
 pub mod session;
 pub mod socket;
 pub mod startup;
-pub mod state_dir;
 pub mod sys;
 pub mod threads;
 pub mod tolerant_json;

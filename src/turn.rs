@@ -4,20 +4,22 @@
 //! said yes; that is the one place for policy, limits and records.
 
 mod calls;
+mod compact;
 mod room;
 mod streaming;
 
 use crate::cancel::Cancel;
-use crate::compact::CompactError;
-use crate::config::Config;
-use crate::events::AgentEvent;
+use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::event::AgentEvent;
+use crate::contract::prompt::Incoming;
+use crate::contract::reply::{Reply, Restart};
+use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry, settle_calls};
-use crate::prompt::{PromptInput, commands, skills, system_prompt};
-use crate::reply::{ErrorKind, Reply, ReplyError, Restart};
-use crate::session::{Facts, Info};
+use crate::prompt::{PromptInput, UserFolders, commands, skills, system_prompt};
 use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage, now_ms};
 use calls::calls;
+use compact::CompactError;
 use crossbeam_channel::{Sender, bounded};
 use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,8 +32,8 @@ use streaming::Streaming;
 const SESSION_VARIABLE: &str = "NATS_PI_BRIDGE_SESSION";
 
 /// Kills what programs of a session left running in the background. For its end.
-pub fn kill_leftovers(info: &Info) {
-    tools::child::kill_marked(SESSION_VARIABLE, &info.instance_id);
+pub fn kill_leftovers(identity: &SessionIdentity) {
+    tools::child::kill_marked(SESSION_VARIABLE, &identity.instance_id);
 }
 
 /// What a turn tells its session, in order.
@@ -77,24 +79,6 @@ pub enum Verdict {
     Go(Vec<Incoming>),
 }
 
-/// A message from outside on its way into the transcript.
-#[derive(Clone, Debug)]
-pub struct Incoming {
-    /// Unique in the session.
-    pub id: String,
-    pub text: String,
-    pub images: Vec<Block>,
-    /// A text that calls up a skill or a template is to be replaced by its words.
-    pub expand: bool,
-}
-
-impl Incoming {
-    /// A text as it came from outside.
-    pub fn new(text: String) -> Incoming {
-        Incoming { id: format!("{:016x}", fastrand::u64(..)), text, images: Vec::new(), expand: true }
-    }
-}
-
 /// What a turn has to do.
 pub enum Work {
     /// Answer these messages.
@@ -124,12 +108,21 @@ impl Settled {
     }
 }
 
+/// The settings that turns share.
+pub struct TurnOptions {
+    pub folders: UserFolders,
+    /// The whole environment of child processes.
+    pub tool_environment: Vec<(String, String)>,
+    /// How long a command may take that names no limit; `None` = no limit.
+    pub bash_timeout: Option<Duration>,
+}
+
 /// Everything a turn works with.
 pub struct Turn {
-    pub config: Arc<Config>,
+    pub options: Arc<TurnOptions>,
     pub services: Arc<Services>,
-    pub info: Arc<Info>,
-    pub facts: Arc<Facts>,
+    pub identity: Arc<SessionIdentity>,
+    pub stats: Arc<SessionStats>,
     pub model: Arc<Model>,
     pub thinking: ThinkingLevel,
     pub transcript: Vec<Arc<Message>>,
@@ -216,7 +209,7 @@ impl Turn {
     /// when nothing waits, which saves two changes of thread. What comes in just then is not lost: the session makes it a
     /// prompt of its own.
     fn waiting(&self, action: Action) -> Option<Vec<Incoming>> {
-        if self.facts.pending() == 0 { Some(Vec::new()) } else { self.gate(action) }
+        if self.stats.pending() == 0 { Some(Vec::new()) } else { self.gate(action) }
     }
 
     /// Adds a complete message to the transcript.
@@ -236,11 +229,11 @@ impl Turn {
 
     /// Takes a message from outside in. One that calls up what cannot be read stays as it is.
     fn take_in(&mut self, incoming: Incoming) {
-        let places = self.config.places(&self.info.cwd, self.info.project_trusted);
+        let places = self.options.folders.places(&self.identity.cwd, self.identity.project_trusted);
         let text = match incoming.expand.then(|| commands::expand(&incoming.text, &places)).flatten() {
             Some(Ok(expanded)) => expanded.text,
             Some(Err(why)) => {
-                log::warn!("session {}: a command cannot be called up: {why}", self.info.id);
+                log::warn!("session {}: a command cannot be called up: {why}", self.identity.id);
                 incoming.text
             }
             None => incoming.text,
@@ -288,7 +281,7 @@ impl Turn {
         };
         let settled = self.answer(messages);
         // Nothing comes after a run, so its caller need not wait for a summary.
-        if settled == Settled::Done && self.info.named {
+        if settled == Settled::Done && self.identity.named {
             self.keep_room();
         }
         settled
@@ -296,9 +289,10 @@ impl Turn {
 
     /// Asks the model and runs its tools until it has nothing more to do.
     fn answer(&mut self, messages: Vec<Incoming>) -> Settled {
-        let tools: Vec<&'static dyn Tool> = self.info.tools.iter().filter_map(|name| tools::by_name(name)).collect();
+        let tools: Vec<&'static dyn Tool> =
+            self.identity.tools.iter().filter_map(|name| tools::by_name(name)).collect();
         let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
-        let places = self.config.places(&self.info.cwd, self.info.project_trusted);
+        let places = self.options.folders.places(&self.identity.cwd, self.identity.project_trusted);
         let skills = skills::discover(&places);
         let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
         self.overhead = room::overhead(&system, &specs);
@@ -318,7 +312,7 @@ impl Turn {
             }
             self.fit();
             let mut outcome = self.ask(&system, &specs, &mut run);
-            settle_calls(&mut outcome.message, self.info.tools.iter().map(String::as_str));
+            settle_calls(&mut outcome.message, self.identity.tools.iter().map(String::as_str));
             let (failed, stop_reason) = (outcome.failed(), outcome.message.stop_reason);
             // Calls of an answer that was cut off get results that say so; those of a failed one are left out with it.
             let may_overflow = failed || stop_reason == StopReason::Length && !outcome.message.has_tool_calls();
@@ -414,8 +408,8 @@ impl Turn {
             messages: &self.transcript,
             tools,
             thinking: self.thinking,
-            session_id: Some(&self.info.instance_id),
-            session: &self.info.instance_id,
+            session_id: Some(&self.identity.instance_id),
+            session: &self.identity.instance_id,
         };
         let restart = run.restart.take();
         let mut sink = Streaming { turn: self, started: false, heard: 0, restart, delta: None };
@@ -478,7 +472,7 @@ impl Turn {
         self.end_turn(run, Some(message), Vec::new());
         self.emit(self.agent_end(true));
         if empty {
-            log::info!("session {}: the model's answer was empty; it is asked once more", self.info.id);
+            log::info!("session {}: the model's answer was empty; it is asked once more", self.identity.id);
             self.begin_run(run);
             return None;
         }

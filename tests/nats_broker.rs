@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use nats_pi_bridge::nats::broker::{Broker, BrokerAuth, BrokerOptions};
+use nats_pi_bridge::broker::{Broker, BrokerAuth, BrokerOptions};
 use nats_pi_bridge::nats::{Connection, Options, RequestError, ServerAddress};
 
 /// Longer than anything in these tests takes on a busy machine.

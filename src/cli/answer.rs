@@ -3,7 +3,7 @@
 use super::connection::{Connection, Deadline, Record, same_id};
 use super::failure::Failure;
 use super::output;
-use crate::reply::Restart;
+use crate::contract::reply::Restart;
 use serde_json::Value;
 
 /// Prints the answer to a request whose response has arrived, and waits for its end, however long the model works.

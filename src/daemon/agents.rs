@@ -1,10 +1,11 @@
 //! The daemon's side of the agent protocol: discovery and signs of life of all agents.
 
 use super::{Daemon, Entry};
-use crate::nats::agents::Identity;
-use crate::nats::micro;
-use crate::nats::services::agent_instance_id;
-use crate::nats::{Message, replies::send_document};
+use crate::nats::Message;
+use crate::service::agents::AgentIdentity;
+use crate::service::micro;
+use crate::service::replies::send_document;
+use crate::service::services::agent_instance_id;
 use crate::transcript::now_ms;
 
 impl Daemon {
@@ -20,7 +21,7 @@ impl Daemon {
         }
         for entry in self.sessions.values() {
             let Some(service) = &entry.service else { continue };
-            for document in service.answer(query, &self.host, &entry.info, &entry.facts) {
+            for document in service.answer(query, &self.host, &entry.identity, &entry.stats) {
                 send_document(&self.connection, reply, &document);
             }
         }
@@ -46,8 +47,10 @@ impl Daemon {
         if entry.service.is_none() {
             return;
         }
-        let id = agent_instance_id(&entry.info);
-        self.host
-            .heartbeat(Identity { owner: &self.host.owner, instance_id: &id, session: Some(&entry.info.id) }, now_ms());
+        let id = agent_instance_id(&entry.identity);
+        self.host.heartbeat(
+            AgentIdentity { owner: &self.host.owner, instance_id: &id, session: Some(&entry.identity.id) },
+            now_ms(),
+        );
     }
 }

@@ -2,10 +2,11 @@
 
 use super::{Caller, Daemon, Fatal, Phase};
 use crate::config::Config;
-use crate::nats::documents;
-use crate::nats::intake::{Create, IntakeError};
-use crate::reply::Reply;
-use crate::session::Info;
+use crate::contract::documents;
+use crate::contract::error::DaemonError;
+use crate::contract::reply::Reply;
+use crate::contract::request::Create;
+use crate::contract::session::SessionIdentity;
 use crate::socket::{ClientRequest, DaemonAsk, DaemonRespond, SessionSocket, SocketServer};
 use crossbeam_channel::{Receiver, bounded, never};
 use serde_json::{Value, json};
@@ -21,10 +22,10 @@ const LIST: usize = 4 << 20;
 ///
 /// # Errors
 /// The directory that the operator named cannot be used.
-pub fn start(config: &Arc<Config>) -> Result<(Option<SocketServer>, Receiver<ClientRequest>), Fatal> {
+pub fn start(config: &Config) -> Result<(Option<SocketServer>, Receiver<ClientRequest>), Fatal> {
     let Some(plan) = &config.bridge else { return Ok((None, never())) };
     let (sender, requests) = bounded(WAITING);
-    match SocketServer::start(&plan.root, config, sender) {
+    match SocketServer::start(&plan.root, config.folders(), sender) {
         Ok(server) => Ok((Some(server), requests)),
         Err(why) if plan.required => Err(Fatal::Failed(format!("no side channel: {why}"))),
         Err(why) => {
@@ -54,34 +55,36 @@ impl Daemon {
                     self.advance_shutdown();
                 }
             }
-            _ if !serving => respond(Err(IntakeError::ShuttingDown)),
+            _ if !serving => respond(Err(DaemonError::ShuttingDown)),
             DaemonAsk::List => respond(Ok(self.listing(LIST))),
             DaemonAsk::Create { create, reply } => self.begin_for_client(NewSession { create, reply, respond }),
             DaemonAsk::Stop { session_id } => match self.by_id(&session_id) {
                 Some(entry) => entry.stop(Box::new(|document| respond(Ok(document)))),
-                None => respond(Err(IntakeError::NotFound { session_id })),
+                None => respond(Err(DaemonError::NotFound { session_id })),
             },
         }
     }
 
     /// The socket of a session that is about to begin. That it cannot be had is found out before anybody waits for an
     /// answer of the session.
-    pub(super) fn open_socket(&self, info: &Info) -> Result<Option<SessionSocket>, IntakeError> {
+    pub(super) fn open_socket(&self, identity: &SessionIdentity) -> Result<Option<SessionSocket>, DaemonError> {
         let Some(bridge) = &self.bridge else { return Ok(None) };
-        bridge.open_session(info).map_err(|e| IntakeError::Busy { message: format!("no socket for a session: {e}") })
+        bridge
+            .open_session(identity)
+            .map_err(|e| DaemonError::Busy { message: format!("no socket for a session: {e}") })
     }
 
     /// Makes a session for a client, after the others were asked whether it is theirs.
     pub(super) fn create_for_client(&mut self, new: NewSession) {
         let NewSession { create, reply, respond } = new;
         if !matches!(self.phase, Phase::Serving) {
-            return respond(Err(IntakeError::ShuttingDown));
+            return respond(Err(DaemonError::ShuttingDown));
         }
         let now = Instant::now();
-        let caller = Caller { reply: &|| reply.clone(), counters: Arc::default(), sender: None, received: now };
+        let caller = Caller { reply: &|| reply.clone(), sender: None, received: now };
         respond(self.create(&create, caller).map(|instance_id| {
             let entry = self.sessions.get(&instance_id);
-            entry.map_or(Value::Null, |e| documents::summary(&self.config.owner, &e.info, &e.facts, now))
+            entry.map_or(Value::Null, |e| documents::summary(&e.identity, &e.stats, now))
         }));
     }
 }

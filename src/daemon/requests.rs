@@ -4,16 +4,20 @@
 
 use super::{Caller, Daemon, Phase};
 use crate::cancel::Cancel;
-use crate::nats::agents::controller;
-use crate::nats::agents::sender::AgentSender;
-use crate::nats::intake::{self, IntakeError, Request};
-use crate::nats::micro::Counters;
-use crate::nats::recent::{self, Key};
-use crate::nats::replies::{send_document, send_error};
-use crate::nats::stream::{Form, Stream};
-use crate::nats::waiting_room::Class;
-use crate::nats::{Connection, Message, documents};
-use crate::reply::{Reply, ReplyError, SilentReply};
+use crate::contract::documents;
+use crate::contract::error::{DaemonError, ReplyError};
+use crate::contract::ids::SessionId;
+use crate::contract::reply::{Reply, SilentReply};
+use crate::contract::request::Request;
+use crate::contract::sender::AgentSender;
+use crate::nats::{Connection, Message};
+use crate::service::agents::controller;
+use crate::service::intake;
+use crate::service::micro::Counters;
+use crate::service::recent::{self, Key};
+use crate::service::replies::{CountedReply, send_document, send_error};
+use crate::service::stream::{Form, Stream};
+use crate::service::waiting_room::Class;
 use crate::transcript::now_ms;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -62,7 +66,7 @@ pub(super) fn class(message: &Message) -> Class {
 pub(super) fn refuse_unread(connection: &Connection, counters: &Arc<Counters>) -> Box<dyn Fn(&Message) + Send + Sync> {
     let (connection, counters) = (connection.clone(), counters.clone());
     Box::new(move |message| {
-        let error = IntakeError::Busy { message: "too many requests wait; try again".into() };
+        let error = DaemonError::Busy { message: "too many requests wait; try again".into() };
         counters.count_request();
         counters.count_error(error.status(), &error.summary());
         if let (Some(reply), Some(wire)) = (&message.reply, wire(&message.subject)) {
@@ -71,10 +75,10 @@ pub(super) fn refuse_unread(connection: &Connection, counters: &Arc<Counters>) -
     })
 }
 
-fn send_refusal(connection: &Connection, wire: Wire, message: &Message, reply: &str, error: &IntakeError) {
+fn send_refusal(connection: &Connection, wire: Wire, message: &Message, reply: &str, error: &DaemonError) {
     match wire {
         Wire::Intake => {
-            let stream = intake::expects_stream(&message.payload);
+            let stream = crate::service::intake::expects_stream(&message.payload);
             send_error(connection, reply, error.status(), &error.summary(), &error.document(), stream);
         }
         Wire::Controller(_) => controller::refuse(connection, reply, error),
@@ -128,14 +132,14 @@ impl Daemon {
     }
 
     /// Who asks, where that matters.
-    fn identify(&self, message: &Message, request: &Request) -> Result<Option<AgentSender>, IntakeError> {
+    fn identify(&self, message: &Message, request: &Request) -> Result<Option<AgentSender>, DaemonError> {
         if *request == Request::List {
             return Ok(None);
         }
         self.host.senders.identify(message, now_ms()).map_err(|ReplyError { kind, message }| match kind.status() {
-            401 => IntakeError::Unauthorized { message },
-            429 => IntakeError::Busy { message },
-            _ => IntakeError::InvalidRequest { message },
+            401 => DaemonError::Unauthorized { message },
+            429 => DaemonError::Busy { message },
+            _ => DaemonError::InvalidRequest { message },
         })
     }
 
@@ -146,7 +150,7 @@ impl Daemon {
             return self.answer(wire, &message, &document, received);
         }
         let result = match request {
-            _ if !matches!(self.phase, Phase::Serving) => Err(IntakeError::ShuttingDown),
+            _ if !matches!(self.phase, Phase::Serving) => Err(DaemonError::ShuttingDown),
             Request::List => Ok(Some(self.list(wire))),
             Request::Stop { session_id } => self.stop(session_id, wire, &message, received).map(|document| {
                 self.remember(key, document);
@@ -168,13 +172,14 @@ impl Daemon {
                     None => text(),
                 };
                 let counters = self.intake.counters.clone();
-                let created = self.create(&create, Caller { reply: &stream, counters, sender, received });
+                let reply = || -> Arc<dyn Reply> { Arc::new(CountedReply::new(stream(), counters.clone(), received)) };
+                let created = self.create(&create, Caller { reply: &reply, sender, received });
                 match (created, wire) {
                     (Ok(_), Wire::Intake) => Ok(None),
                     (Ok(instance_id), Wire::Controller(_)) => {
                         let now = Instant::now();
                         let entry = self.sessions.get(&instance_id);
-                        let document = entry.map(|e| controller::descriptor(&self.host, &e.info, &e.facts, now));
+                        let document = entry.map(|e| controller::descriptor(&self.host, &e.identity, &e.stats, now));
                         self.remember(key, document.clone().unwrap_or_default());
                         Ok(document)
                     }
@@ -201,9 +206,10 @@ impl Daemon {
             Wire::Intake => self.listing(self.connection.max_payload()),
             Wire::Controller(_) => {
                 let now = Instant::now();
-                let mut named: Vec<_> = self.sessions.values().filter(|entry| entry.info.named).collect();
-                named.sort_by_key(|entry| entry.info.created_ms);
-                let rows = named.iter().map(|e| controller::descriptor(&self.host, &e.info, &e.facts, now)).collect();
+                let mut named: Vec<_> = self.sessions.values().filter(|entry| entry.identity.named).collect();
+                named.sort_by_key(|entry| entry.identity.created_ms);
+                let rows =
+                    named.iter().map(|e| controller::descriptor(&self.host, &e.identity, &e.stats, now)).collect();
                 documents::listing(rows, Vec::new(), self.connection.max_payload())
             }
         }
@@ -212,11 +218,11 @@ impl Daemon {
     /// Stops a session; its caller hears of it when it is over. Returns what it will hear.
     fn stop(
         &mut self,
-        session_id: String,
+        session_id: SessionId,
         wire: Wire,
         message: &Message,
         received: Instant,
-    ) -> Result<Value, IntakeError> {
+    ) -> Result<Value, DaemonError> {
         let (connection, reply) = (self.connection.clone(), message.reply.clone());
         let counters = self.intake.counters.clone();
         let document = match wire {
@@ -224,7 +230,7 @@ impl Daemon {
             Wire::Controller(_) => json!({"ok": true, "session_id": session_id}),
         };
         let answer = document.clone();
-        let Some(entry) = self.by_id(&session_id) else { return Err(IntakeError::NotFound { session_id }) };
+        let Some(entry) = self.by_id(&session_id) else { return Err(DaemonError::NotFound { session_id }) };
         entry.stop(Box::new(move |_| {
             if let Some(reply) = reply {
                 send_document(&connection, &reply, &answer);
@@ -245,7 +251,7 @@ impl Daemon {
     }
 
     /// Answers with an error.
-    pub(super) fn refuse(&self, wire: Wire, message: &Message, error: &IntakeError) {
+    pub(super) fn refuse(&self, wire: Wire, message: &Message, error: &DaemonError) {
         self.counters(wire, |counters| counters.count_error(error.status(), &error.summary()));
         if let Some(reply) = &message.reply {
             send_refusal(&self.connection, wire, message, reply, error);

@@ -1,18 +1,20 @@
 //! How sessions begin and end: requests are checked and carried out, saved sessions are brought back.
 
 use super::{Caller, Daemon, Entry};
+use crate::contract::error::DaemonError;
+use crate::contract::ids::{InstanceId, SessionId};
+use crate::contract::prompt::{EndReason, Incoming, Prompt};
+use crate::contract::request::Create;
+use crate::contract::session::{SessionIdentity, SessionSettings, SessionStats};
+use crate::contract::wire::WireSettings;
 use crate::model::{Services, ThinkingLevel};
-use crate::nats::control::Settings;
-use crate::nats::documents::session_subject;
-use crate::nats::intake::{Create, IntakeError};
-use crate::nats::micro;
-use crate::nats::services::SessionService;
-use crate::nats::session_subjects::{Place, SessionSubjects};
-use crate::session::{self, EndReason, Facts, Info, Parts, Prompt, Setup, Storage};
+use crate::service::services::SessionService;
+use crate::service::session_subjects::session_subject;
+use crate::service::session_subjects::{Place, SessionSubjects};
+use crate::session::state_dir::SavedSession;
+use crate::session::{self, Parts, Storage};
 use crate::socket::SessionSocket;
-use crate::state_dir::SavedSession;
 use crate::transcript::{locate, now_ms};
-use crate::turn::Incoming;
 use crate::{threads, tools};
 use crossbeam_channel::bounded;
 use serde_json::json;
@@ -29,16 +31,16 @@ const NO_MODEL: &str = "no model: the request names none, none is configured, an
 
 impl Daemon {
     /// Checks a request for a session and starts it; returns its instance id.
-    pub(super) fn create(&mut self, create: &Create, caller: Caller<'_>) -> Result<String, IntakeError> {
-        let Caller { reply, counters, sender, received } = caller;
+    pub(super) fn create(&mut self, create: &Create, caller: Caller<'_>) -> Result<InstanceId, DaemonError> {
+        let Caller { reply, sender, received } = caller;
         if let Some(session_id) = &create.session_id
             && self.named(session_id).is_some()
         {
             let subject = session_subject(&self.config.owner, session_id);
-            return Err(IntakeError::SessionExists { session_id: session_id.clone(), subject });
+            return Err(DaemonError::SessionExists { session_id: session_id.clone(), subject });
         }
         let cwd = working_directory(&create.cwd)?;
-        let failed = |message: String| IntakeError::SessionCreateFailed { message };
+        let failed = |message: String| DaemonError::SessionCreateFailed { message };
         let project_trusted = self.trusts(&cwd);
         let services = self.services_for(&cwd, project_trusted);
         let (model, level) = match create.model()?.or(self.config.default_model.as_deref()) {
@@ -52,19 +54,20 @@ impl Daemon {
         services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
         if self.sessions.len() >= self.config.max_sessions {
             let message = format!("{} sessions are open, which is the limit", self.sessions.len());
-            return Err(IntakeError::Busy { message });
+            return Err(DaemonError::Busy { message });
         }
         let usual = self.usual_tools(&services, create.session_id.is_some());
         let tools = match create.tools()? {
-            Some(names) => tools::select(&names, &usual).map_err(|message| IntakeError::InvalidRequest { message })?,
+            Some(names) => tools::select(&names, &usual).map_err(|message| DaemonError::InvalidRequest { message })?,
             None => usual,
         };
         let storage = self.storage(create, &cwd)?;
-        let invalid = |name: &str| IntakeError::InvalidRequest { message: format!("{name} must be true or false") };
-        let settings = Settings::from_json(create.options()).map_err(invalid)?;
-        let info = Arc::new(Info {
-            id: create.session_id.clone().unwrap_or_else(|| format!("run-{:08x}", fastrand::u32(..))),
-            instance_id: micro::new_id(),
+        let invalid = |name: &str| DaemonError::InvalidRequest { message: format!("{name} must be true or false") };
+        let wire_settings = crate::service::control::wire_settings(create.options()).map_err(invalid)?;
+        let identity = Arc::new(SessionIdentity {
+            id: create.session_id.clone().unwrap_or_else(SessionId::of_run),
+            subject: create.session_id.as_ref().map(|id| session_subject(&self.config.owner, id)),
+            instance_id: InstanceId::random(),
             named: create.session_id.is_some(),
             cwd,
             from: from.clone(),
@@ -74,18 +77,17 @@ impl Daemon {
         });
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
         let name = create.name()?.map(str::to_owned);
-        let setup = Setup { model, thinking, name, max_lifetime, deadline, file: None };
-        let socket = self.open_socket(&info)?;
+        let settings = SessionSettings { model, thinking, name, max_lifetime, deadline, file: None };
+        let socket = self.open_socket(&identity)?;
         let first = create.body.clone().map(|body| Prompt {
             message: Incoming::new(body),
             from,
             sender,
             reply: reply(),
-            counters,
             received,
         });
-        let instance_id = info.instance_id.clone();
-        self.start_session(info, Arc::new(Facts::new(setup)), settings, socket, storage, first)?;
+        let instance_id = identity.instance_id.clone();
+        self.start_session(identity, Arc::new(SessionStats::new(settings)), wire_settings, socket, storage, first)?;
         Ok(instance_id)
     }
 
@@ -132,11 +134,11 @@ impl Daemon {
     }
 
     /// Where a new session's transcript is kept.
-    fn storage(&self, create: &Create, cwd: &Path) -> Result<Storage, IntakeError> {
+    fn storage(&self, create: &Create, cwd: &Path) -> Result<Storage, DaemonError> {
         if let Some(wanted) = create.resume()? {
             let root = self.session_dir().unwrap_or_else(|| self.config.agent_dir.join("sessions"));
             let file = locate::find(&root, cwd, wanted)
-                .map_err(|e| IntakeError::SessionCreateFailed { message: format!("resume {wanted:?}: {e}") })?;
+                .map_err(|e| DaemonError::SessionCreateFailed { message: format!("resume {wanted:?}: {e}") })?;
             let (model, thinking) = (create.model()?.is_none(), create.thinking()?.is_none());
             return Ok(Storage::Resume { file, model, thinking });
         }
@@ -162,7 +164,8 @@ impl Daemon {
         let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
         let totals = session::settled_totals(&saved.file).unwrap_or_default();
         let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
-        let info = Arc::new(Info {
+        let identity = Arc::new(SessionIdentity {
+            subject: Some(session_subject(&self.config.owner, &saved.id)),
             id: saved.id,
             instance_id: saved.instance_id,
             named: true,
@@ -172,7 +175,7 @@ impl Daemon {
             tools: saved.tools,
             created_ms: saved.created_ms,
         });
-        let facts = Arc::new(Facts::new(Setup {
+        let stats = Arc::new(SessionStats::new(SessionSettings {
             thinking: model.clamp(thinking),
             model,
             name: saved.name,
@@ -181,53 +184,53 @@ impl Daemon {
             file: Some(saved.file.clone()),
         }));
         if let Some(totals) = &totals {
-            facts.restore(totals);
+            stats.restore(totals);
         }
         let storage = Storage::Saved { file: saved.file, totals };
-        let socket = self.open_socket(&info).map_err(|e| e.summary())?;
-        let settings = Settings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
-        self.start_session(info, facts, settings, socket, storage, None).map_err(|e| e.summary())
+        let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
+        let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
+        self.start_session(identity, stats, settings, socket, storage, None).map_err(|e| e.summary())
     }
 
     fn start_session(
         &mut self,
-        info: Arc<Info>,
-        facts: Arc<Facts>,
-        settings: Settings,
+        identity: Arc<SessionIdentity>,
+        stats: Arc<SessionStats>,
+        settings: WireSettings,
         socket: Option<SessionSocket>,
         storage: Storage,
         first: Option<Prompt>,
-    ) -> Result<(), IntakeError> {
-        let service = info.named.then(Arc::<SessionService>::default);
-        let spill_dir = self.spill_root.path().join(&info.instance_id);
-        let subjects = match &service {
+    ) -> Result<(), DaemonError> {
+        let service = identity.named.then(Arc::<SessionService>::default);
+        let spill_dir = self.spill_root.path().join(&*identity.instance_id);
+        let wire = match &service {
             None => None,
             Some(service) => {
                 let kept = self.state.as_ref().filter(|_| !matches!(storage, Storage::None));
                 let place = Place {
                     host: self.host.clone(),
                     service: service.clone(),
-                    info: info.clone(),
-                    facts: facts.clone(),
+                    identity: identity.clone(),
+                    stats: stats.clone(),
                     attachments: kept
-                        .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&info.id)),
+                        .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&identity.id)),
                     settings,
                     max_queue: self.config.max_queue,
                 };
                 let opened = SessionSubjects::open(place);
-                Some(opened.map_err(|e| IntakeError::SessionCreateFailed { message: e.to_string() })?)
+                Some(opened.map_err(|e| DaemonError::SessionCreateFailed { message: e.to_string() })?)
             }
         };
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Box::new(Parts {
-            config: self.config.clone(),
-            services: self.services_for(&info.cwd, info.project_trusted),
-            info: info.clone(),
-            facts: facts.clone(),
-            subjects,
+            options: self.session_options.clone(),
+            services: self.services_for(&identity.cwd, identity.project_trusted),
+            identity: identity.clone(),
+            stats: stats.clone(),
+            wire,
             commands: receiver,
             raw_file: match &self.bridge {
-                Some(bridge) => bridge.raw_file(&info),
+                Some(bridge) => bridge.raw_file(&identity),
                 None => spill_dir.join("events.jsonl"),
             },
             spill_dir,
@@ -235,7 +238,7 @@ impl Daemon {
             storage,
             first,
         });
-        let (ended, instance_id) = (self.ended_sender.clone(), info.instance_id.clone());
+        let (ended, instance_id) = (self.ended_sender.clone(), identity.instance_id.clone());
         let work = move || {
             let reason = catch_unwind(AssertUnwindSafe(|| session::run(parts)));
             if reason.is_err() {
@@ -244,44 +247,47 @@ impl Daemon {
             // The daemon waits for this until it ends itself.
             let _ = ended.send((instance_id, reason.map_or("internal_error", EndReason::as_str)));
         };
-        let name = format!("s-{}", info.id);
-        let thread =
-            if info.named { threads::spawn(&name, threads::SESSION_STACK, work) } else { threads::lend(&name, work) }
-                .map_err(|e| IntakeError::Busy { message: format!("no thread for a session: {e}") })?;
-        if info.named {
-            log::info!("session {} started in {}", info.id, info.cwd.display());
+        let name = format!("s-{}", identity.id);
+        let thread = if identity.named {
+            threads::spawn(&name, threads::SESSION_STACK, work)
+        } else {
+            threads::lend(&name, work)
+        }
+        .map_err(|e| DaemonError::Busy { message: format!("no thread for a session: {e}") })?;
+        if identity.named {
+            log::info!("session {} started in {}", identity.id, identity.cwd.display());
         }
         if let Some(bridge) = &mut self.bridge {
-            bridge.session_started(socket, &info, &facts, &commands);
+            bridge.session_started(socket, &identity, &stats, &commands);
         }
-        let entry = Entry { info, facts, commands, service, stoppers: Vec::new(), thread };
+        let entry = Entry { identity, stats, commands, service, stoppers: Vec::new(), thread };
         self.heartbeat(&entry);
         self.started += 1;
-        self.sessions.insert(entry.info.instance_id.clone(), entry);
+        self.sessions.insert(entry.identity.instance_id.clone(), entry);
         Ok(())
     }
 
     /// A session is over: tells those who waited for that.
-    pub(super) fn forget(&mut self, instance_id: &str, reason: &str) {
+    pub(super) fn forget(&mut self, instance_id: &InstanceId, reason: &str) {
         let Some(entry) = self.sessions.remove(instance_id) else { return };
         drop(entry.thread);
         if let Some(bridge) = &mut self.bridge {
             bridge.session_ended(instance_id, reason);
         }
-        if entry.info.named {
-            log::info!("session {} ended", entry.info.id);
+        if entry.identity.named {
+            log::info!("session {} ended", entry.identity.id);
         }
         for stopped in entry.stoppers {
-            stopped(json!({"ok": true, "sessionId": entry.info.id}));
+            stopped(json!({"ok": true, "sessionId": entry.identity.id}));
         }
     }
 }
 
 /// The working directory of a session: absolute, without links, `.` and `..`, so that it is the same folder for good.
-fn working_directory(cwd: &str) -> Result<PathBuf, IntakeError> {
-    let failed = |why: String| IntakeError::SessionCreateFailed { message: format!("cwd {cwd:?}: {why}") };
+fn working_directory(cwd: &str) -> Result<PathBuf, DaemonError> {
+    let failed = |why: String| DaemonError::SessionCreateFailed { message: format!("cwd {cwd:?}: {why}") };
     match std::fs::metadata(cwd) {
-        Ok(facts) if facts.is_dir() => std::fs::canonicalize(cwd).map_err(|e| failed(e.to_string())),
+        Ok(stats) if stats.is_dir() => std::fs::canonicalize(cwd).map_err(|e| failed(e.to_string())),
         Ok(_) => Err(failed("not a directory".into())),
         Err(e) => Err(failed(e.to_string())),
     }

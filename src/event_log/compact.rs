@@ -92,15 +92,15 @@ fn any(event: &str, payload: &Value, limits: Limits) -> Compacted {
 
 /// What stands in for a payload that is too large: its size, and who and what it is about, if there is room for that.
 fn descriptor(event: &str, original_bytes: usize, mut kept: Fields, limits: Limits) -> String {
-    let facts = json!({
+    let stats = json!({
         "summary": format!("{event}: {original_bytes} bytes, more than an event may have"),
         "truncated": true,
         "originalBytes": original_bytes,
         "maxBytes": limits.max_event_bytes,
     });
-    let alone = facts.to_string();
-    if let Value::Object(facts) = facts {
-        kept.extend(facts);
+    let alone = stats.to_string();
+    if let Value::Object(stats) = stats {
+        kept.extend(stats);
     }
     let text = json_text(&kept);
     if text.len() > limits.max_event_bytes { alone } else { text }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use super::Auth;
+use super::auth::Auth;
 
 /// The port of nats-server when an address names none.
 const DEFAULT_PORT: u16 = 4222;
@@ -52,6 +52,15 @@ impl fmt::Display for AddressError {
 impl std::error::Error for AddressError {}
 
 impl ServerAddress {
+    /// Who we are to this server. A key or a JWT is shown to every server; a password or token in the address goes before
+    /// the general one, because it was written for this server.
+    pub(super) fn auth<'a>(&'a self, general: &'a Auth) -> &'a Auth {
+        match (general, &self.user_info) {
+            (Auth::None | Auth::UserPassword { .. } | Auth::Token(_), Some(user_info)) => user_info,
+            _ => general,
+        }
+    }
+
     /// Reads one address or several separated by commas.
     pub fn parse_list(text: &str) -> Result<Vec<ServerAddress>, AddressError> {
         text.split(',').map(str::trim).map(str::parse).collect()

@@ -1,20 +1,39 @@
 //! From configured credentials to what CONNECT carries.
 
 use std::path::{Path, PathBuf};
-use std::{fmt, fs, io};
+use std::{fmt, io};
 
 use super::handshake::Credentials;
 use super::nkey::{NkeyError, UserKey};
-use super::{Auth, ServerAddress};
 
-/// A credentials file is a few hundred bytes; more than this is not one.
-const MAX_FILE: u64 = 1 << 20;
+/// Reads a file with keys or certificates: all of its bytes.
+pub type ReadFile = fn(&Path) -> io::Result<Vec<u8>>;
+
+/// Who we are to the server. It has no `Debug`, because it holds secrets. Files are read at each connection, so that
+/// credentials can be replaced while the daemon runs.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Auth {
+    None,
+    UserPassword {
+        user: String,
+        password: String,
+    },
+    Token(String),
+    /// A credentials file: JWT and seed in their `-----BEGIN` blocks.
+    CredsFile(PathBuf),
+    /// A file with a user's seed (`SU...`).
+    NkeyFile(PathBuf),
+    /// Without a seed only a server that does not ask for a signature accepts the JWT.
+    Jwt {
+        jwt: String,
+        seed: Option<String>,
+    },
+}
 
 /// Why there are no credentials to show. It never contains them.
 #[derive(Debug)]
 pub(super) enum AuthError {
     Read { path: PathBuf, error: io::Error },
-    TooLong(PathBuf),
     NoJwt(PathBuf),
     NoSeed(PathBuf),
     BadSeed(NkeyError),
@@ -24,7 +43,6 @@ impl fmt::Display for AuthError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AuthError::Read { path, error } => write!(out, "{}: {error}", path.display()),
-            AuthError::TooLong(path) => write!(out, "{}: too long for a credentials file", path.display()),
             AuthError::NoJwt(path) => write!(out, "{}: no user JWT in it", path.display()),
             AuthError::NoSeed(path) => write!(out, "{}: no user seed in it", path.display()),
             AuthError::BadSeed(error) => write!(out, "{error}"),
@@ -38,12 +56,12 @@ impl From<NkeyError> for AuthError {
     }
 }
 
-/// The credentials for one server. A key or a JWT is shown to every server; a password or token in a server's address
-/// goes before the general one, because it was written for that server.
-pub(super) fn credentials(auth: &Auth, server: &ServerAddress, nonce: Option<&str>) -> Result<Credentials, AuthError> {
-    let auth = match (auth, &server.user_info) {
-        (Auth::None | Auth::UserPassword { .. } | Auth::Token(_), Some(user_info)) => user_info,
-        _ => auth,
+/// What CONNECT carries to prove who we are; files are read with `read_file`.
+pub(super) fn credentials(auth: &Auth, read_file: ReadFile, nonce: Option<&str>) -> Result<Credentials, AuthError> {
+    let read = |path: &Path| {
+        let error = |error| AuthError::Read { path: path.into(), error };
+        let bytes = read_file(path).map_err(error)?;
+        String::from_utf8(bytes).map_err(|e| error(io::Error::new(io::ErrorKind::InvalidData, e.utf8_error())))
     };
     Ok(match auth {
         Auth::None => Credentials::default(),
@@ -73,14 +91,6 @@ fn jwt_credentials(jwt: &str, seed: Option<&str>, nonce: Option<&str>) -> Result
     Ok(Credentials { jwt: Some(jwt.into()), sig, ..Credentials::default() })
 }
 
-fn read(path: &Path) -> Result<String, AuthError> {
-    let error = |error| AuthError::Read { path: path.into(), error };
-    if fs::metadata(path).map_err(error)?.len() > MAX_FILE {
-        return Err(AuthError::TooLong(path.into()));
-    }
-    fs::read_to_string(path).map_err(error)
-}
-
 /// The line between `-----BEGIN ... label-----` and its end. The number of dashes varies between tools, and so does a
 /// `NATS` before the label.
 fn block<'a>(text: &'a str, label: &str) -> Option<&'a str> {
@@ -100,19 +110,21 @@ fn bare_seed(text: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::address::ServerAddress;
     use super::*;
+    use std::fs;
 
     const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
     const PUBLIC: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
+
+    fn read(path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(path)
+    }
 
     fn file(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         fs::write(file.path(), text).expect("written");
         file
-    }
-
-    fn server(text: &str) -> ServerAddress {
-        text.parse().expect("an address")
     }
 
     #[test]
@@ -148,7 +160,8 @@ mod tests {
             (Auth::NkeyFile(wrapped.path().into()), plain, Some("n"), [None, None, None, None, Some(PUBLIC)], true),
         ];
         for (index, (auth, address, nonce, expected, signed)) in table.into_iter().enumerate() {
-            let shown = credentials(&auth, &server(address), nonce).unwrap_or_else(|error| panic!("{index}: {error}"));
+            let server: ServerAddress = address.parse().expect("an address");
+            let shown = credentials(server.auth(&auth), read, nonce).unwrap_or_else(|error| panic!("{index}: {error}"));
             let parts = [&shown.user, &shown.pass, &shown.auth_token, &shown.jwt, &shown.nkey];
             assert_eq!(parts.map(|part| part.as_deref()), expected, "row {index}");
             assert_eq!(shown.sig.is_some(), signed, "row {index}");
@@ -170,7 +183,7 @@ mod tests {
             (Auth::NkeyFile(damaged.path().into()), "checksum"),
         ];
         for (auth, expected) in table {
-            let text = credentials(&auth, &server("h"), Some("n")).map(|_| ()).expect_err(expected).to_string();
+            let text = credentials(&auth, read, Some("n")).map(|_| ()).expect_err(expected).to_string();
             assert!(text.contains(expected), "{text}");
             assert!(!text.contains("SU"), "{text}");
         }

@@ -9,14 +9,15 @@ use std::{fmt, io, thread};
 use crossbeam_channel::{TryRecvError, bounded};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use super::address::ServerAddress;
 use super::auth::{self, AuthError};
 use super::codec::{self, DecodeError, Decoder, Limits, ServerOp};
 use super::handshake::{ConnectInfo, ServerInfo};
+use super::options::Options;
 use super::shared::{Shared, deadline_after};
 use super::tls::{self, TlsError};
 use super::transport::Transport;
 use super::waker::{self, Interest};
-use super::{ServerAddress, Tls};
 
 /// A connection that is ready for use.
 pub(super) struct Established {
@@ -97,11 +98,8 @@ pub(super) fn connect(address: &ServerAddress, shared: &Shared) -> Result<Establ
     let attempt = Attempt { shared, deadline: deadline_after(options.connect_timeout) };
     let socket = attempt.tcp(&attempt.resolve(address)?)?;
     let want_tls = address.tls || options.tls.is_required();
-    let mut transport = if options.tls.first {
-        attempt.tls(socket, address, &options.tls)?
-    } else {
-        Transport::Plain(Arc::new(socket))
-    };
+    let mut transport =
+        if options.tls.first { attempt.tls(socket, address, options)? } else { Transport::Plain(Arc::new(socket)) };
     let mut decoder = Decoder::new(Limits::default());
     let mut info = attempt.first_info(&mut transport, &mut decoder)?;
     if !options.tls.first && (want_tls || info.tls_required) {
@@ -114,9 +112,10 @@ pub(super) fn connect(address: &ServerAddress, shared: &Shared) -> Result<Establ
         }
         let Transport::Plain(socket) = transport else { return Err(ConnectError::Unexpected("TLS within TLS")) };
         let socket = Arc::into_inner(socket).ok_or(ConnectError::Unexpected("the socket is in use already"))?;
-        transport = attempt.tls(socket, address, &options.tls)?;
+        transport = attempt.tls(socket, address, options)?;
     }
-    let credentials = auth::credentials(&options.auth, address, info.nonce.as_deref()).map_err(ConnectError::Auth)?;
+    let credentials = auth::credentials(address.auth(&options.auth), options.read_file, info.nonce.as_deref())
+        .map_err(ConnectError::Auth)?;
     let connect = ConnectInfo {
         verbose: false,
         pedantic: false,
@@ -217,9 +216,9 @@ impl Attempt<'_> {
         }
     }
 
-    fn tls(&self, socket: TcpStream, address: &ServerAddress, tls: &Tls) -> Result<Transport, ConnectError> {
+    fn tls(&self, socket: TcpStream, address: &ServerAddress, options: &Options) -> Result<Transport, ConnectError> {
         let name = address.tls_name.as_ref().unwrap_or(&address.host);
-        let mut transport = Transport::tls(tls::session(tls, name).map_err(ConnectError::Tls)?, socket);
+        let mut transport = Transport::tls(tls::session(options, name).map_err(ConnectError::Tls)?, socket);
         let failed = |error| ConnectError::Io(Step::Tls, error);
         loop {
             transport.handshake().map_err(failed)?;

@@ -9,14 +9,19 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use std::{fmt, io, thread};
+use std::{io, thread};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::error::{PublishError, RequestError};
 use super::inbox::Inbox;
+use super::io as io_thread;
+use super::message::Message;
+use super::options::{ConnectionEvent, Options};
 use super::shared::{Shared, deadline_after, random_token};
-use super::subscriptions::{Subscription, Target};
-use super::{ConnectionEvent, MAX_SUBJECT, Message, Options, io as io_thread, valid_pattern, valid_subject};
+use super::subject::{MAX_SUBJECT, valid_pattern, valid_subject};
+use super::subscription::Subscription;
+use super::subscriptions::Target;
 
 /// Held output goes out without being asked for when this much of it waits, in bytes.
 const HELD: usize = 32 << 10;
@@ -24,66 +29,6 @@ const HELD: usize = 32 << 10;
 const CONTROL_LINE: usize = 2 * MAX_SUBJECT + 64;
 /// How long dropping the last handle waits for the I/O thread.
 const DROP_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Why something was not published or subscribed to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PublishError {
-    BadSubject(String),
-    BadHeader(String),
-    /// Header block and payload are larger than the server accepts; both in bytes.
-    TooLarge {
-        size: usize,
-        max: usize,
-    },
-    /// More output waits than allowed; see [`Connection::wait_for_room`].
-    Full,
-    Closed,
-}
-
-impl fmt::Display for PublishError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PublishError::BadSubject(subject) => write!(out, "bad subject {subject:?}"),
-            PublishError::BadHeader(name) => write!(out, "bad header {name:?}"),
-            PublishError::TooLarge { size, max } => write!(out, "message of {size} bytes, the server accepts {max}"),
-            PublishError::Full => write!(out, "too much output waits for the server"),
-            PublishError::Closed => write!(out, "the connection is closed"),
-        }
-    }
-}
-
-impl std::error::Error for PublishError {}
-
-/// Why a request got no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RequestError {
-    Publish(PublishError),
-    NoResponders,
-    TimedOut,
-    Closed,
-}
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RequestError::Publish(error) => write!(out, "{error}"),
-            RequestError::NoResponders => write!(out, "nobody answers requests on this subject"),
-            RequestError::TimedOut => write!(out, "no answer in time"),
-            RequestError::Closed => write!(out, "the connection was closed"),
-        }
-    }
-}
-
-impl std::error::Error for RequestError {}
-
-impl From<PublishError> for RequestError {
-    fn from(error: PublishError) -> RequestError {
-        match error {
-            PublishError::Closed => RequestError::Closed,
-            other => RequestError::Publish(other),
-        }
-    }
-}
 
 /// A connection to a NATS server that reconnects by itself. Clones share it; when the last one is dropped it is closed.
 #[derive(Clone)]

@@ -1,6 +1,6 @@
 //! Where the messages of a subscription go.
 
-use super::Message;
+use super::message::Message;
 use crossbeam_channel::{Sender, TrySendError};
 use std::sync::Arc;
 

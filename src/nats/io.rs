@@ -7,15 +7,16 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
+use super::address::ServerAddress;
 use super::codec::{DecodeError, Decoder, MAX_MESSAGE, ServerOp};
 use super::connect::{self, ConnectError, Established};
 use super::handshake::{self, ServerInfo};
+use super::options::ConnectionEvent;
 use super::pool::Pool;
 use super::shared::{Link, Pong, Shared, deadline_after};
 use super::subscriptions::Delivered;
 use super::transport::Transport;
 use super::waker::{self, Interest};
-use super::{ConnectionEvent, ServerAddress};
 
 /// This many unanswered PINGs mean that nobody is there any more.
 const MAX_UNANSWERED: u32 = 2;

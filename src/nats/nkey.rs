@@ -9,13 +9,13 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 /// First byte of a decoded seed; its five top bits make the `S` at the beginning.
 const SEED: u8 = 18 << 3;
 /// First byte of a decoded public user key; makes the `U`.
-pub(super) const USER: u8 = 20 << 3;
+pub const USER: u8 = 20 << 3;
 /// First byte of a decoded public account key; makes the `A`.
-pub(super) const ACCOUNT: u8 = 0;
+pub const ACCOUNT: u8 = 0;
 
 /// Why a seed was refused. It never shows the seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NkeyError {
+pub enum NkeyError {
     NotBase32,
     WrongLength,
     WrongChecksum,
@@ -34,11 +34,11 @@ impl fmt::Display for NkeyError {
 }
 
 /// A user's key, which can sign.
-pub(super) struct UserKey(Ed25519KeyPair);
+pub struct UserKey(Ed25519KeyPair);
 
 impl UserKey {
     /// Reads a seed such as `SUAM...`, 58 characters.
-    pub(super) fn from_seed(seed: &str) -> Result<UserKey, NkeyError> {
+    pub fn from_seed(seed: &str) -> Result<UserKey, NkeyError> {
         let bytes = base32_decode(seed.trim())?;
         // Prefix (2 bytes), Ed25519 seed (32), checksum (2).
         let (body, checksum) = bytes.split_last_chunk::<2>().ok_or(NkeyError::WrongLength)?;
@@ -58,7 +58,7 @@ impl UserKey {
     }
 
     /// The public key such as `UDXU...`, 56 characters.
-    pub(super) fn public(&self) -> String {
+    pub fn public(&self) -> String {
         let mut bytes = vec![USER];
         bytes.extend_from_slice(self.0.public_key().as_ref());
         let checksum = crc16(&bytes);
@@ -67,13 +67,13 @@ impl UserKey {
     }
 
     /// The signature as CONNECT wants it: base64 for URLs, no padding.
-    pub(super) fn sign(&self, text: &str) -> String {
+    pub fn sign(&self, text: &str) -> String {
         URL_SAFE_NO_PAD.encode(self.0.sign(text.as_bytes()))
     }
 }
 
 /// The Ed25519 key in a public key such as `UDXU...`, whose first byte has to be `kind`; `None` for anything else.
-pub(super) fn public_key(text: &str, kind: u8) -> Option<[u8; 32]> {
+pub fn public_key(text: &str, kind: u8) -> Option<[u8; 32]> {
     let bytes = base32_decode(text).ok()?;
     let (body, checksum) = bytes.split_last_chunk::<2>()?;
     let (prefix, key) = body.split_first()?;

@@ -1,9 +1,12 @@
 //! What a connection is told at its start, and what it reports while it lives.
 
+use rustls::RootCertStore;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::ServerAddress;
+use super::address::ServerAddress;
+use super::auth::{Auth, ReadFile};
 
 /// How to reach and convince a server. It has no `Debug`, because it holds secrets.
 #[derive(Clone)]
@@ -22,12 +25,17 @@ pub struct Options {
     /// The server is asked for a sign of life this often, whatever else is sent; when two remain unanswered the connection
     /// is given up.
     pub ping_interval: Duration,
+    /// Authorities to trust where [`Tls::ca`] names none. They are asked for when TLS is used and not before, as loading them
+    /// takes milliseconds that a plain connection's start must not pay.
+    pub authorities: fn() -> Arc<RootCertStore>,
+    /// Reads the files that [`Auth`] and [`Tls`] name.
+    pub read_file: ReadFile,
     /// How much output may wait, in bytes, while the server does not read or is away.
     pub max_pending: usize,
 }
 
 impl Options {
-    /// The usual settings for `servers`: no credentials, TLS only if an address or the server demands it.
+    /// The usual settings for `servers`: no credentials, the public authorities, TLS only if an address or the server demands it.
     pub fn new(servers: Vec<ServerAddress>) -> Options {
         Options {
             servers,
@@ -37,30 +45,11 @@ impl Options {
             inbox_prefix: "_INBOX".into(),
             connect_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(5),
+            authorities: || Arc::new(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }),
+            read_file: |path| std::fs::read(path),
             max_pending: 8 << 20,
         }
     }
-}
-
-/// Who we are to the server. It has no `Debug`, because it holds secrets. Files are read at each connection, so that
-/// credentials can be replaced while the daemon runs.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Auth {
-    None,
-    UserPassword {
-        user: String,
-        password: String,
-    },
-    Token(String),
-    /// A credentials file: JWT and seed in their `-----BEGIN` blocks.
-    CredsFile(PathBuf),
-    /// A file with a user's seed (`SU...`).
-    NkeyFile(PathBuf),
-    /// Without a seed only a server that does not ask for a signature accepts the JWT.
-    Jwt {
-        jwt: String,
-        seed: Option<String>,
-    },
 }
 
 /// TLS settings. TLS is used when they, the server's address or the server ask for it; a certificate or a CA given here

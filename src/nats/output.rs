@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 /// How long an operation is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lifetime {
+pub enum Lifetime {
     /// Kept over a reconnect: a message somebody published.
     Kept,
     /// Means something only on the connection for which it was written: SUB, UNSUB, PING, PONG.
@@ -38,7 +38,7 @@ const KEPT_CAPACITY: usize = 64 << 10;
 
 /// Unsent bytes in the order in which they go out, and where in them operations begin.
 #[derive(Default)]
-pub(super) struct Output {
+pub struct Output {
     bytes: Vec<u8>,
     /// Everything before this is sent.
     sent: usize,
@@ -49,28 +49,28 @@ pub(super) struct Output {
 
 impl Output {
     /// How many bytes wait.
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.bytes.len() - self.sent
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The bytes that wait.
-    pub(super) fn unsent(&self) -> &[u8] {
+    pub fn unsent(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
 
     /// Appends the one operation that `write` appends to the buffer it is given.
-    pub(super) fn push(&mut self, lifetime: Lifetime, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn push(&mut self, lifetime: Lifetime, write: impl FnOnce(&mut Vec<u8>)) {
         let before = self.bytes.len();
         write(&mut self.bytes);
         self.operations.push_back(Operation::new(self.bytes.len() - before, lifetime));
     }
 
     /// Takes note that the first `count` unsent bytes were sent.
-    pub(super) fn consume(&mut self, count: usize) {
+    pub fn consume(&mut self, count: usize) {
         self.sent += count;
         if self.sent >= self.bytes.len() {
             self.bytes.clear();
@@ -95,7 +95,7 @@ impl Output {
 
     /// Prepares for another connection: an operation that was sent in part is dropped (its rest would be garbage there),
     /// and so are those that meant something only on the old one.
-    pub(super) fn start_over(&mut self) {
+    pub fn start_over(&mut self) {
         let mut kept = Output::default();
         let mut at = self.sent;
         let mut already_sent = self.sent_of_first;
@@ -110,7 +110,7 @@ impl Output {
     }
 
     /// Puts the operations of `first`, none of which is sent, before everything else.
-    pub(super) fn prepend(&mut self, mut first: Output) {
+    pub fn prepend(&mut self, mut first: Output) {
         first.bytes.extend_from_slice(self.unsent());
         first.operations.append(&mut self.operations);
         *self = first;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::ServerAddress;
+use super::address::ServerAddress;
 
 /// The wait after a round in which every server failed: it doubles from the first to the second value.
 const DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));

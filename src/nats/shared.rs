@@ -12,11 +12,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::codec;
+use super::error::PublishError;
+use super::message::Message;
 use super::message::valid_header;
+use super::options::{ConnectionEvent, Options};
 use super::output::{Lifetime, Output};
+use super::subject::{valid_pattern, valid_subject};
 use super::subscriptions::{Subscriptions, Target};
 use super::waker::Waker;
-use super::{ConnectionEvent, Message, Options, PublishError, codec, valid_pattern, valid_subject};
 
 /// What SUB, UNSUB and PING may take of the buffer above `max_pending`, in bytes: room for some 10,000 of them, so that
 /// ending a subscription does not fail for want of room.
@@ -347,7 +351,7 @@ pub(super) fn deadline_after(timeout: Duration) -> Instant {
 }
 
 /// A word of `LENGTH` letters and digits that cannot be guessed: 22 of them are 131 bits, 11 are 65.
-pub(super) fn random_token<const LENGTH: usize>() -> String {
+pub fn random_token<const LENGTH: usize>() -> String {
     const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let random = SystemRandom::new();
     let mut token = String::with_capacity(LENGTH);
@@ -366,8 +370,8 @@ pub(super) fn random_token<const LENGTH: usize>() -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::subject::valid_token;
     use super::*;
-    use crate::nats::valid_token;
 
     #[test]
     fn tokens_are_words_and_differ() {

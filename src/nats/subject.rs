@@ -21,12 +21,12 @@ fn may_leave(subject: &str) -> bool {
 }
 
 /// The words of a subject.
-pub(super) fn words(subject: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn words(subject: &[u8]) -> impl Iterator<Item = &[u8]> {
     subject.split(|byte| *byte == b'.')
 }
 
 /// Whether the words make a pattern: none is empty, and `>` is the last one if it occurs.
-pub(super) fn is_pattern(pattern: &[u8]) -> bool {
+pub fn is_pattern(pattern: &[u8]) -> bool {
     let mut words = words(pattern).peekable();
     while let Some(word) = words.next() {
         if word.is_empty() || (word == b">" && words.peek().is_some()) {
@@ -37,7 +37,7 @@ pub(super) fn is_pattern(pattern: &[u8]) -> bool {
 }
 
 /// Whether the words make a subject without wildcards.
-pub(super) fn is_literal(subject: &[u8]) -> bool {
+pub fn is_literal(subject: &[u8]) -> bool {
     words(subject).all(|word| !matches!(word, b"" | b"*" | b">"))
 }
 

@@ -1,4 +1,4 @@
-//! Who gets which messages.
+//! The table of subscriptions: who gets which messages.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,42 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::codec::{self, Delivery};
 use super::inbox::Inbox;
+use super::message::{Headers, Message};
+use super::options::ConnectionEvent;
 use super::output::{Lifetime, Output};
-use super::shared::Shared;
-use super::{ConnectionEvent, Headers, Message};
 
 /// How often a slow subscriber is reported at most.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A live subscription. Dropping it ends it; messages that already lie in its channel stay there.
-#[must_use = "dropping it ends the subscription"]
-pub struct Subscription {
-    shared: Arc<Shared>,
-    sid: u64,
-}
-
-impl Subscription {
-    pub(super) fn new(shared: Arc<Shared>, sid: u64) -> Subscription {
-        Subscription { shared, sid }
-    }
-
-    /// Ends the subscription without losing a message: the server sends no more, and what it had sent by then is in the
-    /// channel when this returns true. False when the server did not confirm it in time.
-    pub fn drain(self, timeout: Duration) -> bool {
-        self.shared.subscriptions().retire(self.sid);
-        self.shared.send_unsub(self.sid);
-        self.shared.round_trip(timeout)
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        let retired = self.shared.subscriptions().remove(self.sid);
-        if !retired {
-            self.shared.send_unsub(self.sid);
-        }
-    }
-}
 
 /// Where a subscription's messages go.
 pub(super) enum Target {
@@ -99,7 +69,7 @@ impl Subscriptions {
         self.entries.remove(&sid).is_none_or(|entry| entry.retired)
     }
 
-    fn retire(&mut self, sid: u64) {
+    pub(super) fn retire(&mut self, sid: u64) {
         if let Some(entry) = self.entries.get_mut(&sid) {
             entry.retired = true;
         }

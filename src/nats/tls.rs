@@ -1,5 +1,4 @@
-//! TLS settings of the NATS connection. Certificates are loaded when TLS is used and not before: the public roots take
-//! milliseconds that a plain connection's start must not pay.
+//! TLS settings of the NATS connection. Certificates are loaded when TLS is used and not before.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,8 +8,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-use super::Tls;
-use crate::trust_roots;
+use super::options::{Options, Tls};
 
 /// Why TLS cannot even begin.
 #[derive(Debug)]
@@ -45,20 +43,24 @@ impl From<rustls::Error> for TlsError {
 }
 
 /// Prepares a session with a server whose certificate has to be for `host`.
-pub(super) fn session(tls: &Tls, host: &str) -> Result<ClientConnection, TlsError> {
+pub(super) fn session(options: &Options, host: &str) -> Result<ClientConnection, TlsError> {
     let name = ServerName::try_from(host.to_owned()).map_err(|_| TlsError::BadName(host.into()))?;
-    Ok(ClientConnection::new(client_config(tls)?, name)?)
+    Ok(ClientConnection::new(client_config(options)?, name)?)
 }
 
-fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
+fn client_config(options: &Options) -> Result<Arc<ClientConfig>, TlsError> {
+    let Tls { ca, cert, key, .. } = &options.tls;
+    let read = |path: &Path| (options.read_file)(path).map_err(|error| file_error(path, pem::Error::Io(error)));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots(tls.ca.as_deref())?);
-    let config = match (&tls.cert, &tls.key) {
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = builder.with_root_certificates(match ca {
+        Some(ca) => authorities_in(ca, &read(ca)?)?,
+        None => (options.authorities)(),
+    });
+    let config = match (cert, key) {
         (Some(cert), Some(key)) => {
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| file_error(key, error))?;
-            builder.with_client_auth_cert(certificates(cert)?, key)?
+            let secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| file_error(key, error))?;
+            builder.with_client_auth_cert(certificates(cert, &read(cert)?)?, secret)?
         }
         (None, None) => builder.with_no_client_auth(),
         _ => return Err(TlsError::CertWithoutKey),
@@ -66,17 +68,16 @@ fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// The authorities in `ca` and no others; without it those that every client here trusts.
-fn roots(ca: Option<&Path>) -> Result<Arc<RootCertStore>, TlsError> {
-    let Some(ca) = ca else { return Ok(trust_roots::trusted().authorities.clone()) };
+/// The authorities in a file, and no others.
+fn authorities_in(path: &Path, text: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(certificates(ca)?);
-    if added == 0 { Err(TlsError::NoCertificate(ca.into())) } else { Ok(Arc::new(roots)) }
+    let (added, _) = roots.add_parsable_certificates(certificates(path, text)?);
+    if added == 0 { Err(TlsError::NoCertificate(path.into())) } else { Ok(Arc::new(roots)) }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    let list = read().map_err(|error| file_error(path, error))?;
+fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let list = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
+    let list = list.map_err(|error| file_error(path, error))?;
     if list.is_empty() { Err(TlsError::NoCertificate(path.into())) } else { Ok(list) }
 }
 

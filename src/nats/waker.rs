@@ -11,19 +11,19 @@ use super::transport::Transport;
 
 /// Wakes one thread out of [`wait`]. A wake-up that is not yet noticed is not repeated: that would be a system call per
 /// message.
-pub(super) struct Waker {
+pub struct Waker {
     event: OwnedFd,
     pending: AtomicBool,
 }
 
 impl Waker {
-    pub(super) fn new() -> io::Result<Waker> {
+    pub fn new() -> io::Result<Waker> {
         let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Waker { event, pending: AtomicBool::new(false) })
     }
 
     /// Makes the current or the next [`wait`] of the other thread return. Never blocks.
-    pub(super) fn wake(&self) {
+    pub fn wake(&self) {
         if !self.pending.swap(true, Ordering::AcqRel) {
             // It fails only when the counter is full, and then the wake-up is due anyway.
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
@@ -33,16 +33,16 @@ impl Waker {
 
 /// What became of a [`wait`].
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Ready {
-    pub(super) woken: bool,
+pub struct Ready {
+    pub woken: bool,
     /// Reading or writing will not block; an error or the end of the stream counts.
-    pub(super) readable: bool,
-    pub(super) writable: bool,
+    pub readable: bool,
+    pub writable: bool,
 }
 
 /// What to wait for on a socket.
 #[derive(Clone, Copy)]
-pub(super) struct Interest<'a> {
+pub struct Interest<'a> {
     socket: BorrowedFd<'a>,
     flags: PollFlags,
 }
@@ -55,24 +55,24 @@ impl<'a> Interest<'a> {
     }
 
     /// That something can be read, or a connection accepted.
-    pub(super) fn read_socket(socket: BorrowedFd<'a>) -> Interest<'a> {
+    pub fn read_socket(socket: BorrowedFd<'a>) -> Interest<'a> {
         Interest { socket, flags: PollFlags::IN }
     }
 
     /// That something can be written, whatever there is to read.
-    pub(super) fn write(socket: BorrowedFd<'a>) -> Interest<'a> {
+    pub fn write(socket: BorrowedFd<'a>) -> Interest<'a> {
         Interest { socket, flags: PollFlags::OUT }
     }
 
     /// The same, and that something can be written.
-    pub(super) fn or_write(self) -> Interest<'a> {
+    pub fn or_write(self) -> Interest<'a> {
         Interest { flags: self.flags | PollFlags::OUT, ..self }
     }
 }
 
 /// Waits until `waker` is woken, the socket is ready or the time is over. A wake-up is taken back before this returns, so
 /// what was changed before it has to be looked at afterwards.
-pub(super) fn wait(waker: &Waker, interest: Option<Interest<'_>>, timeout: Duration) -> io::Result<Ready> {
+pub fn wait(waker: &Waker, interest: Option<Interest<'_>>, timeout: Duration) -> io::Result<Ready> {
     // Without a socket the second place is not looked at.
     let (socket, flags) =
         interest.map_or((waker.event.as_fd(), PollFlags::empty()), |interest| (interest.socket, interest.flags));

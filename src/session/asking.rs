@@ -1,10 +1,11 @@
 //! Questions that the model has for people, and the answers that come over any wire.
 
 use super::Session;
-use super::control::Answer;
-use crate::events::AgentEvent;
-use crate::questions::Settled;
-use crate::reply::{ErrorKind, ReplyError};
+use crate::contract::control::Answer;
+use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::event::AgentEvent;
+use crate::contract::wire::Wire;
+use crate::session::questions::Settled;
 use crate::transcript::now_ms;
 use crossbeam_channel::Sender;
 use serde_json::{Value, json};
@@ -13,11 +14,11 @@ use std::time::Duration;
 /// Takes what became of a question.
 pub type Asker = Sender<Result<Value, String>>;
 
-impl Session {
+impl<W: Wire> Session<W> {
     /// Opens a question of the model's.
     pub(super) fn ask(&mut self, request: Value, asker: Asker) {
         let now = now_ms();
-        let timeout = self.config.question_timeout.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+        let timeout = self.options.question_timeout.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
         match self.questions.open(request, "tool", now, timeout.map(|time| now.saturating_add(time))) {
             Ok(opened) => {
                 self.askers.insert(opened.id, asker);

@@ -3,14 +3,14 @@
 //! Everything is in the file before anybody is told of it: a prompt before it is accepted, the intent to run a tool before
 //! the tool runs. After a crash the file tells what was accepted and not begun, and what was begun and not finished.
 
-use super::Facts;
 use super::recovery::{ACCEPTED, INTENT, PROMPT_ID, SETTLED, Unfinished};
-use crate::nats::agents::sender::AgentSender;
+use crate::contract::prompt::Incoming;
+use crate::contract::sender::AgentSender;
+use crate::contract::session::SessionStats;
 use crate::transcript::compaction::forget_counts;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::SessionFile;
 use crate::transcript::{Message, object};
-use crate::turn::Incoming;
 use serde_json::{Map, Value, json};
 use std::io;
 use std::path::PathBuf;
@@ -205,12 +205,12 @@ impl Memory {
     ///
     /// # Errors
     /// It could not be written. At worst somebody is told once more, after a restart, that a prompt was interrupted.
-    pub fn settled(&mut self, ids: &[String], outcome: &str, facts: &Facts) -> io::Result<()> {
+    pub fn settled(&mut self, ids: &[String], outcome: &str, stats: &SessionStats) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
         }
         self.catch_up()?;
-        let data = json!({"ids": ids, "outcome": outcome, "totals": facts.totals(self.messages.len())});
+        let data = json!({"ids": ids, "outcome": outcome, "totals": stats.totals(self.messages.len())});
         self.append_custom(SETTLED, data)
     }
 

@@ -1,16 +1,18 @@
 //! How a session begins: new, with a session file that is gone on with, or as it was before the daemon's restart.
 
+use super::Session;
 use super::memory::Memory;
 use super::recovery::{Accepted, Unfinished, closing_results};
-use super::{Prompt, Session};
+use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::prompt::{Incoming, Prompt};
+use crate::contract::reply::{Reply, SilentReply};
+use crate::contract::wire::Wire;
 use crate::model::ThinkingLevel;
-use crate::nats::session_subjects::SessionSubjects;
-use crate::reply::{ErrorKind, Reply, ReplyError, SilentReply};
-use crate::state_dir::SavedSession;
+use crate::session::state_dir::SavedSession;
 use crate::transcript::restore::Restored;
 use crate::transcript::session_file::SessionFile;
 use crate::transcript::{Message, iso_time, locate, now_ms, object};
-use crate::turn::{Incoming, Settled, Work, kill_leftovers};
+use crate::turn::{Settled, Work, kill_leftovers};
 use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,7 +31,7 @@ pub enum Storage {
     Saved { file: PathBuf, totals: Option<Value> },
 }
 
-impl Session {
+impl<W: Wire> Session<W> {
     /// Makes the session's memory, before anything is accepted.
     ///
     /// # Errors
@@ -44,7 +46,7 @@ impl Session {
             }
             Storage::Resume { file, model, thinking } => {
                 self.memory = Memory::asleep(file.clone());
-                self.facts.change(|setup| setup.file = Some(file));
+                self.stats.change(|settings| settings.file = Some(file));
                 if let Some((restored, unfinished)) = self.memory.wake()? {
                     self.adopt(&restored, model, thinking);
                     self.close_interrupted(&unfinished)?;
@@ -60,9 +62,9 @@ impl Session {
                     return Ok(());
                 }
                 // Whatever the last process had started is still running, and would go on unseen.
-                kill_leftovers(&self.info);
+                kill_leftovers(&self.identity);
                 if let Some((restored, unfinished)) = self.memory.wake()? {
-                    self.facts.restore_usage(&restored.usage);
+                    self.stats.restore_usage(&restored.usage);
                     self.take_up(unfinished)?;
                 }
                 Ok(())
@@ -71,36 +73,36 @@ impl Session {
     }
 
     fn create_file(&mut self, folder: &Path) -> io::Result<()> {
-        let (created, id) = (self.info.created_ms, locate::new_session_id(self.info.created_ms));
+        let (created, id) = (self.identity.created_ms, locate::new_session_id(self.identity.created_ms));
         let path = folder.join(locate::file_name(created, &id));
-        let mut file = SessionFile::create(&path, &id, &iso_time(created), &self.info.cwd, None)?;
-        let setup = self.facts.setup();
-        if self.info.named {
-            let name = setup.name.as_ref().unwrap_or(&self.info.id);
+        let mut file = SessionFile::create(&path, &id, &iso_time(created), &self.identity.cwd, None)?;
+        let settings = self.stats.settings();
+        if self.identity.named {
+            let name = settings.name.as_deref().unwrap_or(&self.identity.id);
             file.append("session_info", object(json!({"name": name})))?;
         }
-        let model = json!({"provider": setup.model.provider, "modelId": setup.model.id});
+        let model = json!({"provider": settings.model.provider, "modelId": settings.model.id});
         file.append("model_change", object(model))?;
-        file.append("thinking_level_change", object(json!({"thinkingLevel": setup.thinking.as_str()})))?;
+        file.append("thinking_level_change", object(json!({"thinkingLevel": settings.thinking.as_str()})))?;
         self.memory = Memory::in_file(file);
-        self.facts.change(|setup| setup.file = Some(path));
+        self.stats.change(|settings| settings.file = Some(path));
         Ok(())
     }
 
     /// Takes over what a file says of its session, as far as the request left it open.
     fn adopt(&mut self, restored: &Restored, model: bool, thinking: bool) {
-        self.facts.restore_usage(&restored.usage);
+        self.stats.restore_usage(&restored.usage);
         let found = restored.model.as_ref().filter(|_| model).and_then(|(provider, id)| {
             let (model, _) = self.services.resolve(&format!("{provider}/{id}")).ok()?;
             self.services.check_credentials(&model).is_ok().then_some(model)
         });
         let level = restored.thinking.as_deref().filter(|_| thinking).and_then(ThinkingLevel::parse);
-        self.facts.change(|setup| {
+        self.stats.change(|settings| {
             if let Some(model) = found {
-                setup.model = model;
+                settings.model = model;
             }
-            setup.thinking = setup.model.clamp(level.unwrap_or(setup.thinking));
-            setup.name = setup.name.take().or_else(|| restored.name.clone());
+            settings.thinking = settings.model.clamp(level.unwrap_or(settings.thinking));
+            settings.name = settings.name.take().or_else(|| restored.name.clone());
         });
     }
 
@@ -125,15 +127,15 @@ impl Session {
             interrupted.iter().for_each(|accepted| self.reply_of(accepted).finish(Ok(())));
             self.record_settled(&ids, Settled::Done.as_str());
         } else if !interrupted.is_empty() && untouched {
-            log::info!("session {}: the prompt that was interrupted is answered now", self.info.id);
+            log::info!("session {}: the prompt that was interrupted is answered now", self.identity.id);
             let reply = self.reply_of(&interrupted[0]);
             let ids = interrupted.into_iter().map(|accepted| accepted.id).collect();
-            self.begin(Work::Continue, ids, None, reply, Arc::default(), Instant::now());
+            self.begin(Work::Continue, ids, None, reply);
         } else if !interrupted.is_empty() {
-            log::info!("session {}: the prompt that was interrupted is closed", self.info.id);
+            log::info!("session {}: the prompt that was interrupted is closed", self.identity.id);
             let ids: Vec<String> = interrupted.iter().map(|accepted| accepted.id.clone()).collect();
             self.record_settled(&ids, "interrupted");
-            self.facts.count_error();
+            self.stats.count_error();
             let why = "the host was restarted while it worked on this prompt";
             let error = ReplyError::coded(ErrorKind::Interrupted, why);
             self.last_error = Some(error.message.clone());
@@ -149,62 +151,61 @@ impl Session {
                 from,
                 sender: None,
                 reply,
-                counters: Arc::default(),
                 received: Instant::now(),
             });
-            self.facts.count_prompt();
+            self.stats.count_prompt();
         }
         self.start_next();
         Ok(())
     }
 
     fn reply_of(&self, accepted: &Accepted) -> Arc<dyn Reply> {
-        let found = accepted.reply.as_ref().and_then(|address| self.subjects.as_ref()?.reply_to(address));
+        let found = accepted.reply.as_ref().and_then(|address| self.wire.as_ref()?.reply_to(address));
         found.unwrap_or_else(|| Arc::new(SilentReply))
     }
 
     /// Makes the daemon remember the session as it is now. A session that is kept in memory only is not remembered.
     pub(super) fn save(&self) {
-        let (Some(state), true) = (&self.state, self.info.named) else { return };
-        let setup = self.facts.setup();
-        let Some(file) = setup.file else { return };
-        let settings = self.subjects.as_ref().map(SessionSubjects::settings).unwrap_or_default();
-        let left = setup.deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        let (Some(state), true) = (&self.state, self.identity.named) else { return };
+        let settings = self.stats.settings();
+        let Some(file) = settings.file else { return };
+        let wire = self.wire.as_ref().map(Wire::settings).unwrap_or_default();
+        let left = settings.deadline.map(|end| end.saturating_duration_since(Instant::now()));
         let saved = SavedSession {
-            id: self.info.id.clone(),
-            instance_id: self.info.instance_id.clone(),
+            id: self.identity.id.clone(),
+            instance_id: self.identity.instance_id.clone(),
             file,
-            cwd: self.info.cwd.clone(),
-            model: setup.model.spec(),
-            thinking: setup.thinking.as_str().to_owned(),
-            name: setup.name,
-            from: self.info.from.clone(),
-            tools: self.info.tools.clone(),
-            events: settings.events.unwrap_or(false),
-            tool_status: settings.tool_status.unwrap_or(false),
-            max_lifetime: setup.max_lifetime,
+            cwd: self.identity.cwd.clone(),
+            model: settings.model.spec(),
+            thinking: settings.thinking.as_str().to_owned(),
+            name: settings.name,
+            from: self.identity.from.clone(),
+            tools: self.identity.tools.clone(),
+            events: wire.events.unwrap_or(false),
+            tool_status: wire.tool_status.unwrap_or(false),
+            max_lifetime: settings.max_lifetime,
             ends_ms: left.map(|left| now_ms().saturating_add(i64::try_from(left.as_millis()).unwrap_or(i64::MAX))),
-            created_ms: self.info.created_ms,
+            created_ms: self.identity.created_ms,
         };
         if let Err(e) = state.save(&saved) {
-            log::warn!("session {} will not be there after a restart: {e}", self.info.id);
+            log::warn!("session {} will not be there after a restart: {e}", self.identity.id);
         }
     }
 
     /// Writes an entry about the session, if it has a file and that is open. What cannot be written is only reported.
     pub(super) fn record(&mut self, kind: &str, entry: Value) {
         if self.memory.is_asleep() {
-            let _ = self.memory.wake().map_err(|e| log::warn!("session {}: {e}", self.info.id));
+            let _ = self.memory.wake().map_err(|e| log::warn!("session {}: {e}", self.identity.id));
         }
         if let Err(e) = self.memory.note(kind, entry) {
-            log::warn!("session {}: {kind} is not recorded: {e}", self.info.id);
+            log::warn!("session {}: {kind} is not recorded: {e}", self.identity.id);
         }
     }
 
     /// Records that messages are answered, refused or given up.
     pub(super) fn record_settled(&mut self, ids: &[String], outcome: &str) {
-        if let Err(e) = self.memory.settled(ids, outcome, &self.facts) {
-            log::warn!("session {}: the end of a prompt is not recorded: {e}", self.info.id);
+        if let Err(e) = self.memory.settled(ids, outcome, &self.stats) {
+            log::warn!("session {}: the end of a prompt is not recorded: {e}", self.identity.id);
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Prompts: taken in, worked on one at a time in the order of their arrival, answered.
 
-use super::control::Answer;
-use super::{Prompt, Running, Session};
+use super::{Running, Session};
 use crate::cancel::Cancel;
-use crate::events::AgentEvent;
-use crate::nats::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
-use crate::nats::micro::Counters;
-use crate::reply::{ErrorKind, Reply, ReplyError, SilentReply};
+use crate::contract::control::Answer;
+use crate::contract::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
+use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::event::AgentEvent;
+use crate::contract::prompt::Prompt;
+use crate::contract::reply::{Reply, SilentReply};
+use crate::contract::wire::Wire;
 use crate::threads;
 use crate::turn::{Settled, Turn, Work};
 use crossbeam_channel::bounded;
@@ -17,7 +19,7 @@ use std::time::Instant;
 /// Steps of a turn that may be under way; a turn that is faster than its session waits.
 const STEPS: usize = 16;
 
-impl Session {
+impl<W: Wire> Session<W> {
     /// Takes a prompt that came straight from its caller.
     pub(super) fn arrive(&mut self, prompt: Prompt) {
         if !self.draining && !self.queue.is_full() {
@@ -39,7 +41,7 @@ impl Session {
     /// # Errors
     /// Why it was refused, which its caller was told.
     pub(super) fn accept(&mut self, prompt: Prompt) -> Result<(), ReplyError> {
-        self.facts.touch();
+        self.stats.touch();
         let refusal = if self.draining {
             Some(ReplyError::shutting_down())
         } else if self.queue.is_full() {
@@ -48,10 +50,10 @@ impl Session {
             self.keep(&prompt).err().map(|e| ReplyError::storage(&e))
         };
         if let Some(error) = refusal {
-            self.refuse_prompt(&prompt, error.clone());
+            self.refuse(&*prompt.reply, error.clone());
             return Err(error);
         }
-        self.facts.count_prompt();
+        self.stats.count_prompt();
         let reply = prompt.reply.clone();
         self.queue.push_last(prompt);
         self.start_next();
@@ -68,17 +70,10 @@ impl Session {
     }
 
     /// Ends an answer with an error, and counts it.
-    pub(super) fn refuse(&mut self, reply: &dyn Reply, counters: &Counters, error: ReplyError) {
-        counters.count_error(error.status(), &error.message);
-        self.facts.count_error();
+    pub(super) fn refuse(&mut self, reply: &dyn Reply, error: ReplyError) {
+        self.stats.count_error();
         self.last_error = Some(error.message.clone());
         reply.finish(Err(error));
-    }
-
-    /// Ends the answer to a prompt that never began.
-    pub(super) fn refuse_prompt(&mut self, prompt: &Prompt, error: ReplyError) {
-        prompt.counters.add_time(prompt.received.elapsed());
-        self.refuse(&*prompt.reply, &prompt.counters, error);
     }
 
     /// Starts what is next, if nothing runs.
@@ -87,8 +82,8 @@ impl Session {
             let Some(prompt) = self.queue.pop() else { break };
             self.start(prompt);
         }
-        self.facts.set_queued(self.queue.len());
-        self.facts.set_running(self.running.is_some());
+        self.stats.set_queued(self.queue.len());
+        self.stats.set_running(self.running.is_some());
     }
 
     fn start(&mut self, prompt: Prompt) {
@@ -101,29 +96,21 @@ impl Session {
         }
         let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
         self.taken.extend(ids.iter().cloned());
-        self.begin(Work::Prompt(messages), ids, prompt.from, prompt.reply, prompt.counters, prompt.received);
+        self.begin(Work::Prompt(messages), ids, prompt.from, prompt.reply);
     }
 
     /// Starts a turn.
-    pub(super) fn begin(
-        &mut self,
-        work: Work,
-        ids: Vec<String>,
-        from: Option<String>,
-        reply: Arc<dyn Reply>,
-        counters: Arc<Counters>,
-        received: Instant,
-    ) {
+    pub(super) fn begin(&mut self, work: Work, ids: Vec<String>, from: Option<String>, reply: Arc<dyn Reply>) {
         let (steps, receiver) = bounded(STEPS);
         let cancel = Cancel::new();
-        let setup = self.facts.setup();
+        let settings = self.stats.settings();
         let turn = Turn {
-            config: self.config.clone(),
+            options: self.options.turn.clone(),
             services: self.services.clone(),
-            info: self.info.clone(),
-            facts: self.facts.clone(),
-            model: setup.model,
-            thinking: setup.thinking,
+            identity: self.identity.clone(),
+            stats: self.stats.clone(),
+            model: settings.model,
+            thinking: settings.thinking,
             transcript: self.memory.messages().to_vec(),
             reply: reply.clone(),
             cancel: cancel.clone(),
@@ -132,15 +119,13 @@ impl Session {
             produced: Vec::new(),
             overhead: 0,
         };
-        let name = format!("t-{}", self.info.id);
+        let name = format!("t-{}", self.identity.id);
         match threads::lend(&name, move || turn.run(work)) {
             Ok(thread) => {
                 self.running = Some(Running {
                     ids,
                     from,
                     reply,
-                    counters,
-                    received,
                     started: Instant::now(),
                     tool_calls: 0,
                     cancel,
@@ -155,7 +140,7 @@ impl Session {
                 self.taken.clear();
                 self.record_settled(&ids, "refused");
                 let error = ReplyError::busy(&format!("no thread for the prompt: {e}"));
-                self.refuse(&*reply, &counters, error);
+                self.refuse(&*reply, error);
             }
         }
     }
@@ -165,7 +150,6 @@ impl Session {
         let Some(running) = self.running.take() else { return };
         // A tool that was left behind with a broken turn does not take an answer any more.
         self.reject_questions("tool");
-        running.counters.add_time(running.received.elapsed());
         self.taken.clear();
         let settled = running.storage_error.map_or(settled, Settled::Failed);
         self.idle_since = Instant::now();
@@ -175,7 +159,7 @@ impl Session {
         }
         // The next prompt is on its way, and what others see of the session is true, before the caller hears the end.
         self.start_next();
-        self.facts.touch();
+        self.stats.touch();
         if let Some(respond) = running.compaction {
             respond(match &settled {
                 Settled::Done => Ok(Answer::Document(self.last_compaction.clone().unwrap_or_default())),
@@ -185,10 +169,10 @@ impl Session {
         }
         match settled {
             Settled::Done => running.reply.finish(Ok(())),
-            Settled::Failed(error) => self.refuse(&*running.reply, &running.counters, error),
+            Settled::Failed(error) => self.refuse(&*running.reply, error),
             Settled::Aborted => {
                 let error = ReplyError::new(ErrorKind::Aborted, "the prompt was aborted");
-                self.refuse(&*running.reply, &running.counters, error);
+                self.refuse(&*running.reply, error);
             }
         }
         for respond in running.aborters {
@@ -212,7 +196,6 @@ impl Session {
                 from: None,
                 sender: None,
                 reply: Arc::new(SilentReply),
-                counters: Arc::default(),
                 received: Instant::now(),
             });
         }
@@ -233,9 +216,9 @@ impl Session {
         let ids: Vec<String> = prompts.iter().map(|prompt| prompt.message.id.clone()).collect();
         self.record_settled(&ids, "refused");
         for prompt in prompts {
-            self.refuse_prompt(&prompt, error.clone());
+            self.refuse(&*prompt.reply, error.clone());
         }
-        self.facts.set_queued(0);
+        self.stats.set_queued(0);
     }
 
     pub(super) fn inspection(&self) -> serde_json::Value {
@@ -260,6 +243,6 @@ impl Session {
             context_tokens: self.context_tokens,
             last_error: self.last_error.clone(),
         };
-        documents::inspection(&self.config.owner, &self.info, &self.facts, &activity, now)
+        documents::inspection(&self.identity, &self.stats, &activity, now)
     }
 }

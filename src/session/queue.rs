@@ -1,6 +1,6 @@
 //! Prompts that wait for the one before them, in arrival order.
 
-use super::Prompt;
+use crate::contract::prompt::Prompt;
 use std::collections::VecDeque;
 
 pub struct Queue {

@@ -1,7 +1,7 @@
 //! Messages that wait to be taken into the running prompt: steering, and what follows when it would be done.
 
+use crate::contract::prompt::Incoming;
 use crate::model::QueueMode;
-use crate::turn::Incoming;
 use std::collections::VecDeque;
 
 /// One queue.

@@ -5,11 +5,12 @@ use super::requests::{Head, Kind, PromptFields, Refusal, Request, Slash, slash};
 use super::routes::{NoRoute, Route};
 use super::stream::ChunkStream;
 use super::{ClientRequest, DaemonAsk, DaemonRespond, PROTOCOL};
-use crate::nats::intake::{self, IntakeError};
+use crate::contract::control::{Control, ControlRequest, Input};
+use crate::contract::error::{DaemonError, ReplyError};
+use crate::contract::prompt::{Command, EndReason};
+use crate::contract::reply::{Reply, SilentReply};
+use crate::contract::request;
 use crate::prompt::commands;
-use crate::reply::{Reply, ReplyError, SilentReply};
-use crate::session::control::{Control, ControlRequest, Input};
-use crate::session::{Command, EndReason};
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, bounded, select};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ const COMPACTION: Duration = Duration::from_secs(600);
 pub enum Failure {
     Text(String),
     /// By the intake's rules, with its code.
-    Intake(IntakeError),
+    Intake(DaemonError),
     /// By the session, with its code.
     Session(ReplyError),
 }
@@ -52,7 +53,7 @@ impl Client<'_> {
         let Request { head, kind } = request;
         let stream = match &kind {
             Kind::Prompt(fields) if fields.stream => true,
-            Kind::Intake(asked, stream) => *stream && matches!(**asked, intake::Request::Create(_)),
+            Kind::Intake(asked, stream) => *stream && matches!(**asked, request::Request::Create(_)),
             _ => false,
         };
         let stream = stream.then(|| Arc::new(ChunkStream::new(self.link.clone(), head.id.clone())));
@@ -140,8 +141,8 @@ impl Client<'_> {
     fn route(&self, head: &Head) -> Result<Arc<Route>, Failure> {
         match (&self.own, &head.session) {
             (Some(own), None) => Ok(own.clone()),
-            (Some(own), Some(id)) if *id == own.info.id => Ok(own.clone()),
-            (Some(own), Some(_)) => Err(Failure::Text(format!("this is the socket of session {:?}", own.info.id))),
+            (Some(own), Some(id)) if **id == *own.identity.id => Ok(own.clone()),
+            (Some(own), Some(_)) => Err(Failure::Text(format!("this is the socket of session {:?}", own.identity.id))),
             (None, id) => Ok(self.shared.table().find(id.as_deref())?),
         }
     }
@@ -230,8 +231,9 @@ impl Client<'_> {
     /// No more events: of one session, or of any.
     fn unsubscribe(&mut self, head: &Head) -> Outcome {
         let id = head.session.as_deref();
-        let (ended, kept) =
-            std::mem::take(&mut self.subscribed).into_iter().partition(|route| id.is_none_or(|id| id == route.info.id));
+        let (ended, kept) = std::mem::take(&mut self.subscribed)
+            .into_iter()
+            .partition(|route| id.is_none_or(|id| *id == *route.identity.id));
         self.subscribed = kept;
         self.link.mute(self.subscribed.is_empty());
         for route in ended {
@@ -247,7 +249,7 @@ impl Client<'_> {
             ("bridge:ping", "Answer with an event bridge_pong, without the model"),
         ];
         let own = own.map(|(name, text)| json!({"name": name, "description": text, "source": "extension"}));
-        let found = commands::list(&self.shared.config.places(&route.info.cwd, route.info.project_trusted));
+        let found = commands::list(&self.shared.folders.places(&route.identity.cwd, route.identity.project_trusted));
         json!({"commands": own.into_iter().chain(found).collect::<Vec<_>>()})
     }
 
@@ -260,7 +262,7 @@ impl Client<'_> {
             Slash::Command(name) => {
                 let found = commands::expand(
                     &fields.text,
-                    &self.shared.config.places(&route.info.cwd, route.info.project_trusted),
+                    &self.shared.folders.places(&route.identity.cwd, route.identity.project_trusted),
                 );
                 let Some(found) = found else {
                     let why = format!("Unknown command: /{name} (get_commands lists those that there are)");
@@ -294,19 +296,19 @@ impl Client<'_> {
 
     /// `/bridge:status`: where everything is, after the registry was told to look.
     fn status(&self, route: &Route) -> Outcome {
-        route.facts.outdated("bridge:status");
+        route.stats.outdated("bridge:status");
         let own = self.shared.table().only().is_none();
         let directory = &self.shared.directory;
-        let row = if own { directory.session_row(&route.info.id) } else { directory.daemon_row() };
+        let row = if own { directory.session_row(&route.identity.id) } else { directory.daemon_row() };
         let socket = route.socket.as_ref().unwrap_or(&self.shared.identity.daemon_socket);
-        let idle = !route.facts.running();
+        let idle = !route.stats.running();
         Ok(json!({"deliveredAs": "now", "idleBeforeSend": idle, "socketPath": socket.to_string_lossy(),
             "registryPath": row.to_string_lossy()}))
     }
 
     /// `/bridge:ping`: a sign of life of the session, without its model.
     fn pong(&self, route: &Route, fields: &PromptFields, text: &str) -> Outcome {
-        let idle = !route.facts.running();
+        let idle = !route.stats.running();
         let source = "extension";
         self.ask(route, Control::Emit { event: "input", data: json!({"text": fields.text, "source": source}) })?;
         self.ask(route, Control::Emit { event: "bridge_pong", data: json!({"text": text, "source": source}) })?;
@@ -315,16 +317,16 @@ impl Client<'_> {
     }
 
     /// What only the daemon can do.
-    fn intake(&mut self, asked: intake::Request, reply: Option<Arc<dyn Reply>>) -> Outcome {
+    fn intake(&mut self, asked: request::Request, reply: Option<Arc<dyn Reply>>) -> Outcome {
         if let Some(own) = &self.own {
             let daemon = self.shared.identity.daemon_socket.display();
-            let why = format!("this is the socket of session {:?}; the daemon's is {daemon}", own.info.id);
+            let why = format!("this is the socket of session {:?}; the daemon's is {daemon}", own.identity.id);
             return Err(Failure::Text(why));
         }
         match asked {
-            intake::Request::List => self.ask_daemon(DaemonAsk::List, ANSWER),
-            intake::Request::Stop { session_id } => self.ask_daemon(DaemonAsk::Stop { session_id }, END),
-            intake::Request::Create(create) => {
+            request::Request::List => self.ask_daemon(DaemonAsk::List, ANSWER),
+            request::Request::Stop { session_id } => self.ask_daemon(DaemonAsk::Stop { session_id }, END),
+            request::Request::Create(create) => {
                 let watched = reply.is_some() && create.session_id.is_none();
                 let reply = reply.unwrap_or_else(|| Arc::new(SilentReply));
                 let mut row = self.ask_daemon(DaemonAsk::Create { create, reply }, ANSWER)?;

@@ -156,30 +156,30 @@ fn serves(path: &Path) -> bool {
 /// Makes a folder that only its owner can enter, or makes sure that the one that is there is such a folder.
 fn make_private(path: &Path) -> Result<(), String> {
     let failed = |e: io::Error| format!("{}: {e}", path.display());
-    let facts = match path.symlink_metadata() {
+    let stats = match path.symlink_metadata() {
         Err(e) if e.kind() == ErrorKind::NotFound => {
             DirBuilder::new().recursive(true).mode(PRIVATE).create(path).map_err(failed)?;
             path.symlink_metadata().map_err(failed)?
         }
         other => other.map_err(failed)?,
     };
-    if let Some(why) = unsafe_because(&facts, getuid().as_raw()) {
+    if let Some(why) = unsafe_because(&stats, getuid().as_raw()) {
         return Err(format!("{} {why}", path.display()));
     }
-    if facts.mode() & 0o077 != 0 {
+    if stats.mode() & 0o077 != 0 {
         log::info!("{} was open to other users and is private now", path.display());
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(PRIVATE)).map_err(failed)?;
     }
     Ok(())
 }
 
-fn unsafe_because(facts: &Metadata, uid: u32) -> Option<String> {
-    if facts.is_symlink() {
+fn unsafe_because(stats: &Metadata, uid: u32) -> Option<String> {
+    if stats.is_symlink() {
         Some("is a symbolic link, which somebody else may turn elsewhere".into())
-    } else if !facts.is_dir() {
+    } else if !stats.is_dir() {
         Some("is no directory".into())
-    } else if facts.uid() != uid {
-        Some(format!("belongs to another user (uid {})", facts.uid()))
+    } else if stats.uid() != uid {
+        Some(format!("belongs to another user (uid {})", stats.uid()))
     } else {
         None
     }
@@ -282,9 +282,9 @@ mod tests {
         std::fs::create_dir(&root).expect("a folder");
         symlink(&target, root.join("instances")).expect("a link");
         assert!(error(&root).contains("symbolic link"));
-        let facts = target.symlink_metadata().expect("it exists");
-        assert_eq!(unsafe_because(&facts, facts.uid()), None);
-        assert!(unsafe_because(&facts, facts.uid() + 1).is_some_and(|why| why.contains("another user")));
+        let stats = target.symlink_metadata().expect("it exists");
+        assert_eq!(unsafe_because(&stats, stats.uid()), None);
+        assert!(unsafe_because(&stats, stats.uid() + 1).is_some_and(|why| why.contains("another user")));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use super::directory::{self, BridgeDirectory};
 use super::routes::{Route, Table};
 use super::{PROTOCOL, Shared};
-use crate::session::state;
+use crate::contract::session::state;
 use crate::transcript::{iso_time, now_ms};
 use crossbeam_channel::Receiver;
 use serde_json::{Map, Value, json};
@@ -79,8 +79,8 @@ impl Identity {
     /// A session, reached over `socket`.
     pub fn session(&self, route: &Route, socket: &Path, reason: &str) -> Map<String, Value> {
         let mut row = self.base();
-        row.extend(state(&route.info, &route.facts));
-        self.finish(&mut row, socket, route.info.created_ms, reason);
+        row.extend(state(&route.identity, &route.stats));
+        self.finish(&mut row, socket, route.identity.created_ms, reason);
         row
     }
 
@@ -161,7 +161,7 @@ impl Registry<'_> {
         let path = self.shared.directory.daemon_row();
         match routes.as_slice() {
             [route] => {
-                if let Some(reason) = route.facts.take_outdated().or(changed).or(all) {
+                if let Some(reason) = route.stats.take_outdated().or(changed).or(all) {
                     self.write(&path, &identity.session(route, &identity.daemon_socket, reason));
                 }
             }
@@ -174,10 +174,10 @@ impl Registry<'_> {
                 for route in routes {
                     let fresh = (!self.written.contains_key(&route.token)).then_some("session_start");
                     let beat = turn.contains(&route.token).then_some("heartbeat");
-                    if let Some(reason) = route.facts.take_outdated().or(fresh).or(beat) {
-                        let path = self.shared.directory.session_row(&route.info.id);
+                    if let Some(reason) = route.stats.take_outdated().or(fresh).or(beat) {
+                        let path = self.shared.directory.session_row(&route.identity.id);
                         self.write(&path, &identity.own(route, reason));
-                        self.written.insert(route.token, route.info.id.clone());
+                        self.written.insert(route.token, route.identity.id.to_string());
                     }
                 }
             }

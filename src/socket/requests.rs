@@ -1,8 +1,9 @@
 //! What a client asks for: reading a line, with all the aliases and tolerance that existing clients rely on.
 
+use crate::contract::control::Deliver;
+use crate::contract::error::DaemonError;
+use crate::contract::request;
 use crate::event_log::HistoryQuery;
-use crate::nats::intake::{self, IntakeError};
-use crate::session::control::Deliver;
 use crate::tolerant_json;
 use crate::transcript::Block;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -60,7 +61,7 @@ pub enum Kind {
     },
     Inspect,
     /// Something of the daemon's, by the intake's rules.
-    Intake(Box<intake::Request>, Stream),
+    Intake(Box<request::Request>, Stream),
 }
 
 /// Whether an answer is streamed to the client.
@@ -149,7 +150,7 @@ fn next_value<T: DeserializeOwned>(rest: &mut &[u8]) -> Option<T> {
 enum Wrong {
     Unknown,
     Text(String),
-    Intake(IntakeError),
+    Intake(DaemonError),
 }
 
 fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind), Wrong> {
@@ -192,7 +193,7 @@ fn text(fields: &Map<String, Value>, key: &str) -> Option<String> {
 }
 
 fn intake(mode: &str, fields: Map<String, Value>, stream: Stream) -> Result<Kind, Wrong> {
-    let request = intake::read(mode, fields).map_err(Wrong::Intake)?;
+    let request = request::read(mode, fields).map_err(Wrong::Intake)?;
     Ok(Kind::Intake(Box::new(request), stream))
 }
 
@@ -221,8 +222,8 @@ fn prompt(fields: &Map<String, Value>, usual: Deliver, stream: Stream) -> Result
         return Err(Wrong::Text(why.into()));
     }
     let from = self::text(fields, "from").filter(|from| !from.is_empty());
-    if from.as_ref().is_some_and(|from| from.len() > intake::MAX_OPTION) {
-        return Err(Wrong::Text(format!("from is longer than {} bytes", intake::MAX_OPTION)));
+    if from.as_ref().is_some_and(|from| from.len() > request::MAX_OPTION) {
+        return Err(Wrong::Text(format!("from is longer than {} bytes", request::MAX_OPTION)));
     }
     Ok(Kind::Prompt(Box::new(PromptFields { text, images, deliver, from, stream })))
 }

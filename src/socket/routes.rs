@@ -1,7 +1,8 @@
 //! Which sessions there are, for requests that name one, for the listeners and for the registry.
 
 use super::link::Link;
-use crate::session::{Command, Facts, Info};
+use crate::contract::prompt::Command;
+use crate::contract::session::{SessionIdentity, SessionStats};
 use crossbeam_channel::Sender;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -12,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Route {
     /// Never used twice, so that what belongs to a session cannot be taken for that of its successor of the same name.
     pub token: u64,
-    pub info: Arc<Info>,
-    pub facts: Arc<Facts>,
+    pub identity: Arc<SessionIdentity>,
+    pub stats: Arc<SessionStats>,
     pub commands: Sender<Command>,
     /// Its own socket; ephemeral runs have none.
     pub socket: Option<PathBuf>,
@@ -24,12 +25,12 @@ pub struct Route {
 impl Route {
     pub fn new(
         token: u64,
-        info: Arc<Info>,
-        facts: Arc<Facts>,
+        identity: Arc<SessionIdentity>,
+        stats: Arc<SessionStats>,
         commands: Sender<Command>,
         socket: Option<PathBuf>,
     ) -> Route {
-        Route { token, info, facts, commands, socket, skills_sent: Mutex::default() }
+        Route { token, identity, stats, commands, socket, skills_sent: Mutex::default() }
     }
 
     /// Takes note of a skill's instructions; true if they were not sent before.
@@ -60,7 +61,7 @@ pub enum NoRoute {
 impl Table {
     /// The named sessions, oldest first.
     pub fn named(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.routes.values().filter(|route| route.info.named)
+        self.routes.values().filter(|route| route.identity.named)
     }
 
     /// The only named session, if there is exactly one.
@@ -75,12 +76,12 @@ impl Table {
     /// There is no such session.
     pub fn find(&self, id: Option<&str>) -> Result<Arc<Route>, NoRoute> {
         let found = match id {
-            Some(id) => self.routes.values().rev().find(|route| route.info.id == id),
+            Some(id) => self.routes.values().rev().find(|route| *route.identity.id == *id),
             None => self.only(),
         };
         found.cloned().ok_or_else(|| match id {
             Some(id) => NoRoute::Unknown(id.to_string()),
-            None => NoRoute::Unclear(self.named().map(|route| route.info.id.clone()).collect()),
+            None => NoRoute::Unclear(self.named().map(|route| route.identity.id.to_string()).collect()),
         })
     }
 }
@@ -100,16 +101,17 @@ impl std::fmt::Display for NoRoute {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::contract::session::SessionSettings;
     use crate::model::{ThinkingLevel, offline};
-    use crate::session::Setup;
     use crossbeam_channel::{Receiver, bounded};
     use std::time::Duration;
 
     /// A route, and what is sent along it.
     pub fn route(token: u64, id: &str, named: bool) -> (Arc<Route>, Receiver<Command>) {
-        let info = Info {
-            id: id.into(),
-            instance_id: format!("i{token}"),
+        let identity = SessionIdentity {
+            id: id.to_owned().try_into().expect("an id"),
+            subject: None,
+            instance_id: format!("i{token}").try_into().expect("an id"),
             named,
             cwd: "/project".into(),
             from: None,
@@ -117,7 +119,7 @@ pub mod tests {
             tools: Vec::new(),
             created_ms: 1_700_000_000_000,
         };
-        let setup = Setup {
+        let settings = SessionSettings {
             model: Arc::new(offline::model()),
             thinking: ThinkingLevel::Off,
             name: None,
@@ -126,8 +128,8 @@ pub mod tests {
             file: None,
         };
         let (commands, receiver) = bounded(8);
-        let facts = Arc::new(Facts::new(setup));
-        (Arc::new(Route::new(token, Arc::new(info), facts, commands, None)), receiver)
+        let stats = Arc::new(SessionStats::new(settings));
+        (Arc::new(Route::new(token, Arc::new(identity), stats, commands, None)), receiver)
     }
 
     fn table(routes: &[(&str, bool)]) -> Table {
@@ -141,7 +143,7 @@ pub mod tests {
     #[test]
     fn a_session_is_found_by_id_or_by_being_the_only_one() {
         let found = |routes: &[(&str, bool)], id| match table(routes).find(id) {
-            Ok(route) => route.info.id.clone(),
+            Ok(route) => route.identity.id.to_string(),
             Err(why) => why.to_string(),
         };
         let (a, b, run) = (("a", true), ("b", true), ("run-1", false));

@@ -2,7 +2,8 @@
 
 use super::link::Link;
 use crate::cancel::Cancel;
-use crate::reply::{Reply, ReplyError, Restart};
+use crate::contract::error::ReplyError;
+use crate::contract::reply::{Reply, Restart};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Making room in the model's context: when it is due, what is kept, what is summarised, and what a summary looks like.
 //!
-//! All of it is pure; `crate::compact` does the work with it. Rules and numbers are those of the PI agent, so that both
+//! All of it is pure; `crate::turn::compact` does the work with it. Rules and numbers are those of the PI agent, so that both
 //! cut a session at the same place. "Characters" are bytes of text, as in [`Message::chars`].
 
 pub mod prompts;

@@ -1,7 +1,7 @@
 //! The tools that an answer calls: prepared in order, run at the same time, answered in order.
 
 use super::{Action, SESSION_VARIABLE, Step, Turn};
-use crate::events::AgentEvent;
+use crate::contract::event::AgentEvent;
 use crate::tools::{self, Tool, ToolContext, ToolOutput};
 use crate::transcript::{Block, ToolResultMessage, now_ms};
 use crossbeam_channel::bounded;
@@ -83,7 +83,7 @@ impl Turn {
     /// Finds the tool and checks its arguments, or says what is wrong with the call.
     fn prepare(&self, call: &Call) -> Result<Ready, String> {
         let tool = self
-            .info
+            .identity
             .tools
             .contains(&call.name)
             .then(|| tools::by_name(&call.name))
@@ -142,14 +142,14 @@ impl Turn {
     }
 
     fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {
-        let mut environment = self.config.tool_environment.clone();
+        let mut environment = self.options.tool_environment.clone();
         // That of a session whose tool has started the daemon is not ours.
         environment.retain(|(name, _)| name != SESSION_FILE_VARIABLE);
-        let file = self.facts.setup().file;
+        let file = self.stats.settings().file;
         let file = file.as_ref().map(|file| file.to_string_lossy());
         for (name, value) in [
-            (SESSION_VARIABLE, self.info.instance_id.as_str()),
-            ("PI_SESSION_ID", &self.info.id),
+            (SESSION_VARIABLE, &*self.identity.instance_id),
+            ("PI_SESSION_ID", &self.identity.id),
             ("PI_PROVIDER", &self.model.provider),
             ("PI_MODEL", &self.model.id),
             ("PI_REASONING_LEVEL", self.thinking.as_str()),
@@ -160,7 +160,7 @@ impl Turn {
             environment.push((name.to_string(), value.to_string()));
         }
         let update = |partial: ToolOutput| {
-            if !self.facts.listened_to() {
+            if !self.stats.listened_to() {
                 return;
             }
             self.emit(AgentEvent::ToolExecutionUpdate {
@@ -171,7 +171,7 @@ impl Turn {
         };
         let settings = self.services.tool_settings();
         let context = ToolContext {
-            cwd: &self.info.cwd,
+            cwd: &self.identity.cwd,
             cancel: &self.cancel,
             environment: &environment,
             spill_dir: &self.spill_dir,
@@ -179,7 +179,7 @@ impl Turn {
             resize_images: settings.resize_images,
             shell: settings.shell.as_deref(),
             command_prefix: settings.command_prefix.as_deref(),
-            default_timeout: self.config.bash_timeout,
+            default_timeout: self.options.bash_timeout,
             on_update: &update,
             ask: &|request| self.ask_people(request),
         };

@@ -12,13 +12,13 @@
 //! each refusal in a row, up to [`MAX_RECOVERIES`]; the number of requests is bounded by that.
 
 use super::{Run, Settled, Step, Turn};
-use crate::compact::{CompactError, Compaction, Compactor};
-use crate::events::{AgentEvent, CompactionReason};
+use crate::contract::error::ReplyError;
+use crate::contract::event::{AgentEvent, CompactionReason};
 use crate::model::Outcome;
-use crate::reply::ReplyError;
 use crate::transcript::compaction::{self, Cut, context_tokens, should_compact, tokens};
 use crate::transcript::shorten::shorten;
 use crate::transcript::{Message, StopReason, ToolSpec};
+use crate::turn::compact::{CompactError, Compaction, Compactor};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -75,12 +75,12 @@ impl Turn {
         self.make_room(&cut, &limits, CompactionReason::Manual, focus, false)
     }
 
-    fn compactor<'a>(&'a self, on_retry: &'a mut dyn FnMut(crate::compact::SummaryRetry)) -> Compactor<'a> {
+    fn compactor<'a>(&'a self, on_retry: &'a mut dyn FnMut(crate::turn::compact::SummaryRetry)) -> Compactor<'a> {
         Compactor {
             services: &self.services,
             model: &self.model,
             thinking: self.thinking,
-            session: &self.info.instance_id,
+            session: &self.identity.instance_id,
             cancel: &self.cancel,
             on_retry,
         }
@@ -167,7 +167,7 @@ impl Turn {
         let steps = self.steps.clone();
         let emit = |event: AgentEvent| drop(steps.send(Step::Event(event)));
         emit(AgentEvent::CompactionStart { reason });
-        let mut on_retry = |retry: crate::compact::SummaryRetry| emit(retry.event(reason));
+        let mut on_retry = |retry: crate::turn::compact::SummaryRetry| emit(retry.event(reason));
         let mut compactor = self.compactor(&mut on_retry);
         let done = match compactor.compact(&self.transcript, cut, focus) {
             Err(CompactError::Failed(why)) if reason == CompactionReason::Overflow => {

@@ -1,9 +1,9 @@
 //! One answer as it streams: its text to the caller, and all of its pieces to the session while somebody listens.
 
 use super::Turn;
-use crate::events::{AgentEvent, Delta, DeltaKind};
+use crate::contract::event::{AgentEvent, Delta, DeltaKind};
+use crate::contract::reply::Restart;
 use crate::model::{Sink, StreamEvent};
-use crate::reply::Restart;
 
 /// Hands the text of an answer to the caller, on the thread that reads it from the model; and, while somebody listens,
 /// every piece of the answer to the session.
@@ -69,7 +69,7 @@ impl Sink for Streaming<'_> {
             self.heard += delta.len();
             self.turn.reply.text(delta, &self.turn.cancel);
         }
-        if self.turn.facts.listened_to()
+        if self.turn.stats.listened_to()
             && let Some(delta) = delta(&event)
         {
             self.tell(delta);

@@ -3,7 +3,7 @@
 //! It understands the flags with which the tests start a server, and of the configuration file what the broker has: a user
 //! or a token, and `max_payload`. Anything else ends it with exit code 3, upon which the test is skipped.
 
-use nats_pi_bridge::nats::broker::{Broker, BrokerAuth, BrokerOptions};
+use nats_pi_bridge::broker::{Broker, BrokerAuth, BrokerOptions};
 use std::process::exit;
 
 fn flag(name: &str) -> String {

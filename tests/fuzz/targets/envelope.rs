@@ -6,11 +6,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
-use nats_pi_bridge::nats::agents::SenderTrust;
-use nats_pi_bridge::nats::agents::envelope::{self, Attachment};
-use nats_pi_bridge::nats::agents::sender::{AgentSender, Senders};
+use nats_pi_bridge::contract::error::ReplyError;
+use nats_pi_bridge::contract::sender::AgentSender;
+use nats_pi_bridge::service::agents::SenderTrust;
+use nats_pi_bridge::service::agents::envelope::{self, Attachment};
+use nats_pi_bridge::service::agents::sender::Senders;
 use nats_pi_bridge::nats::{Headers, Message};
-use nats_pi_bridge::reply::ReplyError;
 use serde_json::{Value, json};
 
 /// What the headers among the seeds were signed for: the example key of the NATS documentation, this subject, these bytes

@@ -7,7 +7,7 @@ mod pieces;
 
 use libfuzzer_sys::fuzz_target;
 use nats_pi_bridge::event_log::HistoryQuery;
-use nats_pi_bridge::nats::intake;
+use nats_pi_bridge::contract::request;
 use nats_pi_bridge::socket::{Frame, Framer, Kind, PromptFields, Slash, parse, slash};
 use nats_pi_bridge::transcript::Block;
 use pieces::{pieces, sizes_and_bytes};

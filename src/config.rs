@@ -1,0 +1,636 @@
+//! Configuration: flags > environment > file > default, resolved once into one immutable [`Config`].
+
+mod bridge;
+pub mod nats_context;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use crate::broker::{BrokerAuth, BrokerOptions};
+use crate::event_log;
+use crate::model::{OauthEndpoints, ThinkingLevel};
+use crate::nats::{self, Auth, ServerAddress};
+use crate::prompt::UserFolders;
+use crate::service::agents::SenderTrust;
+use crate::service::host::HostOptions;
+use crate::session::SessionOptions;
+use crate::sys;
+use crate::trust_roots;
+use crate::turn::TurnOptions;
+pub use bridge::BridgePlan;
+use nats_context::Context;
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+pub use table::{Kind, ROWS, Row};
+
+/// The public server of the reference's quick start.
+const PUBLIC_SERVER: &str = "demo.nats.io";
+/// The owner where nobody says who that is.
+const UNKNOWN_OWNER: &str = "unknown";
+
+/// Everything the daemon was told, immutable from here on.
+pub struct Config {
+    pub nats: nats::Options,
+    /// The server of our own that is started where no other is named and none is there.
+    pub broker: Option<BrokerPlan>,
+    /// Name of the NATS context in use, or `default`.
+    pub context_name: String,
+    /// One subject token.
+    pub owner: String,
+    pub home: PathBuf,
+    pub agent_dir: PathBuf,
+    /// Where the agent's sign-ins are refreshed; nowhere else.
+    pub oauth_refresh: OauthEndpoints,
+    /// What is remembered of sessions over a restart; private to this owner.
+    pub state_dir: PathBuf,
+    /// Sessions are kept over a restart unless a request says otherwise.
+    pub persist: bool,
+    /// One folder for all session files, in place of the agent's own.
+    pub session_dir: Option<PathBuf>,
+    /// Projects below these folders may say how the agent works; absolute.
+    pub trusted_folders: Vec<PathBuf>,
+    /// The tools of sessions that name none, if they are not the usual ones.
+    pub tools: Option<Vec<String>>,
+    pub default_model: Option<String>,
+    pub default_thinking: Option<ThinkingLevel>,
+    /// Zero means no end.
+    pub default_max_lifetime: Duration,
+    pub max_sessions: usize,
+    pub max_queue: usize,
+    pub grace: Duration,
+    pub bash_timeout: Option<Duration>,
+    /// How long the model's questions wait for an answer; `None` = no limit.
+    pub question_timeout: Option<Duration>,
+    /// The whole environment of child processes.
+    pub tool_environment: Vec<(String, String)>,
+    /// Between two signs of life of an agent.
+    pub heartbeat_interval: Duration,
+    /// Sessions publish their events on NATS unless told otherwise.
+    pub events: bool,
+    pub min_sender_trust: SenderTrust,
+    /// The side channel, unless it is forbidden.
+    pub bridge: Option<BridgePlan>,
+    /// Bounds of every session's events.
+    pub event_log: event_log::Settings,
+    pub log: String,
+    /// Things the operator should know, one line each.
+    pub warnings: Vec<String>,
+    /// What `--check` prints.
+    pub report: String,
+}
+
+impl Config {
+    /// Where this user's own files are.
+    pub fn folders(&self) -> UserFolders {
+        UserFolders { agent_dir: self.agent_dir.clone(), home: self.home.clone() }
+    }
+
+    /// The settings that sessions share.
+    pub fn session_options(&self) -> SessionOptions {
+        SessionOptions {
+            max_queue: self.max_queue,
+            event_log: self.event_log.clone(),
+            question_timeout: self.question_timeout,
+            turn: Arc::new(TurnOptions {
+                folders: self.folders(),
+                tool_environment: self.tool_environment.clone(),
+                bash_timeout: self.bash_timeout,
+            }),
+        }
+    }
+
+    /// The settings of what the daemon says on NATS.
+    pub fn host_options(&self) -> HostOptions {
+        HostOptions {
+            owner: self.owner.clone(),
+            heartbeat_interval: self.heartbeat_interval,
+            events: self.events,
+            min_sender_trust: self.min_sender_trust,
+        }
+    }
+
+    /// The configuration names this folder among those whose projects are trusted.
+    pub fn trusts(&self, folder: &Path) -> bool {
+        self.trusted_folders.iter().any(|trusted| folder.starts_with(trusted))
+    }
+}
+
+/// Where and how to serve a broker.
+pub struct BrokerPlan {
+    pub listen: SocketAddr,
+    pub options: BrokerOptions,
+}
+
+/// What was wrong with the configuration; `Display` names the place and the fix.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The command line is wrong: exit code 2.
+    Usage(String),
+    /// A file or variable is wrong: exit code 78 (`EX_CONFIG`).
+    Invalid(String),
+}
+
+impl ConfigError {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ConfigError::Usage(_) => 2,
+            ConfigError::Invalid(_) => 78,
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::Usage(text) | ConfigError::Invalid(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    Flag(&'static str),
+    Environment(&'static str),
+    File,
+    Default,
+}
+
+impl Origin {
+    /// The higher one wins.
+    fn rank(&self) -> u8 {
+        match self {
+            Origin::Flag(_) => 3,
+            Origin::Environment(_) => 2,
+            Origin::File => 1,
+            Origin::Default => 0,
+        }
+    }
+}
+
+struct Setting {
+    text: String,
+    origin: Origin,
+}
+
+/// The settings that have a value, by key.
+struct Settings {
+    values: BTreeMap<&'static str, Setting>,
+    file: PathBuf,
+    home: PathBuf,
+}
+
+/// What the command line asks for.
+pub enum Command {
+    Serve(Box<Config>),
+    /// Print the resolved configuration.
+    Check(Box<Config>),
+    /// Print this text.
+    Print(String),
+}
+
+/// Reads the command line, the environment and the configuration file.
+///
+/// # Errors
+/// [`ConfigError`], with the exit code that fits.
+pub fn from_command_line(
+    arguments: Vec<std::ffi::OsString>,
+    environment: HashMap<String, String>,
+) -> Result<Command, ConfigError> {
+    let mut args = pico_args::Arguments::from_vec(arguments);
+    if args.contains(["-h", "--help"]) {
+        return Ok(Command::Print(help()));
+    }
+    if args.contains(["-V", "--version"]) {
+        return Ok(Command::Print(format!("nats-pi-bridge {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    let check = args.contains("--check");
+    let usage = |e: pico_args::Error| ConfigError::Usage(format!("{e}; see --help"));
+    let file: Option<String> = args.opt_value_from_str("--config").map_err(usage)?;
+    let mut flags = HashMap::new();
+    for row in ROWS.iter().filter(|row| row.kind != Kind::Object) {
+        if row.kind == Kind::Switch {
+            if args.contains(row.flag) {
+                flags.insert(row.key, "true".to_string());
+            }
+        } else if let Some(text) = args.opt_value_from_str::<_, String>(row.flag).map_err(usage)? {
+            flags.insert(row.key, text);
+        }
+    }
+    if let Some(rest) = args.finish().first() {
+        return Err(ConfigError::Usage(format!("unknown argument {}; see --help", rest.to_string_lossy())));
+    }
+    let config = Box::new(resolve(flags, file, &environment)?);
+    Ok(if check { Command::Check(config) } else { Command::Serve(config) })
+}
+
+fn help() -> String {
+    let mut out = String::from(
+        "nats-pi-bridge: hosts coding-agent sessions and serves them over NATS\n\nUsage: nats-pi-bridge [options]\n\n",
+    );
+    let mut line = |left: String, text: &str| out.push_str(&format!("  {left:<27} {text}\n"));
+    line("--config FILE".into(), "configuration file [~/.pi-exec/config.json]");
+    for row in ROWS.iter().filter(|row| row.kind != Kind::Object) {
+        let default = row.default.map(|d| format!(" [{d}]")).unwrap_or_default();
+        let environment = row.environment.map(|e| format!(" (${e})")).unwrap_or_default();
+        line(format!("{} {}", row.flag, row.argument), &format!("{}{default}{environment}", row.help));
+    }
+    line("--check".into(), "print the resolved configuration, then exit");
+    line("--version".into(), "print the version, then exit");
+    line("--help".into(), "print this, then exit");
+    out
+}
+
+/// `path` with a leading `~/` replaced.
+fn expand(path: &str, home: &Path) -> PathBuf {
+    match path.strip_prefix("~/") {
+        Some(rest) => home.join(rest),
+        None if path == "~" => home.to_path_buf(),
+        None => PathBuf::from(path),
+    }
+}
+
+/// Makes one subject token of a user's name: lower case, other characters than letters, digits, `_` and `-` become `-`.
+fn sanitise_owner(name: &str) -> String {
+    let mapped: String = name
+        .chars()
+        .map(|c| c.to_ascii_lowercase())
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' })
+        .collect();
+    match mapped.trim_matches('-') {
+        "" => UNKNOWN_OWNER.to_string(),
+        token => token.to_string(),
+    }
+}
+
+/// How to reach what listens on an address, from this machine.
+pub fn address_of(listen: SocketAddr) -> ServerAddress {
+    let ip = match listen.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    ServerAddress::from(SocketAddr::new(ip, listen.port()))
+}
+
+fn read_file(path: &Path, named: bool) -> Result<Map<String, Value>, ConfigError> {
+    let invalid = |what: String| ConfigError::Invalid(format!("{}: {what}", path.display()));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => return Ok(Map::new()),
+        Err(e) => return Err(invalid(e.to_string())),
+    };
+    match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(invalid("not a JSON object".into())),
+        Err(e) => Err(invalid(format!("line {}: {e}", e.line()))),
+    }
+}
+
+/// A value of the file as text, if its type fits the row.
+fn file_text(row: &Row, value: &Value) -> Option<String> {
+    match (row.kind, value) {
+        (Kind::Text | Kind::Secret | Kind::Path, Value::String(text)) => Some(text.clone()),
+        (Kind::Object, Value::Object(_)) => Some(value.to_string()),
+        (Kind::Switch, Value::Bool(on)) => Some(on.to_string()),
+        (Kind::Number { .. }, Value::Number(number)) => Some(number.to_string()),
+        (Kind::List, Value::Array(items)) => {
+            items.iter().map(Value::as_str).collect::<Option<Vec<_>>>().map(|names| names.join(","))
+        }
+        _ => None,
+    }
+}
+
+/// Says why `text` is no value for the row.
+fn check_text(row: &Row, text: &str) -> Result<(), String> {
+    match row.kind {
+        Kind::Number { min, max } => match text.parse::<u64>() {
+            Ok(number) if (min..=max).contains(&number) => Ok(()),
+            _ => Err(format!("{text:?} is no whole number from {min} to {max}")),
+        },
+        Kind::Switch if text != "true" && text != "false" => Err(format!("{text:?} is neither true nor false")),
+        _ => Ok(()),
+    }
+}
+
+fn resolve(
+    flags: HashMap<&'static str, String>,
+    file: Option<String>,
+    environment: &HashMap<String, String>,
+) -> Result<Config, ConfigError> {
+    let home = PathBuf::from(environment.get("HOME").map_or("/", String::as_str));
+    let path = file.as_deref().map_or_else(|| home.join(".pi-exec/config.json"), |f| expand(f, &home));
+    let map = read_file(&path, file.is_some())?;
+    for key in map.keys() {
+        if !ROWS.iter().any(|row| row.key == key) {
+            return Err(ConfigError::Invalid(format!("{}: unknown key {key:?}", path.display())));
+        }
+    }
+    let mut values = BTreeMap::new();
+    for row in ROWS {
+        let from_environment =
+            row.environment.and_then(|name| Some((name, environment.get(name)?))).filter(|(_, text)| !text.is_empty());
+        let (text, origin) = if let Some(text) = flags.get(row.key) {
+            (text.clone(), Origin::Flag(row.flag))
+        } else if let Some((name, text)) = from_environment {
+            (text.clone(), Origin::Environment(name))
+        } else if let Some(value) = map.get(row.key).filter(|v| !v.is_null()) {
+            let text = file_text(row, value).ok_or_else(|| {
+                ConfigError::Invalid(format!("{}: {:?} has the wrong type of value", path.display(), row.key))
+            })?;
+            (text, Origin::File)
+        } else if let Some(default) = row.default {
+            (default.to_string(), Origin::Default)
+        } else {
+            continue;
+        };
+        check_text(row, &text).map_err(|why| at(&origin, row, &path, &why))?;
+        values.insert(row.key, Setting { text, origin });
+    }
+    Settings { values, file: path, home }.into_config(environment)
+}
+
+/// An error about one setting, which names the place that it came from.
+fn at(origin: &Origin, row: &Row, file: &Path, why: &str) -> ConfigError {
+    match origin {
+        Origin::Flag(flag) => ConfigError::Usage(format!("{flag}: {why}")),
+        Origin::Environment(name) => ConfigError::Invalid(format!("${name}: {why}")),
+        Origin::File => ConfigError::Invalid(format!("{}: {:?}: {why}", file.display(), row.key)),
+        Origin::Default => ConfigError::Invalid(format!("{}: {why}", row.key)),
+    }
+}
+
+impl Settings {
+    fn text(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(|s| s.text.as_str()).filter(|text| !text.is_empty())
+    }
+
+    fn number(&self, key: &str) -> u64 {
+        // Every number has a default and was checked when it was read.
+        self.text(key).and_then(|text| text.parse().ok()).unwrap_or_default()
+    }
+
+    /// A time in seconds; zero is none.
+    fn limit(&self, key: &str) -> Option<Duration> {
+        Some(Duration::from_secs(self.number(key))).filter(|time| !time.is_zero())
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        self.text(key).map(|text| expand(text, &self.home))
+    }
+
+    fn absolute(&self, key: &str) -> Result<Option<PathBuf>, ConfigError> {
+        let path = self.path(key).map(std::path::absolute).transpose();
+        path.map_err(|e| self.wrong(key, &e.to_string()))
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        let items = self.text(key).unwrap_or_default().split(',').map(|item| item.trim().to_string());
+        items.filter(|item| !item.is_empty()).collect()
+    }
+
+    fn wrong(&self, key: &str, why: &str) -> ConfigError {
+        match (self.values.get(key), ROWS.iter().find(|row| row.key == key)) {
+            (Some(setting), Some(row)) => at(&setting.origin, row, &self.file, why),
+            _ => ConfigError::Invalid(format!("{key}: {why}")),
+        }
+    }
+
+    fn origin(&self, key: &str) -> String {
+        match self.values.get(key).map(|s| &s.origin) {
+            Some(Origin::Flag(flag)) => (*flag).to_string(),
+            Some(Origin::Environment(name)) => format!("${name}"),
+            Some(Origin::File) => self.file.display().to_string(),
+            Some(Origin::Default) | None => "default".to_string(),
+        }
+    }
+
+    /// The named NATS context, if there is one.
+    fn context(&self, environment: &HashMap<String, String>) -> Result<Option<Context>, ConfigError> {
+        let Some(name) = self.text("context") else { return Ok(None) };
+        let folder = nats_context::config_dir(|name| environment.get(name).cloned(), &self.home);
+        match nats_context::load(&folder, name, &self.home) {
+            Ok(context) => Ok(Some(context)),
+            // Whoever names it, what is wrong is a file.
+            Err(e) => Err(ConfigError::Invalid(self.wrong("context", &e.to_string()).to_string())),
+        }
+    }
+
+    /// The credentials that are set here, which replace those of a context.
+    fn auth(&self) -> Option<Auth> {
+        let text = |key: &str| self.text(key).map(str::to_string);
+        if let Some(file) = self.path("creds") {
+            Some(Auth::CredsFile(file))
+        } else if let Some(file) = self.path("nkey") {
+            Some(Auth::NkeyFile(file))
+        } else if let Some(user) = text("user") {
+            Some(Auth::UserPassword { user, password: text("password").unwrap_or_default() })
+        } else {
+            text("token").map(Auth::Token)
+        }
+    }
+
+    /// The embedded broker, unless a server is named or it is forbidden.
+    fn broker(&self) -> Result<Option<BrokerPlan>, ConfigError> {
+        let named = ["server", "context"].into_iter().find(|key| self.text(key).is_some());
+        let origin = self.values.get("listen").map(|s| &s.origin);
+        if let (Some(named), Some(Origin::Flag(_) | Origin::File)) = (named, origin) {
+            let why =
+                format!("the embedded broker is not used when a server is named ({named}: {})", self.origin(named));
+            return Err(self.wrong("listen", &why));
+        }
+        let listen = self.listen()?;
+        if named.is_some() || self.text("noBroker") == Some("true") {
+            return Ok(None);
+        }
+        let auth = match self.auth() {
+            Some(Auth::UserPassword { user, password }) => BrokerAuth::UserPassword { user, password },
+            Some(Auth::Token(token)) => BrokerAuth::Token(token),
+            _ => BrokerAuth::None,
+        };
+        if !listen.ip().is_loopback() && auth == BrokerAuth::None {
+            let why = format!(
+                "{listen} can be reached from other machines, and whoever reaches it can run programs here; set user and \
+                 password, or token"
+            );
+            return Err(self.wrong("listen", &why));
+        }
+        Ok(Some(BrokerPlan { listen, options: BrokerOptions { auth, ..BrokerOptions::default() } }))
+    }
+
+    /// What decides whether there is a broker.
+    fn broker_origin(&self) -> String {
+        let decisive = ["server", "context", "noBroker"].into_iter().find(|key| self.text(key).is_some());
+        self.origin(decisive.unwrap_or("listen"))
+    }
+
+    fn listen(&self) -> Result<SocketAddr, ConfigError> {
+        let text = self.text("listen").unwrap_or_default();
+        text.parse().map_err(|_| self.wrong("listen", &format!("{text:?} is no IP address with a port")))
+    }
+
+    /// Where to connect and how; the second value says where the server's address came from.
+    fn nats(&self, context: Option<Context>) -> Result<(nats::Options, String), ConfigError> {
+        let rank = |key: &str| self.values.get(key).map_or(0, |s| s.origin.rank());
+        let context_names_server = context.as_ref().is_some_and(|c| !c.servers.is_empty());
+        // A context that a stronger source names brings its own server.
+        let own = self.text("server").filter(|_| !context_names_server || rank("server") >= rank("context"));
+        let (servers, origin) = match own {
+            Some(urls) => {
+                let servers = ServerAddress::parse_list(urls).map_err(|e| self.wrong("server", &e.to_string()))?;
+                (servers, self.origin("server"))
+            }
+            None if context_names_server => (Vec::new(), "context".to_string()),
+            None => (vec![address_of(self.listen()?)], self.origin("listen")),
+        };
+        let mut options = match context {
+            Some(context) => context.into_options(servers),
+            None => nats::Options::new(servers),
+        };
+        options.name = "nats-pi-bridge".to_string();
+        options.authorities = || trust_roots::trusted().authorities.clone();
+        options.read_file = nats_context::read;
+        if let Some(auth) = self.auth() {
+            options.auth = auth;
+        }
+        let tls = &mut options.tls;
+        tls.first = self.text("tlsFirst").map_or(tls.first, |on| on == "true");
+        for (key, place) in [("tlsCa", &mut tls.ca), ("tlsCert", &mut tls.cert), ("tlsKey", &mut tls.key)] {
+            if let Some(path) = self.path(key) {
+                *place = Some(path);
+            }
+        }
+        if let Some(prefix) = self.text("inboxPrefix") {
+            if !nats::valid_subject(prefix) {
+                return Err(self.wrong("inboxPrefix", &format!("{prefix:?} is no subject")));
+            }
+            options.inbox_prefix = prefix.to_string();
+        }
+        Ok((options, origin))
+    }
+
+    fn into_config(self, environment: &HashMap<String, String>) -> Result<Config, ConfigError> {
+        let context = self.context(environment)?;
+        let broker = self.broker()?;
+        let (nats, server_origin) = self.nats(context)?;
+        let (owner, owner_origin) = match (self.text("owner"), environment.get("USER").filter(|user| !user.is_empty()))
+        {
+            (Some(name), _) => (sanitise_owner(name), self.origin("owner")),
+            (None, Some(user)) => (sanitise_owner(user), "$USER".to_string()),
+            (None, None) => match sys::user_name() {
+                Some(user) => (sanitise_owner(&user), "the system's name of this user".to_string()),
+                None => (sanitise_owner(""), "default".to_string()),
+            },
+        };
+        let default_thinking = match self.text("defaultThinkingLevel") {
+            None => None,
+            Some(text) => Some(
+                ThinkingLevel::parse(text)
+                    .ok_or_else(|| self.wrong("defaultThinkingLevel", &format!("{text:?} is no thinking level")))?,
+            ),
+        };
+        let log = self.text("log").unwrap_or("info").to_string();
+        if log.parse::<log::LevelFilter>().is_err() {
+            return Err(self.wrong("log", &format!("{log:?} is no log level")));
+        }
+        let trust = self.text("minSenderTrust").unwrap_or_default();
+        let min_sender_trust = SenderTrust::parse(trust)
+            .ok_or_else(|| self.wrong("minSenderTrust", &format!("{trust:?} is neither any nor signed")))?;
+        let servers = nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let mut warnings = Vec::new();
+        if nats.servers.iter().any(|server| server.host.eq_ignore_ascii_case(PUBLIC_SERVER)) {
+            warnings.push(format!(
+                "{PUBLIC_SERVER} is a public server: anybody on it can read what the agent says and can make it run \
+                 programs on this machine"
+            ));
+        }
+        if owner == UNKNOWN_OWNER {
+            warnings.push(format!(
+                "this user has no name, so that the owner is {UNKNOWN_OWNER:?}, like everywhere else where that is so; set \
+                 --owner, or $USER"
+            ));
+        }
+        let secrets = |name: &str| self.values.contains_key(name);
+        if ["password", "token"].iter().any(|key| secrets(key) && self.origin(key).starts_with("--")) {
+            warnings.push("a secret on the command line can be seen by every user of this machine".to_string());
+        }
+        let (bridge, event_log) = (self.bridge(environment)?, self.event_log());
+        let names = self.list("toolEnvironment");
+        let trusted =
+            self.list("trustedFolders").into_iter().map(|path| std::path::absolute(expand(&path, &self.home)));
+        let trusted: Vec<PathBuf> =
+            trusted.collect::<Result<_, _>>().map_err(|e| self.wrong("trustedFolders", &e.to_string()))?;
+        // Sessions' folders have no links in them either. A folder that is not there yet is trusted by its name.
+        let trusted_folders = trusted.into_iter().map(|path| std::fs::canonicalize(&path).unwrap_or(path)).collect();
+        let oauth_refresh = OauthEndpoints::parse(self.text("oauthRefresh").unwrap_or("{}"))
+            .map_err(|why| self.wrong("oauthRefresh", &why))?;
+        let tools = self.text("tools").map(|_| crate::tools::select(&self.list("tools"), &[])).transpose();
+        let inherited: Vec<(String, String)> = environment.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let report = self.report(&[
+            ("server", servers, server_origin),
+            ("broker", broker.as_ref().map_or("off".into(), |b| b.listen.to_string()), self.broker_origin()),
+            ("owner", owner.clone(), owner_origin),
+            ("subject", format!("agents.pi-exec.{owner}"), "owner".to_string()),
+            (
+                "bridgeDir",
+                bridge.as_ref().map_or("off".into(), |bridge| bridge.root.display().to_string()),
+                self.origin(if bridge.is_some() { "bridgeDir" } else { "noBridge" }),
+            ),
+        ]);
+        Ok(Config {
+            context_name: self.text("context").unwrap_or("default").to_string(),
+            nats,
+            broker,
+            agent_dir: self.absolute("agentDir")?.unwrap_or_default(),
+            oauth_refresh,
+            state_dir: self.absolute("stateDir")?.unwrap_or_default().join(&owner),
+            persist: self.text("noPersist") != Some("true"),
+            session_dir: self.absolute("sessionDir")?,
+            trusted_folders,
+            tools: tools.map_err(|why| self.wrong("tools", &why))?,
+            owner,
+            default_model: self.text("defaultModel").map(str::to_string),
+            default_thinking,
+            default_max_lifetime: Duration::from_secs(self.number("defaultMaxLifetime")),
+            max_sessions: self.number("maxSessions") as usize,
+            max_queue: self.number("maxQueue") as usize,
+            grace: Duration::from_secs(self.number("grace")),
+            bash_timeout: self.limit("bashTimeout"),
+            question_timeout: self.limit("questionTimeout"),
+            tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
+            heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),
+            events: self.text("events") == Some("true"),
+            min_sender_trust,
+            home: self.home,
+            bridge,
+            event_log,
+            log,
+            warnings,
+            report,
+        })
+    }
+
+    /// One line a setting: name, value, where it came from. Secrets are shown as `set`.
+    fn report(&self, derived: &[(&str, String, String)]) -> String {
+        let mut out = String::new();
+        let mut line = |name: &str, value: &str, origin: &str| out.push_str(&format!("{name} = {value}  ({origin})\n"));
+        for (name, value, origin) in derived {
+            line(name, value, origin);
+        }
+        for row in ROWS.iter().filter(|row| !derived.iter().any(|(name, ..)| *name == row.key)) {
+            let value = match self.text(row.key) {
+                None => "-".to_string(),
+                Some(_) if row.kind == Kind::Secret => "set".to_string(),
+                Some(text) if row.kind == Kind::Path => expand(text, &self.home).display().to_string(),
+                Some(text) => text.to_string(),
+            };
+            line(row.key, &value, &self.origin(row.key));
+        }
+        out
+    }
+}

@@ -1,0 +1,124 @@
+//! What clients ask of a session, whatever wire they use.
+
+use crate::contract::error::ReplyError;
+use crate::contract::reply::Reply;
+use crate::contract::sender::AgentSender;
+use crate::event_log::{EventSink, HistoryQuery, HistorySnapshot};
+use crate::transcript::Block;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// How a message is brought to the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deliver {
+    /// At once if the session is idle, else like `Steer`.
+    Auto,
+    /// At once; refused while a prompt is being worked on.
+    Now,
+    /// Into the running prompt, between two of its requests.
+    Steer,
+    /// Into the running prompt, when it would otherwise be done.
+    FollowUp,
+    /// As a prompt of its own, behind those that wait.
+    Queue,
+}
+
+impl Deliver {
+    /// The name on the wire, as answers have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Deliver::Auto => "auto",
+            Deliver::Now => "now",
+            Deliver::Steer => "steer",
+            Deliver::FollowUp => "followUp",
+            Deliver::Queue => "queue",
+        }
+    }
+}
+
+/// A message for the model.
+pub struct Input {
+    pub text: String,
+    /// A text that calls up a skill or a template is to be replaced by its words.
+    pub expand: bool,
+    pub images: Vec<Block>,
+    pub deliver: Deliver,
+    /// The label that the caller gave itself.
+    pub from: Option<String>,
+    /// Who the caller is, where it says so in a way that can be proved.
+    pub sender: Option<AgentSender>,
+    /// What the message came over: `rpc` for programs, `interactive` for people.
+    pub source: &'static str,
+    /// Where the answer shall be streamed to; such a message is always a prompt of its own.
+    pub reply: Option<Arc<dyn Reply>>,
+}
+
+/// A request to a session. The answer's form is told with each.
+pub enum Control {
+    /// `{cwd, sessionId, sessionFile?, sessionName?, model, thinkingLevel, isIdle, hasPendingMessages, lastSeq}`.
+    State,
+    /// The document of `inspect`.
+    Inspect,
+    /// `{deliveredAs, idleBeforeSend}`.
+    Prompt(Input),
+    /// The state, once nothing runs any more.
+    Abort,
+    /// Forgets the messages that wait: `{steering: [...], followUp: [...]}`.
+    Clear,
+    /// Makes the context smaller now: the compaction's result.
+    Compact { instructions: Option<String> },
+    /// [`Answer::History`].
+    History(HistoryQuery),
+    /// `{enabled: true, lastSeq}`; what came after `since` is sent to the sink first.
+    Subscribe { sink: Arc<dyn EventSink>, since: Option<u64> },
+    /// `{enabled: false}`.
+    Unsubscribe { sink: Arc<dyn EventSink> },
+    /// Publishes an event of the side channel: its data.
+    Emit { event: &'static str, data: Value },
+    /// `{available, questions}`.
+    Questions,
+    /// `{answered: true, requestId}`.
+    Answer { id: String, answers: Value, source: &'static str },
+    /// `{rejected: true, requestId}`.
+    Reject { id: String, source: &'static str },
+    /// Changes what later requests to the model use: the state.
+    Configure(Changes),
+    /// A new lifetime in seconds from now, 0 = no end: `{maxLifetime, remainingLifetime}`.
+    Extend { seconds: f64 },
+}
+
+/// What to change; absent = as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// `provider/model`, `provider/model:level` or an id that is unique.
+    pub model: Option<String>,
+    pub thinking: Option<String>,
+    /// Empty removes it.
+    pub name: Option<String>,
+}
+
+/// The answer to a request.
+pub enum Answer {
+    Document(Value),
+    /// To be rendered where it is needed, as that may take time.
+    History(HistorySnapshot),
+}
+
+impl Answer {
+    /// The document. May wait for a moment, so not on a session's thread.
+    pub fn into_document(self) -> Value {
+        match self {
+            Answer::Document(document) => document,
+            Answer::History(snapshot) => snapshot.render(),
+        }
+    }
+}
+
+/// Takes the answer. Is called on the session's thread and must not wait; dropped uncalled if the session is gone.
+pub type Respond = Box<dyn FnOnce(Result<Answer, ReplyError>) + Send>;
+
+/// A request, and where its answer goes.
+pub struct ControlRequest {
+    pub control: Control,
+    pub respond: Respond,
+}

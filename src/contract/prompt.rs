@@ -1,0 +1,68 @@
+//! Prompts on their way to a session, and what else the daemon tells it.
+
+use super::control::ControlRequest;
+use super::reply::Reply;
+use super::sender::AgentSender;
+use crate::transcript::Block;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A message from outside on its way into the transcript.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// Unique in the session.
+    pub id: String,
+    pub text: String,
+    pub images: Vec<Block>,
+    /// A text that calls up a skill or a template is to be replaced by its words.
+    pub expand: bool,
+}
+
+impl Incoming {
+    /// A text as it came from outside.
+    pub fn new(text: String) -> Incoming {
+        Incoming { id: format!("{:016x}", fastrand::u64(..)), text, images: Vec::new(), expand: true }
+    }
+}
+
+/// A prompt that was accepted.
+pub struct Prompt {
+    pub message: Incoming,
+    /// The label that the caller gave itself.
+    pub from: Option<String>,
+    /// Who the caller is, where it says so in a way that can be proved.
+    pub sender: Option<AgentSender>,
+    pub reply: Arc<dyn Reply>,
+    pub received: Instant,
+}
+
+/// What the daemon and its clients tell a session.
+pub enum Command {
+    /// End now, and tell why to those who wait.
+    End(EndReason),
+    /// Take nothing more, finish the prompt that is running, then end.
+    Drain,
+    Control(Box<ControlRequest>),
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    Stopped,
+    Expired,
+    ShutDown,
+    /// The only prompt of an ephemeral run is answered.
+    Finished,
+}
+
+impl EndReason {
+    /// The reason as clients are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EndReason::Stopped => "stopped",
+            EndReason::Expired => "expired",
+            EndReason::ShutDown => "shutdown",
+            EndReason::Finished => "finished",
+        }
+    }
+}

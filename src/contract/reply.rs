@@ -1,0 +1,59 @@
+//! Where the answer to a prompt goes, whatever wire the prompt came over.
+
+use super::error::ReplyError;
+use crate::cancel::Cancel;
+use crate::contract::event::AgentEvent;
+use serde_json::{Value, json};
+
+/// The receiving end of one answer. The turn's thread writes text; the session's actor ends it.
+pub trait Reply: Send + Sync {
+    /// The prompt was taken: it will be worked on, perhaps later, and is not lost over a restart.
+    fn accepted(&self) {}
+    /// Takes a piece of the answer. May wait, until cancelled, while the receiver takes nothing and too much is held.
+    fn text(&self, text: &str, cancel: &Cancel);
+    /// The last piece of the text is void, and the answer begins anew. In order with the text; does not wait.
+    fn restart(&self, restart: Restart);
+    /// Nothing more is at hand for now: what was held back for the sake of batching goes out.
+    fn flush(&self);
+    /// Takes note of what happens while the answer is made, in order with its text. Called on the session's thread; must
+    /// not wait. For callers who are told more than the text.
+    fn event(&self, _event: &AgentEvent) {}
+    /// Ends the answer, in success or with an error. Only the first call counts; dropping an answer ends it too.
+    fn finish(&self, result: Result<(), ReplyError>);
+    /// Where the answer goes, in a form that can be kept over a restart; `None` if nobody can be reached then.
+    fn address(&self) -> Option<Value> {
+        None
+    }
+}
+
+/// For prompts whose answer nobody waits for; those who listen see it in the events.
+pub struct SilentReply;
+
+impl Reply for SilentReply {
+    fn text(&self, _text: &str, _cancel: &Cancel) {}
+    fn restart(&self, _restart: Restart) {}
+    fn flush(&self) {}
+    fn finish(&self, _result: Result<(), ReplyError>) {}
+}
+
+/// A second beginning: the model is asked again after some of its answer was handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// The number of the request whose answer comes now, counted from 1 for each answer of the model.
+    pub attempt: u32,
+    /// How much of the text right before is void, bytes. It ends where the model's last complete answer, or the attempt before
+    /// this one, ended.
+    pub void_bytes: usize,
+}
+
+impl Restart {
+    /// For those who take an answer for plain text.
+    pub fn line(&self) -> String {
+        format!("[The answer begins anew: attempt {}]", self.attempt)
+    }
+
+    /// For programs.
+    pub fn document(&self) -> Value {
+        json!({"attempt": self.attempt, "voidBytes": self.void_bytes})
+    }
+}

@@ -1,0 +1,276 @@
+//! What is known of a session outside its own thread.
+
+use super::ids::{InstanceId, SessionId};
+use crate::model::{Model, ThinkingLevel};
+use crate::transcript::{Usage, now_ms};
+use crossbeam_channel::Sender;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What a session was created with; never changes.
+pub struct SessionIdentity {
+    pub id: SessionId,
+    /// Where the session takes prompts on NATS, if it does.
+    pub subject: Option<String>,
+    /// Identifies this one life of the session: to discovery, to the model's prompt cache, to commands.
+    pub instance_id: InstanceId,
+    /// A named session stays until it is stopped or expires; another one ends with its only prompt.
+    pub named: bool,
+    pub cwd: PathBuf,
+    /// The label that the creator gave itself.
+    pub from: Option<String>,
+    /// The operator trusts the project in `cwd`: its own `.pi` and `.agents` folders count.
+    pub project_trusted: bool,
+    /// Names of the tools that the model is offered.
+    pub tools: Vec<String>,
+    /// Unix time in milliseconds.
+    pub created_ms: i64,
+}
+
+/// What of a session can be changed while it lives.
+#[derive(Clone)]
+pub struct SessionSettings {
+    pub model: Arc<Model>,
+    pub thinking: ThinkingLevel,
+    /// A name for people; not the id.
+    pub name: Option<String>,
+    /// From creation or from the last extension; zero means no end.
+    pub max_lifetime: Duration,
+    /// When the session has to end.
+    pub deadline: Option<Instant>,
+    /// Where the transcript is kept; absent = nowhere.
+    pub file: Option<PathBuf>,
+}
+
+/// Figures that the session keeps up to date and others read at any time.
+pub struct SessionStats {
+    settings: Mutex<SessionSettings>,
+    running: AtomicBool,
+    queued: AtomicUsize,
+    pending: AtomicUsize,
+    listeners: AtomicUsize,
+    prompts: AtomicU64,
+    errors: AtomicU64,
+    input: AtomicU64,
+    output: AtomicU64,
+    cache_read: AtomicU64,
+    cache_write: AtomicU64,
+    /// Billionths of a US dollar.
+    cost: AtomicU64,
+    last_activity_ms: AtomicI64,
+    /// Why what others wrote down of this is out of date, and whom to wake then.
+    outdated: Mutex<Option<&'static str>>,
+    watcher: OnceLock<Sender<()>>,
+}
+
+impl SessionStats {
+    pub fn new(settings: SessionSettings) -> SessionStats {
+        SessionStats {
+            settings: Mutex::new(settings),
+            running: AtomicBool::default(),
+            queued: AtomicUsize::default(),
+            pending: AtomicUsize::default(),
+            listeners: AtomicUsize::default(),
+            prompts: AtomicU64::default(),
+            errors: AtomicU64::default(),
+            input: AtomicU64::default(),
+            output: AtomicU64::default(),
+            cache_read: AtomicU64::default(),
+            cache_write: AtomicU64::default(),
+            cost: AtomicU64::default(),
+            last_activity_ms: AtomicI64::new(now_ms()),
+            outdated: Mutex::default(),
+            watcher: OnceLock::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SessionSettings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is in force now.
+    pub fn settings(&self) -> SessionSettings {
+        self.lock().clone()
+    }
+
+    /// Changes what is in force. Only the session's own thread does so.
+    pub fn change(&self, change: impl FnOnce(&mut SessionSettings)) {
+        let mut settings = self.lock();
+        let before = settings.clone();
+        change(&mut settings);
+        let reason = if before.model.spec() != settings.model.spec() {
+            "model_select"
+        } else if before.thinking != settings.thinking {
+            "thinking_level_select"
+        } else if before.name != settings.name {
+            "session_info_changed"
+        } else {
+            return;
+        };
+        drop(settings);
+        self.outdated(reason);
+    }
+
+    /// Wakes somebody, from now on, when what can be written down about the session changes. Only the first call counts.
+    pub fn watch(&self, watcher: Sender<()>) {
+        let _ = self.watcher.set(watcher);
+    }
+
+    /// What was written down about the session is out of date; `reason` is the event that did it.
+    pub fn outdated(&self, reason: &'static str) {
+        *self.outdated.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        if let Some(watcher) = self.watcher.get() {
+            // A wake-up that is not yet noticed is enough.
+            let _ = watcher.try_send(());
+        }
+    }
+
+    /// Why what was written down is out of date, if it is; it counts as brought up to date with this call.
+    pub fn take_outdated(&self) -> Option<&'static str> {
+        self.outdated.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// When the session has to end.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.lock().deadline
+    }
+
+    /// Something happened just now.
+    pub fn touch(&self) {
+        self.last_activity_ms.store(now_ms(), Relaxed);
+    }
+
+    pub fn set_running(&self, running: bool) {
+        if self.running.swap(running, Relaxed) != running {
+            self.outdated(if running { "agent_start" } else { "agent_end" });
+        }
+    }
+
+    pub fn set_queued(&self, prompts: usize) {
+        self.queued.store(prompts, Relaxed);
+    }
+
+    /// Messages that wait to be taken into a running prompt.
+    pub fn set_pending(&self, messages: usize) {
+        self.pending.store(messages, Relaxed);
+    }
+
+    pub fn set_listeners(&self, listeners: usize) {
+        self.listeners.store(listeners, Relaxed);
+    }
+
+    /// Somebody listens, so that even the smallest events are worth telling.
+    pub fn listened_to(&self) -> bool {
+        self.listeners.load(Relaxed) > 0
+    }
+
+    pub fn count_prompt(&self) {
+        self.prompts.fetch_add(1, Relaxed);
+    }
+
+    pub fn count_error(&self) {
+        self.errors.fetch_add(1, Relaxed);
+    }
+
+    pub fn add_usage(&self, usage: &Usage) {
+        self.input.fetch_add(usage.input, Relaxed);
+        self.output.fetch_add(usage.output, Relaxed);
+        self.cache_read.fetch_add(usage.cache_read, Relaxed);
+        self.cache_write.fetch_add(usage.cache_write, Relaxed);
+        self.cost.fetch_add((usage.cost.total.max(0.0) * 1e9).round() as u64, Relaxed);
+    }
+
+    pub fn running(&self) -> bool {
+        self.running.load(Relaxed)
+    }
+
+    pub fn queued(&self) -> usize {
+        self.queued.load(Relaxed)
+    }
+
+    /// Messages that wait to be taken into a running prompt.
+    pub fn pending(&self) -> usize {
+        self.pending.load(Relaxed)
+    }
+
+    pub fn prompts(&self) -> u64 {
+        self.prompts.load(Relaxed)
+    }
+
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Relaxed)
+    }
+
+    /// Input, output, cache-read and cache-write tokens of all requests, failed ones included.
+    pub fn tokens(&self) -> [u64; 4] {
+        [&self.input, &self.output, &self.cache_read, &self.cache_write].map(|n| n.load(Relaxed))
+    }
+
+    /// US dollars.
+    pub fn cost(&self) -> f64 {
+        self.cost.load(Relaxed) as f64 / 1e9
+    }
+
+    /// The figures of all prompts so far, to be kept over a restart.
+    pub fn totals(&self, messages: usize) -> Value {
+        let [input, output, cache_read, cache_write] = self.tokens();
+        json!({"prompts": self.prompts(), "errors": self.errors(), "input": input, "output": output,
+            "cacheRead": cache_read, "cacheWrite": cache_write, "cost": self.cost(), "messages": messages})
+    }
+
+    /// Takes up figures that [`SessionStats::totals`] made.
+    pub fn restore(&self, totals: &Value) {
+        for (figure, key) in [
+            (&self.prompts, "prompts"),
+            (&self.errors, "errors"),
+            (&self.input, "input"),
+            (&self.output, "output"),
+            (&self.cache_read, "cacheRead"),
+            (&self.cache_write, "cacheWrite"),
+        ] {
+            figure.store(totals[key].as_u64().unwrap_or_default(), Relaxed);
+        }
+        let cost = totals["cost"].as_f64().unwrap_or_default();
+        self.cost.store((cost.max(0.0) * 1e9).round() as u64, Relaxed);
+    }
+
+    /// Takes up what a session file says about the requests in it.
+    pub fn restore_usage(&self, usage: &Usage) {
+        for figure in [&self.input, &self.output, &self.cache_read, &self.cache_write, &self.cost] {
+            figure.store(0, Relaxed);
+        }
+        self.add_usage(usage);
+    }
+
+    /// Unix time in milliseconds.
+    pub fn last_activity_ms(&self) -> i64 {
+        self.last_activity_ms.load(Relaxed)
+    }
+}
+
+/// The session in the fields of the side channel's registry.
+pub fn state(identity: &SessionIdentity, stats: &SessionStats) -> Map<String, Value> {
+    let settings = stats.settings();
+    let mut state = Map::new();
+    let mut put = |key: &str, value: Value| state.insert(key.to_string(), value);
+    put("cwd", json!(identity.cwd.to_string_lossy()));
+    put("sessionId", json!(identity.id));
+    if let Some(file) = &settings.file {
+        put("sessionFile", json!(file.to_string_lossy()));
+    }
+    // Clients choose sessions by name, so one without a name goes by its id.
+    put("sessionName", json!(settings.name.as_deref().unwrap_or(&identity.id)));
+    put("model", model_facts(&settings.model));
+    put("thinkingLevel", json!(settings.thinking.as_str()));
+    put("isIdle", json!(!stats.running()));
+    put("hasPendingMessages", json!(stats.queued() + stats.pending() > 0));
+    state
+}
+
+/// A model as events and states name it.
+pub fn model_facts(model: &Model) -> Value {
+    json!({"provider": model.provider, "id": model.id, "name": model.name})
+}

@@ -1,0 +1,212 @@
+//! The Synadia Agent Protocol for NATS, version 0.3: every named session is an agent that any client of the protocol can
+//! find and prompt, beside the `pi-exec` wire and on the same connection.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | names, subjects, what discovery and heartbeats say of an agent |
+//! | `envelope.rs`, `attachments.rs` | requests; the files that come with them |
+//! | `sender.rs` | who sent a request, and the proof of it |
+//! | `chunks.rs`, `stream.rs` | the messages of an answer; the answer |
+//! | `queries.rs` | questions in the middle of an answer |
+//! | `controller.rs` | the agent that starts, stops and lists the others |
+
+pub mod attachments;
+pub mod chunks;
+pub mod controller;
+pub mod envelope;
+pub mod queries;
+pub mod sender;
+pub mod stream;
+
+use crate::service::micro::{Counters, Endpoint};
+use crate::transcript::iso_time;
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// Name of the service, the same for all agents of the protocol.
+pub const SERVICE: &str = "agents";
+/// Queue group of the endpoints, as the protocol demands.
+pub const QUEUE_GROUP: &str = "agents";
+/// What kind of agent we are.
+const AGENT: &str = "pi-exec";
+const PROTOCOL_VERSION: &str = "0.3";
+/// The name of the agent that starts, stops and lists the others.
+const CONTROLLER: &str = "control";
+
+/// Whom the prompt endpoints listen to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SenderTrust {
+    #[default]
+    Any,
+    /// Only to those who sign their requests.
+    Signed,
+}
+
+impl SenderTrust {
+    /// Reads the name on the wire and in the configuration.
+    pub fn parse(text: &str) -> Option<SenderTrust> {
+        [SenderTrust::Any, SenderTrust::Signed].into_iter().find(|trust| trust.as_str() == text)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SenderTrust::Any => "any",
+            SenderTrust::Signed => "signed",
+        }
+    }
+}
+
+/// What an agent is called.
+#[derive(Clone, Copy)]
+pub struct AgentIdentity<'a> {
+    pub owner: &'a str,
+    /// Identifies this one life of the agent.
+    pub instance_id: &'a str,
+    /// The session that it stands for; absent for the controller.
+    pub session: Option<&'a str>,
+}
+
+impl AgentIdentity<'_> {
+    /// The last word of the agent's subjects. A session that is called like the controller gets a character that no other
+    /// session's name has.
+    fn name(&self) -> Cow<'_, str> {
+        match self.session {
+            None => CONTROLLER.into(),
+            Some(CONTROLLER) => format!("{CONTROLLER}~").into(),
+            Some(session) => session.into(),
+        }
+    }
+
+    /// The agent's subject for a verb of the protocol, such as `prompt`.
+    pub fn subject(&self, verb: &str) -> String {
+        format!("agents.{verb}.{AGENT}.{}.{}", self.owner, self.name())
+    }
+
+    /// What discovery says of every agent.
+    pub fn metadata(&self) -> Map<String, Value> {
+        let session = self.session.unwrap_or(CONTROLLER);
+        [("agent", AGENT), ("owner", self.owner), ("protocol_version", PROTOCOL_VERSION), ("session", session)]
+            .into_iter()
+            .chain([("role", if self.session.is_some() { "session" } else { "controller" })])
+            .map(|(key, value)| (key.to_string(), json!(value)))
+            .collect()
+    }
+
+    /// The endpoint that takes prompts.
+    pub fn prompt_endpoint<'a>(&self, terms: Terms, counters: &'a Counters) -> Endpoint<'a> {
+        Endpoint { metadata: terms.metadata(), ..self.endpoint("prompt", counters) }
+    }
+
+    /// An endpoint whose name is its verb.
+    pub fn endpoint<'a>(&self, verb: &'static str, counters: &'a Counters) -> Endpoint<'a> {
+        Endpoint { queue_group: QUEUE_GROUP, ..Endpoint::new(verb, self.subject(verb), counters) }
+    }
+
+    /// A sign of life, also the answer of the status endpoint. With it a listener knows enough to send a prompt.
+    pub fn heartbeat(&self, terms: Terms, interval: Duration, now_ms: i64) -> Value {
+        json!({
+            "agent": AGENT,
+            "owner": self.owner,
+            "session": self.session.unwrap_or(CONTROLLER),
+            "instance_id": self.instance_id,
+            "ts": iso_time(now_ms),
+            "interval_s": interval.as_secs(),
+            "protocol_version": PROTOCOL_VERSION,
+            "endpoints": {"prompt": {"subject": self.subject("prompt"), "metadata": terms.metadata()}},
+        })
+    }
+}
+
+/// What a prompt endpoint accepts.
+#[derive(Clone, Copy)]
+pub struct Terms {
+    /// The largest message that the server takes, bytes.
+    pub max_payload: usize,
+    pub trust: SenderTrust,
+    pub attachments: bool,
+}
+
+impl Terms {
+    fn metadata(self) -> Map<String, Value> {
+        // All values are strings, as everywhere in discovery: the nats command refuses anything else.
+        [
+            ("max_payload", size_text(self.max_payload)),
+            ("attachments_ok", self.attachments.to_string()),
+            ("min_sender_trust", self.trust.as_str().to_string()),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_string(), json!(value)))
+        .collect()
+    }
+}
+
+/// A size in the largest unit that divides it evenly.
+fn size_text(bytes: usize) -> String {
+    let units = [("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10)];
+    match units.into_iter().find(|(_, size)| bytes >= *size && bytes.is_multiple_of(*size)) {
+        Some((unit, size)) => format!("{}{unit}", bytes / size),
+        None => format!("{bytes}B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERMS: Terms = Terms { max_payload: 1 << 20, trust: SenderTrust::Any, attachments: true };
+
+    fn identity(session: Option<&str>) -> AgentIdentity<'_> {
+        AgentIdentity { owner: "ada", instance_id: "I", session }
+    }
+
+    #[test]
+    fn sizes_use_the_largest_unit_that_fits() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1KB"),
+            (1 << 20, "1MB"),
+            ((1 << 20) + 1024, "1025KB"),
+            (8 << 20, "8MB"),
+            (3 << 30, "3GB"),
+            ((1 << 20) + 1, "1048577B"),
+        ] {
+            assert_eq!(size_text(bytes), text);
+        }
+    }
+
+    #[test]
+    fn every_agent_has_subjects_of_its_own() {
+        for (session, subject) in [
+            (None, "agents.prompt.pi-exec.ada.control"),
+            (Some("worker"), "agents.prompt.pi-exec.ada.worker"),
+            (Some("Worker_7"), "agents.prompt.pi-exec.ada.Worker_7"),
+            (Some("control"), "agents.prompt.pi-exec.ada.control~"),
+        ] {
+            assert_eq!(identity(session).subject("prompt"), subject);
+            assert!(crate::nats::valid_subject(subject));
+        }
+    }
+
+    #[test]
+    fn documents_have_what_the_protocol_demands() {
+        let counters = Counters::default();
+        let worker = identity(Some("worker"));
+        assert_eq!(
+            Value::Object(worker.metadata()),
+            json!({"agent": "pi-exec", "owner": "ada", "protocol_version": "0.3", "session": "worker", "role": "session"})
+        );
+        assert_eq!(identity(None).metadata()["role"], "controller");
+        let endpoint = worker.prompt_endpoint(TERMS, &counters);
+        assert_eq!((endpoint.name, endpoint.queue_group), ("prompt", "agents"));
+        let terms = json!({"max_payload": "1MB", "attachments_ok": "true", "min_sender_trust": "any"});
+        assert_eq!(Value::Object(endpoint.metadata), terms);
+        assert_eq!(
+            worker.heartbeat(TERMS, Duration::from_secs(5), 1_700_000_000_120),
+            json!({"agent": "pi-exec", "owner": "ada", "session": "worker", "instance_id": "I",
+                "ts": "2023-11-14T22:13:20.120Z", "interval_s": 5, "protocol_version": "0.3",
+                "endpoints": {"prompt": {"subject": "agents.prompt.pi-exec.ada.worker", "metadata": terms}}})
+        );
+    }
+}

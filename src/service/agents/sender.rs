@@ -1,0 +1,245 @@
+//! Who sent a request: the header `Agent-Sender`, and the signature that proves it.
+
+use super::SenderTrust;
+use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::sender::AgentSender;
+use crate::nats::{Message, nkey, valid_subject};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::digest::{SHA256, digest};
+use ring::signature::{ED25519, UnparsedPublicKey};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
+
+/// The header's name.
+const HEADER: &str = "Agent-Sender";
+/// The first line of what is signed.
+const SIGNED_TAG: &str = "AGENT-SENDER-V1";
+/// Longest header that is looked into, bytes; the SDKs have the same limit.
+const MAX_HEADER: usize = 4096;
+/// Longest name for people, UTF-16 code units, as the SDKs count.
+const MAX_NAME: usize = 64;
+/// Longest nonce, bytes.
+const MAX_NONCE: usize = 64;
+/// How far a request's time may be from ours, milliseconds.
+const WINDOW_MS: i64 = 30_000;
+/// Days from 1 March of year 0 to 1 January 1970.
+const DAYS_TO_1970: i64 = 719_468;
+/// Requests that are remembered so that none is accepted twice. At some 130 bytes each this is the memory that senders can
+/// make us spend; only requests with a good signature count.
+const MAX_REMEMBERED: usize = 20_000;
+
+/// A header as it was sent.
+#[derive(Debug, PartialEq, Eq)]
+struct Header {
+    account: String,
+    user: String,
+    key: [u8; 32],
+    name: Option<String>,
+    signature: Option<Signature>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Signature {
+    subject: String,
+    time: String,
+    time_ms: i64,
+    nonce: String,
+    bytes: Vec<u8>,
+}
+
+/// Checks senders, and remembers what it accepted so that nobody can send it again.
+pub struct Senders {
+    trust: SenderTrust,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    requests: HashSet<(String, String)>,
+    /// The same by time, oldest first.
+    by_time: BTreeMap<i64, Vec<(String, String)>>,
+}
+
+impl Senders {
+    pub fn new(trust: SenderTrust) -> Senders {
+        Senders { trust, seen: Mutex::default() }
+    }
+
+    pub fn trust(&self) -> SenderTrust {
+        self.trust
+    }
+
+    /// Who sent a request, if it says so. `now_ms` is Unix time in milliseconds.
+    ///
+    /// # Errors
+    /// 400 for a malformed header, 401 for a signature that proves nothing or is missing where it is demanded, 429 if more
+    /// is signed than we can remember.
+    pub fn identify(&self, message: &Message, now_ms: i64) -> Result<Option<AgentSender>, ReplyError> {
+        let mut values = message.headers.iter().flat_map(|headers| headers.iter());
+        let mut next = || values.by_ref().find(|(name, _)| name.eq_ignore_ascii_case(HEADER)).map(|(_, value)| value);
+        let header = match (next(), next()) {
+            (Some(_), Some(_)) => return Err(malformed("there are several of it")),
+            (Some(value), None) => parse(value)?,
+            (None, _) => None,
+        };
+        let unsigned = || match self.trust {
+            SenderTrust::Any => Ok(()),
+            SenderTrust::Signed => {
+                Err(ReplyError::coded(ErrorKind::SignatureRequired, "this agent wants signed requests"))
+            }
+        };
+        let Some(header) = header else { return unsigned().map(|()| None) };
+        let verified = match &header.signature {
+            None => unsigned().map(|()| false)?,
+            Some(signature) => {
+                signature.verify(&header, message, now_ms)?;
+                self.remember(&header.user, signature, now_ms)?;
+                true
+            }
+        };
+        Ok(Some(AgentSender { account: header.account, user: header.user, name: header.name, verified }))
+    }
+
+    fn remember(&self, user: &str, signature: &Signature, now_ms: i64) -> Result<(), ReplyError> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is older than the window is refused for its time already.
+        let recent = seen.by_time.split_off(&(now_ms - WINDOW_MS));
+        for request in std::mem::replace(&mut seen.by_time, recent).into_values().flatten() {
+            seen.requests.remove(&request);
+        }
+        let request = (user.to_string(), signature.nonce.clone());
+        if seen.requests.contains(&request) {
+            return Err(rejected("the nonce was used before"));
+        }
+        if seen.requests.len() >= MAX_REMEMBERED {
+            return Err(ReplyError::busy("too many signed requests at a time"));
+        }
+        seen.by_time.entry(signature.time_ms).or_default().push(request.clone());
+        seen.requests.insert(request);
+        Ok(())
+    }
+}
+
+impl Signature {
+    fn verify(&self, header: &Header, message: &Message, now_ms: i64) -> Result<(), ReplyError> {
+        if self.subject != message.subject {
+            return Err(rejected("it was signed for another subject"));
+        }
+        if (now_ms - self.time_ms).abs() > WINDOW_MS {
+            return Err(rejected("its time is too far from ours"));
+        }
+        let mut payload = String::with_capacity(64);
+        for byte in digest(&SHA256, &message.payload).as_ref() {
+            // Writing to a string cannot fail.
+            let _ = write!(payload, "{byte:02x}");
+        }
+        let signed = [SIGNED_TAG, &header.account, &header.user, &self.subject, &self.time, &self.nonce, &payload, ""];
+        UnparsedPublicKey::new(&ED25519, header.key)
+            .verify(signed.join("\n").as_bytes(), &self.bytes)
+            .map_err(|_| rejected("the signature does not fit"))
+    }
+}
+
+fn malformed(why: &str) -> ReplyError {
+    ReplyError::coded(ErrorKind::InvalidSender, format_args!("the header {HEADER} is malformed: {why}"))
+}
+
+fn rejected(why: &str) -> ReplyError {
+    ReplyError::coded(ErrorKind::SenderRejected, why)
+}
+
+/// Reads the header's value; `None` for a version that we do not know, which counts as no header.
+fn parse(value: &str) -> Result<Option<Header>, ReplyError> {
+    if value.len() > MAX_HEADER {
+        return Err(malformed("it is too long"));
+    }
+    let fields: Map<String, Value> = serde_json::from_str(value).map_err(|_| malformed("no JSON object"))?;
+    match fields.get("v").and_then(Value::as_f64) {
+        Some(1.0) => {}
+        Some(_) => return Ok(None),
+        None => return Err(malformed("v is no number")),
+    }
+    let text = |key: &str| match fields.get(key) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(_) => Err(malformed(&format!("{key} is no text"))),
+    };
+    let account = text("account")?.filter(|a| valid_account(a)).ok_or_else(|| malformed("no valid account"))?;
+    let user = text("user")?.ok_or_else(|| malformed("no user"))?;
+    let key = nkey::public_key(user, nkey::USER).ok_or_else(|| malformed("the user is no user's key"))?;
+    let name = text("name")?;
+    if name.is_some_and(|name| name.encode_utf16().count() > MAX_NAME || name.chars().any(char::is_control)) {
+        return Err(malformed("no valid name"));
+    }
+    let subject = text("sub")?;
+    if subject.is_some_and(|subject| !valid_subject(subject)) {
+        return Err(malformed("sub is no subject"));
+    }
+    let time = text("ts")?.map(|ts| Ok((ts, unix_ms(ts).ok_or_else(|| malformed("ts is no time"))?))).transpose()?;
+    let nonce = text("nonce")?;
+    if nonce.is_some_and(|nonce| !(1..=MAX_NONCE).contains(&nonce.len()) || !is_word(nonce)) {
+        return Err(malformed("no valid nonce"));
+    }
+    let signature = match text("sig")? {
+        None => None,
+        Some(sig) => {
+            let bytes = URL_SAFE_NO_PAD.decode(sig).map_err(|_| malformed("sig is no base64 for URLs"))?;
+            let (64, Some(subject), Some((time, time_ms)), Some(nonce)) = (bytes.len(), subject, time, nonce) else {
+                return Err(malformed("sig has to have 64 bytes, and needs sub, ts and nonce"));
+            };
+            let (subject, time, nonce) = (subject.to_string(), time.to_string(), nonce.to_string());
+            Some(Signature { subject, time, time_ms, nonce, bytes })
+        }
+    };
+    let (account, user, name) = (account.to_string(), user.to_string(), name.map(str::to_string));
+    Ok(Some(Header { account, user, key, name, signature }))
+}
+
+fn is_word(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// An account's key, or its name in the server's configuration.
+fn valid_account(text: &str) -> bool {
+    match text.len() {
+        56 if text.starts_with('A') => nkey::public_key(text, nkey::ACCOUNT).is_some(),
+        _ => text == "$G" || (!text.is_empty() && is_word(text)),
+    }
+}
+
+/// Unix time in milliseconds of a time such as `2026-01-02T03:04:05.678Z`, the only form that the header may have.
+fn unix_ms(text: &str) -> Option<i64> {
+    let bytes = text.as_bytes();
+    let number = |from: usize, to: usize| {
+        let digits = text.get(from..to).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
+        digits.parse::<i64>().ok()
+    };
+    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    if separators.iter().any(|(at, byte)| bytes.get(*at) != Some(byte)) {
+        return None;
+    }
+    let fraction = match text.get(19..)?.strip_suffix('Z')? {
+        "" => 0,
+        rest => {
+            let digits = rest.strip_prefix('.').filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))?;
+            format!("{digits:0<3}")[..3].parse().ok()?
+        }
+    };
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    let ranges = [(month, 1, 12), (day, 1, 31), (hour, 0, 23), (minute, 0, 59), (second, 0, 59)];
+    if ranges.iter().any(|(value, least, most)| !(least..=most).contains(&value)) {
+        return None;
+    }
+    // Counted from 1 March of year 0, so that the day that leap years add is the last one of a year.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    let days = 365 * year + leap_days + (153 * month + 2) / 5 + day - 1 - DAYS_TO_1970;
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + fraction)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! What all sessions of the daemon share on NATS.
+
+use super::agents::SenderTrust;
+use super::agents::sender::Senders;
+use super::agents::{AgentIdentity, Terms};
+use super::micro;
+use super::recent::Recent;
+use super::replies::report;
+use super::stream::KeepAlive;
+use crate::nats::Connection;
+use serde_json::Value;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Histories that are rendered at the same time. Each takes a thread and up to a few MiB for a moment.
+const MAX_RENDERING: usize = 4;
+
+/// The settings of what the daemon says on NATS.
+pub struct HostOptions {
+    /// One subject token.
+    pub owner: String,
+    /// Between two heartbeats of an agent.
+    pub heartbeat_interval: Duration,
+    /// Sessions publish their events unless told otherwise.
+    pub events: bool,
+    pub min_sender_trust: SenderTrust,
+}
+
+/// Shared by the main thread and the sessions.
+pub struct Host {
+    pub connection: Connection,
+    /// One subject token.
+    pub owner: String,
+    /// Identifies this process among the hosts of its owner; also the controller's instance id.
+    pub id: String,
+    /// Between two heartbeats of an agent.
+    pub heartbeat_interval: Duration,
+    /// Sessions publish their events unless told otherwise.
+    pub events: bool,
+    pub senders: Senders,
+    pub recent: Recent,
+    pub keep_alive: KeepAlive,
+    rendering: AtomicUsize,
+}
+
+impl Host {
+    pub fn new(connection: &Connection, options: HostOptions) -> Host {
+        Host {
+            connection: connection.clone(),
+            owner: options.owner,
+            id: micro::new_id(),
+            heartbeat_interval: options.heartbeat_interval,
+            events: options.events,
+            senders: Senders::new(options.min_sender_trust),
+            recent: Recent::default(),
+            keep_alive: KeepAlive::default(),
+            rendering: AtomicUsize::default(),
+        }
+    }
+
+    /// What the agents' prompt endpoints accept now; the server of the next connection may have another limit.
+    pub fn terms(&self, attachments: bool) -> Terms {
+        Terms { max_payload: self.connection.max_payload(), trust: self.senders.trust(), attachments }
+    }
+
+    /// The controller as an agent.
+    pub fn controller(&self) -> AgentIdentity<'_> {
+        AgentIdentity { owner: &self.owner, instance_id: &self.id, session: None }
+    }
+
+    /// The controller's sign of life.
+    pub fn controller_heartbeat(&self, now_ms: i64) -> Value {
+        self.controller().heartbeat(self.terms(false), self.heartbeat_interval, now_ms)
+    }
+
+    /// Publishes a sign of life. While there is no connection it would only wait, and be old when it goes out.
+    pub fn heartbeat(&self, identity: AgentIdentity<'_>, now_ms: i64) {
+        if self.connection.is_connected() {
+            let document = identity.heartbeat(self.terms(identity.session.is_some()), self.heartbeat_interval, now_ms);
+            let subject = identity.subject("hb");
+            report(&subject, self.connection.publish_held(&subject, document.to_string().as_bytes()));
+        }
+    }
+
+    /// What has to be looked after every few seconds.
+    pub fn tick(&self, now: Instant) {
+        self.keep_alive.tick(now);
+        self.recent.tick(now);
+    }
+
+    /// Leave to render one more history; it ends when `work` was done. False if too many are being rendered.
+    pub fn begin_rendering(&self) -> bool {
+        self.rendering
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < MAX_RENDERING).then_some(n + 1))
+            .is_ok()
+    }
+
+    pub fn end_rendering(&self) {
+        self.rendering.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,321 @@
+//! The other daemons of the same owner. They share the intake's queue group, so that a request may reach a daemon that does
+//! not have the session it is about; the daemons then ask each other. A daemon that is alone knows it and asks nobody.
+
+use super::recent::Key;
+use crate::contract::ids::SessionId;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// How long the others may take to answer. They answer in one step of their main loop; who takes longer is not there.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+/// How long a daemon that starts waits to hear of others before it takes requests. Without others the server says so at
+/// once, so that this is only waited for in company, or where somebody listens to everything.
+pub const HELLO_TIME: Duration = Duration::from_millis(100);
+/// A daemon that was silent for so many intervals is gone, as with agents.
+const MISSED: u32 = 3;
+
+/// The subject on which the daemons of an owner talk to each other.
+pub fn subject(owner: &str) -> String {
+    format!("agents.peer.pi-exec.{owner}")
+}
+
+/// What daemons say to each other.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum PeerMessage {
+    /// Who is there? Answered with `Here`.
+    Hello {
+        host: String,
+    },
+    Here {
+        host: String,
+    },
+    Gone {
+        host: String,
+    },
+    Ask {
+        host: String,
+        #[serde(flatten)]
+        ask: Ask,
+    },
+    Answer {
+        host: String,
+        #[serde(flatten)]
+        answer: Answer,
+    },
+}
+
+/// A question to the others.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Ask {
+    /// Tells the answers to several questions apart.
+    pub number: u64,
+    /// Who has a session of this id?
+    pub session: Option<SessionId>,
+    /// Who has seen this request?
+    pub key: Option<Key>,
+    /// Whoever asks is about to do it, so that of two who ask at the same time one has to give way.
+    #[serde(default)]
+    pub claim: bool,
+    /// Which sessions are there, as a wire has them: `intake` or `controller`?
+    pub list: Option<String>,
+}
+
+/// One daemon's answer.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Answer {
+    pub number: u64,
+    #[serde(default, rename = "session")]
+    pub has_session: bool,
+    #[serde(default, rename = "seen")]
+    pub has_seen: bool,
+    /// A document of `list`.
+    pub listing: Option<Value>,
+}
+
+impl PeerMessage {
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads a message; `None` for what a daemon of this version does not understand.
+    pub fn decode(payload: &[u8]) -> Option<PeerMessage> {
+        serde_json::from_slice(payload).ok()
+    }
+}
+
+/// The other daemons, as far as they have been heard of.
+pub struct PeerSet {
+    me: String,
+    interval: Duration,
+    heard: BTreeMap<String, Instant>,
+}
+
+impl PeerSet {
+    pub fn new(me: &str, interval: Duration) -> PeerSet {
+        PeerSet { me: me.to_string(), interval, heard: BTreeMap::new() }
+    }
+
+    /// A daemon is there. True if that is news.
+    pub fn heard(&mut self, host: &str, now: Instant) -> bool {
+        host != self.me && self.heard.insert(host.to_string(), now).is_none()
+    }
+
+    pub fn gone(&mut self, host: &str) {
+        self.heard.remove(host);
+    }
+
+    /// Those who are there.
+    pub fn present(&mut self, now: Instant) -> BTreeSet<String> {
+        let patience = self.interval * MISSED;
+        self.heard.retain(|_, heard| now.saturating_duration_since(*heard) <= patience);
+        self.heard.keys().cloned().collect()
+    }
+}
+
+/// What the others said about a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Nobody else has to do with it.
+    Ours,
+    /// This daemon has seen the request, or has the session.
+    Theirs { host: String, has_seen: bool },
+}
+
+/// A request that waits until the others have said what they know.
+pub struct Pending<T> {
+    pub ask: Ask,
+    /// The request.
+    pub work: T,
+    /// The same request, sent again meanwhile.
+    pub followers: Vec<T>,
+    waiting: BTreeSet<String>,
+    theirs: Option<Verdict>,
+    pub listings: Vec<(String, Value)>,
+    deadline: Instant,
+}
+
+impl<T> Pending<T> {
+    pub fn new(ask: Ask, work: T, others: BTreeSet<String>, now: Instant) -> Pending<T> {
+        let deadline = now + ANSWER_TIME;
+        Pending { ask, work, followers: Vec::new(), waiting: others, theirs: None, listings: Vec::new(), deadline }
+    }
+
+    /// When it goes on without those who have not answered.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Another daemon answered.
+    pub fn answer(&mut self, host: &str, answer: Answer) {
+        self.waiting.remove(host);
+        if answer.has_seen || answer.has_session {
+            self.theirs = Some(Verdict::Theirs { host: host.to_string(), has_seen: answer.has_seen });
+        }
+        self.listings.extend(answer.listing.map(|listing| (host.to_string(), listing)));
+    }
+
+    /// Another daemon asks about the same at the same time. One of both has to give way: the one whose name is greater.
+    /// Returns whether we stay, by saying that it is ours.
+    pub fn rival(&mut self, me: &str, host: &str, has_seen: bool) -> bool {
+        if me < host {
+            return true;
+        }
+        self.theirs = Some(Verdict::Theirs { host: host.to_string(), has_seen });
+        false
+    }
+
+    /// What is to be done, once that is known.
+    pub fn verdict(&self, now: Instant) -> Option<Verdict> {
+        match &self.theirs {
+            Some(theirs) => Some(theirs.clone()),
+            None if self.waiting.is_empty() || now >= self.deadline => Some(Verdict::Ours),
+            None => None,
+        }
+    }
+}
+
+/// One document of `list` for all daemons, of at most `limit` bytes: every row says whose it is.
+pub fn merge(own: (&str, Value), others: Vec<(String, Value)>, limit: usize) -> Value {
+    let mut merged: [Vec<Value>; 2] = Default::default();
+    let others = others.iter().map(|(host, listing)| (host.as_str(), listing));
+    for (host, listing) in std::iter::once((own.0, &own.1)).chain(others) {
+        for (rows, name) in merged.iter_mut().zip(["sessions", "runs"]) {
+            for row in listing[name].as_array().into_iter().flatten() {
+                let mut row = row.clone();
+                row["host"] = json!(host);
+                rows.push(row);
+            }
+        }
+    }
+    let [sessions, runs] = merged;
+    crate::contract::documents::listing(sessions, runs, limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_string()).collect()
+    }
+
+    #[test]
+    fn messages_survive_the_way() {
+        let host = "H".to_string();
+        let key = ("agents.pi-exec.ada".to_string(), "id.1".to_string());
+        for message in [
+            PeerMessage::Hello { host: host.clone() },
+            PeerMessage::Here { host: host.clone() },
+            PeerMessage::Gone { host: host.clone() },
+            PeerMessage::Ask {
+                host: host.clone(),
+                ask: Ask {
+                    number: 7,
+                    session: Some("a".to_owned().try_into().expect("an id")),
+                    key: Some(key),
+                    claim: true,
+                    list: Some("intake".into()),
+                },
+            },
+            PeerMessage::Ask { host: host.clone(), ask: Ask::default() },
+            PeerMessage::Answer {
+                host: host.clone(),
+                answer: Answer {
+                    number: 7,
+                    has_session: true,
+                    has_seen: false,
+                    listing: Some(json!({"sessions": []})),
+                },
+            },
+        ] {
+            let encoded = message.encode();
+            assert_eq!(PeerMessage::decode(&encoded), Some(message), "{}", String::from_utf8_lossy(&encoded));
+        }
+        for payload in ["", "{}", r#"{"op":"here"}"#, r#"{"op":"new","host":"H"}"#, r#"{"op":"ask","host":"H"}"#] {
+            assert_eq!(PeerMessage::decode(payload.as_bytes()), None, "{payload}");
+        }
+    }
+
+    /// Daemons of different versions may serve the same owner.
+    #[test]
+    fn messages_are_those_of_every_version() {
+        let ask = Ask {
+            number: 7,
+            session: Some("a".to_owned().try_into().expect("an id")),
+            key: Some(("s".into(), "i".into())),
+            ..Ask::default()
+        };
+        let answer = Answer { number: 7, has_session: true, ..Answer::default() };
+        for (message, document) in [
+            (PeerMessage::Hello { host: "H".into() }, json!({"op": "hello", "host": "H"})),
+            (
+                PeerMessage::Ask { host: "H".into(), ask },
+                json!({"op": "ask", "host": "H", "number": 7, "session": "a", "key": ["s", "i"], "claim": false, "list": null}),
+            ),
+            (
+                PeerMessage::Answer { host: "H".into(), answer },
+                json!({"op": "answer", "host": "H", "number": 7, "session": true, "seen": false, "listing": null}),
+            ),
+        ] {
+            assert_eq!(serde_json::to_value(&message).expect("it is a document"), document);
+        }
+        let bare = br#"{"number":1,"host":"H","op":"ask"}"#;
+        let expected = PeerMessage::Ask { host: "H".into(), ask: Ask { number: 1, ..Ask::default() } };
+        assert_eq!(PeerMessage::decode(bare), Some(expected));
+    }
+
+    #[test]
+    fn who_is_silent_for_long_is_gone() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut known = PeerSet::new("me", 5 * second);
+        assert!(!known.heard("me", start), "we hear ourselves");
+        assert!(known.heard("a", start) && known.heard("b", start));
+        assert!(!known.heard("a", start + 10 * second));
+        assert_eq!(known.present(start + 15 * second), peers(&["a", "b"]));
+        assert_eq!(known.present(start + 16 * second), peers(&["a"]));
+        known.gone("a");
+        assert!(known.present(start + 16 * second).is_empty());
+    }
+
+    #[test]
+    fn a_request_goes_on_when_all_have_answered_or_one_has_it() {
+        let now = Instant::now();
+        let pending = || Pending::new(Ask::default(), (), peers(&["a", "b"]), now);
+        let mut free = pending();
+        free.answer("a", Answer::default());
+        assert_eq!(free.verdict(now), None);
+        free.answer("stranger", Answer::default());
+        assert_eq!(free.verdict(now), None);
+        free.answer("b", Answer::default());
+        assert_eq!(free.verdict(now), Some(Verdict::Ours));
+        let mut taken = pending();
+        taken.answer("b", Answer { has_session: true, ..Answer::default() });
+        assert_eq!(taken.verdict(now), Some(Verdict::Theirs { host: "b".into(), has_seen: false }));
+        assert_eq!(pending().verdict(now + ANSWER_TIME), Some(Verdict::Ours), "who does not answer is not there");
+    }
+
+    #[test]
+    fn of_two_rivals_exactly_one_stays() {
+        let now = Instant::now();
+        for (one, other) in [("a", "b"), ("b", "a"), ("x1", "x10")] {
+            let mut here = Pending::new(Ask::default(), (), peers(&[other]), now);
+            let mut there = Pending::new(Ask::default(), (), peers(&[one]), now);
+            let (stays_here, stays_there) = (here.rival(one, other, true), there.rival(other, one, true));
+            assert!(stays_here != stays_there, "{one} {other}");
+            let (gives_way, winner) = if stays_here { (&there, one) } else { (&here, other) };
+            assert_eq!(gives_way.verdict(now), Some(Verdict::Theirs { host: winner.into(), has_seen: true }));
+        }
+    }
+
+    #[test]
+    fn a_merged_list_says_whose_the_rows_are() {
+        let listing = |id: &str| json!({"sessions": [{"sessionId": id}], "runs": []});
+        let merged = merge(("me", listing("a")), vec![("other".into(), listing("b"))], 10_000);
+        let sessions = json!([{"sessionId": "a", "host": "me"}, {"sessionId": "b", "host": "other"}]);
+        assert_eq!(merged, json!({"sessions": sessions, "runs": []}));
+        assert!(merge(("me", listing("a")), vec![("other".into(), listing("b"))], 210)["omitted"].is_object());
+    }
+}

@@ -1,0 +1,507 @@
+//! Requests that were seen before: a caller that got no answer may send its request again under the same `Nats-Msg-Id`, and
+//! gets the outcome of the first one instead of a second run.
+
+use crate::cancel::Cancel;
+use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::event::AgentEvent;
+use crate::contract::reply::{Reply, Restart};
+use crate::nats::Message;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The header that names a request.
+const HEADER: &str = "Nats-Msg-Id";
+/// How long a request is remembered after it came; longer while it is being worked on.
+const WINDOW: Duration = Duration::from_secs(120);
+/// Longest id that counts, bytes; it is kept.
+const MAX_ID: usize = 256;
+/// Requests that are remembered.
+const MAX_REQUESTS: usize = 4096;
+/// Text of one answer that is kept for those who ask again, bytes.
+const MAX_TEXT: usize = 1024 * 1024;
+/// Text of all answers that is kept, bytes.
+const MAX_TOTAL: usize = 32 * 1024 * 1024;
+
+/// What names a request: its subject and its id.
+pub type Key = (String, String);
+
+/// The key of a request that has an id.
+pub fn key(message: &Message) -> Option<Key> {
+    let id = message.header(HEADER).filter(|id| (1..=MAX_ID).contains(&id.len()))?;
+    Some((message.subject.clone(), id.to_string()))
+}
+
+/// What became of a request.
+#[derive(Clone)]
+enum Outcome {
+    Stream(Arc<SharedReply>),
+    Document(Value),
+}
+
+/// The requests of the last two minutes. Each subject has one thread that takes its requests, so that looking and
+/// remembering need not be one step.
+#[derive(Default)]
+pub struct Recent {
+    requests: Mutex<HashMap<Key, (Instant, Outcome)>>,
+    kept: Arc<AtomicUsize>,
+}
+
+impl Recent {
+    fn requests(&self) -> MutexGuard<'_, HashMap<Key, (Instant, Outcome)>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, key: &Key) -> Option<Outcome> {
+        self.requests().get(key).map(|(_, outcome)| outcome.clone())
+    }
+
+    /// Gives a caller the answer to the same request of before, from its beginning. False if there is none.
+    /// `reply` is only made if it is needed, because a reply that is not used ends all the same.
+    pub fn join(&self, key: &Key, reply: impl FnOnce() -> Arc<dyn Reply>) -> bool {
+        match self.find(key) {
+            Some(Outcome::Stream(shared)) if !shared.was_turned_away() => {
+                shared.join(reply());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The document that the same request was answered with before.
+    pub fn document(&self, key: &Key) -> Option<Value> {
+        if let Outcome::Document(document) = self.find(key)? { Some(document) } else { None }
+    }
+
+    /// Whether the outcome of a request is known, or will be.
+    pub fn has_seen(&self, key: &Key) -> bool {
+        match self.find(key) {
+            Some(Outcome::Stream(shared)) => !shared.was_turned_away(),
+            Some(Outcome::Document(_)) => true,
+            None => false,
+        }
+    }
+
+    /// Remembers a request that is about to be worked on; what comes back takes its answer.
+    pub fn share(&self, key: Key, reply: Arc<dyn Reply>, now: Instant) -> Arc<dyn Reply> {
+        let shared = Arc::new(SharedReply::new(reply, self.kept.clone()));
+        self.remember(key, Outcome::Stream(shared.clone()), now);
+        shared
+    }
+
+    /// Remembers a request that was answered with a document.
+    pub fn answered(&self, key: Key, document: Value, now: Instant) {
+        self.remember(key, Outcome::Document(document), now);
+    }
+
+    /// When there is no room the oldest request is forgotten, since refusing the new one would help nobody.
+    fn remember(&self, key: Key, outcome: Outcome, now: Instant) {
+        let mut requests = self.requests();
+        if requests.len() >= MAX_REQUESTS {
+            let oldest = requests.iter().min_by_key(|(_, (came, _))| *came).map(|(key, _)| key.clone());
+            oldest.and_then(|key| requests.remove(&key));
+        }
+        requests.insert(key, (now, outcome));
+    }
+
+    /// Forgets what is old. To be called every few seconds.
+    pub fn tick(&self, now: Instant) {
+        self.requests().retain(|_, (came, outcome)| {
+            let done = match outcome {
+                Outcome::Stream(shared) => shared.has_ended(),
+                Outcome::Document(_) => true,
+            };
+            !done || now.saturating_duration_since(*came) < WINDOW
+        });
+    }
+}
+
+/// One answer for several callers: each gets all of it, and its own end.
+struct SharedReply {
+    state: Mutex<State>,
+    /// Text that all shared answers keep, bytes.
+    kept: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct State {
+    text: String,
+    /// How much of the answer came before `text` and is not kept any more, bytes. Nobody can join then.
+    forgotten: usize,
+    /// Where the answer began anew, bytes from its beginning.
+    restarts: Vec<(usize, Restart)>,
+    end: Option<Result<(), ReplyError>>,
+    callers: Vec<Caller>,
+}
+
+struct Caller {
+    reply: Arc<dyn Reply>,
+    /// How much of the answer it has got, bytes.
+    sent: usize,
+    /// How many of the restarts it was told of.
+    restarts: usize,
+    /// A thread is sending to it, and goes on until there is nothing left to send.
+    busy: bool,
+}
+
+impl SharedReply {
+    fn new(reply: Arc<dyn Reply>, kept: Arc<AtomicUsize>) -> SharedReply {
+        let callers = vec![Caller { reply, sent: 0, restarts: 0, busy: false }];
+        SharedReply { state: Mutex::new(State { callers, ..State::default() }), kept }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.state().end.is_some()
+    }
+
+    /// The request was refused for lack of room, so that sending it again is what its caller should do.
+    fn was_turned_away(&self) -> bool {
+        let state = self.state();
+        let refused = matches!(&state.end, Some(Err(error)) if matches!(error.status(), 429 | 503));
+        refused && state.text.is_empty() && state.forgotten == 0
+    }
+
+    fn join(&self, reply: Arc<dyn Reply>) {
+        let mut state = self.state();
+        if state.forgotten > 0 {
+            drop(state);
+            let why = "it was sent before, and its answer is too long to be repeated";
+            return reply.finish(Err(ReplyError::coded(ErrorKind::DuplicateRequest, why)));
+        }
+        state.callers.push(Caller { reply: reply.clone(), sent: 0, restarts: 0, busy: false });
+        drop(state);
+        reply.accepted();
+        // A session's thread must not wait for the caller's connection.
+        let at_once = Cancel::new();
+        at_once.cancel();
+        self.send_to(&reply, &at_once);
+        self.tidy();
+    }
+
+    fn replies(&self) -> Vec<Arc<dyn Reply>> {
+        self.state().callers.iter().map(|caller| caller.reply.clone()).collect()
+    }
+
+    fn send_to_all(&self, cancel: &Cancel) {
+        for reply in self.replies() {
+            self.send_to(&reply, cancel);
+        }
+        self.tidy();
+    }
+
+    /// Sends one caller what it has not got yet, unless another thread is doing so. No lock is held while it is sent.
+    fn send_to(&self, reply: &Arc<dyn Reply>, cancel: &Cancel) {
+        let mut mine = false;
+        loop {
+            let (restart, piece, end) = {
+                let mut state = self.state();
+                let State { text, forgotten, restarts, end, callers } = &mut *state;
+                let Some(at) = callers.iter().position(|caller| Arc::ptr_eq(&caller.reply, reply)) else { return };
+                let caller = &mut callers[at];
+                if caller.busy && !mine {
+                    return;
+                }
+                let restart =
+                    restarts.get(caller.restarts).filter(|(at, _)| *at == caller.sent).map(|(_, restart)| *restart);
+                caller.restarts += usize::from(restart.is_some());
+                let until = restarts.get(caller.restarts).map_or(text.len(), |(at, _)| at - *forgotten);
+                let piece = text[caller.sent - *forgotten..until].to_string();
+                caller.sent += piece.len();
+                caller.busy = restart.is_some() || !piece.is_empty();
+                mine = caller.busy;
+                let end = end.clone().filter(|_| !mine);
+                if end.is_some() {
+                    callers.remove(at);
+                }
+                (restart, piece, end)
+            };
+            if let Some(end) = end {
+                return reply.finish(end);
+            }
+            if !mine {
+                return;
+            }
+            if let Some(restart) = restart {
+                reply.restart(restart);
+            }
+            if !piece.is_empty() {
+                reply.text(&piece, cancel);
+            }
+        }
+    }
+
+    /// Lets go of text that is too much to keep, as far as everybody has got it.
+    fn tidy(&self) {
+        let mut state = self.state();
+        if state.text.len() <= MAX_TEXT && self.kept.load(Ordering::Relaxed) <= MAX_TOTAL {
+            return;
+        }
+        let total = state.forgotten + state.text.len();
+        let got = state.callers.iter().map(|caller| caller.sent).min().unwrap_or(total);
+        let bytes = got - state.forgotten;
+        state.text.drain(..bytes);
+        state.text.shrink_to_fit();
+        state.forgotten = got;
+        self.kept.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Reply for SharedReply {
+    fn accepted(&self) {
+        for reply in self.replies() {
+            reply.accepted();
+        }
+    }
+
+    fn text(&self, text: &str, cancel: &Cancel) {
+        {
+            let mut state = self.state();
+            if state.end.is_some() {
+                return;
+            }
+            state.text.push_str(text);
+            self.kept.fetch_add(text.len(), Ordering::Relaxed);
+        }
+        self.send_to_all(cancel);
+    }
+
+    fn restart(&self, restart: Restart) {
+        {
+            let mut state = self.state();
+            if state.end.is_some() {
+                return;
+            }
+            let at = state.forgotten + state.text.len();
+            state.restarts.push((at, restart));
+        }
+        let at_once = Cancel::new();
+        at_once.cancel();
+        self.send_to_all(&at_once);
+    }
+
+    fn flush(&self) {
+        for reply in self.replies() {
+            reply.flush();
+        }
+    }
+
+    fn event(&self, event: &AgentEvent) {
+        for reply in self.replies() {
+            reply.event(event);
+        }
+    }
+
+    fn finish(&self, result: Result<(), ReplyError>) {
+        {
+            let mut state = self.state();
+            if state.end.is_some() {
+                return;
+            }
+            state.end = Some(result);
+        }
+        let at_once = Cancel::new();
+        at_once.cancel();
+        self.send_to_all(&at_once);
+    }
+
+    /// After a restart the first caller gets the answer; the others have asked again by then.
+    fn address(&self) -> Option<Value> {
+        self.replies().first()?.address()
+    }
+}
+
+impl Drop for SharedReply {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.kept.fetch_sub(state.text.len(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nats::Headers;
+    use serde_json::json;
+
+    /// Writes down what it gets.
+    #[derive(Default)]
+    struct Record(Mutex<(String, Vec<Result<(), ReplyError>>)>);
+
+    impl Reply for Record {
+        fn text(&self, text: &str, _cancel: &Cancel) {
+            self.0.lock().expect("not poisoned").0.push_str(text);
+        }
+        fn restart(&self, restart: Restart) {
+            self.0.lock().expect("not poisoned").0.push_str(&format!("[{}]", restart.attempt));
+        }
+        fn flush(&self) {}
+        fn finish(&self, result: Result<(), ReplyError>) {
+            self.0.lock().expect("not poisoned").1.push(result);
+        }
+    }
+
+    impl Record {
+        fn got(&self) -> (usize, String, Vec<Result<(), ReplyError>>) {
+            let (text, ends) = self.0.lock().expect("not poisoned").clone();
+            (text.len(), text.chars().take(20).collect(), ends)
+        }
+    }
+
+    fn got(text: &str, ends: &[Result<(), ReplyError>]) -> (usize, String, Vec<Result<(), ReplyError>>) {
+        (text.len(), text.to_string(), ends.to_vec())
+    }
+
+    fn record() -> (Arc<Record>, Arc<dyn Reply>) {
+        let record = Arc::new(Record::default());
+        (record.clone(), record)
+    }
+
+    fn named(id: &str) -> Key {
+        ("a.b".to_string(), id.to_string())
+    }
+
+    #[test]
+    fn a_request_without_an_id_has_no_key() {
+        for (header, expected) in [
+            ("", None),
+            ("Nats-Msg-Id: x1\r\n", Some("x1")),
+            ("nats-msg-id: x1\r\n", Some("x1")),
+            ("Nats-Msg-Id:\r\n", None),
+            (&format!("Nats-Msg-Id: {}\r\n", "x".repeat(257)), None),
+        ] {
+            let headers = Some(Headers::from_block(format!("NATS/1.0\r\n{header}\r\n").into_bytes()));
+            let message = Message { subject: "a.b".into(), reply: None, headers, payload: Vec::new() };
+            assert_eq!(key(&message), expected.map(named), "{header:.40}");
+        }
+    }
+
+    #[test]
+    fn a_second_caller_gets_the_whole_answer_and_its_own_end() {
+        let (recent, cancel, now) = (Recent::default(), Cancel::new(), Instant::now());
+        let ((first, first_reply), (second, second_reply), (third, third_reply)) = (record(), record(), record());
+        assert!(!recent.join(&named("1"), || first_reply.clone()));
+        let shared = recent.share(named("1"), first_reply, now);
+        shared.text("one ", &cancel);
+        assert!(recent.join(&named("1"), || second_reply.clone()));
+        assert!(!recent.join(&named("2"), || second_reply.clone()), "another id is another request");
+        shared.text("two", &cancel);
+        assert_eq!((first.got(), second.got()), (got("one two", &[]), got("one two", &[])));
+        shared.finish(Ok(()));
+        shared.finish(Err(ReplyError::stopped()));
+        shared.text("late", &cancel);
+        assert!(recent.join(&named("1"), || third_reply.clone()));
+        for record in [first, second, third] {
+            assert_eq!(record.got(), got("one two", &[Ok(())]));
+        }
+        recent.tick(now + WINDOW - Duration::from_secs(1));
+        assert_eq!(recent.kept.load(Ordering::Relaxed), 7);
+        recent.tick(now + WINDOW);
+        drop(shared);
+        assert_eq!((recent.kept.load(Ordering::Relaxed), recent.requests().len()), (0, 0));
+    }
+
+    #[test]
+    fn everybody_is_told_where_the_answer_begins_anew() {
+        let (recent, cancel, now) = (Recent::default(), Cancel::new(), Instant::now());
+        let ((first, first_reply), (second, second_reply), (third, third_reply)) = (record(), record(), record());
+        let shared = recent.share(named("1"), first_reply, now);
+        let restart = |attempt| shared.restart(Restart { attempt, void_bytes: 1 });
+        shared.text("a", &cancel);
+        restart(2);
+        assert!(recent.join(&named("1"), || second_reply.clone()));
+        shared.text("b", &cancel);
+        restart(3);
+        shared.text("c", &cancel);
+        shared.finish(Ok(()));
+        restart(4);
+        assert!(recent.join(&named("1"), || third_reply.clone()));
+        for record in [first, second, third] {
+            assert_eq!(record.got(), got("a[2]b[3]c", &[Ok(())]));
+        }
+    }
+
+    #[test]
+    fn a_request_is_remembered_as_long_as_it_runs() {
+        let (recent, now) = (Recent::default(), Instant::now());
+        let shared = recent.share(named("1"), record().1, now);
+        recent.tick(now + 10 * WINDOW);
+        assert!(recent.join(&named("1"), || record().1));
+        shared.finish(Ok(()));
+        recent.tick(now + 10 * WINDOW);
+        assert!(!recent.join(&named("1"), || record().1));
+    }
+
+    #[test]
+    fn who_was_turned_away_may_come_again() {
+        let (recent, now) = (Recent::default(), Instant::now());
+        recent.share(named("1"), record().1, now).finish(Err(ReplyError::queue_full(3)));
+        assert!(!recent.join(&named("1"), || record().1));
+        recent.share(named("2"), record().1, now).finish(Err(ReplyError::model("model")));
+        let (again, reply) = record();
+        assert!(recent.join(&named("2"), || reply.clone()));
+        assert_eq!(again.got(), got("", &[Err(ReplyError::model("model"))]));
+    }
+
+    #[test]
+    fn a_long_answer_is_not_kept_but_reaches_those_who_are_there() {
+        let (recent, cancel, now) = (Recent::default(), Cancel::new(), Instant::now());
+        let ((first, first_reply), (second, second_reply), (late, late_reply)) = (record(), record(), record());
+        let shared = recent.share(named("1"), first_reply, now);
+        shared.text("a", &cancel);
+        assert!(recent.join(&named("1"), || second_reply.clone()));
+        let long = "ä".repeat(MAX_TEXT / 2 + 1);
+        shared.text(&long, &cancel);
+        assert!(recent.kept.load(Ordering::Relaxed) == 0);
+        assert!(recent.join(&named("1"), || late_reply.clone()));
+        assert_eq!(late.got().2.first().map(|end| end.as_ref().map_err(|e| e.status())), Some(Err(409)));
+        shared.text("z", &cancel);
+        shared.finish(Ok(()));
+        for record in [first, second] {
+            assert_eq!((record.got().0, record.got().2), (long.len() + 2, vec![Ok(())]));
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (recent, now) = (Recent::default(), Instant::now());
+        for n in 0..MAX_REQUESTS {
+            recent.answered(named(&n.to_string()), json!(n), now + Duration::from_millis(n as u64));
+        }
+        assert_eq!(recent.document(&named("0")), Some(json!(0)));
+        recent.share(named("x"), record().1, now + Duration::from_secs(60));
+        assert_eq!(recent.requests().len(), MAX_REQUESTS);
+        assert_eq!(recent.document(&named("0")), None);
+        assert_eq!([named("1"), named("x"), named("0")].map(|key| recent.has_seen(&key)), [true, true, false]);
+    }
+
+    #[test]
+    fn callers_join_while_text_flows() {
+        let (recent, now) = (Recent::default(), Instant::now());
+        let shared = recent.share(named("1"), record().1, now);
+        let expected: String = (0..2000).map(|n| format!("{n},")).collect();
+        let records: Vec<Arc<Record>> = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..2000 {
+                    shared.text(&format!("{n},"), &Cancel::new());
+                }
+                shared.finish(Ok(()));
+            });
+            let join = || {
+                let (record, reply) = record();
+                assert!(recent.join(&named("1"), || reply.clone()));
+                record
+            };
+            (0..200).map(|_| join()).collect()
+        });
+        for record in records {
+            let (text, ends) = record.0.lock().expect("not poisoned").clone();
+            assert_eq!((text == expected, ends), (true, vec![Ok(())]));
+        }
+    }
+}

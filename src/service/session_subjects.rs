@@ -1,0 +1,395 @@
+//! The subjects of a named session on both wires: prompts, inspection and control on `pi-exec`, prompts and status of the
+//! agent protocol. Only the daemon that has the session subscribes to them, so that it never matters which other daemons
+//! the owner has.
+
+use super::agents::attachments::Attachments;
+use super::agents::queries::Queries;
+use super::agents::stream::AgentStream;
+use super::agents::{self, AgentIdentity, envelope};
+use super::control::{self, INSPECT, Responder};
+use super::events::EventPublisher;
+use super::host::Host;
+use super::micro::QUEUE_GROUP;
+use super::recent;
+use super::replies::{CountedReply, send_document, send_error};
+use super::services::{SessionService, agent_instance_id};
+use super::stream::{Form, Stream};
+use super::waiting_room::{Class, Limits, WaitingRoom};
+use crate::contract::control::{Control, ControlRequest};
+use crate::contract::error::ReplyError;
+use crate::contract::prompt::{Incoming, Prompt};
+use crate::contract::reply::{Reply, SilentReply};
+use crate::contract::sender::AgentSender;
+use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::contract::wire::{Wire, WireRequest, WireSettings};
+use crate::event_log::EventSink;
+use crate::nats::{Message, PublishError, Subscription};
+use crate::transcript::now_ms;
+use crossbeam_channel::Receiver;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Prompts that may wait for a session's actor beside those that its queue has room for.
+const WAITING: usize = 64;
+/// Bytes of prompts that may wait for it.
+const WAITING_BYTES: usize = 64 << 20;
+/// Other requests that may wait for it: those that it answers in one step, and those that end work or are waited for.
+const QUERIES: Limits = Limits { requests: 16 * 1024, bytes: 16 << 20 };
+const URGENT: Limits = Limits { requests: 4 * 1024, bytes: 16 << 20 };
+/// How long the end of a session waits for what the server still has for it.
+const LAST_CALL: Duration = Duration::from_millis(500);
+
+/// The subject on which a session takes prompts.
+pub fn session_subject(owner: &str, id: &str) -> String {
+    format!("agents.pi-exec.{owner}.{id}")
+}
+
+/// What a session needs to be there on NATS.
+pub struct Place {
+    pub host: Arc<Host>,
+    pub service: Arc<SessionService>,
+    pub identity: Arc<SessionIdentity>,
+    pub stats: Arc<SessionStats>,
+    /// Where files that come with prompts are kept.
+    pub attachments: PathBuf,
+    pub settings: WireSettings,
+    /// Prompts that may wait in the session's queue.
+    pub max_queue: usize,
+}
+
+/// The subscriptions of one session. Dropping them ends them.
+pub struct SessionSubjects {
+    room: Arc<WaitingRoom>,
+    requests: Receiver<Box<Message>>,
+    subscriptions: [Subscription; 4],
+    reader: Reader,
+}
+
+/// Understands the messages to a session.
+struct Reader {
+    host: Arc<Host>,
+    service: Arc<SessionService>,
+    identity: Arc<SessionIdentity>,
+    stats: Arc<SessionStats>,
+    queries: Arc<Queries>,
+    attachments: Attachments,
+    /// Callers of the agent protocol are told of tool calls and costs.
+    tool_status: bool,
+    /// There while events are published.
+    publisher: Option<Arc<dyn EventSink>>,
+}
+
+/// The end of a subject that says what is asked.
+#[derive(Debug, PartialEq, Eq)]
+enum Asks<'a> {
+    Prompt(Form),
+    Status,
+    /// A word below the session's subject.
+    Verb(&'a str),
+    /// The subject of a question.
+    Query,
+}
+
+/// Reads a subject that one of a session's subscriptions stands for.
+fn asks(subject: &str) -> Asks<'_> {
+    let mut words = subject.split('.');
+    match (words.next(), words.next()) {
+        (Some("agents"), Some("prompt")) => Asks::Prompt(Form::Agent),
+        (Some("agents"), Some("status")) => Asks::Status,
+        // The owner and the session come before the verb.
+        (Some("agents"), Some("pi-exec")) => words.nth(2).map_or(Asks::Prompt(Form::Text), Asks::Verb),
+        _ => Asks::Query,
+    }
+}
+
+/// What a message is, for the sake of room.
+fn class(message: &Message) -> Class {
+    match asks(&message.subject) {
+        Asks::Prompt(_) => Class::Work,
+        Asks::Verb("steer" | "follow_up" | "compact") => Class::Work,
+        Asks::Verb("abort" | "answer" | "reject") | Asks::Query => Class::Urgent,
+        Asks::Verb(_) | Asks::Status => Class::Query,
+    }
+}
+
+impl SessionSubjects {
+    /// Subscribes to a session's subjects.
+    ///
+    /// # Errors
+    /// The connection takes no more.
+    pub fn open(place: Place) -> Result<SessionSubjects, PublishError> {
+        let Place { host, service, identity, stats, attachments, settings, max_queue } = place;
+        let connection = host.connection.clone();
+        let limits = [Limits { requests: max_queue + WAITING, bytes: WAITING_BYTES }, QUERIES, URGENT];
+        let (room, requests) = WaitingRoom::new(limits, class, refuse_unread(&host, &service, max_queue));
+        let subscribe = |subject: &str, queue| connection.subscribe(subject, Some(queue), room.clone());
+        let subject = session_subject(&host.owner, &identity.id);
+        let agent = AgentIdentity { owner: &host.owner, instance_id: "", session: Some(&identity.id) };
+        let subscriptions = [
+            subscribe(&subject, QUEUE_GROUP)?,
+            subscribe(&format!("{subject}.*"), QUEUE_GROUP)?,
+            subscribe(&agent.subject("prompt"), agents::QUEUE_GROUP)?,
+            subscribe(&agent.subject("status"), agents::QUEUE_GROUP)?,
+        ];
+        let mut reader = Reader {
+            queries: Arc::new(Queries::new(&connection, room.clone())),
+            attachments: Attachments::new(attachments),
+            tool_status: false,
+            publisher: None,
+            host,
+            service,
+            identity,
+            stats,
+        };
+        let events = settings.events.unwrap_or(reader.host.events);
+        reader.apply(WireSettings { events: Some(events), ..settings });
+        Ok(SessionSubjects { room, requests, subscriptions, reader })
+    }
+}
+
+impl Wire for SessionSubjects {
+    type Message = Message;
+
+    fn messages(&self) -> &Receiver<Box<Message>> {
+        &self.requests
+    }
+
+    fn read(&mut self, message: &Message) -> Vec<WireRequest> {
+        self.room.taken(message);
+        self.reader.read(message)
+    }
+
+    fn listener(&self) -> Option<Arc<dyn EventSink>> {
+        self.reader.publisher.clone()
+    }
+
+    fn settings(&self) -> WireSettings {
+        WireSettings { events: Some(self.reader.publisher.is_some()), tool_status: Some(self.reader.tool_status) }
+    }
+
+    fn reply_to(&self, address: &Value) -> Option<Arc<dyn Reply>> {
+        let stream = Stream::resume(&self.reader.host.connection, address)?;
+        Some(match stream.form() {
+            Form::Text => Arc::new(stream),
+            Form::Agent => self.reader.agent_reply(stream),
+        })
+    }
+
+    fn close(self, goes_on: bool) -> Vec<Prompt> {
+        let SessionSubjects { room: _, requests, subscriptions, mut reader } = self;
+        let deadline = Instant::now() + LAST_CALL;
+        for subscription in subscriptions {
+            if reader.host.connection.is_connected() {
+                subscription.drain(deadline.saturating_duration_since(Instant::now()));
+            }
+        }
+        let late: Vec<_> = requests.try_iter().collect();
+        let mut prompts = Vec::new();
+        for request in late.iter().flat_map(|message| reader.read(message)) {
+            match request {
+                WireRequest::Prompt(prompt) => prompts.push(prompt),
+                WireRequest::Refused { reply, error } => reply.finish(Err(error)),
+                // Whoever asked for control is told by the end of the request.
+                WireRequest::Control(_) => {}
+            }
+        }
+        if !(goes_on && reader.stats.settings().file.is_some())
+            && let Err(e) = reader.attachments.remove()
+        {
+            log::warn!("session {}: its attachments cannot be removed: {e}", reader.identity.id);
+        }
+        prompts
+    }
+}
+
+/// Refuses a request that has an answer of one message.
+fn refuse(host: &Host, reply: &str, error: &ReplyError) {
+    send_error(&host.connection, reply, error.status(), &error.message, &error.document(), false);
+}
+
+/// What answers requests to a session for which there is no room. It is called on the connection's own thread.
+fn refuse_unread(
+    host: &Arc<Host>,
+    service: &Arc<SessionService>,
+    max_queue: usize,
+) -> Box<dyn Fn(&Message) + Send + Sync> {
+    let (host, service) = (host.clone(), service.clone());
+    Box::new(move |message| match asks(&message.subject) {
+        Asks::Prompt(form) => {
+            let (counters, error) = (service.prompt_counters(form), ReplyError::queue_full(max_queue));
+            counters.count_request();
+            counters.count_error(error.status(), &error.message);
+            if let Some(reply) = message.reply.clone() {
+                Stream::new(&host.connection, reply, form).refuse(error);
+            }
+        }
+        Asks::Verb(verb) => {
+            let (host, service) = (host.clone(), service.clone());
+            Responder::new(host, service, verb, message).respond(Err(ReplyError::busy("too many requests wait")));
+        }
+        Asks::Status => {
+            let error = ReplyError::busy("too many requests wait");
+            service.agent_status.count_request();
+            service.agent_status.count_error(error.status(), &error.message);
+            message.reply.iter().for_each(|reply| refuse(&host, reply, &error));
+        }
+        // Nobody waits for an answer to an answer; the connection reports that there was no room.
+        Asks::Query => {}
+    })
+}
+
+impl Reader {
+    fn read(&mut self, message: &Message) -> Vec<WireRequest> {
+        match asks(&message.subject) {
+            Asks::Verb(verb) => self.control(message, verb),
+            Asks::Query => self.answer(message).into_iter().collect(),
+            Asks::Prompt(form) => self.prompt(message, form).into_iter().collect(),
+            Asks::Status => {
+                message.reply.iter().for_each(|reply| self.status(reply));
+                Vec::new()
+            }
+        }
+    }
+
+    /// A prompt without reply subject is worked on like any other; its answer is in the history and in the events.
+    fn prompt(&mut self, message: &Message, form: Form) -> Option<WireRequest> {
+        let received = Instant::now();
+        let counters = self.service.prompt_counters(form).clone();
+        counters.count_request();
+        let counted = |reply| -> Arc<dyn Reply> { Arc::new(CountedReply::new(reply, counters, received)) };
+        let stream = message.reply.clone().map(|reply| Stream::new(&self.host.connection, reply, form));
+        let (text, from, sender) = match self.understand(message, form) {
+            Ok(understood) => understood,
+            Err(error) => {
+                let reply: Arc<dyn Reply> = match stream {
+                    Some(stream) => Arc::new(stream),
+                    None => Arc::new(SilentReply),
+                };
+                return Some(WireRequest::Refused { reply: counted(reply), error });
+            }
+        };
+        let mut reply: Arc<dyn Reply> = match (stream, form) {
+            (None, _) => Arc::new(SilentReply),
+            (Some(stream), Form::Text) => Arc::new(stream),
+            (Some(stream), Form::Agent) => self.agent_reply(stream),
+        };
+        if let Some(key) = recent::key(message) {
+            if self.host.recent.join(&key, || reply.clone()) {
+                return None;
+            }
+            reply = self.host.recent.share(key, reply, received);
+        }
+        let reply = counted(reply);
+        Some(WireRequest::Prompt(Prompt { message: Incoming::new(text), from, sender, reply, received }))
+    }
+
+    /// The text of a prompt, the name that its sender gave itself, and who it is.
+    fn understand(
+        &mut self,
+        message: &Message,
+        form: Form,
+    ) -> Result<(String, Option<String>, Option<AgentSender>), ReplyError> {
+        match form {
+            Form::Text => {
+                let request =
+                    crate::service::intake::parse_prompt(&message.payload).map_err(ReplyError::empty_prompt)?;
+                Ok((request.text, request.from, self.host.senders.identify(message, now_ms())?))
+            }
+            Form::Agent => {
+                let envelope = envelope::parse(&message.payload)?;
+                let sender = self.host.senders.identify(message, now_ms())?;
+                let staged = self.attachments.stage(&envelope.attachments, &envelope.prompt);
+                let text = staged.map_err(|e| ReplyError::storage(&e))?;
+                Ok((text, None, sender))
+            }
+        }
+    }
+
+    fn agent_reply(&self, stream: Stream) -> Arc<dyn Reply> {
+        self.host.keep_alive.watch(&stream);
+        Arc::new(AgentStream::new(stream, &self.stats, &self.queries, self.tool_status))
+    }
+
+    fn status(&self, reply: &str) {
+        let begun = Instant::now();
+        self.service.agent_status.count_request();
+        let id = agent_instance_id(&self.identity);
+        let agent = AgentIdentity { owner: &self.host.owner, instance_id: &id, session: Some(&self.identity.id) };
+        let document = agent.heartbeat(self.host.terms(true), self.host.heartbeat_interval, now_ms());
+        send_document(&self.host.connection, reply, &document);
+        self.service.agent_status.add_time(begun.elapsed());
+    }
+
+    fn control(&mut self, message: &Message, verb: &str) -> Vec<WireRequest> {
+        let responder = Responder::new(self.host.clone(), self.service.clone(), verb, message);
+        // Whoever only looks need not prove who it is.
+        let sender = if verb == INSPECT { Ok(None) } else { self.host.senders.identify(message, now_ms()) };
+        match sender.and_then(|sender| control::parse(verb, &message.payload, sender.as_ref())) {
+            Err(error) => {
+                responder.respond(Err(error));
+                Vec::new()
+            }
+            Ok(asked) => {
+                let mut requests: Vec<WireRequest> = self.apply(asked.settings).into_iter().collect();
+                let request = ControlRequest { control: asked.control, respond: responder.into_respond() };
+                requests.push(WireRequest::Control(request));
+                requests
+            }
+        }
+    }
+
+    /// Changes settings; returns what the session has to do for that.
+    fn apply(&mut self, settings: WireSettings) -> Option<WireRequest> {
+        self.tool_status = settings.tool_status.unwrap_or(self.tool_status);
+        let control = match (settings.events, self.publisher.take()) {
+            (Some(true), None) => {
+                let publisher = EventPublisher::new(&self.host.connection, &self.host.owner, &self.identity.id);
+                let sink: Arc<dyn EventSink> = Arc::new(publisher);
+                self.publisher = Some(sink.clone());
+                Control::Subscribe { sink, since: None }
+            }
+            (Some(false), Some(sink)) => Control::Unsubscribe { sink },
+            (_, unchanged) => {
+                self.publisher = unchanged;
+                return None;
+            }
+        };
+        // The answer of the request that changed the settings is the one that its caller gets.
+        Some(WireRequest::Control(ControlRequest { control, respond: Box::new(|_| {}) }))
+    }
+
+    /// An answer to a question that was asked in the middle of an answer.
+    fn answer(&self, message: &Message) -> Option<WireRequest> {
+        let answer = self.queries.read(message)?;
+        let id = self.identity.id.clone();
+        let respond = Box::new(move |result: Result<_, ReplyError>| {
+            if let Err(error) = result {
+                log::info!("session {id}: an answer was refused: {error}");
+            }
+        });
+        let control = Control::Answer { id: answer.id, answers: answer.answers, source: control::SOURCE };
+        Some(WireRequest::Control(ControlRequest { control, respond }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_say_what_is_asked() {
+        for (subject, expected) in [
+            ("agents.pi-exec.ada.worker", Asks::Prompt(Form::Text)),
+            ("agents.pi-exec.ada.worker.inspect", Asks::Verb("inspect")),
+            ("agents.pi-exec.ada.worker.follow_up", Asks::Verb("follow_up")),
+            ("agents.prompt.pi-exec.ada.worker", Asks::Prompt(Form::Agent)),
+            ("agents.status.pi-exec.ada.worker", Asks::Status),
+            ("_INBOX.abc", Asks::Query),
+            ("agents", Asks::Query),
+        ] {
+            assert_eq!(asks(subject), expected, "{subject}");
+        }
+    }
+}

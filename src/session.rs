@@ -1,0 +1,466 @@
+//! The session actor: one thread that owns one session.
+//!
+//! It never does anything that can hang, so that a stop, an inspection or "queue full" is answered in one step of its
+//! loop even while a tool has been stuck for an hour. What can hang happens in the turn's thread (see `turn`).
+
+mod asking;
+mod commands;
+mod memory;
+mod opening;
+mod prompts;
+mod questions;
+mod queue;
+mod recovery;
+pub mod state_dir;
+mod waiting;
+
+use crate::cancel::Cancel;
+use crate::contract::control::Respond;
+use crate::contract::error::ReplyError;
+use crate::contract::event::AgentEvent;
+use crate::contract::prompt::{Command, EndReason, Prompt};
+use crate::contract::reply::Reply;
+use crate::contract::session::{SessionIdentity, SessionStats, state};
+use crate::contract::wire::{Wire, WireRequest};
+use crate::event_log::{self, EventLog, EventSink};
+use crate::model::Services;
+use crate::session::questions::Questions;
+use crate::session::state_dir::StateDir;
+use crate::sys;
+use crate::threads::Thread;
+use crate::transcript::{Message, StopReason};
+use crate::turn::{self, Action, Settled, Step, TurnOptions, Verdict};
+use asking::Asker;
+use crossbeam_channel::{Receiver, Sender, never, select};
+use memory::Memory;
+pub use opening::Storage;
+use queue::Queue;
+pub use recovery::settled_totals;
+use serde_json::{Map, Value, json};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use waiting::Waiting;
+
+/// How long a cancelled turn may take to settle before the session goes on without it. Only name lookup and connecting
+/// cannot be interrupted.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A session that did nothing for so long keeps its transcript in its file only (reliability goal C2).
+const SLEEPS_AFTER: Duration = Duration::from_secs(600);
+/// With no deadline at hand the loop looks around this often, which costs nothing and hides no wake-up that got lost.
+const LOOK_AROUND: Duration = Duration::from_secs(3600);
+
+/// The settings that sessions share.
+pub struct SessionOptions {
+    /// Prompts that may wait for the one that is worked on.
+    pub max_queue: usize,
+    /// Bounds of the events that are kept.
+    pub event_log: event_log::Settings,
+    /// How long the model's questions wait for an answer; `None` = no limit.
+    pub question_timeout: Option<Duration>,
+    pub turn: Arc<TurnOptions>,
+}
+
+/// What a session is made of.
+pub struct Parts<W> {
+    pub options: Arc<SessionOptions>,
+    pub services: Arc<Services>,
+    pub identity: Arc<SessionIdentity>,
+    pub stats: Arc<SessionStats>,
+    /// What the session can be reached on beside the side channel; absent for an ephemeral run.
+    pub wire: Option<W>,
+    pub commands: Receiver<Command>,
+    /// Where tools may put what does not fit into a result; removed with the session.
+    pub spill_dir: PathBuf,
+    /// What events leave out; made when first needed, removed with the session.
+    pub raw_file: PathBuf,
+    /// The daemon's memory of its sessions.
+    pub state: Option<Arc<StateDir>>,
+    pub storage: Storage,
+    /// The prompt that the session was created with; none after a restart.
+    pub first: Option<Prompt>,
+}
+
+/// The prompt that is being worked on.
+struct Running {
+    /// The messages from outside that it answers.
+    ids: Vec<String>,
+    from: Option<String>,
+    reply: Arc<dyn Reply>,
+    started: Instant,
+    tool_calls: u64,
+    cancel: Cancel,
+    steps: Receiver<Step>,
+    thread: Thread,
+    /// What could not be written, which is why it is ended.
+    storage_error: Option<ReplyError>,
+    /// Those who wait for its end after an abort.
+    aborters: Vec<Respond>,
+    /// Whoever asked for a compaction, which this is.
+    compaction: Option<Respond>,
+}
+
+struct Session<W> {
+    options: Arc<SessionOptions>,
+    services: Arc<Services>,
+    identity: Arc<SessionIdentity>,
+    stats: Arc<SessionStats>,
+    wire: Option<W>,
+    commands: Receiver<Command>,
+    spill_dir: PathBuf,
+    memory: Memory,
+    state: Option<Arc<StateDir>>,
+    context_tokens: u64,
+    last_error: Option<String>,
+    /// The session file's entry of the latest compaction.
+    last_compaction: Option<Value>,
+    /// Prompts that wait for their turn.
+    queue: Queue,
+    steering: Waiting,
+    follow_up: Waiting,
+    running: Option<Running>,
+    /// Ids of the messages that the turn was given and that are not yet in the transcript.
+    taken: VecDeque<String>,
+    idle_since: Instant,
+    questions: Questions,
+    /// Those who wait for an answer, by the question's id.
+    askers: HashMap<String, Asker>,
+    log: EventLog,
+    listeners: Vec<Arc<dyn EventSink>>,
+    /// Tools ran, so that there may be something to clean up.
+    used_tools: bool,
+    draining: bool,
+}
+
+/// Everything that can happen to a session.
+enum Event<M> {
+    Command(Command),
+    Message(Box<M>),
+    Step(Step),
+    /// The turn's thread is gone without a word.
+    TurnLost,
+    Tick,
+}
+
+/// Lives as long as the session: its first prompt, then those of its subjects, until it ends; returns why it did.
+///
+/// What stands on the stack here stays there for all that time, in each session; so everything large is in a box, and
+/// what is only done once is in functions of its own.
+pub fn run<W: Wire>(parts: Box<Parts<W>>) -> EndReason {
+    let (mut session, storage, first) = Session::new(parts);
+    let reason = session.open_with(storage, first).unwrap_or_else(|| session.serve());
+    session.end(reason);
+    reason
+}
+
+impl<W: Wire> Session<W> {
+    #[inline(never)]
+    fn new(parts: Box<Parts<W>>) -> (Box<Session<W>>, Storage, Option<Box<Prompt>>) {
+        let parts = *parts;
+        let session = Session {
+            queue: Queue::new(parts.options.max_queue),
+            steering: Waiting::default(),
+            follow_up: Waiting::default(),
+            log: EventLog::new(parts.options.event_log.clone(), &parts.identity.id, parts.raw_file),
+            listeners: parts.wire.as_ref().and_then(Wire::listener).into_iter().collect(),
+            questions: Questions::default(),
+            askers: HashMap::new(),
+            options: parts.options,
+            services: parts.services,
+            identity: parts.identity,
+            stats: parts.stats,
+            wire: parts.wire,
+            commands: parts.commands,
+            spill_dir: parts.spill_dir,
+            memory: Memory::default(),
+            state: parts.state,
+            taken: VecDeque::new(),
+            idle_since: Instant::now(),
+            context_tokens: 0,
+            last_compaction: None,
+            last_error: None,
+            running: None,
+            used_tools: false,
+            draining: false,
+        };
+        (Box::new(session), parts.storage, parts.first.map(Box::new))
+    }
+
+    /// Opens its memory and takes its first prompt; returns a reason to end at once.
+    #[inline(never)]
+    fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
+        self.stats.set_listeners(self.listeners.len());
+        match (self.open(storage), first) {
+            (Ok(()), first) => {
+                self.announce();
+                if let Some(first) = first {
+                    self.arrive(*first);
+                }
+                None
+            }
+            (Err(e), Some(first)) => {
+                self.refuse(&*first.reply, ReplyError::storage(&e));
+                Some(EndReason::Finished)
+            }
+            (Err(e), None) => {
+                // The session stays, and every prompt is told why it is of no use, until somebody stops it.
+                log::error!("session {}: its file cannot be used: {e}", self.identity.id);
+                self.last_error = Some(ReplyError::storage(&e).message);
+                None
+            }
+        }
+    }
+
+    /// The first event of a session.
+    fn announce(&mut self) {
+        let state = Value::Object(state(&self.identity, &self.stats));
+        let data = Value::Object(Map::from_iter([("state".to_owned(), state)]));
+        self.publish(&AgentEvent::Bridge { name: "bridge_start", data });
+    }
+
+    fn serve(&mut self) -> EndReason {
+        loop {
+            let event = self.next_event();
+            if let ControlFlow::Break(reason) = self.handle_event(event) {
+                return reason;
+            }
+            if self.running.is_none() {
+                sys::release_unused_stack();
+            }
+        }
+    }
+
+    fn next_event(&self) -> Event<W::Message> {
+        let steps = self.running.as_ref().map_or_else(never, |r| r.steps.clone());
+        let messages = self.wire.as_ref().map_or_else(never, |wire| wire.messages().clone());
+        let sleep = (self.running.is_none() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
+        let next = self.stats.deadline().into_iter().chain(sleep).min();
+        let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
+        let wait = self.next_question_expiry().map_or(wait, |left| wait.min(left));
+        select! {
+            recv(steps) -> step => step.map_or(Event::TurnLost, Event::Step),
+            recv(messages) -> message => message.map_or(Event::Tick, Event::Message),
+            // The daemon is gone only when the process ends.
+            recv(self.commands) -> command => Event::Command(command.unwrap_or(Command::End(EndReason::ShutDown))),
+            default(wait) => Event::Tick,
+        }
+    }
+
+    #[inline(never)]
+    fn handle_event(&mut self, event: Event<W::Message>) -> ControlFlow<EndReason> {
+        match event {
+            Event::Command(Command::End(reason)) => return ControlFlow::Break(reason),
+            Event::Command(Command::Drain) => self.drain(),
+            Event::Command(Command::Control(request)) => self.control(request.control, request.respond),
+            Event::Message(message) => self.message(&message),
+            Event::Step(Step::Event(event)) => self.note(event),
+            Event::Step(Step::Gate(action, verdict)) => self.judge(&action, &verdict),
+            Event::Step(Step::Ask { request, answer }) => self.ask(request, answer),
+            Event::Step(Step::Compacted { message, first_kept, usage, entry }) => {
+                self.stats.add_usage(&usage);
+                let written = self.memory.compacted(message, first_kept, &entry);
+                self.check_written(written);
+                self.last_compaction = Some(entry);
+            }
+            Event::Step(Step::Shortened(messages)) => {
+                log::info!(
+                    "session {}: {} messages are shortened, to fit into the model's window",
+                    self.identity.id,
+                    messages.len()
+                );
+                let written = self.memory.shortened(messages);
+                self.check_written(written);
+            }
+            Event::Step(Step::Omitted) => {
+                let written = self.memory.omit_last();
+                self.check_written(written);
+            }
+            Event::Step(Step::Settled(settled)) => self.settle(settled),
+            Event::TurnLost => self.settle(Settled::Failed(ReplyError::internal("the turn is gone"))),
+            Event::Tick => {
+                self.expire_questions();
+                if self.running.is_none() && self.idle_since.elapsed() >= SLEEPS_AFTER {
+                    self.memory.sleep();
+                }
+            }
+        }
+        if self.stats.deadline().is_some_and(|end| end <= Instant::now()) {
+            return ControlFlow::Break(EndReason::Expired);
+        }
+        match (&self.running, self.identity.named, self.draining) {
+            (Some(_), ..) | (None, true, false) => ControlFlow::Continue(()),
+            (None, _, true) => ControlFlow::Break(EndReason::ShutDown),
+            (None, false, false) => ControlFlow::Break(EndReason::Finished),
+        }
+    }
+
+    /// A message over the session's wire.
+    fn message(&mut self, message: &W::Message) {
+        let requests = self.wire.as_mut().map_or_else(Vec::new, |wire| wire.read(message));
+        for request in requests {
+            match request {
+                WireRequest::Prompt(prompt) => self.arrive(prompt),
+                WireRequest::Refused { reply, error } => self.refuse(&*reply, error),
+                WireRequest::Control(request) => self.control(request.control, request.respond),
+            }
+        }
+    }
+
+    /// Keeps what an event says about the session, and tells it to those who listen.
+    fn note(&mut self, event: AgentEvent) {
+        log::trace!("session {}: {}", self.identity.id, event.name());
+        self.stats.touch();
+        match &event {
+            AgentEvent::MessageEnd(message) => {
+                if let Message::Assistant(answer) = &**message {
+                    self.stats.add_usage(&answer.usage);
+                    if !matches!(answer.stop_reason, StopReason::Error | StopReason::Aborted) {
+                        self.context_tokens = answer.usage.total_tokens;
+                    }
+                }
+                let accepted = if matches!(**message, Message::User(_)) { self.taken.pop_front() } else { None };
+                let written = self.memory.push(message.clone(), accepted.as_deref());
+                self.check_written(written);
+            }
+            AgentEvent::ToolExecutionStart { name, .. } => {
+                log::debug!("session {}: tool {name}", self.identity.id);
+                self.used_tools = true;
+                if let Some(running) = &mut self.running {
+                    running.tool_calls += 1;
+                }
+            }
+            AgentEvent::AutoRetryStart { attempt, max_attempts, delay_ms, error } => {
+                log::info!(
+                    "session {}: attempt {attempt} of {max_attempts} in {delay_ms} ms after: {error}",
+                    self.identity.id
+                );
+            }
+            AgentEvent::CompactionEnd { result: Some(result), .. } => {
+                self.context_tokens = result.get("estimatedTokensAfter").and_then(Value::as_u64).unwrap_or(0);
+            }
+            AgentEvent::CompactionEnd { error: Some(error), .. } => log::warn!("session {}: {error}", self.identity.id),
+            _ => {}
+        }
+        self.publish(&event);
+    }
+
+    /// What cannot be kept must not go on happening.
+    fn check_written(&mut self, written: io::Result<()>) {
+        let Err(error) = &written else { return };
+        log::error!("session {}: {error}", self.identity.id);
+        if let Some(running) = &mut self.running {
+            running.storage_error = Some(ReplyError::storage(error));
+            running.cancel.cancel();
+        }
+    }
+
+    /// Tells an event to those who listen, and keeps it for those who ask later.
+    fn publish(&mut self, event: &AgentEvent) {
+        if let Some(running) = &self.running {
+            running.reply.event(event);
+        }
+        let envelope = self.log.publish(event.name(), event.to_json(), !self.listeners.is_empty());
+        let before = self.listeners.len();
+        self.listeners.retain(|listener| listener.event(&envelope));
+        if self.listeners.len() != before {
+            self.stats.set_listeners(self.listeners.len());
+        }
+    }
+
+    /// The verdict on what the turn wants to do next, with the messages that are to be taken in first. It is yes as long as
+    /// what has to be on disk is there.
+    fn judge(&mut self, action: &Action, verdict: &Sender<Verdict>) {
+        log::trace!("session {}: leave for {action:?}", self.identity.id);
+        let modes = self.services.queue_modes();
+        let messages = match action {
+            Action::Tools(calls) => {
+                let written = self.memory.intends(calls);
+                self.check_written(written);
+                Vec::new()
+            }
+            Action::Model => self.steering.take(modes.steering),
+            Action::Stop if self.steering.len() > 0 => self.steering.take(modes.steering),
+            Action::Stop => self.follow_up.take(modes.follow_up),
+        };
+        let Some(running) = &mut self.running else { return };
+        let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
+        running.ids.extend(ids.iter().cloned());
+        let answer = if running.storage_error.is_some() { Verdict::No } else { Verdict::Go(messages) };
+        // A turn that does not wait for its verdict any more was cancelled.
+        let _ = verdict.try_send(answer);
+        if !ids.is_empty() {
+            self.taken.extend(ids);
+            self.queues_changed();
+        }
+    }
+
+    /// Ends the session: every stream gets its end, no child process and no file of the session stays behind.
+    #[inline(never)]
+    fn end(&mut self, reason: EndReason) {
+        self.reject_questions("shutdown");
+        if let Some(running) = self.running.take() {
+            running.cancel.cancel();
+            let settled = self.wait_for_settlement(&running);
+            self.record_settled(&running.ids, "ended");
+            self.refuse(&*running.reply, self.farewell(reason));
+            if settled {
+                drop(running.thread);
+            } else {
+                log::warn!("session {}: its turn is stuck and was left behind", self.identity.id);
+                running.thread.abandon();
+            }
+            let farewell = self.farewell(reason);
+            running.compaction.into_iter().for_each(|respond| respond(Err(farewell.clone())));
+            for respond in running.aborters {
+                respond(Ok(self.state_answer("abort")));
+            }
+        }
+        self.refuse_queue(&self.farewell(reason));
+        self.stats.set_running(false);
+        if reason != EndReason::ShutDown
+            && self.identity.named
+            && let Some(state) = &self.state
+        {
+            state.forget(&self.identity.id);
+        }
+        if let Some(wire) = self.wire.take() {
+            for prompt in wire.close(reason == EndReason::ShutDown) {
+                self.refuse(&*prompt.reply, self.farewell(reason));
+            }
+        }
+        if self.used_tools {
+            turn::kill_leftovers(&self.identity);
+            if let Err(e) = std::fs::remove_dir_all(&self.spill_dir)
+                && e.kind() != std::io::ErrorKind::NotFound
+            {
+                log::warn!("cannot remove {}: {e}", self.spill_dir.display());
+            }
+        }
+        self.publish(&AgentEvent::Bridge { name: "bridge_stop", data: json!({"reason": reason.as_str()}) });
+    }
+
+    /// True if the turn settled in time. What it still says belongs to the transcript.
+    fn wait_for_settlement(&mut self, running: &Running) -> bool {
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
+        loop {
+            match running.steps.recv_deadline(deadline) {
+                Ok(Step::Settled(_)) => return true,
+                Ok(Step::Event(event)) => self.note(event),
+                Ok(Step::Gate(_, verdict)) => drop(verdict),
+                Ok(Step::Ask { .. } | Step::Compacted { .. } | Step::Shortened(_) | Step::Omitted) => {}
+                Err(e) => return e.is_disconnected(),
+            }
+        }
+    }
+
+    fn farewell(&self, reason: EndReason) -> ReplyError {
+        match reason {
+            EndReason::Stopped | EndReason::Finished => ReplyError::stopped(),
+            EndReason::Expired => ReplyError::expired(self.stats.settings().max_lifetime.as_secs()),
+            EndReason::ShutDown => ReplyError::shutting_down(),
+        }
+    }
+}

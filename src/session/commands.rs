@@ -1,0 +1,221 @@
+//! How a session answers what clients ask of it.
+
+use super::Session;
+use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond};
+use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::event::AgentEvent;
+use crate::contract::prompt::{Incoming, Prompt};
+use crate::contract::reply::SilentReply;
+use crate::contract::session::{model_facts, state};
+use crate::contract::wire::Wire;
+use crate::model::ThinkingLevel;
+use crate::turn::Work;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+impl<W: Wire> Session<W> {
+    pub(super) fn control(&mut self, control: Control, respond: Respond) {
+        let answer = match control {
+            Control::Abort => return self.abort(respond),
+            Control::Compact { instructions } => return self.compact(instructions, respond),
+            Control::State => Ok(self.state_answer("get_state")),
+            Control::Inspect => Ok(Answer::Document(self.inspection())),
+            Control::Prompt(input) => self.input(input),
+            Control::Clear => Ok(self.clear()),
+            Control::History(query) => Ok(Answer::History(self.log.history(&query))),
+            Control::Subscribe { sink, since } => {
+                // Whoever subscribes again wants to hear what was missed, not everything twice from now on.
+                self.listeners.retain(|listener| !Arc::ptr_eq(listener, &sink));
+                if let Some(since) = since {
+                    self.log.replay(since).iter().all(|envelope| sink.event(envelope));
+                }
+                self.listeners.push(sink);
+                self.stats.set_listeners(self.listeners.len());
+                Ok(Answer::Document(json!({"enabled": true, "lastSeq": self.log.last_seq()})))
+            }
+            Control::Unsubscribe { sink } => {
+                self.listeners.retain(|listener| !Arc::ptr_eq(listener, &sink));
+                self.stats.set_listeners(self.listeners.len());
+                Ok(Answer::Document(json!({"enabled": false})))
+            }
+            Control::Emit { event, data } => {
+                self.publish(&AgentEvent::Bridge { name: event, data: data.clone() });
+                Ok(Answer::Document(data))
+            }
+            Control::Questions => Ok(Answer::Document(self.questions.list())),
+            Control::Answer { id, answers, source } => self.answer_question(&id, &answers, source),
+            Control::Reject { id, source } => self.reject_question(&id, source),
+            Control::Configure(changes) => self.configure(&changes),
+            Control::Extend { seconds } => Ok(self.extend(seconds)),
+        };
+        respond(answer);
+    }
+
+    pub(super) fn state_answer(&self, reason: &str) -> Answer {
+        let mut state = state(&self.identity, &self.stats);
+        state.insert("lastSeq".into(), json!(self.log.last_seq()));
+        state.insert("lastReason".into(), json!(reason));
+        Answer::Document(Value::Object(state))
+    }
+
+    /// A message for the model, in whatever way it shall be brought there.
+    fn input(&mut self, input: Input) -> Result<Answer, ReplyError> {
+        let idle = self.running.is_none();
+        if self.draining {
+            return Err(ReplyError::shutting_down());
+        }
+        let deliver = match input.deliver {
+            Deliver::Auto if idle => Deliver::Now,
+            Deliver::Auto if input.reply.is_some() => Deliver::Queue,
+            Deliver::Auto => Deliver::Steer,
+            other => other,
+        };
+        if deliver == Deliver::Now && !idle {
+            return Err(ReplyError::coded(
+                ErrorKind::Working,
+                "a prompt is being worked on; steer it, queue behind it or abort it",
+            ));
+        }
+        if self.queue.is_full() || self.steering.len() + self.follow_up.len() >= self.options.max_queue {
+            return Err(ReplyError::queue_full(self.queue.len().max(self.steering.len() + self.follow_up.len())));
+        }
+        let settings = self.stats.settings();
+        self.services.check_credentials(&settings.model).map_err(|e| ReplyError::model(e.to_string()))?;
+        let behavior = match deliver {
+            Deliver::Steer => Some("steer"),
+            Deliver::FollowUp => Some("followUp"),
+            _ => None,
+        };
+        self.publish(&AgentEvent::Input {
+            text: input.text.clone(),
+            images: input.images.len(),
+            source: input.source,
+            behavior: behavior.filter(|_| !idle),
+            from: input.from.clone(),
+            sender: input.sender.clone(),
+        });
+        let message = Incoming { images: input.images, expand: input.expand, ..Incoming::new(input.text) };
+        match deliver {
+            Deliver::Steer | Deliver::FollowUp if !idle => {
+                let (from, sender) = (input.from.as_deref(), input.sender.as_ref());
+                self.memory.accepted(&message, from, sender, None).map_err(|e| ReplyError::storage(&e))?;
+                let queue = if deliver == Deliver::Steer { &mut self.steering } else { &mut self.follow_up };
+                queue.push(message);
+                self.memory.sync();
+            }
+            _ => self.accept(Prompt {
+                message,
+                from: input.from,
+                sender: input.sender,
+                reply: input.reply.unwrap_or_else(|| Arc::new(SilentReply)),
+                received: Instant::now(),
+            })?,
+        }
+        if behavior.is_some() && !idle {
+            self.queues_changed();
+        }
+        Ok(Answer::Document(json!({"deliveredAs": deliver.as_str(), "idleBeforeSend": idle})))
+    }
+
+    fn abort(&mut self, respond: Respond) {
+        match &mut self.running {
+            None => respond(Ok(self.state_answer("abort"))),
+            Some(running) => {
+                running.cancel.cancel();
+                running.aborters.push(respond);
+                self.reject_questions("tool");
+            }
+        }
+    }
+
+    /// Makes the context smaller, which takes a while and so is a turn of its own.
+    fn compact(&mut self, instructions: Option<String>, respond: Respond) {
+        if self.running.is_some() {
+            let why = "a prompt is being worked on; abort it first";
+            return respond(Err(ReplyError::coded(ErrorKind::Working, why)));
+        }
+        if let Err(e) = self.memory.wake() {
+            return respond(Err(ReplyError::storage(&e)));
+        }
+        let reply = Arc::new(SilentReply);
+        self.begin(Work::Compact(instructions), Vec::new(), None, reply);
+        self.stats.set_running(self.running.is_some());
+        match &mut self.running {
+            Some(running) => running.compaction = Some(respond),
+            None => respond(Err(ReplyError::busy("no thread for the compaction"))),
+        }
+    }
+
+    fn clear(&mut self) -> Answer {
+        let texts = |messages: Vec<Incoming>| -> Vec<String> { messages.into_iter().map(|m| m.text).collect() };
+        let (steering, follow_up) = (self.steering.take_all(), self.follow_up.take_all());
+        if !(steering.is_empty() && follow_up.is_empty()) {
+            let ids: Vec<String> = steering.iter().chain(&follow_up).map(|message| message.id.clone()).collect();
+            self.record_settled(&ids, "cleared");
+            self.queues_changed();
+        }
+        let (steering, follow_up) = (texts(steering), texts(follow_up));
+        Answer::Document(json!({"steering": steering, "followUp": follow_up}))
+    }
+
+    /// Tells what waits now.
+    pub(super) fn queues_changed(&mut self) {
+        self.stats.set_pending(self.steering.len() + self.follow_up.len());
+        let (steering, follow_up) = (self.steering.texts(), self.follow_up.texts());
+        self.publish(&AgentEvent::QueueUpdate { steering, follow_up });
+    }
+
+    fn configure(&mut self, changes: &Changes) -> Result<Answer, ReplyError> {
+        let invalid = |text: String| ReplyError::new(ErrorKind::BadRequest, text);
+        let before = self.stats.settings();
+        let (model, level) = match &changes.model {
+            Some(spec) => self.services.resolve(spec).map_err(|e| invalid(e.to_string()))?,
+            None => (before.model.clone(), None),
+        };
+        self.services.check_credentials(&model).map_err(|e| invalid(e.to_string()))?;
+        let asked = match &changes.thinking {
+            Some(text) => {
+                Some(ThinkingLevel::parse(text).ok_or_else(|| invalid(format!("no thinking level: {text}")))?)
+            }
+            None => level,
+        };
+        let thinking = model.clamp(asked.unwrap_or(before.thinking));
+        let name = match &changes.name {
+            Some(name) => Some(name.trim().replace(['\n', '\r'], " ")).filter(|name| !name.is_empty()),
+            None => before.name.clone(),
+        };
+        self.stats.change(|settings| {
+            settings.model = model.clone();
+            settings.thinking = thinking;
+            settings.name.clone_from(&name);
+        });
+        self.save();
+        if (&model.provider, &model.id) != (&before.model.provider, &before.model.id) {
+            self.record("model_change", json!({"provider": model.provider, "modelId": model.id}));
+            let (model, previous) = (model_facts(&model), model_facts(&before.model));
+            self.publish(&AgentEvent::ModelSelect { model, previous });
+        }
+        if thinking != before.thinking {
+            self.record("thinking_level_change", json!({"thinkingLevel": thinking.as_str()}));
+            self.publish(&AgentEvent::ThinkingLevelSelect { level: thinking, previous: before.thinking });
+        }
+        if name != before.name {
+            self.record("session_info", json!({"name": name.clone().unwrap_or_default()}));
+            self.publish(&AgentEvent::SessionInfoChanged { name });
+        }
+        Ok(self.state_answer("configure"))
+    }
+
+    fn extend(&mut self, seconds: f64) -> Answer {
+        let lifetime = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        self.stats.change(|settings| {
+            settings.max_lifetime = lifetime;
+            settings.deadline = if lifetime.is_zero() { None } else { Instant::now().checked_add(lifetime) };
+        });
+        self.save();
+        Answer::Document(
+            json!({"maxLifetime": seconds, "remainingLifetime": if seconds > 0.0 { json!(seconds) } else { Value::Null }}),
+        )
+    }
+}

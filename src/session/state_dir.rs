@@ -1,0 +1,221 @@
+//! Which sessions there are, across restarts of the daemon: one small file per session in a folder that one daemon owns.
+//!
+//! What was said in a session is in its session file; here is what the daemon has to know to offer it again.
+
+use crate::contract::ids::{InstanceId, SessionId};
+use crate::fault;
+use crate::transcript::now_ms;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Ends the names of files that were set aside because nothing could be read from them.
+const DAMAGED: &str = "bad";
+
+/// Why a folder cannot be used.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another daemon uses it; the text is its process number, if known.
+    Taken(String),
+    Io(io::Error),
+}
+
+/// A session as it is remembered.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SavedSession {
+    #[serde(rename = "sessionId")]
+    pub id: SessionId,
+    pub instance_id: InstanceId,
+    /// The session file, absolute.
+    pub file: PathBuf,
+    pub cwd: PathBuf,
+    /// `provider/model`.
+    pub model: String,
+    #[serde(rename = "thinkingLevel")]
+    pub thinking: String,
+    pub name: Option<String>,
+    pub from: Option<String>,
+    pub tools: Vec<String>,
+    /// Its events are published on NATS.
+    #[serde(default)]
+    pub events: bool,
+    /// Callers of the agent protocol are told of tool calls and costs.
+    #[serde(default)]
+    pub tool_status: bool,
+    /// Zero means no end.
+    #[serde(with = "seconds")]
+    pub max_lifetime: Duration,
+    /// Unix time in milliseconds; absent = no end.
+    #[serde(rename = "endsAt")]
+    pub ends_ms: Option<i64>,
+    /// Unix time in milliseconds.
+    #[serde(rename = "createdAt")]
+    pub created_ms: i64,
+}
+
+/// The folder of one daemon. Dropping it lets another one use it.
+pub struct StateDir {
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Opens the folder, for this process alone. It is made if it is not there.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(folder: &Path) -> Result<StateDir, OpenError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(OpenError::Io)?;
+        std::fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).map_err(OpenError::Io)?;
+        let path = folder.join("lock");
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut lock = open.map_err(OpenError::Io)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(OpenError::Taken(std::fs::read_to_string(&path).unwrap_or_default()));
+            }
+            Err(e) => return Err(OpenError::Io(e.into())),
+        }
+        let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+        Ok(StateDir { folder: folder.to_path_buf(), _lock: lock })
+    }
+
+    fn path(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("{id}.json"))
+    }
+
+    /// All sessions that have not come to their end. A file that makes no sense is set aside.
+    pub fn sessions(&self) -> Vec<SavedSession> {
+        let Ok(entries) = self.folder.read_dir() else { return Vec::new() };
+        let mut sessions = Vec::new();
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| has_extension(path, "json")) {
+            let document =
+                std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<SavedSession>(&text).ok());
+            match document {
+                Some(session) if session.ends_ms.is_some_and(|end| end <= now_ms()) => {
+                    log::info!("session {} expired meanwhile", session.id);
+                    self.forget(&session.id);
+                }
+                Some(session) => sessions.push(session),
+                None => {
+                    log::warn!("{} is damaged and was set aside", path.display());
+                    let _ = std::fs::rename(&path, path.with_extension(DAMAGED));
+                }
+            }
+        }
+        sessions.sort_by_key(|session| session.created_ms);
+        sessions
+    }
+
+    /// Remembers a session, in place of what was remembered of it.
+    ///
+    /// # Errors
+    /// What the system says; then the former state is still there.
+    pub fn save(&self, session: &SavedSession) -> io::Result<()> {
+        let path = self.path(&session.id);
+        let new = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        fault::write_all(&mut file, &serde_json::to_vec(session)?)?;
+        file.sync_data()?;
+        std::fs::rename(&new, &path)
+    }
+
+    /// Where the files are kept that came with a session's prompts.
+    pub fn attachments(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("{id}.files"))
+    }
+
+    /// Forgets a session and its files. That none is remembered is no error.
+    pub fn forget(&self, id: &str) {
+        let (path, files) = (self.path(id), self.attachments(id));
+        for (path, removed) in [(&path, std::fs::remove_file(&path)), (&files, std::fs::remove_dir_all(&files))] {
+            if let Err(e) = removed
+                && e.kind() != io::ErrorKind::NotFound
+            {
+                log::warn!("cannot remove {}: {e}", path.display());
+            }
+        }
+    }
+}
+
+fn has_extension(path: &Path, wanted: &str) -> bool {
+    path.extension().is_some_and(|extension| extension == wanted)
+}
+
+/// A lifetime in seconds.
+mod seconds {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    pub fn serialize<S: Serializer>(lifetime: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(lifetime.as_secs_f64())
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(id: &str) -> SavedSession {
+        SavedSession {
+            id: id.to_owned().try_into().expect("an id"),
+            instance_id: "i".to_owned().try_into().expect("an id"),
+            file: "/f.jsonl".into(),
+            cwd: "/w".into(),
+            model: "a/b".into(),
+            thinking: "off".into(),
+            name: None,
+            from: Some("ci".into()),
+            tools: vec!["read".into()],
+            events: true,
+            tool_status: false,
+            max_lifetime: Duration::from_secs(1800),
+            ends_ms: Some(now_ms() + 1_000_000),
+            created_ms: 1,
+        }
+    }
+
+    #[test]
+    fn sessions_are_remembered_until_they_are_forgotten() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("state/me");
+        let state = StateDir::open(&folder).expect("it opens");
+        let sessions = [session("a"), SavedSession { created_ms: 2, ends_ms: None, ..session("b") }];
+        sessions.iter().for_each(|session| state.save(session).expect("it is saved"));
+        state.save(&SavedSession { ends_ms: Some(now_ms() - 1), ..session("late") }).expect("it is saved");
+        std::fs::write(folder.join("torn.json"), "{\"sessionId\":").expect("it is written");
+        assert_eq!(state.sessions(), sessions);
+        assert!(folder.join("torn.bad").exists());
+        assert!(!folder.join("late.json").exists());
+        state.forget("a");
+        state.forget("a");
+        assert_eq!(state.sessions(), sessions[1..]);
+        for path in ["", "b.json", "lock"].map(|name| folder.join(name)) {
+            let mode = path.metadata().expect("it is there").permissions().mode() & 0o777;
+            assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn one_daemon_at_a_time() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let first = StateDir::open(dir.path()).expect("it opens");
+        match StateDir::open(dir.path()) {
+            Err(OpenError::Taken(pid)) => assert_eq!(pid, std::process::id().to_string()),
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+        drop(first);
+        assert!(StateDir::open(dir.path()).is_ok());
+    }
+}
