@@ -1,9 +1,110 @@
-//! nats-pi-bridge: a headless host for coding agents.
+//! nats-pi-bridge: a headless host for coding agents, and its architecture.
 //!
-//! Dependencies between the modules point down: `daemon -> session -> turn -> {model, tools, transcript}`. `nats`
-//! translates between the wire and the daemon's commands and events and knows nothing of the model; `model` and `tools`
-//! know nothing of NATS or sessions. `cli` is the client `pi-bridge`: it shares the names of the side channel (`socket`) and
-//! knows nothing else.
+//! One crate, two small binaries: the daemon `nats-pi-bridge` hosts sessions and serves NATS and Unix sockets; `pi-bridge` is
+//! the client of the Unix sockets. There is no async runtime: blocking calls, OS threads, bounded channels. Somebody who
+//! audits an edge box follows one prompt from the wire to the model, to the tools and back by reading straight-line code.
+//!
+//! # Bird's eye view
+//!
+//! ```text
+//!               NATS                                         Unix sockets (folder 0700)
+//!  intake, $SRV.*   per-session subjects   replies, events        JSONL clients
+//!       |                  |                    ^                     |   ^
+//!       v                  |                    |                c<N>-r   c<N>-w
+//! +----------- main (daemon) --------+      nats-io                   |   |
+//! | session table, admission,        |      (sole owner of the        |   | bounded lines; a client that
+//! | lifetimes, other daemons, drain  |      NATS socket)              |   | does not read is dropped, told why
+//! +--+------------^------------------+        ^                       |   |
+//!    | Command    | (id, end reason)          | bounded buffer; full -> text is held and merged, never lost
+//!    v try_send   | (blocking, up)            |                       |   |
+//! +-- s-<id>  session actor, one thread per session ---+--------------+---+
+//! |  transcript store, queues, open questions, events and their numbers
+//! |  selects on: commands, its wire, its turn, deadlines
+//! +--+------------^--+
+//!    | lend       | Step, bounded (blocking, up)        cancel = a dropped sender
+//!    v            |
+//!  t-<id>  turn, only while something runs: model -> tools -> model -> ...
+//!    +-- HTTPS to the model (cancelled by shutting its sockets down)
+//!    +-- child processes (a process group each, polled pipes)
+//! ```
+//!
+//! A prompt over NATS comes from `nats-io` through a bounded waiting room straight to its session's actor, which reads it
+//! ([`service`]), writes it into the session file and queues it ([`session`]), and lends a turn to a thread ([`turn`]). The
+//! caller's [`contract::reply::Reply`] goes along, so that a piece of text takes one parse and one publish on one thread, with
+//! nothing in between. What else happens goes up to the actor as [`turn::Step`]s, and from there into the session file, the
+//! event log and to whoever listens. A request over a socket takes the same way in as a [`contract::prompt::Command`].
+//!
+//! # Rooms
+//!
+//! A room is a child of `src/`, and imports only what stands below it. `scripts/check-layers` holds the code against this.
+//!
+//! ```text
+//! main.rs, startup.rs, bin/     set-up of the processes
+//! daemon                        the main thread
+//! config                        settings; imports the option types of the rooms below, and none of them imports it
+//! socket | service              the two wires: neither knows the other, sessions know neither
+//! session                       the actor
+//! turn                          the agent loop
+//! contract                      what daemon, sessions and wires say to each other: types and pure functions
+//! prompt | event_log | model | tools     know nothing of sessions, wires, configuration, or each other
+//! transcript                    messages and session files
+//! the ground                    what all of them need of the system
+//!
+//! nats                          a NATS client that knows nothing of this crate; used by service and daemon
+//! broker                        a NATS server, which shares the client's codec
+//! cli                           the client `pi-bridge`: knows the names of socket, and nothing else
+//! ```
+//!
+//! # Threads
+//!
+//! | thread | owns | blocks on | ends when |
+//! |---|---|---|---|
+//! | `main` | the table of sessions | one `select!` in `Daemon::next_event` | drained after a signal |
+//! | `signals` | signal-hook's iterator | signals | its handle is closed |
+//! | `nats-io` | the NATS socket and its TLS session | poll(2) on the socket and a wake-up | closed, after a bounded flush |
+//! | `accept`, `registry` | the listening sockets; the files that clients find sessions by | epoll(7), a channel | told to stop |
+//! | `c<N>-r`, `c<N>-w` | the two halves of one socket client | read, recv | end of file, an error, dropped |
+//! | `s-<id>` | one session | one `select!` in `Session::next_event` | stop, lifetime, drain |
+//! | `t-<id>` | the prompt that is worked on | the model's socket, pipes of children, the gate | settled or cancelled |
+//! | `history`, `reply-late`, `oauth`, `auth-lock` | one piece of work that may wait | a disk, a caller that reconnects, a token endpoint | done |
+//! | `broker-*` | one client of the embedded server | poll(2) | that client is gone |
+//!
+//! # Why it cannot deadlock
+//!
+//! Blocking sends go only up: turn -> session -> main, and reader of a socket client -> main. The main thread never blocks on a
+//! send. Whatever goes down or sideways is `try_send`, with the full case written out. That graph has no circle, and no queue is
+//! unbounded: publishing appends to the connection's bounded buffer, and a server that stops reading stalls nobody but its own
+//! stream of bytes. A message for which a waiting room is full is answered with its coded error, on the I/O thread.
+//!
+//! # The gate
+//!
+//! A turn neither calls the model again nor runs a tool before its session's actor said yes (`Session::judge`). Limits and the
+//! durable record of the intent are therefore in one place: no tool runs unless the yes is on disk.
+//!
+//! # What is absent
+//!
+//! - No `Arc<Mutex<_>>` for what a session or the daemon decides by: one thread owns each piece of state. Shared are the
+//!   immutable settings, the figures of [`contract::session::SessionStats`], and caches.
+//! - The actor of a session does no I/O that can hang, so `abort`, `inspect` and "queue full" are answered in one step of its
+//!   loop, even while a tool has been stuck for an hour.
+//! - No wait without a deadline or a cancel, no thread without a name and a handle that joins.
+//! - No secret in logs, events, errors, session files, or the environment of programs that tools run.
+//! - No provider's words, and no text of a caller, choose a code of ours: codes are `match`es over [`contract::error`].
+//! - No network but the NATS server, the model's endpoint and the configured token endpoints.
+//! - No `unsafe`.
+//!
+//! # Where do I add …
+//!
+//! | what | where |
+//! |---|---|
+//! | a tool | a file in `tools/` that implements `Tool`, and a row in `tools.rs` |
+//! | a provider that speaks a known API | `scripts/pack-catalog.rs`' data, `model/catalog.json`; what is odd about its server: `model/servers.json` |
+//! | an API of providers | two files in `model/` (request, stream), and a row in its table of protocols |
+//! | a control verb | `contract/control.rs`; how it is done: `session/commands.rs`; how it is written: `service/control.rs`, `socket/requests.rs` |
+//! | an error code | `contract/error.rs`; its golden test: `tests/e2e/test_error_codes.py` |
+//! | an event | `contract/event.rs` |
+//! | a setting | a row in `config/table.rs`, the field where it is used, README |
+//! | a wire | a room beside `service` that implements `contract::wire::Wire` |
 #![deny(unsafe_code)]
 
 pub mod broker;
