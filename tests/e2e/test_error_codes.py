@@ -78,6 +78,20 @@ def outcome(caller, streams):
     return {wire: ended(stream) if wire.endswith("end") else caller.hear(stream) for wire, stream in streams.items()}
 
 
+def compacting(place, caller, wire):
+    """Begins a compaction whose summary does not come; returns what takes the answer."""
+    gate = Gate()
+    place.model.script("another", [gate])
+    caller.plain(LONG).text()
+    if wire == "verb":
+        asked = caller.verb("compact")
+    else:
+        asked = caller.client(caller.daemon.socket)
+        asked.send({"type": "compact", "id": 1})
+    gate.wait_reached()
+    return lambda: caller.hear(asked) if wire == "verb" else bare(asked.response(1))
+
+
 def run_ids(daemon):
     return [run["sessionId"] for run in daemon.list()["runs"]]
 
@@ -167,15 +181,13 @@ def a_stopped_session(place):
 
 @case("not_found", 404, "session stopped", command="compact")
 def a_session_that_is_stopped_while_it_compacts(place):
-    caller = place.worker()
-    place.model.script("second")
-    caller.plain(LONG).text()
-    gate = Gate()
-    place.model.script([gate])
-    compacting = caller.verb("compact")
-    gate.wait_reached()
-    caller.daemon.stop_session("s")
-    return {"verb": caller.hear(compacting)}
+    found = {}
+    for wire in ("verb", "response"):
+        caller = place.worker()
+        finish = compacting(place, caller, wire)
+        caller.daemon.stop_session("s")
+        found[wire] = finish()
+    return found
 
 
 @case("conflict", 409, "session expired: its lifetime of 1 s is over")
@@ -279,20 +291,11 @@ def nothing_to_compact(place):
 @case("conflict", 409, "Compaction cancelled", command="compact")
 def a_compaction_that_is_aborted(place):
     caller = place.worker()
-    place.model.script("second")
-    caller.plain(LONG).text()
     found = {}
     for wire in ("verb", "response"):
-        gate = Gate()
-        place.model.script([gate])
-        if wire == "verb":
-            compacting = caller.verb("compact")
-        else:
-            compacting = caller.client()
-            compacting.send({"type": "compact", "id": 1})
-        gate.wait_reached()
+        finish = compacting(place, caller, wire)
         caller.verb("abort").message()
-        found[wire] = caller.hear(compacting) if wire == "verb" else bare(compacting.response(1))
+        found[wire] = finish()
     return found
 
 

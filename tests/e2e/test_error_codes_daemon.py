@@ -56,7 +56,7 @@ RUN = {"body": "go", "cwd": "<cwd>"}
 SESSION = {**RUN, "sessionId": "t"}
 SPAWN = {"cwd": "<cwd>", "session_id": "t"}
 NO_LEVEL = 'thinkingLevel "deep" is none of off, minimal, low, medium, high, xhigh, max'
-ID_RULE = "a sessionId is 1 to 64 of the characters A-Z a-z 0-9 _ -"
+ID_RULE = "an id is 1 to 64 of the characters A-Z a-z 0-9 _ -"
 
 CASES = {
     "no JSON": Case(
