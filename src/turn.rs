@@ -281,6 +281,7 @@ impl Turn {
                 return match self.compact(focus.as_deref()) {
                     Ok(()) => Settled::Done,
                     Err(CompactError::Cancelled) => Settled::Aborted,
+                    Err(CompactError::Failed(why)) => Settled::Failed(ReplyError::model(why)),
                     Err(why) => Settled::Failed(ReplyError::new(ErrorKind::Conflict, why.to_string())),
                 };
             }

@@ -72,7 +72,12 @@ impl DaemonError {
             DaemonError::Unauthorized { .. } => 401,
             DaemonError::Busy { .. } => 429,
             DaemonError::ShuttingDown => 503,
-            _ => 400,
+            DaemonError::InvalidJson { .. }
+            | DaemonError::InvalidRequest { .. }
+            | DaemonError::InvalidSessionMode { .. }
+            | DaemonError::MissingFields { .. }
+            | DaemonError::InvalidSessionId { .. }
+            | DaemonError::SessionCreateFailed { .. } => 400,
         }
     }
 

@@ -61,6 +61,13 @@ macro_rules! id {
                 f.write_str(&self.0)
             }
         }
+
+        /// In messages an id stands in quotation marks, as any text does.
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
     };
 }
 

@@ -1,12 +1,12 @@
 //! What each request does, and its answer.
 
 use super::client::Client;
-use super::requests::{Head, Kind, PromptFields, Refusal, Request, Slash, slash};
+use super::requests::{Failure, Head, Kind, PromptFields, Refusal, Request, Slash, invalid, slash};
 use super::routes::{NoRoute, Route};
 use super::stream::ChunkStream;
 use super::{ClientRequest, DaemonAsk, DaemonRespond, PROTOCOL};
 use crate::contract::control::{Control, ControlRequest, Input};
-use crate::contract::error::{DaemonError, ReplyError};
+use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::prompt::{Command, EndReason};
 use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::request;
@@ -24,25 +24,23 @@ const END: Duration = Duration::from_secs(30);
 /// Time for a summary of a long conversation, which a model writes.
 const COMPACTION: Duration = Duration::from_secs(600);
 
-/// Why a request failed.
-pub enum Failure {
-    Text(String),
-    /// By the intake's rules, with its code.
-    Intake(DaemonError),
-    /// By the session, with its code.
-    Session(ReplyError),
-}
-
 impl From<NoRoute> for Failure {
     fn from(why: NoRoute) -> Failure {
-        Failure::Text(why.to_string())
+        let kind = match &why {
+            NoRoute::Unclear(ids) if !ids.is_empty() => ErrorKind::InvalidRequest,
+            NoRoute::Unknown(_) | NoRoute::Unclear(_) => ErrorKind::NotFound,
+        };
+        Failure::new(kind, why.to_string())
     }
 }
 
-impl From<&str> for Failure {
-    fn from(why: &str) -> Failure {
-        Failure::Text(why.to_string())
-    }
+/// The session ended before it answered.
+fn ended() -> Failure {
+    Failure::new(ErrorKind::NotFound, "the session has ended")
+}
+
+fn busy(why: &str) -> Failure {
+    Failure::Session(ReplyError::busy(why))
 }
 
 type Outcome = Result<Value, Failure>;
@@ -72,12 +70,7 @@ impl Client<'_> {
                 // The reference throws in these handlers, and answers what was thrown under the name that was asked for.
                 let asked = matches!(head.command, "answer" | "reject");
                 let command = if asked { head.asked.clone() } else { head.command.to_string() };
-                let (error, details) = match failure {
-                    Failure::Text(error) => (error, None),
-                    Failure::Intake(error) => (error.summary(), Some(error.document())),
-                    Failure::Session(error) => (error.message.clone(), Some(error.document())),
-                };
-                self.refuse(Refusal { id: head.id, command, error, details });
+                self.refuse(Refusal { id: head.id, command: Some(command), failure });
             }
         }
     }
@@ -117,7 +110,7 @@ impl Client<'_> {
             Kind::Compact { instructions } => {
                 self.ask_within(&*self.route(head)?, Control::Compact { instructions }, COMPACTION)
             }
-            Kind::Shutdown { confirmed: false } => Err("Set confirm:true to shutdown this Pi session".into()),
+            Kind::Shutdown { confirmed: false } => Err(invalid("Set confirm:true to shutdown this Pi session")),
             Kind::Shutdown { confirmed: true } if self.own.is_none() && head.session.is_none() => {
                 self.ask_daemon(DaemonAsk::ShutDown, ANSWER)
             }
@@ -142,7 +135,7 @@ impl Client<'_> {
         match (&self.own, &head.session) {
             (Some(own), None) => Ok(own.clone()),
             (Some(own), Some(id)) if **id == *own.identity.id => Ok(own.clone()),
-            (Some(own), Some(_)) => Err(Failure::Text(format!("this is the socket of session {:?}", own.identity.id))),
+            (Some(own), Some(_)) => Err(invalid(format!("this is the socket of session {:?}", own.identity.id))),
             (None, id) => Ok(self.shared.table().find(id.as_deref())?),
         }
     }
@@ -161,15 +154,15 @@ impl Client<'_> {
         let command = Command::Control(Box::new(ControlRequest { control, respond }));
         match route.commands.send_timeout(command, time) {
             Ok(()) => {}
-            Err(SendTimeoutError::Timeout(_)) => return Err("busy: the session takes no request".into()),
-            Err(SendTimeoutError::Disconnected(_)) => return Err("the session has ended".into()),
+            Err(SendTimeoutError::Timeout(_)) => return Err(busy("the session takes no request")),
+            Err(SendTimeoutError::Disconnected(_)) => return Err(ended()),
         }
         match self.wait(&receiver, time) {
             Ok(Ok(answer)) => Ok(answer.into_document()),
             Ok(Err(error)) => Err(Failure::Session(error)),
-            Err(RecvTimeoutError::Disconnected) => Err("the session has ended".into()),
+            Err(RecvTimeoutError::Disconnected) => Err(ended()),
             Err(RecvTimeoutError::Timeout) => {
-                Err(Failure::Text(format!("the session did not answer within {} s", time.as_secs())))
+                Err(busy(&format!("the session did not answer within {} s", time.as_secs())))
             }
         }
     }
@@ -188,12 +181,14 @@ impl Client<'_> {
         let respond: DaemonRespond = Box::new(move |answer| {
             let _ = sender.try_send(answer);
         });
+        // What is made for a client that leaves meanwhile has to be known, because it may have to end with its client.
+        let makes = matches!(ask, DaemonAsk::Create { .. });
         if self.shared.requests.send_timeout(ClientRequest { ask, respond }, time).is_err() {
-            return Err("busy: the daemon takes no request".into());
+            return Err(busy("the daemon takes no request"));
         }
-        match self.wait(&receiver, time) {
-            Ok(answer) => answer.map_err(Failure::Intake),
-            Err(_) => Err(Failure::Text(format!("the daemon did not answer within {} s", time.as_secs()))),
+        match if makes { receiver.recv_timeout(time) } else { self.wait(&receiver, time) } {
+            Ok(answer) => answer.map_err(Failure::Daemon),
+            Err(_) => Err(busy(&format!("the daemon did not answer within {} s", time.as_secs()))),
         }
     }
 
@@ -268,9 +263,10 @@ impl Client<'_> {
                 );
                 let Some(found) = found else {
                     let why = format!("Unknown command: /{name} (get_commands lists those that there are)");
-                    return Err(Failure::Text(why));
+                    return Err(Failure::new(ErrorKind::NotFound, why));
                 };
-                let found = found.map_err(|why| Failure::Text(format!("Slash expansion failed: {why}")))?;
+                let failed = |why| Failure::new(ErrorKind::BadRequest, format!("Slash expansion failed: {why}"));
+                let found = found.map_err(failed)?;
                 expanded = Some((found.kind, found.command));
                 fields.text = match found.again {
                     Some(again) if !route.first_time(again.key) => again.reminder,
@@ -323,7 +319,7 @@ impl Client<'_> {
         if let Some(own) = &self.own {
             let daemon = self.shared.identity.daemon_socket.display();
             let why = format!("this is the socket of session {:?}; the daemon's is {daemon}", own.identity.id);
-            return Err(Failure::Text(why));
+            return Err(invalid(why));
         }
         match asked {
             request::Request::List => self.ask_daemon(DaemonAsk::List, ANSWER),

@@ -103,12 +103,8 @@ impl<'a> Client<'a> {
     fn frame(&mut self, frame: Frame<'_>) {
         let line = match frame {
             Frame::TooLong(beginning) => {
-                let mut response = json!({"type": "response", "success": false, "error": "Input line exceeds 1 MiB"});
-                if let Some(id) = requests::id_of(beginning) {
-                    response["id"] = id;
-                }
-                self.link.send(response.to_string());
-                return;
+                let failure = requests::invalid("Input line exceeds 1 MiB");
+                return self.refuse(Refusal { id: requests::id_of(beginning), command: None, failure });
             }
             Frame::Line(line) => line,
         };
@@ -119,18 +115,17 @@ impl<'a> Client<'a> {
     }
 
     pub fn refuse(&self, refusal: Refusal) {
-        let mut response = response(refusal.id, &refusal.command);
+        let details = refusal.failure.document();
+        let mut response = response(refusal.id, refusal.command.as_deref());
         response.insert("success".into(), json!(false));
-        response.insert("error".into(), json!(refusal.error));
-        if let Some(details) = refusal.details {
-            response.insert("code".into(), details["error"].clone());
-            response.insert("details".into(), details);
-        }
+        response.insert("error".into(), json!(refusal.failure.message()));
+        response.insert("code".into(), details["error"].clone());
+        response.insert("details".into(), details);
         self.link.send(Value::Object(response).to_string());
     }
 
     pub fn succeed(&self, head: &Head, data: Value) {
-        let mut response = response(head.id.clone(), head.command);
+        let mut response = response(head.id.clone(), Some(head.command));
         response.insert("success".into(), json!(true));
         response.insert("data".into(), data);
         self.link.send(Value::Object(response).to_string());
@@ -165,11 +160,13 @@ impl Drop for EndOnPanic<'_> {
     }
 }
 
-fn response(id: Option<Value>, command: &str) -> Map<String, Value> {
+fn response(id: Option<Value>, command: Option<&str>) -> Map<String, Value> {
     let mut response = Map::from_iter([("type".to_string(), json!("response"))]);
     if let Some(id) = id {
         response.insert("id".into(), id);
     }
-    response.insert("command".into(), json!(command));
+    if let Some(command) = command {
+        response.insert("command".into(), json!(command));
+    }
     response
 }

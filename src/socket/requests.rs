@@ -1,7 +1,7 @@
 //! What a client asks for: reading a line, with all the aliases and tolerance that existing clients rely on.
 
 use crate::contract::control::Deliver;
-use crate::contract::error::DaemonError;
+use crate::contract::error::{DaemonError, ErrorKind, ReplyError};
 use crate::contract::request;
 use crate::event_log::HistoryQuery;
 use crate::tolerant_json;
@@ -77,19 +77,49 @@ pub struct PromptFields {
     pub stream: Stream,
 }
 
-/// A line that is no request.
+/// Why a request fails, with the code that programs go by.
+#[derive(Debug, PartialEq)]
+pub enum Failure {
+    /// By the rules of the daemon.
+    Daemon(DaemonError),
+    /// By the rules of a session, or by those of this wire.
+    Session(ReplyError),
+}
+
+impl Failure {
+    pub fn new(kind: ErrorKind, why: impl Into<String>) -> Failure {
+        Failure::Session(ReplyError::new(kind, why))
+    }
+
+    /// For people.
+    pub fn message(&self) -> String {
+        match self {
+            Failure::Daemon(error) => error.summary(),
+            Failure::Session(error) => error.message.clone(),
+        }
+    }
+
+    /// The code, and what else callers over NATS would get.
+    pub fn document(&self) -> Value {
+        match self {
+            Failure::Daemon(error) => error.document(),
+            Failure::Session(error) => error.document(),
+        }
+    }
+}
+
+/// A request that fails, or a line that is none.
 #[derive(Debug, PartialEq)]
 pub struct Refusal {
     pub id: Option<Value>,
-    pub command: String,
-    pub error: String,
-    /// The intake's document, where its rules were broken.
-    pub details: Option<Value>,
+    /// Absent for a line that is too long to be looked into.
+    pub command: Option<String>,
+    pub failure: Failure,
 }
 
 impl Refusal {
-    fn new(id: Option<Value>, command: impl Into<String>, error: impl Into<String>) -> Box<Refusal> {
-        Box::new(Refusal { id, command: command.into(), error: error.into(), details: None })
+    fn new(id: Option<Value>, command: impl Into<String>, failure: Failure) -> Box<Refusal> {
+        Box::new(Refusal { id, command: Some(command.into()), failure })
     }
 }
 
@@ -99,25 +129,22 @@ impl Refusal {
 /// What is to be answered instead.
 pub fn parse(line: &[u8]) -> Result<Request, Box<Refusal>> {
     // JavaScript writes half of a surrogate pair where it cuts a text, which is no reason to refuse all of it.
-    let value: Value = tolerant_json::parse_whole(line)
-        .map_err(|e| Refusal::new(id_of(line), "parse", format!("SyntaxError: {e}")))?;
-    let missing = "Unknown command type: <missing>";
-    let Value::Object(mut fields) = value else { return Err(Refusal::new(None, "unknown", missing)) };
+    let value: Value = tolerant_json::parse_whole(line).map_err(|e| {
+        Refusal::new(id_of(line), "parse", Failure::new(ErrorKind::InvalidJson, format!("SyntaxError: {e}")))
+    })?;
+    let missing = || invalid("Unknown command type: <missing>");
+    let Value::Object(mut fields) = value else { return Err(Refusal::new(None, "unknown", missing())) };
     let id = fields.remove("id");
-    let Some(Value::String(asked)) = fields.remove("type") else { return Err(Refusal::new(id, "unknown", missing)) };
-    let refused = |error: String| Refusal::new(id.clone(), asked.clone(), error);
+    let Some(Value::String(asked)) = fields.remove("type") else { return Err(Refusal::new(id, "unknown", missing())) };
+    let refused = |failure| Refusal::new(id.clone(), asked.clone(), failure);
     let session = match fields.get("session") {
         None | Some(Value::Null) => None,
         Some(Value::String(session)) => Some(session.clone()),
-        Some(_) => return Err(refused("session must be a string".into())),
+        Some(_) => return Err(refused(invalid("session must be a string"))),
     };
     // The intake's name for it, which requests to the intake use for themselves.
     let named = fields.get("sessionId").and_then(Value::as_str).map(str::to_string);
-    let (command, kind) = kind(&asked, fields).map_err(|why| match why {
-        Wrong::Unknown => refused(format!("Unknown command type: {asked}")),
-        Wrong::Text(error) => refused(error),
-        Wrong::Intake(error) => Box::new(Refusal { details: Some(error.document()), ..*refused(error.summary()) }),
-    })?;
+    let (command, kind) = kind(&asked, fields).map_err(refused)?;
     let session = if matches!(kind, Kind::Intake(..)) { session } else { session.or(named) };
     Ok(Request { head: Head { id, asked, command, session }, kind })
 }
@@ -146,14 +173,12 @@ fn next_value<T: DeserializeOwned>(rest: &mut &[u8]) -> Option<T> {
     Some(value)
 }
 
-/// What is wrong with a request.
-enum Wrong {
-    Unknown,
-    Text(String),
-    Intake(DaemonError),
+/// What was sent makes no request.
+pub fn invalid(why: impl Into<String>) -> Failure {
+    Failure::new(ErrorKind::InvalidRequest, why)
 }
 
-fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind), Wrong> {
+fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind), Failure> {
     let stream = fields.get("stream") == Some(&Value::Bool(true));
     let confirmed = fields.get("confirm") == Some(&Value::Bool(true));
     Ok(match asked {
@@ -184,7 +209,7 @@ fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind),
         "session" => ("session", intake("session", fields, stream)?),
         "stop" => ("stop", intake("stop", fields, stream)?),
         "list" => ("list", intake("list", fields, stream)?),
-        _ => return Err(Wrong::Unknown),
+        _ => return Err(Failure::new(ErrorKind::UnknownVerb, format!("Unknown command type: {asked}"))),
     })
 }
 
@@ -192,21 +217,21 @@ fn text(fields: &Map<String, Value>, key: &str) -> Option<String> {
     fields.get(key).and_then(Value::as_str).map(str::to_owned)
 }
 
-fn intake(mode: &str, fields: Map<String, Value>, stream: Stream) -> Result<Kind, Wrong> {
-    let request = request::read(mode, fields).map_err(Wrong::Intake)?;
+fn intake(mode: &str, fields: Map<String, Value>, stream: Stream) -> Result<Kind, Failure> {
+    let request = request::read(mode, fields).map_err(Failure::Daemon)?;
     Ok(Kind::Intake(Box::new(request), stream))
 }
 
-fn question(fields: &Map<String, Value>) -> Result<String, Wrong> {
+fn question(fields: &Map<String, Value>) -> Result<String, Failure> {
     let id = ["requestId", "request_id"].into_iter().find_map(|key| text(fields, key));
     id.map(|id| id.trim().to_string())
         .filter(|id| !id.is_empty())
-        .ok_or_else(|| Wrong::Text("Error: Expected requestId/request_id".into()))
+        .ok_or_else(|| invalid("Error: Expected requestId/request_id"))
 }
 
-fn prompt(fields: &Map<String, Value>, usual: Deliver, stream: Stream) -> Result<Kind, Wrong> {
+fn prompt(fields: &Map<String, Value>, usual: Deliver, stream: Stream) -> Result<Kind, Failure> {
     let content = fields.get("content").filter(|c| c.is_string() || c.is_array()).or_else(|| fields.get("message"));
-    let no_content = || Wrong::Text("Expected string message or content array".into());
+    let no_content = || invalid("Expected string message or content array");
     let (text, images) = content.and_then(parts).ok_or_else(no_content)?;
     let named = |key: &str| fields.get(key).and_then(Value::as_str);
     let deliver = match named("deliverAs").or_else(|| named("streamingBehavior")) {
@@ -219,11 +244,11 @@ fn prompt(fields: &Map<String, Value>, usual: Deliver, stream: Stream) -> Result
     };
     if stream && matches!(deliver, Deliver::Steer | Deliver::FollowUp) {
         let why = "only a prompt of its own can be streamed: deliver it as auto, now or queue";
-        return Err(Wrong::Text(why.into()));
+        return Err(invalid(why));
     }
     let from = self::text(fields, "from").filter(|from| !from.is_empty());
     if from.as_ref().is_some_and(|from| from.len() > request::MAX_OPTION) {
-        return Err(Wrong::Text(format!("from is longer than {} bytes", request::MAX_OPTION)));
+        return Err(invalid(format!("from is longer than {} bytes", request::MAX_OPTION)));
     }
     Ok(Kind::Prompt(Box::new(PromptFields { text, images, deliver, from, stream })))
 }
@@ -348,13 +373,13 @@ mod tests {
             (r#"{"type":"steer","message":"x","stream":true}"#, "steer", "only a prompt of its own"),
         ] {
             let refusal = parse(line.as_bytes()).expect_err(line);
-            assert_eq!(refusal.command, command, "{line}");
-            assert!(refusal.error.starts_with(error), "{line}: {}", refusal.error);
+            assert_eq!(refusal.command.as_deref(), Some(command), "{line}");
+            assert!(refusal.failure.message().starts_with(error), "{line}: {:?}", refusal.failure);
         }
         let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(parse(deep.as_bytes()).expect_err("too deep").command, "parse");
+        assert_eq!(parse(deep.as_bytes()).expect_err("too deep").command.as_deref(), Some("parse"));
         let broken = parse(br#"{"type":"stop","sessionId":">"}"#).expect_err("no id");
-        assert_eq!(broken.details.expect("the intake's document")["error"], "invalid_sessionId");
+        assert_eq!(broken.failure.document()["error"], "invalid_sessionId");
     }
 
     #[test]
