@@ -1,6 +1,7 @@
 //! An answer in the making: what streams in goes to the sink and into the message at the same time.
 
-use super::{Failure, Outcome, Request, Sink, StreamEvent, usage};
+use super::request::{Failed, Outcome, Request, Sink, StreamEvent};
+use super::usage;
 use crate::tolerant_json;
 use crate::transcript::{AssistantMessage, Block, StopReason, Usage, now_ms};
 use serde_json::Map;
@@ -14,33 +15,6 @@ const BLOCK_SIZE: usize = 1 << 10;
 /// Most answers have one or two blocks, and they are kept for as long as their session: up to here, there is room for as
 /// many as there are, and no more.
 const FEW_BLOCKS: usize = 8;
-
-/// What a cancelled request says.
-pub const ABORTED: &str = "Request was aborted";
-
-/// Why a request failed.
-#[derive(Debug, Default)]
-pub struct Failed {
-    /// For the message: with status and body, as far as they are known, and without secrets.
-    pub text: String,
-    pub facts: Failure,
-    pub aborted: bool,
-}
-
-impl Failed {
-    pub fn new(text: impl Into<String>) -> Failed {
-        Failed { text: text.into(), ..Failed::default() }
-    }
-
-    /// The connection did not come about, or was lost before the answer's end.
-    pub fn lost(text: impl Into<String>) -> Failed {
-        Failed { facts: Failure { lost: true, ..Failure::default() }, ..Failed::new(text) }
-    }
-
-    pub fn aborted() -> Failed {
-        Failed { aborted: true, ..Failed::new(ABORTED) }
-    }
-}
 
 /// The answer to one request. Blocks are named by the index that their start returned.
 pub struct Answer<'a> {

@@ -104,7 +104,8 @@ impl Provider {
 mod tests {
     use super::*;
     use crate::model::definition::Inherited;
-    use crate::model::{Model, ThinkingLevel};
+    use crate::model::model_info::Model;
+    use crate::model::thinking::ThinkingLevel;
 
     fn whole(provider: &Provider, model: Definition) -> Model {
         let from = Inherited { provider: provider.id, api: Some(provider.api), base_url: Some(provider.base_url) };

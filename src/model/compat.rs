@@ -5,8 +5,9 @@
 //! The role `developer` is OpenAI's own: it goes to that provider and that host, since the prompt templates of others
 //! refuse it, while every server takes `system`.
 
+use super::catalog;
 use super::http::is_loopback;
-use super::{Model, catalog};
+use super::model_info::Model;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::sync::LazyLock;

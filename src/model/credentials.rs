@@ -2,12 +2,13 @@
 //! `apiKey` of `models.json`, the provider's environment variables. An entry in `auth.json` owns its provider: if it is
 //! of no use, that is an error, and nothing further is tried.
 
-use super::answer::Failed;
 use super::config_file::ConfigFile;
+use super::model_info::{Api, Model, ModelError};
 use super::models_json::ModelsJson;
 use super::oauth::{self, Endpoints, Refresher};
+use super::request::Failed;
 use super::secret_value::{Secret, evaluate, variables};
-use super::{Api, Model, ModelError, catalog, http, odd_values};
+use super::{catalog, http, odd_values};
 use crate::cancel::Cancel;
 use crate::transcript::now_ms;
 use serde_json::{Map, Value};

@@ -1,6 +1,7 @@
 //! A model as files describe it, and the layering of such descriptions: built-in catalog, then `models.json`.
 
-use super::{Api, Model, Rates, Secret, Tier};
+use super::model_info::{Api, Model, Rates, Tier};
+use super::secret_value::Secret;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;

@@ -1,15 +1,16 @@
 //! One request over HTTP, and its answer as a stream of events.
 
-use super::answer::{Answer, Failed};
+use super::answer::Answer;
 use super::credentials::Authorization;
-use super::error_body::ErrorBody;
+use super::error_body::{ErrorBody, quoted};
 use super::http::{Http, HttpError, Patience, Response};
-use super::protocol::{Decoder, Prepared, Progress, quoted};
+use super::protocol::{Decoder, Prepared, Progress};
 use super::reading::{self, Source};
+use super::request::{Failed, Failure};
 use super::secret_value::Secret;
 use super::sse::Events;
 use super::throttle::{Account, Throttle, too_long};
-use super::{Failure, waits};
+use super::waits;
 use crate::cancel::Cancel;
 use crate::transcript::StopReason;
 use std::sync::Arc;

@@ -5,17 +5,21 @@
 //! request to the same server, of whichever session, takes it over. All agents share one TLS configuration, so that
 //! even a new connection resumes a known TLS session.
 
-use super::http_proxy;
-use super::http_resolver::ServerResolver;
-use super::http_tls::TlsConnector;
-use super::http_watch::{InnerConnector, Watch, WatchedConnector};
+mod proxy;
+mod resolver;
+mod tls;
+mod watch;
+
 use crate::cancel::{Cancel, OnCancel};
 use crate::trust_roots;
+use resolver::ServerResolver;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tls::TlsConnector;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 use ureq::{Agent, BodyReader};
+use watch::{InnerConnector, Watch, WatchedConnector};
 
 /// Bounds for name resolution and for connecting, TLS included; shutting an agent down interrupts neither.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -166,8 +170,7 @@ impl Http {
         let watch = Arc::new(Watch::default());
         let setting = self.proxy.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let environment = |name: &str| std::env::var(name).ok();
-        let proxy =
-            if is_loopback(server) { None } else { http_proxy::choose(server, setting.as_deref(), &environment)? };
+        let proxy = if is_loopback(server) { None } else { proxy::choose(server, setting.as_deref(), &environment)? };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))

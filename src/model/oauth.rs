@@ -11,9 +11,8 @@ mod lock;
 
 pub use endpoint::{Endpoints, VENDOR_ONLY};
 
-use super::Failure;
-use super::answer::Failed;
 use super::http::{Http, Patience};
+use super::request::{Failed, Failure};
 use crate::cancel::Cancel;
 use crate::threads;
 use crate::transcript::now_ms;

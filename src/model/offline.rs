@@ -1,8 +1,9 @@
 //! The offline model: a built-in script in place of a model. It needs no network and no key, always answers the same,
 //! and is used only where `offline/demo` is named. [`DIRECTIVES`] says what its script can do.
 
-use super::answer::{Answer, Failed};
-use super::{Api, Failure, Model, Rates, Request};
+use super::answer::Answer;
+use super::model_info::{Api, Model, Rates};
+use super::request::{Failed, Failure, Request};
 use crate::cancel::Cancel;
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason};
 use std::collections::{BTreeMap, VecDeque};

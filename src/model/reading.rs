@@ -1,14 +1,16 @@
 //! Reading an answer: events go to the decoder of the model's API one by one. What is not its business is settled here,
 //! alike for all APIs: errors in place of an answer, events that are none, answers without end, lost connections.
 
-use super::answer::{Answer, Failed};
-use super::protocol::{DONE, Decoder, Progress, provider_error, quoted, unusable};
+use super::answer::Answer;
+use super::error_body::quoted;
+use super::protocol::{DONE, Decoder, Progress};
+use super::request::Failed;
 use super::sse::{Event, Events};
+use super::stated_error::{is_error_alone, provider_error, unusable};
 use crate::cancel::Cancel;
 use crate::tolerant_json;
 use crate::transcript::StopReason;
 use serde::de::IgnoredAny;
-use serde_json::Value;
 use serde_json::value::RawValue;
 use std::io::{self, ErrorKind, Read};
 
@@ -164,7 +166,7 @@ impl Reading<'_> {
         let stray = events.stray().trim_ascii();
         if answer.is_untouched() {
             let first = String::from_utf8_lossy(&self.first);
-            if self.count == 1 && (result.is_err() && events.has_objects() || says_error(&first)) {
+            if self.count == 1 && (result.is_err() && events.has_objects() || is_error_alone(&first)) {
                 return Err(provider_error(&first));
             }
             if !stray.is_empty() {
@@ -186,21 +188,6 @@ fn is_done(data: &[u8]) -> bool {
 
 fn is_json(data: &[u8]) -> bool {
     tolerant_json::parse::<IgnoredAny>(data, &mut String::new()).is_ok()
-}
-
-/// Whether an object that is no event of any API is an error: where there is no field `error` in it, there are words.
-fn says_error(data: &str) -> bool {
-    let first = match serde_json::from_str(data) {
-        Ok(Value::Array(list)) => list.into_iter().next(),
-        value => value.ok(),
-    };
-    let Some(Value::Object(fields)) = first else { return false };
-    fields.get("object").is_some_and(|kind| kind == "error")
-        || fields.get("error").is_some_and(|error| error.is_object() || error.is_string())
-        || ["message", "msg", "error_msg", "errorMessage"]
-            .iter()
-            .any(|key| fields.get(*key).is_some_and(Value::is_string))
-        || fields.get("detail").is_some_and(|detail| !detail.is_null())
 }
 
 fn lost(error: &io::Error) -> Failed {

@@ -24,7 +24,8 @@ pub use names::resolve_tool_name;
 pub use refused::{Habit, Refused};
 pub use remedy::{MAX_REPAIRS, Refusal, Remedy, remedy};
 
-use super::Model;
+use super::ids;
+use super::model_info::Model;
 use crate::transcript::{
     AssistantMessage, Block, Content, Message, StopReason, ToolResultMessage, ToolSpec, UserMessage,
 };
@@ -68,6 +69,22 @@ pub struct Rules {
     pub thought_last: bool,
     /// A blank text may carry a signature.
     pub signed_blanks: bool,
+}
+
+impl Rules {
+    /// What most APIs take.
+    pub const USUAL: Rules = Rules {
+        foreign_id: ids::portable,
+        takes_id: |id| !id.is_empty(),
+        max_id: 64,
+        ids_in_request: true,
+        item_ids: false,
+        unnamed: Block::clone,
+        letter_first: false,
+        takes_thought: |_| true,
+        thought_last: false,
+        signed_blanks: false,
+    };
 }
 
 /// For what a history is made sendable.

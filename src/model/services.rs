@@ -1,19 +1,22 @@
 //! The way in: models by name, their credentials, and requests to them.
 
-use super::answer::{Answer, Failed};
+use super::answer::Answer;
 use super::config_file::ConfigFile;
 use super::credentials::{Authorization, Credentials, process_environment};
 use super::exchange::Exchange;
 use super::http::{Http, Patience};
+use super::model_info::{Api, Model, ModelError};
 use super::models_json::ModelsJson;
 use super::oauth::Endpoints;
 use super::overflow::is_overflow;
 use super::protocol::{Draft, Prepared, Protocol};
 use super::registry::Registry;
+use super::request::{Failed, Outcome, Request, Sink};
 use super::sendable::{How, Limits, MAX_REPAIRS, Refusal, Refused, Remedy, remedy, sendable};
 use super::settings::{self, QueueModes, RetrySettings, Settings, ToolSettings};
+use super::thinking::ThinkingLevel;
 use super::throttle::Throttle;
-use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, catalog, offline, usage};
+use super::{catalog, offline, provider_apis, usage};
 use crate::cancel::Cancel;
 use crate::transcript::compaction::CompactionSettings;
 use crate::transcript::{AssistantMessage, Message, StopReason};
@@ -230,7 +233,7 @@ impl Services {
     /// Sends the request and hands the answer to `sink` as it comes. Returns when it is complete, failed or cancelled.
     pub fn stream(&self, request: &Request<'_>, cancel: &Cancel, sink: &mut dyn Sink) -> Outcome {
         let mut answer = Answer::new(request, sink);
-        let result = match Protocol::of(request.model.api) {
+        let result = match provider_apis::protocol(request.model.api) {
             _ if cancel.is_cancelled() => Err(Failed::aborted()),
             None => self.shared.offline.run(request, cancel, &mut answer),
             Some(protocol) => self.exchange(&protocol, request, cancel, &mut answer),

@@ -1,8 +1,9 @@
 //! `settings.json`: what of PI's settings concerns models and requests.
 
 use super::exchange::RetryPolicy;
-use super::thinking::Budgets;
-use super::{Model, ThinkingLevel, odd_values};
+use super::model_info::Model;
+use super::odd_values;
+use super::thinking::{Budgets, ThinkingLevel};
 use crate::jsonc;
 use crate::transcript::compaction::CompactionSettings;
 use serde::Deserialize;

@@ -2,13 +2,14 @@
 
 use super::answer::Answer;
 use super::credentials::{Authorization, Scheme};
+use super::model_info::{Api, Model, Rates};
 use super::protocol::{Decoder, Draft, Prepared};
 use super::reading;
+use super::request::{Outcome, Request, Sink, StreamEvent};
 use super::secret_value::Secret;
 use super::sendable::Refused;
 use super::sse::Events;
-use super::thinking::Budgets;
-use super::{Api, Model, Outcome, Rates, Request, Sink, StreamEvent, ThinkingLevel};
+use super::thinking::{Budgets, ThinkingLevel};
 use crate::cancel::Cancel;
 use crate::transcript::{AssistantMessage, Message, ToolSpec};
 use std::collections::BTreeMap;

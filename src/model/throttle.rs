@@ -1,8 +1,7 @@
 //! One back-off for all who use the same key at the same server. When one request is told to wait, the others wait too,
 //! and afterwards they go on one after another, so that a hundred sessions do not run into the limit together.
 
-use super::Failure;
-use super::answer::Failed;
+use super::request::{Failed, Failure};
 use crate::cancel::Cancel;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,19 +1,22 @@
 //! The events of an answer.
 
-use crate::model::answer::{Answer, Failed};
-use crate::model::lenient::{Count, JsonText, List, Object, Text};
-use crate::model::protocol::{DONE, Decoder, Progress, is_error, provider_error, stopped, stopped_by, unusable};
+mod event;
+
+use crate::model::answer::Answer;
+use crate::model::lenient::{Object, Text};
+use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
+use crate::model::request::Failed;
 use crate::model::sse::Event;
 use crate::model::stated_error;
+use crate::model::stated_error::{is_error, provider_error, unusable};
 use crate::tolerant_json;
-use crate::transcript::{StopReason, Usage};
-use serde::Deserialize;
+use crate::transcript::StopReason;
+use event::{AnyEvent, BlockStart, DeltaEvent, ReportedUsage};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 /// Understands the answer's events.
 #[derive(Default)]
-pub struct Stream {
+pub struct AnthropicDecoder {
     /// The blocks that have begun, those that have ended among them.
     blocks: Vec<Begun>,
     begun: bool,
@@ -45,135 +48,10 @@ enum Kind {
     Skipped,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct DeltaEvent<'a> {
-    index: Count,
-    #[serde(borrow)]
-    delta: Object<Delta<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Delta<'a> {
-    #[serde(borrow)]
-    text: Text<'a>,
-    #[serde(borrow)]
-    thinking: Text<'a>,
-    #[serde(borrow)]
-    partial_json: JsonText<'a>,
-    #[serde(borrow)]
-    signature: Text<'a>,
-}
-
-/// Every other event; absent fields are those of other events. A message that came whole has those of its start and its end.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct AnyEvent<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
-    index: Count,
-    #[serde(borrow)]
-    message: Object<Opening<'a>>,
-    #[serde(borrow)]
-    content_block: Object<BlockStart<'a>>,
-    #[serde(borrow)]
-    delta: Object<Closing<'a>>,
-    usage: Object<Counts>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Text<'a>,
-    #[serde(borrow)]
-    model: Text<'a>,
-    #[serde(borrow)]
-    content: List<BlockStart<'a>>,
-    #[serde(borrow)]
-    stop_reason: Text<'a>,
-    stop_details: Value,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Opening<'a> {
-    #[serde(borrow)]
-    id: Text<'a>,
-    #[serde(borrow)]
-    model: Text<'a>,
-    usage: Object<Counts>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct BlockStart<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
-    #[serde(borrow)]
-    text: Text<'a>,
-    #[serde(borrow)]
-    thinking: Text<'a>,
-    #[serde(borrow)]
-    signature: Text<'a>,
-    #[serde(borrow)]
-    data: Text<'a>,
-    #[serde(borrow)]
-    id: Text<'a>,
-    #[serde(borrow)]
-    name: Text<'a>,
-    #[serde(borrow)]
-    input: JsonText<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Closing<'a> {
-    #[serde(borrow)]
-    stop_reason: Text<'a>,
-    stop_details: Value,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Counts {
-    input_tokens: Count,
-    output_tokens: Count,
-    cache_read_input_tokens: Count,
-    cache_creation_input_tokens: Count,
-    cache_creation: Object<CacheCreation>,
-    output_tokens_details: Object<OutputDetails>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct CacheCreation {
-    ephemeral_1h_input_tokens: Count,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct OutputDetails {
-    thinking_tokens: Count,
-}
-
-impl Counts {
-    /// Takes over what is there: servers leave out what has not changed.
-    fn apply(&self, usage: &mut Usage) {
-        let set = |field: &mut u64, value: Count| *field = value.0.unwrap_or(*field);
-        set(&mut usage.input, self.input_tokens);
-        set(&mut usage.output, self.output_tokens);
-        set(&mut usage.cache_read, self.cache_read_input_tokens);
-        set(&mut usage.cache_write, self.cache_creation_input_tokens);
-        let hour = self.cache_creation.0.as_ref().and_then(|creation| creation.ephemeral_1h_input_tokens.0);
-        usage.cache_write_1h = hour.or(usage.cache_write_1h);
-        let thoughts = self.output_tokens_details.0.as_ref().and_then(|details| details.thinking_tokens.0);
-        usage.reasoning = thoughts.or(usage.reasoning);
-    }
-}
-
 /// How the deltas of a server begin that names no events.
 const UNNAMED_DELTA: &[u8] = br#"{"type":"content_block_delta","#;
 
-impl Decoder for Stream {
+impl Decoder for AnthropicDecoder {
     fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
         if event.name == b"content_block_delta" || event.name.is_empty() && event.data.starts_with(UNNAMED_DELTA) {
             return self.delta(event.data, answer);
@@ -237,12 +115,7 @@ impl Decoder for Stream {
                 return Ok(Progress::Done);
             }
             // Other kinds of events may have a message that is no error.
-            "" | "error" if name.is_empty() => {
-                let value: Value = tolerant_json::parse(event.data, &mut String::new()).map_err(|e| unusable(&e))?;
-                if let Some(error) = stated_error::find(&value) {
-                    return Err(provider_error(&error.to_string()));
-                }
-            }
+            "" | "error" if name.is_empty() => stated_error::check(event.data)?,
             _ => {}
         }
         Ok(Progress::More)
@@ -290,7 +163,7 @@ impl Decoder for Stream {
     }
 }
 
-impl Stream {
+impl AnthropicDecoder {
     /// The hot path: one piece of text, thought or arguments. What it is counts for more than the block that it names.
     fn delta(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, Failed> {
         let mut repaired = String::new();
@@ -350,7 +223,7 @@ impl Stream {
         }
     }
 
-    fn open(&mut self, id: Text<'_>, model: Text<'_>, usage: &Object<Counts>, answer: &mut Answer<'_>) {
+    fn open(&mut self, id: Text<'_>, model: Text<'_>, usage: &Object<ReportedUsage>, answer: &mut Answer<'_>) {
         self.begun = true;
         answer.message.response_id = id.owned();
         answer.message.response_model = model.owned().filter(|model| *model != answer.message.model);
@@ -432,3 +305,6 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,18 +1,21 @@
 //! The events of an answer. Each is a piece of a response; there is no event that says "that was all": a reason to finish
 //! may come with every piece, and what follows it belongs to the answer.
 
-use crate::model::answer::{Answer, Failed};
-use crate::model::lenient::{Count, First, Flag, JsonText, List, Object, Text};
-use crate::model::protocol::{DONE, Decoder, Progress, is_error, provider_error, stopped, stopped_by, unusable};
+mod event;
+
+use crate::model::answer::Answer;
+use crate::model::lenient::Flag;
+use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
+use crate::model::request::Failed;
 use crate::model::sse::Event;
+use crate::model::stated_error::{is_error, provider_error, unusable};
 use crate::tolerant_json;
-use crate::transcript::{Block, StopReason, Usage};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use crate::transcript::{Block, StopReason};
+use event::{Chunk, FunctionCall, Part};
 
 /// Understands the answer's events.
 #[derive(Default)]
-pub struct Stream {
+pub struct GoogleDecoder {
     /// The block that text goes into, and whether it is one of thoughts.
     open: Option<(usize, bool)>,
     /// Why the model stopped, in the provider's word, and in more words where it has them.
@@ -24,102 +27,7 @@ pub struct Stream {
     done: bool,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Chunk<'a> {
-    #[serde(borrow)]
-    candidates: First<Candidate<'a>>,
-    #[serde(alias = "usage_metadata")]
-    usage_metadata: Object<Counts>,
-    #[serde(borrow)]
-    response_id: Text<'a>,
-    #[serde(borrow)]
-    model_version: Text<'a>,
-    #[serde(borrow)]
-    prompt_feedback: Object<Feedback<'a>>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Candidate<'a> {
-    #[serde(borrow)]
-    content: Object<Parts<'a>>,
-    #[serde(borrow, alias = "finish_reason")]
-    finish_reason: Text<'a>,
-    #[serde(borrow)]
-    finish_message: Text<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Parts<'a> {
-    #[serde(borrow)]
-    parts: List<Part<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Part<'a> {
-    #[serde(borrow)]
-    text: Text<'a>,
-    thought: Flag,
-    #[serde(borrow, alias = "thought_signature")]
-    thought_signature: Text<'a>,
-    #[serde(borrow, alias = "function_call")]
-    function_call: Object<FunctionCall<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct FunctionCall<'a> {
-    #[serde(borrow)]
-    id: Text<'a>,
-    #[serde(borrow)]
-    name: Text<'a>,
-    #[serde(borrow)]
-    args: JsonText<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Feedback<'a> {
-    #[serde(borrow)]
-    block_reason: Text<'a>,
-    #[serde(borrow)]
-    block_reason_message: Text<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Counts {
-    prompt_token_count: Count,
-    candidates_token_count: Count,
-    thoughts_token_count: Count,
-    cached_content_token_count: Count,
-    total_token_count: Count,
-}
-
-impl Counts {
-    fn apply(&self, usage: &mut Usage) {
-        let [prompt, candidates, thoughts, cached, total] = [
-            self.prompt_token_count,
-            self.candidates_token_count,
-            self.thoughts_token_count,
-            self.cached_content_token_count,
-            self.total_token_count,
-        ]
-        .map(|count| count.0.unwrap_or(0));
-        usage.cache_read = cached;
-        usage.input = prompt.saturating_sub(cached);
-        usage.output = candidates.saturating_add(thoughts);
-        usage.reasoning = (thoughts > 0).then_some(thoughts);
-        usage.total_tokens = total;
-    }
-}
-
-impl Decoder for Stream {
+impl Decoder for GoogleDecoder {
     fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
         if event.data == DONE {
             self.done = true;
@@ -211,7 +119,7 @@ const NO_ANSWER: &[&str] = &[
     "NO_IMAGE",
 ];
 
-impl Stream {
+impl GoogleDecoder {
     fn part(&mut self, part: Part<'_>, answer: &mut Answer<'_>) {
         let Part { text, thought: Flag(thought), thought_signature, function_call } = part;
         let is_call = function_call.0.is_some();
@@ -271,3 +179,6 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

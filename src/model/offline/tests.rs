@@ -1,6 +1,6 @@
 use super::*;
+use crate::model::request::{Outcome, StreamEvent};
 use crate::model::test_support::{Recorder, test_messages, test_request};
-use crate::model::{Outcome, StreamEvent};
 use serde_json::{Value, json};
 use std::sync::Arc;
 

@@ -1,28 +1,29 @@
 //! The events of an answer.
 
 mod calls;
-mod chunk;
 mod details;
+mod event;
 
-use crate::model::Failure;
-use crate::model::answer::{Answer, Failed};
+use crate::model::answer::Answer;
 use crate::model::compat::Compat;
 use crate::model::lenient::Text;
-use crate::model::openai_messages::REASONING_FIELDS;
-use crate::model::openai_usage::{Counts, Known};
-use crate::model::protocol::{DONE, Decoder, Progress, is_error, provider_error, stopped, stopped_by, unusable};
+use crate::model::openai_fields::REASONING_FIELDS;
+use crate::model::openai_usage::{KnownUsage, ReportedUsage};
+use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
+use crate::model::request::{Failed, Failure};
 use crate::model::sse::Event;
 use crate::model::stated_error;
+use crate::model::stated_error::{is_error, provider_error, unusable};
 use crate::tolerant_json;
 use crate::transcript::{Block, StopReason};
 use calls::Calls;
-use chunk::{CallDelta, Choice, Chunk, Delta};
 use details::Details;
+use event::{CallDelta, Choice, Chunk, Delta};
 use serde_json::Value;
 use std::borrow::Cow;
 
 /// Understands the answer's events.
-pub struct Stream {
+pub struct CompletionsDecoder {
     /// The server says why it stopped.
     says_why: bool,
     text: Option<usize>,
@@ -30,7 +31,7 @@ pub struct Stream {
     details: Details,
     calls: Calls,
     identified: bool,
-    counts: Known,
+    counts: KnownUsage,
     /// Something came in pieces, so that a whole message is a repetition.
     in_pieces: bool,
     /// The content is a thought up to its closing tag.
@@ -42,16 +43,16 @@ pub struct Stream {
     done: bool,
 }
 
-impl Stream {
-    pub fn new(compat: &Compat) -> Stream {
-        Stream {
+impl CompletionsDecoder {
+    pub fn new(compat: &Compat) -> CompletionsDecoder {
+        CompletionsDecoder {
             says_why: compat.finish_reason,
             text: None,
             thinking: None,
             details: Details::default(),
             calls: Calls::default(),
             identified: false,
-            counts: Known::default(),
+            counts: KnownUsage::default(),
             in_pieces: false,
             in_thought: false,
             extra: None,
@@ -61,7 +62,7 @@ impl Stream {
     }
 }
 
-impl Decoder for Stream {
+impl Decoder for CompletionsDecoder {
     fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
         if event.data == DONE {
             self.done = true;
@@ -80,7 +81,11 @@ impl Decoder for Stream {
         let is_counted = counted.is_some();
         self.count(counted, answer);
         let Some(choice) = chunk.choices.first else {
-            return if is_counted { Ok(Progress::More) } else { without_choice(event.data) };
+            // Such a chunk says something of the request, like the first one of Azure, or is an error.
+            if !is_counted {
+                stated_error::check(event.data)?;
+            }
+            return Ok(Progress::More);
         };
         let is_chunk = chunk.object.as_str() == "chat.completion.chunk";
         self.choice(choice, is_chunk, answer)?;
@@ -162,13 +167,7 @@ impl Ending {
     }
 }
 
-/// A chunk that holds no choice says something of the request, like the first one of Azure, or is an error.
-fn without_choice(data: &[u8]) -> Result<Progress, Failed> {
-    let value: Value = tolerant_json::parse(data, &mut String::new()).map_err(|e| unusable(&e))?;
-    stated_error::find(&value).map_or(Ok(Progress::More), |error| Err(provider_error(&error.to_string())))
-}
-
-impl Stream {
+impl CompletionsDecoder {
     fn identify(&mut self, id: Text<'_>, model: Text<'_>, answer: &mut Answer<'_>) {
         answer.message.response_id = id.owned();
         answer.message.response_model = model.owned().filter(|model| *model != answer.message.model);
@@ -176,7 +175,7 @@ impl Stream {
         self.identified = answer.message.response_id.is_some();
     }
 
-    fn count(&mut self, counts: Option<Box<Counts>>, answer: &mut Answer<'_>) {
+    fn count(&mut self, counts: Option<Box<ReportedUsage>>, answer: &mut Answer<'_>) {
         if let Some(counts) = counts {
             self.counts.learn(&counts);
             self.counts.write(&counts, &mut answer.message.usage);
@@ -364,5 +363,7 @@ fn leave_new(text: &mut Text<'_>, so_far: &str, in_pieces: bool) {
     }
 }
 
+#[cfg(test)]
+mod server_tests;
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,15 @@
 mod event;
 mod items;
 
-use super::TextSignature;
-use crate::model::answer::{Answer, Failed};
-use crate::model::openai_usage::Known;
-use crate::model::protocol::{DONE, Decoder, Progress, provider_error, quoted, stopped, unusable};
+use super::request::TextSignature;
+use crate::model::answer::Answer;
+use crate::model::error_body::quoted;
+use crate::model::openai_usage::KnownUsage;
+use crate::model::protocol::{DONE, Decoder, Progress, stopped};
+use crate::model::request::Failed;
 use crate::model::sse::Event;
 use crate::model::stated_error;
+use crate::model::stated_error::{provider_error, unusable};
 use crate::tolerant_json;
 use crate::transcript::{Block, StopReason};
 use event::{Any, Delta, Kind, OutputItem, Response};
@@ -18,7 +21,7 @@ use serde_json::value::RawValue;
 
 /// Understands the answer's events.
 #[derive(Default)]
-pub struct Stream {
+pub struct ResponsesDecoder {
     items: Items,
     /// How the response ended.
     ending: Option<Result<StopReason, Failed>>,
@@ -26,7 +29,7 @@ pub struct Stream {
     done: bool,
 }
 
-impl Decoder for Stream {
+impl Decoder for ResponsesDecoder {
     fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
         if event.data == DONE {
             self.done = true;
@@ -122,12 +125,7 @@ impl Decoder for Stream {
             }
             "error" | "response.error" => return Err(provider_error(&String::from_utf8_lossy(event.data))),
             // Other kinds of events may have a message that is no error.
-            "" => {
-                let value: Value = tolerant_json::parse(event.data, &mut String::new()).map_err(|e| unusable(&e))?;
-                if let Some(error) = stated_error::find(&value) {
-                    return Err(provider_error(&error.to_string()));
-                }
-            }
+            "" => stated_error::check(event.data)?,
             _ => {}
         }
         Ok(Progress::More)
@@ -240,7 +238,7 @@ fn arguments(index: usize, whole: &str, answer: &mut Answer<'_>) {
     }
 }
 
-impl Stream {
+impl ResponsesDecoder {
     /// The hot path: one piece of text or thought.
     fn piece(&mut self, kind: Kind, data: &[u8], answer: &mut Answer<'_>) -> Result<(), Failed> {
         let mut repaired = String::new();
@@ -369,7 +367,7 @@ impl Stream {
     fn end_with(&mut self, kind: &str, response: Response<'_>, error: Option<&RawValue>, answer: &mut Answer<'_>) {
         identify(&response, answer);
         if let Some(counts) = &response.usage.0 {
-            let mut known = Known::default();
+            let mut known = KnownUsage::default();
             known.learn(counts);
             known.write(counts, &mut answer.message.usage);
             answer.message.usage.total_tokens = known.total();
@@ -496,5 +494,7 @@ fn failed(error: Option<&RawValue>) -> Failed {
     Failed { facts: provider_error(raw).facts, ..Failed::new(text) }
 }
 
+#[cfg(test)]
+mod server_tests;
 #[cfg(test)]
 mod tests;

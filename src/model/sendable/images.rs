@@ -2,7 +2,7 @@
 
 use super::How;
 use super::refused::Why;
-use crate::model::{Api, Model};
+use crate::model::model_info::{Api, Model};
 use crate::tools::images::sniff;
 use crate::transcript::{Block, Content, Message};
 use base64::Engine;

@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::model::credentials::{Authorization, Scheme};
-use crate::model::protocol::{Draft, Protocol};
+use crate::model::model_info::Api;
+use crate::model::protocol::Draft;
+use crate::model::provider_apis;
+use crate::model::request::Request;
 use crate::model::test_support::{test_model, test_request};
-use crate::model::thinking::Budgets;
-use crate::model::{Api, Request, ThinkingLevel};
+use crate::model::thinking::{Budgets, ThinkingLevel};
 use serde_json::{Value, json};
 
 const PNG: &str = "iVBORw0KGgo=";
@@ -264,7 +266,7 @@ fn check(api: Api, body: &Value) -> Result<(), String> {
 #[test]
 fn every_history_can_be_sent() {
     for api in APIS {
-        let protocol = Protocol::of(api).expect("an API");
+        let protocol = provider_apis::protocol(api).expect("an API");
         let model = Model { api, id: "gemini-3-pro".to_string(), reasoning: true, ..test_model() };
         let authorization = Authorization { secret: None, scheme: Scheme::Key, headers: Vec::new() };
         let tools = [ToolSpec { name: "bash".to_string(), description: "D".to_string(), parameters: json!({}) }];

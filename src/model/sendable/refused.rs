@@ -1,7 +1,7 @@
 //! What providers refused to take, so that it is not sent to them again.
 
-use crate::model::Model;
-use crate::model::openai_messages::REASONING_FIELDS;
+use crate::model::model_info::Model;
+use crate::model::openai_fields::REASONING_FIELDS;
 use crate::transcript::Block;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};

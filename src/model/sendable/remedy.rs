@@ -1,7 +1,7 @@
 //! Finds out what a provider's refusal complains about, and what to leave out so that it has nothing to complain about.
 
 use super::refused::{Habit, Piece, Refused, Why, habit_piece, thought};
-use crate::model::{Api, Model};
+use crate::model::model_info::{Api, Model};
 use crate::transcript::{Block, Content, Message, StopReason};
 use serde_json::Value;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 use super::*;
-use crate::model::Api;
-use crate::model::protocol::Protocol;
+use crate::model::model_info::Api;
+use crate::model::provider_apis;
 use crate::model::test_support::{test_messages, test_model};
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fn text(text: &str) -> Value {
 }
 
 fn rules(api: Api) -> Rules {
-    Protocol::of(api).expect("an API").rules
+    provider_apis::protocol(api).expect("an API").rules
 }
 
 /// What is said of every message that is sent: role, tool call id and name, the blocks' texts.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::StreamEvent;
+use crate::model::request::StreamEvent;
 use crate::model::test_support::{Recorder, TestServer, test_messages, test_request};
 use serde_json::{Value, json};
 use std::sync::mpsc;

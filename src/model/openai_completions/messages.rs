@@ -1,9 +1,10 @@
 //! Messages and tools in the form of the `openai-completions` API.
 
-use super::compat::Compat;
-use super::google::NO_SIGNATURE;
-use super::ids::{sanitize, short_hash};
-use super::protocol::Draft;
+use crate::model::compat::Compat;
+use crate::model::google::NO_SIGNATURE;
+use crate::model::ids::{sanitize, short_hash};
+use crate::model::openai_fields::{REASONING_FIELDS, result_text, texts};
+use crate::model::protocol::Draft;
 use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage, ToolSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -12,9 +13,6 @@ use std::borrow::Cow;
 
 /// The longest tool call id that OpenAI takes.
 const MAX_ID: usize = 40;
-
-/// The names under which servers send thoughts; a thinking block's signature says which one it came by.
-pub const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "reasoning", "reasoning_text"];
 
 /// The id of another model's tool call in the form that this API takes.
 pub fn foreign_id(id: &str) -> String {
@@ -226,23 +224,6 @@ fn user_content(content: &Content) -> Option<Said<'_>> {
             let parts: Vec<_> = blocks.iter().filter(|b| !blank(b)).filter_map(part).collect();
             (!parts.is_empty()).then_some(Said::Parts(parts))
         }
-    }
-}
-
-fn texts(blocks: &[Block]) -> impl Iterator<Item = &str> {
-    blocks.iter().filter_map(|block| match block {
-        Block::Text { text, .. } => Some(text.as_str()),
-        _ => None,
-    })
-}
-
-/// A tool result's text, or what stands in for it.
-pub fn result_text(blocks: &[Block]) -> Cow<'_, str> {
-    let text = texts(blocks).collect::<Vec<_>>().join("\n");
-    match text.as_str() {
-        "" if blocks.iter().any(|b| matches!(b, Block::Image { .. })) => Cow::Borrowed("(see attached image)"),
-        "" => Cow::Borrowed("(no tool output)"),
-        _ => Cow::Owned(text),
     }
 }
 
