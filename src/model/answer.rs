@@ -1,6 +1,6 @@
 //! An answer in the making: what streams in goes to the sink and into the message at the same time.
 
-use super::request::{Failed, Outcome, Request, Sink, StreamEvent};
+use super::request::{Outcome, Request, RequestError, Sink, StreamEvent};
 use super::usage;
 use crate::tolerant_json;
 use crate::transcript::{AssistantMessage, Block, StopReason, Usage, now_ms};
@@ -293,7 +293,7 @@ impl<'a> Answer<'a> {
     }
 
     /// The end: prices the request, and turns a failure into the message's.
-    pub fn finish(mut self, request: &Request<'_>, result: Result<StopReason, Failed>) -> Outcome {
+    pub fn finish(mut self, request: &Request<'_>, result: Result<StopReason, RequestError>) -> Outcome {
         for index in 0..self.message.content.len() {
             self.parse_arguments(index);
         }

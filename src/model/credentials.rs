@@ -6,7 +6,7 @@ use super::config_file::ConfigFile;
 use super::model_info::{Api, Model, ModelError};
 use super::models_json::ModelsJson;
 use super::oauth::{self, Endpoints, Refresher};
-use super::request::Failed;
+use super::request::RequestError;
 use super::secret_value::{Secret, evaluate, variables};
 use super::{catalog, http, odd_values};
 use crate::cancel::Cancel;
@@ -157,9 +157,9 @@ impl Credentials {
     /// # Errors
     ///
     /// The sign-in is of no use any more (the text names provider and fix), or `cancel` came first.
-    pub fn renew(&self, model: &Model, user: &ModelsJson, cancel: &Cancel) -> Result<(), Failed> {
+    pub fn renew(&self, model: &Model, user: &ModelsJson, cancel: &Cancel) -> Result<(), RequestError> {
         let provider = &model.provider;
-        let file = self.stored().map_err(|e| Failed::new(e.to_string()))?;
+        let file = self.stored().map_err(|e| RequestError::new(e.to_string()))?;
         match file.entries.get(provider) {
             Some(Entry::Oauth { refresh, expires, .. })
                 if self.refreshable(provider, refresh)

@@ -1,7 +1,7 @@
 //! HTTP requests whose answers stream, and the idle connections that the next request may use.
 //!
 //! A request has a ureq agent for itself, because an agent is what can be shut down from another thread: cancelling one
-//! turn must not cut the requests of others. After a clean end the agent is parked with its connection, and the next
+//! turn must not cut the requests of others. After a clean end the agent is kept with its idle connection, and the next
 //! request to the same server, of whichever session, takes it over. All agents share one TLS configuration, so that
 //! even a new connection resumes a known TLS session.
 
@@ -39,7 +39,7 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a server may be silent.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Patience {
+pub struct Timeouts {
     /// Before the response headers.
     pub first_byte: Duration,
     /// Between two pieces of the body.
@@ -78,19 +78,19 @@ pub struct Http {
     connector: Arc<InnerConnector>,
     /// The proxy that the user's settings name.
     proxy: Mutex<Option<String>>,
-    parked: Mutex<Vec<Parked>>,
+    idle: Mutex<Vec<IdleConnection>>,
 }
 
 /// An agent that waits for its next request.
-struct Parked {
-    line: Line,
+struct IdleConnection {
+    agent: ServerAgent,
     since: Instant,
     /// The answer before, whose end may still be on its way. Nobody waits for it until the connection is needed again.
     rest: BodyReader<'static>,
 }
 
 /// An agent with the server it talks to and the watch over its connections.
-struct Line {
+struct ServerAgent {
     server: String,
     agent: Agent,
     watch: Arc<Watch>,
@@ -100,7 +100,7 @@ impl Default for Http {
     fn default() -> Http {
         let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
         let connector = Arc::new(connector.chain(TlsConnector::default()));
-        Http { connector, proxy: Mutex::default(), parked: Mutex::default() }
+        Http { connector, proxy: Mutex::default(), idle: Mutex::default() }
     }
 }
 
@@ -111,7 +111,7 @@ impl Http {
         let mut proxy = self.proxy.lock().unwrap_or_else(PoisonError::into_inner);
         if proxy.as_deref() != setting {
             *proxy = setting.map(str::to_string);
-            self.parked.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
     }
 
@@ -121,37 +121,37 @@ impl Http {
         url: &str,
         headers: &[(String, String)],
         body: &[u8],
-        patience: Patience,
+        timeouts: Timeouts,
         cancel: &Cancel,
     ) -> Result<Response, HttpError> {
         let server =
             server_of(url).ok_or_else(|| HttpError::Invalid("the base URL is not an http(s) URL".to_string()))?;
-        let mut line = self.check_out(&server);
+        let mut agent = self.check_out(&server);
         loop {
-            let reused = line.is_some();
-            let used = match line.take() {
-                Some(line) => line,
-                None => self.new_line(&server)?,
+            let reused = agent.is_some();
+            let used = match agent.take() {
+                Some(agent) => agent,
+                None => self.new_agent(&server)?,
             };
-            used.watch.begin(patience.first_byte);
+            used.watch.begin(timeouts.first_byte);
             let agent = used.agent.clone();
             let guard = cancel.on_cancel(move || agent.shutdown());
             let mut request = used.agent.post(url);
-            if patience.total.is_some() {
-                request = request.config().timeout_global(patience.total).build();
+            if timeouts.total.is_some() {
+                request = request.config().timeout_global(timeouts.total).build();
             }
             for (name, value) in headers {
                 request = request.header(name, value);
             }
             match request.send(body) {
                 Ok(response) => {
-                    used.watch.limit(patience.idle);
+                    used.watch.limit(timeouts.idle);
                     let (parts, body) = response.into_parts();
                     return Ok(Response {
                         status: parts.status.as_u16(),
                         headers: parts.headers,
                         body: body.into_reader(),
-                        line: used,
+                        agent: used,
                         http: self.clone(),
                         cancel: cancel.clone(),
                         _guard: guard,
@@ -166,7 +166,7 @@ impl Http {
         }
     }
 
-    fn new_line(&self, server: &str) -> Result<Line, HttpError> {
+    fn new_agent(&self, server: &str) -> Result<ServerAgent, HttpError> {
         let watch = Arc::new(Watch::default());
         let setting = self.proxy.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let environment = |name: &str| std::env::var(name).ok();
@@ -188,32 +188,32 @@ impl Http {
             .build();
         let connector = WatchedConnector::new(self.connector.clone(), watch.clone());
         let agent = Agent::with_parts(config, connector, ServerResolver::default());
-        Ok(Line { server: server.to_string(), agent, watch })
+        Ok(ServerAgent { server: server.to_string(), agent, watch })
     }
 
-    /// The most recently parked agent of that server. Old ones are dropped on the way.
-    fn check_out(&self, server: &str) -> Option<Line> {
-        let Parked { line, rest, .. } = {
-            let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-            parked.retain(|p| p.since.elapsed() < MAX_IDLE);
-            let at = parked.iter().rposition(|p| p.line.server == server)?;
-            parked.remove(at)
+    /// The agent of that server that was used last. Old ones are dropped on the way.
+    fn check_out(&self, server: &str) -> Option<ServerAgent> {
+        let IdleConnection { agent, rest, .. } = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.retain(|p| p.since.elapsed() < MAX_IDLE);
+            let at = idle.iter().rposition(|p| p.agent.server == server)?;
+            idle.remove(at)
         };
-        line.watch.limit_until(Instant::now() + FINISH_TIMEOUT);
+        agent.watch.limit_until(Instant::now() + FINISH_TIMEOUT);
         finish(rest);
-        Some(line)
+        Some(agent)
     }
 
-    fn park(&self, line: Line, rest: BodyReader<'static>) {
-        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        parked.retain(|p| p.since.elapsed() < MAX_IDLE);
-        let same = parked.iter().filter(|p| p.line.server == line.server).count();
+    fn keep(&self, agent: ServerAgent, rest: BodyReader<'static>) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|p| p.since.elapsed() < MAX_IDLE);
+        let same = idle.iter().filter(|p| p.agent.server == agent.server).count();
         if same >= MAX_IDLE_PER_SERVER
-            && let Some(oldest) = parked.iter().position(|p| p.line.server == line.server)
+            && let Some(oldest) = idle.iter().position(|p| p.agent.server == agent.server)
         {
-            parked.remove(oldest);
+            idle.remove(oldest);
         }
-        parked.push(Parked { line, since: Instant::now(), rest });
+        idle.push(IdleConnection { agent, since: Instant::now(), rest });
     }
 }
 
@@ -234,7 +234,7 @@ pub struct Response {
     pub status: u16,
     headers: ureq::http::HeaderMap,
     body: BodyReader<'static>,
-    line: Line,
+    agent: ServerAgent,
     http: Arc<Http>,
     cancel: Cancel,
     _guard: OnCancel,
@@ -248,23 +248,23 @@ impl Response {
 
     /// From here on, all waits for more of the answer together have to end at `end`.
     pub fn limit_until(&self, end: Instant) {
-        self.line.watch.limit_until(end);
+        self.agent.watch.limit_until(end);
     }
 
     /// Takes note that the answer is complete, whatever may still follow it, and leaves the connection to the next
     /// request. An answer dropped without this closes its connection.
     pub fn complete(self) {
-        let Response { body, line, http, cancel, _guard, .. } = self;
+        let Response { body, agent, http, cancel, _guard, .. } = self;
         // From here on, a cancel must not hit whoever uses the connection next; one that came before this has done so.
         drop(_guard);
         if !cancel.is_cancelled() {
-            http.park(line, body);
+            http.keep(agent, body);
         }
     }
 
     /// The body of a failed request, as far as it arrives soon. The connection is kept if the body ends.
     pub fn into_error_body(mut self) -> String {
-        self.line.watch.limit_until(Instant::now() + ERROR_BODY_TIMEOUT);
+        self.agent.watch.limit_until(Instant::now() + ERROR_BODY_TIMEOUT);
         let mut body = Vec::new();
         let whole = (&mut self.body).take(MAX_ERROR_BODY as u64).read_to_end(&mut body).is_ok();
         if whole && body.len() < MAX_ERROR_BODY {

@@ -3,7 +3,7 @@
 
 use super::answer::Answer;
 use super::model_info::{Api, Model, Rates};
-use super::request::{Failed, Failure, Request};
+use super::request::{Failure, Request, RequestError};
 use crate::cancel::Cancel;
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason};
 use std::collections::{BTreeMap, VecDeque};
@@ -100,7 +100,7 @@ impl Fail {
     }
 
     /// As a provider would put it.
-    fn failed(self) -> Failed {
+    fn failed(self) -> RequestError {
         let (status, text) = match self {
             Fail::RateLimit => (Some(429), "429: offline/demo: rate limit reached"),
             Fail::Overloaded => (Some(529), "529: offline/demo: overloaded"),
@@ -109,7 +109,10 @@ impl Fail {
             Fail::Cut => (None, "offline/demo: stream ended before message_stop"),
             Fail::Refuse => (None, "offline/demo: the model refused to answer"),
         };
-        Failed { facts: Failure { status, lost: matches!(self, Fail::Cut), ..Failure::default() }, ..Failed::new(text) }
+        RequestError {
+            facts: Failure { status, lost: matches!(self, Fail::Cut), ..Failure::default() },
+            ..RequestError::new(text)
+        }
     }
 }
 
@@ -169,7 +172,12 @@ pub struct Offline {
 
 impl Offline {
     /// Answers the request, as a provider's API would.
-    pub fn run(&self, request: &Request<'_>, cancel: &Cancel, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    pub fn run(
+        &self,
+        request: &Request<'_>,
+        cancel: &Cancel,
+        answer: &mut Answer<'_>,
+    ) -> Result<StopReason, RequestError> {
         let run = Run::new(request);
         let fail = run.script.fail.and_then(|(kind, times)| self.counts(&run, request, times).then_some(kind));
         if let Some(kind) = fail
@@ -264,7 +272,7 @@ impl<'a> Run<'a> {
         run
     }
 
-    fn speak(&self, cancel: &Cancel, answer: &mut Answer<'_>, cut: bool) -> Result<StopReason, Failed> {
+    fn speak(&self, cancel: &Cancel, answer: &mut Answer<'_>, cut: bool) -> Result<StopReason, RequestError> {
         if !self.script.thoughts.is_empty() && self.called == 0 {
             let index = answer.start_thinking();
             answer.thinking(index, &self.script.thoughts.join("\n"));
@@ -290,10 +298,10 @@ impl<'a> Run<'a> {
         Ok(if self.script.length { StopReason::Length } else { StopReason::Stop })
     }
 
-    fn text(&self, index: usize, cancel: &Cancel, answer: &mut Answer<'_>) -> Result<(), Failed> {
+    fn text(&self, index: usize, cancel: &Cancel, answer: &mut Answer<'_>) -> Result<(), RequestError> {
         let mut say = |text: &str| {
             if cancel.is_cancelled() {
-                return Err(Failed::aborted());
+                return Err(RequestError::aborted());
             }
             answer.text(index, text);
             answer.drained();
@@ -314,7 +322,7 @@ impl<'a> Run<'a> {
                     let mut piece = Vec::new();
                     for number in 0..*pieces {
                         if !every.is_zero() && cancel.sleep(*every) {
-                            return Err(Failed::aborted());
+                            return Err(RequestError::aborted());
                         }
                         write_piece(&mut piece, number, *bytes);
                         say(std::str::from_utf8(&piece).unwrap_or_default())?;

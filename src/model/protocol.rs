@@ -5,7 +5,7 @@ use super::catalog;
 use super::credentials::{Authorization, Scheme};
 use super::error_body::quoted;
 use super::model_info::Model;
-use super::request::{Failed, Request};
+use super::request::{Request, RequestError};
 use super::sendable::{Habit, Refused, Rules};
 use super::sse::Event;
 use super::thinking::Budgets;
@@ -13,14 +13,14 @@ use crate::transcript::{Message, StopReason};
 use std::sync::Arc;
 
 /// What a provider API makes of a request.
-pub struct Prepared {
+pub struct HttpRequest {
     pub url: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 /// A request as the provider APIs see it.
-pub struct Draft<'a> {
+pub struct RequestContext<'a> {
     pub request: &'a Request<'a>,
     pub model: &'a Model,
     /// The messages, fit for this model.
@@ -36,7 +36,7 @@ pub struct Draft<'a> {
     pub refused: &'a Refused,
 }
 
-impl Draft<'_> {
+impl RequestContext<'_> {
     /// Whether the server has shown this habit.
     pub fn has(&self, habit: Habit) -> bool {
         self.refused.has(self.model, habit)
@@ -87,7 +87,7 @@ pub enum Progress {
 /// Understands the events of one answer.
 pub trait Decoder {
     /// Takes in one event: its data is an object, or [`DONE`].
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed>;
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, RequestError>;
 
     /// Whether an event has said how the answer ended, so that nothing is lost if no other comes.
     fn is_finished(&self) -> bool;
@@ -96,14 +96,14 @@ pub trait Decoder {
     fn cut(&mut self, answer: &mut Answer<'_>);
 
     /// The stream is over: how the answer ended, or why it is no whole answer.
-    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed>;
+    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, RequestError>;
 }
 
 /// A provider API: what differs between them.
 pub struct Protocol {
     /// What it takes in a conversation.
     pub rules: Rules,
-    pub prepare: fn(&Draft<'_>) -> Prepared,
+    pub prepare: fn(&RequestContext<'_>) -> HttpRequest,
     pub decoder: fn(&Model) -> Box<dyn Decoder>,
 }
 

@@ -4,7 +4,7 @@
 use super::answer::Answer;
 use super::error_body::quoted;
 use super::protocol::{DONE, Decoder, Progress};
-use super::request::Failed;
+use super::request::RequestError;
 use super::sse::{Event, Events};
 use super::stated_error::{is_error_alone, provider_error, unusable};
 use crate::cancel::Cancel;
@@ -32,7 +32,7 @@ pub fn read<R: Source>(
     decoder: &mut dyn Decoder,
     answer: &mut Answer<'_>,
     cancel: &Cancel,
-) -> Result<(StopReason, Progress), Failed> {
+) -> Result<(StopReason, Progress), RequestError> {
     let mut reading = Reading { decoder, words: Vec::new(), first: Vec::new(), count: 0 };
     loop {
         let mut came = false;
@@ -55,7 +55,7 @@ pub fn read<R: Source>(
         match events.fill() {
             Ok(true) => {}
             Ok(false) => break,
-            Err(_) if cancel.is_cancelled() => return Err(Failed::aborted()),
+            Err(_) if cancel.is_cancelled() => return Err(RequestError::aborted()),
             Err(e) => {
                 reading.rest(events, answer)?;
                 // Some servers just hang up after the last event, or never do.
@@ -67,7 +67,7 @@ pub fn read<R: Source>(
         }
     }
     if cancel.is_cancelled() {
-        return Err(Failed::aborted());
+        return Err(RequestError::aborted());
     }
     reading.rest(events, answer)?;
     Ok((reading.end(events, answer)?, Progress::Done))
@@ -88,7 +88,7 @@ struct Reading<'a> {
 const MAX_KEPT: usize = 16 << 10;
 
 impl Reading<'_> {
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         let mut data = event.data;
         // Nearly all data is an object, which needs no more looking at.
         if data.first() != Some(&b'{') {
@@ -126,7 +126,11 @@ impl Reading<'_> {
 
     /// Takes in lines that are not one event together, but events of their own: servers exist that put no empty line between
     /// them, and those that break off inside an event and write why behind it. With the complaint about what is no JSON.
-    fn lines(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<(Progress, Option<Failed>), Failed> {
+    fn lines(
+        &mut self,
+        data: &[u8],
+        answer: &mut Answer<'_>,
+    ) -> Result<(Progress, Option<RequestError>), RequestError> {
         let mut cut = None;
         for line in data.split(|byte| *byte == b'\n') {
             let data = if is_done(line) { DONE } else { line.trim_ascii() };
@@ -139,7 +143,7 @@ impl Reading<'_> {
         Ok((Progress::More, cut.map(|error| unusable(&error))))
     }
 
-    fn list(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+    fn list(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         let mut repaired = String::new();
         let list: Vec<&RawValue> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
         for raw in list.into_iter().map(|raw| raw.get().as_bytes()).filter(|raw| raw.starts_with(b"{")) {
@@ -152,7 +156,7 @@ impl Reading<'_> {
 
     /// Takes in the event that the end of the stream left without its end. One that was cut is none: that the answer's end is
     /// missing is for the decoder to say.
-    fn rest<R: Source>(&mut self, events: &mut Events<R>, answer: &mut Answer<'_>) -> Result<(), Failed> {
+    fn rest<R: Source>(&mut self, events: &mut Events<R>, answer: &mut Answer<'_>) -> Result<(), RequestError> {
         let Some(event) = events.rest() else { return Ok(()) };
         if event.name != b"error" && event.data.trim_ascii_start().starts_with(b"{") && !is_json(event.data) {
             return self.lines(event.data, answer).map(drop);
@@ -161,7 +165,7 @@ impl Reading<'_> {
     }
 
     /// How the answer ended. Where it did not, the error has what the server said instead.
-    fn end<R: Source>(&mut self, events: &Events<R>, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    fn end<R: Source>(&mut self, events: &Events<R>, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
         let result = self.decoder.end(answer);
         let stray = events.stray().trim_ascii();
         if answer.is_untouched() {
@@ -170,12 +174,12 @@ impl Reading<'_> {
                 return Err(provider_error(&first));
             }
             if !stray.is_empty() {
-                return Err(Failed::new(format!("The server sent no event stream: {}", quoted(stray))));
+                return Err(RequestError::new(format!("The server sent no event stream: {}", quoted(stray))));
             }
         }
         result.map_err(|failed| match [self.words.trim_ascii(), stray].concat() {
             words if words.is_empty() => failed,
-            words => Failed { text: format!("{}: {}", failed.text, quoted(&words)), ..failed },
+            words => RequestError { text: format!("{}: {}", failed.text, quoted(&words)), ..failed },
         })
     }
 }
@@ -190,8 +194,8 @@ fn is_json(data: &[u8]) -> bool {
     tolerant_json::parse::<IgnoredAny>(data, &mut String::new()).is_ok()
 }
 
-fn lost(error: &io::Error) -> Failed {
-    Failed::lost(match error.kind() {
+fn lost(error: &io::Error) -> RequestError {
+    RequestError::lost(match error.kind() {
         ErrorKind::TimedOut => format!("Request timed out: {error}"),
         ErrorKind::InvalidData => format!("Unusable response: {error}"),
         _ => format!("Connection lost: {error}"),

@@ -97,24 +97,24 @@ pub const ABORTED: &str = "Request was aborted";
 
 /// Why a request failed.
 #[derive(Debug, Default)]
-pub struct Failed {
+pub struct RequestError {
     /// For the message: with status and body, as far as they are known, and without secrets.
     pub text: String,
     pub facts: Failure,
     pub aborted: bool,
 }
 
-impl Failed {
-    pub fn new(text: impl Into<String>) -> Failed {
-        Failed { text: text.into(), ..Failed::default() }
+impl RequestError {
+    pub fn new(text: impl Into<String>) -> RequestError {
+        RequestError { text: text.into(), ..RequestError::default() }
     }
 
     /// The connection did not come about, or was lost before the answer's end.
-    pub fn lost(text: impl Into<String>) -> Failed {
-        Failed { facts: Failure { lost: true, ..Failure::default() }, ..Failed::new(text) }
+    pub fn lost(text: impl Into<String>) -> RequestError {
+        RequestError { facts: Failure { lost: true, ..Failure::default() }, ..RequestError::new(text) }
     }
 
-    pub fn aborted() -> Failed {
-        Failed { aborted: true, ..Failed::new(ABORTED) }
+    pub fn aborted() -> RequestError {
+        RequestError { aborted: true, ..RequestError::new(ABORTED) }
     }
 }

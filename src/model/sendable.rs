@@ -29,7 +29,7 @@ use super::model_info::Model;
 use crate::transcript::{
     AssistantMessage, Block, Content, Message, StopReason, ToolResultMessage, ToolSpec, UserMessage,
 };
-use images::{Place, Verdict, replace, verdicts};
+use images::{ImageVerdict, Place, replace, verdicts};
 use names::{is_sane_name, sanitize_name};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -88,7 +88,7 @@ impl Rules {
 }
 
 /// For what a history is made sendable.
-pub struct How<'a> {
+pub struct SendableOptions<'a> {
     pub model: &'a Model,
     pub rules: &'a Rules,
     /// The tools of the request.
@@ -102,10 +102,10 @@ pub struct How<'a> {
 }
 
 /// The messages to send.
-pub fn sendable(messages: &[Arc<Message>], how: &How<'_>) -> Vec<Arc<Message>> {
+pub fn sendable(messages: &[Arc<Message>], options: &SendableOptions<'_>) -> Vec<Arc<Message>> {
     let mut sender = Sender {
-        how,
-        verdicts: verdicts(messages, how),
+        options,
+        verdicts: verdicts(messages, options),
         out: Vec::with_capacity(messages.len() + 1),
         pending: Vec::new(),
         held: Vec::new(),
@@ -147,8 +147,8 @@ struct Pending {
 }
 
 struct Sender<'a> {
-    how: &'a How<'a>,
-    verdicts: HashMap<Place, Verdict>,
+    options: &'a SendableOptions<'a>,
+    verdicts: HashMap<Place, ImageVerdict>,
     out: Vec<Arc<Message>>,
     /// The calls of the last answer.
     pending: Vec<Pending>,
@@ -216,10 +216,10 @@ impl Sender<'_> {
 
     fn assistant(&mut self, message: &Arc<Message>, assistant: &AssistantMessage) {
         self.settle();
-        let model = self.how.model;
+        let model = self.options.model;
         let same =
             assistant.provider == model.provider && assistant.api == model.api.as_str() && assistant.model == model.id;
-        if !self.how.rules.ids_in_request {
+        if !self.options.rules.ids_in_request {
             self.ids.clear();
         }
         let mut content: Vec<Cow<'_, Block>> = Vec::with_capacity(assistant.content.len());
@@ -233,7 +233,8 @@ impl Sender<'_> {
             }
         }
         let is_thought = |block: &Cow<'_, Block>| matches!(**block, Block::Thinking { .. });
-        while content.last().is_some_and(is_thought) && (!self.how.rules.thought_last || content.iter().all(is_thought))
+        while content.last().is_some_and(is_thought)
+            && (!self.options.rules.thought_last || content.iter().all(is_thought))
         {
             content.pop();
         }
@@ -241,8 +242,8 @@ impl Sender<'_> {
             return;
         }
         let thoughts = assistant.content.iter().filter(|block| matches!(block, Block::Thinking { .. })).count();
-        if self.how.rules.item_ids && content.iter().filter(|block| is_thought(block)).count() < thoughts {
-            content = content.iter().map(|block| Cow::Owned((self.how.rules.unnamed)(block))).collect();
+        if self.options.rules.item_ids && content.iter().filter(|block| is_thought(block)).count() < thoughts {
+            content = content.iter().map(|block| Cow::Owned((self.options.rules.unnamed)(block))).collect();
             let calls = content.iter().filter_map(|block| match &**block {
                 Block::ToolCall { id, .. } => Some(id),
                 _ => None,
@@ -260,7 +261,7 @@ impl Sender<'_> {
 
     /// A block of an answer as it is sent, if it is; `same` says that this model wrote it.
     fn block<'b>(&mut self, block: &'b Block, same: bool) -> Option<Cow<'b, Block>> {
-        let How { model, rules, refused, .. } = *self.how;
+        let SendableOptions { model, rules, refused, .. } = *self.options;
         let refuses = |signature: &Option<String>| {
             signature.as_ref().is_some_and(|signature| !same || refused.why(model, signature).is_some())
         };
@@ -306,18 +307,18 @@ impl Sender<'_> {
     }
 
     fn name<'n>(&self, name: &'n str) -> Cow<'n, str> {
-        let letter_first = self.how.rules.letter_first;
+        let letter_first = self.options.rules.letter_first;
         if is_sane_name(name, letter_first) {
             return Cow::Borrowed(name);
         }
-        let offered = self.how.offered.iter().map(|tool| tool.name.as_str());
+        let offered = self.options.offered.iter().map(|tool| tool.name.as_str());
         let meant = resolve_tool_name(name, offered).map(str::to_string);
         Cow::Owned(meant.unwrap_or_else(|| sanitize_name(name, letter_first)))
     }
 
     /// The id of a call as it is sent: of the API's form, and no other call's.
     fn id<'i>(&mut self, id: &'i str, same: bool) -> Cow<'i, str> {
-        let rules = self.how.rules;
+        let rules = self.options.rules;
         self.calls += 1;
         let mut sent =
             if same && (rules.takes_id)(id) { Cow::Borrowed(id) } else { Cow::Owned((rules.foreign_id)(id)) };

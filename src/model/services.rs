@@ -4,15 +4,15 @@ use super::answer::Answer;
 use super::config_file::ConfigFile;
 use super::credentials::{Authorization, Credentials, process_environment};
 use super::exchange::Exchange;
-use super::http::{Http, Patience};
+use super::http::{Http, Timeouts};
 use super::model_info::{Api, Model, ModelError};
 use super::models_json::ModelsJson;
 use super::oauth::Endpoints;
 use super::overflow::is_overflow;
-use super::protocol::{Draft, Prepared, Protocol};
+use super::protocol::{HttpRequest, Protocol, RequestContext};
 use super::registry::Registry;
-use super::request::{Failed, Outcome, Request, Sink};
-use super::sendable::{How, Limits, MAX_REPAIRS, Refusal, Refused, Remedy, remedy, sendable};
+use super::request::{Outcome, Request, RequestError, Sink};
+use super::sendable::{Limits, MAX_REPAIRS, Refusal, Refused, Remedy, SendableOptions, remedy, sendable};
 use super::settings::{self, QueueModes, RetrySettings, Settings, ToolSettings};
 use super::thinking::ThinkingLevel;
 use super::throttle::Throttle;
@@ -27,13 +27,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Models, and requests to them, by the settings of the user and perhaps of one project.
 pub struct Services {
-    shared: Arc<Shared>,
+    shared: Arc<SharedServices>,
     /// What the project's settings say beside the user's.
     project: Option<ConfigFile<Value>>,
 }
 
 /// What all requests to models share: configuration, credentials, idle connections. One per daemon.
-struct Shared {
+struct SharedServices {
     models: ConfigFile<ModelsJson>,
     settings: ConfigFile<Settings>,
     credentials: Credentials,
@@ -47,7 +47,7 @@ struct Shared {
     latest: Mutex<Option<Arc<Model>>>,
 }
 
-impl Shared {
+impl SharedServices {
     fn refused(&self) -> MutexGuard<'_, Arc<Refused>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -71,7 +71,7 @@ impl Services {
 
     fn with_environment(agent_dir: &Path, endpoints: Endpoints, environment: fn(&str) -> Option<String>) -> Services {
         let http = Arc::new(Http::default());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedServices {
             models: ConfigFile::new(agent_dir.join("models.json"), |text, odd| {
                 let models = ModelsJson::parse(text)?;
                 odd.extend(models.problems());
@@ -234,7 +234,7 @@ impl Services {
     pub fn stream(&self, request: &Request<'_>, cancel: &Cancel, sink: &mut dyn Sink) -> Outcome {
         let mut answer = Answer::new(request, sink);
         let result = match provider_apis::protocol(request.model.api) {
-            _ if cancel.is_cancelled() => Err(Failed::aborted()),
+            _ if cancel.is_cancelled() => Err(RequestError::aborted()),
             None => self.shared.offline.run(request, cancel, &mut answer),
             Some(protocol) => self.exchange(&protocol, request, cancel, &mut answer),
         };
@@ -248,10 +248,10 @@ impl Services {
         request: &Request<'_>,
         cancel: &Cancel,
         answer: &mut Answer<'_>,
-    ) -> Result<StopReason, Failed> {
+    ) -> Result<StopReason, RequestError> {
         let settings = self.settings();
         let model = request.model;
-        let failed = |e: ModelError| Failed::new(e.to_string());
+        let failed = |e: ModelError| RequestError::new(e.to_string());
         let user = self.user_models(model).map_err(failed)?;
         self.shared.http.set_proxy(self.user_settings().http_proxy());
         self.shared.credentials.renew(model, &user, cancel)?;
@@ -265,13 +265,13 @@ impl Services {
         let mut refused = self.shared.refused().clone();
         let mut remedies: Vec<Remedy> = Vec::new();
         loop {
-            let (messages, prepared) = self.prepare(protocol, request, model, &settings, &authorization, &refused);
+            let (messages, http_request) = self.prepare(protocol, request, model, &settings, &authorization, &refused);
             let exchange = Exchange {
                 http: &self.shared.http,
                 throttle: &self.shared.throttle,
-                prepared: &prepared,
+                http_request: &http_request,
                 authorization: &authorization,
-                patience: Patience { first_byte: idle, idle, total: None },
+                timeouts: Timeouts { first_byte: idle, idle, total: None },
                 policy: settings.retry_policy(),
                 cancel,
             };
@@ -292,7 +292,7 @@ impl Services {
                         status: failed.facts.status,
                         overflow: overflow(answer, failed, model),
                         sent: &messages,
-                        body: &prepared.body,
+                        body: &http_request.body,
                         repairs: remedies.len(),
                     })
                     .map(|remedy| (remedy, &failed.text))
@@ -316,8 +316,8 @@ impl Services {
         settings: &Settings,
         authorization: &Authorization,
         refused: &Refused,
-    ) -> (Vec<Arc<Message>>, Prepared) {
-        let mut how = How {
+    ) -> (Vec<Arc<Message>>, HttpRequest) {
+        let mut options = SendableOptions {
             model,
             rules: &protocol.rules,
             offered: request.tools,
@@ -327,8 +327,8 @@ impl Services {
             refused,
         };
         loop {
-            let messages = sendable(request.messages, &how);
-            let prepared = (protocol.prepare)(&Draft {
+            let messages = sendable(request.messages, &options);
+            let http_request = (protocol.prepare)(&RequestContext {
                 request,
                 model,
                 messages: &messages,
@@ -339,18 +339,18 @@ impl Services {
                     && (self.shared.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
                 refused,
             });
-            let surplus = prepared.body.len().saturating_sub(how.limits.bytes);
+            let surplus = http_request.body.len().saturating_sub(options.limits.bytes);
             // Once is enough, since nothing but images is left out and all that have to go have gone.
-            if surplus == 0 || how.surplus > 0 || !messages.iter().any(|message| message.has_images()) {
-                return (messages, prepared);
+            if surplus == 0 || options.surplus > 0 || !messages.iter().any(|message| message.has_images()) {
+                return (messages, http_request);
             }
-            how.surplus = surplus;
+            options.surplus = surplus;
         }
     }
 }
 
 /// Whether a failure means that the context is too long.
-fn overflow(answer: &Answer<'_>, failed: &Failed, model: &Model) -> bool {
+fn overflow(answer: &Answer<'_>, failed: &RequestError, model: &Model) -> bool {
     let error_message = Some(failed.text.clone());
     is_overflow(&AssistantMessage { stop_reason: StopReason::Error, error_message, ..answer.message.clone() }, model)
 }

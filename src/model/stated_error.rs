@@ -1,7 +1,7 @@
 //! Errors that servers state inside an answer that was accepted, in the many forms that they have.
 
 use super::error_body::{ErrorBody, KINDS, MESSAGES, quoted};
-use super::request::{Failed, Failure};
+use super::request::{Failure, RequestError};
 use super::waits;
 use crate::tolerant_json;
 use serde_json::Value;
@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 const IDLE_TYPES: [&str; 4] = ["ping", "keepalive", "keep-alive", "heartbeat"];
 
 /// An event that is no JSON, of which nobody knows what was lost with it.
-pub fn unusable(error: &serde_json::Error) -> Failed {
-    Failed::new(format!("Unusable event in the stream: {error}"))
+pub fn unusable(error: &serde_json::Error) -> RequestError {
+    RequestError::new(format!("Unusable event in the stream: {error}"))
 }
 
 /// Whether the field `error` of an event says anything: there are servers that send it with everything.
@@ -22,10 +22,10 @@ pub fn is_error(raw: Option<&RawValue>) -> bool {
 
 /// An error that came inside a stream, or in place of one, with the facts that it would have as the answer to a request: JSON
 /// in any form, an event around it included, or just words.
-pub fn provider_error(raw: &str) -> Failed {
+pub fn provider_error(raw: &str) -> RequestError {
     let ErrorBody { status, text } = ErrorBody::read(raw);
     let text = quoted(text.as_deref().unwrap_or(raw.trim()).as_bytes());
-    Failed {
+    RequestError {
         text: status.map_or(text.clone(), |s| format!("{s}: {text}")),
         facts: Failure { status, retry_after: waits::in_error(status, raw), lost: false },
         aborted: false,
@@ -36,7 +36,7 @@ pub fn provider_error(raw: &str) -> Failed {
 ///
 /// # Errors
 /// The error that the event states, or that its data is no JSON.
-pub fn check(data: &[u8]) -> Result<(), Failed> {
+pub fn check(data: &[u8]) -> Result<(), RequestError> {
     let value: Value = tolerant_json::parse(data, &mut String::new()).map_err(|e| unusable(&e))?;
     find(&value).map_or(Ok(()), |error| Err(provider_error(&error.to_string())))
 }

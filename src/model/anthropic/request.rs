@@ -2,7 +2,7 @@
 
 use crate::model::credentials::Scheme;
 use crate::model::model_info::Model;
-use crate::model::protocol::{Draft, Prepared, configure};
+use crate::model::protocol::{HttpRequest, RequestContext, configure};
 use crate::model::sendable::Habit;
 use crate::model::thinking::ThinkingLevel;
 use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage};
@@ -26,7 +26,7 @@ struct Body<'a> {
     stream: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     system: Vec<Part<'a>>,
-    messages: Vec<Turn<'a>>,
+    messages: Vec<ApiMessage<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<Tool<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,7 +36,7 @@ struct Body<'a> {
 }
 
 #[derive(Serialize)]
-struct Turn<'a> {
+struct ApiMessage<'a> {
     role: &'static str,
     content: Vec<Part<'a>>,
 }
@@ -128,13 +128,13 @@ struct OutputConfig<'a> {
 }
 
 /// The HTTP request.
-pub fn prepare(draft: &Draft<'_>) -> Prepared {
-    let model = draft.model;
-    let request = draft.request;
+pub fn prepare(context: &RequestContext<'_>) -> HttpRequest {
+    let model = context.model;
+    let request = context.request;
     let cache = request.session_id.map(|_| CacheControl {
-        ttl: (draft.long_cache && model.flag("supportsLongCacheRetention") != Some(false)).then_some("1h"),
+        ttl: (context.long_cache && model.flag("supportsLongCacheRetention") != Some(false)).then_some("1h"),
     });
-    let (thinking, output_config) = thinking(draft);
+    let (thinking, output_config) = thinking(context);
     let eager = model.flag("supportsEagerToolInputStreaming") != Some(false);
     let last = request.tools.len().wrapping_sub(1);
     let tools = request.tools.iter().enumerate().map(|(at, tool)| Tool {
@@ -145,11 +145,11 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
         cache_control: cache.filter(|_| at == last && model.flag("supportsCacheControlOnTools") != Some(false)),
     });
     let system = Part::Text { text: request.system, cache_control: cache };
-    let mut messages = turns(draft.messages, model);
+    let mut messages = api_messages(context.messages, model);
     mark_last(&mut messages, cache);
     let body = Body {
         model: &model.id,
-        max_tokens: draft.max_tokens,
+        max_tokens: context.max_tokens,
         stream: true,
         system: if request.system.is_empty() { Vec::new() } else { vec![system] },
         messages,
@@ -158,7 +158,7 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
         output_config,
     };
     let mut betas = Vec::new();
-    if draft.authorization.scheme == Scheme::AnthropicSignIn {
+    if context.authorization.scheme == Scheme::AnthropicSignIn {
         betas.push(SIGN_IN_BETA);
     }
     if matches!(body.thinking, Some(Thinking::Enabled { .. })) {
@@ -170,7 +170,7 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     if !eager && !body.tools.is_empty() {
         betas.push(FINE_GRAINED_BETA);
     }
-    let mut headers = draft.headers("x-api-key");
+    let mut headers = context.headers("x-api-key");
     headers.push(("anthropic-version".to_string(), VERSION.to_string()));
     headers.push(("accept".to_string(), "application/json".to_string()));
     if !betas.is_empty() {
@@ -182,8 +182,8 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
         let name = if model.provider == "openrouter" { "x-session-id" } else { "x-session-affinity" };
         headers.push((name.to_string(), session_id.to_string()));
     }
-    configure(&mut headers, draft.authorization);
-    Prepared {
+    configure(&mut headers, context.authorization);
+    HttpRequest {
         url: format!("{}/v1/messages", model.base_url),
         headers,
         // Serialising strings and numbers into memory has no way to fail.
@@ -191,8 +191,8 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     }
 }
 
-fn thinking<'a>(draft: &Draft<'a>) -> (Option<Thinking>, Option<OutputConfig<'a>>) {
-    let (model, level) = (draft.model, draft.request.thinking);
+fn thinking<'a>(context: &RequestContext<'a>) -> (Option<Thinking>, Option<OutputConfig<'a>>) {
+    let (model, level) = (context.model, context.request.thinking);
     if !model.reasoning {
         return (None, None);
     }
@@ -206,46 +206,46 @@ fn thinking<'a>(draft: &Draft<'a>) -> (Option<Thinking>, Option<OutputConfig<'a>
             ThinkingLevel::High | ThinkingLevel::Xhigh | ThinkingLevel::Max => "high",
         });
         // The catalog has one flag for the models that take effort in mid-conversation and for those that bind thoughts.
-        let binds = model.flag("supportsMidConvoEffort") == Some(true) && !draft.has(Habit::NoBlockBinding);
+        let binds = model.flag("supportsMidConvoEffort") == Some(true) && !context.has(Habit::NoBlockBinding);
         let block_binding = binds.then_some(BlockBinding { prefix_mismatch_behavior: "drop_block" });
         return (Some(Thinking::Adaptive { display: "summarized", block_binding }), Some(OutputConfig { effort }));
     }
-    let budget = draft.budget().min(draft.max_tokens.saturating_sub(MIN_BUDGET));
+    let budget = context.budget().min(context.max_tokens.saturating_sub(MIN_BUDGET));
     // Where there is no room for thoughts, the answer comes first.
     let enabled = (budget >= MIN_BUDGET).then_some(Thinking::Enabled { budget_tokens: budget, display: "summarized" });
     (enabled.or_else(|| (!model.thinks_always()).then_some(Thinking::Disabled)), None)
 }
 
-fn turns<'a>(messages: &'a [Arc<Message>], model: &Model) -> Vec<Turn<'a>> {
-    let mut turns: Vec<Turn<'a>> = Vec::new();
+fn api_messages<'a>(messages: &'a [Arc<Message>], model: &Model) -> Vec<ApiMessage<'a>> {
+    let mut api_messages: Vec<ApiMessage<'a>> = Vec::new();
     let mut results: Vec<&ToolResultMessage> = Vec::new();
     for message in messages {
         if let Message::ToolResult(result) = &**message {
             results.push(result);
             continue;
         }
-        push(&mut turns, "user", tool_results(&mut results));
+        push(&mut api_messages, "user", tool_results(&mut results));
         match &**message {
             Message::User(user) => push(
-                &mut turns,
+                &mut api_messages,
                 "user",
                 match &user.content {
                     Content::Text(text) => parts(std::slice::from_ref(text).iter().map(String::as_str).map(text_part)),
                     Content::Blocks(blocks) => parts(blocks.iter().filter_map(user_part)),
                 },
             ),
-            Message::Assistant(m) => push(&mut turns, "assistant", assistant_parts(m, model)),
+            Message::Assistant(m) => push(&mut api_messages, "assistant", assistant_parts(m, model)),
             Message::ToolResult(_) => {}
         }
     }
-    push(&mut turns, "user", tool_results(&mut results));
-    turns
+    push(&mut api_messages, "user", tool_results(&mut results));
+    api_messages
 }
 
 /// Adds a turn, unless there is nothing in it.
-fn push<'a>(turns: &mut Vec<Turn<'a>>, role: &'static str, content: Vec<Part<'a>>) {
+fn push<'a>(api_messages: &mut Vec<ApiMessage<'a>>, role: &'static str, content: Vec<Part<'a>>) {
     if !content.is_empty() {
-        turns.push(Turn { role, content });
+        api_messages.push(ApiMessage { role, content });
     }
 }
 
@@ -321,8 +321,9 @@ fn tool_results<'a>(results: &mut Vec<&'a ToolResultMessage>) -> Vec<Part<'a>> {
 }
 
 /// Everything up to the end of the last user turn may be cached.
-fn mark_last(turns: &mut [Turn<'_>], cache: Option<CacheControl>) {
-    let Some(last) = turns.last_mut().filter(|turn| turn.role == "user").and_then(|turn| turn.content.last_mut())
+fn mark_last(api_messages: &mut [ApiMessage<'_>], cache: Option<CacheControl>) {
+    let Some(last) =
+        api_messages.last_mut().filter(|turn| turn.role == "user").and_then(|turn| turn.content.last_mut())
     else {
         return;
     };

@@ -5,7 +5,7 @@ mod event;
 use crate::model::answer::Answer;
 use crate::model::lenient::{Object, Text};
 use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
-use crate::model::request::Failed;
+use crate::model::request::RequestError;
 use crate::model::sse::Event;
 use crate::model::stated_error;
 use crate::model::stated_error::{is_error, provider_error, unusable};
@@ -18,7 +18,7 @@ use serde_json::Value;
 #[derive(Default)]
 pub struct AnthropicDecoder {
     /// The blocks that have begun, those that have ended among them.
-    blocks: Vec<Begun>,
+    blocks: Vec<StreamedBlock>,
     begun: bool,
     finished: bool,
     /// The stream said that it is over, as those of another API do.
@@ -28,7 +28,7 @@ pub struct AnthropicDecoder {
 }
 
 /// A block that has begun.
-struct Begun {
+struct StreamedBlock {
     /// The provider's number for it; servers exist that number nothing.
     number: Option<u64>,
     /// The answer's block.
@@ -52,7 +52,7 @@ enum Kind {
 const UNNAMED_DELTA: &[u8] = br#"{"type":"content_block_delta","#;
 
 impl Decoder for AnthropicDecoder {
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         if event.name == b"content_block_delta" || event.name.is_empty() && event.data.starts_with(UNNAMED_DELTA) {
             return self.delta(event.data, answer);
         }
@@ -131,14 +131,14 @@ impl Decoder for AnthropicDecoder {
         }
     }
 
-    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
         let has_content = !answer.message.content.is_empty();
         let is_whole = self.stop.is_some() || self.finished && (self.begun || has_content) || self.done && has_content;
         if !is_whole {
-            return Err(Failed::new("Stream ended before message_stop"));
+            return Err(RequestError::new("Stream ended before message_stop"));
         }
         let (reason, words) = self.stop.take().unwrap_or_default();
-        let withheld = |why: &str| Err(Failed::new(words.clone().unwrap_or_else(|| format!("{why} ({reason})"))));
+        let withheld = |why: &str| Err(RequestError::new(words.clone().unwrap_or_else(|| format!("{why} ({reason})"))));
         let stop = match reason.as_str() {
             // A server that names no reason has said all the same that the message is whole.
             "" | "end_turn" | "pause_turn" | "stop_sequence" | "tool_use" => stopped(answer),
@@ -150,7 +150,7 @@ impl Decoder for AnthropicDecoder {
             }
             // This is no end of an answer, but one that a smaller context would not have.
             "model_context_window_exceeded" => {
-                return Err(Failed::new("Unhandled stop reason: model_context_window_exceeded"));
+                return Err(RequestError::new("Unhandled stop reason: model_context_window_exceeded"));
             }
             // The other APIs' words, from gateways that do not translate them.
             "length" | "max_output_tokens" => StopReason::Length,
@@ -165,7 +165,7 @@ impl Decoder for AnthropicDecoder {
 
 impl AnthropicDecoder {
     /// The hot path: one piece of text, thought or arguments. What it is counts for more than the block that it names.
-    fn delta(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+    fn delta(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         let mut repaired = String::new();
         let event: DeltaEvent<'_> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
         let (number, delta) = (event.index.0, event.delta.0.unwrap_or_default());
@@ -275,13 +275,14 @@ impl AnthropicDecoder {
         if let Some(at) = self.blocks.iter().rposition(|block| !block.has_ended && block.number == number) {
             self.end_block(at, answer);
         }
-        answer.count(input.as_ref().map_or(size_of::<Begun>(), String::len));
-        self.blocks.push(Begun { number, index, kind, has_ended: false, input });
+        answer.count(input.as_ref().map_or(size_of::<StreamedBlock>(), String::len));
+        self.blocks.push(StreamedBlock { number, index, kind, has_ended: false, input });
     }
 
     fn stop_block(&mut self, number: Option<u64>, answer: &mut Answer<'_>) {
-        let newest =
-            |is_it: &dyn Fn(&Begun) -> bool| self.blocks.iter().rposition(|block| !block.has_ended && is_it(block));
+        let newest = |is_it: &dyn Fn(&StreamedBlock) -> bool| {
+            self.blocks.iter().rposition(|block| !block.has_ended && is_it(block))
+        };
         let at = newest(&|block| block.number == number)
             .or_else(|| newest(&|block| number.is_none() || block.number.is_none()));
         if let Some(at) = at {

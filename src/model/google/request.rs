@@ -2,7 +2,7 @@
 
 use super::family::{Family, NO_SIGNATURE};
 use crate::model::model_info::Model;
-use crate::model::protocol::{Draft, Prepared, configure};
+use crate::model::protocol::{HttpRequest, RequestContext, configure};
 use crate::model::sendable::Habit;
 use crate::model::thinking::ThinkingLevel;
 use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage};
@@ -12,16 +12,16 @@ use serde_json::{Map, Value, json};
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Body<'a> {
-    contents: Vec<Turn<'a>>,
+    contents: Vec<ApiMessage<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    system_instruction: Option<Turn<'a>>,
+    system_instruction: Option<ApiMessage<'a>>,
     generation_config: Value,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<Value>,
 }
 
 #[derive(Serialize)]
-struct Turn<'a> {
+struct ApiMessage<'a> {
     role: &'static str,
     parts: Vec<Part<'a>>,
 }
@@ -70,10 +70,10 @@ struct FunctionResponse<'a> {
 }
 
 /// The HTTP request.
-pub fn prepare(draft: &Draft<'_>) -> Prepared {
-    let (model, request) = (draft.model, draft.request);
-    let mut config = json!({"maxOutputTokens": draft.max_tokens});
-    if let Some(thinking) = thinking(draft) {
+pub fn prepare(context: &RequestContext<'_>) -> HttpRequest {
+    let (model, request) = (context.model, context.request);
+    let mut config = json!({"maxOutputTokens": context.max_tokens});
+    if let Some(thinking) = thinking(context) {
         config["thinkingConfig"] = thinking;
     }
     let declare = |tool: &crate::transcript::ToolSpec| {
@@ -82,16 +82,16 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
         json!({"name": tool.name, "description": tool.description, "parametersJsonSchema": schema})
     };
     let declarations: Vec<Value> = request.tools.iter().map(declare).collect();
-    let system = Turn { role: "user", parts: vec![Part { text: Some(request.system), ..Part::default() }] };
+    let system = ApiMessage { role: "user", parts: vec![Part { text: Some(request.system), ..Part::default() }] };
     let body = Body {
-        contents: turns(draft),
+        contents: api_messages(context),
         system_instruction: (!request.system.is_empty()).then_some(system),
         generation_config: config,
         tools: if declarations.is_empty() { Vec::new() } else { vec![json!({"functionDeclarations": declarations})] },
     };
-    let mut headers = draft.headers("x-goog-api-key");
-    configure(&mut headers, draft.authorization);
-    Prepared {
+    let mut headers = context.headers("x-goog-api-key");
+    configure(&mut headers, context.authorization);
+    HttpRequest {
         url: format!("{}/models/{}:streamGenerateContent?alt=sse", model.base_url, model.id),
         headers,
         // Serialising strings and numbers into memory has no way to fail.
@@ -99,8 +99,8 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     }
 }
 
-fn thinking(draft: &Draft<'_>) -> Option<Value> {
-    let (model, level) = (draft.model, draft.request.thinking);
+fn thinking(context: &RequestContext<'_>) -> Option<Value> {
+    let (model, level) = (context.model, context.request.thinking);
     if !model.reasoning {
         return None;
     }
@@ -125,7 +125,7 @@ fn thinking(draft: &Draft<'_>) -> Option<Value> {
     if off {
         return (!model.thinks_always()).then(|| json!({"thinkingBudget": 0}));
     }
-    let budget = draft.budgets.configured(level).map_or_else(|| budget(&model.id, level), |tokens| json!(tokens));
+    let budget = context.budgets.configured(level).map_or_else(|| budget(&model.id, level), |tokens| json!(tokens));
     Some(json!({"includeThoughts": true, "thinkingBudget": budget}))
 }
 
@@ -163,16 +163,16 @@ fn constants_to_enums(schema: &mut Value) {
     }
 }
 
-fn turns<'a>(draft: &Draft<'a>) -> Vec<Turn<'a>> {
-    let model = draft.model;
-    let mut turns: Vec<Turn<'a>> = Vec::new();
+fn api_messages<'a>(context: &RequestContext<'a>) -> Vec<ApiMessage<'a>> {
+    let model = context.model;
+    let mut api_messages: Vec<ApiMessage<'a>> = Vec::new();
     let mut results: Vec<&'a ToolResultMessage> = Vec::new();
-    for message in draft.messages {
+    for message in context.messages {
         if let Message::ToolResult(result) = &**message {
             results.push(result);
             continue;
         }
-        tool_results(&mut results, model, &mut turns);
+        tool_results(&mut results, model, &mut api_messages);
         let (role, parts) = match &**message {
             Message::User(user) => (
                 "user",
@@ -181,25 +181,25 @@ fn turns<'a>(draft: &Draft<'a>) -> Vec<Turn<'a>> {
                     Content::Blocks(blocks) => blocks.iter().filter_map(user_part).collect(),
                 },
             ),
-            Message::Assistant(message) => ("model", answered(message, model)),
+            Message::Assistant(message) => ("model", assistant_parts(message, model)),
             Message::ToolResult(_) => continue,
         };
-        match turns.last_mut() {
+        match api_messages.last_mut() {
             // A call is refused behind a turn of the model's own.
             Some(last) if role == "model" && last.role == "model" => last.parts.extend(parts),
             _ if parts.is_empty() => {}
-            _ => turns.push(Turn { role, parts }),
+            _ => api_messages.push(ApiMessage { role, parts }),
         }
     }
-    tool_results(&mut results, model, &mut turns);
-    if Family::of(&model.id).wants_signatures() || draft.has(Habit::WantsSignatures) {
-        for turn in &mut turns {
+    tool_results(&mut results, model, &mut api_messages);
+    if Family::of(&model.id).wants_signatures() || context.has(Habit::WantsSignatures) {
+        for turn in &mut api_messages {
             if let Some(call) = turn.parts.iter_mut().find(|part| part.function_call.is_some()) {
                 call.thought_signature.get_or_insert(NO_SIGNATURE);
             }
         }
     }
-    turns
+    api_messages
 }
 
 fn user_part(block: &Block) -> Option<Part<'_>> {
@@ -212,7 +212,7 @@ fn user_part(block: &Block) -> Option<Part<'_>> {
     }
 }
 
-fn answered<'a>(message: &'a AssistantMessage, model: &Model) -> Vec<Part<'a>> {
+fn assistant_parts<'a>(message: &'a AssistantMessage, model: &Model) -> Vec<Part<'a>> {
     let own = message.provider == model.provider && message.model == model.id;
     // A signature is base64; anything else would fail the whole request.
     let valid = |signature: &&str| own && !signature.is_empty() && signature.len().is_multiple_of(4);
@@ -246,7 +246,7 @@ fn answered<'a>(message: &'a AssistantMessage, model: &Model) -> Vec<Part<'a>> {
 }
 
 /// One user turn with all results of a batch. Older models take images only in a turn of their own.
-fn tool_results<'a>(results: &mut Vec<&'a ToolResultMessage>, model: &Model, turns: &mut Vec<Turn<'a>>) {
+fn tool_results<'a>(results: &mut Vec<&'a ToolResultMessage>, model: &Model, api_messages: &mut Vec<ApiMessage<'a>>) {
     if results.is_empty() {
         return;
     }
@@ -282,10 +282,10 @@ fn tool_results<'a>(results: &mut Vec<&'a ToolResultMessage>, model: &Model, tur
             ..Part::default()
         });
     }
-    turns.push(Turn { role: "user", parts });
+    api_messages.push(ApiMessage { role: "user", parts });
     if !images.is_empty() {
         images.insert(0, Part { text: Some("Tool result image:"), ..Part::default() });
-        turns.push(Turn { role: "user", parts: images });
+        api_messages.push(ApiMessage { role: "user", parts: images });
     }
 }
 

@@ -6,7 +6,7 @@ mod event;
 use crate::model::answer::Answer;
 use crate::model::lenient::Flag;
 use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
-use crate::model::request::Failed;
+use crate::model::request::RequestError;
 use crate::model::sse::Event;
 use crate::model::stated_error::{is_error, provider_error, unusable};
 use crate::tolerant_json;
@@ -28,7 +28,7 @@ pub struct GoogleDecoder {
 }
 
 impl Decoder for GoogleDecoder {
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         if event.data == DONE {
             self.done = true;
             return Ok(Progress::More);
@@ -67,12 +67,12 @@ impl Decoder for GoogleDecoder {
         self.close(answer);
     }
 
-    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
         self.close(answer);
         let has_content = !answer.message.content.is_empty();
         let failed = |(reason, words): &(String, Option<String>)| {
             let words = words.as_ref().map_or(String::new(), |words| format!(": {words}"));
-            Err(Failed::new(format!("Provider stopped with: {reason}{words}")))
+            Err(RequestError::new(format!("Provider stopped with: {reason}{words}")))
         };
         if let Some(blocked) = &self.blocked {
             return failed(blocked);
@@ -81,7 +81,7 @@ impl Decoder for GoogleDecoder {
             // A gateway that has no reason to tell says all the same that this was all.
             return match self.done && has_content {
                 true => Ok(stopped(answer)),
-                false => Err(Failed::new("Stream ended without a finish reason")),
+                false => Err(RequestError::new("Stream ended without a finish reason")),
             };
         };
         match finish.0.to_ascii_uppercase().as_str() {

@@ -1,9 +1,9 @@
 //! The request.
 
-use super::messages::{CacheControl, Tool, Turn, tools, turns};
+use super::messages::{ApiMessage, CacheControl, Tool, api_messages, tools};
 use crate::model::compat::{Affinity, Compat, ThinkingFormat};
 use crate::model::google::Family;
-use crate::model::protocol::{Draft, Prepared, configure};
+use crate::model::protocol::{HttpRequest, RequestContext, configure};
 use crate::model::sendable::Habit;
 use crate::model::thinking::ThinkingLevel;
 use crate::transcript::Message;
@@ -18,7 +18,7 @@ const MAX_CACHE_KEY: usize = 64;
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
-    messages: Vec<Turn<'a>>,
+    messages: Vec<ApiMessage<'a>>,
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream_options: Option<Value>,
@@ -36,26 +36,26 @@ struct Body<'a> {
 }
 
 /// The HTTP request.
-pub fn prepare(draft: &Draft<'_>) -> Prepared {
-    let (model, request) = (draft.model, draft.request);
+pub fn prepare(context: &RequestContext<'_>) -> HttpRequest {
+    let (model, request) = (context.model, context.request);
     let mut compat = Compat::of(model);
-    compat.developer_role &= !draft.has(Habit::NoDeveloperRole);
-    compat.reasoning_content_always |= draft.has(Habit::WantsReasoning);
+    compat.developer_role &= !context.has(Habit::NoDeveloperRole);
+    compat.reasoning_content_always |= context.has(Habit::WantsReasoning);
     let gemini =
         model.base_url.contains("generativelanguage.googleapis.com") && Family::of(&model.id).wants_signatures();
-    let signatures = gemini || draft.has(Habit::WantsSignatures);
-    let long = draft.long_cache && compat.long_cache_retention;
+    let signatures = gemini || context.has(Habit::WantsSignatures);
+    let long = context.long_cache && compat.long_cache_retention;
     let marked = compat.cache_markers && request.session_id.is_some();
     let cache = marked.then(|| CacheControl { ttl: long.then_some("1h") });
     let declared = tools(request.tools, &compat, cache);
     let history = || {
         let has_calls = |m: &std::sync::Arc<Message>| matches!(&**m, Message::Assistant(m) if m.has_tool_calls());
-        compat.tools_with_tool_history && draft.messages.iter().any(has_calls)
+        compat.tools_with_tool_history && context.messages.iter().any(has_calls)
     };
     let mut special = Map::new();
-    special.insert(compat.max_tokens_field.to_string(), json!(draft.max_tokens));
+    special.insert(compat.max_tokens_field.to_string(), json!(context.max_tokens));
     if model.reasoning {
-        think(draft, &compat, &mut special);
+        think(context, &compat, &mut special);
     }
     if compat.tool_stream && !declared.is_empty() {
         special.insert("tool_stream".to_string(), json!(true));
@@ -73,7 +73,7 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     }
     let body = Body {
         model: &model.id,
-        messages: turns(draft, &compat, signatures, cache),
+        messages: api_messages(context, &compat, signatures, cache),
         stream: true,
         stream_options: compat.usage_in_streaming.then(|| json!({"include_usage": true})),
         store: compat.store.then_some(false),
@@ -85,7 +85,7 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
         prompt_cache_retention: long.then_some("24h"),
         special,
     };
-    let mut headers = draft.headers("authorization");
+    let mut headers = context.headers("authorization");
     headers.push(("accept".to_string(), "text/event-stream".to_string()));
     let affinity: &[&str] = match compat.affinity {
         Affinity::None => &[],
@@ -96,8 +96,8 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     headers.extend(
         request.session_id.iter().flat_map(|id| affinity.iter().map(|name| (name.to_string(), id.to_string()))),
     );
-    configure(&mut headers, draft.authorization);
-    Prepared {
+    configure(&mut headers, context.authorization);
+    HttpRequest {
         url: format!("{}/chat/completions", model.base_url),
         headers,
         // Serialising strings and numbers into memory has no way to fail.
@@ -106,8 +106,8 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
 }
 
 /// Asks for thoughts, or for none, in the server's way.
-fn think(draft: &Draft<'_>, compat: &Compat, out: &mut Map<String, Value>) {
-    let (model, level) = (draft.model, draft.request.thinking);
+fn think(context: &RequestContext<'_>, compat: &Compat, out: &mut Map<String, Value>) {
+    let (model, level) = (context.model, context.request.thinking);
     let on = level != ThinkingLevel::Off;
     // The level by the model's own name for it. Switched off, that is the name of "off".
     let mapped = model.mapped(level);
@@ -164,7 +164,7 @@ fn think(draft: &Draft<'_>, compat: &Compat, out: &mut Map<String, Value>) {
                 [("chatTemplateKwargs", "chat_template_kwargs"), ("chatTemplateArgs", "chat_template_args")]
             {
                 if let Some(Value::Object(template)) = model.compat.get(flag) {
-                    set(field, Value::Object(fill(template, on, effort, draft.budget())));
+                    set(field, Value::Object(fill(template, on, effort, context.budget())));
                 }
             }
             compat.thinking_format == ThinkingFormat::Baseten
@@ -192,7 +192,7 @@ fn think(draft: &Draft<'_>, compat: &Compat, out: &mut Map<String, Value>) {
         set("reasoning_effort", json!(effort));
     }
     if on && let Some(field) = model.compat.get("thinkingTokenBudgetField").and_then(Value::as_str) {
-        set(field, json!(draft.budget().min(draft.max_tokens.saturating_sub(MIN_ANSWER))));
+        set(field, json!(context.budget().min(context.max_tokens.saturating_sub(MIN_ANSWER))));
     }
 }
 

@@ -10,7 +10,7 @@ use crate::model::lenient::Text;
 use crate::model::openai_fields::REASONING_FIELDS;
 use crate::model::openai_usage::{KnownUsage, ReportedUsage};
 use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
-use crate::model::request::{Failed, Failure};
+use crate::model::request::{Failure, RequestError};
 use crate::model::sse::Event;
 use crate::model::stated_error;
 use crate::model::stated_error::{is_error, provider_error, unusable};
@@ -63,7 +63,7 @@ impl CompletionsDecoder {
 }
 
 impl Decoder for CompletionsDecoder {
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         if event.data == DONE {
             self.done = true;
             return Ok(Progress::Done);
@@ -103,20 +103,20 @@ impl Decoder for CompletionsDecoder {
         self.close(answer);
     }
 
-    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
         let finish = self.finish.take();
         let ending = finish.as_deref().map(Ending::of);
         match (&ending, &finish) {
             (Some(Ending::Failure { status }), Some(reason)) => {
-                return Err(Failed {
+                return Err(RequestError {
                     facts: Failure { status: *status, ..Failure::default() },
-                    ..Failed::new(format!("Provider finish_reason: {reason}"))
+                    ..RequestError::new(format!("Provider finish_reason: {reason}"))
                 });
             }
             (None, _)
                 if !self.done && (self.says_why || answer.message.content.is_empty() && self.calls.is_empty()) =>
             {
-                return Err(Failed::new("Stream ended without finish_reason"));
+                return Err(RequestError::new("Stream ended without finish_reason"));
             }
             _ => {}
         }
@@ -182,7 +182,7 @@ impl CompletionsDecoder {
         }
     }
 
-    fn choice(&mut self, choice: Choice<'_>, is_chunk: bool, answer: &mut Answer<'_>) -> Result<(), Failed> {
+    fn choice(&mut self, choice: Choice<'_>, is_chunk: bool, answer: &mut Answer<'_>) -> Result<(), RequestError> {
         if let Some(error) = choice.error.filter(|error| is_error(Some(error))) {
             return Err(provider_error(error.get()));
         }

@@ -3,7 +3,7 @@
 use crate::model::ids::{sanitize, short_hash};
 use crate::model::model_info::Model;
 use crate::model::openai_fields::result_text;
-use crate::model::protocol::{Draft, Prepared, configure};
+use crate::model::protocol::{HttpRequest, RequestContext, configure};
 use crate::model::sendable::Habit;
 use crate::model::thinking::ThinkingLevel;
 use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage};
@@ -100,7 +100,7 @@ enum Typed<'a> {
         id: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         phase: Option<String>,
-        content: [Said<'a>; 1],
+        content: [OutputText<'a>; 1],
     },
     FunctionCall {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,7 +117,7 @@ enum Typed<'a> {
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename = "output_text")]
-struct Said<'a> {
+struct OutputText<'a> {
     text: &'a str,
     annotations: [(); 0],
 }
@@ -146,8 +146,8 @@ pub struct TextSignature {
 }
 
 /// The HTTP request.
-pub fn prepare(draft: &Draft<'_>) -> Prepared {
-    let (model, request) = (draft.model, draft.request);
+pub fn prepare(context: &RequestContext<'_>) -> HttpRequest {
+    let (model, request) = (context.model, context.request);
     let on = request.thinking != ThinkingLevel::Off;
     let mapped = model.mapped(request.thinking);
     let reasoning = match (model.reasoning, on) {
@@ -157,7 +157,7 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     };
     // xAI's models think whether asked or not, and want their thoughts back.
     let include = model.reasoning && (on || model.provider == "xai");
-    let long = draft.long_cache && model.flag("supportsLongCacheRetention") != Some(false);
+    let long = context.long_cache && model.flag("supportsLongCacheRetention") != Some(false);
     // The newest models take other words for how their cache is used; without any, they cache for a short time.
     let explicit = model.flag("supportsExplicitPromptCacheMode") == Some(true);
     let tools = request.tools.iter().map(|tool| Tool {
@@ -168,11 +168,11 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     });
     let body = Body {
         model: &model.id,
-        input: input(draft),
+        input: input(context),
         stream: true,
         store: false,
         max_output_tokens: (model.flag("supportsMaxOutputTokens") != Some(false))
-            .then(|| draft.max_tokens.max(MIN_OUTPUT)),
+            .then(|| context.max_tokens.max(MIN_OUTPUT)),
         tools: tools.collect(),
         reasoning,
         include: include.then_some(["reasoning.encrypted_content"]),
@@ -184,7 +184,7 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
             _ => None,
         },
     };
-    let mut headers = draft.headers("authorization");
+    let mut headers = context.headers("authorization");
     headers.push(("accept".to_string(), "text/event-stream".to_string()));
     let affinity: &[&str] = match model.compat.get("sessionAffinityFormat").and_then(Value::as_str) {
         Some("openai-nosession") => &["x-client-request-id"],
@@ -195,8 +195,8 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     headers.extend(
         request.session_id.iter().flat_map(|id| affinity.iter().map(|name| (name.to_string(), id.to_string()))),
     );
-    configure(&mut headers, draft.authorization);
-    Prepared {
+    configure(&mut headers, context.authorization);
+    HttpRequest {
         url: format!("{}/responses", model.base_url),
         headers,
         // Serialising strings and numbers into memory has no way to fail.
@@ -204,17 +204,18 @@ pub fn prepare(draft: &Draft<'_>) -> Prepared {
     }
 }
 
-fn input<'a>(draft: &Draft<'a>) -> Vec<Item<'a>> {
-    let model = draft.model;
-    let mut items = Vec::with_capacity(draft.messages.len() + 1);
+fn input<'a>(context: &RequestContext<'a>) -> Vec<Item<'a>> {
+    let model = context.model;
+    let mut items = Vec::with_capacity(context.messages.len() + 1);
     let mut ids = HashSet::new();
-    if !draft.request.system.is_empty() {
-        let developer =
-            model.reasoning && model.flag("supportsDeveloperRole") != Some(false) && !draft.has(Habit::NoDeveloperRole);
+    if !context.request.system.is_empty() {
+        let developer = model.reasoning
+            && model.flag("supportsDeveloperRole") != Some(false)
+            && !context.has(Habit::NoDeveloperRole);
         let role = if developer { "developer" } else { "system" };
-        items.push(Item::Prompt { role, content: draft.request.system });
+        items.push(Item::Prompt { role, content: context.request.system });
     }
-    for (number, message) in draft.messages.iter().enumerate() {
+    for (number, message) in context.messages.iter().enumerate() {
         match &**message {
             Message::User(user) => {
                 let content = match &user.content {
@@ -225,7 +226,7 @@ fn input<'a>(draft: &Draft<'a>) -> Vec<Item<'a>> {
                     items.push(Item::User { role: "user", content });
                 }
             }
-            Message::Assistant(message) => answered(message, number, model, &mut ids, &mut items),
+            Message::Assistant(message) => assistant_items(message, number, model, &mut ids, &mut items),
             Message::ToolResult(result) => items.push(Item::Typed(tool_result(result))),
         }
     }
@@ -253,7 +254,7 @@ fn tool_result(result: &ToolResultMessage) -> Typed<'_> {
 
 /// An answer's items, in the order of its blocks. No two of a request have the same id, and those that do not go back with
 /// the reasoning that they came with do not name theirs: the service looks for it otherwise.
-fn answered<'a>(
+fn assistant_items<'a>(
     message: &'a AssistantMessage,
     number: usize,
     model: &Model,
@@ -284,7 +285,7 @@ fn answered<'a>(
                 let id = id.map(|id| if id.len() > MAX_ID { format!("msg_{}", short_hash(&id)) } else { id });
                 let id = id.filter(|id| ids.insert(Cow::Owned(id.clone())));
                 let id = id.unwrap_or_else(|| format!("msg_{number}_{at}"));
-                let content = [Said { text, annotations: [] }];
+                let content = [OutputText { text, annotations: [] }];
                 items.push(Item::Typed(Typed::Message { role: "assistant", status: "completed", id, phase, content }));
             }
             Block::ToolCall { id, name, arguments, .. } => {

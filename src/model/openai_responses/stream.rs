@@ -8,14 +8,14 @@ use crate::model::answer::Answer;
 use crate::model::error_body::quoted;
 use crate::model::openai_usage::KnownUsage;
 use crate::model::protocol::{DONE, Decoder, Progress, stopped};
-use crate::model::request::Failed;
+use crate::model::request::RequestError;
 use crate::model::sse::Event;
 use crate::model::stated_error;
 use crate::model::stated_error::{provider_error, unusable};
 use crate::tolerant_json;
 use crate::transcript::{Block, StopReason};
 use event::{Any, Delta, Kind, OutputItem, Response};
-use items::{At, Item, Items};
+use items::{Item, Items, Moment};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -24,30 +24,30 @@ use serde_json::value::RawValue;
 pub struct ResponsesDecoder {
     items: Items,
     /// How the response ended.
-    ending: Option<Result<StopReason, Failed>>,
+    ending: Option<Result<StopReason, RequestError>>,
     /// The server said that nothing will follow.
     done: bool,
 }
 
 impl Decoder for ResponsesDecoder {
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         if event.data == DONE {
             self.done = true;
             return Ok(Progress::Done);
         }
-        match what(named(&event)) {
-            What::Nothing => return Ok(Progress::More),
-            What::Piece(kind) => {
+        match event_kind(named(&event)) {
+            EventKind::Nothing => return Ok(Progress::More),
+            EventKind::Piece(kind) => {
                 self.piece(kind, event.data, answer)?;
                 return Ok(Progress::More);
             }
-            What::Other => {}
+            EventKind::Other => {}
         }
         let mut repaired = String::new();
         let parsed: Any<'_> = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
         // Some servers say it in one place only.
         let kind = parsed.kind.filled().unwrap_or_else(|| named(&event));
-        if let What::Piece(kind) = what(kind) {
+        if let EventKind::Piece(kind) = event_kind(kind) {
             self.piece(kind, event.data, answer)?;
             return Ok(Progress::More);
         }
@@ -139,7 +139,7 @@ impl Decoder for ResponsesDecoder {
         self.close(answer);
     }
 
-    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
         if let Some(ending) = self.ending.take() {
             return ending;
         }
@@ -151,7 +151,7 @@ impl Decoder for ResponsesDecoder {
         });
         let is_whole = self.done || ended && is_last;
         if self.items.0.is_empty() || !is_whole {
-            return Err(Failed::new("Stream ended before a terminal response event"));
+            return Err(RequestError::new("Stream ended before a terminal response event"));
         }
         self.close(answer);
         Ok(stopped(answer))
@@ -159,7 +159,7 @@ impl Decoder for ResponsesDecoder {
 }
 
 /// What an event calls for, by its type.
-enum What {
+enum EventKind {
     /// A piece of this.
     Piece(Kind),
     Other,
@@ -167,10 +167,10 @@ enum What {
     Nothing,
 }
 
-fn what(kind: &str) -> What {
+fn event_kind(kind: &str) -> EventKind {
     match kind {
-        "response.output_text.delta" | "response.refusal.delta" => What::Piece(Kind::Text),
-        "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => What::Piece(Kind::Thinking),
+        "response.output_text.delta" | "response.refusal.delta" => EventKind::Piece(Kind::Text),
+        "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => EventKind::Piece(Kind::Thinking),
         "response.function_call_arguments.delta"
         | "response.function_call_arguments.done"
         | "response.reasoning_summary_part.done"
@@ -183,10 +183,10 @@ fn what(kind: &str) -> What {
         | "response.failed"
         | "response.cancelled"
         | "response.done"
-        | "response.error" => What::Other,
-        "keepalive" | "ping" => What::Nothing,
-        kind if kind.starts_with("response.") => What::Nothing,
-        _ => What::Other,
+        | "response.error" => EventKind::Other,
+        "keepalive" | "ping" => EventKind::Nothing,
+        kind if kind.starts_with("response.") => EventKind::Nothing,
+        _ => EventKind::Other,
     }
 }
 
@@ -200,11 +200,11 @@ fn named<'a>(event: &Event<'a>) -> &'a str {
     std::str::from_utf8(kind).unwrap_or_default()
 }
 
-fn item<'a>(raw: &'a RawValue, repaired: &'a mut String) -> Result<OutputItem<'a>, Failed> {
+fn item<'a>(raw: &'a RawValue, repaired: &'a mut String) -> Result<OutputItem<'a>, RequestError> {
     tolerant_json::parse(raw.get().as_bytes(), repaired).map_err(|e| unusable(&e))
 }
 
-fn response<'a>(raw: &'a RawValue, repaired: &'a mut String) -> Result<Response<'a>, Failed> {
+fn response<'a>(raw: &'a RawValue, repaired: &'a mut String) -> Result<Response<'a>, RequestError> {
     tolerant_json::parse(raw.get().as_bytes(), repaired).map_err(|e| unusable(&e))
 }
 
@@ -240,7 +240,7 @@ fn arguments(index: usize, whole: &str, answer: &mut Answer<'_>) {
 
 impl ResponsesDecoder {
     /// The hot path: one piece of text or thought.
-    fn piece(&mut self, kind: Kind, data: &[u8], answer: &mut Answer<'_>) -> Result<(), Failed> {
+    fn piece(&mut self, kind: Kind, data: &[u8], answer: &mut Answer<'_>) -> Result<(), RequestError> {
         let mut repaired = String::new();
         let event: Delta<'_> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
         let Some(delta) = event.delta.filled() else { return Ok(()) };
@@ -271,7 +271,7 @@ impl ResponsesDecoder {
     /// An item begins, if it has not begun before.
     fn begin(&mut self, number: Option<u64>, item: &OutputItem<'_>, answer: &mut Answer<'_>) {
         let Some(kind) = item.kind() else { return };
-        let known = self.items.find(At::Beginning, kind, number, item);
+        let known = self.items.find(Moment::Beginning, kind, number, item);
         // A call without a name is not known as one before its end.
         if known.is_none() && (kind != Kind::Tool || item.name.filled().is_some()) {
             let at = self.start(kind, number, item, answer);
@@ -306,7 +306,7 @@ impl ResponsesDecoder {
     /// An item has ended, and this is all of it.
     fn finish(&mut self, number: Option<u64>, raw: &RawValue, item: &OutputItem<'_>, answer: &mut Answer<'_>) {
         let Some(kind) = item.kind() else { return };
-        let known = self.items.find(At::End, kind, number, item);
+        let known = self.items.find(Moment::End, kind, number, item);
         let at = known.unwrap_or_else(|| self.start(kind, number, item, answer));
         self.finish_at(at, Some(raw), item, answer);
     }
@@ -391,7 +391,7 @@ impl ResponsesDecoder {
                 self.close(answer);
                 Ok(StopReason::Length)
             }
-            ("incomplete", reason) => Err(Failed::new(format!("Response incomplete: {reason}"))),
+            ("incomplete", reason) => Err(RequestError::new(format!("Response incomplete: {reason}"))),
             ("failed" | "cancelled", _) => Err(failed(response.error.or(error))),
             _ => {
                 self.close(answer);
@@ -404,7 +404,7 @@ impl ResponsesDecoder {
     /// come, the rest.
     fn compare(&mut self, position: u64, raw: &RawValue, item: &OutputItem<'_>, answer: &mut Answer<'_>) {
         let Some(kind) = item.kind() else { return };
-        let known = self.items.find(At::End, kind, Some(position), item).or_else(|| self.alike(kind, item, answer));
+        let known = self.items.find(Moment::End, kind, Some(position), item).or_else(|| self.alike(kind, item, answer));
         let lacks_text = |known: &Item| {
             kind == Kind::Text && known.ended && said(known.index, answer).is_empty() && !item.text().is_empty()
         };
@@ -476,7 +476,7 @@ fn call_id(item: &OutputItem<'_>, answer: &Answer<'_>) -> String {
 }
 
 /// The error of a response that failed.
-fn failed(error: Option<&RawValue>) -> Failed {
+fn failed(error: Option<&RawValue>) -> RequestError {
     let raw = error.map_or("null", RawValue::get);
     let value: Value = serde_json::from_str(raw).unwrap_or_default();
     let field = |name: &str| match value.get(name) {
@@ -491,7 +491,7 @@ fn failed(error: Option<&RawValue>) -> Failed {
         value => value.to_string(),
     });
     let text = format!("{code}: {}", quoted(words.as_bytes()));
-    Failed { facts: provider_error(raw).facts, ..Failed::new(text) }
+    RequestError { facts: provider_error(raw).facts, ..RequestError::new(text) }
 }
 
 #[cfg(test)]

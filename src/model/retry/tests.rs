@@ -7,7 +7,7 @@ fn outcome(text: &str, failure: Failure) -> Outcome {
     let model = test_model();
     let mut recorder = crate::model::test_support::Recorder::default();
     let answer = crate::model::answer::Answer::new(&test_request(&model, &[]), &mut recorder);
-    let failed = crate::model::request::Failed { text: text.to_string(), facts: failure, aborted: false };
+    let failed = crate::model::request::RequestError { text: text.to_string(), facts: failure, aborted: false };
     answer.finish(&test_request(&model, &[]), Err(failed))
 }
 

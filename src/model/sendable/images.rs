@@ -1,7 +1,7 @@
 //! Which images of a conversation go into a request, and what stands in place of the others.
 
-use super::How;
-use super::refused::Why;
+use super::SendableOptions;
+use super::refused::Omission;
 use crate::model::model_info::{Api, Model};
 use crate::tools::images::sniff;
 use crate::transcript::{Block, Content, Message};
@@ -56,7 +56,7 @@ impl Limits {
 
 /// What becomes of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ImageVerdict {
     /// It is sent, as what it is.
     Send(&'static str),
     /// This stands in its place.
@@ -65,7 +65,7 @@ pub enum Verdict {
 
 /// Decides about all images of the messages. `surplus` bytes of those that could be sent, at least, are left out, and as
 /// many as exceed the limit's number; the oldest first.
-pub fn verdicts(messages: &[Arc<Message>], how: &How<'_>) -> HashMap<Place, Verdict> {
+pub fn verdicts(messages: &[Arc<Message>], options: &SendableOptions<'_>) -> HashMap<Place, ImageVerdict> {
     let mut verdicts = HashMap::new();
     let mut sent: Vec<(Place, usize)> = Vec::new();
     for (number, message) in messages.iter().enumerate() {
@@ -79,34 +79,34 @@ pub fn verdicts(messages: &[Arc<Message>], how: &How<'_>) -> HashMap<Place, Verd
         };
         for (at, block) in blocks.iter().enumerate() {
             let Block::Image { data, .. } = block else { continue };
-            let verdict = if how.block_images {
-                Verdict::Remark(BLOCKED)
-            } else if !how.model.images {
-                Verdict::Remark(if of_tool { BLIND_TOOL } else { BLIND_USER })
+            let verdict = if options.block_images {
+                ImageVerdict::Remark(BLOCKED)
+            } else if !options.model.images {
+                ImageVerdict::Remark(if of_tool { BLIND_TOOL } else { BLIND_USER })
             } else {
-                match (how.refused.why(how.model, data), format(data)) {
-                    (Some(Why::Refused), _) => Verdict::Remark(REFUSED),
-                    (Some(Why::TooMuch), _) => Verdict::Remark(TOO_MUCH),
-                    (None, None) => Verdict::Remark(DAMAGED),
-                    (None, Some(mime_type)) => Verdict::Send(mime_type),
+                match (options.refused.why(options.model, data), format(data)) {
+                    (Some(Omission::Refused), _) => ImageVerdict::Remark(REFUSED),
+                    (Some(Omission::TooMuch), _) => ImageVerdict::Remark(TOO_MUCH),
+                    (None, None) => ImageVerdict::Remark(DAMAGED),
+                    (None, Some(mime_type)) => ImageVerdict::Send(mime_type),
                 }
             };
-            if matches!(verdict, Verdict::Send(_)) {
+            if matches!(verdict, ImageVerdict::Send(_)) {
                 sent.push(((number, at), data.len()));
             }
             verdicts.insert((number, at), verdict);
         }
     }
-    let Limits { bytes, images } = how.limits;
+    let Limits { bytes, images } = options.limits;
     let mut number = in_steps(sent.len().saturating_sub(images), images);
-    let mut surplus = in_steps(how.surplus, bytes);
+    let mut surplus = in_steps(options.surplus, bytes);
     for (place, length) in sent {
         if number == 0 && surplus == 0 {
             break;
         }
         number = number.saturating_sub(1);
         surplus = surplus.saturating_sub(length);
-        verdicts.insert(place, Verdict::Remark(TOO_MUCH));
+        verdicts.insert(place, ImageVerdict::Remark(TOO_MUCH));
     }
     verdicts
 }
@@ -129,12 +129,12 @@ fn format(data: &str) -> Option<&'static str> {
 }
 
 /// The blocks as they are sent: each run of images with the same remark gives way to one text.
-pub fn replace(blocks: &[Block], number: usize, verdicts: &HashMap<Place, Verdict>) -> Option<Vec<Block>> {
+pub fn replace(blocks: &[Block], number: usize, verdicts: &HashMap<Place, ImageVerdict>) -> Option<Vec<Block>> {
     let verdict = |at: usize, block: &Block| match block {
         Block::Image { mime_type, .. } => verdicts
             .get(&(number, at))
             .copied()
-            .filter(|verdict| !matches!(verdict, Verdict::Send(is) if is == mime_type)),
+            .filter(|verdict| !matches!(verdict, ImageVerdict::Send(is) if is == mime_type)),
         _ => None,
     };
     if !blocks.iter().enumerate().any(|(at, block)| verdict(at, block).is_some()) {
@@ -144,13 +144,13 @@ pub fn replace(blocks: &[Block], number: usize, verdicts: &HashMap<Place, Verdic
     let mut last = None;
     for (at, block) in blocks.iter().enumerate() {
         let next = match (verdict(at, block), block) {
-            (Some(Verdict::Remark(remark)), _) => {
+            (Some(ImageVerdict::Remark(remark)), _) => {
                 if last != Some(remark) {
                     out.push(Block::text(remark));
                 }
                 Some(remark)
             }
-            (Some(Verdict::Send(mime_type)), Block::Image { data, .. }) => {
+            (Some(ImageVerdict::Send(mime_type)), Block::Image { data, .. }) => {
                 out.push(Block::Image { data: data.clone(), mime_type: mime_type.to_string() });
                 None
             }

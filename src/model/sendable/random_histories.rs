@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::credentials::{Authorization, Scheme};
 use crate::model::model_info::Api;
-use crate::model::protocol::Draft;
+use crate::model::protocol::RequestContext;
 use crate::model::provider_apis;
 use crate::model::request::Request;
 use crate::model::test_support::{test_model, test_request};
@@ -274,7 +274,7 @@ fn every_history_can_be_sent() {
             let messages = history(&mut fastrand::Rng::with_seed(seed), api);
             let refused = Refused::default();
             let (rules, limits) = (&protocol.rules, Limits { bytes: usize::MAX, images: 3 });
-            let how = How {
+            let options = SendableOptions {
                 model: &model,
                 rules,
                 offered: &tools,
@@ -283,11 +283,11 @@ fn every_history_can_be_sent() {
                 surplus: 0,
                 refused: &refused,
             };
-            let sent = sendable(&messages, &how);
-            let again = sendable(&sent, &how);
+            let sent = sendable(&messages, &options);
+            let again = sendable(&sent, &options);
             assert_eq!(again, sent, "{api:?} {seed}: what is sendable stays as it is");
             let request = Request { tools: &tools, thinking: ThinkingLevel::High, ..test_request(&model, &messages) };
-            let prepared = (protocol.prepare)(&Draft {
+            let http_request = (protocol.prepare)(&RequestContext {
                 request: &request,
                 model: &model,
                 messages: &sent,
@@ -297,7 +297,7 @@ fn every_history_can_be_sent() {
                 long_cache: false,
                 refused: &refused,
             });
-            let body: Value = serde_json::from_slice(&prepared.body).expect("JSON");
+            let body: Value = serde_json::from_slice(&http_request.body).expect("JSON");
             if let Err(why) = check(api, &body) {
                 panic!("{api:?}, seed {seed}: {why}\n{body:#}");
             }

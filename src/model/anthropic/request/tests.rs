@@ -2,7 +2,7 @@ use super::*;
 use crate::model::credentials::Authorization;
 use crate::model::secret_value::Secret;
 use crate::model::sendable::Refused;
-use crate::model::test_support::{prepared, test_model, test_request};
+use crate::model::test_support::{http_request, test_model, test_request};
 use crate::transcript::ToolSpec;
 use serde_json::json;
 
@@ -18,7 +18,7 @@ fn request(
     tools: &[ToolSpec],
     long: bool,
 ) -> (Vec<String>, Value) {
-    let (url, headers, body) = prepared(model, (level, model.max_tokens, long), messages, tools, prepare);
+    let (url, headers, body) = http_request(model, (level, model.max_tokens, long), messages, tools, prepare);
     assert_eq!(url, "http://127.0.0.1:9/v1/messages");
     (headers, body)
 }
@@ -158,7 +158,7 @@ fn compat_flags() {
 fn signed_in_users_send_a_bearer_token_and_the_beta_alone() {
     let (model, authorization) = (test_model(), authorization(Scheme::AnthropicSignIn));
     let request = test_request(&model, &[]);
-    let draft = Draft {
+    let context = RequestContext {
         request: &request,
         model: &model,
         messages: &[],
@@ -168,7 +168,7 @@ fn signed_in_users_send_a_bearer_token_and_the_beta_alone() {
         long_cache: false,
         refused: &Refused::default(),
     };
-    let headers = prepare(&draft).headers;
+    let headers = prepare(&context).headers;
     let value = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
     assert_eq!((value("authorization"), value("anthropic-beta")), (Some("Bearer k"), Some(SIGN_IN_BETA)));
     assert_eq!((value("x-api-key"), headers.len()), (None, 5));
@@ -180,7 +180,7 @@ fn configured_headers_replace_computed_ones() {
     let mut authorization = authorization(Scheme::Key);
     authorization.headers = vec![("X-Api-Key".to_string(), Secret::new("other")), ("H".to_string(), Secret::new("v"))];
     let request = test_request(&model, &[]);
-    let draft = Draft {
+    let context = RequestContext {
         request: &request,
         model: &model,
         messages: &[],
@@ -190,7 +190,7 @@ fn configured_headers_replace_computed_ones() {
         long_cache: false,
         refused: &Refused::default(),
     };
-    let headers = prepare(&draft).headers;
+    let headers = prepare(&context).headers;
     let keys: Vec<_> =
         headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case("x-api-key")).map(|(_, v)| v.as_str()).collect();
     assert_eq!(keys, ["other"]);

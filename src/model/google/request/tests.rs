@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::model_info::Api;
-use crate::model::test_support::{prepared, test_model};
+use crate::model::test_support::{http_request, test_model};
 use crate::transcript::ToolSpec;
 
 fn model(id: &str) -> Model {
@@ -36,7 +36,7 @@ fn the_whole_request() {
     };
     let id = "gemini-3-pro-preview";
     let (url, headers, body) =
-        prepared(&model(id), (ThinkingLevel::High, 4096, false), conversation(id), &[tool], prepare);
+        http_request(&model(id), (ThinkingLevel::High, 4096, false), conversation(id), &[tool], prepare);
     assert_eq!(url, format!("http://127.0.0.1:9/models/{id}:streamGenerateContent?alt=sse"));
     assert_eq!(headers, ["content-type: application/json", "x-goog-api-key: k"]);
     let picture = json!({"inlineData":{"mimeType":"image/png","data":"AA=="}});
@@ -64,7 +64,7 @@ fn the_whole_request() {
 #[test]
 fn older_models_get_images_apart_and_no_ids() {
     let id = "gemini-2.5-flash";
-    let (_, _, body) = prepared(&model(id), (ThinkingLevel::Off, 1, false), conversation(id), &[], prepare);
+    let (_, _, body) = http_request(&model(id), (ThinkingLevel::Off, 1, false), conversation(id), &[], prepare);
     let contents = &body["contents"];
     assert_eq!(contents[1]["parts"][3], json!({"functionCall":{"name":"t","args":{"x":1}},"thoughtSignature":"CCCC"}));
     assert_eq!(
@@ -92,12 +92,12 @@ fn the_first_call_of_a_turn_has_a_signature_where_the_model_wants_one() {
         ("gemini-2.5-pro", "other", "AAAA", json!([null, null])),
     ] {
         let (_, _, body) =
-            prepared(&model(id), (ThinkingLevel::Off, 1, false), json!([answer(by, signature)]), &[], prepare);
+            http_request(&model(id), (ThinkingLevel::Off, 1, false), json!([answer(by, signature)]), &[], prepare);
         let parts = &body["contents"][0]["parts"];
         assert_eq!(json!([parts[1]["thoughtSignature"], parts[2]["thoughtSignature"]]), expected, "{id} {signature}");
     }
     let twice = json!([answer("x", "AAAA"), answer("x", "AAAA")]);
-    let (_, _, body) = prepared(&model("gemini-3-pro"), (ThinkingLevel::Off, 1, false), twice, &[], prepare);
+    let (_, _, body) = http_request(&model("gemini-3-pro"), (ThinkingLevel::Off, 1, false), twice, &[], prepare);
     assert_eq!(body["contents"].as_array().map(Vec::len), Some(1), "two turns of the model in a row are one");
 }
 
@@ -127,7 +127,7 @@ fn thinking_by_level_or_budget() {
     ] {
         let thinking_level_map = serde_json::from_value(map.clone()).expect("levels");
         let model = Model { reasoning: true, thinking_level_map, ..model(id) };
-        let (_, _, body) = prepared(&model, (level, 1, false), json!([]), &[], prepare);
+        let (_, _, body) = http_request(&model, (level, 1, false), json!([]), &[], prepare);
         assert_eq!(body["generationConfig"]["thinkingConfig"], expected, "{id} {map} {level:?}");
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::model::google::NO_SIGNATURE;
 use crate::model::model_info::{Api, Model};
 use crate::model::openai_completions::messages;
-use crate::model::test_support::{prepared, test_model};
+use crate::model::test_support::{http_request, test_model};
 use crate::transcript::ToolSpec;
 
 fn model(base_url: &str, compat: Value) -> Model {
@@ -26,7 +26,7 @@ fn request(
     tools: &[ToolSpec],
     long: bool,
 ) -> (Vec<String>, Value) {
-    let (url, headers, body) = prepared(model, (level, 4096, long), messages, tools, prepare);
+    let (url, headers, body) = http_request(model, (level, 4096, long), messages, tools, prepare);
     assert_eq!(url, format!("{}/chat/completions", model.base_url));
     (headers, body)
 }

@@ -3,7 +3,7 @@ use crate::model::credentials::{Authorization, Scheme};
 use crate::model::model_info::Api;
 use crate::model::request::Request;
 use crate::model::sendable::Refused;
-use crate::model::test_support::{prepared, test_model, test_request};
+use crate::model::test_support::{http_request, test_model, test_request};
 use crate::model::thinking::Budgets;
 use crate::transcript::ToolSpec;
 
@@ -40,7 +40,7 @@ fn the_whole_request() {
         result("call_3|fc_3", json!([]))
     ]);
     let tool = ToolSpec { name: "t".to_string(), description: "D".to_string(), parameters: json!({"type":"object"}) };
-    let (url, headers, body) = prepared(&model(), (ThinkingLevel::High, 4096, true), messages, &[tool], prepare);
+    let (url, headers, body) = http_request(&model(), (ThinkingLevel::High, 4096, true), messages, &[tool], prepare);
     assert_eq!(url, "http://127.0.0.1:9/responses");
     assert_eq!(
         headers,
@@ -93,7 +93,7 @@ fn items_keep_their_ids_unless_their_reasoning_is_left_out_and_each_only_once() 
         assistant("m", json!([reasoning("rs_1"), said, call("c|fc_2")])),
         assistant("m", json!([reasoning("rs_2"), said, call("d|fc_1")]))
     ]);
-    let (_, _, body) = prepared(&model(), (ThinkingLevel::Off, 1, false), messages, &[], prepare);
+    let (_, _, body) = http_request(&model(), (ThinkingLevel::Off, 1, false), messages, &[], prepare);
     let items = body["input"].as_array().expect("a list");
     let ids: Vec<&str> = items.iter().skip(1).map(|item| item["id"].as_str().unwrap_or("-")).collect();
     let expected = ["msg_1", "fc_1", "rs_1", "msg_1_1", "-", "msg_2_1", "-", "rs_2", "msg_3_1", "-"];
@@ -131,7 +131,7 @@ fn thinking_and_flags() {
     ] {
         let model =
             Model { reasoning, thinking_level_map: map(levels.clone()), provider: provider.to_string(), ..model() };
-        let (_, _, body) = prepared(&model, (level, 5, false), json!([]), &[], prepare);
+        let (_, _, body) = http_request(&model, (level, 5, false), json!([]), &[], prepare);
         assert_eq!(
             (&body["reasoning"], body["include"].is_array()),
             (&expected, include),
@@ -143,7 +143,7 @@ fn thinking_and_flags() {
     let mut model = Model { provider: "openrouter".to_string(), thinking_level_map: compat, ..model() };
     model.compat.insert("supportsMaxOutputTokens".to_string(), json!(false));
     model.compat.insert("supportsDeveloperRole".to_string(), json!(false));
-    let (_, headers, body) = prepared(&model, (ThinkingLevel::Off, 5, false), json!([]), &[], prepare);
+    let (_, headers, body) = http_request(&model, (ThinkingLevel::Off, 5, false), json!([]), &[], prepare);
     assert_eq!((&body["max_output_tokens"], &body["input"][0]["role"]), (&json!(null), &json!("system")));
     assert!(headers.contains(&"x-session-id: s1".to_string()), "{headers:?}");
 }
@@ -170,7 +170,7 @@ fn words_for_the_cache() {
         {
             let request = Request { session_id, ..test_request(&model, &[]) };
             let authorization = Authorization { secret: None, scheme: Scheme::Key, headers: Vec::new() };
-            let body = prepare(&Draft {
+            let body = prepare(&RequestContext {
                 request: &request,
                 model: &model,
                 messages: &[],
@@ -193,7 +193,7 @@ fn words_for_the_cache() {
     ] {
         let mut model = model();
         model.compat.insert("sessionAffinityFormat".to_string(), format);
-        let (_, headers, _) = prepared(&model, (ThinkingLevel::Off, 5, false), json!([]), &[], prepare);
+        let (_, headers, _) = http_request(&model, (ThinkingLevel::Off, 5, false), json!([]), &[], prepare);
         let found: Vec<&str> = headers.iter().map(String::as_str).filter(|h| h.ends_with(": s1")).collect();
         assert_eq!(found, expected);
     }
