@@ -11,7 +11,7 @@ use crate::cancel::Cancel;
 use crate::compact::CompactError;
 use crate::config::Config;
 use crate::events::AgentEvent;
-use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry, settle_calls};
+use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, commands, skills, system_prompt};
 use crate::reply::{ErrorKind, Reply, ReplyError, Restart};
 use crate::session::{Facts, Info};
@@ -318,7 +318,6 @@ impl Turn {
             }
             self.fit();
             let mut outcome = self.ask(&system, &specs, &mut run);
-            settle_calls(&mut outcome.message, self.info.tools.iter().map(String::as_str));
             let (failed, stop_reason) = (outcome.failed(), outcome.message.stop_reason);
             // Calls of an answer that was cut off get results that say so; those of a failed one are left out with it.
             let may_overflow = failed || stop_reason == StopReason::Length && !outcome.message.has_tool_calls();

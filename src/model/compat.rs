@@ -13,7 +13,8 @@ use serde_json::{Map, Value};
 use std::sync::LazyLock;
 
 /// How a server wants to be told to think.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ThinkingFormat {
     Openai,
     Openrouter,
@@ -173,7 +174,7 @@ impl Compat {
             Some("max_completion_tokens") => self.max_tokens_field = "max_completion_tokens",
             _ => {}
         }
-        if let Some(format) = word("thinkingFormat").and_then(ThinkingFormat::parse) {
+        if let Some(Ok(format)) = flags.get("thinkingFormat").map(ThinkingFormat::deserialize) {
             self.thinking_format = format;
         }
         if let Some(format) = word("cacheControlFormat") {
@@ -195,25 +196,6 @@ impl Compat {
             Some(false) => Affinity::None,
             None => self.affinity,
         };
-    }
-}
-
-impl ThinkingFormat {
-    fn parse(name: &str) -> Option<ThinkingFormat> {
-        Some(match name {
-            "openai" => ThinkingFormat::Openai,
-            "openrouter" => ThinkingFormat::Openrouter,
-            "deepseek" => ThinkingFormat::Deepseek,
-            "zai" => ThinkingFormat::Zai,
-            "qwen" => ThinkingFormat::Qwen,
-            "qwen-chat-template" => ThinkingFormat::QwenChatTemplate,
-            "chat-template" => ThinkingFormat::ChatTemplate,
-            "baseten" => ThinkingFormat::Baseten,
-            "together" => ThinkingFormat::Together,
-            "string-thinking" => ThinkingFormat::StringThinking,
-            "ant-ling" => ThinkingFormat::AntLing,
-            _ => return None,
-        })
     }
 }
 

@@ -193,6 +193,23 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_the_end_of_an_error_cuts_is_taken_out() {
+        let secret = Some(Secret::new("sk-1234567890"));
+        let authorization = Authorization { secret, scheme: Scheme::Key, headers: Vec::new() };
+        for (end, expected) in [
+            ("sk-1234567890", "[key]"),
+            ("sk-123456789", "[key]"),
+            ("sk-12345", "[key]"),
+            // Shorter beginnings say nothing of the key.
+            ("sk-1234", "sk-1234"),
+            ("sk-12345.", "sk-12345."),
+            ("é", "é"),
+        ] {
+            assert_eq!(redact(format!("401: bad {end}"), &authorization), format!("401: bad {expected}"));
+        }
+    }
+
+    #[test]
     fn waits_between_attempts() {
         for (attempt, random, ms) in [(0, 0.0, 500), (1, 0.0, 1000), (4, 0.0, 8000), (99, 0.0, 8000), (1, 1.0, 750)] {
             assert_eq!(backoff(attempt, random), Duration::from_millis(ms));

@@ -66,7 +66,6 @@ pub use provider_apis::protocol;
 #[cfg(fuzzing)]
 pub use reading::{Source, read};
 pub use request::{Outcome, Request, Sink, StreamEvent};
-pub use sendable::settle_calls;
 pub use services::Services;
 pub use settings::QueueMode;
 #[cfg(fuzzing)]

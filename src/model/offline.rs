@@ -6,6 +6,8 @@ use super::model_info::{Api, Model, Rates};
 use super::request::{Failure, Request, RequestError};
 use crate::cancel::Cancel;
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason};
+use serde::Deserialize;
+use serde::de::value::StrDeserializer;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
@@ -76,7 +78,8 @@ enum Line {
     Stream { pieces: u64, every: Duration, bytes: Option<usize> },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Fail {
     RateLimit,
     Overloaded,
@@ -88,15 +91,7 @@ enum Fail {
 
 impl Fail {
     fn parse(name: &str) -> Option<Fail> {
-        Some(match name {
-            "rate_limit" => Fail::RateLimit,
-            "overloaded" => Fail::Overloaded,
-            "auth" => Fail::Auth,
-            "overflow" => Fail::Overflow,
-            "cut" => Fail::Cut,
-            "refuse" => Fail::Refuse,
-            _ => return None,
-        })
+        Fail::deserialize(StrDeserializer::<serde::de::value::Error>::new(name)).ok()
     }
 
     /// As a provider would put it.

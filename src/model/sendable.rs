@@ -368,33 +368,6 @@ fn is_blank(block: &Block) -> bool {
     }
 }
 
-/// Puts the calls of an answer right when it arrives, so that they are stored, run and answered under names and ids that
-/// mean something: a name that means an offered tool becomes that tool's, an id that is empty or another call's a new one.
-pub fn settle_calls<'t>(answer: &mut AssistantMessage, offered: impl Iterator<Item = &'t str> + Clone) {
-    let mut taken: HashSet<String> = HashSet::new();
-    for block in &mut answer.content {
-        let Block::ToolCall { id, name, .. } = block else { continue };
-        if let Some(meant) = resolve_tool_name(name, offered.clone())
-            && meant != name
-        {
-            *name = meant.to_string();
-        }
-        let (call, item) = parts(id, true);
-        let (mut call, item) = (call.to_string(), item.to_string());
-        if call.trim().is_empty() {
-            // Other answers have such calls as well, so that a number would not do.
-            call = format!("call_{:016x}", fastrand::u64(..));
-        }
-        if taken.contains(&call) {
-            let own = call.clone();
-            call = (2..).map(|number: u32| format!("{own}_{number}")).find(|id| !taken.contains(id)).unwrap_or(own);
-        }
-        taken.insert(call.clone());
-        call.push_str(&item);
-        *id = call;
-    }
-}
-
 #[cfg(test)]
 mod random_histories;
 #[cfg(test)]

@@ -225,11 +225,6 @@ impl Services {
         self.shared.credentials.check(model, &*self.user_models(model)?)
     }
 
-    /// The environment variables that hold keys, or may hold them. Child processes must not get them.
-    pub fn secret_environment_names(&self) -> Vec<String> {
-        self.shared.credentials.environment_names(&self.shared.models.get().unwrap_or_default())
-    }
-
     /// Sends the request and hands the answer to `sink` as it comes. Returns when it is complete, failed or cancelled.
     pub fn stream(&self, request: &Request<'_>, cancel: &Cancel, sink: &mut dyn Sink) -> Outcome {
         let mut answer = Answer::new(request, sink);

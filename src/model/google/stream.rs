@@ -8,9 +8,9 @@ use crate::model::lenient::Flag;
 use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
 use crate::model::request::RequestError;
 use crate::model::sse::Event;
-use crate::model::stated_error::{is_error, provider_error, unusable};
+use crate::model::stated_error::{self, is_error, provider_error, unusable};
 use crate::tolerant_json;
-use crate::transcript::{Block, StopReason};
+use crate::transcript::StopReason;
 use event::{Chunk, FunctionCall, Part};
 
 /// Understands the answer's events.
@@ -22,7 +22,6 @@ pub struct GoogleDecoder {
     finish: Option<(String, Option<String>)>,
     /// Why the prompt was refused, likewise.
     blocked: Option<(String, Option<String>)>,
-    calls: usize,
     /// The stream said that it is over, as those of another API do.
     done: bool,
 }
@@ -42,18 +41,22 @@ impl Decoder for GoogleDecoder {
             answer.message.response_id = chunk.response_id.owned();
             answer.message.response_model = chunk.model_version.owned().filter(|m| *m != answer.message.model);
         }
+        let counts = chunk.usage_metadata.0.or(chunk.snake_usage_metadata.0);
+        if chunk.candidates.0.is_none() && chunk.prompt_feedback.0.is_none() && counts.is_none() {
+            stated_error::check(event.data)?;
+        }
         let feedback = chunk.prompt_feedback.0.unwrap_or_default();
         if let Some(reason) = feedback.block_reason.owned().filter(|reason| reason != "BLOCK_REASON_UNSPECIFIED") {
             self.blocked = Some((reason, feedback.block_reason_message.owned()));
         }
-        if let Some(counts) = chunk.usage_metadata.0 {
+        if let Some(counts) = counts {
             counts.apply(&mut answer.message.usage);
         }
         let candidate = chunk.candidates.0.unwrap_or_default();
         for part in candidate.content.0.into_iter().flat_map(|content| content.parts.0) {
             self.part(part, answer);
         }
-        if let Some(reason) = candidate.finish_reason.owned() {
+        if let Some(reason) = candidate.finish_reason.owned().or_else(|| candidate.snake_finish_reason.owned()) {
             self.finish = Some((reason, candidate.finish_message.owned()));
         }
         Ok(Progress::More)
@@ -121,10 +124,13 @@ const NO_ANSWER: &[&str] = &[
 
 impl GoogleDecoder {
     fn part(&mut self, part: Part<'_>, answer: &mut Answer<'_>) {
-        let Part { text, thought: Flag(thought), thought_signature, function_call } = part;
-        let is_call = function_call.0.is_some();
+        let (text, Flag(thought)) = (part.text, part.thought);
+        let function_call = part.function_call.0.or(part.snake_function_call.0);
+        let camel = part.thought_signature;
+        let signature = if camel.filled().is_some() { camel } else { part.snake_thought_signature };
+        let is_call = function_call.is_some();
         // A part may be nothing but a signature, which goes back in its place.
-        if text.filled().is_some() || !is_call && thought_signature.filled().is_some() {
+        if text.filled().is_some() || !is_call && signature.filled().is_some() {
             let index = match self.open {
                 Some((index, kind)) if kind == thought => index,
                 _ => {
@@ -139,36 +145,17 @@ impl GoogleDecoder {
             } else {
                 answer.text(index, text.as_str());
             }
-            if let Some(signature) = thought_signature.filled().filter(|_| !is_call) {
+            if let Some(signature) = signature.filled().filter(|_| !is_call) {
                 match answer.thinking_signature(index) {
                     Some(kept) => signature.clone_into(kept),
                     None => answer.sign_text(index, signature.to_string()),
                 }
             }
         }
-        if let Some(call) = function_call.0 {
+        if let Some(call) = function_call {
             self.close(answer);
-            self.call(&call, thought_signature.owned(), answer);
+            add_call(&call, signature.owned(), answer);
         }
-    }
-
-    /// Calls arrive whole.
-    fn call(&mut self, call: &FunctionCall<'_>, signature: Option<String>, answer: &mut Answer<'_>) {
-        self.calls += 1;
-        let is_taken = |id: &str| {
-            answer.message.content.iter().any(|block| matches!(block, Block::ToolCall { id: known, .. } if known == id))
-        };
-        let name = call.name.as_str();
-        let id = match call.id.filled().filter(|id| !is_taken(id)) {
-            Some(id) => id.to_string(),
-            None => format!("{name}_{}_{}", answer.message.timestamp, self.calls),
-        };
-        let index = answer.start_tool_call(&id, name);
-        answer.tool_arguments(index, call.args.0.as_deref().unwrap_or("{}"));
-        if let Some(signature) = signature {
-            answer.sign_tool_call(index, signature);
-        }
-        answer.end_tool_call(index);
     }
 
     fn close(&mut self, answer: &mut Answer<'_>) {
@@ -178,6 +165,16 @@ impl GoogleDecoder {
             None => {}
         }
     }
+}
+
+/// Adds a call, which arrives whole.
+fn add_call(call: &FunctionCall<'_>, signature: Option<String>, answer: &mut Answer<'_>) {
+    let index = answer.start_tool_call(call.id.as_str(), call.name.as_str());
+    answer.tool_arguments(index, call.args.0.as_deref().unwrap_or("{}"));
+    if let Some(signature) = signature {
+        answer.sign_tool_call(index, signature);
+    }
+    answer.end_tool_call(index);
 }
 
 #[cfg(test)]

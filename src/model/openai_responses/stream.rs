@@ -10,8 +10,7 @@ use crate::model::openai_usage::KnownUsage;
 use crate::model::protocol::{DONE, Decoder, Progress, stopped};
 use crate::model::request::RequestError;
 use crate::model::sse::Event;
-use crate::model::stated_error;
-use crate::model::stated_error::{provider_error, unusable};
+use crate::model::stated_error::{self, provider_error, unusable};
 use crate::tolerant_json;
 use crate::transcript::{Block, StopReason};
 use event::{Any, Delta, Kind, OutputItem, Response};
@@ -284,7 +283,7 @@ impl ResponsesDecoder {
         let index = match kind {
             Kind::Text => answer.start_text(),
             Kind::Thinking => answer.start_thinking(),
-            Kind::Tool => answer.start_tool_call(&call_id(item, answer), item.name.as_str()),
+            Kind::Tool => answer.start_tool_call(&call_id(item), item.name.as_str()),
         };
         answer.count(item.id.as_str().len() + item.call_id.as_str().len());
         self.items.0.push(Item {
@@ -454,25 +453,13 @@ fn encrypt(index: usize, encrypted: &str, answer: &mut Answer<'_>) {
     }
 }
 
-/// The id of a call's block: the call's own id and that of its item. Neither is there twice in an answer: results find their
-/// calls by the first, and the service refuses the second.
-fn call_id(item: &OutputItem<'_>, answer: &Answer<'_>) -> String {
-    let ids = || {
-        answer.message.content.iter().filter_map(|block| match block {
-            Block::ToolCall { id, .. } => Some(id.split_once('|').unwrap_or((id, ""))),
-            _ => None,
-        })
-    };
-    let id = item.id.as_str();
-    let call = if item.call_id.as_str().is_empty() { id } else { item.call_id.as_str() };
-    let is_taken = |call: &str| ids().any(|(known, _)| known == call);
-    let mut own = call.to_string();
-    let mut number = 1;
-    while is_taken(&own) {
-        number += 1;
-        own = format!("{call}_{number}");
+/// The id of a call's block: the call's own id and that of its item.
+fn call_id(item: &OutputItem<'_>) -> String {
+    match (item.call_id.as_str(), item.id.as_str()) {
+        (call, "") => call.to_string(),
+        ("", id) => format!("{id}|{id}"),
+        (call, id) => format!("{call}|{id}"),
     }
-    if id.is_empty() || ids().any(|(_, known)| known == id) { own } else { format!("{own}|{id}") }
 }
 
 /// The error of a response that failed.

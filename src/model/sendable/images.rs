@@ -190,6 +190,14 @@ mod tests {
     }
 
     #[test]
+    fn stated_limits_come_before_those_of_the_provider() {
+        let model = Model { max_images: Some(3), max_request_bytes: Some(1000), ..test_model() };
+        assert_eq!(Limits::of(&model), Limits { bytes: 1000, images: 3 });
+        let model = Model { max_images: Some(3), ..test_model() };
+        assert_eq!(Limits::of(&model), Limits { images: 3, ..Limits::of(&test_model()) });
+    }
+
+    #[test]
     fn limits_follow_the_provider() {
         let anthropic = test_model();
         assert_eq!(Limits::of(&anthropic).images, 100);

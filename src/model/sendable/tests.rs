@@ -306,32 +306,3 @@ fn images_are_left_out_by_the_settings_by_number_and_by_size() {
     let blocked = format!("{:?}", sendable(&messages, &SendableOptions { block_images: true, ..base }));
     assert_eq!((blocked.matches("Image reading is disabled.").count(), blocked.matches("image/png").count()), (2, 0));
 }
-
-#[test]
-fn calls_are_put_right_when_they_arrive() {
-    let named = |id: &str, name: &str| json!({"type":"toolCall","id":id,"name":name,"arguments":{}});
-    let content = json!([
-        named("a", "functions.bash"),
-        named("a", "Bash"),
-        named("c|fc_1", "x y"),
-        named("c|fc_2", "bash"),
-        named("", "bash"),
-        named("|fc_3", "bash")
-    ]);
-    let Message::Assistant(mut answer) = (*test_messages(json!([assistant("m", "toolUse", content)]))[0]).clone()
-    else {
-        panic!("an answer")
-    };
-    settle_calls(&mut answer, ["bash", "read"].into_iter());
-    let calls: Vec<(&str, &str)> = answer
-        .content
-        .iter()
-        .filter_map(|block| match block {
-            Block::ToolCall { id, name, .. } => Some((id.as_str(), name.as_str())),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(calls[..4], [("a", "bash"), ("a_2", "bash"), ("c|fc_1", "x y"), ("c_2|fc_2", "bash")]);
-    assert!(calls[4].0.starts_with("call_") && calls[5].0.starts_with("call_") && calls[5].0.ends_with("|fc_3"));
-    assert_ne!(calls[4].0, calls[5].0);
-}

@@ -268,7 +268,7 @@ fn blocks_in_any_order_and_form() {
                 begin(json!(1), json!({"type":"tool_use","id":"a","input":null})),
                 end(json!(1)),
             ],
-            &["call a t {}", "call call_7_1  {}"],
+            &["call a t {}", "call a_2  {}"],
         ),
         // What is not known.
         (

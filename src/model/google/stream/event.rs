@@ -1,4 +1,6 @@
-//! The form of an answer's chunks. All of it is read leniently, see [`lenient`](crate::model::lenient).
+//! The form of an answer's chunks. All of it is read leniently, see [`lenient`](crate::model::lenient). Some gateways write
+//! names in snake case, or a field under both names: those are fields of their own here (`snake_…`), because a field that
+//! comes twice would make the whole chunk unusable.
 
 use crate::model::lenient::{Count, First, Flag, JsonText, List, Object, Text};
 use crate::transcript::Usage;
@@ -10,8 +12,9 @@ use serde_json::value::RawValue;
 pub struct Chunk<'a> {
     #[serde(borrow)]
     pub candidates: First<Candidate<'a>>,
-    #[serde(alias = "usage_metadata")]
     pub usage_metadata: Object<ReportedUsage>,
+    #[serde(rename = "usage_metadata")]
+    pub snake_usage_metadata: Object<ReportedUsage>,
     #[serde(borrow)]
     pub response_id: Text<'a>,
     #[serde(borrow)]
@@ -27,8 +30,10 @@ pub struct Chunk<'a> {
 pub struct Candidate<'a> {
     #[serde(borrow)]
     pub content: Object<Parts<'a>>,
-    #[serde(borrow, alias = "finish_reason")]
+    #[serde(borrow)]
     pub finish_reason: Text<'a>,
+    #[serde(borrow, rename = "finish_reason")]
+    pub snake_finish_reason: Text<'a>,
     #[serde(borrow)]
     pub finish_message: Text<'a>,
 }
@@ -46,10 +51,14 @@ pub struct Part<'a> {
     #[serde(borrow)]
     pub text: Text<'a>,
     pub thought: Flag,
-    #[serde(borrow, alias = "thought_signature")]
+    #[serde(borrow)]
     pub thought_signature: Text<'a>,
-    #[serde(borrow, alias = "function_call")]
+    #[serde(borrow, rename = "thought_signature")]
+    pub snake_thought_signature: Text<'a>,
+    #[serde(borrow)]
     pub function_call: Object<FunctionCall<'a>>,
+    #[serde(borrow, rename = "function_call")]
+    pub snake_function_call: Object<FunctionCall<'a>>,
 }
 
 #[derive(Default, Deserialize)]

@@ -2,6 +2,7 @@ use super::*;
 use crate::model::model_info::{Api, Model};
 use crate::model::request::Outcome;
 use crate::model::test_support::{Recorder, decoded, test_model};
+use crate::transcript::Block;
 use serde_json::{Value, json};
 
 fn model() -> Model {
@@ -47,7 +48,7 @@ fn a_whole_answer() {
         })
         .collect();
     let at = message.timestamp;
-    assert_eq!(ids, [format!("bash_{at}_1").as_str(), &format!("bash_{at}_2"), "x", &format!("read_{at}_4")]);
+    assert_eq!(ids, [format!("call_{at:x}_2").as_str(), &format!("call_{at:x}_3"), "x", "x_4"]);
     assert_eq!(
         recorder.events()[..9],
         [
@@ -165,4 +166,33 @@ fn usage_in_any_form() {
     );
     assert_eq!((counts.input, counts.output, counts.reasoning, counts.total_tokens), (100, 0, None, 100));
     assert_eq!(usage(json!([])).input, 70, "what is no object takes nothing back");
+}
+
+#[test]
+fn names_in_camel_case_and_snake_case_together() {
+    let (outcome, _) = decode(&[json!({
+        "candidates":[{"finishReason":"MAX_TOKENS","finish_reason":"MAX_TOKENS","content":{"parts":[
+            {"functionCall":{"id":"a","name":"bash"},"function_call":{"id":"a","name":"bash"},
+                "thoughtSignature":"AAAA","thought_signature":"AAAA"},
+            {"function_call":{"id":"b","name":"read"},"thought_signature":"BBBB"}]}}],
+        "usageMetadata":{"promptTokenCount":7},"usage_metadata":{"promptTokenCount":7}
+    })]);
+    let message = outcome.message;
+    assert_eq!((message.stop_reason, message.usage.input), (StopReason::Length, 7), "{:?}", message.error_message);
+    let content = serde_json::to_value(&message.content).expect("JSON");
+    let call = |id: &str, name: &str, signature: &str| json!({"type":"toolCall","id":id,"name":name,"arguments":{},"thoughtSignature":signature});
+    assert_eq!(content, json!([call("a", "bash", "AAAA"), call("b", "read", "BBBB")]));
+}
+
+#[test]
+fn errors_without_a_field_for_them() {
+    for (error, expected) in [
+        (json!({"message":"Too many requests","code":429}), Some("429: Too many requests")),
+        (json!({"detail":"upstream closed"}), Some("upstream closed")),
+        (json!({"responseId":"r1","modelVersion":"g"}), None),
+        (json!({"type":"ping","message":"still here"}), None),
+    ] {
+        let message = decode(&[parts(json!([{"text":"x"}])), error.clone(), finish("STOP")]).0.message;
+        assert_eq!(message.error_message.as_deref(), expected, "{error}");
+    }
 }

@@ -170,11 +170,11 @@ fn pieces_of_calls_find_their_calls() {
         (vec![piece(0, "x", "f", r#"{"c":"#), piece(1, "", "", "1"), piece(2, "", "", "}")], vec![r#"x f {"c":1}"#]),
         (vec![piece(0, "x", "f", r#"{"c":"#), piece(1, "x", "f", "1}")], vec![r#"x f {"c":1}"#]),
         // The same id twice: by numbers and by arguments, two calls.
-        (vec![piece(0, "x", "f", a), piece(1, "x", "f", a)], vec![r#"x f {"c":"a"}"#, r#"? f {"c":"a"}"#]),
-        (vec![piece(0, "x", "f", a), piece(0, "x", "f", b)], vec![r#"x f {"c":"a"}"#, r#"? f {"c":"b"}"#]),
+        (vec![piece(0, "x", "f", a), piece(1, "x", "f", a)], vec![r#"x f {"c":"a"}"#, r#"x_2 f {"c":"a"}"#]),
+        (vec![piece(0, "x", "f", a), piece(0, "x", "f", b)], vec![r#"x f {"c":"a"}"#, r#"x_2 f {"c":"b"}"#]),
         (
             vec![piece(0, "x", "f", ""), piece(1, "x", "g", ""), piece(0, "", "", a), piece(1, "", "", b)],
-            vec![r#"x f {"c":"a"}"#, r#"? g {"c":"b"}"#],
+            vec![r#"x f {"c":"a"}"#, r#"x_2 g {"c":"b"}"#],
         ),
         // Name, id and number come late.
         (vec![piece(0, "x", "", ""), piece(0, "", "f", ""), piece(0, "", "", a)], vec![r#"x f {"c":"a"}"#]),
