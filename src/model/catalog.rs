@@ -32,7 +32,7 @@ static CATALOG: LazyLock<Vec<Provider>> = LazyLock::new(|| {
     PROVIDERS.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 });
 
-/// One provider of the catalog.
+/// A provider with what holds for all of its models.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Provider {

@@ -1,4 +1,4 @@
-//! How the many servers that speak `openai-completions` differ. What a server can do is told by its host or provider id,
+//! How the many servers that speak `openai-completions` differ. What a server can do follows from its host or provider id,
 //! by the table in `servers.json`; flags that a model states itself beat that. Servers nobody knows, and all on this
 //! machine, get what is understood everywhere.
 //!
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::sync::LazyLock;
 
-/// How a server wants to be told to think.
+/// The form in which a server takes a request to think.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ThinkingFormat {
@@ -29,7 +29,7 @@ pub enum ThinkingFormat {
     AntLing,
 }
 
-/// Which headers tell the server that requests belong together.
+/// The headers by which a server knows that requests belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Affinity {
     None,

@@ -64,7 +64,7 @@ pub fn process_environment(name: &str) -> Option<String> {
 }
 
 impl Credentials {
-    /// Those of the agent's folder and the environment. Sign-ins are refreshed over `http`, where `endpoints` says so.
+    /// Credentials from the agent's folder and the environment. Sign-ins are refreshed over `http`, where `endpoints` says so.
     pub fn new(
         agent_dir: &Path,
         environment: fn(&str) -> Option<String>,
@@ -146,7 +146,7 @@ impl Credentials {
         own.or_else(|| (self.environment)(name))
     }
 
-    /// What [`Credentials::authorize`] would complain about, as far as it can be told without running a command.
+    /// What [`Credentials::authorize`] would complain about, as far as that needs no command to be run.
     pub fn check(&self, model: &Model, user: &ModelsJson) -> Result<(), ModelError> {
         self.address(&model.provider, &model.base_url)?;
         match self.locate_for(model, user)? {
@@ -301,7 +301,7 @@ enum Located {
         text: String,
         origin: Origin,
     },
-    /// Of a sign-in that has not expired.
+    /// The token of a sign-in that has not expired.
     Token(Secret),
     /// A sign-in that has, and can be refreshed.
     Expired,

@@ -30,7 +30,7 @@ pub const MESSAGES: &[&str] = &[
     "detail",
     "error_description",
 ];
-/// Those that say what went wrong in an error, and elsewhere may say anything.
+/// Fields that say in an error what went wrong, and elsewhere may say anything.
 const DESCRIPTIONS: &[&str] = &["description", "title"];
 /// Where a body has another one inside. `raw` is OpenRouter's copy of the upstream's answer, `base_resp` is MiniMax's.
 const NESTED: &[&str] = &["error", "errors", "response", "metadata", "raw", "base_resp"];
@@ -103,7 +103,7 @@ impl Found {
         }
     }
 
-    /// The same words often stand in several places.
+    /// Keeps words for people, which often stand in several places of a body.
     fn say(&mut self, text: &str) {
         let text = text.trim();
         if self.words.len() < MAX_PIECES && !text.is_empty() && !self.words.iter().any(|said| said.contains(text)) {

@@ -37,12 +37,12 @@ const MAX_ERROR_BODY: usize = 16 << 10;
 /// How long the body of a failed request is waited for.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a server may be silent.
+/// How long a server may take.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timeouts {
-    /// Before the response headers.
+    /// Longest silence before the response headers.
     pub first_byte: Duration,
-    /// Between two pieces of the body.
+    /// Longest silence between two pieces of the body.
     pub idle: Duration,
     /// For everything together, from the name's resolution to the last piece. `None` = no limit.
     pub total: Option<Duration>,

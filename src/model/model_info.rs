@@ -19,9 +19,9 @@ pub struct Model {
     pub rates: Rates,
     /// What long prompts cost instead, in ascending order.
     pub tiers: Vec<Tier>,
-    /// Tokens of prompt and answer together.
+    /// The length of prompt and answer together, in tokens.
     pub context_window: u64,
-    /// Tokens of one answer.
+    /// The longest answer, in tokens.
     pub max_tokens: u64,
     /// The most images that one request may hold, where a limit is known.
     pub max_images: Option<u64>,

@@ -52,7 +52,7 @@ struct SharedRefresher {
     endpoints: Endpoints,
     http: Arc<Http>,
     state: Mutex<State>,
-    /// Those who still wait for the lock give up.
+    /// Cancelled when this process ends: refreshes that still wait for the lock give up.
     closing: Cancel,
 }
 

@@ -1,5 +1,15 @@
 //! The offline model: a built-in script in place of a model. It needs no network and no key, always answers the same,
-//! and is used only where `offline/demo` is named. [`DIRECTIVES`] says what its script can do.
+//! and is used only where `offline/demo` is named. Its script follows these directives, each on a line of its
+//! own in the prompt:
+//!
+//! - `@echo TEXT`: answer with TEXT
+//! - `@recall`: repeat what the user said earlier in this session, one line each
+//! - `@tool NAME {JSON}`: call a tool; one turn per line, then answer with the first line of each result
+//! - `@parallel`: call all tools of the prompt in one turn
+//! - `@stream N [every MS ms] [of BYTES bytes]`: answer with N pieces of text, paced and of that size
+//! - `@think TEXT`: think TEXT before the answer
+//! - `@fail KIND [N]`: fail: rate_limit, overloaded, auth, overflow, cut or refuse; with N, only the first N times
+//! - `@length`: end as if the output limit had cut the answer
 
 use super::answer::Answer;
 use super::model_info::{Api, Model, Rates};
@@ -19,25 +29,13 @@ pub const ID: &str = "demo";
 /// How every answer begins, so that nobody takes it for a model's.
 pub const LABEL: &str = "[offline/demo: no model, a built-in script]";
 
-/// The directives, each on a line of its own in the prompt, and what they do.
-pub const DIRECTIVES: &[(&str, &str)] = &[
-    ("@echo TEXT", "answer with TEXT"),
-    ("@recall", "repeat what the user said earlier in this session, one line each"),
-    ("@tool NAME {JSON}", "call a tool; one turn per line, then answer with the first line of each result"),
-    ("@parallel", "call all tools of the prompt in one turn"),
-    ("@stream N [every MS ms] [of BYTES bytes]", "answer with N pieces of text, paced and of that size"),
-    ("@think TEXT", "think TEXT before the answer"),
-    ("@fail KIND [N]", "fail: rate_limit, overloaded, auth, overflow, cut or refuse; with N, only the first N times"),
-    ("@length", "end as if the output limit had cut the answer"),
-];
-
 const MAX_PIECES: u64 = 10_000_000;
 /// The longest text of `@stream`, in bytes.
 const MAX_STREAM: u64 = 256 << 20;
 /// For how many prompts failures are counted at a time.
 const MAX_COUNTED: usize = 1024;
 
-/// The model, as the rest of the program sees it.
+/// The offline model's entry.
 pub fn model() -> Model {
     Model {
         id: ID.to_string(),

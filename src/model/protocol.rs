@@ -76,11 +76,11 @@ pub fn configure(headers: &mut Vec<(String, String)>, authorization: &Authorizat
     }
 }
 
-/// Whether more is to come.
+/// Whether more events are to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     More,
-    /// That was the last event. Nothing that may follow matters.
+    /// The event was the last one. Nothing that may follow matters.
     Done,
 }
 

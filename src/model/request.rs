@@ -6,7 +6,7 @@ use crate::transcript::{AssistantMessage, Message, StopReason, ToolSpec};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One request to a model.
+/// A request to a model.
 pub struct Request<'a> {
     pub model: &'a Model,
     pub system: &'a str,

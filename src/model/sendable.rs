@@ -87,7 +87,7 @@ impl Rules {
     };
 }
 
-/// For what a history is made sendable.
+/// What a history is made sendable for.
 pub struct SendableOptions<'a> {
     pub model: &'a Model,
     pub rules: &'a Rules,
@@ -101,7 +101,7 @@ pub struct SendableOptions<'a> {
     pub refused: &'a Refused,
 }
 
-/// The messages to send.
+/// The messages in the form in which they can be sent.
 pub fn sendable(messages: &[Arc<Message>], options: &SendableOptions<'_>) -> Vec<Arc<Message>> {
     let mut sender = Sender {
         options,

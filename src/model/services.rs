@@ -89,7 +89,7 @@ impl Services {
         Services { shared, project: None }
     }
 
-    /// The same for the sessions of a project, whose `.pi/settings.json` beats the user's settings. That file can name
+    /// Services for the sessions of a project, whose `.pi/settings.json` beats the user's settings. That file can name
     /// programs to run, so this is for trusted folders only.
     pub fn of_project(&self, folder: &Path) -> Services {
         let project = ConfigFile::new(folder.join(".pi/settings.json"), settings::document);
@@ -112,7 +112,6 @@ impl Services {
         [shared.settings.problems(), shared.models.problems(), shared.credentials.problems()].concat()
     }
 
-    /// The settings in force.
     fn settings(&self) -> Arc<Settings> {
         let user = self.user_settings();
         let Some(project) = &self.project else { return user };
@@ -213,7 +212,7 @@ impl Services {
         self.settings().thinking_level(&model.spec()).unwrap_or(ThinkingLevel::Medium)
     }
 
-    /// Whether requests to the model can be paid for, as far as that can be told without asking anybody.
+    /// Whether there are credentials for the model, as far as files and environment show it without any request or command.
     ///
     /// # Errors
     ///

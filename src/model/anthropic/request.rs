@@ -127,7 +127,7 @@ struct OutputConfig<'a> {
     effort: &'a str,
 }
 
-/// The HTTP request.
+/// Writes the HTTP request.
 pub fn prepare(context: &RequestContext<'_>) -> HttpRequest {
     let model = context.model;
     let request = context.request;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-/// One provider's entry of `auth.json`. What PI writes beyond this is of no concern here.
+/// One provider's entry of `auth.json`; fields that PI writes beyond these do not matter here.
 pub enum Entry {
     ApiKey {
         /// Without one the entry only has variables.
@@ -20,7 +20,7 @@ pub enum Entry {
         /// Unix time in milliseconds.
         expires: i64,
     },
-    /// It is of no use; the reason, which names it.
+    /// The entry is of no use; the text names it and says why.
     Odd(String),
 }
 

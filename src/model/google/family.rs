@@ -8,7 +8,7 @@ pub struct Family {
     /// `gemini-3` is 3; 0 for models that are no Gemini or do not say.
     gemini: u32,
     other: bool,
-    /// The model is told a level of thought, not a number of tokens.
+    /// The model takes a level of thought, not a number of tokens.
     pub levels: bool,
 }
 

@@ -26,7 +26,7 @@ struct ApiMessage<'a> {
     parts: Vec<Part<'a>>,
 }
 
-/// One part; which fields it has says what it is.
+/// One part of a message; its fields say of which kind it is.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Part<'a> {
@@ -69,7 +69,7 @@ struct FunctionResponse<'a> {
     parts: Vec<Part<'a>>,
 }
 
-/// The HTTP request.
+/// Writes the HTTP request.
 pub fn prepare(context: &RequestContext<'_>) -> HttpRequest {
     let (model, request) = (context.model, context.request);
     let mut config = json!({"maxOutputTokens": context.max_tokens});
@@ -129,7 +129,7 @@ fn thinking(context: &RequestContext<'_>) -> Option<Value> {
     Some(json!({"includeThoughts": true, "thinkingBudget": budget}))
 }
 
-/// Tokens of thought for models that are told a number; -1 leaves it to the model.
+/// Tokens of thought for models that take a number; -1 leaves it to the model.
 fn budget(id: &str, level: ThinkingLevel) -> Value {
     let steps: [i64; 4] = if id.contains("2.5-pro") {
         [128, 2048, 8192, 32_768]

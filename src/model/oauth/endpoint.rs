@@ -9,7 +9,7 @@ use ureq::http::Uri;
 /// Providers whose sign-ins work only with the vendor's own programs: other addresses, and headers that name the program.
 pub const VENDOR_ONLY: [&str; 2] = ["github-copilot", "openai-codex"];
 const ANTHROPIC: &str = "anthropic";
-/// So much earlier than it ends does PI note the end of an Anthropic token, in milliseconds.
+/// PI notes the end of an Anthropic token this much too early, in milliseconds.
 const ANTHROPIC_EARLIER_MS: i64 = 5 * 60_000;
 /// The lifetime of a token whose answer names none, which the RFC allows: the RFC's own example value, in seconds.
 const USUAL_LIFETIME: f64 = 3600.0;
@@ -43,7 +43,7 @@ enum Body {
     Form,
 }
 
-/// What an endpoint gave.
+/// The tokens that an endpoint gave.
 #[derive(PartialEq, Eq)]
 pub struct Renewed {
     pub access: String,

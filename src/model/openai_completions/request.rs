@@ -35,7 +35,7 @@ struct Body<'a> {
     special: Map<String, Value>,
 }
 
-/// The HTTP request.
+/// Writes the HTTP request.
 pub fn prepare(context: &RequestContext<'_>) -> HttpRequest {
     let (model, request) = (context.model, context.request);
     let mut compat = Compat::of(model);

@@ -210,9 +210,9 @@ impl CompletionsDecoder {
         if let Some((words, field)) = thought {
             self.think(words, field, answer);
         }
-        let is_told = thought.is_some();
+        let has_thought = thought.is_some();
         for detail in delta.reasoning_details.0 {
-            if let Some(words) = details::words(&detail).filter(|_| !is_told) {
+            if let Some(words) = details::words(&detail).filter(|_| !has_thought) {
                 self.think(words, "", answer);
             }
             answer.count(details::size(&detail));

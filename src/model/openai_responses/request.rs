@@ -145,7 +145,7 @@ pub struct TextSignature {
     pub phase: Option<String>,
 }
 
-/// The HTTP request.
+/// Writes the HTTP request.
 pub fn prepare(context: &RequestContext<'_>) -> HttpRequest {
     let (model, request) = (context.model, context.request);
     let on = request.thinking != ThinkingLevel::Off;

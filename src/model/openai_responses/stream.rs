@@ -157,12 +157,12 @@ impl Decoder for ResponsesDecoder {
     }
 }
 
-/// What an event calls for, by its type.
+/// What the type of an event calls for.
 enum EventKind {
-    /// A piece of this.
+    /// The event holds a piece of text or thought.
     Piece(Kind),
     Other,
-    /// It need not be read. There are dozens of such types.
+    /// The event need not be read. There are dozens of such types.
     Nothing,
 }
 
@@ -189,7 +189,7 @@ fn event_kind(kind: &str) -> EventKind {
     }
 }
 
-/// The type of an event, as far as it is told without parsing it: by the event's name, or by what its data begins with.
+/// The type of an event without parsing it: the event's name, or what its data begins with.
 fn named<'a>(event: &Event<'a>) -> &'a str {
     let data = event.data.strip_prefix(b"{\"type\":\"").unwrap_or_default();
     let kind = match event.name {

@@ -20,7 +20,7 @@ const DAMAGED: &str = "(image omitted: it is damaged, or of a format that models
 const REFUSED: &str = "(image omitted: the model's provider could not process it)";
 const TOO_MUCH: &str = "(image omitted: the conversation has more images than fit into one request)";
 
-/// As many characters of base64 hold what tells an image's format; a multiple of 4.
+/// How many characters of base64 hold the bytes by which an image's format is known; a multiple of 4.
 const HEAD: usize = 64;
 /// Where images exceed a limit, as many more are left out as make this part of it, so that not every further image changes
 /// the beginning of the conversation, which the provider has in its cache.
@@ -29,7 +29,7 @@ const STEPS: usize = 4;
 /// How much one request may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The whole body.
+    /// The size of the whole body.
     pub bytes: usize,
     pub images: usize,
 }
@@ -57,9 +57,9 @@ impl Limits {
 /// What becomes of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageVerdict {
-    /// It is sent, as what it is.
+    /// The image is sent, under the type that its bytes have.
     Send(&'static str),
-    /// This stands in its place.
+    /// A remark stands in the image's place.
     Remark(&'static str),
 }
 

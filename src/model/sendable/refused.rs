@@ -6,7 +6,7 @@ use crate::transcript::Block;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// As many pieces are remembered, the latest ones: about 3 MB in all. One that was forgotten costs a refused request.
+/// How many pieces are remembered, the latest ones: about 3 MB in all. One that was forgotten costs a refused request.
 const MAX_PIECES: usize = 50_000;
 
 /// A piece of a conversation that was sent to one model: an image's data, a signature, a thought. Known by its hash.
@@ -37,9 +37,9 @@ pub enum Omission {
 /// What a server wants that is not known of it beforehand. Learned from its refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Habit {
-    /// It knows no role `developer`.
+    /// The server knows no role `developer`.
     NoDeveloperRole,
-    /// It knows no `block_binding`.
+    /// The server knows no `block_binding`.
     NoBlockBinding,
     /// Calls without signature need one that says so.
     WantsSignatures,

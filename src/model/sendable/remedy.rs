@@ -21,7 +21,7 @@ pub struct Refusal<'a> {
     /// The messages and the body that were sent.
     pub sent: &'a [Arc<Message>],
     pub body: &'a [u8],
-    /// As many repairs have not helped.
+    /// How many repairs have not helped.
     pub repairs: usize,
 }
 
@@ -33,7 +33,7 @@ pub struct Remedy {
 }
 
 impl Remedy {
-    /// Remembers it.
+    /// Remembers what to leave out.
     pub fn add_to(&self, refused: &mut Refused) {
         for (piece, why) in &self.pieces {
             refused.add(*piece, *why);
@@ -46,14 +46,14 @@ impl Remedy {
 enum Complaint {
     /// The body is too large.
     TooLarge,
-    /// There are more images than this, or than some number that is not told.
+    /// There are more images than this number, or than one that the refusal does not name.
     TooManyImages(Option<usize>),
     Image,
     Thoughts,
     /// Signatures of calls and texts.
     Signatures,
     Habit(Habit),
-    /// It does not say. What is new in the request may be meant.
+    /// The refusal does not say. What is new in the request may be meant.
     Something,
 }
 

@@ -23,9 +23,9 @@ pub struct Item {
     /// A part of the thoughts has ended: what follows is another paragraph.
     pub paragraph: bool,
     pub ended: bool,
-    /// It began with a piece of it, without having been announced.
+    /// The item began with a piece of it, without having been announced.
     pub unannounced: bool,
-    /// It was found in the response at the end.
+    /// The whole response at the end has the item.
     pub in_response: bool,
 }
 
