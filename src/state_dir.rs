@@ -3,15 +3,17 @@
 //! What was said in a session is in its session file; here is what the daemon has to know to offer it again.
 
 use crate::fault;
+use crate::files::{self, private};
 use crate::transcript::now_ms;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Map, Value, json};
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The largest file that is read, in bytes; one of a session has less than a thousandth of it.
+const MAX_FILE: u64 = 1 << 20;
 /// Ends the names of files that were set aside because nothing could be read from them.
 const DAMAGED: &str = "bad";
 
@@ -61,15 +63,13 @@ impl StateDir {
     /// # Errors
     /// [`OpenError`].
     pub fn open(folder: &Path) -> Result<StateDir, OpenError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(OpenError::Io)?;
-        std::fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).map_err(OpenError::Io)?;
+        private::create_folder(folder).and_then(|()| private::close_folder(folder)).map_err(OpenError::Io)?;
         let path = folder.join("lock");
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let mut lock = open.map_err(OpenError::Io)?;
+        let mut lock = private::open_or_create(&path).map_err(OpenError::Io)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(OpenError::Taken(std::fs::read_to_string(&path).unwrap_or_default()));
+                return Err(OpenError::Taken(files::read_text(&path, 32).unwrap_or_default()));
             }
             Err(e) => return Err(OpenError::Io(e.into())),
         }
@@ -86,7 +86,7 @@ impl StateDir {
         let Ok(entries) = self.folder.read_dir() else { return Vec::new() };
         let mut sessions = Vec::new();
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| has_extension(path, "json")) {
-            let document = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            let document = files::read(&path, MAX_FILE).ok().and_then(|text| serde_json::from_slice(&text).ok());
             match document.as_ref().and_then(SavedSession::from_json) {
                 Some(session) if session.ends_ms.is_some_and(|end| end <= now_ms()) => {
                     log::info!("session {} expired meanwhile", session.id);
@@ -108,12 +108,10 @@ impl StateDir {
     /// # Errors
     /// What the system says; then the former state is still there.
     pub fn save(&self, session: &SavedSession) -> io::Result<()> {
-        let path = self.path(&session.id);
-        let new = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        fault::write_all(&mut file, session.to_json().to_string().as_bytes())?;
-        file.sync_data()?;
-        std::fs::rename(&new, &path)
+        private::replace(&self.path(&session.id), |file| {
+            fault::write_all(file, session.to_json().to_string().as_bytes())?;
+            file.sync_data()
+        })
     }
 
     /// Where the files are kept that came with a session's prompts.
@@ -185,6 +183,7 @@ impl SavedSession {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn session(id: &str) -> SavedSession {
         SavedSession {

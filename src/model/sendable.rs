@@ -365,7 +365,7 @@ pub fn settle_calls<'t>(answer: &mut AssistantMessage, offered: impl Iterator<It
         let (mut call, item) = (call.to_string(), item.to_string());
         if call.trim().is_empty() {
             // Other answers have such calls as well, so that a number would not do.
-            call = format!("call_{:016x}", fastrand::u64(..));
+            call = format!("call_{}", crate::ids::hex16());
         }
         if taken.contains(&call) {
             let own = call.clone();

@@ -3,6 +3,7 @@
 use super::memory::Memory;
 use super::recovery::{Accepted, Unfinished, closing_results};
 use super::{Prompt, Session};
+use crate::ids;
 use crate::model::ThinkingLevel;
 use crate::nats::session_subjects::SessionSubjects;
 use crate::reply::{ErrorKind, Reply, ReplyError, SilentReply};
@@ -71,7 +72,7 @@ impl Session {
     }
 
     fn create_file(&mut self, folder: &Path) -> io::Result<()> {
-        let (created, id) = (self.info.created_ms, locate::new_session_id(self.info.created_ms));
+        let (created, id) = (self.info.created_ms, ids::uuid(self.info.created_ms));
         let path = folder.join(locate::file_name(created, &id));
         let mut file = SessionFile::create(&path, &id, &iso_time(created), &self.info.cwd, None)?;
         let setup = self.facts.setup();

@@ -2,8 +2,8 @@
 
 use super::How;
 use super::refused::Why;
+use crate::images::sniff;
 use crate::model::{Api, Model};
-use crate::tools::images::sniff;
 use crate::transcript::{Block, Content, Message};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
