@@ -2,8 +2,8 @@
 
 use super::SendableOptions;
 use super::refused::Omission;
+use crate::images::sniff;
 use crate::model::model_info::{Api, Model};
-use crate::tools::images::sniff;
 use crate::transcript::{Block, Content, Message};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
