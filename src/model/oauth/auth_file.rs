@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 const MAX_BYTES: u64 = 4 << 20;
 
 /// The whole file, with whatever others keep in it.
-pub struct AuthFile(Map<String, Value>);
+pub struct AuthDocument(Map<String, Value>);
 
 /// What a refresh needs of a provider's entry.
 pub struct SignIn {
@@ -22,15 +22,15 @@ pub struct SignIn {
     pub expires: i64,
 }
 
-impl AuthFile {
+impl AuthDocument {
     /// # Errors
     /// What is wrong with the file, without its content.
-    pub fn read(path: &Path) -> Result<AuthFile, String> {
+    pub fn read(path: &Path) -> Result<AuthDocument, String> {
         let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
         let text = files::read_text(path, MAX_BYTES).map_err(|e| wrong(&e))?;
         // The parser's own words could quote a key.
         let broken = |e: serde_json::Error| wrong(&format!("not a JSON object (line {})", e.line()));
-        serde_json::from_str(text.trim_start_matches('\u{feff}')).map(AuthFile).map_err(broken)
+        serde_json::from_str(text.trim_start_matches('\u{feff}')).map(AuthDocument).map_err(broken)
     }
 
     /// The provider's sign-in, if it has one that can be refreshed.
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn only_the_tokens_change() {
         let (dir, path) = file(BEFORE);
-        let mut auth = AuthFile::read(&path).expect("it reads");
+        let mut auth = AuthDocument::read(&path).expect("it reads");
         assert!(auth.renew("p", "r", &renewed(Some("s"))));
         Replacement::prepare(&path).and_then(|r| r.finish(&auth.text())).expect("it is replaced");
         let after = std::fs::read_to_string(&path).expect("it reads");
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn the_former_refresh_token_may_stay() {
         let (_dir, path) = file(BEFORE);
-        let mut auth = AuthFile::read(&path).expect("it reads");
+        let mut auth = AuthDocument::read(&path).expect("it reads");
         assert!(auth.renew("p", "r", &renewed(None)));
         let after = auth.sign_in("p").expect("it is there");
         assert_eq!((after.access.as_str(), after.refresh.as_str(), after.expires), ("new", "r", 9));
@@ -169,7 +169,7 @@ mod tests {
             "{}",
         ] {
             let (_dir, path) = file(text);
-            let mut auth = AuthFile::read(&path).expect("it reads");
+            let mut auth = AuthDocument::read(&path).expect("it reads");
             assert!(!auth.renew("p", "r", &renewed(None)), "{text}");
             assert_eq!(auth.text().replace([' ', '\n'], ""), text, "nothing changed");
         }
@@ -187,7 +187,7 @@ mod tests {
     fn errors_name_the_file_and_not_its_content() {
         for text in ["{\"p\":\"s3cret\",}", "\"s3cret\""] {
             let (_dir, path) = file(text);
-            let error = AuthFile::read(&path).err().expect("it is broken");
+            let error = AuthDocument::read(&path).err().expect("it is broken");
             assert!(error.contains("auth.json: not a JSON object") && !error.contains("s3cret"), "{error}");
         }
     }

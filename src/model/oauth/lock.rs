@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_for_no_lock_is_told() {
+    fn a_place_for_no_lock_is_an_error() {
         let error = Lock::acquire(Path::new("/no/such/auth.json"), &Cancel::new()).err().expect("no folder");
         assert!(error.starts_with("cannot lock /no/such/auth.json: "), "{error}");
     }
