@@ -12,7 +12,7 @@ use crate::compact::CompactError;
 use crate::config::Config;
 use crate::events::AgentEvent;
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry, settle_calls};
-use crate::prompt::{PromptInput, commands, skills, system_prompt};
+use crate::prompt::{PromptInput, ToolText, commands, skills, system_prompt};
 use crate::reply::{ErrorKind, Reply, ReplyError, Restart};
 use crate::session::{Facts, Info};
 use crate::tools::{self, Tool};
@@ -300,7 +300,13 @@ impl Turn {
         let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
         let places = self.config.places(&self.info.cwd, self.info.project_trusted);
         let skills = skills::discover(&places);
-        let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
+        let text = |tool: &&'static dyn Tool| ToolText {
+            name: &tool.spec().name,
+            snippet: tool.snippet(),
+            rules: tool.rules(),
+        };
+        let texts: Vec<ToolText<'_>> = tools.iter().map(text).collect();
+        let system = system_prompt(&PromptInput { places, tools: &texts, skills: &skills });
         self.overhead = room::overhead(&system, &specs);
         self.keep_room();
         let mut run = Run { turn: 0, attempt: 0, overflows: 0, emptied: false, requests: 1, heard: 0, restart: None };
