@@ -27,9 +27,9 @@ use std::sync::{Arc, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::ids;
 use crate::nats::codec::{self, MAX_MESSAGE};
 use crate::nats::handshake::{Credentials, ServerInfo};
-use crate::nats::random_token;
 use crate::nats::waker::{self, Interest, Waker};
 use peer::Peer;
 use router::Router;
@@ -108,7 +108,7 @@ impl Broker {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let info = ServerInfo {
-            server_id: random_token::<22>(),
+            server_id: ids::nuid(),
             server_name: options.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             go: "rust".into(),

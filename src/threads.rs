@@ -1,10 +1,11 @@
 //! Every thread of the daemon is started here: named, with a stack of its own size, waited for when its owner lets go.
 
+use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::ffi::CString;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -74,7 +75,7 @@ impl Pool {
     }
 
     fn spare(&self) -> MutexGuard<'_, Vec<Sender<Job>>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.spare)
     }
 
     fn lend(&'static self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {

@@ -6,7 +6,9 @@
 //!
 //! Reasons for which a payload is not there are texts for clients: a line `key=value` for programs, then one for people.
 
+use super::envelope::quoted;
 use crate::files::{self, Links, describe, error_code};
+use crate::sync::{lock, wait, wait_timeout};
 use crate::threads::{SMALL_STACK, Thread, spawn};
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,7 +17,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 /// Payloads that may wait, the one that is being written included; the protocol's number.
@@ -172,7 +174,7 @@ impl Reader {
         let mut inner = self.0.lock();
         while numbers.iter().any(|number| inner.is_pending(*number)) {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { return };
-            inner = self.0.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+            inner = wait_timeout(&self.0.changed, inner, left);
         }
     }
 
@@ -221,7 +223,7 @@ impl Inner {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     fn exceeds(&self, bytes: u64) -> bool {
@@ -236,7 +238,7 @@ impl Shared {
         let mut inner = self.lock();
         let number = inner.last_number + 1;
         // None of the other fields needs to be escaped but the event's name.
-        let event = super::quoted(event);
+        let event = quoted(event);
         let size = 64 + event.len() + timestamp.len() + payload.len();
         if inner.waiting >= MAX_WAITING || inner.waiting_bytes + size > MAX_WAITING_BYTES {
             return Err(QUEUE_FULL.into());
@@ -279,7 +281,7 @@ impl Shared {
             let mut inner = self.lock();
             // Waits for as long as the log lives, whose end sets the flag.
             while inner.queue.is_empty() && !inner.closing {
-                inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+                inner = wait(&self.changed, inner);
             }
             if inner.closing {
                 return;

@@ -1,6 +1,7 @@
 //! Texts that begin with `/name`: which there are, and what they stand for.
 
-use super::{Places, resources, skills, templates};
+use super::places::Places;
+use super::{resources, skills, templates};
 use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! Skills and templates in places of the user's own choice, which `settings.json` names.
 
-use super::{Places, text_file};
+use super::places::Places;
+use super::text_file;
 use crate::json::comments;
 use serde_json::Value;
 use std::path::PathBuf;

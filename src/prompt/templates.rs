@@ -1,7 +1,8 @@
 //! Prompt templates: texts with gaps, called up as `/name arguments`.
 
+use super::places::Places;
 use super::text_file::read;
-use super::{Places, frontmatter, resources};
+use super::{frontmatter, resources};
 use std::path::{Path, PathBuf};
 
 /// The name of the gap that all arguments go into.

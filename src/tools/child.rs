@@ -10,6 +10,7 @@
 //! job control makes them, stays in the process table until the daemon ends.
 
 use super::processes::{self, Process};
+use crate::sync::lock;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid, kill_process, kill_process_group, pidfd_open,
     pidfd_send_signal, set_child_subreaper, waitid,
@@ -18,7 +19,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Marks what belongs to one call.
@@ -32,7 +33,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 static LEFT_BEHIND: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 fn left_behind() -> MutexGuard<'static, Vec<Pid>> {
-    LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&LEFT_BEHIND)
 }
 
 /// Makes this process the parent of what its children leave behind, so that it can be found and reaped.

@@ -2,7 +2,8 @@
 
 use super::edit_diff::diff;
 use super::edit_match::{Edit as Replacement, Mismatch, apply, with_lf};
-use super::{Tool, ToolContext, ToolOutput, locks, paths};
+use super::tool::{Tool, ToolContext, ToolOutput};
+use super::{locks, paths};
 use crate::files::{self, check_writable, describe, error_code, real_path, replace};
 use crate::transcript::{Block, ToolSpec};
 use serde_json::{Map, Value, json};

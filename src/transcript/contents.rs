@@ -3,11 +3,11 @@
 //! Only the lines' places and links are kept beside the file's bytes. Parsed as JSON values a file takes several times its
 //! size in memory, and most of a long session's entries are behind a compaction and never looked at again.
 
+use super::message::Usage;
 use super::stored_message::usage;
-use super::{Usage, take_text};
 use crate::files::{self, Links};
-use crate::json::tolerant;
-use serde_json::{Map, Value};
+use crate::json::{Fields, take_text, tolerant};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
@@ -26,9 +26,6 @@ pub const MAX_ENTRIES: usize = 1_000_000;
 const MAX_HEADER: u64 = 1024 * 1024;
 /// A byte order mark, which is no part of the first line.
 const MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// One JSON object of a session file, by its fields in the file's order.
-pub type Fields = Map<String, Value>;
 
 /// What the first line of a session file says.
 #[derive(Clone, Debug, PartialEq, Eq)]

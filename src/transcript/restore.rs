@@ -1,9 +1,10 @@
 //! From a session file's entries to what the model is told: pure.
 
 use super::compaction::{forget_count, summary_message};
-use super::contents::{Contents, Fields};
+use super::contents::Contents;
+use super::message::{Message, Usage, UserMessage};
 use super::stored_message::{self, blocks, content};
-use super::{Message, Usage, UserMessage, take_text};
+use crate::json::{Fields, take_text};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -3,11 +3,11 @@
 //! A line is one write, so that a crash tears at most the last line, and one that fails is taken back: whatever happens,
 //! the file stays one that can be read and appended to. Nothing is ever changed or removed but a torn last line.
 
-use super::contents::{self, Contents, Fields, MAX_ENTRIES, MAX_FILE, MAX_LINE, VERSION, too_large};
-use super::object;
+use super::contents::{self, Contents, MAX_ENTRIES, MAX_FILE, MAX_LINE, VERSION, too_large};
 use crate::clock::{iso_time, now_ms};
 use crate::fault;
 use crate::files::{self, Links};
+use crate::json::{Fields, object};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use std::collections::HashSet;

@@ -4,10 +4,10 @@
 //! that field and not the message.
 
 use super::compaction::summary_message;
-use super::contents::Fields;
-use super::{
-    AssistantMessage, Block, Content, Cost, Message, StopReason, ToolResultMessage, Usage, UserMessage, take_text,
+use super::message::{
+    AssistantMessage, Block, Content, Cost, Message, StopReason, ToolResultMessage, Usage, UserMessage,
 };
+use crate::json::{Fields, take_text};
 use serde_json::Value;
 
 /// What introduces the summary of a branch to the model. PI uses the same words, so that a session reads the same on both
