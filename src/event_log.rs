@@ -62,7 +62,7 @@ impl Default for Settings {
 /// One event as it goes out.
 #[derive(Debug)]
 pub struct Envelope {
-    /// Grows by one with every event of a log, beginning with 1.
+    /// Grows by one with every event of a log.
     pub seq: u64,
     pub event: Cow<'static, str>,
     /// Unix time in milliseconds.
@@ -112,9 +112,9 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// An empty log. The file at `spill_path` and its folder are made when they are first needed, and the file is removed
-    /// with the log.
-    pub fn new(settings: Settings, session_id: &str, spill_path: PathBuf) -> EventLog {
+    /// An empty log whose events are numbered from `last_seq` + 1. The file at `spill_path` and its folder are made when they
+    /// are first needed, and the file is removed with the log.
+    pub fn new(settings: Settings, session_id: &str, spill_path: PathBuf, last_seq: u64) -> EventLog {
         EventLog {
             settings,
             session: session_id.into(),
@@ -122,7 +122,7 @@ impl EventLog {
             spill: None,
             ring: VecDeque::new(),
             ring_bytes: 0,
-            last_seq: 0,
+            last_seq,
         }
     }
 

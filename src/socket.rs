@@ -27,10 +27,10 @@ use crate::contract::ids::SessionId;
 use crate::contract::prompt::Command;
 use crate::contract::reply::Reply;
 use crate::contract::request::Create;
-use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::contract::session::{SessionIdentity, SessionStats, Watcher};
 use crate::prompt::UserFolders;
 use crate::threads::{self, Thread};
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::Sender;
 use directory::BridgeDirectory;
 use link::Link;
 use registry::Identity;
@@ -79,8 +79,7 @@ struct Shared {
     epoll: OwnedFd,
     /// Wakes the accepting thread.
     wake_up: OwnedFd,
-    /// Wakes the registry's thread.
-    outdated: Sender<()>,
+    registry: Arc<registry::Waker>,
     requests: Sender<ClientRequest>,
     stopping: Cancel,
 }
@@ -98,12 +97,6 @@ impl Shared {
     fn wake_accept(&self) {
         // It fails only when the counter is full, and then the wake-up is due anyway.
         let _ = rustix::io::write(&self.wake_up, &1u64.to_ne_bytes());
-    }
-
-    /// Makes the registry's thread look around.
-    fn refresh(&self) {
-        // A wake-up that is not yet noticed is enough.
-        let _ = self.outdated.try_send(());
     }
 }
 
@@ -151,7 +144,7 @@ impl SocketServer {
         for (socket, token) in [(&listener, DAEMON), (&wake_up, WAKE_UP)] {
             watch(&epoll, socket, token).map_err(failed)?;
         }
-        let (outdated, wake_registry) = bounded(1);
+        let (registry, wake_registry) = registry::Waker::new();
         let identity = Identity::new(&directory);
         let mut table = Table::default();
         table.listeners.insert(DAEMON, listener);
@@ -162,17 +155,16 @@ impl SocketServer {
             table: Mutex::new(table),
             epoll,
             wake_up,
-            outdated,
+            registry,
             requests,
             stopping: Cancel::new(),
         });
         let mut server = SocketServer { shared: shared.clone(), last_token: DAEMON, accept: None, registry: None };
-        let thread = |name: &str, work: fn(&Arc<Shared>, &crossbeam_channel::Receiver<()>)| {
-            let (shared, wake) = (shared.clone(), wake_registry.clone());
-            threads::spawn(name, threads::SMALL_STACK, move || work(&shared, &wake)).map_err(failed)
-        };
-        server.accept = Some(thread("accept", |shared, _| server::run(shared))?);
-        server.registry = Some(thread("registry", |shared, wake| registry::run(shared, wake))?);
+        let for_accept = shared.clone();
+        let accept = threads::spawn("accept", threads::SMALL_STACK, move || server::run(&for_accept));
+        server.accept = Some(accept.map_err(failed)?);
+        let registry = threads::spawn("registry", threads::SMALL_STACK, move || registry::run(&shared, &wake_registry));
+        server.registry = Some(registry.map_err(failed)?);
         log::info!("side channel on {}", path.display());
         Ok(server)
     }
@@ -218,8 +210,8 @@ impl SocketServer {
         }
         drop(table);
         if identity.named {
-            stats.watch(self.shared.outdated.clone());
-            self.shared.refresh();
+            stats.watch(self.shared.registry.clone());
+            self.shared.registry.now();
         }
     }
 
@@ -242,8 +234,13 @@ impl SocketServer {
             link.stop(&last);
         }
         if route.is_some_and(|route| route.identity.named) {
-            self.shared.refresh();
+            self.shared.registry.now();
         }
+    }
+
+    /// Does `then`, which must not wait, once the registry shows the sessions as they are now.
+    pub fn when_written(&self, then: Box<dyn FnOnce() + Send>) {
+        self.shared.registry.when_written(then);
     }
 }
 
@@ -252,7 +249,7 @@ impl Drop for SocketServer {
     fn drop(&mut self) {
         self.shared.stopping.cancel();
         self.shared.wake_accept();
-        self.shared.refresh();
+        self.shared.registry.now();
         self.accept = None;
         self.registry = None;
         let table = std::mem::take(&mut *self.shared.table());

@@ -14,7 +14,7 @@ use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
-use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry, settle_calls};
+use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, UserFolders, commands, skills, system_prompt};
 use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage, now_ms};
@@ -45,7 +45,6 @@ pub enum Step {
     Compacted {
         message: Arc<Message>,
         first_kept: usize,
-        usage: Usage,
         entry: Value,
     },
     /// The turn waits for people.
@@ -191,7 +190,14 @@ impl Turn {
         let _ = self.steps.send(step);
     }
 
+    /// Tells the caller and the session of an event: the caller from here, so that it comes in order with the text.
     fn emit(&self, event: AgentEvent) {
+        if let AgentEvent::MessageEnd(message) = &event
+            && let Message::Assistant(answer) = &**message
+        {
+            self.stats.add_usage(&answer.usage);
+        }
+        self.reply.event(&event);
         self.step(Step::Event(event));
     }
 
@@ -313,7 +319,6 @@ impl Turn {
             }
             self.fit();
             let mut outcome = self.ask(&system, &specs, &mut run);
-            settle_calls(&mut outcome.message, self.identity.tools.iter().map(String::as_str));
             let (failed, stop_reason) = (outcome.failed(), outcome.message.stop_reason);
             // Calls of an answer that was cut off get results that say so; those of a failed one are left out with it.
             let may_overflow = failed || stop_reason == StopReason::Length && !outcome.message.has_tool_calls();

@@ -15,8 +15,8 @@ pub trait Reply: Send + Sync {
     fn restart(&self, restart: Restart);
     /// Nothing more is at hand for now: what was held back for the sake of batching goes out.
     fn flush(&self);
-    /// Takes note of what happens while the answer is made, in order with its text. Called on the session's thread; must
-    /// not wait. For callers who are told more than the text.
+    /// Takes note of what happens while the answer is made, for callers who are told more than the text. What the turn does
+    /// comes in order with the text; what the session adds (questions, queues) comes on the session's thread. Must not wait.
     fn event(&self, _event: &AgentEvent) {}
     /// Ends the answer, in success or with an error. Only the first call counts; dropping an answer ends it too.
     fn finish(&self, result: Result<(), ReplyError>);

@@ -3,10 +3,10 @@
 use super::ids::{InstanceId, SessionId};
 use crate::model::{Model, ThinkingLevel};
 use crate::transcript::{Usage, now_ms};
-use crossbeam_channel::Sender;
+use crossbeam_channel::bounded;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ pub struct SessionIdentity {
     pub project_trusted: bool,
     /// Names of the tools that the model is offered.
     pub tools: Vec<String>,
+    /// How often the daemon had been started when the session was created; 0 where nobody counts.
+    pub created_at_start: u64,
     /// Unix time in milliseconds.
     pub created_ms: i64,
 }
@@ -63,7 +65,17 @@ pub struct SessionStats {
     last_activity_ms: AtomicI64,
     /// Why what others wrote down of this is out of date, and whom to wake then.
     outdated: Mutex<Option<&'static str>>,
-    watcher: OnceLock<Sender<()>>,
+    watcher: OnceLock<Arc<dyn Watcher>>,
+    /// What others have written down says that it is idle. Nobody has written anything down while there is no watcher.
+    shown_idle: AtomicBool,
+}
+
+/// Writes down where clients find sessions, and what they do.
+pub trait Watcher: Send + Sync {
+    /// Something changed; it will be written down soon.
+    fn outdated(&self);
+    /// Does `then`, which must not wait, once everything that is true now is written down.
+    fn when_written(&self, then: Box<dyn FnOnce() + Send>);
 }
 
 impl SessionStats {
@@ -84,6 +96,7 @@ impl SessionStats {
             last_activity_ms: AtomicI64::new(now_ms()),
             outdated: Mutex::default(),
             watcher: OnceLock::new(),
+            shown_idle: AtomicBool::new(true),
         }
     }
 
@@ -114,17 +127,39 @@ impl SessionStats {
         self.outdated(reason);
     }
 
-    /// Wakes somebody, from now on, when what can be written down about the session changes. Only the first call counts.
-    pub fn watch(&self, watcher: Sender<()>) {
+    /// Tells somebody, from now on, when what can be written down about the session changes. Only the first call counts.
+    pub fn watch(&self, watcher: Arc<dyn Watcher>) {
+        self.shown_idle.store(false, SeqCst);
         let _ = self.watcher.set(watcher);
+    }
+
+    /// Whether the session works on something, for somebody who writes it down.
+    pub fn show_running(&self) -> bool {
+        // In this order, so that a session that is done in between waits for what will be written.
+        self.shown_idle.store(false, SeqCst);
+        let running = self.running.load(SeqCst);
+        self.shown_idle.store(!running, SeqCst);
+        running
+    }
+
+    /// Waits, for `timeout` at most, until those who look it up find an idle session idle. Prompts that are over before
+    /// anything is written down wait for nothing.
+    pub fn wait_until_shown_idle(&self, timeout: Duration) {
+        if self.running.load(SeqCst) || self.shown_idle.load(SeqCst) {
+            return;
+        }
+        if let Some(watcher) = self.watcher.get() {
+            let (written, wait) = bounded::<()>(0);
+            watcher.when_written(Box::new(move || drop(written)));
+            let _ = wait.recv_timeout(timeout);
+        }
     }
 
     /// What was written down about the session is out of date; `reason` is the event that did it.
     pub fn outdated(&self, reason: &'static str) {
         *self.outdated.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
         if let Some(watcher) = self.watcher.get() {
-            // A wake-up that is not yet noticed is enough.
-            let _ = watcher.try_send(());
+            watcher.outdated();
         }
     }
 
@@ -144,7 +179,7 @@ impl SessionStats {
     }
 
     pub fn set_running(&self, running: bool) {
-        if self.running.swap(running, Relaxed) != running {
+        if self.running.swap(running, SeqCst) != running {
             self.outdated(if running { "agent_start" } else { "agent_end" });
         }
     }
@@ -252,7 +287,7 @@ impl SessionStats {
 }
 
 /// The session in the fields of the side channel's registry.
-pub fn state(identity: &SessionIdentity, stats: &SessionStats) -> Map<String, Value> {
+pub fn state(identity: &SessionIdentity, stats: &SessionStats, running: bool) -> Map<String, Value> {
     let settings = stats.settings();
     let mut state = Map::new();
     let mut put = |key: &str, value: Value| state.insert(key.to_string(), value);
@@ -265,7 +300,7 @@ pub fn state(identity: &SessionIdentity, stats: &SessionStats) -> Map<String, Va
     put("sessionName", json!(settings.name.as_deref().unwrap_or(&identity.id)));
     put("model", model_facts(&settings.model));
     put("thinkingLevel", json!(settings.thinking.as_str()));
-    put("isIdle", json!(!stats.running()));
+    put("isIdle", json!(!running));
     put("hasPendingMessages", json!(stats.queued() + stats.pending() > 0));
     state
 }

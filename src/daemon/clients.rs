@@ -82,9 +82,10 @@ impl Daemon {
         }
         let now = Instant::now();
         let caller = Caller { reply: &|| reply.clone(), sender: None, received: now };
-        respond(self.create(&create, caller).map(|instance_id| {
+        let created = self.create(&create, caller).map(|instance_id| {
             let entry = self.sessions.get(&instance_id);
             entry.map_or(Value::Null, |e| documents::summary(&e.identity, &e.stats, now))
-        }));
+        });
+        self.when_written(move || respond(created));
     }
 }

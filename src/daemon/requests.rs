@@ -180,15 +180,21 @@ impl Daemon {
                         let now = Instant::now();
                         let entry = self.sessions.get(&instance_id);
                         let document = entry.map(|e| controller::descriptor(&self.host, &e.identity, &e.stats, now));
-                        self.remember(key, document.clone().unwrap_or_default());
-                        Ok(document)
+                        let document = document.unwrap_or_default();
+                        self.remember(key, document.clone());
+                        let (connection, reply) = (self.connection.clone(), message.reply.clone());
+                        self.when_written(move || {
+                            reply.iter().for_each(|reply| send_document(&connection, reply, &document));
+                        });
+                        self.counters(wire, |counters| counters.add_time(received.elapsed()));
+                        Ok(None)
                     }
                     (Err(error), _) => Err(error),
                 }
             }
         };
         match result {
-            // The session gives the answer when it is done, and its time with it.
+            // The answer comes when the session is done, or found, and its time with it.
             Ok(None) => {}
             Ok(Some(document)) => self.answer(wire, &message, &document, received),
             Err(error) => self.refuse(wire, &message, &error),

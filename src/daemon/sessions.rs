@@ -73,6 +73,7 @@ impl Daemon {
             from: from.clone(),
             project_trusted,
             tools,
+            created_at_start: self.state.as_ref().map_or(0, |state| state.starts()),
             created_ms: now_ms(),
         });
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
@@ -173,6 +174,7 @@ impl Daemon {
             cwd: saved.cwd,
             from: saved.from,
             tools: saved.tools,
+            created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
         });
         let stats = Arc::new(SessionStats::new(SessionSettings {
@@ -277,8 +279,20 @@ impl Daemon {
         if entry.identity.named {
             log::info!("session {} ended", entry.identity.id);
         }
-        for stopped in entry.stoppers {
-            stopped(json!({"ok": true, "sessionId": entry.identity.id}));
+        if !entry.stoppers.is_empty() {
+            self.when_written(move || {
+                for stopped in entry.stoppers {
+                    stopped(json!({"ok": true, "sessionId": entry.identity.id}));
+                }
+            });
+        }
+    }
+
+    /// Does `then`, which must not wait, once clients find the sessions as they are now.
+    pub(super) fn when_written(&self, then: impl FnOnce() + Send + 'static) {
+        match &self.bridge {
+            Some(bridge) => bridge.when_written(Box::new(then)),
+            None => then(),
         }
     }
 }

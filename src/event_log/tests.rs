@@ -10,7 +10,7 @@ struct Bench {
 impl Bench {
     fn new(settings: Settings) -> Bench {
         let dir = tempfile::tempdir().expect("a directory");
-        let log = EventLog::new(settings, "s-1", dir.path().join("raw/7-s-1.jsonl"));
+        let log = EventLog::new(settings, "s-1", dir.path().join("raw/7-s-1.jsonl"), 0);
         Bench { dir, log }
     }
 

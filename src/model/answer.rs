@@ -1,9 +1,12 @@
 //! An answer in the making: what streams in goes to the sink and into the message at the same time.
 
-use super::{Failure, Outcome, Request, Sink, StreamEvent, usage};
+use super::request::{Outcome, Request, RequestError, Sink, StreamEvent};
+use super::sendable::resolve_tool_name;
+use super::usage;
 use crate::tolerant_json;
 use crate::transcript::{AssistantMessage, Block, StopReason, Usage, now_ms};
 use serde_json::Map;
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// How much text, thinking and arguments one answer may have together, signatures and what else is kept with it included;
@@ -15,37 +18,14 @@ const BLOCK_SIZE: usize = 1 << 10;
 /// many as there are, and no more.
 const FEW_BLOCKS: usize = 8;
 
-/// What a cancelled request says.
-pub const ABORTED: &str = "Request was aborted";
-
-/// Why a request failed.
-#[derive(Debug, Default)]
-pub struct Failed {
-    /// For the message: with status and body, as far as they are known, and without secrets.
-    pub text: String,
-    pub facts: Failure,
-    pub aborted: bool,
-}
-
-impl Failed {
-    pub fn new(text: impl Into<String>) -> Failed {
-        Failed { text: text.into(), ..Failed::default() }
-    }
-
-    /// The connection did not come about, or was lost before the answer's end.
-    pub fn lost(text: impl Into<String>) -> Failed {
-        Failed { facts: Failure { lost: true, ..Failure::default() }, ..Failed::new(text) }
-    }
-
-    pub fn aborted() -> Failed {
-        Failed { aborted: true, ..Failed::new(ABORTED) }
-    }
-}
-
 /// The answer to one request. Blocks are named by the index that their start returned.
 pub struct Answer<'a> {
     pub message: AssistantMessage,
     sink: &'a mut dyn Sink,
+    /// How many calls have begun.
+    calls: usize,
+    /// The ids that the calls have: the parts before a `|`, and with it those behind.
+    ids: HashSet<String>,
     /// The arguments' JSON text of the tool calls that have not ended, by index.
     arguments: Vec<(usize, String)>,
     /// The block whose last piece ended in the first half of a character, and that half.
@@ -79,6 +59,8 @@ impl<'a> Answer<'a> {
                 duration_ms: None,
             },
             sink,
+            calls: 0,
+            ids: HashSet::new(),
             arguments: Vec::new(),
             half: None,
             size: 0,
@@ -237,17 +219,9 @@ impl<'a> Answer<'a> {
         self.sink.event(StreamEvent::ThinkingEnd { index });
     }
 
-    /// A call whose id is missing, or was used in this message before, gets another one: calls and their results belong
-    /// together by it.
+    /// Begins a call. Every call of a message gets an id of its own, because calls and results belong together by it.
     pub fn start_tool_call(&mut self, id: &str, name: &str) -> usize {
-        let is_taken = |id: &str| {
-            self.message.content.iter().any(|block| matches!(block, Block::ToolCall { id: known, .. } if known == id))
-        };
-        let id = if id.is_empty() || is_taken(id) {
-            format!("call_{:x}_{}", self.message.timestamp, self.message.content.len())
-        } else {
-            id.to_string()
-        };
+        let id = self.unique_id(id);
         self.count(id.len() + name.len());
         let index = self.push(Block::ToolCall {
             id: id.clone(),
@@ -259,6 +233,28 @@ impl<'a> Answer<'a> {
         self.arguments.push((index, String::new()));
         self.sink.event(StreamEvent::ToolCallStart { index, id: &id, name });
         index
+    }
+
+    /// The id of a call, or another one if it is empty or was used in this message before. What stands behind a `|` names
+    /// the provider's item: results do not need it, but no two calls may name the same one.
+    fn unique_id(&mut self, id: &str) -> String {
+        let (call, item) = id.split_at(id.find('|').unwrap_or(id.len()));
+        self.calls += 1;
+        let base = match call.trim() {
+            // The time makes it differ from those of other answers.
+            "" => format!("call_{:x}_{}", self.message.timestamp, self.message.content.len()),
+            _ => call.to_string(),
+        };
+        let (mut unique, mut number) = (base.clone(), self.calls);
+        while self.ids.contains(&unique) {
+            unique = format!("{base}_{number}");
+            number += 1;
+        }
+        self.ids.insert(unique.clone());
+        if item.len() > 1 && self.ids.insert(item.to_string()) {
+            unique.push_str(item);
+        }
+        unique
     }
 
     pub fn tool_arguments(&mut self, index: usize, delta: &str) {
@@ -318,12 +314,22 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// The end: prices the request, and turns a failure into the message's.
-    pub fn finish(mut self, request: &Request<'_>, result: Result<StopReason, Failed>) -> Outcome {
+    /// The end: prices the request, turns a failure into the message's, and puts the offered tools' names in place of other
+    /// forms of them.
+    pub fn finish(mut self, request: &Request<'_>, result: Result<StopReason, RequestError>) -> Outcome {
         for index in 0..self.message.content.len() {
             self.parse_arguments(index);
         }
         let mut message = self.message;
+        let offered = request.tools.iter().map(|tool| tool.name.as_str());
+        for block in &mut message.content {
+            if let Block::ToolCall { name, .. } = block
+                && let Some(meant) = resolve_tool_name(name, offered.clone())
+                && meant != name
+            {
+                *name = meant.to_string();
+            }
+        }
         usage::price(request.model, &mut message.usage);
         message.duration_ms = Some(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX));
         let failure = match result {
@@ -338,5 +344,52 @@ impl<'a> Answer<'a> {
             }
         };
         Outcome { message, failure }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::test_support::{Recorder, test_model, test_request};
+    use crate::transcript::ToolSpec;
+
+    #[test]
+    fn calls_are_put_right_when_they_arrive() {
+        let tools = ["bash", "read"].map(|name| ToolSpec {
+            name: name.to_string(),
+            description: String::new(),
+            parameters: serde_json::json!({}),
+        });
+        let model = test_model();
+        let request = Request { tools: &tools, ..test_request(&model, &[]) };
+        let mut recorder = Recorder::default();
+        let mut answer = Answer::new(&request, &mut recorder);
+        for (id, name) in [
+            ("a", "functions.bash"),
+            ("a", "Bash"),
+            ("c|fc_1", "x y"),
+            ("c|fc_1", "bash"),
+            ("a_6", "bash"),
+            ("a", "bash"),
+            ("", "bash"),
+            (" |fc_3", "bash"),
+        ] {
+            let index = answer.start_tool_call(id, name);
+            answer.end_tool_call(index);
+        }
+        let message = answer.finish(&request, Ok(StopReason::ToolUse)).message;
+        let calls: Vec<(&str, &str)> = message
+            .content
+            .iter()
+            .filter_map(|block| match block {
+                Block::ToolCall { id, name, .. } => Some((id.as_str(), name.as_str())),
+                _ => None,
+            })
+            .collect();
+        let expected =
+            [("a", "bash"), ("a_2", "bash"), ("c|fc_1", "x y"), ("c_4", "bash"), ("a_6", "bash"), ("a_7", "bash")];
+        assert_eq!(calls[..6], expected);
+        assert!(calls[6].0.starts_with("call_") && calls[7].0.starts_with("call_") && calls[7].0.ends_with("|fc_3"));
+        assert_ne!(calls[6].0, calls[7].0);
     }
 }

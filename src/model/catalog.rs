@@ -32,7 +32,7 @@ static CATALOG: LazyLock<Vec<Provider>> = LazyLock::new(|| {
     PROVIDERS.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 });
 
-/// One provider of the catalog.
+/// A provider with what holds for all of its models.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Provider {
@@ -104,7 +104,8 @@ impl Provider {
 mod tests {
     use super::*;
     use crate::model::definition::Inherited;
-    use crate::model::{Model, ThinkingLevel};
+    use crate::model::model_info::Model;
+    use crate::model::thinking::ThinkingLevel;
 
     fn whole(provider: &Provider, model: Definition) -> Model {
         let from = Inherited { provider: provider.id, api: Some(provider.api), base_url: Some(provider.base_url) };

@@ -1,18 +1,20 @@
-//! How the many servers that speak `openai-completions` differ. What a server can do is told by its host or provider id,
+//! How the many servers that speak `openai-completions` differ. What a server can do follows from its host or provider id,
 //! by the table in `servers.json`; flags that a model states itself beat that. Servers nobody knows, and all on this
 //! machine, get what is understood everywhere.
 //!
 //! The role `developer` is OpenAI's own: it goes to that provider and that host, since the prompt templates of others
 //! refuse it, while every server takes `system`.
 
+use super::catalog;
 use super::http::is_loopback;
-use super::{Model, catalog};
+use super::model_info::Model;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::sync::LazyLock;
 
-/// How a server wants to be told to think.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The form in which a server takes a request to think.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ThinkingFormat {
     Openai,
     Openrouter,
@@ -27,7 +29,7 @@ pub enum ThinkingFormat {
     AntLing,
 }
 
-/// Which headers tell the server that requests belong together.
+/// The headers by which a server knows that requests belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Affinity {
     None,
@@ -172,7 +174,7 @@ impl Compat {
             Some("max_completion_tokens") => self.max_tokens_field = "max_completion_tokens",
             _ => {}
         }
-        if let Some(format) = word("thinkingFormat").and_then(ThinkingFormat::parse) {
+        if let Some(Ok(format)) = flags.get("thinkingFormat").map(ThinkingFormat::deserialize) {
             self.thinking_format = format;
         }
         if let Some(format) = word("cacheControlFormat") {
@@ -194,25 +196,6 @@ impl Compat {
             Some(false) => Affinity::None,
             None => self.affinity,
         };
-    }
-}
-
-impl ThinkingFormat {
-    fn parse(name: &str) -> Option<ThinkingFormat> {
-        Some(match name {
-            "openai" => ThinkingFormat::Openai,
-            "openrouter" => ThinkingFormat::Openrouter,
-            "deepseek" => ThinkingFormat::Deepseek,
-            "zai" => ThinkingFormat::Zai,
-            "qwen" => ThinkingFormat::Qwen,
-            "qwen-chat-template" => ThinkingFormat::QwenChatTemplate,
-            "chat-template" => ThinkingFormat::ChatTemplate,
-            "baseten" => ThinkingFormat::Baseten,
-            "together" => ThinkingFormat::Together,
-            "string-thinking" => ThinkingFormat::StringThinking,
-            "ant-ling" => ThinkingFormat::AntLing,
-            _ => return None,
-        })
     }
 }
 

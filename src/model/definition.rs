@@ -1,6 +1,7 @@
 //! A model as files describe it, and the layering of such descriptions: built-in catalog, then `models.json`.
 
-use super::{Api, Model, Rates, Secret, Tier};
+use super::model_info::{Api, Model, Rates, Tier};
+use super::secret_value::Secret;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -46,7 +47,7 @@ pub struct Definition {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct InputLimits {
-    /// Of the whole body.
+    /// The size of the whole body.
     #[serde(deserialize_with = "whole")]
     pub max_request_bytes: Option<u64>,
     pub images: ImageLimits,
@@ -77,7 +78,7 @@ pub enum Price {
 /// `[above, input, output, cacheRead, cacheWrite]`: the length of prompts that the rates are for, in tokens, and the rates.
 pub type ListTier = [f64; 5];
 
-/// The same by name.
+/// The rates of long prompts by name.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NamedTier {

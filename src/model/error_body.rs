@@ -12,12 +12,14 @@ pub struct ErrorBody {
     pub text: Option<String>,
 }
 
+/// How much of a provider's own words goes into an error message, in characters.
+pub const MAX_ERROR_CHARS: usize = 4000;
 /// Bodies within bodies are followed so deep; more than three were never seen.
 const MAX_DEPTH: usize = 8;
 /// So many words and kinds are kept; more say nothing more.
 const MAX_PIECES: usize = 32;
-/// Where the words for people are.
-const WORDS: &[&str] = &[
+/// The fields under which servers write what went wrong.
+pub const MESSAGES: &[&str] = &[
     "message",
     "msg",
     "error_message",
@@ -26,13 +28,14 @@ const WORDS: &[&str] = &[
     "Message",
     "status_msg",
     "detail",
-    "description",
-    "title",
+    "error_description",
 ];
+/// Fields that say in an error what went wrong, and elsewhere may say anything.
+const DESCRIPTIONS: &[&str] = &["description", "title"];
 /// Where a body has another one inside. `raw` is OpenRouter's copy of the upstream's answer, `base_resp` is MiniMax's.
 const NESTED: &[&str] = &["error", "errors", "response", "metadata", "raw", "base_resp"];
-/// Where the kind of an error is, the most specific place first.
-const KINDS: &[&str] = &[
+/// The fields under which servers write what kind of error it is, the most specific one first.
+pub const KINDS: &[&str] = &[
     "code",
     "error_code",
     "errorCode",
@@ -93,14 +96,14 @@ impl Found {
                 _ => {}
             }
         }
-        for key in WORDS.iter().chain(NESTED) {
+        for key in MESSAGES.iter().chain(DESCRIPTIONS).chain(NESTED) {
             if let Some(value) = fields.get(*key) {
                 self.visit(value, depth);
             }
         }
     }
 
-    /// The same words often stand in several places.
+    /// Keeps words for people, which often stand in several places of a body.
     fn say(&mut self, text: &str) {
         let text = text.trim();
         if self.words.len() < MAX_PIECES && !text.is_empty() && !self.words.iter().any(|said| said.contains(text)) {
@@ -126,6 +129,11 @@ impl Found {
         }
         Some(text)
     }
+}
+
+/// A provider's words inside a stream, cut to what a message may hold.
+pub fn quoted(data: &[u8]) -> String {
+    String::from_utf8_lossy(data).chars().take(MAX_ERROR_CHARS).collect()
 }
 
 /// The status that an error of this kind has where it is the answer to a request: as the services document it, and as the

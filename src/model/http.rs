@@ -1,21 +1,25 @@
 //! HTTP requests whose answers stream, and the idle connections that the next request may use.
 //!
 //! A request has a ureq agent for itself, because an agent is what can be shut down from another thread: cancelling one
-//! turn must not cut the requests of others. After a clean end the agent is parked with its connection, and the next
+//! turn must not cut the requests of others. After a clean end the agent is kept with its idle connection, and the next
 //! request to the same server, of whichever session, takes it over. All agents share one TLS configuration, so that
 //! even a new connection resumes a known TLS session.
 
-use super::http_proxy;
-use super::http_resolver::ServerResolver;
-use super::http_tls::TlsConnector;
-use super::http_watch::{InnerConnector, Watch, WatchedConnector};
+mod proxy;
+mod resolver;
+mod tls;
+mod watch;
+
 use crate::cancel::{Cancel, OnCancel};
 use crate::trust_roots;
+use resolver::ServerResolver;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tls::TlsConnector;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 use ureq::{Agent, BodyReader};
+use watch::{InnerConnector, Watch, WatchedConnector};
 
 /// Bounds for name resolution and for connecting, TLS included; shutting an agent down interrupts neither.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,12 +37,12 @@ const MAX_ERROR_BODY: usize = 16 << 10;
 /// How long the body of a failed request is waited for.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a server may be silent.
+/// How long a server may take.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Patience {
-    /// Before the response headers.
+pub struct Timeouts {
+    /// Longest silence before the response headers.
     pub first_byte: Duration,
-    /// Between two pieces of the body.
+    /// Longest silence between two pieces of the body.
     pub idle: Duration,
     /// For everything together, from the name's resolution to the last piece. `None` = no limit.
     pub total: Option<Duration>,
@@ -74,19 +78,19 @@ pub struct Http {
     connector: Arc<InnerConnector>,
     /// The proxy that the user's settings name.
     proxy: Mutex<Option<String>>,
-    parked: Mutex<Vec<Parked>>,
+    idle: Mutex<Vec<IdleConnection>>,
 }
 
 /// An agent that waits for its next request.
-struct Parked {
-    line: Line,
+struct IdleConnection {
+    agent: ServerAgent,
     since: Instant,
     /// The answer before, whose end may still be on its way. Nobody waits for it until the connection is needed again.
     rest: BodyReader<'static>,
 }
 
 /// An agent with the server it talks to and the watch over its connections.
-struct Line {
+struct ServerAgent {
     server: String,
     agent: Agent,
     watch: Arc<Watch>,
@@ -96,7 +100,7 @@ impl Default for Http {
     fn default() -> Http {
         let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
         let connector = Arc::new(connector.chain(TlsConnector::default()));
-        Http { connector, proxy: Mutex::default(), parked: Mutex::default() }
+        Http { connector, proxy: Mutex::default(), idle: Mutex::default() }
     }
 }
 
@@ -107,7 +111,7 @@ impl Http {
         let mut proxy = self.proxy.lock().unwrap_or_else(PoisonError::into_inner);
         if proxy.as_deref() != setting {
             *proxy = setting.map(str::to_string);
-            self.parked.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
     }
 
@@ -117,37 +121,37 @@ impl Http {
         url: &str,
         headers: &[(String, String)],
         body: &[u8],
-        patience: Patience,
+        timeouts: Timeouts,
         cancel: &Cancel,
     ) -> Result<Response, HttpError> {
         let server =
             server_of(url).ok_or_else(|| HttpError::Invalid("the base URL is not an http(s) URL".to_string()))?;
-        let mut line = self.check_out(&server);
+        let mut agent = self.check_out(&server);
         loop {
-            let reused = line.is_some();
-            let used = match line.take() {
-                Some(line) => line,
-                None => self.new_line(&server)?,
+            let reused = agent.is_some();
+            let used = match agent.take() {
+                Some(agent) => agent,
+                None => self.new_agent(&server)?,
             };
-            used.watch.begin(patience.first_byte);
+            used.watch.begin(timeouts.first_byte);
             let agent = used.agent.clone();
             let guard = cancel.on_cancel(move || agent.shutdown());
             let mut request = used.agent.post(url);
-            if patience.total.is_some() {
-                request = request.config().timeout_global(patience.total).build();
+            if timeouts.total.is_some() {
+                request = request.config().timeout_global(timeouts.total).build();
             }
             for (name, value) in headers {
                 request = request.header(name, value);
             }
             match request.send(body) {
                 Ok(response) => {
-                    used.watch.limit(patience.idle);
+                    used.watch.limit(timeouts.idle);
                     let (parts, body) = response.into_parts();
                     return Ok(Response {
                         status: parts.status.as_u16(),
                         headers: parts.headers,
                         body: body.into_reader(),
-                        line: used,
+                        agent: used,
                         http: self.clone(),
                         cancel: cancel.clone(),
                         _guard: guard,
@@ -162,12 +166,11 @@ impl Http {
         }
     }
 
-    fn new_line(&self, server: &str) -> Result<Line, HttpError> {
+    fn new_agent(&self, server: &str) -> Result<ServerAgent, HttpError> {
         let watch = Arc::new(Watch::default());
         let setting = self.proxy.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let environment = |name: &str| std::env::var(name).ok();
-        let proxy =
-            if is_loopback(server) { None } else { http_proxy::choose(server, setting.as_deref(), &environment)? };
+        let proxy = if is_loopback(server) { None } else { proxy::choose(server, setting.as_deref(), &environment)? };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -185,32 +188,32 @@ impl Http {
             .build();
         let connector = WatchedConnector::new(self.connector.clone(), watch.clone());
         let agent = Agent::with_parts(config, connector, ServerResolver::default());
-        Ok(Line { server: server.to_string(), agent, watch })
+        Ok(ServerAgent { server: server.to_string(), agent, watch })
     }
 
-    /// The most recently parked agent of that server. Old ones are dropped on the way.
-    fn check_out(&self, server: &str) -> Option<Line> {
-        let Parked { line, rest, .. } = {
-            let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-            parked.retain(|p| p.since.elapsed() < MAX_IDLE);
-            let at = parked.iter().rposition(|p| p.line.server == server)?;
-            parked.remove(at)
+    /// The agent of that server that was used last. Old ones are dropped on the way.
+    fn check_out(&self, server: &str) -> Option<ServerAgent> {
+        let IdleConnection { agent, rest, .. } = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.retain(|p| p.since.elapsed() < MAX_IDLE);
+            let at = idle.iter().rposition(|p| p.agent.server == server)?;
+            idle.remove(at)
         };
-        line.watch.limit_until(Instant::now() + FINISH_TIMEOUT);
+        agent.watch.limit_until(Instant::now() + FINISH_TIMEOUT);
         finish(rest);
-        Some(line)
+        Some(agent)
     }
 
-    fn park(&self, line: Line, rest: BodyReader<'static>) {
-        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        parked.retain(|p| p.since.elapsed() < MAX_IDLE);
-        let same = parked.iter().filter(|p| p.line.server == line.server).count();
+    fn keep(&self, agent: ServerAgent, rest: BodyReader<'static>) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|p| p.since.elapsed() < MAX_IDLE);
+        let same = idle.iter().filter(|p| p.agent.server == agent.server).count();
         if same >= MAX_IDLE_PER_SERVER
-            && let Some(oldest) = parked.iter().position(|p| p.line.server == line.server)
+            && let Some(oldest) = idle.iter().position(|p| p.agent.server == agent.server)
         {
-            parked.remove(oldest);
+            idle.remove(oldest);
         }
-        parked.push(Parked { line, since: Instant::now(), rest });
+        idle.push(IdleConnection { agent, since: Instant::now(), rest });
     }
 }
 
@@ -231,7 +234,7 @@ pub struct Response {
     pub status: u16,
     headers: ureq::http::HeaderMap,
     body: BodyReader<'static>,
-    line: Line,
+    agent: ServerAgent,
     http: Arc<Http>,
     cancel: Cancel,
     _guard: OnCancel,
@@ -245,23 +248,23 @@ impl Response {
 
     /// From here on, all waits for more of the answer together have to end at `end`.
     pub fn limit_until(&self, end: Instant) {
-        self.line.watch.limit_until(end);
+        self.agent.watch.limit_until(end);
     }
 
     /// Takes note that the answer is complete, whatever may still follow it, and leaves the connection to the next
     /// request. An answer dropped without this closes its connection.
     pub fn complete(self) {
-        let Response { body, line, http, cancel, _guard, .. } = self;
+        let Response { body, agent, http, cancel, _guard, .. } = self;
         // From here on, a cancel must not hit whoever uses the connection next; one that came before this has done so.
         drop(_guard);
         if !cancel.is_cancelled() {
-            http.park(line, body);
+            http.keep(agent, body);
         }
     }
 
     /// The body of a failed request, as far as it arrives soon. The connection is kept if the body ends.
     pub fn into_error_body(mut self) -> String {
-        self.line.watch.limit_until(Instant::now() + ERROR_BODY_TIMEOUT);
+        self.agent.watch.limit_until(Instant::now() + ERROR_BODY_TIMEOUT);
         let mut body = Vec::new();
         let whole = (&mut self.body).take(MAX_ERROR_BODY as u64).read_to_end(&mut body).is_ok();
         if whole && body.len() < MAX_ERROR_BODY {

@@ -11,9 +11,8 @@ mod lock;
 
 pub use endpoint::{Endpoints, VENDOR_ONLY};
 
-use super::Failure;
-use super::answer::Failed;
-use super::http::{Http, Patience};
+use super::http::{Http, Timeouts};
+use super::request::{Failure, RequestError};
 use crate::cancel::Cancel;
 use crate::threads;
 use crate::transcript::now_ms;
@@ -45,15 +44,15 @@ pub fn is_due(expires_ms: i64, now_ms: i64) -> bool {
 }
 
 /// Refreshes sign-ins. Dropping it waits for refreshes that have begun, as what they get would be lost.
-pub struct Refresher(Arc<Shared>);
+pub struct Refresher(Arc<SharedRefresher>);
 
-struct Shared {
+struct SharedRefresher {
     /// `auth.json`.
     path: PathBuf,
     endpoints: Endpoints,
     http: Arc<Http>,
     state: Mutex<State>,
-    /// Those who still wait for the lock give up.
+    /// Cancelled when this process ends: refreshes that still wait for the lock give up.
     closing: Cancel,
 }
 
@@ -67,28 +66,28 @@ struct State {
 
 #[derive(Clone)]
 struct Running {
-    result: Arc<OnceLock<Result<(), Trouble>>>,
+    result: Arc<OnceLock<Result<(), RefreshError>>>,
     /// Disconnected when it is over.
     over: Receiver<Infallible>,
 }
 
 /// Why a sign-in was not refreshed, and what to do. Holds no secret.
 #[derive(Clone, Debug, Default)]
-struct Trouble {
+struct RefreshError {
     text: String,
     /// HTTP status of the endpoint's answer, if there was one.
     status: Option<u16>,
 }
 
-impl Trouble {
-    fn new(text: impl Into<String>) -> Trouble {
-        Trouble { text: text.into(), status: None }
+impl RefreshError {
+    fn new(text: impl Into<String>) -> RefreshError {
+        RefreshError { text: text.into(), status: None }
     }
 }
 
 impl Refresher {
     pub fn new(path: PathBuf, endpoints: Endpoints, http: Arc<Http>) -> Refresher {
-        Refresher(Arc::new(Shared { path, endpoints, http, state: Mutex::default(), closing: Cancel::new() }))
+        Refresher(Arc::new(SharedRefresher { path, endpoints, http, state: Mutex::default(), closing: Cancel::new() }))
     }
 
     /// Whether the configuration says where the provider's sign-in is refreshed.
@@ -102,10 +101,10 @@ impl Refresher {
     /// # Errors
     ///
     /// Names the provider and the fix, or `cancel` came first, at which the refresh goes on.
-    pub fn refresh(&self, provider: &str, usable: bool, cancel: &Cancel) -> Result<(), Failed> {
+    pub fn refresh(&self, provider: &str, usable: bool, cancel: &Cancel) -> Result<(), RequestError> {
         let running = match self.0.join(provider, usable) {
             None => return Ok(()),
-            Some(running) => running.map_err(|e| Trouble::new(format!("no thread for it: {e}"))),
+            Some(running) => running.map_err(|e| RefreshError::new(format!("no thread for it: {e}"))),
         };
         let result = running.and_then(|running| {
             // The action owns a sender, which goes with it.
@@ -115,21 +114,18 @@ impl Refresher {
                 recv(running.over) -> _ => {}
                 recv(abort) -> _ => {}
             }
-            let ended_otherwise = || Err(Trouble::new("it ended unexpectedly"));
+            let ended_otherwise = || Err(RefreshError::new("it ended unexpectedly"));
             running.result.get().cloned().unwrap_or_else(ended_otherwise)
         });
         match result {
-            Err(_) if cancel.is_cancelled() => Err(Failed::aborted()),
-            Err(trouble) if usable => {
-                log::warn!(
-                    "OAuth refresh failed for {provider}: {}; the token is still good for a while",
-                    trouble.text
-                );
+            Err(_) if cancel.is_cancelled() => Err(RequestError::aborted()),
+            Err(error) if usable => {
+                log::warn!("OAuth refresh failed for {provider}: {}; the token is still good for a while", error.text);
                 Ok(())
             }
-            Err(Trouble { text, status }) => Err(Failed {
+            Err(RefreshError { text, status }) => Err(RequestError {
                 facts: Failure { status, ..Failure::default() },
-                ..Failed::new(format!("OAuth refresh failed for {provider}: {text}"))
+                ..RequestError::new(format!("OAuth refresh failed for {provider}: {text}"))
             }),
             Ok(()) => Ok(()),
         }
@@ -150,7 +146,7 @@ impl Drop for Refresher {
 
 /// The end of a refresh, however it comes about: those who wait go on, and the next one may begin.
 struct End {
-    shared: Arc<Shared>,
+    shared: Arc<SharedRefresher>,
     provider: String,
     // Goes last: who goes on must not find this refresh again.
     _over: Sender<Infallible>,
@@ -162,13 +158,13 @@ impl Drop for End {
     }
 }
 
-impl Shared {
+impl SharedRefresher {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The provider's refresh, which is begun if there is none. `None` if it failed just now and there is no hurry.
-    fn join(self: &Arc<Shared>, provider: &str, usable: bool) -> Option<std::io::Result<Running>> {
+    fn join(self: &Arc<SharedRefresher>, provider: &str, usable: bool) -> Option<std::io::Result<Running>> {
         let mut state = self.state();
         if let Some(running) = state.running.get(provider) {
             return Some(Ok(running.clone()));
@@ -199,14 +195,14 @@ impl Shared {
     }
 
     /// Refreshes the provider's sign-in, unless another process has done so by the time the file is ours.
-    fn run(&self, provider: &str) -> Result<(), Trouble> {
-        let told = |e: std::io::Error| Trouble::new(format!("{}: {e}", self.path.display()));
-        let path = self.path.canonicalize().map_err(told)?;
-        let _lock = Lock::acquire(&path, &self.closing).map_err(Trouble::new)?;
-        let file = AuthFile::read(&path).map_err(Trouble::new)?;
+    fn run(&self, provider: &str) -> Result<(), RefreshError> {
+        let failed = |e: std::io::Error| RefreshError::new(format!("{}: {e}", self.path.display()));
+        let path = self.path.canonicalize().map_err(failed)?;
+        let _lock = Lock::acquire(&path, &self.closing).map_err(RefreshError::new)?;
+        let file = AuthFile::read(&path).map_err(RefreshError::new)?;
         let sign_in = file.sign_in(provider).filter(|sign_in| is_due(sign_in.expires, now_ms()));
         let (Some(sign_in), Some(endpoint)) = (sign_in, self.endpoints.get(provider)) else { return Ok(()) };
-        let replacement = Replacement::prepare(&path).map_err(told)?;
+        let replacement = Replacement::prepare(&path).map_err(failed)?;
         let renewed = self.ask(provider, endpoint, &sign_in)?;
         // Who edits the file by hand takes no lock, so it is read again. What is half written then counts for nothing.
         let mut file = AuthFile::read(&path).unwrap_or(file);
@@ -216,32 +212,32 @@ impl Shared {
         }
         replacement.finish(&file.text()).map_err(|e| {
             let path = self.path.display();
-            Trouble::new(format!("the new sign-in could not be written to {path} ({e}): sign in again with PI"))
+            RefreshError::new(format!("the new sign-in could not be written to {path} ({e}): sign in again with PI"))
         })?;
         log::info!("the sign-in of {provider} was refreshed");
         Ok(())
     }
 
     /// Asks the endpoint for new tokens.
-    fn ask(&self, provider: &str, endpoint: &Endpoint, sign_in: &SignIn) -> Result<Renewed, Trouble> {
+    fn ask(&self, provider: &str, endpoint: &Endpoint, sign_in: &SignIn) -> Result<Renewed, RefreshError> {
         let unreachable = |e: &dyn std::fmt::Display| {
-            Trouble::new(format!("{e}: check the network, and \"oauthRefresh\" in the configuration"))
+            RefreshError::new(format!("{e}: check the network, and \"oauthRefresh\" in the configuration"))
         };
         let (content_type, body) = endpoint.request(provider, &sign_in.refresh);
         let headers = [("content-type", content_type), ("accept", "application/json")];
         let headers = headers.map(|(name, value)| (name.to_string(), value.to_string()));
-        let patience = Patience { first_byte: ANSWER_TIMEOUT, idle: ANSWER_TIMEOUT, total: Some(ANSWER_TIMEOUT) };
+        let timeouts = Timeouts { first_byte: ANSWER_TIMEOUT, idle: ANSWER_TIMEOUT, total: Some(ANSWER_TIMEOUT) };
         // Nothing cancels this: the endpoint may have spent the refresh token already.
-        let sent = self.http.post(&endpoint.token_url, &headers, &body, patience, &Cancel::new());
+        let sent = self.http.post(&endpoint.token_url, &headers, &body, timeouts, &Cancel::new());
         let mut response = sent.map_err(|e| unreachable(&e))?;
         let status = response.status;
         if !(200..300).contains(&status) {
-            let said = endpoint::refusal(&response.into_error_body(), &[&sign_in.access, &sign_in.refresh]);
+            let said = endpoint::error_text(&response.into_error_body(), &[&sign_in.access, &sign_in.refresh]);
             let said = if said.is_empty() { String::new() } else { format!(" {said}") };
             let path = self.path.display();
             let text =
                 format!("the endpoint answered {status}{said}: sign in again with PI, or store an API key in {path}");
-            return Err(Trouble { text, status: Some(status) });
+            return Err(RefreshError { text, status: Some(status) });
         }
         let mut answer = Vec::new();
         (&mut response).take(MAX_ANSWER).read_to_end(&mut answer).map_err(|e| unreachable(&e))?;

@@ -1,5 +1,5 @@
 //! Configuration that people and programs wrote: a value of another kind than it should have costs itself and not its file.
-//! Whatever is told of a value says where it is and what kind it has; its content may be a key, and is never quoted.
+//! Messages about a value name its place and its kind; its content may be a key, and is never quoted.
 
 use serde_json::{Map, Value};
 
@@ -31,7 +31,7 @@ pub fn kind(value: &Value) -> &'static str {
 /// The object that a file has to be.
 ///
 /// # Errors
-/// What it is instead.
+/// The value is no object; the text names its kind.
 pub fn object(value: Value) -> Result<Map<String, Value>, String> {
     match value {
         Value::Object(fields) => Ok(fields),

@@ -1,10 +1,23 @@
 //! The offline model: a built-in script in place of a model. It needs no network and no key, always answers the same,
-//! and is used only where `offline/demo` is named. [`DIRECTIVES`] says what its script can do.
+//! and is used only where `offline/demo` is named. Its script follows these directives, each on a line of its
+//! own in the prompt:
+//!
+//! - `@echo TEXT`: answer with TEXT
+//! - `@recall`: repeat what the user said earlier in this session, one line each
+//! - `@tool NAME {JSON}`: call a tool; one turn per line, then answer with the first line of each result
+//! - `@parallel`: call all tools of the prompt in one turn
+//! - `@stream N [every MS ms] [of BYTES bytes]`: answer with N pieces of text, paced and of that size
+//! - `@think TEXT`: think TEXT before the answer
+//! - `@fail KIND [N]`: fail: rate_limit, overloaded, auth, overflow, cut or refuse; with N, only the first N times
+//! - `@length`: end as if the output limit had cut the answer
 
-use super::answer::{Answer, Failed};
-use super::{Api, Failure, Model, Rates, Request};
+use super::answer::Answer;
+use super::model_info::{Api, Model, Rates};
+use super::request::{Failure, Request, RequestError};
 use crate::cancel::Cancel;
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason};
+use serde::Deserialize;
+use serde::de::value::StrDeserializer;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
@@ -16,25 +29,13 @@ pub const ID: &str = "demo";
 /// How every answer begins, so that nobody takes it for a model's.
 pub const LABEL: &str = "[offline/demo: no model, a built-in script]";
 
-/// The directives, each on a line of its own in the prompt, and what they do.
-pub const DIRECTIVES: &[(&str, &str)] = &[
-    ("@echo TEXT", "answer with TEXT"),
-    ("@recall", "repeat what the user said earlier in this session, one line each"),
-    ("@tool NAME {JSON}", "call a tool; one turn per line, then answer with the first line of each result"),
-    ("@parallel", "call all tools of the prompt in one turn"),
-    ("@stream N [every MS ms] [of BYTES bytes]", "answer with N pieces of text, paced and of that size"),
-    ("@think TEXT", "think TEXT before the answer"),
-    ("@fail KIND [N]", "fail: rate_limit, overloaded, auth, overflow, cut or refuse; with N, only the first N times"),
-    ("@length", "end as if the output limit had cut the answer"),
-];
-
 const MAX_PIECES: u64 = 10_000_000;
 /// The longest text of `@stream`, in bytes.
 const MAX_STREAM: u64 = 256 << 20;
 /// For how many prompts failures are counted at a time.
 const MAX_COUNTED: usize = 1024;
 
-/// The model, as the rest of the program sees it.
+/// The offline model's entry.
 pub fn model() -> Model {
     Model {
         id: ID.to_string(),
@@ -75,7 +76,8 @@ enum Line {
     Stream { pieces: u64, every: Duration, bytes: Option<usize> },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Fail {
     RateLimit,
     Overloaded,
@@ -87,19 +89,11 @@ enum Fail {
 
 impl Fail {
     fn parse(name: &str) -> Option<Fail> {
-        Some(match name {
-            "rate_limit" => Fail::RateLimit,
-            "overloaded" => Fail::Overloaded,
-            "auth" => Fail::Auth,
-            "overflow" => Fail::Overflow,
-            "cut" => Fail::Cut,
-            "refuse" => Fail::Refuse,
-            _ => return None,
-        })
+        Fail::deserialize(StrDeserializer::<serde::de::value::Error>::new(name)).ok()
     }
 
     /// As a provider would put it.
-    fn failed(self) -> Failed {
+    fn failed(self) -> RequestError {
         let (status, text) = match self {
             Fail::RateLimit => (Some(429), "429: offline/demo: rate limit reached"),
             Fail::Overloaded => (Some(529), "529: offline/demo: overloaded"),
@@ -108,7 +102,10 @@ impl Fail {
             Fail::Cut => (None, "offline/demo: stream ended before message_stop"),
             Fail::Refuse => (None, "offline/demo: the model refused to answer"),
         };
-        Failed { facts: Failure { status, lost: matches!(self, Fail::Cut), ..Failure::default() }, ..Failed::new(text) }
+        RequestError {
+            facts: Failure { status, lost: matches!(self, Fail::Cut), ..Failure::default() },
+            ..RequestError::new(text)
+        }
     }
 }
 
@@ -168,7 +165,12 @@ pub struct Offline {
 
 impl Offline {
     /// Answers the request, as a provider's API would.
-    pub fn run(&self, request: &Request<'_>, cancel: &Cancel, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    pub fn run(
+        &self,
+        request: &Request<'_>,
+        cancel: &Cancel,
+        answer: &mut Answer<'_>,
+    ) -> Result<StopReason, RequestError> {
         let run = Run::new(request);
         let fail = run.script.fail.and_then(|(kind, times)| self.counts(&run, request, times).then_some(kind));
         if let Some(kind) = fail
@@ -263,7 +265,7 @@ impl<'a> Run<'a> {
         run
     }
 
-    fn speak(&self, cancel: &Cancel, answer: &mut Answer<'_>, cut: bool) -> Result<StopReason, Failed> {
+    fn speak(&self, cancel: &Cancel, answer: &mut Answer<'_>, cut: bool) -> Result<StopReason, RequestError> {
         if !self.script.thoughts.is_empty() && self.called == 0 {
             let index = answer.start_thinking();
             answer.thinking(index, &self.script.thoughts.join("\n"));
@@ -289,10 +291,10 @@ impl<'a> Run<'a> {
         Ok(if self.script.length { StopReason::Length } else { StopReason::Stop })
     }
 
-    fn text(&self, index: usize, cancel: &Cancel, answer: &mut Answer<'_>) -> Result<(), Failed> {
+    fn text(&self, index: usize, cancel: &Cancel, answer: &mut Answer<'_>) -> Result<(), RequestError> {
         let mut say = |text: &str| {
             if cancel.is_cancelled() {
-                return Err(Failed::aborted());
+                return Err(RequestError::aborted());
             }
             answer.text(index, text);
             answer.drained();
@@ -313,7 +315,7 @@ impl<'a> Run<'a> {
                     let mut piece = Vec::new();
                     for number in 0..*pieces {
                         if !every.is_zero() && cancel.sleep(*every) {
-                            return Err(Failed::aborted());
+                            return Err(RequestError::aborted());
                         }
                         write_piece(&mut piece, number, *bytes);
                         say(std::str::from_utf8(&piece).unwrap_or_default())?;

@@ -1,10 +1,14 @@
 //! Fields that both OpenAI APIs have, in the forms that their servers give them.
 
 use super::lenient::{Text, absent};
+use crate::transcript::Block;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+
+/// The names under which servers send thoughts; a thinking block's signature says which one it came by.
+pub const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "reasoning", "reasoning_text"];
 
 /// What identifies a call or an item: a text, or a number, of which the digits will do.
 #[derive(Debug, Default, PartialEq)]
@@ -27,6 +31,23 @@ pub struct Content<'a> {
 /// The texts of a list of parts, one by one.
 #[derive(Debug, Default, PartialEq)]
 pub struct Parts<'a>(pub Vec<Text<'a>>);
+
+pub fn texts(blocks: &[Block]) -> impl Iterator<Item = &str> {
+    blocks.iter().filter_map(|block| match block {
+        Block::Text { text, .. } => Some(text.as_str()),
+        _ => None,
+    })
+}
+
+/// A tool result's text, or what stands in for it.
+pub fn result_text(blocks: &[Block]) -> Cow<'_, str> {
+    let text = texts(blocks).collect::<Vec<_>>().join("\n");
+    match text.as_str() {
+        "" if blocks.iter().any(|b| matches!(b, Block::Image { .. })) => Cow::Borrowed("(see attached image)"),
+        "" => Cow::Borrowed("(no tool output)"),
+        _ => Cow::Owned(text),
+    }
+}
 
 impl Parts<'_> {
     /// The paragraphs as one text.

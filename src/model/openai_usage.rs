@@ -1,13 +1,13 @@
-//! Counts of tokens, as the OpenAI APIs and their many relatives report them.
+//! ReportedUsage of tokens, as the OpenAI APIs and their many relatives report them.
 
 use super::lenient::{Count, Flag, Number, Object};
 use crate::transcript::Usage;
 use serde::Deserialize;
 
-/// Counts of tokens, under the names of either API: servers exist that use those of the other one, or both.
+/// ReportedUsage of tokens, under the names of either API: servers exist that use those of the other one, or both.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Counts {
+pub struct ReportedUsage {
     prompt_tokens: Count,
     input_tokens: Count,
     completion_tokens: Count,
@@ -36,7 +36,7 @@ struct Details {
 /// The counts of an answer, as far as they are known: later ones replace earlier ones, and take nothing back by what they
 /// leave out.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct KnownUsage {
     prompt: u64,
     output: u64,
     cached: u64,
@@ -45,8 +45,8 @@ pub struct Known {
     total: u64,
 }
 
-impl Known {
-    pub fn learn(&mut self, counts: &Counts) {
+impl KnownUsage {
+    pub fn learn(&mut self, counts: &ReportedUsage) {
         let detail = |of: &[&Object<Details>], count: fn(&Details) -> Count| {
             of.iter().filter_map(|details| details.0.as_ref()).find_map(|details| count(details).0)
         };
@@ -74,7 +74,7 @@ impl Known {
     }
 
     /// Writes down what is known. `counts` are those that were learnt last.
-    pub fn write(&self, counts: &Counts, usage: &mut Usage) {
+    pub fn write(&self, counts: &ReportedUsage, usage: &mut Usage) {
         usage.cache_read = self.cached;
         usage.cache_write = self.cache_write;
         usage.input = self.prompt.saturating_sub(self.cached).saturating_sub(self.cache_write);

@@ -1,7 +1,7 @@
 //! Answers, and refusals, that mean that the context is too long for the model.
 
-use super::Model;
 use super::error_words::matches_any;
+use super::model_info::Model;
 use crate::transcript::{AssistantMessage, StopReason};
 
 /// Whether the model's context was too long. What helps depends on the stop reason:

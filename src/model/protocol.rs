@@ -1,31 +1,26 @@
-//! What the provider APIs have in common: what they get, what they give, and which of them a model speaks.
+//! What the provider APIs have in common: what they get and what they give.
 
-use super::answer::{Answer, Failed};
-use super::compat::Compat;
+use super::answer::Answer;
+use super::catalog;
 use super::credentials::{Authorization, Scheme};
-use super::error_body::ErrorBody;
+use super::error_body::quoted;
+use super::model_info::Model;
+use super::request::{Request, RequestError};
 use super::sendable::{Habit, Refused, Rules};
 use super::sse::Event;
 use super::thinking::Budgets;
-use super::{
-    Api, Failure, Model, Request, anthropic, catalog, google, ids, openai_completions, openai_responses, waits,
-};
-use crate::transcript::{Block, Message, StopReason};
-use serde_json::value::RawValue;
+use crate::transcript::{Message, StopReason};
 use std::sync::Arc;
 
-/// How much of a provider's own words goes into an error message, in characters.
-pub const MAX_ERROR_CHARS: usize = 4000;
-
 /// What a provider API makes of a request.
-pub struct Prepared {
+pub struct HttpRequest {
     pub url: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 /// A request as the provider APIs see it.
-pub struct Draft<'a> {
+pub struct RequestContext<'a> {
     pub request: &'a Request<'a>,
     pub model: &'a Model,
     /// The messages, fit for this model.
@@ -41,7 +36,7 @@ pub struct Draft<'a> {
     pub refused: &'a Refused,
 }
 
-impl Draft<'_> {
+impl RequestContext<'_> {
     /// Whether the server has shown this habit.
     pub fn has(&self, habit: Habit) -> bool {
         self.refused.has(self.model, habit)
@@ -81,18 +76,18 @@ pub fn configure(headers: &mut Vec<(String, String)>, authorization: &Authorizat
     }
 }
 
-/// Whether more is to come.
+/// Whether more events are to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     More,
-    /// That was the last event. Nothing that may follow matters.
+    /// The event was the last one. Nothing that may follow matters.
     Done,
 }
 
 /// Understands the events of one answer.
 pub trait Decoder {
     /// Takes in one event: its data is an object, or [`DONE`].
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed>;
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, RequestError>;
 
     /// Whether an event has said how the answer ended, so that nothing is lost if no other comes.
     fn is_finished(&self) -> bool;
@@ -101,103 +96,19 @@ pub trait Decoder {
     fn cut(&mut self, answer: &mut Answer<'_>);
 
     /// The stream is over: how the answer ended, or why it is no whole answer.
-    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed>;
+    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, RequestError>;
 }
 
 /// A provider API: what differs between them.
 pub struct Protocol {
     /// What it takes in a conversation.
     pub rules: Rules,
-    pub prepare: fn(&Draft<'_>) -> Prepared,
+    pub prepare: fn(&RequestContext<'_>) -> HttpRequest,
     pub decoder: fn(&Model) -> Box<dyn Decoder>,
-}
-
-impl Protocol {
-    /// `None` for the offline model, which speaks to nobody.
-    pub fn of(api: Api) -> Option<Protocol> {
-        Some(match api {
-            Api::AnthropicMessages => Protocol {
-                rules: Rules {
-                    foreign_id: ids::portable,
-                    takes_id: |id| !id.is_empty() && ids::sanitize(id) == id,
-                    max_id: 64,
-                    ids_in_request: true,
-                    item_ids: false,
-                    unnamed: Block::clone,
-                    letter_first: false,
-                    takes_thought: |_| true,
-                    thought_last: false,
-                    signed_blanks: false,
-                },
-                prepare: anthropic::prepare,
-                decoder: |_| Box::new(anthropic::Stream::default()),
-            },
-            Api::OpenaiCompletions => Protocol {
-                rules: Rules {
-                    foreign_id: openai_completions::foreign_id,
-                    takes_id: |id| !id.is_empty(),
-                    max_id: 40,
-                    ids_in_request: false,
-                    item_ids: false,
-                    unnamed: Block::clone,
-                    letter_first: false,
-                    takes_thought: |_| true,
-                    // Thoughts have fields of their own here.
-                    thought_last: true,
-                    signed_blanks: false,
-                },
-                prepare: openai_completions::prepare,
-                decoder: |model| Box::new(openai_completions::Stream::new(&Compat::of(model))),
-            },
-            Api::OpenaiResponses => Protocol {
-                rules: Rules {
-                    foreign_id: openai_responses::foreign_id,
-                    takes_id: openai_responses::takes_id,
-                    max_id: 64,
-                    ids_in_request: true,
-                    item_ids: true,
-                    unnamed: openai_responses::unnamed,
-                    letter_first: false,
-                    takes_thought: openai_responses::takes_thought,
-                    thought_last: false,
-                    signed_blanks: false,
-                },
-                prepare: openai_responses::prepare,
-                decoder: |_| Box::new(openai_responses::Stream::default()),
-            },
-            Api::GoogleGenerativeAi => Protocol {
-                rules: Rules {
-                    foreign_id: ids::portable,
-                    takes_id: |id| !id.is_empty(),
-                    max_id: 64,
-                    ids_in_request: true,
-                    item_ids: false,
-                    unnamed: Block::clone,
-                    letter_first: true,
-                    takes_thought: |_| true,
-                    thought_last: true,
-                    signed_blanks: true,
-                },
-                prepare: google::prepare,
-                decoder: |_| Box::new(google::Stream::default()),
-            },
-            Api::Offline => return None,
-        })
-    }
-}
-
-/// A provider's words inside a stream, cut to what a message may hold.
-pub fn quoted(data: &[u8]) -> String {
-    String::from_utf8_lossy(data).chars().take(MAX_ERROR_CHARS).collect()
 }
 
 /// What some servers send as the last event's data, without a name.
 pub const DONE: &[u8] = b"[DONE]";
-
-/// An event that is no JSON, of which nobody knows what was lost with it.
-pub fn unusable(error: &serde_json::Error) -> Failed {
-    Failed::new(format!("Unusable event in the stream: {error}"))
-}
 
 /// How the answer ended, where the provider says that it just did.
 pub fn stopped(answer: &Answer<'_>) -> StopReason {
@@ -209,21 +120,4 @@ pub fn stopped(answer: &Answer<'_>) -> StopReason {
 pub fn stopped_by(reason: &str, answer: &mut Answer<'_>) -> StopReason {
     answer.message.raw_stop_reason = Some(quoted(reason.as_bytes()));
     stopped(answer)
-}
-
-/// Whether the field `error` of an event says anything: there are servers that send it with everything.
-pub fn is_error(raw: Option<&RawValue>) -> bool {
-    raw.is_some_and(|raw| !matches!(raw.get(), "null" | "\"\"" | "{}" | "[]" | "false" | "0"))
-}
-
-/// An error that came inside a stream, or in place of one, with the facts that it would have as the answer to a request: JSON
-/// in any form, an event around it included, or just words.
-pub fn provider_error(raw: &str) -> Failed {
-    let ErrorBody { status, text } = ErrorBody::read(raw);
-    let text = quoted(text.as_deref().unwrap_or(raw.trim()).as_bytes());
-    Failed {
-        text: status.map_or(text.clone(), |s| format!("{s}: {text}")),
-        facts: Failure { status, retry_after: waits::in_error(status, raw), lost: false },
-        aborted: false,
-    }
 }

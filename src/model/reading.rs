@@ -1,14 +1,16 @@
 //! Reading an answer: events go to the decoder of the model's API one by one. What is not its business is settled here,
 //! alike for all APIs: errors in place of an answer, events that are none, answers without end, lost connections.
 
-use super::answer::{Answer, Failed};
-use super::protocol::{DONE, Decoder, Progress, provider_error, quoted, unusable};
+use super::answer::Answer;
+use super::error_body::quoted;
+use super::protocol::{DONE, Decoder, Progress};
+use super::request::RequestError;
 use super::sse::{Event, Events};
+use super::stated_error::{is_error_alone, provider_error, unusable};
 use crate::cancel::Cancel;
 use crate::tolerant_json;
 use crate::transcript::StopReason;
 use serde::de::IgnoredAny;
-use serde_json::Value;
 use serde_json::value::RawValue;
 use std::io::{self, ErrorKind, Read};
 
@@ -30,7 +32,7 @@ pub fn read<R: Source>(
     decoder: &mut dyn Decoder,
     answer: &mut Answer<'_>,
     cancel: &Cancel,
-) -> Result<(StopReason, Progress), Failed> {
+) -> Result<(StopReason, Progress), RequestError> {
     let mut reading = Reading { decoder, words: Vec::new(), first: Vec::new(), count: 0 };
     loop {
         let mut came = false;
@@ -53,7 +55,7 @@ pub fn read<R: Source>(
         match events.fill() {
             Ok(true) => {}
             Ok(false) => break,
-            Err(_) if cancel.is_cancelled() => return Err(Failed::aborted()),
+            Err(_) if cancel.is_cancelled() => return Err(RequestError::aborted()),
             Err(e) => {
                 reading.rest(events, answer)?;
                 // Some servers just hang up after the last event, or never do.
@@ -65,7 +67,7 @@ pub fn read<R: Source>(
         }
     }
     if cancel.is_cancelled() {
-        return Err(Failed::aborted());
+        return Err(RequestError::aborted());
     }
     reading.rest(events, answer)?;
     Ok((reading.end(events, answer)?, Progress::Done))
@@ -86,7 +88,7 @@ struct Reading<'a> {
 const MAX_KEPT: usize = 16 << 10;
 
 impl Reading<'_> {
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         let mut data = event.data;
         // Nearly all data is an object, which needs no more looking at.
         if data.first() != Some(&b'{') {
@@ -124,7 +126,11 @@ impl Reading<'_> {
 
     /// Takes in lines that are not one event together, but events of their own: servers exist that put no empty line between
     /// them, and those that break off inside an event and write why behind it. With the complaint about what is no JSON.
-    fn lines(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<(Progress, Option<Failed>), Failed> {
+    fn lines(
+        &mut self,
+        data: &[u8],
+        answer: &mut Answer<'_>,
+    ) -> Result<(Progress, Option<RequestError>), RequestError> {
         let mut cut = None;
         for line in data.split(|byte| *byte == b'\n') {
             let data = if is_done(line) { DONE } else { line.trim_ascii() };
@@ -137,7 +143,7 @@ impl Reading<'_> {
         Ok((Progress::More, cut.map(|error| unusable(&error))))
     }
 
-    fn list(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+    fn list(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         let mut repaired = String::new();
         let list: Vec<&RawValue> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
         for raw in list.into_iter().map(|raw| raw.get().as_bytes()).filter(|raw| raw.starts_with(b"{")) {
@@ -150,7 +156,7 @@ impl Reading<'_> {
 
     /// Takes in the event that the end of the stream left without its end. One that was cut is none: that the answer's end is
     /// missing is for the decoder to say.
-    fn rest<R: Source>(&mut self, events: &mut Events<R>, answer: &mut Answer<'_>) -> Result<(), Failed> {
+    fn rest<R: Source>(&mut self, events: &mut Events<R>, answer: &mut Answer<'_>) -> Result<(), RequestError> {
         let Some(event) = events.rest() else { return Ok(()) };
         if event.name != b"error" && event.data.trim_ascii_start().starts_with(b"{") && !is_json(event.data) {
             return self.lines(event.data, answer).map(drop);
@@ -159,21 +165,21 @@ impl Reading<'_> {
     }
 
     /// How the answer ended. Where it did not, the error has what the server said instead.
-    fn end<R: Source>(&mut self, events: &Events<R>, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    fn end<R: Source>(&mut self, events: &Events<R>, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
         let result = self.decoder.end(answer);
         let stray = events.stray().trim_ascii();
         if answer.is_untouched() {
             let first = String::from_utf8_lossy(&self.first);
-            if self.count == 1 && (result.is_err() && events.has_objects() || says_error(&first)) {
+            if self.count == 1 && (result.is_err() && events.has_objects() || is_error_alone(&first)) {
                 return Err(provider_error(&first));
             }
             if !stray.is_empty() {
-                return Err(Failed::new(format!("The server sent no event stream: {}", quoted(stray))));
+                return Err(RequestError::new(format!("The server sent no event stream: {}", quoted(stray))));
             }
         }
         result.map_err(|failed| match [self.words.trim_ascii(), stray].concat() {
             words if words.is_empty() => failed,
-            words => Failed { text: format!("{}: {}", failed.text, quoted(&words)), ..failed },
+            words => RequestError { text: format!("{}: {}", failed.text, quoted(&words)), ..failed },
         })
     }
 }
@@ -188,23 +194,8 @@ fn is_json(data: &[u8]) -> bool {
     tolerant_json::parse::<IgnoredAny>(data, &mut String::new()).is_ok()
 }
 
-/// Whether an object that is no event of any API is an error: where there is no field `error` in it, there are words.
-fn says_error(data: &str) -> bool {
-    let first = match serde_json::from_str(data) {
-        Ok(Value::Array(list)) => list.into_iter().next(),
-        value => value.ok(),
-    };
-    let Some(Value::Object(fields)) = first else { return false };
-    fields.get("object").is_some_and(|kind| kind == "error")
-        || fields.get("error").is_some_and(|error| error.is_object() || error.is_string())
-        || ["message", "msg", "error_msg", "errorMessage"]
-            .iter()
-            .any(|key| fields.get(*key).is_some_and(Value::is_string))
-        || fields.get("detail").is_some_and(|detail| !detail.is_null())
-}
-
-fn lost(error: &io::Error) -> Failed {
-    Failed::lost(match error.kind() {
+fn lost(error: &io::Error) -> RequestError {
+    RequestError::lost(match error.kind() {
         ErrorKind::TimedOut => format!("Request timed out: {error}"),
         ErrorKind::InvalidData => format!("Unusable response: {error}"),
         _ => format!("Connection lost: {error}"),

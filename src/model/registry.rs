@@ -2,8 +2,10 @@
 //! caller writes becomes one of them.
 
 use super::definition::{Definition, Inherited};
+use super::model_info::{Model, ModelError};
 use super::models_json::ModelsJson;
-use super::{Model, ModelError, ThinkingLevel, catalog, offline};
+use super::thinking::ThinkingLevel;
+use super::{catalog, offline};
 
 /// At most so many suggestions are in an error.
 const MAX_SUGGESTIONS: usize = 5;
@@ -188,7 +190,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Api;
+    use crate::model::model_info::Api;
 
     const USER: &str = r#"{"providers":{
         "local":{"baseUrl":"http://127.0.0.1:1/v1","api":"openai-completions","compat":{"a":1},

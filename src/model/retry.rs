@@ -4,8 +4,10 @@
 //! are matched too: without regard to case, against tables, with the exceptions first.
 
 use super::error_words::matches_any;
+use super::model_info::Model;
 use super::overflow::is_overflow;
-use super::{Failure, Model, Outcome, RetrySettings};
+use super::request::{Failure, Outcome};
+use super::settings::RetrySettings;
 use crate::transcript::StopReason;
 
 /// What an outcome calls for.

@@ -61,18 +61,6 @@ pub fn evaluate(text: &str, lookup: Lookup<'_>) -> Result<Secret, String> {
     if value.is_empty() { Err("the value is empty".to_string()) } else { Ok(Secret(value)) }
 }
 
-/// The environment variables that `text` refers to.
-pub fn variables(text: &str) -> Vec<&str> {
-    if text.starts_with('!') {
-        return Vec::new();
-    }
-    let named = parts(text).filter_map(|part| match part {
-        Part::Variable(name) => Some(name),
-        Part::Text(_) => None,
-    });
-    named.chain(bare_name(text)).collect()
-}
-
 /// The old way to name a variable: nothing but its name, in capitals.
 fn bare_name(text: &str) -> Option<&str> {
     let capital = |b: u8| b.is_ascii_uppercase() || b == b'_';
@@ -214,9 +202,6 @@ mod tests {
             let value = evaluate(text, &lookup);
             assert_eq!(value.as_ref().map(Secret::reveal).map_err(String::as_str), expected, "{text}");
         }
-        assert_eq!(variables("a$A${B_1}$$C"), ["A", "B_1"]);
-        assert_eq!(variables("KEY"), ["KEY"]);
-        assert!(variables("!echo $A").is_empty());
         assert_eq!(format!("{:?}", Secret::new("sk")), "Secret(..)");
     }
 

@@ -24,11 +24,12 @@ pub use names::resolve_tool_name;
 pub use refused::{Habit, Refused};
 pub use remedy::{MAX_REPAIRS, Refusal, Remedy, remedy};
 
-use super::Model;
+use super::ids;
+use super::model_info::Model;
 use crate::transcript::{
     AssistantMessage, Block, Content, Message, StopReason, ToolResultMessage, ToolSpec, UserMessage,
 };
-use images::{Place, Verdict, replace, verdicts};
+use images::{ImageVerdict, Place, replace, verdicts};
 use names::{is_sane_name, sanitize_name};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -70,8 +71,24 @@ pub struct Rules {
     pub signed_blanks: bool,
 }
 
-/// For what a history is made sendable.
-pub struct How<'a> {
+impl Rules {
+    /// What most APIs take.
+    pub const USUAL: Rules = Rules {
+        foreign_id: ids::portable,
+        takes_id: |id| !id.is_empty(),
+        max_id: 64,
+        ids_in_request: true,
+        item_ids: false,
+        unnamed: Block::clone,
+        letter_first: false,
+        takes_thought: |_| true,
+        thought_last: false,
+        signed_blanks: false,
+    };
+}
+
+/// What a history is made sendable for.
+pub struct SendableOptions<'a> {
     pub model: &'a Model,
     pub rules: &'a Rules,
     /// The tools of the request.
@@ -84,11 +101,11 @@ pub struct How<'a> {
     pub refused: &'a Refused,
 }
 
-/// The messages to send.
-pub fn sendable(messages: &[Arc<Message>], how: &How<'_>) -> Vec<Arc<Message>> {
+/// The messages in the form in which they can be sent.
+pub fn sendable(messages: &[Arc<Message>], options: &SendableOptions<'_>) -> Vec<Arc<Message>> {
     let mut sender = Sender {
-        how,
-        verdicts: verdicts(messages, how),
+        options,
+        verdicts: verdicts(messages, options),
         out: Vec::with_capacity(messages.len() + 1),
         pending: Vec::new(),
         held: Vec::new(),
@@ -130,8 +147,8 @@ struct Pending {
 }
 
 struct Sender<'a> {
-    how: &'a How<'a>,
-    verdicts: HashMap<Place, Verdict>,
+    options: &'a SendableOptions<'a>,
+    verdicts: HashMap<Place, ImageVerdict>,
     out: Vec<Arc<Message>>,
     /// The calls of the last answer.
     pending: Vec<Pending>,
@@ -199,10 +216,10 @@ impl Sender<'_> {
 
     fn assistant(&mut self, message: &Arc<Message>, assistant: &AssistantMessage) {
         self.settle();
-        let model = self.how.model;
+        let model = self.options.model;
         let same =
             assistant.provider == model.provider && assistant.api == model.api.as_str() && assistant.model == model.id;
-        if !self.how.rules.ids_in_request {
+        if !self.options.rules.ids_in_request {
             self.ids.clear();
         }
         let mut content: Vec<Cow<'_, Block>> = Vec::with_capacity(assistant.content.len());
@@ -216,7 +233,8 @@ impl Sender<'_> {
             }
         }
         let is_thought = |block: &Cow<'_, Block>| matches!(**block, Block::Thinking { .. });
-        while content.last().is_some_and(is_thought) && (!self.how.rules.thought_last || content.iter().all(is_thought))
+        while content.last().is_some_and(is_thought)
+            && (!self.options.rules.thought_last || content.iter().all(is_thought))
         {
             content.pop();
         }
@@ -224,8 +242,8 @@ impl Sender<'_> {
             return;
         }
         let thoughts = assistant.content.iter().filter(|block| matches!(block, Block::Thinking { .. })).count();
-        if self.how.rules.item_ids && content.iter().filter(|block| is_thought(block)).count() < thoughts {
-            content = content.iter().map(|block| Cow::Owned((self.how.rules.unnamed)(block))).collect();
+        if self.options.rules.item_ids && content.iter().filter(|block| is_thought(block)).count() < thoughts {
+            content = content.iter().map(|block| Cow::Owned((self.options.rules.unnamed)(block))).collect();
             let calls = content.iter().filter_map(|block| match &**block {
                 Block::ToolCall { id, .. } => Some(id),
                 _ => None,
@@ -243,7 +261,7 @@ impl Sender<'_> {
 
     /// A block of an answer as it is sent, if it is; `same` says that this model wrote it.
     fn block<'b>(&mut self, block: &'b Block, same: bool) -> Option<Cow<'b, Block>> {
-        let How { model, rules, refused, .. } = *self.how;
+        let SendableOptions { model, rules, refused, .. } = *self.options;
         let refuses = |signature: &Option<String>| {
             signature.as_ref().is_some_and(|signature| !same || refused.why(model, signature).is_some())
         };
@@ -289,18 +307,18 @@ impl Sender<'_> {
     }
 
     fn name<'n>(&self, name: &'n str) -> Cow<'n, str> {
-        let letter_first = self.how.rules.letter_first;
+        let letter_first = self.options.rules.letter_first;
         if is_sane_name(name, letter_first) {
             return Cow::Borrowed(name);
         }
-        let offered = self.how.offered.iter().map(|tool| tool.name.as_str());
+        let offered = self.options.offered.iter().map(|tool| tool.name.as_str());
         let meant = resolve_tool_name(name, offered).map(str::to_string);
         Cow::Owned(meant.unwrap_or_else(|| sanitize_name(name, letter_first)))
     }
 
     /// The id of a call as it is sent: of the API's form, and no other call's.
     fn id<'i>(&mut self, id: &'i str, same: bool) -> Cow<'i, str> {
-        let rules = self.how.rules;
+        let rules = self.options.rules;
         self.calls += 1;
         let mut sent =
             if same && (rules.takes_id)(id) { Cow::Borrowed(id) } else { Cow::Owned((rules.foreign_id)(id)) };
@@ -347,33 +365,6 @@ fn is_blank(block: &Block) -> bool {
         Block::Text { text, .. } => text.trim().is_empty(),
         Block::Image { .. } => false,
         Block::Thinking { .. } | Block::ToolCall { .. } => true,
-    }
-}
-
-/// Puts the calls of an answer right when it arrives, so that they are stored, run and answered under names and ids that
-/// mean something: a name that means an offered tool becomes that tool's, an id that is empty or another call's a new one.
-pub fn settle_calls<'t>(answer: &mut AssistantMessage, offered: impl Iterator<Item = &'t str> + Clone) {
-    let mut taken: HashSet<String> = HashSet::new();
-    for block in &mut answer.content {
-        let Block::ToolCall { id, name, .. } = block else { continue };
-        if let Some(meant) = resolve_tool_name(name, offered.clone())
-            && meant != name
-        {
-            *name = meant.to_string();
-        }
-        let (call, item) = parts(id, true);
-        let (mut call, item) = (call.to_string(), item.to_string());
-        if call.trim().is_empty() {
-            // Other answers have such calls as well, so that a number would not do.
-            call = format!("call_{:016x}", fastrand::u64(..));
-        }
-        if taken.contains(&call) {
-            let own = call.clone();
-            call = (2..).map(|number: u32| format!("{own}_{number}")).find(|id| !taken.contains(id)).unwrap_or(own);
-        }
-        taken.insert(call.clone());
-        call.push_str(&item);
-        *id = call;
     }
 }
 

@@ -1,19 +1,22 @@
 //! The way in: models by name, their credentials, and requests to them.
 
-use super::answer::{Answer, Failed};
+use super::answer::Answer;
 use super::config_file::ConfigFile;
 use super::credentials::{Authorization, Credentials, process_environment};
 use super::exchange::Exchange;
-use super::http::{Http, Patience};
+use super::http::{Http, Timeouts};
+use super::model_info::{Api, Model, ModelError};
 use super::models_json::ModelsJson;
 use super::oauth::Endpoints;
 use super::overflow::is_overflow;
-use super::protocol::{Draft, Prepared, Protocol};
+use super::protocol::{HttpRequest, Protocol, RequestContext};
 use super::registry::Registry;
-use super::sendable::{How, Limits, MAX_REPAIRS, Refusal, Refused, Remedy, remedy, sendable};
+use super::request::{Outcome, Request, RequestError, Sink};
+use super::sendable::{Limits, MAX_REPAIRS, Refusal, Refused, Remedy, SendableOptions, remedy, sendable};
 use super::settings::{self, QueueModes, RetrySettings, Settings, ToolSettings};
+use super::thinking::ThinkingLevel;
 use super::throttle::Throttle;
-use super::{Api, Model, ModelError, Outcome, Request, Sink, ThinkingLevel, catalog, offline, usage};
+use super::{catalog, offline, provider_apis, usage};
 use crate::cancel::Cancel;
 use crate::transcript::compaction::CompactionSettings;
 use crate::transcript::{AssistantMessage, Message, StopReason};
@@ -24,13 +27,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Models, and requests to them, by the settings of the user and perhaps of one project.
 pub struct Services {
-    shared: Arc<Shared>,
+    shared: Arc<SharedServices>,
     /// What the project's settings say beside the user's.
     project: Option<ConfigFile<Value>>,
 }
 
 /// What all requests to models share: configuration, credentials, idle connections. One per daemon.
-struct Shared {
+struct SharedServices {
     models: ConfigFile<ModelsJson>,
     settings: ConfigFile<Settings>,
     credentials: Credentials,
@@ -44,7 +47,7 @@ struct Shared {
     latest: Mutex<Option<Arc<Model>>>,
 }
 
-impl Shared {
+impl SharedServices {
     fn refused(&self) -> MutexGuard<'_, Arc<Refused>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,7 +71,7 @@ impl Services {
 
     fn with_environment(agent_dir: &Path, endpoints: Endpoints, environment: fn(&str) -> Option<String>) -> Services {
         let http = Arc::new(Http::default());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedServices {
             models: ConfigFile::new(agent_dir.join("models.json"), |text, odd| {
                 let models = ModelsJson::parse(text)?;
                 odd.extend(models.problems());
@@ -86,7 +89,7 @@ impl Services {
         Services { shared, project: None }
     }
 
-    /// The same for the sessions of a project, whose `.pi/settings.json` beats the user's settings. That file can name
+    /// Services for the sessions of a project, whose `.pi/settings.json` beats the user's settings. That file can name
     /// programs to run, so this is for trusted folders only.
     pub fn of_project(&self, folder: &Path) -> Services {
         let project = ConfigFile::new(folder.join(".pi/settings.json"), settings::document);
@@ -109,7 +112,6 @@ impl Services {
         [shared.settings.problems(), shared.models.problems(), shared.credentials.problems()].concat()
     }
 
-    /// The settings in force.
     fn settings(&self) -> Arc<Settings> {
         let user = self.user_settings();
         let Some(project) = &self.project else { return user };
@@ -210,7 +212,7 @@ impl Services {
         self.settings().thinking_level(&model.spec()).unwrap_or(ThinkingLevel::Medium)
     }
 
-    /// Whether requests to the model can be paid for, as far as that can be told without asking anybody.
+    /// Whether there are credentials for the model, as far as files and environment show it without any request or command.
     ///
     /// # Errors
     ///
@@ -222,16 +224,11 @@ impl Services {
         self.shared.credentials.check(model, &*self.user_models(model)?)
     }
 
-    /// The environment variables that hold keys, or may hold them. Child processes must not get them.
-    pub fn secret_environment_names(&self) -> Vec<String> {
-        self.shared.credentials.environment_names(&self.shared.models.get().unwrap_or_default())
-    }
-
     /// Sends the request and hands the answer to `sink` as it comes. Returns when it is complete, failed or cancelled.
     pub fn stream(&self, request: &Request<'_>, cancel: &Cancel, sink: &mut dyn Sink) -> Outcome {
         let mut answer = Answer::new(request, sink);
-        let result = match Protocol::of(request.model.api) {
-            _ if cancel.is_cancelled() => Err(Failed::aborted()),
+        let result = match provider_apis::protocol(request.model.api) {
+            _ if cancel.is_cancelled() => Err(RequestError::aborted()),
             None => self.shared.offline.run(request, cancel, &mut answer),
             Some(protocol) => self.exchange(&protocol, request, cancel, &mut answer),
         };
@@ -245,10 +242,10 @@ impl Services {
         request: &Request<'_>,
         cancel: &Cancel,
         answer: &mut Answer<'_>,
-    ) -> Result<StopReason, Failed> {
+    ) -> Result<StopReason, RequestError> {
         let settings = self.settings();
         let model = request.model;
-        let failed = |e: ModelError| Failed::new(e.to_string());
+        let failed = |e: ModelError| RequestError::new(e.to_string());
         let user = self.user_models(model).map_err(failed)?;
         self.shared.http.set_proxy(self.user_settings().http_proxy());
         self.shared.credentials.renew(model, &user, cancel)?;
@@ -262,13 +259,13 @@ impl Services {
         let mut refused = self.shared.refused().clone();
         let mut remedies: Vec<Remedy> = Vec::new();
         loop {
-            let (messages, prepared) = self.prepare(protocol, request, model, &settings, &authorization, &refused);
+            let (messages, http_request) = self.prepare(protocol, request, model, &settings, &authorization, &refused);
             let exchange = Exchange {
                 http: &self.shared.http,
                 throttle: &self.shared.throttle,
-                prepared: &prepared,
+                http_request: &http_request,
                 authorization: &authorization,
-                patience: Patience { first_byte: idle, idle, total: None },
+                timeouts: Timeouts { first_byte: idle, idle, total: None },
                 policy: settings.retry_policy(),
                 cancel,
             };
@@ -289,7 +286,7 @@ impl Services {
                         status: failed.facts.status,
                         overflow: overflow(answer, failed, model),
                         sent: &messages,
-                        body: &prepared.body,
+                        body: &http_request.body,
                         repairs: remedies.len(),
                     })
                     .map(|remedy| (remedy, &failed.text))
@@ -313,8 +310,8 @@ impl Services {
         settings: &Settings,
         authorization: &Authorization,
         refused: &Refused,
-    ) -> (Vec<Arc<Message>>, Prepared) {
-        let mut how = How {
+    ) -> (Vec<Arc<Message>>, HttpRequest) {
+        let mut options = SendableOptions {
             model,
             rules: &protocol.rules,
             offered: request.tools,
@@ -324,8 +321,8 @@ impl Services {
             refused,
         };
         loop {
-            let messages = sendable(request.messages, &how);
-            let prepared = (protocol.prepare)(&Draft {
+            let messages = sendable(request.messages, &options);
+            let http_request = (protocol.prepare)(&RequestContext {
                 request,
                 model,
                 messages: &messages,
@@ -336,18 +333,18 @@ impl Services {
                     && (self.shared.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
                 refused,
             });
-            let surplus = prepared.body.len().saturating_sub(how.limits.bytes);
+            let surplus = http_request.body.len().saturating_sub(options.limits.bytes);
             // Once is enough, since nothing but images is left out and all that have to go have gone.
-            if surplus == 0 || how.surplus > 0 || !messages.iter().any(|message| message.has_images()) {
-                return (messages, prepared);
+            if surplus == 0 || options.surplus > 0 || !messages.iter().any(|message| message.has_images()) {
+                return (messages, http_request);
             }
-            how.surplus = surplus;
+            options.surplus = surplus;
         }
     }
 }
 
 /// Whether a failure means that the context is too long.
-fn overflow(answer: &Answer<'_>, failed: &Failed, model: &Model) -> bool {
+fn overflow(answer: &Answer<'_>, failed: &RequestError, model: &Model) -> bool {
     let error_message = Some(failed.text.clone());
     is_overflow(&AssistantMessage { stop_reason: StopReason::Error, error_message, ..answer.message.clone() }, model)
 }

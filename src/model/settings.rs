@@ -1,8 +1,9 @@
 //! `settings.json`: what of PI's settings concerns models and requests.
 
 use super::exchange::RetryPolicy;
-use super::thinking::Budgets;
-use super::{Model, ThinkingLevel, odd_values};
+use super::model_info::Model;
+use super::odd_values;
+use super::thinking::{Budgets, ThinkingLevel};
 use crate::jsonc;
 use crate::transcript::compaction::CompactionSettings;
 use serde::Deserialize;
@@ -154,10 +155,10 @@ struct ProviderRetry {
     max_retry_delay_ms: Option<u64>,
 }
 
-/// Reads a `settings.json`, the user's or a project's. Values of the wrong kind are left out, and told in `odd`.
+/// Reads a `settings.json`, the user's or a project's. Values of the wrong kind are left out; `odd` gets a line for each.
 ///
 /// # Errors
-/// It is no JSON, or no object.
+/// The text is no JSON, or no object.
 pub fn document(text: &str, odd: &mut Vec<String>) -> Result<Value, String> {
     let mut document = odd_values::object(jsonc::parse(text)?)?;
     document.values_mut().for_each(odd_values::whole_numbers);
@@ -166,10 +167,7 @@ pub fn document(text: &str, odd: &mut Vec<String>) -> Result<Value, String> {
 }
 
 impl Settings {
-    /// The user's own settings, as [`document`] reads them.
-    ///
-    /// # Errors
-    /// As there.
+    /// The user's own settings, as [`document`] reads them, with its errors.
     pub fn read(text: &str, odd: &mut Vec<String>) -> Result<Settings, String> {
         Settings::of(document(text, odd)?)
     }
@@ -190,7 +188,7 @@ impl Settings {
     /// These settings with a project's over them, which [`document`] has read.
     ///
     /// # Errors
-    /// They do not fit together.
+    /// The two do not fit together.
     pub fn with(&self, project: &Value) -> Result<Settings, String> {
         let mut document = if self.document.is_null() { Value::Object(Map::new()) } else { self.document.clone() };
         if !project.is_null() {

@@ -17,7 +17,7 @@ const MAX_EVENT: usize = 10 << 20;
 /// How much of what is no event is kept, in bytes: more than an error message quotes.
 const MAX_STRAY: usize = 16 << 10;
 
-/// One event.
+/// One event of a stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Event<'a> {
     /// The `event` field; empty if there was none.
@@ -109,7 +109,7 @@ impl<R: Read> Events<R> {
     ///
     /// # Errors
     ///
-    /// Those of the reader, and `InvalidData` if an event is too long.
+    /// The reader's errors, and `InvalidData` if an event is too long.
     pub fn fill(&mut self) -> io::Result<bool> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -150,7 +150,7 @@ impl<R: Read> Events<R> {
                     self.searched = self.line;
                 }
             }
-            // Most lines begin with a field's name, which one look at them tells.
+            // Most lines begin with a field's name, which their first byte shows.
             if self.object.is_none()
                 && self.searched == self.line
                 && self.buffer[..self.end].get(self.line).is_some_and(|byte| *byte == b'{' || is_between(byte))

@@ -1,21 +1,58 @@
 //! Errors that servers state inside an answer that was accepted, in the many forms that they have.
 
+use super::error_body::{ErrorBody, KINDS, MESSAGES, quoted};
+use super::request::{Failure, RequestError};
+use super::waits;
+use crate::tolerant_json;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-/// Fields under which servers write what went wrong.
-const MESSAGE_FIELDS: [&str; 7] =
-    ["message", "msg", "detail", "error_message", "error_msg", "status_msg", "error_description"];
-/// Fields under which servers write what kind of error it is.
-const CODE_FIELDS: [&str; 6] = ["code", "error_code", "status_code", "status", "type", "error_type"];
 /// Kinds of events that say something to the reader of a connection and nothing of the answer.
 const IDLE_TYPES: [&str; 4] = ["ping", "keepalive", "keep-alive", "heartbeat"];
+
+/// An event that is no JSON, of which nobody knows what was lost with it.
+pub fn unusable(error: &serde_json::Error) -> RequestError {
+    RequestError::new(format!("Unusable event in the stream: {error}"))
+}
+
+/// Whether the field `error` of an event says anything: there are servers that send it with everything.
+pub fn is_error(raw: Option<&RawValue>) -> bool {
+    raw.is_some_and(|raw| !matches!(raw.get(), "null" | "\"\"" | "{}" | "[]" | "false" | "0"))
+}
+
+/// An error that came inside a stream, or in place of one, with the facts that it would have as the answer to a request: JSON
+/// in any form, an event around it included, or just words.
+pub fn provider_error(raw: &str) -> RequestError {
+    let ErrorBody { status, text } = ErrorBody::read(raw);
+    let text = quoted(text.as_deref().unwrap_or(raw.trim()).as_bytes());
+    RequestError {
+        text: status.map_or(text.clone(), |s| format!("{s}: {text}")),
+        facts: Failure { status, retry_after: waits::in_error(status, raw), lost: false },
+        aborted: false,
+    }
+}
+
+/// Looks for an error in the data of an event that is none of its API, whether or not it has a field `error`.
+///
+/// # Errors
+/// The error that the event states, or that its data is no JSON.
+pub fn check(data: &[u8]) -> Result<(), RequestError> {
+    let value: Value = tolerant_json::parse(data, &mut String::new()).map_err(|e| unusable(&e))?;
+    find(&value).map_or(Ok(()), |error| Err(provider_error(&error.to_string())))
+}
+
+/// Whether data that is all that a server sent is an error: then words will do that elsewhere may say anything.
+pub fn is_error_alone(data: &str) -> bool {
+    let Ok(value) = serde_json::from_str::<Value>(data) else { return false };
+    find(&value).is_some() || has_message(value.get(0).unwrap_or(&value))
+}
 
 /// The part of an event or a body that states an error; `None` where it states none.
 ///
 /// OpenAI has an `error` object. Others have a text there, a list `errors` (Cloudflare), the whole object as the error
 /// (`"object": "error"` of vLLM and SGLang, `"type": "error"`), FastAPI's `detail`, a bare `message` with a `code`
 /// (DashScope), Baidu's `error_msg`, MiniMax's `base_resp`, Groq's `x_groq`, or put it into the choice (OpenRouter).
-pub fn find(value: &Value) -> Option<&Value> {
+fn find(value: &Value) -> Option<&Value> {
     let value = match value {
         Value::Array(list) => list.first()?,
         value => value,
@@ -51,7 +88,7 @@ pub fn find(value: &Value) -> Option<&Value> {
     let alone = object.len() == 1;
     let refused = object.get("success") == Some(&Value::Bool(false));
     let plain = ["detail", "error_message", "error_msg"].into_iter().any(|name| field(name).is_some());
-    let coded = CODE_FIELDS.into_iter().filter_map(field).any(is_failure_code);
+    let coded = KINDS.iter().filter_map(|name| field(name)).any(is_failure_code);
     (alone || refused || plain || coded).then_some(value)
 }
 
@@ -78,7 +115,7 @@ fn is_failure_code(code: &Value) -> bool {
 
 /// Whether the error has words of its own.
 fn has_message(error: &Value) -> bool {
-    MESSAGE_FIELDS.iter().any(|name| error.get(*name).is_some_and(says_something))
+    MESSAGES.iter().any(|name| error.get(*name).is_some_and(says_something))
 }
 
 #[cfg(test)]

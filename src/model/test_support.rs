@@ -2,13 +2,14 @@
 
 use super::answer::Answer;
 use super::credentials::{Authorization, Scheme};
-use super::protocol::{Decoder, Draft, Prepared};
+use super::model_info::{Api, Model, Rates};
+use super::protocol::{Decoder, HttpRequest, RequestContext};
 use super::reading;
+use super::request::{Outcome, Request, Sink, StreamEvent};
 use super::secret_value::Secret;
 use super::sendable::Refused;
 use super::sse::Events;
-use super::thinking::Budgets;
-use super::{Api, Model, Outcome, Rates, Request, Sink, StreamEvent, ThinkingLevel};
+use super::thinking::{Budgets, ThinkingLevel};
 use crate::cancel::Cancel;
 use crate::transcript::{AssistantMessage, Message, ToolSpec};
 use std::collections::BTreeMap;
@@ -53,7 +54,7 @@ pub fn test_request<'a>(model: &'a Model, messages: &'a [Arc<Message>]) -> Reque
 }
 
 /// An answer of `model` without content.
-pub fn answered(model: &Model) -> AssistantMessage {
+pub fn assistant_message(model: &Model) -> AssistantMessage {
     let mut recorder = Recorder::default();
     Answer::new(&test_request(model, &[]), &mut recorder).message
 }
@@ -65,17 +66,17 @@ pub fn test_messages(messages: serde_json::Value) -> Vec<Arc<Message>> {
 }
 
 /// What a provider's `prepare` makes of a request: the URL, the headers as lines, and the body.
-pub fn prepared(
+pub fn http_request(
     model: &Model,
     (level, max_tokens, long_cache): (ThinkingLevel, u64, bool),
     messages: serde_json::Value,
     tools: &[ToolSpec],
-    prepare: fn(&Draft<'_>) -> Prepared,
+    prepare: fn(&RequestContext<'_>) -> HttpRequest,
 ) -> (String, Vec<String>, serde_json::Value) {
     let messages = test_messages(messages);
     let request = Request { system: "Be good.", thinking: level, tools, ..test_request(model, &messages) };
     let authorization = Authorization { secret: Some(Secret::new("k")), scheme: Scheme::Key, headers: Vec::new() };
-    let prepared = prepare(&Draft {
+    let http_request = prepare(&RequestContext {
         request: &request,
         model,
         messages: &messages,
@@ -85,8 +86,8 @@ pub fn prepared(
         long_cache,
         refused: &Refused::default(),
     });
-    let headers = prepared.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    (prepared.url, headers, serde_json::from_slice(&prepared.body).expect("JSON"))
+    let headers = http_request.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    (http_request.url, headers, serde_json::from_slice(&http_request.body).expect("JSON"))
 }
 
 /// Feeds a stream to a decoder, as `exchange` does, and returns what came of it.

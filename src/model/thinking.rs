@@ -1,7 +1,19 @@
 //! Thinking levels: their names, which of them a model supports, and what they are worth in tokens.
 
-use super::{Model, ThinkingLevel};
+use super::model_info::Model;
 use serde::Deserialize;
+
+/// How much a model thinks before it answers, in ascending order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ThinkingLevel {
+    Off,
+    Minimal,
+    Low,
+    Medium,
+    High,
+    Xhigh,
+    Max,
+}
 
 const ALL: [(ThinkingLevel, &str); 7] = [
     (ThinkingLevel::Off, "off"),

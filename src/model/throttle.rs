@@ -1,8 +1,7 @@
 //! One back-off for all who use the same key at the same server. When one request is told to wait, the others wait too,
 //! and afterwards they go on one after another, so that a hundred sessions do not run into the limit together.
 
-use super::Failure;
-use super::answer::Failed;
+use super::request::{Failure, RequestError};
 use crate::cancel::Cancel;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -55,7 +54,7 @@ impl Throttle {
     /// # Errors
     ///
     /// The wait would be longer than `longest`, or was cancelled.
-    pub fn wait(&self, account: Account, longest: Duration, cancel: &Cancel) -> Result<(), Failed> {
+    pub fn wait(&self, account: Account, longest: Duration, cancel: &Cancel) -> Result<(), RequestError> {
         loop {
             let now = Instant::now();
             let Some((until, slot)) = self.slot(account, now, longest) else { return Ok(()) };
@@ -63,11 +62,11 @@ impl Throttle {
             if asked > longest {
                 let facts = Failure { retry_after: Some(asked), ..Failure::default() };
                 let text = too_long(asked, longest, "An earlier request with the same key was refused.");
-                return Err(Failed { facts, ..Failed::new(text) });
+                return Err(RequestError { facts, ..RequestError::new(text) });
             }
             log::info!("waiting {} ms, because the provider limits this key", (slot - now).as_millis());
             if cancel.sleep(slot - now) {
-                return Err(Failed::aborted());
+                return Err(RequestError::aborted());
             }
             // In the meantime another request may have been refused.
             if self.until(account).is_none_or(|until| until <= slot) {

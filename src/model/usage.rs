@@ -1,6 +1,7 @@
 //! What a request costs, and how long its answer may be.
 
-use super::{Model, Request};
+use super::model_info::Model;
+use super::request::Request;
 use crate::transcript::{Cost, Message, StopReason, Usage};
 
 /// Every estimate of a prompt's tokens may be too low by so many at least.
@@ -70,8 +71,9 @@ fn estimate(request: &Request<'_>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::model_info::{Rates, Tier};
     use crate::model::test_support::test_model;
-    use crate::model::{Rates, ThinkingLevel, Tier};
+    use crate::model::thinking::ThinkingLevel;
     use std::sync::Arc;
 
     #[test]

@@ -32,7 +32,7 @@ pub fn in_headers<'a>(header: impl Fn(&str) -> Option<&'a str>, now: jiff::Times
     date.map(|date| until(date.timestamp(), now)).or_else(|| duration(value.trim(), false))
 }
 
-/// What the limits that a response tells of stand for, in the order of the services that send them: OpenAI and those like it,
+/// The ends of the names of headers with limits, in the order of the services that send them: OpenAI and those like it,
 /// OpenRouter and GitHub.
 const LIMITS: &[&str] = &["-requests", "-tokens", ""];
 

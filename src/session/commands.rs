@@ -53,7 +53,7 @@ impl<W: Wire> Session<W> {
     }
 
     pub(super) fn state_answer(&self, reason: &str) -> Answer {
-        let mut state = state(&self.identity, &self.stats);
+        let mut state = state(&self.identity, &self.stats, self.stats.running());
         state.insert("lastSeq".into(), json!(self.log.last_seq()));
         state.insert("lastReason".into(), json!(reason));
         Answer::Document(Value::Object(state))

@@ -14,10 +14,14 @@ use crate::turn::{Settled, Turn, Work};
 use crossbeam_channel::bounded;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Steps of a turn that may be under way; a turn that is faster than its session waits.
 const STEPS: usize = 16;
+
+/// How long the end of an answer waits until those who look the session up find it idle. Writing that down takes less than
+/// a millisecond; a disk that hangs must not keep answers back.
+const SHOWN_WITHIN: Duration = Duration::from_millis(100);
 
 impl<W: Wire> Session<W> {
     /// Takes a prompt that came straight from its caller.
@@ -167,6 +171,7 @@ impl<W: Wire> Session<W> {
                 Settled::Aborted => Err(ReplyError::new(ErrorKind::Conflict, "Compaction cancelled")),
             });
         }
+        self.stats.wait_until_shown_idle(SHOWN_WITHIN);
         match settled {
             Settled::Done => running.reply.finish(Ok(())),
             Settled::Failed(error) => self.refuse(&*running.reply, error),

@@ -41,6 +41,9 @@ pub struct SavedSession {
     pub name: Option<String>,
     pub from: Option<String>,
     pub tools: Vec<String>,
+    /// The start of the daemon, counted by [`StateDir::starts`], at which the session was created.
+    #[serde(default, rename = "createdAtStart")]
+    pub created_at_start: u64,
     /// Its events are published on NATS.
     #[serde(default)]
     pub events: bool,
@@ -61,6 +64,7 @@ pub struct SavedSession {
 /// The folder of one daemon. Dropping it lets another one use it.
 pub struct StateDir {
     folder: PathBuf,
+    starts: u64,
     _lock: File,
 }
 
@@ -83,7 +87,13 @@ impl StateDir {
             Err(e) => return Err(OpenError::Io(e.into())),
         }
         let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
-        Ok(StateDir { folder: folder.to_path_buf(), _lock: lock })
+        let starts = count_start(&folder.join("starts")).map_err(OpenError::Io)?;
+        Ok(StateDir { folder: folder.to_path_buf(), starts, _lock: lock })
+    }
+
+    /// How often a daemon was started on this folder, this time included.
+    pub fn starts(&self) -> u64 {
+        self.starts
     }
 
     fn path(&self, id: &str) -> PathBuf {
@@ -118,12 +128,7 @@ impl StateDir {
     /// # Errors
     /// What the system says; then the former state is still there.
     pub fn save(&self, session: &SavedSession) -> io::Result<()> {
-        let path = self.path(&session.id);
-        let new = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        fault::write_all(&mut file, &serde_json::to_vec(session)?)?;
-        file.sync_data()?;
-        std::fs::rename(&new, &path)
+        replace(&self.path(&session.id), &serde_json::to_vec(session)?)
     }
 
     /// Where the files are kept that came with a session's prompts.
@@ -146,6 +151,23 @@ impl StateDir {
 
 fn has_extension(path: &Path, wanted: &str) -> bool {
     path.extension().is_some_and(|extension| extension == wanted)
+}
+
+/// Puts a file with this content in the place of another one, whole or not at all.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    fault::write_all(&mut file, content)?;
+    file.sync_data()?;
+    std::fs::rename(&new, path)
+}
+
+/// Adds one to the number in a file and returns it; a file that is not there or says nothing counts as 0.
+fn count_start(path: &Path) -> io::Result<u64> {
+    let before = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let starts = before.unwrap_or_default().saturating_add(1);
+    replace(path, starts.to_string().as_bytes())?;
+    Ok(starts)
 }
 
 /// A lifetime in seconds.
@@ -178,6 +200,7 @@ mod tests {
             name: None,
             from: Some("ci".into()),
             tools: vec!["read".into()],
+            created_at_start: 3,
             events: true,
             tool_status: false,
             max_lifetime: Duration::from_secs(1800),

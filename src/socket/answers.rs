@@ -200,8 +200,10 @@ impl Client<'_> {
     /// A session's own idea of its state, with what only the side channel knows.
     fn with_socket(&self, route: &Route, state: Value, reason: &str) -> Value {
         let mut row = match &self.own {
-            Some(_) => self.shared.identity.own(route, reason),
-            None => self.shared.identity.session(route, &self.shared.identity.daemon_socket, reason),
+            Some(_) => self.shared.identity.own(route, route.stats.running(), reason),
+            None => {
+                self.shared.identity.session(route, &self.shared.identity.daemon_socket, route.stats.running(), reason)
+            }
         };
         if let Value::Object(mut state) = state {
             state.remove("lastReason");

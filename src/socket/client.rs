@@ -67,7 +67,9 @@ impl<'a> Client<'a> {
     fn greet(&mut self) {
         let hello = |state: Map<String, Value>| json!({"type": "bridge_hello", "protocol": PROTOCOL, "state": state});
         let (hello, route) = match &self.own {
-            Some(route) => (hello(self.shared.identity.own(route, "hello")), Some(route.clone())),
+            Some(route) => {
+                (hello(self.shared.identity.own(route, route.stats.running(), "hello")), Some(route.clone()))
+            }
             None => {
                 let table = self.shared.table();
                 (hello(self.shared.identity.front(&table, "hello")), table.only().cloned())

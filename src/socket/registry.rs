@@ -6,21 +6,21 @@
 use super::directory::{self, BridgeDirectory};
 use super::routes::{Route, Table};
 use super::{PROTOCOL, Shared};
-use crate::contract::session::state;
+use crate::contract::session::{Watcher, state};
 use crate::transcript::{iso_time, now_ms};
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Rows are written anew this often, so that they show that somebody still cares for them (the reference's number).
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Rows of sessions that one heartbeat writes anew, in turn: a thousand idle sessions shall not wear out a flash disk.
 const HEARTBEAT_ROWS: usize = 64;
-/// Between two rounds of writing. What changes more often than that is written once.
+/// How long a change waits until it is written down, unless somebody waits for that.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A pause is at least this many times as long as the round before it took, so that writing never takes a tenth of a core.
 const REST: u32 = 10;
@@ -77,50 +77,98 @@ impl Identity {
     }
 
     /// A session, reached over `socket`.
-    pub fn session(&self, route: &Route, socket: &Path, reason: &str) -> Map<String, Value> {
+    pub fn session(&self, route: &Route, socket: &Path, running: bool, reason: &str) -> Map<String, Value> {
         let mut row = self.base();
-        row.extend(state(&route.identity, &route.stats));
+        row.extend(state(&route.identity, &route.stats, running));
         self.finish(&mut row, socket, route.identity.created_ms, reason);
         row
     }
 
     /// A session as its own row and its own socket show it.
-    pub fn own(&self, route: &Route, reason: &str) -> Map<String, Value> {
-        self.session(route, route.socket.as_deref().unwrap_or(&self.daemon_socket), reason)
+    pub fn own(&self, route: &Route, running: bool, reason: &str) -> Map<String, Value> {
+        self.session(route, route.socket.as_deref().unwrap_or(&self.daemon_socket), running, reason)
     }
 
     /// What the daemon's own socket stands for at the moment.
     pub fn front(&self, table: &Table, reason: &str) -> Map<String, Value> {
         match table.only() {
-            Some(route) => self.session(route, &self.daemon_socket, reason),
+            Some(route) => self.session(route, &self.daemon_socket, route.stats.running(), reason),
             None => self.daemon(table.named().count(), reason),
         }
     }
 }
 
+/// Makes the registry's thread look around.
+pub struct Waker {
+    soon: Sender<()>,
+    now: Sender<()>,
+    /// What is to be done once everything is written down that is true by then.
+    waiting: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+}
+
+/// The other end of a [`Waker`].
+pub struct WakeUps {
+    soon: Receiver<()>,
+    now: Receiver<()>,
+}
+
+impl Waker {
+    pub fn new() -> (Arc<Waker>, WakeUps) {
+        let ((soon, wake_soon), (now, wake_now)) = (bounded(1), bounded(1));
+        (Arc::new(Waker { soon, now, waiting: Mutex::default() }), WakeUps { soon: wake_soon, now: wake_now })
+    }
+
+    /// Has everything written down at once.
+    pub fn now(&self) {
+        // A wake-up that is not yet noticed is enough.
+        let _ = self.now.try_send(());
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Box<dyn FnOnce() + Send>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watcher for Waker {
+    fn outdated(&self) {
+        let _ = self.soon.try_send(());
+    }
+
+    fn when_written(&self, then: Box<dyn FnOnce() + Send>) {
+        self.waiting().push(then);
+        self.now();
+    }
+}
+
 /// Writes the registry until told to stop, then removes what it wrote. The work of a thread of its own.
-pub fn run(shared: &Shared, wake: &Receiver<()>) {
+pub fn run(shared: &Shared, wake_ups: &WakeUps) {
     let mut registry = Registry { shared, front: None, written: BTreeMap::new(), turn: 0, failed: false };
     let mut heartbeat = Instant::now() + HEARTBEAT;
     registry.round(Some("startup"));
     // Only now, because clients shall find the daemon as early as possible.
     shared.directory.sweep();
-    loop {
-        let _ = wake.recv_deadline(heartbeat);
-        if shared.stopping.is_cancelled() {
-            break;
-        }
+    let mut pause = PAUSE;
+    while !shared.stopping.is_cancelled() {
+        let beat = select! {
+            recv(wake_ups.now) -> _ => false,
+            // What is over sooner than that is never written down, and what changes often is written once.
+            recv(wake_ups.soon) -> _ => {
+                let _ = wake_ups.now.recv_timeout(pause);
+                false
+            }
+            default(heartbeat.saturating_duration_since(Instant::now())) => true,
+        };
         let begun = Instant::now();
-        let beat = begun >= heartbeat;
         if beat {
             heartbeat = begun + HEARTBEAT;
         }
+        let waiting = std::mem::take(&mut *shared.registry.waiting());
         registry.round(beat.then_some("heartbeat"));
-        if shared.stopping.sleep(PAUSE.max(begun.elapsed() * REST)) {
-            break;
-        }
+        waiting.into_iter().for_each(|then| then());
+        pause = PAUSE.max(begun.elapsed() * REST);
     }
     registry.remove_all();
+    std::mem::take(&mut *shared.registry.waiting()).into_iter().for_each(|then| then());
 }
 
 /// What the `registry` thread knows of its files.
@@ -162,7 +210,10 @@ impl Registry<'_> {
         match routes.as_slice() {
             [route] => {
                 if let Some(reason) = route.stats.take_outdated().or(changed).or(all) {
-                    self.write(&path, &identity.session(route, &identity.daemon_socket, reason));
+                    self.write(
+                        &path,
+                        &identity.session(route, &identity.daemon_socket, route.stats.show_running(), reason),
+                    );
                 }
             }
             routes => {
@@ -176,7 +227,7 @@ impl Registry<'_> {
                     let beat = turn.contains(&route.token).then_some("heartbeat");
                     if let Some(reason) = route.stats.take_outdated().or(fresh).or(beat) {
                         let path = self.shared.directory.session_row(&route.identity.id);
-                        self.write(&path, &identity.own(route, reason));
+                        self.write(&path, &identity.own(route, route.stats.show_running(), reason));
                         self.written.insert(route.token, route.identity.id.to_string());
                     }
                 }

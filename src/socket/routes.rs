@@ -117,6 +117,7 @@ pub mod tests {
             from: None,
             project_trusted: false,
             tools: Vec::new(),
+            created_at_start: 0,
             created_ms: 1_700_000_000_000,
         };
         let settings = SessionSettings {

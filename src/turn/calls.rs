@@ -2,15 +2,24 @@
 
 use super::{Action, SESSION_VARIABLE, Step, Turn};
 use crate::contract::event::AgentEvent;
+use crate::threads::TURN_STACK;
 use crate::tools::{self, Tool, ToolContext, ToolOutput};
 use crate::transcript::{Block, ToolResultMessage, now_ms};
 use crossbeam_channel::bounded;
 use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// The variable that names the session's file to programs.
 const SESSION_FILE_VARIABLE: &str = "PI_SESSION_FILE";
+
+/// Calls of one answer that run at the same time; the others wait. Each may take a thread, a process and a few pipes.
+const AT_A_TIME: usize = 8;
+/// Calls of one answer that run at all. No model is known to make so many on purpose.
+const MAX_CALLS: usize = 128;
+const TOO_MANY: &str = "The tool call was not executed: the answer has more than 128 calls. Make fewer at a time.";
 
 /// A tool call of the model, as it stands in its message.
 pub(super) struct Call {
@@ -28,9 +37,10 @@ impl Turn {
     pub(super) fn execute(&self, calls: Vec<Call>) -> Vec<ToolResultMessage> {
         let mut prepared: Vec<(Call, Result<Ready, Box<ToolResultMessage>>)> = calls
             .into_iter()
-            .map(|call| {
+            .enumerate()
+            .map(|(index, call)| {
                 self.begin(&call);
-                let ready = self.prepare(&call);
+                let ready = if index < MAX_CALLS { self.prepare(&call) } else { Err(TOO_MANY.into()) };
                 // A call that cannot run has ended before the next one begins.
                 let ready = ready.map_err(|why| Box::new(self.finished(&call, ToolOutput::error(why), None)));
                 (call, ready)
@@ -44,40 +54,29 @@ impl Turn {
                 *ready = Err(Box::new(self.finished(call, ToolOutput::error("Operation aborted"), None)));
             }
         }
-        if let [(call, Ok(ready))] = prepared.as_slice() {
-            return vec![self.run_tool(call, ready)];
-        }
+        let results: Vec<OnceLock<ToolResultMessage>> = prepared.iter().map(|_| OnceLock::new()).collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let at = next.fetch_add(1, Ordering::Relaxed)
+                && let Some((call, ready)) = prepared.get(at)
+            {
+                let result = match ready {
+                    Ok(ready) => self.run_tool(call, ready),
+                    Err(done) => ToolResultMessage::clone(done),
+                };
+                // Each index is taken once.
+                let _ = results[at].set(result);
+            }
+        };
         std::thread::scope(|scope| {
-            let running: Vec<_> = prepared
-                .into_iter()
-                .map(|(call, ready)| {
-                    let ready = ready?;
-                    let (id, name) = (call.id.clone(), call.name.clone());
-                    // A panic is caught with the tool; what is left to fail is the thread itself.
-                    let lost = move || self.lost(id, name);
-                    match std::thread::Builder::new()
-                        .name("tool".into())
-                        .spawn_scoped(scope, move || self.run_tool(&call, &ready))
-                    {
-                        Ok(handle) => Ok((handle, lost)),
-                        Err(_) => Err(Box::new(lost())),
-                    }
-                })
-                .collect();
-            running
-                .into_iter()
-                .map(|running| match running {
-                    Ok((handle, lost)) => handle.join().unwrap_or_else(|_| lost()),
-                    Err(done) => *done,
-                })
-                .collect()
-        })
-    }
-
-    /// The result of a call that got no thread, or lost it.
-    fn lost(&self, id: String, name: String) -> ToolResultMessage {
-        let call = Call { id, name, arguments: Map::new(), arguments_error: None };
-        self.finished(&call, ToolOutput::error("busy: the system refuses a thread for the tool; try again"), None)
+            // The turn's own thread is one of those that work; where the system refuses others, it does all.
+            for _ in 1..prepared.len().min(AT_A_TIME) {
+                let _ =
+                    std::thread::Builder::new().name("tool".into()).stack_size(TURN_STACK).spawn_scoped(scope, work);
+            }
+            work();
+        });
+        results.into_iter().filter_map(OnceLock::into_inner).collect()
     }
 
     /// Finds the tool and checks its arguments, or says what is wrong with the call.

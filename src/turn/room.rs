@@ -18,7 +18,7 @@ use crate::model::Outcome;
 use crate::transcript::compaction::{self, Cut, context_tokens, should_compact, tokens};
 use crate::transcript::shorten::shorten;
 use crate::transcript::{Message, StopReason, ToolSpec};
-use crate::turn::compact::{CompactError, Compaction, Compactor};
+use crate::turn::compact::{CompactError, Compaction, Compactor, SummaryRetry};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ impl Turn {
         self.make_room(&cut, &limits, CompactionReason::Manual, focus, false)
     }
 
-    fn compactor<'a>(&'a self, on_retry: &'a mut dyn FnMut(crate::turn::compact::SummaryRetry)) -> Compactor<'a> {
+    fn compactor<'a>(&'a self, on_retry: &'a mut dyn FnMut(SummaryRetry)) -> Compactor<'a> {
         Compactor {
             services: &self.services,
             model: &self.model,
@@ -164,10 +164,8 @@ impl Turn {
         focus: Option<&str>,
         will_retry: bool,
     ) -> Result<(), CompactError> {
-        let steps = self.steps.clone();
-        let emit = |event: AgentEvent| drop(steps.send(Step::Event(event)));
-        emit(AgentEvent::CompactionStart { reason });
-        let mut on_retry = |retry: crate::turn::compact::SummaryRetry| emit(retry.event(reason));
+        self.emit(AgentEvent::CompactionStart { reason });
+        let mut on_retry = |retry: SummaryRetry| self.emit(retry.event(reason));
         let mut compactor = self.compactor(&mut on_retry);
         let done = match compactor.compact(&self.transcript, cut, focus) {
             Err(CompactError::Failed(why)) if reason == CompactionReason::Overflow => {
@@ -202,8 +200,8 @@ impl Turn {
         result["estimatedTokensAfter"] = json!(done.tokens_after);
         self.transcript.splice(..done.first_kept, [done.message.clone()]);
         compaction::forget_counts(&mut self.transcript);
-        let (message, first_kept, usage) = (done.message, done.first_kept, done.usage);
-        self.step(Step::Compacted { message, first_kept, usage, entry });
+        self.stats.add_usage(&done.usage);
+        self.step(Step::Compacted { message: done.message, first_kept: done.first_kept, entry });
         self.emit(AgentEvent::CompactionEnd { reason, result: Some(result), aborted: false, will_retry, error: None });
     }
 

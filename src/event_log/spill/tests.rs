@@ -328,7 +328,7 @@ fn waiting_ends_when_the_payloads_are_stored_forgotten_or_late() {
 #[test]
 fn a_pending_payload_is_told_at_once_and_waited_for_when_it_is_asked_for() {
     let dir = Dir::new();
-    let mut log = EventLog::new(Settings::default(), "s", dir.path());
+    let mut log = EventLog::new(Settings::default(), "s", dir.path(), 0);
     // A log that believes its writer to be at work, while that is done here.
     let mut spill = dir.spill(0);
     spill.thread = Some(spawn("idle", SMALL_STACK, || {}).expect("a thread"));

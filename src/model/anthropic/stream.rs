@@ -1,21 +1,23 @@
 //! The events of an answer.
 
-use crate::model::answer::{Answer, Failed};
-use crate::model::lenient::{Count, JsonText, List, Object, Text};
-use crate::model::protocol::{DONE, Decoder, Progress, is_error, provider_error, stopped, stopped_by, unusable};
+mod event;
+
+use crate::model::answer::Answer;
+use crate::model::lenient::{Object, Text};
+use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
+use crate::model::request::RequestError;
 use crate::model::sse::Event;
-use crate::model::stated_error;
+use crate::model::stated_error::{self, is_error, provider_error, unusable};
 use crate::tolerant_json;
-use crate::transcript::{StopReason, Usage};
-use serde::Deserialize;
+use crate::transcript::StopReason;
+use event::{AnyEvent, BlockStart, DeltaEvent, ReportedUsage};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 /// Understands the answer's events.
 #[derive(Default)]
-pub struct Stream {
+pub struct AnthropicDecoder {
     /// The blocks that have begun, those that have ended among them.
-    blocks: Vec<Begun>,
+    blocks: Vec<StreamedBlock>,
     begun: bool,
     finished: bool,
     /// The stream said that it is over, as those of another API do.
@@ -25,7 +27,7 @@ pub struct Stream {
 }
 
 /// A block that has begun.
-struct Begun {
+struct StreamedBlock {
     /// The provider's number for it; servers exist that number nothing.
     number: Option<u64>,
     /// The answer's block.
@@ -45,136 +47,11 @@ enum Kind {
     Skipped,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct DeltaEvent<'a> {
-    index: Count,
-    #[serde(borrow)]
-    delta: Object<Delta<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Delta<'a> {
-    #[serde(borrow)]
-    text: Text<'a>,
-    #[serde(borrow)]
-    thinking: Text<'a>,
-    #[serde(borrow)]
-    partial_json: JsonText<'a>,
-    #[serde(borrow)]
-    signature: Text<'a>,
-}
-
-/// Every other event; absent fields are those of other events. A message that came whole has those of its start and its end.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct AnyEvent<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
-    index: Count,
-    #[serde(borrow)]
-    message: Object<Opening<'a>>,
-    #[serde(borrow)]
-    content_block: Object<BlockStart<'a>>,
-    #[serde(borrow)]
-    delta: Object<Closing<'a>>,
-    usage: Object<Counts>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Text<'a>,
-    #[serde(borrow)]
-    model: Text<'a>,
-    #[serde(borrow)]
-    content: List<BlockStart<'a>>,
-    #[serde(borrow)]
-    stop_reason: Text<'a>,
-    stop_details: Value,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Opening<'a> {
-    #[serde(borrow)]
-    id: Text<'a>,
-    #[serde(borrow)]
-    model: Text<'a>,
-    usage: Object<Counts>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct BlockStart<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
-    #[serde(borrow)]
-    text: Text<'a>,
-    #[serde(borrow)]
-    thinking: Text<'a>,
-    #[serde(borrow)]
-    signature: Text<'a>,
-    #[serde(borrow)]
-    data: Text<'a>,
-    #[serde(borrow)]
-    id: Text<'a>,
-    #[serde(borrow)]
-    name: Text<'a>,
-    #[serde(borrow)]
-    input: JsonText<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Closing<'a> {
-    #[serde(borrow)]
-    stop_reason: Text<'a>,
-    stop_details: Value,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Counts {
-    input_tokens: Count,
-    output_tokens: Count,
-    cache_read_input_tokens: Count,
-    cache_creation_input_tokens: Count,
-    cache_creation: Object<CacheCreation>,
-    output_tokens_details: Object<OutputDetails>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct CacheCreation {
-    ephemeral_1h_input_tokens: Count,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct OutputDetails {
-    thinking_tokens: Count,
-}
-
-impl Counts {
-    /// Takes over what is there: servers leave out what has not changed.
-    fn apply(&self, usage: &mut Usage) {
-        let set = |field: &mut u64, value: Count| *field = value.0.unwrap_or(*field);
-        set(&mut usage.input, self.input_tokens);
-        set(&mut usage.output, self.output_tokens);
-        set(&mut usage.cache_read, self.cache_read_input_tokens);
-        set(&mut usage.cache_write, self.cache_creation_input_tokens);
-        let hour = self.cache_creation.0.as_ref().and_then(|creation| creation.ephemeral_1h_input_tokens.0);
-        usage.cache_write_1h = hour.or(usage.cache_write_1h);
-        let thoughts = self.output_tokens_details.0.as_ref().and_then(|details| details.thinking_tokens.0);
-        usage.reasoning = thoughts.or(usage.reasoning);
-    }
-}
-
 /// How the deltas of a server begin that names no events.
 const UNNAMED_DELTA: &[u8] = br#"{"type":"content_block_delta","#;
 
-impl Decoder for Stream {
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+impl Decoder for AnthropicDecoder {
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         if event.name == b"content_block_delta" || event.name.is_empty() && event.data.starts_with(UNNAMED_DELTA) {
             return self.delta(event.data, answer);
         }
@@ -237,12 +114,7 @@ impl Decoder for Stream {
                 return Ok(Progress::Done);
             }
             // Other kinds of events may have a message that is no error.
-            "" | "error" if name.is_empty() => {
-                let value: Value = tolerant_json::parse(event.data, &mut String::new()).map_err(|e| unusable(&e))?;
-                if let Some(error) = stated_error::find(&value) {
-                    return Err(provider_error(&error.to_string()));
-                }
-            }
+            "" | "error" if name.is_empty() => stated_error::check(event.data)?,
             _ => {}
         }
         Ok(Progress::More)
@@ -258,14 +130,14 @@ impl Decoder for Stream {
         }
     }
 
-    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
         let has_content = !answer.message.content.is_empty();
         let is_whole = self.stop.is_some() || self.finished && (self.begun || has_content) || self.done && has_content;
         if !is_whole {
-            return Err(Failed::new("Stream ended before message_stop"));
+            return Err(RequestError::new("Stream ended before message_stop"));
         }
         let (reason, words) = self.stop.take().unwrap_or_default();
-        let withheld = |why: &str| Err(Failed::new(words.clone().unwrap_or_else(|| format!("{why} ({reason})"))));
+        let withheld = |why: &str| Err(RequestError::new(words.clone().unwrap_or_else(|| format!("{why} ({reason})"))));
         let stop = match reason.as_str() {
             // A server that names no reason has said all the same that the message is whole.
             "" | "end_turn" | "pause_turn" | "stop_sequence" | "tool_use" => stopped(answer),
@@ -277,7 +149,7 @@ impl Decoder for Stream {
             }
             // This is no end of an answer, but one that a smaller context would not have.
             "model_context_window_exceeded" => {
-                return Err(Failed::new("Unhandled stop reason: model_context_window_exceeded"));
+                return Err(RequestError::new("Unhandled stop reason: model_context_window_exceeded"));
             }
             // The other APIs' words, from gateways that do not translate them.
             "length" | "max_output_tokens" => StopReason::Length,
@@ -290,9 +162,9 @@ impl Decoder for Stream {
     }
 }
 
-impl Stream {
+impl AnthropicDecoder {
     /// The hot path: one piece of text, thought or arguments. What it is counts for more than the block that it names.
-    fn delta(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+    fn delta(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         let mut repaired = String::new();
         let event: DeltaEvent<'_> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
         let (number, delta) = (event.index.0, event.delta.0.unwrap_or_default());
@@ -350,7 +222,7 @@ impl Stream {
         }
     }
 
-    fn open(&mut self, id: Text<'_>, model: Text<'_>, usage: &Object<Counts>, answer: &mut Answer<'_>) {
+    fn open(&mut self, id: Text<'_>, model: Text<'_>, usage: &Object<ReportedUsage>, answer: &mut Answer<'_>) {
         self.begun = true;
         answer.message.response_id = id.owned();
         answer.message.response_model = model.owned().filter(|model| *model != answer.message.model);
@@ -402,13 +274,14 @@ impl Stream {
         if let Some(at) = self.blocks.iter().rposition(|block| !block.has_ended && block.number == number) {
             self.end_block(at, answer);
         }
-        answer.count(input.as_ref().map_or(size_of::<Begun>(), String::len));
-        self.blocks.push(Begun { number, index, kind, has_ended: false, input });
+        answer.count(input.as_ref().map_or(size_of::<StreamedBlock>(), String::len));
+        self.blocks.push(StreamedBlock { number, index, kind, has_ended: false, input });
     }
 
     fn stop_block(&mut self, number: Option<u64>, answer: &mut Answer<'_>) {
-        let newest =
-            |is_it: &dyn Fn(&Begun) -> bool| self.blocks.iter().rposition(|block| !block.has_ended && is_it(block));
+        let newest = |is_it: &dyn Fn(&StreamedBlock) -> bool| {
+            self.blocks.iter().rposition(|block| !block.has_ended && is_it(block))
+        };
         let at = newest(&|block| block.number == number)
             .or_else(|| newest(&|block| number.is_none() || block.number.is_none()));
         if let Some(at) = at {
@@ -432,3 +305,6 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

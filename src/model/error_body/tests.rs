@@ -1,4 +1,5 @@
 use super::*;
+use serde_json::json;
 
 /// The status and the text of a body.
 fn read(raw: &str) -> (Option<u16>, Option<String>) {
@@ -139,4 +140,16 @@ fn other_bodies_say_nothing() {
     }
     let deep = format!("{}\"x\"{}", r#"{"error":"#.repeat(100), "}".repeat(100));
     assert_eq!(read(&deep), (None, None));
+}
+
+#[test]
+fn what_is_kept_of_a_body_has_bounds() {
+    let nested = |depth: usize| format!("{}\"x\"{}", r#"{"error":"#.repeat(depth), "}".repeat(depth));
+    assert_eq!(read(&nested(MAX_DEPTH)), (None, Some("x".to_string())));
+    assert_eq!(read(&nested(MAX_DEPTH + 1)), (None, None));
+    let errors: Vec<_> =
+        (0..10 * MAX_PIECES).map(|n| json!({"message": format!("<{n}>"), "code": format!("k{n}")})).collect();
+    let text = ErrorBody::read(&json!({ "errors": errors }).to_string()).text.expect("it has words");
+    assert_eq!((text.matches('<').count(), text.matches('k').count()), (MAX_PIECES, MAX_PIECES));
+    assert_eq!(quoted("é".repeat(2 * MAX_ERROR_CHARS).as_bytes()).chars().count(), MAX_ERROR_CHARS);
 }

@@ -1,126 +1,33 @@
 //! The events of an answer. Each is a piece of a response; there is no event that says "that was all": a reason to finish
 //! may come with every piece, and what follows it belongs to the answer.
 
-use crate::model::answer::{Answer, Failed};
-use crate::model::lenient::{Count, First, Flag, JsonText, List, Object, Text};
-use crate::model::protocol::{DONE, Decoder, Progress, is_error, provider_error, stopped, stopped_by, unusable};
+mod event;
+
+use crate::model::answer::Answer;
+use crate::model::lenient::Flag;
+use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
+use crate::model::request::RequestError;
 use crate::model::sse::Event;
+use crate::model::stated_error::{self, is_error, provider_error, unusable};
 use crate::tolerant_json;
-use crate::transcript::{Block, StopReason, Usage};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use crate::transcript::StopReason;
+use event::{Chunk, FunctionCall, Part};
 
 /// Understands the answer's events.
 #[derive(Default)]
-pub struct Stream {
+pub struct GoogleDecoder {
     /// The block that text goes into, and whether it is one of thoughts.
     open: Option<(usize, bool)>,
     /// Why the model stopped, in the provider's word, and in more words where it has them.
     finish: Option<(String, Option<String>)>,
     /// Why the prompt was refused, likewise.
     blocked: Option<(String, Option<String>)>,
-    calls: usize,
     /// The stream said that it is over, as those of another API do.
     done: bool,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Chunk<'a> {
-    #[serde(borrow)]
-    candidates: First<Candidate<'a>>,
-    #[serde(alias = "usage_metadata")]
-    usage_metadata: Object<Counts>,
-    #[serde(borrow)]
-    response_id: Text<'a>,
-    #[serde(borrow)]
-    model_version: Text<'a>,
-    #[serde(borrow)]
-    prompt_feedback: Object<Feedback<'a>>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Candidate<'a> {
-    #[serde(borrow)]
-    content: Object<Parts<'a>>,
-    #[serde(borrow, alias = "finish_reason")]
-    finish_reason: Text<'a>,
-    #[serde(borrow)]
-    finish_message: Text<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Parts<'a> {
-    #[serde(borrow)]
-    parts: List<Part<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Part<'a> {
-    #[serde(borrow)]
-    text: Text<'a>,
-    thought: Flag,
-    #[serde(borrow, alias = "thought_signature")]
-    thought_signature: Text<'a>,
-    #[serde(borrow, alias = "function_call")]
-    function_call: Object<FunctionCall<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct FunctionCall<'a> {
-    #[serde(borrow)]
-    id: Text<'a>,
-    #[serde(borrow)]
-    name: Text<'a>,
-    #[serde(borrow)]
-    args: JsonText<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Feedback<'a> {
-    #[serde(borrow)]
-    block_reason: Text<'a>,
-    #[serde(borrow)]
-    block_reason_message: Text<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Counts {
-    prompt_token_count: Count,
-    candidates_token_count: Count,
-    thoughts_token_count: Count,
-    cached_content_token_count: Count,
-    total_token_count: Count,
-}
-
-impl Counts {
-    fn apply(&self, usage: &mut Usage) {
-        let [prompt, candidates, thoughts, cached, total] = [
-            self.prompt_token_count,
-            self.candidates_token_count,
-            self.thoughts_token_count,
-            self.cached_content_token_count,
-            self.total_token_count,
-        ]
-        .map(|count| count.0.unwrap_or(0));
-        usage.cache_read = cached;
-        usage.input = prompt.saturating_sub(cached);
-        usage.output = candidates.saturating_add(thoughts);
-        usage.reasoning = (thoughts > 0).then_some(thoughts);
-        usage.total_tokens = total;
-    }
-}
-
-impl Decoder for Stream {
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+impl Decoder for GoogleDecoder {
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         if event.data == DONE {
             self.done = true;
             return Ok(Progress::More);
@@ -134,18 +41,22 @@ impl Decoder for Stream {
             answer.message.response_id = chunk.response_id.owned();
             answer.message.response_model = chunk.model_version.owned().filter(|m| *m != answer.message.model);
         }
+        let counts = chunk.usage_metadata.0.or(chunk.snake_usage_metadata.0);
+        if chunk.candidates.0.is_none() && chunk.prompt_feedback.0.is_none() && counts.is_none() {
+            stated_error::check(event.data)?;
+        }
         let feedback = chunk.prompt_feedback.0.unwrap_or_default();
         if let Some(reason) = feedback.block_reason.owned().filter(|reason| reason != "BLOCK_REASON_UNSPECIFIED") {
             self.blocked = Some((reason, feedback.block_reason_message.owned()));
         }
-        if let Some(counts) = chunk.usage_metadata.0 {
+        if let Some(counts) = counts {
             counts.apply(&mut answer.message.usage);
         }
         let candidate = chunk.candidates.0.unwrap_or_default();
         for part in candidate.content.0.into_iter().flat_map(|content| content.parts.0) {
             self.part(part, answer);
         }
-        if let Some(reason) = candidate.finish_reason.owned() {
+        if let Some(reason) = candidate.finish_reason.owned().or_else(|| candidate.snake_finish_reason.owned()) {
             self.finish = Some((reason, candidate.finish_message.owned()));
         }
         Ok(Progress::More)
@@ -159,12 +70,12 @@ impl Decoder for Stream {
         self.close(answer);
     }
 
-    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
         self.close(answer);
         let has_content = !answer.message.content.is_empty();
         let failed = |(reason, words): &(String, Option<String>)| {
             let words = words.as_ref().map_or(String::new(), |words| format!(": {words}"));
-            Err(Failed::new(format!("Provider stopped with: {reason}{words}")))
+            Err(RequestError::new(format!("Provider stopped with: {reason}{words}")))
         };
         if let Some(blocked) = &self.blocked {
             return failed(blocked);
@@ -173,7 +84,7 @@ impl Decoder for Stream {
             // A gateway that has no reason to tell says all the same that this was all.
             return match self.done && has_content {
                 true => Ok(stopped(answer)),
-                false => Err(Failed::new("Stream ended without a finish reason")),
+                false => Err(RequestError::new("Stream ended without a finish reason")),
             };
         };
         match finish.0.to_ascii_uppercase().as_str() {
@@ -211,12 +122,15 @@ const NO_ANSWER: &[&str] = &[
     "NO_IMAGE",
 ];
 
-impl Stream {
+impl GoogleDecoder {
     fn part(&mut self, part: Part<'_>, answer: &mut Answer<'_>) {
-        let Part { text, thought: Flag(thought), thought_signature, function_call } = part;
-        let is_call = function_call.0.is_some();
+        let (text, Flag(thought)) = (part.text, part.thought);
+        let function_call = part.function_call.0.or(part.snake_function_call.0);
+        let camel = part.thought_signature;
+        let signature = if camel.filled().is_some() { camel } else { part.snake_thought_signature };
+        let is_call = function_call.is_some();
         // A part may be nothing but a signature, which goes back in its place.
-        if text.filled().is_some() || !is_call && thought_signature.filled().is_some() {
+        if text.filled().is_some() || !is_call && signature.filled().is_some() {
             let index = match self.open {
                 Some((index, kind)) if kind == thought => index,
                 _ => {
@@ -231,36 +145,17 @@ impl Stream {
             } else {
                 answer.text(index, text.as_str());
             }
-            if let Some(signature) = thought_signature.filled().filter(|_| !is_call) {
+            if let Some(signature) = signature.filled().filter(|_| !is_call) {
                 match answer.thinking_signature(index) {
                     Some(kept) => signature.clone_into(kept),
                     None => answer.sign_text(index, signature.to_string()),
                 }
             }
         }
-        if let Some(call) = function_call.0 {
+        if let Some(call) = function_call {
             self.close(answer);
-            self.call(&call, thought_signature.owned(), answer);
+            add_call(&call, signature.owned(), answer);
         }
-    }
-
-    /// Calls arrive whole.
-    fn call(&mut self, call: &FunctionCall<'_>, signature: Option<String>, answer: &mut Answer<'_>) {
-        self.calls += 1;
-        let is_taken = |id: &str| {
-            answer.message.content.iter().any(|block| matches!(block, Block::ToolCall { id: known, .. } if known == id))
-        };
-        let name = call.name.as_str();
-        let id = match call.id.filled().filter(|id| !is_taken(id)) {
-            Some(id) => id.to_string(),
-            None => format!("{name}_{}_{}", answer.message.timestamp, self.calls),
-        };
-        let index = answer.start_tool_call(&id, name);
-        answer.tool_arguments(index, call.args.0.as_deref().unwrap_or("{}"));
-        if let Some(signature) = signature {
-            answer.sign_tool_call(index, signature);
-        }
-        answer.end_tool_call(index);
     }
 
     fn close(&mut self, answer: &mut Answer<'_>) {
@@ -271,3 +166,16 @@ impl Stream {
         }
     }
 }
+
+/// Adds a call, which arrives whole.
+fn add_call(call: &FunctionCall<'_>, signature: Option<String>, answer: &mut Answer<'_>) {
+    let index = answer.start_tool_call(call.id.as_str(), call.name.as_str());
+    answer.tool_arguments(index, call.args.0.as_deref().unwrap_or("{}"));
+    if let Some(signature) = signature {
+        answer.sign_tool_call(index, signature);
+    }
+    answer.end_tool_call(index);
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,11 @@ use super::*;
 use crate::model::test_support::TestServer;
 use std::sync::mpsc;
 
-const PATIENCE: Patience = Patience { first_byte: Duration::from_secs(10), idle: Duration::from_secs(10), total: None };
+const PATIENCE: Timeouts = Timeouts { first_byte: Duration::from_secs(10), idle: Duration::from_secs(10), total: None };
 
-fn post(http: &Arc<Http>, server: &TestServer, patience: Patience, cancel: &Cancel) -> Result<Response, HttpError> {
+fn post(http: &Arc<Http>, server: &TestServer, timeouts: Timeouts, cancel: &Cancel) -> Result<Response, HttpError> {
     let headers = [("x-test".to_string(), "1".to_string())];
-    http.post(&format!("{}/v1/x", server.url), &headers, b"{}", patience, cancel)
+    http.post(&format!("{}/v1/x", server.url), &headers, b"{}", timeouts, cancel)
 }
 
 fn read(response: &mut Response) -> io::Result<String> {
@@ -59,11 +59,11 @@ fn at_most_four_connections_wait_per_server() {
         (0..6).map(|_| post(&http, &server, PATIENCE, &Cancel::new()).expect("it answers")).collect();
     responses.into_iter().for_each(Response::complete);
     assert_eq!(server.connections(), 6);
-    assert_eq!(http.parked.lock().expect("no panic").len(), MAX_IDLE_PER_SERVER);
-    http.parked.lock().expect("no panic").iter_mut().for_each(|p| p.since -= MAX_IDLE);
+    assert_eq!(http.idle.lock().expect("no panic").len(), MAX_IDLE_PER_SERVER);
+    http.idle.lock().expect("no panic").iter_mut().for_each(|p| p.since -= MAX_IDLE);
     post(&http, &server, PATIENCE, &Cancel::new()).expect("it answers").complete();
     assert_eq!(server.connections(), 7, "old connections are not used");
-    assert_eq!(http.parked.lock().expect("no panic").len(), 1, "and do not stay");
+    assert_eq!(http.idle.lock().expect("no panic").len(), 1, "and do not stay");
 }
 
 #[test]
@@ -130,10 +130,10 @@ fn silence_has_an_end_before_and_in_the_answer() {
     });
     let http = Arc::new(Http::default());
     let short = Duration::from_millis(50);
-    let early = Patience { first_byte: short, ..PATIENCE };
+    let early = Timeouts { first_byte: short, ..PATIENCE };
     let error = http.post(&server.url, &[], b"", early, &Cancel::new()).err();
     assert!(matches!(error, Some(HttpError::TimedOut(_))), "{error:?}");
-    let late = Patience { idle: short, ..PATIENCE };
+    let late = Timeouts { idle: short, ..PATIENCE };
     let mut response =
         http.post(&format!("{}/answer", server.url), &[], b"", late, &Cancel::new()).expect("it answers");
     assert_eq!(read(&mut response).expect_err("silence").kind(), io::ErrorKind::TimedOut);
@@ -150,9 +150,9 @@ fn a_limit_for_all_together_holds_however_busy_the_server_is() {
         }
         connection.last_chunk();
     });
-    let patience = Patience { total: Some(Duration::from_millis(200)), ..PATIENCE };
+    let timeouts = Timeouts { total: Some(Duration::from_millis(200)), ..PATIENCE };
     let begun = Instant::now();
-    let mut response = post(&Arc::new(Http::default()), &server, patience, &Cancel::new()).expect("it answers");
+    let mut response = post(&Arc::new(Http::default()), &server, timeouts, &Cancel::new()).expect("it answers");
     assert_eq!(read(&mut response).expect_err("too long").kind(), io::ErrorKind::TimedOut);
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
@@ -223,7 +223,7 @@ fn cancelled(in_body: bool) -> Duration {
     };
     assert_eq!(error, Some(HttpError::Cancelled));
     let took = canceller.join().expect("it cancels").elapsed();
-    assert!(http.parked.lock().expect("no panic").is_empty());
+    assert!(http.idle.lock().expect("no panic").is_empty());
     took
 }
 

@@ -9,7 +9,7 @@ use ureq::http::Uri;
 /// Providers whose sign-ins work only with the vendor's own programs: other addresses, and headers that name the program.
 pub const VENDOR_ONLY: [&str; 2] = ["github-copilot", "openai-codex"];
 const ANTHROPIC: &str = "anthropic";
-/// So much earlier than it ends does PI note the end of an Anthropic token, in milliseconds.
+/// PI notes the end of an Anthropic token this much too early, in milliseconds.
 const ANTHROPIC_EARLIER_MS: i64 = 5 * 60_000;
 /// The lifetime of a token whose answer names none, which the RFC allows: the RFC's own example value, in seconds.
 const USUAL_LIFETIME: f64 = 3600.0;
@@ -19,7 +19,7 @@ const LONGEST_LIFETIME: f64 = 366.0 * 86_400.0;
 const MAX_WORDS: usize = 200;
 /// From this length on, in characters, a word with digits in it may be a token or a piece of one.
 const TOKEN_LENGTH: usize = 20;
-/// From this length on, in characters, a piece of a secret is concealed.
+/// From this length on, in characters, a piece of a secret is redacted.
 const PIECE_LENGTH: usize = 6;
 
 /// The endpoints that the configuration names. Sign-ins of other providers are never refreshed.
@@ -43,7 +43,7 @@ enum Body {
     Form,
 }
 
-/// What an endpoint gave.
+/// The tokens that an endpoint gave.
 #[derive(PartialEq, Eq)]
 pub struct Renewed {
     pub access: String,
@@ -147,15 +147,15 @@ pub fn renewed(provider: &str, body: &[u8], now_ms: i64) -> Result<Renewed, &'st
 
 /// What an endpoint said that refused: the two fields that the RFC has for it, without anything that is or may be a
 /// secret. Empty if it said nothing of that kind.
-pub fn refusal(body: &str, secrets: &[&str]) -> String {
+pub fn error_text(body: &str, secrets: &[&str]) -> String {
     let answer: Map<String, Value> = serde_json::from_str(body).unwrap_or_default();
     let said = ["error", "error_description"].into_iter().filter_map(|name| answer.get(name)?.as_str());
-    let said: Vec<String> = said.map(|text| conceal(text, secrets)).filter(|text| !text.is_empty()).collect();
+    let said: Vec<String> = said.map(|text| redact(text, secrets)).filter(|text| !text.is_empty()).collect();
     said.join(": ").chars().take(MAX_WORDS).collect()
 }
 
 /// The text in one line, without the secrets, pieces of them, and whatever else looks like a token.
-fn conceal(text: &str, secrets: &[&str]) -> String {
+fn redact(text: &str, secrets: &[&str]) -> String {
     let mut text = text.to_string();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
         text = text.replace(secret, "[token]");
@@ -294,7 +294,7 @@ mod tests {
             ("sk-ant-oat01-abcdef".to_string(), ""),
             (json!({"error":"é ".repeat(900)}).to_string(), &"é ".repeat(100)),
         ] {
-            assert_eq!(refusal(&body, &secrets), expected, "{body}");
+            assert_eq!(error_text(&body, &secrets), expected, "{body}");
         }
     }
 }

@@ -22,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The lock while it is held; dropping it gives it back.
 pub struct Lock {
-    // Goes first, which tells the keeper to give the lock back. The thread is joined then.
+    // Dropped first: this makes the keeper give the lock back before its thread is joined.
     _held: Sender<Infallible>,
     _keeper: Thread,
 }

@@ -1,10 +1,10 @@
 use super::*;
+use crate::model::request::{Outcome, Sink, StreamEvent};
 use crate::model::test_support::{Recorder, test_messages, test_request};
-use crate::model::{Outcome, StreamEvent};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-fn ask(offline: &Offline, messages: &[Arc<Message>], cancel: &Cancel, sink: &mut dyn crate::model::Sink) -> Outcome {
+fn ask(offline: &Offline, messages: &[Arc<Message>], cancel: &Cancel, sink: &mut dyn Sink) -> Outcome {
     let model = model();
     let request = test_request(&model, messages);
     let mut answer = Answer::new(&request, sink);
@@ -40,15 +40,6 @@ fn directives() {
     let usage = outcome.message.usage;
     assert_eq!((usage.input, usage.output), (6, ("a\nb".len() + LABEL.len() + "\nx".len()) as u64 / 4));
     assert_eq!(usage.cost.total, 0.0);
-}
-
-#[test]
-fn every_documented_directive_is_understood() {
-    for (syntax, _) in DIRECTIVES {
-        let example = syntax.replace("KIND", "cut").replace("[N]", "1").replace(" N", " 1").replace(['[', ']'], "");
-        let example = example.replace("MS ", "1 ").replace("BYTES ", "1 ");
-        assert_ne!(Script::parse(&example), Script::default(), "{example}");
-    }
 }
 
 /// What the model calls and says, turn by turn, where every tool's result is its name and number.
@@ -139,7 +130,7 @@ fn every_piece_is_drained() {
 /// Cancels after some deltas.
 struct Canceller(Cancel, u32);
 
-impl crate::model::Sink for Canceller {
+impl Sink for Canceller {
     fn event(&mut self, event: StreamEvent<'_>) {
         if let StreamEvent::TextDelta { .. } = event {
             self.1 -= 1;

@@ -1,28 +1,28 @@
 //! The events of an answer.
 
 mod calls;
-mod chunk;
 mod details;
+mod event;
 
-use crate::model::Failure;
-use crate::model::answer::{Answer, Failed};
+use crate::model::answer::Answer;
 use crate::model::compat::Compat;
 use crate::model::lenient::Text;
-use crate::model::openai_messages::REASONING_FIELDS;
-use crate::model::openai_usage::{Counts, Known};
-use crate::model::protocol::{DONE, Decoder, Progress, is_error, provider_error, stopped, stopped_by, unusable};
+use crate::model::openai_fields::REASONING_FIELDS;
+use crate::model::openai_usage::{KnownUsage, ReportedUsage};
+use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
+use crate::model::request::{Failure, RequestError};
 use crate::model::sse::Event;
-use crate::model::stated_error;
+use crate::model::stated_error::{self, is_error, provider_error, unusable};
 use crate::tolerant_json;
 use crate::transcript::{Block, StopReason};
 use calls::Calls;
-use chunk::{CallDelta, Choice, Chunk, Delta};
 use details::Details;
+use event::{CallDelta, Choice, Chunk, Delta};
 use serde_json::Value;
 use std::borrow::Cow;
 
 /// Understands the answer's events.
-pub struct Stream {
+pub struct CompletionsDecoder {
     /// The server says why it stopped.
     says_why: bool,
     text: Option<usize>,
@@ -30,7 +30,7 @@ pub struct Stream {
     details: Details,
     calls: Calls,
     identified: bool,
-    counts: Known,
+    counts: KnownUsage,
     /// Something came in pieces, so that a whole message is a repetition.
     in_pieces: bool,
     /// The content is a thought up to its closing tag.
@@ -42,16 +42,16 @@ pub struct Stream {
     done: bool,
 }
 
-impl Stream {
-    pub fn new(compat: &Compat) -> Stream {
-        Stream {
+impl CompletionsDecoder {
+    pub fn new(compat: &Compat) -> CompletionsDecoder {
+        CompletionsDecoder {
             says_why: compat.finish_reason,
             text: None,
             thinking: None,
             details: Details::default(),
             calls: Calls::default(),
             identified: false,
-            counts: Known::default(),
+            counts: KnownUsage::default(),
             in_pieces: false,
             in_thought: false,
             extra: None,
@@ -61,8 +61,8 @@ impl Stream {
     }
 }
 
-impl Decoder for Stream {
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+impl Decoder for CompletionsDecoder {
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         if event.data == DONE {
             self.done = true;
             return Ok(Progress::Done);
@@ -80,7 +80,11 @@ impl Decoder for Stream {
         let is_counted = counted.is_some();
         self.count(counted, answer);
         let Some(choice) = chunk.choices.first else {
-            return if is_counted { Ok(Progress::More) } else { without_choice(event.data) };
+            // Such a chunk says something of the request, like the first one of Azure, or is an error.
+            if !is_counted {
+                stated_error::check(event.data)?;
+            }
+            return Ok(Progress::More);
         };
         let is_chunk = chunk.object.as_str() == "chat.completion.chunk";
         self.choice(choice, is_chunk, answer)?;
@@ -98,20 +102,20 @@ impl Decoder for Stream {
         self.close(answer);
     }
 
-    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
         let finish = self.finish.take();
         let ending = finish.as_deref().map(Ending::of);
         match (&ending, &finish) {
             (Some(Ending::Failure { status }), Some(reason)) => {
-                return Err(Failed {
+                return Err(RequestError {
                     facts: Failure { status: *status, ..Failure::default() },
-                    ..Failed::new(format!("Provider finish_reason: {reason}"))
+                    ..RequestError::new(format!("Provider finish_reason: {reason}"))
                 });
             }
             (None, _)
                 if !self.done && (self.says_why || answer.message.content.is_empty() && self.calls.is_empty()) =>
             {
-                return Err(Failed::new("Stream ended without finish_reason"));
+                return Err(RequestError::new("Stream ended without finish_reason"));
             }
             _ => {}
         }
@@ -162,13 +166,7 @@ impl Ending {
     }
 }
 
-/// A chunk that holds no choice says something of the request, like the first one of Azure, or is an error.
-fn without_choice(data: &[u8]) -> Result<Progress, Failed> {
-    let value: Value = tolerant_json::parse(data, &mut String::new()).map_err(|e| unusable(&e))?;
-    stated_error::find(&value).map_or(Ok(Progress::More), |error| Err(provider_error(&error.to_string())))
-}
-
-impl Stream {
+impl CompletionsDecoder {
     fn identify(&mut self, id: Text<'_>, model: Text<'_>, answer: &mut Answer<'_>) {
         answer.message.response_id = id.owned();
         answer.message.response_model = model.owned().filter(|model| *model != answer.message.model);
@@ -176,14 +174,14 @@ impl Stream {
         self.identified = answer.message.response_id.is_some();
     }
 
-    fn count(&mut self, counts: Option<Box<Counts>>, answer: &mut Answer<'_>) {
+    fn count(&mut self, counts: Option<Box<ReportedUsage>>, answer: &mut Answer<'_>) {
         if let Some(counts) = counts {
             self.counts.learn(&counts);
             self.counts.write(&counts, &mut answer.message.usage);
         }
     }
 
-    fn choice(&mut self, choice: Choice<'_>, is_chunk: bool, answer: &mut Answer<'_>) -> Result<(), Failed> {
+    fn choice(&mut self, choice: Choice<'_>, is_chunk: bool, answer: &mut Answer<'_>) -> Result<(), RequestError> {
         if let Some(error) = choice.error.filter(|error| is_error(Some(error))) {
             return Err(provider_error(error.get()));
         }
@@ -212,9 +210,9 @@ impl Stream {
         if let Some((words, field)) = thought {
             self.think(words, field, answer);
         }
-        let is_told = thought.is_some();
+        let has_thought = thought.is_some();
         for detail in delta.reasoning_details.0 {
-            if let Some(words) = details::words(&detail).filter(|_| !is_told) {
+            if let Some(words) = details::words(&detail).filter(|_| !has_thought) {
                 self.think(words, "", answer);
             }
             answer.count(details::size(&detail));
@@ -364,5 +362,7 @@ fn leave_new(text: &mut Text<'_>, so_far: &str, in_pieces: bool) {
     }
 }
 
+#[cfg(test)]
+mod server_tests;
 #[cfg(test)]
 mod tests;

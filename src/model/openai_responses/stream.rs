@@ -3,48 +3,50 @@
 mod event;
 mod items;
 
-use super::TextSignature;
-use crate::model::answer::{Answer, Failed};
-use crate::model::openai_usage::Known;
-use crate::model::protocol::{DONE, Decoder, Progress, provider_error, quoted, stopped, unusable};
+use super::request::TextSignature;
+use crate::model::answer::Answer;
+use crate::model::error_body::quoted;
+use crate::model::openai_usage::KnownUsage;
+use crate::model::protocol::{DONE, Decoder, Progress, stopped};
+use crate::model::request::RequestError;
 use crate::model::sse::Event;
-use crate::model::stated_error;
+use crate::model::stated_error::{self, provider_error, unusable};
 use crate::tolerant_json;
 use crate::transcript::{Block, StopReason};
 use event::{Any, Delta, Kind, OutputItem, Response};
-use items::{At, Item, Items};
+use items::{Item, Items, Moment};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// Understands the answer's events.
 #[derive(Default)]
-pub struct Stream {
+pub struct ResponsesDecoder {
     items: Items,
     /// How the response ended.
-    ending: Option<Result<StopReason, Failed>>,
+    ending: Option<Result<StopReason, RequestError>>,
     /// The server said that nothing will follow.
     done: bool,
 }
 
-impl Decoder for Stream {
-    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, Failed> {
+impl Decoder for ResponsesDecoder {
+    fn event(&mut self, event: Event<'_>, answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         if event.data == DONE {
             self.done = true;
             return Ok(Progress::Done);
         }
-        match what(named(&event)) {
-            What::Nothing => return Ok(Progress::More),
-            What::Piece(kind) => {
+        match event_kind(named(&event)) {
+            EventKind::Nothing => return Ok(Progress::More),
+            EventKind::Piece(kind) => {
                 self.piece(kind, event.data, answer)?;
                 return Ok(Progress::More);
             }
-            What::Other => {}
+            EventKind::Other => {}
         }
         let mut repaired = String::new();
         let parsed: Any<'_> = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
         // Some servers say it in one place only.
         let kind = parsed.kind.filled().unwrap_or_else(|| named(&event));
-        if let What::Piece(kind) = what(kind) {
+        if let EventKind::Piece(kind) = event_kind(kind) {
             self.piece(kind, event.data, answer)?;
             return Ok(Progress::More);
         }
@@ -122,12 +124,7 @@ impl Decoder for Stream {
             }
             "error" | "response.error" => return Err(provider_error(&String::from_utf8_lossy(event.data))),
             // Other kinds of events may have a message that is no error.
-            "" => {
-                let value: Value = tolerant_json::parse(event.data, &mut String::new()).map_err(|e| unusable(&e))?;
-                if let Some(error) = stated_error::find(&value) {
-                    return Err(provider_error(&error.to_string()));
-                }
-            }
+            "" => stated_error::check(event.data)?,
             _ => {}
         }
         Ok(Progress::More)
@@ -141,7 +138,7 @@ impl Decoder for Stream {
         self.close(answer);
     }
 
-    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, Failed> {
+    fn end(&mut self, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
         if let Some(ending) = self.ending.take() {
             return ending;
         }
@@ -153,26 +150,26 @@ impl Decoder for Stream {
         });
         let is_whole = self.done || ended && is_last;
         if self.items.0.is_empty() || !is_whole {
-            return Err(Failed::new("Stream ended before a terminal response event"));
+            return Err(RequestError::new("Stream ended before a terminal response event"));
         }
         self.close(answer);
         Ok(stopped(answer))
     }
 }
 
-/// What an event calls for, by its type.
-enum What {
-    /// A piece of this.
+/// What the type of an event calls for.
+enum EventKind {
+    /// The event holds a piece of text or thought.
     Piece(Kind),
     Other,
-    /// It need not be read. There are dozens of such types.
+    /// The event need not be read. There are dozens of such types.
     Nothing,
 }
 
-fn what(kind: &str) -> What {
+fn event_kind(kind: &str) -> EventKind {
     match kind {
-        "response.output_text.delta" | "response.refusal.delta" => What::Piece(Kind::Text),
-        "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => What::Piece(Kind::Thinking),
+        "response.output_text.delta" | "response.refusal.delta" => EventKind::Piece(Kind::Text),
+        "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => EventKind::Piece(Kind::Thinking),
         "response.function_call_arguments.delta"
         | "response.function_call_arguments.done"
         | "response.reasoning_summary_part.done"
@@ -185,14 +182,14 @@ fn what(kind: &str) -> What {
         | "response.failed"
         | "response.cancelled"
         | "response.done"
-        | "response.error" => What::Other,
-        "keepalive" | "ping" => What::Nothing,
-        kind if kind.starts_with("response.") => What::Nothing,
-        _ => What::Other,
+        | "response.error" => EventKind::Other,
+        "keepalive" | "ping" => EventKind::Nothing,
+        kind if kind.starts_with("response.") => EventKind::Nothing,
+        _ => EventKind::Other,
     }
 }
 
-/// The type of an event, as far as it is told without parsing it: by the event's name, or by what its data begins with.
+/// The type of an event without parsing it: the event's name, or what its data begins with.
 fn named<'a>(event: &Event<'a>) -> &'a str {
     let data = event.data.strip_prefix(b"{\"type\":\"").unwrap_or_default();
     let kind = match event.name {
@@ -202,11 +199,11 @@ fn named<'a>(event: &Event<'a>) -> &'a str {
     std::str::from_utf8(kind).unwrap_or_default()
 }
 
-fn item<'a>(raw: &'a RawValue, repaired: &'a mut String) -> Result<OutputItem<'a>, Failed> {
+fn item<'a>(raw: &'a RawValue, repaired: &'a mut String) -> Result<OutputItem<'a>, RequestError> {
     tolerant_json::parse(raw.get().as_bytes(), repaired).map_err(|e| unusable(&e))
 }
 
-fn response<'a>(raw: &'a RawValue, repaired: &'a mut String) -> Result<Response<'a>, Failed> {
+fn response<'a>(raw: &'a RawValue, repaired: &'a mut String) -> Result<Response<'a>, RequestError> {
     tolerant_json::parse(raw.get().as_bytes(), repaired).map_err(|e| unusable(&e))
 }
 
@@ -240,9 +237,9 @@ fn arguments(index: usize, whole: &str, answer: &mut Answer<'_>) {
     }
 }
 
-impl Stream {
+impl ResponsesDecoder {
     /// The hot path: one piece of text or thought.
-    fn piece(&mut self, kind: Kind, data: &[u8], answer: &mut Answer<'_>) -> Result<(), Failed> {
+    fn piece(&mut self, kind: Kind, data: &[u8], answer: &mut Answer<'_>) -> Result<(), RequestError> {
         let mut repaired = String::new();
         let event: Delta<'_> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
         let Some(delta) = event.delta.filled() else { return Ok(()) };
@@ -273,7 +270,7 @@ impl Stream {
     /// An item begins, if it has not begun before.
     fn begin(&mut self, number: Option<u64>, item: &OutputItem<'_>, answer: &mut Answer<'_>) {
         let Some(kind) = item.kind() else { return };
-        let known = self.items.find(At::Beginning, kind, number, item);
+        let known = self.items.find(Moment::Beginning, kind, number, item);
         // A call without a name is not known as one before its end.
         if known.is_none() && (kind != Kind::Tool || item.name.filled().is_some()) {
             let at = self.start(kind, number, item, answer);
@@ -286,7 +283,7 @@ impl Stream {
         let index = match kind {
             Kind::Text => answer.start_text(),
             Kind::Thinking => answer.start_thinking(),
-            Kind::Tool => answer.start_tool_call(&call_id(item, answer), item.name.as_str()),
+            Kind::Tool => answer.start_tool_call(&call_id(item), item.name.as_str()),
         };
         answer.count(item.id.as_str().len() + item.call_id.as_str().len());
         self.items.0.push(Item {
@@ -308,7 +305,7 @@ impl Stream {
     /// An item has ended, and this is all of it.
     fn finish(&mut self, number: Option<u64>, raw: &RawValue, item: &OutputItem<'_>, answer: &mut Answer<'_>) {
         let Some(kind) = item.kind() else { return };
-        let known = self.items.find(At::End, kind, number, item);
+        let known = self.items.find(Moment::End, kind, number, item);
         let at = known.unwrap_or_else(|| self.start(kind, number, item, answer));
         self.finish_at(at, Some(raw), item, answer);
     }
@@ -369,7 +366,7 @@ impl Stream {
     fn end_with(&mut self, kind: &str, response: Response<'_>, error: Option<&RawValue>, answer: &mut Answer<'_>) {
         identify(&response, answer);
         if let Some(counts) = &response.usage.0 {
-            let mut known = Known::default();
+            let mut known = KnownUsage::default();
             known.learn(counts);
             known.write(counts, &mut answer.message.usage);
             answer.message.usage.total_tokens = known.total();
@@ -393,7 +390,7 @@ impl Stream {
                 self.close(answer);
                 Ok(StopReason::Length)
             }
-            ("incomplete", reason) => Err(Failed::new(format!("Response incomplete: {reason}"))),
+            ("incomplete", reason) => Err(RequestError::new(format!("Response incomplete: {reason}"))),
             ("failed" | "cancelled", _) => Err(failed(response.error.or(error))),
             _ => {
                 self.close(answer);
@@ -406,7 +403,7 @@ impl Stream {
     /// come, the rest.
     fn compare(&mut self, position: u64, raw: &RawValue, item: &OutputItem<'_>, answer: &mut Answer<'_>) {
         let Some(kind) = item.kind() else { return };
-        let known = self.items.find(At::End, kind, Some(position), item).or_else(|| self.alike(kind, item, answer));
+        let known = self.items.find(Moment::End, kind, Some(position), item).or_else(|| self.alike(kind, item, answer));
         let lacks_text = |known: &Item| {
             kind == Kind::Text && known.ended && said(known.index, answer).is_empty() && !item.text().is_empty()
         };
@@ -456,29 +453,17 @@ fn encrypt(index: usize, encrypted: &str, answer: &mut Answer<'_>) {
     }
 }
 
-/// The id of a call's block: the call's own id and that of its item. Neither is there twice in an answer: results find their
-/// calls by the first, and the service refuses the second.
-fn call_id(item: &OutputItem<'_>, answer: &Answer<'_>) -> String {
-    let ids = || {
-        answer.message.content.iter().filter_map(|block| match block {
-            Block::ToolCall { id, .. } => Some(id.split_once('|').unwrap_or((id, ""))),
-            _ => None,
-        })
-    };
-    let id = item.id.as_str();
-    let call = if item.call_id.as_str().is_empty() { id } else { item.call_id.as_str() };
-    let is_taken = |call: &str| ids().any(|(known, _)| known == call);
-    let mut own = call.to_string();
-    let mut number = 1;
-    while is_taken(&own) {
-        number += 1;
-        own = format!("{call}_{number}");
+/// The id of a call's block: the call's own id and that of its item.
+fn call_id(item: &OutputItem<'_>) -> String {
+    match (item.call_id.as_str(), item.id.as_str()) {
+        (call, "") => call.to_string(),
+        ("", id) => format!("{id}|{id}"),
+        (call, id) => format!("{call}|{id}"),
     }
-    if id.is_empty() || ids().any(|(_, known)| known == id) { own } else { format!("{own}|{id}") }
 }
 
 /// The error of a response that failed.
-fn failed(error: Option<&RawValue>) -> Failed {
+fn failed(error: Option<&RawValue>) -> RequestError {
     let raw = error.map_or("null", RawValue::get);
     let value: Value = serde_json::from_str(raw).unwrap_or_default();
     let field = |name: &str| match value.get(name) {
@@ -493,8 +478,10 @@ fn failed(error: Option<&RawValue>) -> Failed {
         value => value.to_string(),
     });
     let text = format!("{code}: {}", quoted(words.as_bytes()));
-    Failed { facts: provider_error(raw).facts, ..Failed::new(text) }
+    RequestError { facts: provider_error(raw).facts, ..RequestError::new(text) }
 }
 
+#[cfg(test)]
+mod server_tests;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::test_support::{answered, test_model};
+use crate::model::test_support::{assistant_message, test_model};
 use crate::transcript::{Block, Usage};
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ fn on_text(text: &str) -> bool {
     let message = AssistantMessage {
         stop_reason: StopReason::Error,
         error_message: Some(text.to_string()),
-        ..answered(&test_model())
+        ..assistant_message(&test_model())
     };
     is_overflow(&message, &test_model())
 }
@@ -151,7 +151,7 @@ fn answers_that_overflowed() {
     ] {
         let usage = Usage { input, cache_read, output, ..Usage::default() };
         let content = vec![Block::text(text)];
-        let message = AssistantMessage { stop_reason, usage, content, ..answered(&model) };
+        let message = AssistantMessage { stop_reason, usage, content, ..assistant_message(&model) };
         assert_eq!(is_overflow(&message, &model), expected, "{stop_reason:?} {input} {cache_read} {output} {text:?}");
     }
 }

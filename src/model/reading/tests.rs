@@ -1,9 +1,8 @@
 use super::*;
-use crate::model::Outcome;
-use crate::model::answer::ABORTED;
-use crate::model::protocol::Protocol;
+use crate::model::model_info::{Api, Model};
+use crate::model::provider_apis;
+use crate::model::request::{ABORTED, Outcome};
 use crate::model::test_support::{Recorder, test_model, test_request};
-use crate::model::{Api, Model};
 
 /// Hands out its parts, one for each read, then an error if there is one.
 struct Parts(Vec<Vec<u8>>, Option<ErrorKind>);
@@ -24,7 +23,7 @@ impl Source for Parts {}
 fn read_parts(api: Api, parts: Parts) -> (Outcome, Option<Progress>) {
     let model = Model { api, ..test_model() };
     let request = test_request(&model, &[]);
-    let mut decoder = (Protocol::of(api).expect("an API").decoder)(&model);
+    let mut decoder = (provider_apis::protocol(api).expect("an API").decoder)(&model);
     let mut recorder = Recorder::default();
     let mut answer = Answer::new(&request, &mut recorder);
     let result = read(&mut Events::new(parts), &mut *decoder, &mut answer, &Cancel::new());
@@ -117,7 +116,7 @@ fn chunks_without_an_event_stream_around_them() {
         format!(r#"{{"candidates":[{{"content":{{"parts":[{{"text":"{text}"}}]}},"finishReason":"STOP"}}]}}"#)
     };
     let (one, two) = (chunk("o{ne "), chunk("two"));
-    let pretty: Value = serde_json::from_str(&two).expect("JSON");
+    let pretty: serde_json::Value = serde_json::from_str(&two).expect("JSON");
     let pretty = serde_json::to_string_pretty(&pretty).expect("JSON");
     for body in [
         format!("[{one},{two}]"),
@@ -176,7 +175,7 @@ fn lost_connections() {
     cancel.cancel();
     let model = Model { api: Api::GoogleGenerativeAi, ..test_model() };
     let request = test_request(&model, &[]);
-    let mut decoder = (Protocol::of(model.api).expect("an API").decoder)(&model);
+    let mut decoder = (provider_apis::protocol(model.api).expect("an API").decoder)(&model);
     let mut recorder = Recorder::default();
     let mut answer = Answer::new(&request, &mut recorder);
     let result = read(&mut Events::new(text.as_bytes()), &mut *decoder, &mut answer, &cancel);

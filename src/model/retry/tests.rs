@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::Failure;
+use crate::model::request::Failure;
 use crate::model::test_support::{test_model, test_request};
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ fn outcome(text: &str, failure: Failure) -> Outcome {
     let model = test_model();
     let mut recorder = crate::model::test_support::Recorder::default();
     let answer = crate::model::answer::Answer::new(&test_request(&model, &[]), &mut recorder);
-    let failed = crate::model::answer::Failed { text: text.to_string(), facts: failure, aborted: false };
+    let failed = crate::model::request::RequestError { text: text.to_string(), facts: failure, aborted: false };
     answer.finish(&test_request(&model, &[]), Err(failed))
 }
 
@@ -209,7 +209,7 @@ fn errors_inside_streams() {
         (r#"{"type":"request_too_large","message":"m"}"#, Verdict::Overflow),
         (r#""overloaded""#, Verdict::Retry),
     ] {
-        let failed = crate::model::protocol::provider_error(raw);
+        let failed = crate::model::stated_error::provider_error(raw);
         assert_eq!(verdict(&outcome(&failed.text, failed.facts), &test_model()), expected, "{raw}");
     }
 }

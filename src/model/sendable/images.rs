@@ -1,8 +1,8 @@
 //! Which images of a conversation go into a request, and what stands in place of the others.
 
-use super::How;
-use super::refused::Why;
-use crate::model::{Api, Model};
+use super::SendableOptions;
+use super::refused::Omission;
+use crate::model::model_info::{Api, Model};
 use crate::tools::images::sniff;
 use crate::transcript::{Block, Content, Message};
 use base64::Engine;
@@ -20,7 +20,7 @@ const DAMAGED: &str = "(image omitted: it is damaged, or of a format that models
 const REFUSED: &str = "(image omitted: the model's provider could not process it)";
 const TOO_MUCH: &str = "(image omitted: the conversation has more images than fit into one request)";
 
-/// As many characters of base64 hold what tells an image's format; a multiple of 4.
+/// How many characters of base64 hold the bytes by which an image's format is known; a multiple of 4.
 const HEAD: usize = 64;
 /// Where images exceed a limit, as many more are left out as make this part of it, so that not every further image changes
 /// the beginning of the conversation, which the provider has in its cache.
@@ -29,7 +29,7 @@ const STEPS: usize = 4;
 /// How much one request may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The whole body.
+    /// The size of the whole body.
     pub bytes: usize,
     pub images: usize,
 }
@@ -56,16 +56,16 @@ impl Limits {
 
 /// What becomes of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is sent, as what it is.
+pub enum ImageVerdict {
+    /// The image is sent, under the type that its bytes have.
     Send(&'static str),
-    /// This stands in its place.
+    /// A remark stands in the image's place.
     Remark(&'static str),
 }
 
 /// Decides about all images of the messages. `surplus` bytes of those that could be sent, at least, are left out, and as
 /// many as exceed the limit's number; the oldest first.
-pub fn verdicts(messages: &[Arc<Message>], how: &How<'_>) -> HashMap<Place, Verdict> {
+pub fn verdicts(messages: &[Arc<Message>], options: &SendableOptions<'_>) -> HashMap<Place, ImageVerdict> {
     let mut verdicts = HashMap::new();
     let mut sent: Vec<(Place, usize)> = Vec::new();
     for (number, message) in messages.iter().enumerate() {
@@ -79,34 +79,34 @@ pub fn verdicts(messages: &[Arc<Message>], how: &How<'_>) -> HashMap<Place, Verd
         };
         for (at, block) in blocks.iter().enumerate() {
             let Block::Image { data, .. } = block else { continue };
-            let verdict = if how.block_images {
-                Verdict::Remark(BLOCKED)
-            } else if !how.model.images {
-                Verdict::Remark(if of_tool { BLIND_TOOL } else { BLIND_USER })
+            let verdict = if options.block_images {
+                ImageVerdict::Remark(BLOCKED)
+            } else if !options.model.images {
+                ImageVerdict::Remark(if of_tool { BLIND_TOOL } else { BLIND_USER })
             } else {
-                match (how.refused.why(how.model, data), format(data)) {
-                    (Some(Why::Refused), _) => Verdict::Remark(REFUSED),
-                    (Some(Why::TooMuch), _) => Verdict::Remark(TOO_MUCH),
-                    (None, None) => Verdict::Remark(DAMAGED),
-                    (None, Some(mime_type)) => Verdict::Send(mime_type),
+                match (options.refused.why(options.model, data), format(data)) {
+                    (Some(Omission::Refused), _) => ImageVerdict::Remark(REFUSED),
+                    (Some(Omission::TooMuch), _) => ImageVerdict::Remark(TOO_MUCH),
+                    (None, None) => ImageVerdict::Remark(DAMAGED),
+                    (None, Some(mime_type)) => ImageVerdict::Send(mime_type),
                 }
             };
-            if matches!(verdict, Verdict::Send(_)) {
+            if matches!(verdict, ImageVerdict::Send(_)) {
                 sent.push(((number, at), data.len()));
             }
             verdicts.insert((number, at), verdict);
         }
     }
-    let Limits { bytes, images } = how.limits;
+    let Limits { bytes, images } = options.limits;
     let mut number = in_steps(sent.len().saturating_sub(images), images);
-    let mut surplus = in_steps(how.surplus, bytes);
+    let mut surplus = in_steps(options.surplus, bytes);
     for (place, length) in sent {
         if number == 0 && surplus == 0 {
             break;
         }
         number = number.saturating_sub(1);
         surplus = surplus.saturating_sub(length);
-        verdicts.insert(place, Verdict::Remark(TOO_MUCH));
+        verdicts.insert(place, ImageVerdict::Remark(TOO_MUCH));
     }
     verdicts
 }
@@ -129,12 +129,12 @@ fn format(data: &str) -> Option<&'static str> {
 }
 
 /// The blocks as they are sent: each run of images with the same remark gives way to one text.
-pub fn replace(blocks: &[Block], number: usize, verdicts: &HashMap<Place, Verdict>) -> Option<Vec<Block>> {
+pub fn replace(blocks: &[Block], number: usize, verdicts: &HashMap<Place, ImageVerdict>) -> Option<Vec<Block>> {
     let verdict = |at: usize, block: &Block| match block {
         Block::Image { mime_type, .. } => verdicts
             .get(&(number, at))
             .copied()
-            .filter(|verdict| !matches!(verdict, Verdict::Send(is) if is == mime_type)),
+            .filter(|verdict| !matches!(verdict, ImageVerdict::Send(is) if is == mime_type)),
         _ => None,
     };
     if !blocks.iter().enumerate().any(|(at, block)| verdict(at, block).is_some()) {
@@ -144,13 +144,13 @@ pub fn replace(blocks: &[Block], number: usize, verdicts: &HashMap<Place, Verdic
     let mut last = None;
     for (at, block) in blocks.iter().enumerate() {
         let next = match (verdict(at, block), block) {
-            (Some(Verdict::Remark(remark)), _) => {
+            (Some(ImageVerdict::Remark(remark)), _) => {
                 if last != Some(remark) {
                     out.push(Block::text(remark));
                 }
                 Some(remark)
             }
-            (Some(Verdict::Send(mime_type)), Block::Image { data, .. }) => {
+            (Some(ImageVerdict::Send(mime_type)), Block::Image { data, .. }) => {
                 out.push(Block::Image { data: data.clone(), mime_type: mime_type.to_string() });
                 None
             }
@@ -187,6 +187,14 @@ mod tests {
         ] {
             assert_eq!(format(&data), expected, "{data}");
         }
+    }
+
+    #[test]
+    fn stated_limits_come_before_those_of_the_provider() {
+        let model = Model { max_images: Some(3), max_request_bytes: Some(1000), ..test_model() };
+        assert_eq!(Limits::of(&model), Limits { bytes: 1000, images: 3 });
+        let model = Model { max_images: Some(3), ..test_model() };
+        assert_eq!(Limits::of(&model), Limits { images: 3, ..Limits::of(&test_model()) });
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::model::credentials::{Authorization, Scheme};
-use crate::model::protocol::{Draft, Protocol};
+use crate::model::model_info::Api;
+use crate::model::protocol::RequestContext;
+use crate::model::provider_apis;
+use crate::model::request::Request;
 use crate::model::test_support::{test_model, test_request};
-use crate::model::thinking::Budgets;
-use crate::model::{Api, Request, ThinkingLevel};
+use crate::model::thinking::{Budgets, ThinkingLevel};
 use serde_json::{Value, json};
 
 const PNG: &str = "iVBORw0KGgo=";
@@ -264,7 +266,7 @@ fn check(api: Api, body: &Value) -> Result<(), String> {
 #[test]
 fn every_history_can_be_sent() {
     for api in APIS {
-        let protocol = Protocol::of(api).expect("an API");
+        let protocol = provider_apis::protocol(api).expect("an API");
         let model = Model { api, id: "gemini-3-pro".to_string(), reasoning: true, ..test_model() };
         let authorization = Authorization { secret: None, scheme: Scheme::Key, headers: Vec::new() };
         let tools = [ToolSpec { name: "bash".to_string(), description: "D".to_string(), parameters: json!({}) }];
@@ -272,7 +274,7 @@ fn every_history_can_be_sent() {
             let messages = history(&mut fastrand::Rng::with_seed(seed), api);
             let refused = Refused::default();
             let (rules, limits) = (&protocol.rules, Limits { bytes: usize::MAX, images: 3 });
-            let how = How {
+            let options = SendableOptions {
                 model: &model,
                 rules,
                 offered: &tools,
@@ -281,11 +283,11 @@ fn every_history_can_be_sent() {
                 surplus: 0,
                 refused: &refused,
             };
-            let sent = sendable(&messages, &how);
-            let again = sendable(&sent, &how);
+            let sent = sendable(&messages, &options);
+            let again = sendable(&sent, &options);
             assert_eq!(again, sent, "{api:?} {seed}: what is sendable stays as it is");
             let request = Request { tools: &tools, thinking: ThinkingLevel::High, ..test_request(&model, &messages) };
-            let prepared = (protocol.prepare)(&Draft {
+            let http_request = (protocol.prepare)(&RequestContext {
                 request: &request,
                 model: &model,
                 messages: &sent,
@@ -295,7 +297,7 @@ fn every_history_can_be_sent() {
                 long_cache: false,
                 refused: &refused,
             });
-            let body: Value = serde_json::from_slice(&prepared.body).expect("JSON");
+            let body: Value = serde_json::from_slice(&http_request.body).expect("JSON");
             if let Err(why) = check(api, &body) {
                 panic!("{api:?}, seed {seed}: {why}\n{body:#}");
             }

@@ -1,12 +1,12 @@
 //! What providers refused to take, so that it is not sent to them again.
 
-use crate::model::Model;
-use crate::model::openai_messages::REASONING_FIELDS;
+use crate::model::model_info::Model;
+use crate::model::openai_fields::REASONING_FIELDS;
 use crate::transcript::Block;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// As many pieces are remembered, the latest ones: about 3 MB in all. One that was forgotten costs a refused request.
+/// How many pieces are remembered, the latest ones: about 3 MB in all. One that was forgotten costs a refused request.
 const MAX_PIECES: usize = 50_000;
 
 /// A piece of a conversation that was sent to one model: an image's data, a signature, a thought. Known by its hash.
@@ -27,7 +27,7 @@ impl Piece {
 
 /// Why a piece is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum Omission {
     /// The provider cannot use it.
     Refused,
     /// There was too much of its kind.
@@ -37,9 +37,9 @@ pub enum Why {
 /// What a server wants that is not known of it beforehand. Learned from its refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Habit {
-    /// It knows no role `developer`.
+    /// The server knows no role `developer`.
     NoDeveloperRole,
-    /// It knows no `block_binding`.
+    /// The server knows no `block_binding`.
     NoBlockBinding,
     /// Calls without signature need one that says so.
     WantsSignatures,
@@ -50,13 +50,13 @@ pub enum Habit {
 /// What was refused, by all models of this process.
 #[derive(Clone, Debug, Default)]
 pub struct Refused {
-    pieces: BTreeMap<Piece, Why>,
+    pieces: BTreeMap<Piece, Omission>,
     order: VecDeque<Piece>,
 }
 
 impl Refused {
     /// Why the piece is not to be sent to the model, if it is not.
-    pub fn why(&self, model: &Model, data: &str) -> Option<Why> {
+    pub fn why(&self, model: &Model, data: &str) -> Option<Omission> {
         let shortest = Piece { length: data.len(), hash: 0 };
         let longest = Piece { length: data.len(), hash: u64::MAX };
         self.pieces.range(shortest..=longest).next()?;
@@ -72,7 +72,7 @@ impl Refused {
         self.why(model, &habit_name(habit)).is_some()
     }
 
-    pub fn add(&mut self, piece: Piece, why: Why) {
+    pub fn add(&mut self, piece: Piece, why: Omission) {
         if self.pieces.insert(piece, why).is_none() {
             self.order.push_back(piece);
         }
@@ -113,16 +113,16 @@ mod tests {
     fn pieces_are_known_by_model_and_data() {
         let (model, other) = (test_model(), Model { id: "other".to_string(), ..test_model() });
         let mut refused = Refused::default();
-        refused.add(Piece::new(&model, "AAAA"), Why::Refused);
-        refused.add(habit_piece(&model, Habit::NoDeveloperRole), Why::Refused);
-        assert_eq!(refused.why(&model, "AAAA"), Some(Why::Refused));
+        refused.add(Piece::new(&model, "AAAA"), Omission::Refused);
+        refused.add(habit_piece(&model, Habit::NoDeveloperRole), Omission::Refused);
+        assert_eq!(refused.why(&model, "AAAA"), Some(Omission::Refused));
         assert_eq!(
             (refused.why(&model, "AAAB"), refused.why(&model, "AA"), refused.why(&other, "AAAA")),
             (None, None, None)
         );
         assert!(refused.has(&model, Habit::NoDeveloperRole) && !refused.has(&model, Habit::NoBlockBinding));
         for number in 0..MAX_PIECES {
-            refused.add(Piece::new(&model, &format!("{number:09}")), Why::TooMuch);
+            refused.add(Piece::new(&model, &format!("{number:09}")), Omission::TooMuch);
         }
         assert_eq!((refused.pieces.len(), refused.why(&model, "AAAA")), (MAX_PIECES, None), "the oldest are forgotten");
     }

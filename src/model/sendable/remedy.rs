@@ -1,7 +1,7 @@
 //! Finds out what a provider's refusal complains about, and what to leave out so that it has nothing to complain about.
 
-use super::refused::{Habit, Piece, Refused, Why, habit_piece, thought};
-use crate::model::{Api, Model};
+use super::refused::{Habit, Omission, Piece, Refused, habit_piece, thought};
+use crate::model::model_info::{Api, Model};
 use crate::transcript::{Block, Content, Message, StopReason};
 use serde_json::Value;
 use std::sync::Arc;
@@ -21,19 +21,19 @@ pub struct Refusal<'a> {
     /// The messages and the body that were sent.
     pub sent: &'a [Arc<Message>],
     pub body: &'a [u8],
-    /// As many repairs have not helped.
+    /// How many repairs have not helped.
     pub repairs: usize,
 }
 
 /// What to leave out, and the words for it.
 #[derive(Debug)]
 pub struct Remedy {
-    pieces: Vec<(Piece, Why)>,
+    pieces: Vec<(Piece, Omission)>,
     pub what: &'static str,
 }
 
 impl Remedy {
-    /// Remembers it.
+    /// Remembers what to leave out.
     pub fn add_to(&self, refused: &mut Refused) {
         for (piece, why) in &self.pieces {
             refused.add(*piece, *why);
@@ -46,14 +46,14 @@ impl Remedy {
 enum Complaint {
     /// The body is too large.
     TooLarge,
-    /// There are more images than this, or than some number that is not told.
+    /// There are more images than this number, or than one that the refusal does not name.
     TooManyImages(Option<usize>),
     Image,
     Thoughts,
     /// Signatures of calls and texts.
     Signatures,
     Habit(Habit),
-    /// It does not say. What is new in the request may be meant.
+    /// The refusal does not say. What is new in the request may be meant.
     Something,
 }
 
@@ -62,12 +62,12 @@ pub fn remedy(refusal: &Refusal<'_>) -> Option<Remedy> {
     let model = refusal.model;
     let complaint = complaint(&refusal.text.to_lowercase(), refusal.status, refusal.overflow)?;
     let images = || images(refusal.sent);
-    let left_out = |data: Vec<&str>, why: Why, what: &'static str| {
-        let pieces: Vec<(Piece, Why)> = data.into_iter().map(|data| (Piece::new(model, data), why)).collect();
+    let left_out = |data: Vec<&str>, why: Omission, what: &'static str| {
+        let pieces: Vec<(Piece, Omission)> = data.into_iter().map(|data| (Piece::new(model, data), why)).collect();
         (!pieces.is_empty()).then_some(Remedy { pieces, what })
     };
     let habit = |habit: Habit, what: &'static str| {
-        Some(Remedy { pieces: vec![(habit_piece(model, habit), Why::Refused)], what })
+        Some(Remedy { pieces: vec![(habit_piece(model, habit), Omission::Refused)], what })
     };
     let again = refusal.repairs > 0;
     match complaint {
@@ -80,7 +80,7 @@ pub fn remedy(refusal: &Refusal<'_>) -> Option<Remedy> {
                 kept -= newest.len();
                 oldest.pop();
             }
-            left_out(oldest, Why::TooMuch, "the oldest images")
+            left_out(oldest, Omission::TooMuch, "the oldest images")
         }
         Complaint::TooManyImages(limit) => {
             let all: Vec<&str> = images().map(|image| image.data).collect();
@@ -90,7 +90,7 @@ pub fn remedy(refusal: &Refusal<'_>) -> Option<Remedy> {
                 _ => all.len() / 2,
             };
             let oldest = all.get(..all.len() - kept).unwrap_or_default().to_vec();
-            left_out(oldest, Why::TooMuch, "the oldest images")
+            left_out(oldest, Omission::TooMuch, "the oldest images")
         }
         Complaint::Image | Complaint::Something => {
             let all = || images().map(|image| image.data);
@@ -106,12 +106,12 @@ pub fn remedy(refusal: &Refusal<'_>) -> Option<Remedy> {
                 _ if !new.is_empty() => new,
                 _ => all().collect(),
             };
-            left_out(data, Why::Refused, "the images that it may be about")
+            left_out(data, Omission::Refused, "the images that it may be about")
         }
         Complaint::Thoughts => {
-            let blocks = |messages: &[Arc<Message>]| -> Vec<(Piece, Why)> {
+            let blocks = |messages: &[Arc<Message>]| -> Vec<(Piece, Omission)> {
                 let thoughts = messages.iter().flat_map(|message| answer(message)).filter_map(thought);
-                thoughts.map(|data| (Piece::new(model, data), Why::Refused)).collect()
+                thoughts.map(|data| (Piece::new(model, data), Omission::Refused)).collect()
             };
             // Claude's models that think by budget want the thoughts of the turn that is going on.
             let by_budget = model.api == Api::AnthropicMessages && model.flag("forceAdaptiveThinking") != Some(true);
@@ -122,8 +122,8 @@ pub fn remedy(refusal: &Refusal<'_>) -> Option<Remedy> {
         }
         Complaint::Signatures => {
             let signatures = refusal.sent.iter().flat_map(|message| answer(message)).filter_map(signature);
-            let mut pieces: Vec<_> = signatures.map(|data| (Piece::new(model, data), Why::Refused)).collect();
-            pieces.push((habit_piece(model, Habit::WantsSignatures), Why::Refused));
+            let mut pieces: Vec<_> = signatures.map(|data| (Piece::new(model, data), Omission::Refused)).collect();
+            pieces.push((habit_piece(model, Habit::WantsSignatures), Omission::Refused));
             (!again).then_some(Remedy { pieces, what: "the signatures of calls" })
         }
         Complaint::Habit(Habit::NoDeveloperRole) => {

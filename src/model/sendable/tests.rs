@@ -1,6 +1,6 @@
 use super::*;
-use crate::model::Api;
-use crate::model::protocol::Protocol;
+use crate::model::model_info::Api;
+use crate::model::provider_apis;
 use crate::model::test_support::{test_messages, test_model};
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fn text(text: &str) -> Value {
 }
 
 fn rules(api: Api) -> Rules {
-    Protocol::of(api).expect("an API").rules
+    provider_apis::protocol(api).expect("an API").rules
 }
 
 /// What is said of every message that is sent: role, tool call id and name, the blocks' texts.
@@ -61,13 +61,18 @@ fn tool(name: &str) -> ToolSpec {
     ToolSpec { name: name.to_string(), description: "D".to_string(), parameters: json!({"type":"object"}) }
 }
 
-fn how<'a>(model: &'a Model, rules: &'a Rules, offered: &'a [ToolSpec], refused: &'a Refused) -> How<'a> {
-    How { model, rules, offered, block_images: false, limits: Limits::of(model), surplus: 0, refused }
+fn options<'a>(
+    model: &'a Model,
+    rules: &'a Rules,
+    offered: &'a [ToolSpec],
+    refused: &'a Refused,
+) -> SendableOptions<'a> {
+    SendableOptions { model, rules, offered, block_images: false, limits: Limits::of(model), surplus: 0, refused }
 }
 
 fn run(model: &Model, messages: &[Value]) -> Vec<String> {
     let (rules, refused, offered) = (rules(model.api), Refused::default(), [tool("bash")]);
-    describe(&sendable(&test_messages(json!(messages)), &how(model, &rules, &offered, &refused)))
+    describe(&sendable(&test_messages(json!(messages)), &options(model, &rules, &offered, &refused)))
 }
 
 #[test]
@@ -257,7 +262,7 @@ fn what_is_right_already_is_not_copied() {
         user("u"),
     ]));
     let (model, refused) = (test_model(), Refused::default());
-    let sent = sendable(&messages, &how(&model, &rules(model.api), &[], &refused));
+    let sent = sendable(&messages, &options(&model, &rules(model.api), &[], &refused));
     assert_eq!(sent.len(), messages.len());
     assert!(sent.iter().zip(&messages).all(|(sent, message)| Arc::ptr_eq(sent, message)));
 }
@@ -272,7 +277,7 @@ fn deep_arguments_are_left_out() {
         let call = json!({"type":"toolCall","id":"c","name":"t","arguments":arguments});
         let messages = test_messages(json!([user("u"), assistant("m", "toolUse", json!([call]))]));
         let (model, refused) = (test_model(), Refused::default());
-        let sent = sendable(&messages, &how(&model, &rules(model.api), &[], &refused));
+        let sent = sendable(&messages, &options(&model, &rules(model.api), &[], &refused));
         let Message::Assistant(answer) = &*sent[1] else { panic!("an answer") };
         assert!(matches!(&answer.content[0], Block::ToolCall { arguments, .. } if arguments.is_empty() == expected));
     }
@@ -284,49 +289,20 @@ fn images_are_left_out_by_the_settings_by_number_and_by_size() {
     let messages = test_messages(json!([images(3), user("u"), images(3)]));
     let (model, refused) = (test_model(), Refused::default());
     let rules = rules(model.api);
-    let base = how(&model, &rules, &[], &refused);
-    let sent = |how: How<'_>| {
-        let sent = format!("{:?}", sendable(&messages, &how));
+    let base = options(&model, &rules, &[], &refused);
+    let sent = |options: SendableOptions<'_>| {
+        let sent = format!("{:?}", sendable(&messages, &options));
         (sent.matches("image/png").count(), sent.matches("more images than fit").count())
     };
     let limits = |images| Limits { bytes: 40, images };
-    assert_eq!(sent(How { limits: limits(6), ..base }), (6, 0));
+    assert_eq!(sent(SendableOptions { limits: limits(6), ..base }), (6, 0));
     // Of four, one is a step.
-    let base = how(&model, &rules, &[], &refused);
-    assert_eq!(sent(How { limits: limits(4), ..base }), (4, 1));
+    let base = options(&model, &rules, &[], &refused);
+    assert_eq!(sent(SendableOptions { limits: limits(4), ..base }), (4, 1));
     // 12 bytes each, in steps of 10: 20 are two.
-    let base = how(&model, &rules, &[], &refused);
-    assert_eq!(sent(How { limits: limits(6), surplus: 11, ..base }), (4, 1));
-    let base = how(&model, &rules, &[], &refused);
-    let blocked = format!("{:?}", sendable(&messages, &How { block_images: true, ..base }));
+    let base = options(&model, &rules, &[], &refused);
+    assert_eq!(sent(SendableOptions { limits: limits(6), surplus: 11, ..base }), (4, 1));
+    let base = options(&model, &rules, &[], &refused);
+    let blocked = format!("{:?}", sendable(&messages, &SendableOptions { block_images: true, ..base }));
     assert_eq!((blocked.matches("Image reading is disabled.").count(), blocked.matches("image/png").count()), (2, 0));
-}
-
-#[test]
-fn calls_are_put_right_when_they_arrive() {
-    let named = |id: &str, name: &str| json!({"type":"toolCall","id":id,"name":name,"arguments":{}});
-    let content = json!([
-        named("a", "functions.bash"),
-        named("a", "Bash"),
-        named("c|fc_1", "x y"),
-        named("c|fc_2", "bash"),
-        named("", "bash"),
-        named("|fc_3", "bash")
-    ]);
-    let Message::Assistant(mut answer) = (*test_messages(json!([assistant("m", "toolUse", content)]))[0]).clone()
-    else {
-        panic!("an answer")
-    };
-    settle_calls(&mut answer, ["bash", "read"].into_iter());
-    let calls: Vec<(&str, &str)> = answer
-        .content
-        .iter()
-        .filter_map(|block| match block {
-            Block::ToolCall { id, name, .. } => Some((id.as_str(), name.as_str())),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(calls[..4], [("a", "bash"), ("a_2", "bash"), ("c|fc_1", "x y"), ("c_2|fc_2", "bash")]);
-    assert!(calls[4].0.starts_with("call_") && calls[5].0.starts_with("call_") && calls[5].0.ends_with("|fc_3"));
-    assert_ne!(calls[4].0, calls[5].0);
 }

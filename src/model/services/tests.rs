@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::StreamEvent;
+use crate::model::request::StreamEvent;
 use crate::model::test_support::{Recorder, TestServer, test_messages, test_request};
 use serde_json::{Value, json};
 use std::sync::mpsc;
@@ -414,4 +414,32 @@ fn a_refusal_that_names_nothing_to_leave_out_is_told_at_once() {
     let outcome = ask(&services, &Cancel::new(), &mut Recorder::default());
     assert_eq!(outcome.message.error_message.as_deref(), Some("400: Could not process image"));
     assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn requests_keep_within_the_limits_that_models_json_states() {
+    let answer: &'static str = Box::leak(format!("{OPENING}{DELTA}{ENDING}").into_boxed_str());
+    let server = TestServer::events(answer);
+    let image = |letter: &str| json!({"type":"image","data":format!("iVBORw0KGgo{}=", letter.repeat(4000)),"mimeType":"image/png"});
+    let content = json!([{"type":"text","text":"Look"}, image("A"), image("B"), image("C"), image("D")]);
+    let messages = test_messages(json!([{"role":"user","content":content,"timestamp":1}]));
+    for (limits, most, sent) in [
+        (json!({}), usize::MAX, 4),
+        (json!({"images":{"maxPerRequest":2}}), usize::MAX, 2),
+        (json!({"maxRequestBytes":10_000}), 10_000, 2),
+        (json!({"maxRequestBytes":100}), usize::MAX, 0),
+    ] {
+        let models = json!({"providers":{"test":{"baseUrl":server.url,"api":"anthropic-messages","apiKey":"k",
+            "models":[{"id":"m","input":["text","image"],"inputLimits":limits}]}}});
+        let (services, _dir) = services(&[("models.json", models)], no_environment);
+        let (model, _) = services.resolve("test/m").expect("it is there");
+        let request = test_request(&model, &messages);
+        let outcome = services.stream(&request, &Cancel::new(), &mut Recorder::default());
+        assert_eq!(outcome.message.error_message, None, "{limits}");
+        let body = server.requests().pop().expect("it was sent").body;
+        let images = ["A", "B", "C", "D"].iter().filter(|letter| body.contains(&letter.repeat(4000))).count();
+        assert!(body.len() <= most && images == sent, "{limits}: {} bytes, {images} images", body.len());
+        // The newest are sent.
+        assert_eq!(body.contains(&"D".repeat(4000)), images > 0, "{limits}");
+    }
 }

@@ -14,7 +14,7 @@ use alike::alike;
 use libfuzzer_sys::fuzz_target;
 use nats_pi_bridge::cancel::Cancel;
 use nats_pi_bridge::model::{
-    Answer, Api, Events, Model, Outcome, Protocol, Rates, Request, Sink, Source, StreamEvent, ThinkingLevel, read,
+    Answer, Api, Events, Model, Outcome, Rates, Request, Sink, Source, StreamEvent, ThinkingLevel, protocol, read,
 };
 use nats_pi_bridge::tolerant_json;
 use nats_pi_bridge::transcript::contents::Contents;
@@ -223,7 +223,7 @@ fn decoded(model: &Model, bytes: &[u8], sizes: &[u8]) -> (Outcome, Told) {
         session_id: None,
         session: "",
     };
-    let Some(protocol) = Protocol::of(model.api) else { panic!("only the offline model has none") };
+    let Some(protocol) = protocol(model.api) else { panic!("only the offline model has none") };
     let mut decoder = (protocol.decoder)(model);
     let mut told = Told::default();
     let mut answer = Answer::new(&request, &mut told);

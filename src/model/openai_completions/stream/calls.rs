@@ -5,7 +5,7 @@
 //! piece. What decides then is whether the arguments that the call has so far are a whole object: nothing can follow one, so
 //! that what begins another object begins another call.
 
-use super::chunk::{CallDelta, extra};
+use super::event::{CallDelta, extra};
 use crate::model::answer::Answer;
 
 /// What a call counts of the answer's limit beside its texts, in bytes. More than it takes, so that looking for the call of a

@@ -78,3 +78,33 @@ fn is_one(detail: &Map<String, Value>, piece: &Map<String, Value>) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn piece(value: Value) -> Map<String, Value> {
+        serde_json::from_value(value).expect("an object")
+    }
+
+    #[test]
+    fn what_is_kept_has_bounds() {
+        let mut details = Details::default();
+        for index in 0..2 * MAX_DETAILS {
+            details.add(piece(json!({"type":"reasoning.text","index":index,"text":"a"})));
+        }
+        // Pieces of those that are kept are still taken in.
+        details.add(piece(json!({"type":"reasoning.text","index":0,"text":"b"})));
+        let kept: Vec<Value> = serde_json::from_str(&details.take()).expect("a list");
+        assert_eq!((kept.len(), &kept[0]["text"]), (MAX_DETAILS, &json!("ab")));
+        assert!(details.is_empty());
+    }
+
+    #[test]
+    fn sizes_are_no_less_than_what_is_held() {
+        assert_eq!(size(&piece(json!({"text":"four"}))), 8);
+        assert!(size(&piece(json!({"n":1}))) > size_of::<Value>());
+        assert!(size(&piece(json!({"list":vec![0; 100]}))) >= 16 * "[0]".len() * 50);
+    }
+}

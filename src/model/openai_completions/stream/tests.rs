@@ -1,565 +1,219 @@
-//! Streams as the many servers of this API send them.
-
 use super::*;
-use crate::model::test_support::{decoded, test_model};
-use crate::model::{Api, Model, Outcome};
+use crate::model::model_info::{Api, Model};
+use crate::model::request::Outcome;
+use crate::model::test_support::{Recorder, decoded, test_model};
 use serde_json::json;
 
-fn decode(stream: &str) -> Outcome {
-    let model = Model { api: Api::OpenaiCompletions, ..test_model() };
-    decoded(&model, Stream::new(&Compat::of(&model)), stream).0
+fn model(base_url: &str, compat: Value) -> Model {
+    Model {
+        api: Api::OpenaiCompletions,
+        base_url: base_url.to_string(),
+        compat: serde_json::from_value(compat).expect("flags"),
+        ..test_model()
+    }
+}
+
+fn decode_with(compat: Value, stream: &str) -> (Outcome, Recorder) {
+    let model = model("https://h/v1", compat);
+    decoded(&model, CompletionsDecoder::new(&Compat::of(&model)), stream)
+}
+
+fn decode(chunks: &[Value]) -> (Outcome, Recorder) {
+    decode_with(json!({}), &stream(chunks))
 }
 
 fn stream(chunks: &[Value]) -> String {
-    chunks.iter().map(|chunk| format!("data: {chunk}\n\n")).collect()
+    chunks.iter().map(|c| format!("data: {c}\n\n")).collect::<String>() + "data: [DONE]\n\n"
 }
 
-fn chunk(delta: Value) -> Value {
-    json!({"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":delta}]})
+fn delta(delta: Value) -> Value {
+    json!({"id":"c1","model":"m-x","object":"chat.completion.chunk","choices":[{"index":0,"delta":delta,"finish_reason":null}]})
 }
 
 fn finish(reason: &str) -> Value {
-    json!({"choices":[{"delta":{},"finish_reason":reason}]})
+    json!({"id":"c1","choices":[{"index":0,"delta":{},"finish_reason":reason}]})
 }
 
-/// What deltas come to, as content of a session file.
-fn content(deltas: &[Value]) -> Value {
-    let chunks: Vec<_> = deltas.iter().cloned().map(chunk).chain([finish("stop")]).collect();
-    let outcome = decode(&stream(&chunks));
-    assert_eq!(outcome.message.error_message, None, "{deltas:?}");
-    serde_json::to_value(&outcome.message.content).expect("JSON")
+fn calls(list: Value) -> Value {
+    delta(json!({ "tool_calls": list }))
 }
 
-/// Text, thoughts and calls of an answer in a few words; ids that were made up are `?`.
-fn brief(outcome: &Outcome) -> Vec<String> {
-    let mut found: Vec<_> = outcome
-        .message
-        .content
-        .iter()
-        .map(|block| match block {
-            Block::Text { text, .. } => text.clone(),
-            Block::Thinking { thinking, .. } => format!("({thinking})"),
-            Block::ToolCall { id, name, arguments, arguments_error: None, .. } => {
-                let id = if id.starts_with("call_") { "?" } else { id };
-                format!("{id} {name} {}", Value::Object(arguments.clone()))
-            }
-            Block::ToolCall { id, name, .. } => format!("{id} {name} unusable"),
-            Block::Image { .. } => String::new(),
-        })
-        .collect();
-    found.extend(outcome.message.error_message.clone().map(|error| format!("error: {error}")));
-    found
+#[test]
+fn a_whole_answer() {
+    let (outcome, recorder) = decode(&[
+        delta(json!({"role":"assistant","content":""})),
+        delta(json!({"content":null,"reasoning_content":"h","reasoning":"h"})),
+        delta(json!({"reasoning_content":"m"})),
+        delta(json!({"content":"Hel\n"})),
+        delta(json!({"content":"lo"})),
+        calls(json!([{"index":0,"id":"t1","type":"function","function":{"name":"bash","arguments":""}}])),
+        calls(json!([{"index":0,"function":{"arguments":"{\"a\":"}}])),
+        calls(json!([{"index":1,"id":"t2","type":"function","function":{"name":"read","arguments":"{}"}}])),
+        calls(json!([{"index":0,"function":{"arguments":"1}"}}])),
+        finish("tool_calls"),
+        json!({"id":"c1","choices":[],"usage":{"prompt_tokens":100,"completion_tokens":20,
+            "prompt_tokens_details":{"cached_tokens":30,"cache_write_tokens":5},"completion_tokens_details":{"reasoning_tokens":7}}}),
+    ]);
+    assert_eq!(
+        recorder.events(),
+        [
+            "thinking0",
+            "thinking0+h",
+            "thinking0+m",
+            "text1",
+            "text1+Hel\n",
+            "text1+lo",
+            "tool2 t1 bash",
+            "tool2+{\"a\":",
+            "tool3 t2 read",
+            "tool2+1}",
+            "tool3+{}",
+            "thinking0.",
+            "text1.",
+            "tool2.",
+            "tool3.",
+        ]
+    );
+    assert_eq!(outcome.failure, None);
+    let message = serde_json::to_value(&outcome.message).expect("JSON");
+    assert_eq!(
+        message["content"],
+        json!([{"type":"thinking","thinking":"hm","thinkingSignature":"reasoning_content"},
+            {"type":"text","text":"Hel\nlo"},
+            {"type":"toolCall","id":"t1","name":"bash","arguments":{"a":1}},
+            {"type":"toolCall","id":"t2","name":"read","arguments":{}}])
+    );
+    assert_eq!((&message["responseId"], &message["responseModel"]), (&json!("c1"), &json!("m-x")));
+    assert_eq!(outcome.message.stop_reason, StopReason::ToolUse);
+    let usage = outcome.message.usage;
+    assert_eq!((usage.input, usage.output, usage.cache_read, usage.cache_write), (65, 20, 30, 5));
+    assert_eq!((usage.reasoning, usage.total_tokens), (Some(7), 120));
 }
 
-/// A piece of a call: a number below 0 stands for none, and empty texts are left out.
-fn piece(number: i64, id: &str, name: &str, arguments: &str) -> Value {
-    let mut call = json!({"function":{}});
-    if number >= 0 {
+/// Names, ids and arguments of the calls in these pieces.
+fn called(pieces: &[Value]) -> Vec<String> {
+    let mut chunks: Vec<Value> = pieces.iter().map(|p| calls(p.clone())).collect();
+    chunks.push(finish("stop"));
+    let (outcome, _) = decode(&chunks);
+    assert_eq!(outcome.message.stop_reason, StopReason::ToolUse, "{pieces:?}");
+    let call = |block: &Block| match block {
+        Block::ToolCall { id, name, arguments, .. } => {
+            Some(format!("{id} {name} {}", Value::Object(arguments.clone())))
+        }
+        _ => None,
+    };
+    outcome.message.content.iter().filter_map(call).collect()
+}
+
+#[test]
+fn tool_calls_in_pieces() {
+    let call = |id: &str, name: &str, arguments: &str| json!({"id":id,"function":{"name":name,"arguments":arguments}});
+    let numbered = |number: u64, mut call: Value| {
         call["index"] = json!(number);
-    }
-    if !id.is_empty() {
-        call["id"] = json!(id);
-    }
-    for (field, value) in [("name", name), ("arguments", arguments)] {
-        if !value.is_empty() {
-            call["function"][field] = json!(value);
-        }
-    }
-    call
-}
-
-#[test]
-fn pieces_of_calls_find_their_calls() {
-    let (a, b) = (r#"{"c":"a"}"#, r#"{"c":"b"}"#);
+        call
+    };
     for (pieces, expected) in [
-        // By numbers, interleaved.
+        // Without numbers: by id, or the last one.
         (
-            vec![piece(0, "x", "f", "{"), piece(1, "y", "g", "{"), piece(0, "", "", "}"), piece(1, "", "", "}")],
-            vec!["x f {}", "y g {}"],
+            vec![json!([call("a", "f", "{")]), json!([call("b", "g", "{}")]), json!([call("a", "", "}")])],
+            vec!["a f {}", "b g {}"],
         ),
-        // Ollama and bridges of the Responses API number every call 0.
-        (vec![piece(0, "x", "f", a), piece(0, "y", "f", b)], vec![r#"x f {"c":"a"}"#, r#"y f {"c":"b"}"#]),
+        (vec![json!([call("a", "f", "{")]), json!([{"function":{"arguments":"}"}}])], vec!["a f {}"]),
+        // Name and id may come late.
         (
-            vec![
-                piece(0, "x", "f", ""),
-                piece(0, "y", "f", ""),
-                piece(0, "x", "", r#"{"c":"#),
-                piece(0, "y", "", r#"{"c":"b"}"#),
-                piece(0, "x", "", r#""a"}"#),
-            ],
-            vec![r#"x f {"c":"a"}"#, r#"y f {"c":"b"}"#],
+            vec![json!([numbered(0, call("", "", "{\"x\""))]), json!([numbered(0, call("a", "f", ":1}"))])],
+            vec!["a f {\"x\":1}"],
         ),
+        // Two calls under one number.
         (
-            vec![
-                piece(0, "x", "f", r#"{"c":"#),
-                piece(0, "", "", r#""a"}"#),
-                piece(0, "y", "f", ""),
-                piece(0, "", "", r#"{"c":"#),
-                piece(0, "", "", r#""b"}"#),
-            ],
-            vec![r#"x f {"c":"a"}"#, r#"y f {"c":"b"}"#],
+            vec![json!([numbered(0, call("a", "f", "{}"))]), json!([numbered(0, call("b", "g", "{}"))])],
+            vec!["a f {}", "b g {}"],
         ),
-        (
-            vec![
-                piece(0, "x", "f", r#"{"c"#),
-                piece(0, "y", "f", r#"{"c"#),
-                piece(0, "x", "", r#"":"a"}"#),
-                piece(0, "y", "", r#"":"b"}"#),
-            ],
-            vec![r#"x f {"c":"a"}"#, r#"y f {"c":"b"}"#],
-        ),
-        // The second call begins under the number of the first.
-        (
-            vec![
-                piece(0, "x", "f", ""),
-                piece(0, "", "", a),
-                piece(0, "y", "f", ""),
-                piece(1, "", "", &b[..4]),
-                piece(1, "", "", &b[4..]),
-            ],
-            vec![r#"x f {"c":"a"}"#, r#"y f {"c":"b"}"#],
-        ),
-        // The id of another call comes before its name.
-        (
-            vec![piece(0, "x", "f", a), piece(0, "y", "", ""), piece(0, "", "f", b)],
-            vec![r#"x f {"c":"a"}"#, r#"y f {"c":"b"}"#],
-        ),
-        // Without ids, and without numbers: a name behind whole arguments begins another call.
-        (vec![piece(0, "", "f", a), piece(0, "", "f", a)], vec![r#"? f {"c":"a"}"#, r#"? f {"c":"a"}"#]),
-        (vec![piece(-1, "", "f", a), piece(-1, "", "g", b)], vec![r#"? f {"c":"a"}"#, r#"? g {"c":"b"}"#]),
-        (
-            vec![piece(-1, "", "f", ""), piece(-1, "", "", a), piece(-1, "", "f", ""), piece(-1, "", "", b)],
-            vec![r#"? f {"c":"a"}"#, r#"? f {"c":"b"}"#],
-        ),
-        // A name that is no continuation of one that has arguments.
-        (vec![piece(-1, "", "f", ""), piece(-1, "", "g", b)], vec!["? f {}", r#"? g {"c":"b"}"#]),
-        // So does an object behind a whole one.
-        (vec![piece(0, "x", "f", a), piece(0, "", "", b)], vec![r#"x f {"c":"a"}"#, r#"? f {"c":"b"}"#]),
-        (vec![piece(0, "x", "f", &format!("{a}{b}"))], vec![r#"x f {"c":"a"}"#, r#"? f {"c":"b"}"#]),
-        (
-            vec![piece(0, "x", "f", &format!("{a}\n{b}\n{{\"c\":")), piece(0, "", "", "1}")],
-            vec![r#"x f {"c":"a"}"#, r#"? f {"c":"b"}"#, r#"? f {"c":1}"#],
-        ),
-        // But not the same one again: some servers send it whole at the end.
-        (vec![piece(0, "x", "f", &a[..4]), piece(0, "", "", &a[4..]), piece(0, "", "", a)], vec![r#"x f {"c":"a"}"#]),
-        (vec![piece(0, "x", "f", a), piece(0, "x", "f", a)], vec![r#"x f {"c":"a"}"#]),
-        (vec![piece(0, "x", "f", &format!("{a}{a}"))], vec![r#"x f {"c":"a"}"#]),
-        // An object inside an object begins nothing.
-        (vec![piece(0, "x", "f", r#"{"c":"#), piece(0, "", "", r#"{"d":1}}"#)], vec![r#"x f {"c":{"d":1}}"#]),
-        (
-            vec![piece(0, "x", "f", r#"{"c":[{},"#), piece(0, "", "", r#"{"d":"}{"}]}"#)],
-            vec![r#"x f {"c":[{},{"d":"}{"}]}"#],
-        ),
-        (vec![piece(0, "x", "f", r#"{"c":"\""#), piece(0, "", "", r#"{\"}"}"#)], vec![r#"x f {"c":"\"{\"}"}"#]),
-        // Id, name, or both in every piece; one that is new each time.
-        (vec![piece(0, "x", "f", r#"{"c":"#), piece(0, "x", "f", "1}")], vec![r#"x f {"c":1}"#]),
-        (vec![piece(-1, "x", "f", r#"{"c":"#), piece(-1, "x", "f", "1}")], vec![r#"x f {"c":1}"#]),
-        (vec![piece(0, "", "f", r#"{"c":"#), piece(0, "", "f", "1}")], vec![r#"? f {"c":1}"#]),
-        (
-            vec![piece(0, "x", "f", r#"{"c":"#), piece(0, "y", "f", "1"), piece(0, "z", "f", "}")],
-            vec![r#"x f {"c":1}"#],
-        ),
-        (
-            vec![piece(0, "x", "f", ""), piece(0, "y", "f", r#"{"c":"#), piece(0, "z", "f", "1}")],
-            vec![r#"x f {"c":1}"#],
-        ),
-        (vec![piece(0, "x", "f", r#"{"c":"#), piece(0, "y", "", "1}")], vec![r#"x f {"c":1}"#]),
-        (vec![piece(-1, "x", "f", r#"{"c":"#), piece(-1, "y", "f", "1}")], vec![r#"x f {"c":1}"#]),
-        // One call, its pieces numbered.
-        (vec![piece(0, "x", "f", r#"{"c":"#), piece(1, "", "", "1"), piece(2, "", "", "}")], vec![r#"x f {"c":1}"#]),
-        (vec![piece(0, "x", "f", r#"{"c":"#), piece(1, "x", "f", "1}")], vec![r#"x f {"c":1}"#]),
-        // The same id twice: by numbers and by arguments, two calls.
-        (vec![piece(0, "x", "f", a), piece(1, "x", "f", a)], vec![r#"x f {"c":"a"}"#, r#"? f {"c":"a"}"#]),
-        (vec![piece(0, "x", "f", a), piece(0, "x", "f", b)], vec![r#"x f {"c":"a"}"#, r#"? f {"c":"b"}"#]),
-        (
-            vec![piece(0, "x", "f", ""), piece(1, "x", "g", ""), piece(0, "", "", a), piece(1, "", "", b)],
-            vec![r#"x f {"c":"a"}"#, r#"? g {"c":"b"}"#],
-        ),
-        // Name, id and number come late.
-        (vec![piece(0, "x", "", ""), piece(0, "", "f", ""), piece(0, "", "", a)], vec![r#"x f {"c":"a"}"#]),
-        (vec![piece(0, "", "f", a), piece(0, "x", "", "")], vec![r#"x f {"c":"a"}"#]),
-        (vec![piece(0, "", "", a), piece(0, "x", "f", "")], vec![r#"x f {"c":"a"}"#]),
-        (vec![piece(-1, "x", "f", ""), piece(0, "", "", a)], vec![r#"x f {"c":"a"}"#]),
-        // Gateways to Anthropic send an empty object first.
-        (
-            vec![piece(0, "x", "f", "{}"), piece(0, "", "", &a[..4]), piece(0, "", "", &a[4..])],
-            vec![r#"x f {"c":"a"}"#],
-        ),
-        (vec![piece(0, "x", "f", &format!("{{}}{a}"))], vec![r#"x f {"c":"a"}"#]),
-        (vec![piece(0, "x", "f", "{}")], vec!["x f {}"]),
-        (vec![piece(0, "x", "f", "{}"), piece(1, "y", "g", "{}")], vec!["x f {}", "y g {}"]),
-        // Each piece holds all so far.
-        (
-            vec![piece(0, "x", "f", r#"{"c":"#), piece(0, "x", "f", r#"{"c":1"#), piece(0, "x", "f", r#"{"c":1}"#)],
-            vec![r#"x f {"c":1}"#],
-        ),
-        (vec![piece(0, "x", "f", "{"), piece(0, "", "", a)], vec![r#"x f {"c":"a"}"#]),
-        // What has neither a name nor arguments is no call, and without arguments there are none.
-        (vec![piece(0, "x", "f", a), piece(0, "y", "", "")], vec![r#"x f {"c":"a"}"#]),
-        (vec![piece(0, "x", "", a)], vec![r#"x  {"c":"a"}"#]),
-        (vec![piece(0, "x", "f", "")], vec!["x f {}"]),
-        (vec![piece(0, "x", "f", &format!("{a}}}"))], vec!["x f unusable"]),
+        (vec![json!([numbered(0, call("a", "f", "{}")), numbered(1, call("b", "g", "{}"))])], vec!["a f {}", "b g {}"]),
     ] {
-        for together in [false, true] {
-            let mut chunks: Vec<_> = match together {
-                true => vec![chunk(json!({ "tool_calls": pieces }))],
-                false => pieces.iter().map(|piece| chunk(json!({"tool_calls":[piece]}))).collect(),
-            };
-            chunks.push(finish("tool_calls"));
-            assert_eq!(brief(&decode(&stream(&chunks))), expected, "{pieces:?}");
-        }
+        assert_eq!(called(&pieces), expected, "{pieces:?}");
     }
+    let nameless = called(&[json!([{"index":0,"function":{"name":"f","arguments":"{}"}}])]);
+    assert!(nameless.len() == 1 && nameless[0].starts_with("call_") && nameless[0].ends_with(" f {}"), "{nameless:?}");
 }
 
 #[test]
-fn calls_in_other_forms() {
-    let called = r#"? f {"c":1}"#;
-    for (delta, expected) in [
-        (json!({"tool_calls":[{"index":"0","id":7,"function":{"name":"f","arguments":{"c":1}}}]}), r#"7 f {"c":1}"#),
-        (json!({"tool_calls":{"id":"x","function":{"name":"f","arguments":"{\"c\":1}"}}}), r#"x f {"c":1}"#),
-        (json!({"tool_calls":[null,{"index":0.0,"id":null,"function":{"name":"f","arguments":{"c":1}}}]}), called),
-        (json!({"function_call":{"name":"f","arguments":"{\"c\":1}"}}), called),
-        (
-            json!({"tool_calls":[{"id":"x","function":{"name":"f","arguments":"{\"c\":1}"}}],
-                "function_call":{"name":"f","arguments":"{\"c\":1}"}}),
-            r#"x f {"c":1}"#,
-        ),
-        (json!({"tool_calls":[{"id":"x","function":{"name":"f","arguments":null}}]}), "x f {}"),
+fn endings() {
+    let text = delta(json!({"content":"x"}));
+    for (reason, expected) in [
+        ("stop", Ok(StopReason::Stop)),
+        ("end", Ok(StopReason::Stop)),
+        ("length", Ok(StopReason::Length)),
+        ("content_filter", Err("Provider finish_reason: content_filter")),
+        ("", Ok(StopReason::Stop)),
     ] {
-        assert_eq!(brief(&decode(&stream(&[chunk(delta.clone()), finish("function_call")]))), [expected], "{delta}");
-    }
-    let legacy = [
-        json!({"function_call":{"name":"f","arguments":""}}),
-        json!({"function_call":{"arguments":"{\"c\":"}}),
-        json!({"function_call":{"arguments":"1}"}}),
-    ];
-    assert_eq!(content(&legacy)[0]["arguments"], json!({"c":1}));
-}
-
-#[test]
-fn content_and_thoughts_in_other_forms() {
-    let text = |deltas: &[Value]| {
-        let chunks: Vec<_> = deltas.iter().cloned().map(chunk).chain([finish("stop")]).collect();
-        brief(&decode(&stream(&chunks)))
-    };
-    for (deltas, expected) in [
-        (vec![json!({"content":[{"type":"text","text":"a"}]}), json!({"content":"b"})], vec!["ab"]),
-        (vec![json!({"content":{"type":"text","text":"a"}})], vec!["a"]),
-        (
-            vec![
-                json!({"content":[{"type":"thinking","thinking":[{"type":"text","text":"h"}]}]}),
-                json!({"content":[{"type":"thinking","thinking":[{"type":"text","text":"m"}]},{"type":"text","text":"a"}]}),
-            ],
-            vec!["(hm)", "a"],
-        ),
-        (vec![json!({"content":"","refusal":"no"})], vec!["no"]),
-        (vec![json!({"content":5,"role":7,"reasoning":{},"tool_calls":"x"}), json!({"content":"a"})], vec!["a"]),
-        (vec![json!({"reasoning_content":"hm","reasoning":"hm","reasoning_text":"hm"})], vec!["(hm)"]),
-        (vec![json!({"reasoning_content":"","reasoning":"hm"})], vec!["(hm)"]),
-        (vec![json!({"reasoning_content":[{"type":"text","text":"hm"}]})], vec!["(hm)"]),
-        (vec![json!({"reasoning_details":[{"type":"reasoning.summary","summary":"hm"}]})], vec!["(hm)"]),
-        (vec![json!({"reasoning":"hm","reasoning_details":[{"type":"reasoning.text","text":"hm"}]})], vec!["(hm)"]),
-        // Gemini's endpoint of this API.
-        (
-            vec![
-                json!({"content":"<thought>h","extra_content":{"google":{"thought":true}}}),
-                json!({"content":"m","extra_content":{"google":{"thought":true}}}),
-                json!({"content":"</thought>a"}),
-                json!({"content":"</thought>"}),
-            ],
-            vec!["(hm)", "a</thought>"],
-        ),
-        (
-            vec![
-                json!({"content":"<thought>hm</thought>a","extra_content":{"google":{"thought":true}}}),
-                json!({"content":"b"}),
-            ],
-            vec!["(hm)", "ab"],
-        ),
-        (
-            vec![json!({"content":"<thought>hm","extra_content":{"google":{"thought":true}}}), json!({"content":"a"})],
-            vec!["(hm)", "a"],
-        ),
-        (vec![json!({"content":"<thought>a"})], vec!["<thought>a"]),
-    ] {
-        assert_eq!(text(&deltas), expected, "{deltas:?}");
-    }
-    assert_eq!(
-        content(&[json!({"content":[{"type":"thinking","thinking":"hm"}]})]),
-        json!([{"type":"thinking","thinking":"hm"}])
-    );
-}
-
-#[test]
-fn whole_messages() {
-    let whole = |message: Value| json!({"id":"c","object":"chat.completion","choices":[{"index":0,"message":message}]});
-    let message = json!({"role":"assistant","content":"ab","reasoning_content":"hm",
-        "tool_calls":[{"id":"x","type":"function","function":{"name":"f","arguments":"{\"c\":1}"}},
-            {"id":"y","type":"function","function":{"name":"f","arguments":{"c":2}}}]});
-    let all = ["(hm)", "ab", r#"x f {"c":1}"#, r#"y f {"c":2}"#];
-    // Alone, in a stream or as the body, on one line or on many.
-    assert_eq!(brief(&decode(&stream(&[whole(message.clone())]))), all);
-    assert_eq!(brief(&decode(&whole(message.clone()).to_string())), all);
-    assert_eq!(brief(&decode(&serde_json::to_string_pretty(&whole(message.clone())).expect("JSON"))), all);
-    // Behind its pieces, as far as they came.
-    let call =
-        |number: i64, id: &str, arguments: &str| chunk(json!({"tool_calls":[piece(number, id, "f", arguments)]}));
-    for pieces in [
-        vec![],
-        vec![chunk(json!({"reasoning_content":"hm"})), chunk(json!({"content":"a"}))],
-        vec![
-            chunk(json!({"reasoning_content":"h"})),
-            chunk(json!({"content":"ab"})),
-            call(0, "x", "{\"c\""),
-            call(1, "y", "{\"c\":2}"),
-        ],
-    ] {
-        let mut chunks = pieces.clone();
-        chunks.push(json!({"object":"chat.completion.chunk","choices":[{"message":message,"finish_reason":"stop"}]}));
-        assert_eq!(brief(&decode(&stream(&chunks))), all, "{pieces:?}");
-    }
-    // Text and calls in several choices.
-    let split = json!({"object":"chat.completion","choices":[{"message":{"content":"a"},"finish_reason":"tool_calls"},
-        {"message":{"content":null,"tool_calls":[{"function":{"id":"x","name":"f","arguments":"{}"}}]},"finish_reason":"tool_calls"}]});
-    assert_eq!(brief(&decode(&split.to_string())), ["a", "x f {}"]);
-    // One that grows, and pieces under its name.
-    for texts in [["a", "ab", "abc"], ["a", "b", "c"]] {
-        let messages = texts.map(|text| json!({"choices":[{"message":{"content":text}}]}));
-        assert_eq!(brief(&decode(&stream(&messages))), ["abc"]);
-    }
-    assert_eq!(
-        brief(&decode(&stream(&[
-            json!({"choices":{"text":"a"}}),
-            json!({"choices":[null,{"text":"b","finish_reason":"stop"}]})
-        ]))),
-        ["ab"]
-    );
-}
-
-#[test]
-fn details_are_put_together() {
-    let details = |pieces: &[Value]| {
-        let deltas: Vec<_> = pieces.iter().map(|piece| json!({"reasoning_details":[piece]})).collect();
-        let content = content(&deltas);
-        let signature = content[0]["thinkingSignature"].as_str().expect("a signature").to_string();
-        serde_json::from_str::<Value>(&signature).expect("JSON")
-    };
-    let text = |fields: Value| {
-        let mut detail = json!({"type":"reasoning.text"});
-        detail.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
-        detail
-    };
-    let encrypted = |id: &str, data: &str| json!({"type":"reasoning.encrypted","id":id,"index":0,"data":data});
-    for (pieces, expected) in [
-        (
-            vec![
-                text(json!({"index":0,"text":"a","signature":null})),
-                text(json!({"index":0,"text":"b","format":"anthropic-claude-v1"})),
-                text(json!({"index":0,"signature":"S"})),
-            ],
-            vec![text(json!({"index":0,"text":"ab","signature":"S","format":"anthropic-claude-v1"}))],
-        ),
-        // Pieces of several, and kinds of one number.
-        (
-            vec![
-                text(json!({"index":0,"text":"a"})),
-                text(json!({"index":1,"text":"b"})),
-                text(json!({"index":0,"signature":"S"})),
-                json!({"type":"reasoning.summary","index":0,"summary":"s"}),
-                json!({"type":"reasoning.summary","index":0,"summary":"t"}),
-            ],
-            vec![
-                text(json!({"index":0,"text":"a","signature":"S"})),
-                text(json!({"index":1,"text":"b"})),
-                json!({"type":"reasoning.summary","index":0,"summary":"st"}),
-            ],
-        ),
-        // Without numbers, a signature ends one.
-        (
-            vec![
-                text(json!({"text":"a"})),
-                text(json!({"text":"b"})),
-                text(json!({"signature":"S"})),
-                text(json!({"text":"c"})),
-            ],
-            vec![text(json!({"text":"ab","signature":"S"})), text(json!({"text":"c"}))],
-        ),
-        // Those of several calls, and one that is sent twice.
-        (
-            vec![encrypted("x", "QQ=="), encrypted("y", "Qg=="), encrypted("x", "QQ==")],
-            vec![encrypted("x", "QQ=="), encrypted("y", "Qg==")],
-        ),
-    ] {
-        assert_eq!(details(&pieces), Value::Array(expected), "{pieces:?}");
-    }
-}
-
-#[test]
-fn extra_content_is_kept() {
-    let signed = |signature: &str| json!({"google":{"thought_signature":signature}});
-    let call = |id: &str, extra: Value| json!({"id":id,"function":{"name":"f","arguments":"{}"},"extra_content":extra});
-    let kept = |deltas: &[Value]| -> Vec<Value> {
-        let content = content(deltas);
-        let signature = |block: &Value| {
-            let signature = block.get("thoughtSignature").or_else(|| block.get("textSignature"))?;
-            serde_json::from_str(signature.as_str()?).ok()
-        };
-        content.as_array().expect("a list").iter().map(|block| signature(block).unwrap_or_default()).collect()
-    };
-    for (deltas, expected) in [
-        (vec![json!({"tool_calls":[call("x", signed("S")), call("y", json!(null))]})], vec![signed("S"), json!(null)]),
-        // In a piece of its own, and beside the calls.
-        (
-            vec![
-                json!({"tool_calls":[call("x", json!(null))]}),
-                json!({"tool_calls":[{"id":"x","extra_content":signed("S")}]}),
-            ],
-            vec![signed("S")],
-        ),
-        (vec![json!({"tool_calls":[call("x", json!({}))],"extra_content":signed("S")})], vec![signed("S")]),
-        (vec![json!({"tool_calls":[call("x", signed("A"))],"extra_content":signed("B")})], vec![signed("A")]),
-        // With a text.
-        (vec![json!({"content":"a"}), json!({"content":"","extra_content":signed("S")})], vec![signed("S")]),
-        (
-            vec![
-                json!({"content":"<thought>a</thought>b","extra_content":{"google":{"thought":true,"thought_signature":"S"}}}),
-            ],
-            vec![json!(null), signed("S")],
-        ),
-        (vec![json!({"content":"a","extra_content":"S"})], vec![json!(null)]),
-    ] {
-        assert_eq!(kept(&deltas), expected, "{deltas:?}");
-    }
-}
-
-#[test]
-fn reasons_to_stop() {
-    for (reason, expected, raw) in [
-        ("stop", Ok(StopReason::Stop), None),
-        ("eos", Ok(StopReason::Stop), Some("eos")),
-        ("COMPLETE", Ok(StopReason::Stop), Some("COMPLETE")),
-        ("STOP", Ok(StopReason::Stop), None),
-        ("length", Ok(StopReason::Length), None),
-        ("MAX_TOKENS", Ok(StopReason::Length), None),
-        ("model_length", Ok(StopReason::Length), None),
-        ("max_output_tokens", Ok(StopReason::Length), None),
-        ("model_context_window_exceeded", Ok(StopReason::Length), None),
-        ("content_filter", Err(None), None),
-        ("sensitive", Err(None), None),
-        ("content_filtered_by_policy", Err(None), None),
-        ("max_new_tokens", Ok(StopReason::Length), None),
-        ("model_error", Err(Some(500)), None),
-        ("SAFETY", Err(None), None),
-        ("insufficient_system_resource", Err(Some(503)), None),
-        ("network_error", Err(Some(500)), None),
-        ("error", Err(Some(500)), None),
-        ("abort", Err(Some(500)), None),
-    ] {
-        let outcome = decode(&stream(&[chunk(json!({"content":"a"})), finish(reason)]));
-        let message = &outcome.message;
+        let (outcome, _) = decode(&[text.clone(), finish(reason)]);
         match expected {
-            Ok(stop) => assert_eq!((message.stop_reason, &message.error_message), (stop, &None), "{reason}"),
-            Err(status) => {
-                assert_eq!(message.error_message, Some(format!("Provider finish_reason: {reason}")));
-                assert_eq!(outcome.failure.and_then(|failure| failure.status), status, "{reason}");
+            Ok(stop) => {
+                assert_eq!((outcome.message.stop_reason, outcome.message.error_message), (stop, None), "{reason}")
             }
+            Err(error) => assert_eq!(outcome.message.error_message.as_deref(), Some(error), "{reason}"),
         }
-        assert_eq!(message.raw_stop_reason.as_deref(), raw, "{reason}");
+        assert_eq!(outcome.message.content, [Block::text("x")]);
     }
-    let call = chunk(json!({"tool_calls":[piece(0, "x", "f", "{}")]}));
-    for (end, expected) in [
-        ("data: [DONE]\n\n", StopReason::ToolUse),
-        ("data: \"[DONE]\"\n\n", StopReason::ToolUse),
-        ("", StopReason::Error),
+    let without = format!("data: {text}\n\n");
+    let silent = json!({"supportsFinishReason":false});
+    assert_eq!(decode_with(silent.clone(), &without).0.message.stop_reason, StopReason::Stop);
+    assert_eq!(decode_with(silent, "").0.message.stop_reason, StopReason::Error);
+    assert_eq!(decode_with(json!({}), &without).0.message.stop_reason, StopReason::Error);
+    let no_done = format!("data: {text}\n\ndata: {}\n\n", finish("stop"));
+    assert_eq!(decode_with(json!({}), &no_done).0.message.stop_reason, StopReason::Stop);
+}
+
+#[test]
+fn errors_in_the_stream() {
+    let raw = json!({"error":{"code":429,"message":"slow","metadata":{"raw":"upstream says no"}}});
+    let (outcome, _) = decode(&[raw]);
+    let text = outcome.message.error_message.expect("an error");
+    assert!(text.starts_with("429: slow") && text.contains("upstream says no"), "{text}");
+    assert_eq!(outcome.failure.and_then(|f| f.status), Some(429));
+    let (outcome, _) = decode(&[json!({"error":"overloaded"})]);
+    assert_eq!(outcome.message.error_message.as_deref(), Some("overloaded"));
+    let (outcome, _) = decode(&[json!({"error":null,"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]})]);
+    assert_eq!(outcome.message.stop_reason, StopReason::Stop);
+}
+
+#[test]
+fn usage_in_its_many_places() {
+    for (usage, expected) in [
+        (json!({"prompt_tokens":10,"completion_tokens":2,"prompt_cache_hit_tokens":4}), (6, 2, 4)),
+        (json!({"prompt_tokens":10,"completion_tokens":2,"cached_tokens":3}), (7, 2, 3)),
+        (json!({"prompt_tokens":10,"completion_tokens":null,"prompt_tokens_details":null}), (10, 0, 0)),
+        (json!({"prompt_tokens":1,"completion_tokens":1,"cached_tokens":9}), (0, 1, 9)),
     ] {
-        assert_eq!(decode(&(stream(std::slice::from_ref(&call)) + end)).message.stop_reason, expected, "{end:?}");
+        let mut last = finish("stop");
+        last["choices"][0]["usage"] = usage.clone();
+        let found = decode(&[last]).0.message.usage;
+        assert_eq!((found.input, found.output, found.cache_read), expected, "{usage}");
+    }
+    for (byok, cost) in [(false, 0.25), (true, 0.0)] {
+        let chunk =
+            json!({"choices":null,"usage":{"prompt_tokens":1,"completion_tokens":1,"cost":0.25,"is_byok":byok}});
+        let usage = decode(&[finish("stop"), chunk]).0.message.usage;
+        assert_eq!((usage.cost.total, usage.cost.total_from_provider), (cost, !byok));
     }
 }
 
 #[test]
-fn chunks_in_other_forms() {
-    let text = |body: &str| brief(&decode(&format!("{body}data: [DONE]\n\n")));
-    for body in [
-        "data: {\"choices\":[{\"delta\":{\"content\":\"b\",\"content\":\"a\"},\"index\":0,\"index\":0}],\"id\":1,\"id\":\"x\"}\n\n",
-        "data: {\"choices\":{\"delta\":{\"content\":\"a\"}}}\n\n",
-        "data: {\"id\":{},\"model\":[],\"object\":7,\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":{\"type\":\"stop\"}}],\"usage\":\"x\"}\n\n",
-        "data: null\n\ndata: [1,null]\n\ndata:\n\ndata: 5\n\ndata: {}\n\ndata: {\"choices\":[]}\n\ndata: {\"choices\":null}\n\ndata: {\"choices\":[{\"delta\":null}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n",
-        "event: ping\ndata: {\"type\":\"ping\"}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"error\":null}],\"error\":{}}\n\n",
-    ] {
-        assert_eq!(text(body), ["a"], "{body}");
-    }
-}
-
-#[test]
-fn errors_in_other_forms() {
-    for (event, status) in [
-        (json!({"object":"error","message":"no","type":"BadRequestError","code":400}), Some(400)),
-        (json!({"message":"no","type":"invalid_request_error"}), Some(400)),
-        (json!({"detail":"no"}), None),
-        (json!({"error":"no"}), None),
-        (json!({"error":{"message":"no","type":"overloaded_error"}}), Some(529)),
-        (json!({"choices":[{"delta":{},"finish_reason":"error","error":{"code":502,"message":"no"}}]}), Some(502)),
-        (json!({"choices":null,"base_resp":{"status_code":1008,"status_msg":"no"}}), None),
-        (json!({"choices":[],"x_groq":{"error":"no"}}), None),
-    ] {
-        let outcome = decode(&stream(&[chunk(json!({"content":"a"})), event.clone()]));
-        let text = outcome.message.error_message.unwrap_or_default();
-        let words = status.map_or("no".to_string(), |status| format!("{status}: no"));
-        assert!(text.starts_with(&words), "{event}: {text}");
-        assert_eq!(outcome.failure.and_then(|failure| failure.status), status, "{event}");
-    }
-}
-
-#[test]
-fn counts_in_other_forms() {
-    let counted = |usages: &[Value]| {
-        let mut chunks = vec![chunk(json!({"content":"a"}))];
-        chunks.extend(usages.iter().map(|usage| json!({"choices":[],"usage":usage})));
-        chunks.push(finish("stop"));
-        let usage = decode(&stream(&chunks)).message.usage;
-        (usage.input, usage.output, usage.cache_read, usage.reasoning)
-    };
-    for (usages, expected) in [
-        (vec![json!({"prompt_tokens":10.0,"completion_tokens":"2"})], (10, 2, 0, None)),
-        (vec![json!({"prompt_tokens":10,"completion_tokens":-2})], (10, 0, 0, None)),
-        (vec![json!({"prompt_tokens":1e300,"completion_tokens":2})], (0, 2, 0, None)),
-        (
-            vec![json!({"input_tokens":10,"output_tokens":2,"input_tokens_details":{"cached_tokens":4}})],
-            (6, 2, 4, None),
-        ),
-        (
-            vec![
-                json!({"prompt_tokens":10,"completion_tokens":2,"input_tokens":0,"output_tokens":0,"input_tokens_details":null}),
-            ],
-            (10, 2, 0, None),
-        ),
-        // In parts, and taken back by nothing.
-        (
-            vec![
-                json!({"prompt_tokens":10}),
-                json!({"completion_tokens":1}),
-                json!({"completion_tokens":2}),
-                json!({}),
-                json!(null),
-            ],
-            (10, 2, 0, None),
-        ),
-        (
-            vec![
-                json!({"prompt_tokens":10,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4}}),
-                json!({"prompt_tokens":0,"completion_tokens":0,"prompt_tokens_details":{"cached_tokens":0}}),
-            ],
-            (6, 2, 4, None),
-        ),
-        (vec![json!({"prompt_tokens":1,"completion_tokens":9,"reasoning_tokens":7})], (1, 9, 0, Some(7))),
-        (
-            vec![json!({"prompt_tokens":1,"completion_tokens":9,"completion_tokens_details":{"reasoning_tokens":0}})],
-            (1, 9, 0, Some(0)),
-        ),
-    ] {
-        assert_eq!(counted(&usages), expected, "{usages:?}");
-    }
-    let groq = json!({"choices":[],"x_groq":{"id":"r","usage":{"prompt_tokens":3,"completion_tokens":4}}});
-    let usage = decode(&stream(&[chunk(json!({"content":"a"})), finish("stop"), groq])).message.usage;
-    assert_eq!((usage.input, usage.output), (3, 4));
+fn reasoning_details_are_kept() {
+    let detail = |detail: Value| delta(json!({ "reasoning_details": [detail] }));
+    let (outcome, _) = decode(&[
+        detail(json!({"type":"reasoning.text","index":0,"text":"a","signature":null})),
+        detail(json!({"type":"reasoning.text","index":0,"text":"b","signature":"s"})),
+        detail(json!({"type":"reasoning.encrypted","index":1,"data":"e"})),
+        delta(json!({"content":"x"})),
+        finish("stop"),
+    ]);
+    let details = json!([{"type":"reasoning.text","index":0,"text":"ab","signature":"s"},
+        {"type":"reasoning.encrypted","index":1,"data":"e"}]);
+    let signature = outcome.message.content.iter().find_map(|block| match block {
+        Block::Thinking { thinking_signature, .. } => thinking_signature.clone(),
+        _ => None,
+    });
+    assert_eq!(signature.as_deref().and_then(|s| serde_json::from_str::<Value>(s).ok()), Some(details));
 }

@@ -2,7 +2,7 @@
 
 use crate::model::lenient::{Count, JsonText, Object, Text};
 use crate::model::openai_fields::{Content, Id, Parts};
-use crate::model::openai_usage::Counts;
+use crate::model::openai_usage::ReportedUsage;
 use crate::tolerant_json;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -56,7 +56,7 @@ pub struct Response<'a> {
     pub error: Option<&'a RawValue>,
     #[serde(borrow)]
     pub incomplete_details: Object<Incomplete<'a>>,
-    pub usage: Object<Box<Counts>>,
+    pub usage: Object<Box<ReportedUsage>>,
     #[serde(borrow)]
     pub output: Option<&'a RawValue>,
 }

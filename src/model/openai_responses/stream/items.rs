@@ -23,9 +23,9 @@ pub struct Item {
     /// A part of the thoughts has ended: what follows is another paragraph.
     pub paragraph: bool,
     pub ended: bool,
-    /// It began with a piece of it, without having been announced.
+    /// The item began with a piece of it, without having been announced.
     pub unannounced: bool,
-    /// It was found in the response at the end.
+    /// The whole response at the end has the item.
     pub in_response: bool,
 }
 
@@ -34,7 +34,7 @@ pub struct Items(pub Vec<Item>);
 
 /// When an item is looked for.
 #[derive(Clone, Copy, PartialEq)]
-pub enum At {
+pub enum Moment {
     Beginning,
     End,
 }
@@ -67,7 +67,7 @@ impl Items {
     }
 
     /// The item that is this one, whether it is open or has ended.
-    pub fn find(&self, at: At, kind: Kind, number: Option<u64>, item: &OutputItem<'_>) -> Option<usize> {
+    pub fn find(&self, at: Moment, kind: Kind, number: Option<u64>, item: &OutputItem<'_>) -> Option<usize> {
         let (id, call) = (item.id.as_str(), item.call_id.as_str());
         let differ = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && a != b;
         let same = |a: &str, b: &str| !a.is_empty() && a == b;
@@ -86,18 +86,18 @@ impl Items {
         let by_number = |known: &Item| {
             same_number(known)
                 && match (at, kind) {
-                    (At::End, Kind::Text | Kind::Thinking) => true,
-                    (At::End, Kind::Tool) => same(&known.call_id, call) || !differ(&known.id, id),
-                    (At::Beginning, _) => known.unannounced && !differ(&known.id, id),
+                    (Moment::End, Kind::Text | Kind::Thinking) => true,
+                    (Moment::End, Kind::Tool) => same(&known.call_id, call) || !differ(&known.id, id),
+                    (Moment::Beginning, _) => known.unannounced && !differ(&known.id, id),
                 }
         };
         let by_kind = |known: &Item| {
             (number.is_none() || known.number.is_none())
                 && (id.is_empty() || known.id.is_empty())
                 && match (at, kind) {
-                    (At::End, Kind::Text | Kind::Thinking) => true,
-                    (At::End, Kind::Tool) => call.is_empty() || known.call_id.is_empty(),
-                    (At::Beginning, _) => known.unannounced,
+                    (Moment::End, Kind::Text | Kind::Thinking) => true,
+                    (Moment::End, Kind::Tool) => call.is_empty() || known.call_id.is_empty(),
+                    (Moment::Beginning, _) => known.unannounced,
                 }
         };
         find(false, &|known| by_id(known) && same_number(known))

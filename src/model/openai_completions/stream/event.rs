@@ -2,7 +2,7 @@
 
 use crate::model::lenient::{Count, JsonText, List, Object, Text, absent};
 use crate::model::openai_fields::{Content, Id};
-use crate::model::openai_usage::Counts;
+use crate::model::openai_usage::ReportedUsage;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -22,7 +22,7 @@ pub struct Chunk<'a> {
     pub object: Text<'a>,
     #[serde(borrow)]
     pub choices: Choices<'a>,
-    pub usage: Object<Box<Counts>>,
+    pub usage: Object<Box<ReportedUsage>>,
     #[serde(borrow)]
     pub error: Option<&'a RawValue>,
     /// Where Groq puts the counts.
@@ -32,7 +32,7 @@ pub struct Chunk<'a> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct Groq {
-    pub usage: Object<Box<Counts>>,
+    pub usage: Object<Box<ReportedUsage>>,
 }
 
 /// The choices of a chunk. We ask for one; Copilot sends the text in one and the calls in another. Reading the first allocates
@@ -86,7 +86,7 @@ pub struct Choice<'a> {
     #[serde(borrow)]
     pub finish_reason: Text<'a>,
     /// Where Moonshot puts the counts.
-    pub usage: Object<Box<Counts>>,
+    pub usage: Object<Box<ReportedUsage>>,
     #[serde(borrow)]
     pub error: Option<&'a RawValue>,
 }

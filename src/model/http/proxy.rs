@@ -1,6 +1,6 @@
 //! Which proxy a request goes through.
 
-use super::http::HttpError;
+use super::HttpError;
 use ureq::Proxy;
 
 /// The proxy for requests to `server` (`scheme://host:port`): what the environment says, else `setting`, which is PI's

@@ -1,9 +1,10 @@
 //! Messages and tools in the form of the `openai-completions` API.
 
-use super::compat::Compat;
-use super::google::NO_SIGNATURE;
-use super::ids::{sanitize, short_hash};
-use super::protocol::Draft;
+use crate::model::compat::Compat;
+use crate::model::google::NO_SIGNATURE;
+use crate::model::ids::{sanitize, short_hash};
+use crate::model::openai_fields::{REASONING_FIELDS, result_text, texts};
+use crate::model::protocol::RequestContext;
 use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage, ToolSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -12,9 +13,6 @@ use std::borrow::Cow;
 
 /// The longest tool call id that OpenAI takes.
 const MAX_ID: usize = 40;
-
-/// The names under which servers send thoughts; a thinking block's signature says which one it came by.
-pub const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "reasoning", "reasoning_text"];
 
 /// The id of another model's tool call in the form that this API takes.
 pub fn foreign_id(id: &str) -> String {
@@ -28,28 +26,28 @@ pub fn foreign_id(id: &str) -> String {
 
 #[derive(Serialize)]
 #[serde(tag = "role", rename_all = "lowercase")]
-pub enum Turn<'a> {
+pub enum ApiMessage<'a> {
     System {
-        content: Said<'a>,
+        content: ApiContent<'a>,
     },
     Developer {
-        content: Said<'a>,
+        content: ApiContent<'a>,
     },
     User {
-        content: Said<'a>,
+        content: ApiContent<'a>,
     },
-    Assistant(Answered<'a>),
+    Assistant(ApiAnswer<'a>),
     Tool {
         tool_call_id: &'a str,
-        content: Said<'a>,
+        content: ApiContent<'a>,
         #[serde(skip_serializing_if = "Option::is_none")]
         name: Option<&'a str>,
     },
 }
 
 #[derive(Default, Serialize)]
-pub struct Answered<'a> {
-    content: Option<Said<'a>>,
+pub struct ApiAnswer<'a> {
+    content: Option<ApiContent<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,7 +74,7 @@ enum Extra<'a> {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-pub enum Said<'a> {
+pub enum ApiContent<'a> {
     Text(Cow<'a, str>),
     Parts(Vec<Part<'a>>),
 }
@@ -153,55 +151,60 @@ pub fn tools<'a>(tools: &'a [ToolSpec], compat: &Compat, cache: Option<CacheCont
 }
 
 /// The whole conversation, with the system prompt at its head. With `signatures`, the first call of each answer has one.
-pub fn turns<'a>(draft: &Draft<'a>, compat: &Compat, signatures: bool, cache: Option<CacheControl>) -> Vec<Turn<'a>> {
-    let (system, messages, model) = (draft.request.system, draft.messages, draft.model);
-    let mut turns = Vec::with_capacity(messages.len() + 1);
+pub fn api_messages<'a>(
+    context: &RequestContext<'a>,
+    compat: &Compat,
+    signatures: bool,
+    cache: Option<CacheControl>,
+) -> Vec<ApiMessage<'a>> {
+    let (system, messages, model) = (context.request.system, context.messages, context.model);
+    let mut api_messages = Vec::with_capacity(messages.len() + 1);
     if !system.is_empty() {
-        let content = Said::Text(Cow::Borrowed(system));
+        let content = ApiContent::Text(Cow::Borrowed(system));
         let developer = model.reasoning && compat.developer_role;
-        turns.push(if developer { Turn::Developer { content } } else { Turn::System { content } });
+        api_messages.push(if developer { ApiMessage::Developer { content } } else { ApiMessage::System { content } });
     }
     let mut images: Vec<Part<'a>> = Vec::new();
     for message in messages {
         match &**message {
             Message::ToolResult(result) => {
                 images.extend(result.content.iter().filter_map(image));
-                turns.push(tool_result(result, compat));
+                api_messages.push(tool_result(result, compat));
             }
             Message::User(user) => {
-                show_images(&mut images, &mut turns, compat);
+                show_images(&mut images, &mut api_messages, compat);
                 if let Some(content) = user_content(&user.content) {
-                    push_user(&mut turns, content, compat);
+                    push_user(&mut api_messages, content, compat);
                 }
             }
             Message::Assistant(message) => {
-                show_images(&mut images, &mut turns, compat);
-                turns.extend(answered(message, compat, signatures).map(Turn::Assistant));
+                show_images(&mut images, &mut api_messages, compat);
+                api_messages.extend(api_answer(message, compat, signatures).map(ApiMessage::Assistant));
             }
         }
     }
-    show_images(&mut images, &mut turns, compat);
+    show_images(&mut images, &mut api_messages, compat);
     if let Some(cache) = cache {
-        mark(&mut turns, cache);
+        mark(&mut api_messages, cache);
     }
-    turns
+    api_messages
 }
 
 /// Tool results hold only text here, so that their images follow in a message of the user's.
-fn show_images<'a>(images: &mut Vec<Part<'a>>, turns: &mut Vec<Turn<'a>>, compat: &Compat) {
+fn show_images<'a>(images: &mut Vec<Part<'a>>, api_messages: &mut Vec<ApiMessage<'a>>, compat: &Compat) {
     if !images.is_empty() {
         let mut parts = vec![text_part("Attached image(s) from tool result:")];
         parts.append(images);
-        push_user(turns, Said::Parts(parts), compat);
+        push_user(api_messages, ApiContent::Parts(parts), compat);
     }
 }
 
-fn push_user<'a>(turns: &mut Vec<Turn<'a>>, content: Said<'a>, compat: &Compat) {
-    if compat.assistant_after_tool_result && matches!(turns.last(), Some(Turn::Tool { .. })) {
-        let content = Some(Said::Text(Cow::Borrowed("I have seen the tool results.")));
-        turns.push(Turn::Assistant(Answered { content, ..Answered::default() }));
+fn push_user<'a>(api_messages: &mut Vec<ApiMessage<'a>>, content: ApiContent<'a>, compat: &Compat) {
+    if compat.assistant_after_tool_result && matches!(api_messages.last(), Some(ApiMessage::Tool { .. })) {
+        let content = Some(ApiContent::Text(Cow::Borrowed("I have seen the tool results.")));
+        api_messages.push(ApiMessage::Assistant(ApiAnswer { content, ..ApiAnswer::default() }));
     }
-    turns.push(Turn::User { content });
+    api_messages.push(ApiMessage::User { content });
 }
 
 fn text_part(text: &str) -> Part<'_> {
@@ -217,46 +220,29 @@ fn image(block: &Block) -> Option<Part<'_>> {
     }
 }
 
-fn user_content(content: &Content) -> Option<Said<'_>> {
+fn user_content(content: &Content) -> Option<ApiContent<'_>> {
     match content {
-        Content::Text(text) => Some(Said::Text(Cow::Borrowed(text))),
+        Content::Text(text) => Some(ApiContent::Text(Cow::Borrowed(text))),
         Content::Blocks(blocks) => {
             let blank = |block: &&Block| matches!(block, Block::Text { text, .. } if text.is_empty());
             let part = |block| texts(std::slice::from_ref(block)).next().map(text_part).or_else(|| image(block));
             let parts: Vec<_> = blocks.iter().filter(|b| !blank(b)).filter_map(part).collect();
-            (!parts.is_empty()).then_some(Said::Parts(parts))
+            (!parts.is_empty()).then_some(ApiContent::Parts(parts))
         }
     }
 }
 
-fn texts(blocks: &[Block]) -> impl Iterator<Item = &str> {
-    blocks.iter().filter_map(|block| match block {
-        Block::Text { text, .. } => Some(text.as_str()),
-        _ => None,
-    })
-}
-
-/// A tool result's text, or what stands in for it.
-pub fn result_text(blocks: &[Block]) -> Cow<'_, str> {
-    let text = texts(blocks).collect::<Vec<_>>().join("\n");
-    match text.as_str() {
-        "" if blocks.iter().any(|b| matches!(b, Block::Image { .. })) => Cow::Borrowed("(see attached image)"),
-        "" => Cow::Borrowed("(no tool output)"),
-        _ => Cow::Owned(text),
-    }
-}
-
-fn tool_result<'a>(result: &'a ToolResultMessage, compat: &Compat) -> Turn<'a> {
-    Turn::Tool {
+fn tool_result<'a>(result: &'a ToolResultMessage, compat: &Compat) -> ApiMessage<'a> {
+    ApiMessage::Tool {
         tool_call_id: &result.tool_call_id,
-        content: Said::Text(result_text(&result.content)),
+        content: ApiContent::Text(result_text(&result.content)),
         name: compat.tool_result_name.then_some(&result.tool_name),
     }
 }
 
 /// `None` if nothing is left to say.
-fn answered<'a>(message: &'a AssistantMessage, compat: &Compat, signatures: bool) -> Option<Answered<'a>> {
-    let mut out = Answered::default();
+fn api_answer<'a>(message: &'a AssistantMessage, compat: &Compat, signatures: bool) -> Option<ApiAnswer<'a>> {
+    let mut out = ApiAnswer::default();
     let text: String = texts(&message.content).collect();
     let thoughts = |wanted: Option<&str>| {
         let thought = |block: &'a Block| match block {
@@ -277,10 +263,10 @@ fn answered<'a>(message: &'a AssistantMessage, compat: &Compat, signatures: bool
             if !text.is_empty() {
                 parts.push(Part::Text { text, cache_control: None });
             }
-            Some(Said::Parts(parts))
+            Some(ApiContent::Parts(parts))
         }
-        None if !text.is_empty() => Some(Said::Text(text)),
-        None if compat.non_null_assistant_content || compat.assistant_after_tool_result => Some(Said::Text(text)),
+        None if !text.is_empty() => Some(ApiContent::Text(text)),
+        None if compat.non_null_assistant_content || compat.assistant_after_tool_result => Some(ApiContent::Text(text)),
         None => None,
     };
     if !compat.thinking_as_text {
@@ -305,7 +291,7 @@ fn answered<'a>(message: &'a AssistantMessage, compat: &Compat, signatures: bool
         let unsigned = || Extra::Unsigned(json!({"google": {"thought_signature": NO_SIGNATURE}}));
         first.extra_content.get_or_insert_with(unsigned);
     }
-    let nothing = texts(&message.content).all(str::is_empty) && !matches!(out.content, Some(Said::Parts(_)));
+    let nothing = texts(&message.content).all(str::is_empty) && !matches!(out.content, Some(ApiContent::Parts(_)));
     if nothing && out.tool_calls.is_empty() {
         return None;
     }
@@ -345,29 +331,31 @@ fn extra_content(signature: &str) -> Option<Extra<'_>> {
 }
 
 /// Marks the system prompt and the last message with text, up to which everything may be cached.
-fn mark(turns: &mut [Turn<'_>], cache: CacheControl) {
-    let mark = |turn: &mut Turn<'_>| {
+fn mark(api_messages: &mut [ApiMessage<'_>], cache: CacheControl) {
+    let mark = |turn: &mut ApiMessage<'_>| {
         let content = match turn {
-            Turn::System { content }
-            | Turn::Developer { content }
-            | Turn::User { content }
-            | Turn::Tool { content, .. } => content,
-            Turn::Assistant(Answered { content: Some(content), .. }) => content,
-            Turn::Assistant(_) => return false,
+            ApiMessage::System { content }
+            | ApiMessage::Developer { content }
+            | ApiMessage::User { content }
+            | ApiMessage::Tool { content, .. } => content,
+            ApiMessage::Assistant(ApiAnswer { content: Some(content), .. }) => content,
+            ApiMessage::Assistant(_) => return false,
         };
-        if let Said::Text(text) = content {
+        if let ApiContent::Text(text) = content {
             let text = std::mem::take(text);
-            *content = Said::Parts(vec![Part::Text { text, cache_control: None }]);
+            *content = ApiContent::Parts(vec![Part::Text { text, cache_control: None }]);
         }
-        let Said::Parts(parts) = content else { return false };
+        let ApiContent::Parts(parts) = content else { return false };
         let last = parts.iter_mut().rev().find_map(|part| match part {
             Part::Text { text, cache_control } if !text.is_empty() => Some(cache_control),
             _ => None,
         });
         last.map(|last| *last = Some(cache)).is_some()
     };
-    let (head, tail) =
-        turns.split_at_mut(usize::from(matches!(turns.first(), Some(Turn::System { .. } | Turn::Developer { .. }))));
+    let (head, tail) = api_messages.split_at_mut(usize::from(matches!(
+        api_messages.first(),
+        Some(ApiMessage::System { .. } | ApiMessage::Developer { .. })
+    )));
     head.iter_mut().for_each(|turn| {
         mark(turn);
     });
