@@ -8,6 +8,7 @@ mod tests;
 
 use crate::broker::{BrokerAuth, BrokerOptions};
 use crate::event_log;
+use crate::files;
 use crate::model::{OauthEndpoints, ThinkingLevel};
 use crate::nats::{self, Auth, ServerAddress};
 use crate::prompt::UserFolders;
@@ -28,6 +29,8 @@ use std::sync::Arc;
 use std::time::Duration;
 pub use table::{Kind, ROWS, Row};
 
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
 /// The public server of the reference's quick start.
 const PUBLIC_SERVER: &str = "demo.nats.io";
 /// The owner where nobody says who that is.
@@ -280,7 +283,7 @@ pub fn address_of(listen: SocketAddr) -> ServerAddress {
 
 fn read_file(path: &Path, named: bool) -> Result<Map<String, Value>, ConfigError> {
     let invalid = |what: String| ConfigError::Invalid(format!("{}: {what}", path.display()));
-    let text = match std::fs::read_to_string(path) {
+    let text = match files::read_text(path, MAX_FILE) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => return Ok(Map::new()),
         Err(e) => return Err(invalid(e.to_string())),

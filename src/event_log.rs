@@ -16,7 +16,7 @@ mod spill;
 
 pub use history::{HistoryQuery, HistorySnapshot};
 
-use crate::transcript::{iso_time, now_ms};
+use crate::clock::{iso_time, now_ms};
 use compact::{Limits, Loss};
 use serde_json::{Value, json};
 use spill::Spill;

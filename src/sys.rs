@@ -24,8 +24,10 @@ pub fn tune_allocator() {
 /// The name of the user that this process belongs to, from `/etc/passwd`: the C library's own way needs shared libraries,
 /// which a static binary has not. `None` for a user that is not in it.
 pub fn user_name() -> Option<String> {
+    /// Most bytes of the list of users; 100,000 users take less.
+    const MAX_USERS: u64 = 16 << 20;
     let uid = rustix::process::geteuid().as_raw().to_string();
-    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    let users = crate::files::read_text(std::path::Path::new("/etc/passwd"), MAX_USERS).ok()?;
     users.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;

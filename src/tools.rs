@@ -6,10 +6,8 @@ mod edit;
 mod edit_diff;
 mod edit_match;
 mod environment;
-pub(crate) mod files;
 mod find;
 mod grep;
-pub mod images;
 mod listing;
 mod locks;
 mod ls;
@@ -20,7 +18,6 @@ mod question;
 mod read;
 mod truncate;
 mod validate;
-pub(crate) mod walk;
 mod write;
 
 #[cfg(fuzzing)]

@@ -9,9 +9,9 @@ pub mod session_file;
 pub mod shorten;
 pub mod stored_message;
 
+pub use crate::clock::{iso_time, now_ms};
 pub use message::{
     AssistantMessage, Block, Content, Cost, Message, StopReason, ToolResultMessage, ToolSpec, Usage, UserMessage,
-    iso_time, now_ms,
 };
 
 use serde_json::{Map, Value};

@@ -3,14 +3,13 @@
 //! expects: a company's authority is usually in the system's store, PI's users set `NODE_EXTRA_CA_CERTS`, and a container
 //! without a store has only the last.
 
+use crate::files;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
@@ -151,14 +150,7 @@ impl Found {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let text = |error: std::io::Error| error.to_string();
-    // Looked at before it is opened, because opening a pipe would wait.
-    if !path.metadata().map_err(text)?.is_file() {
-        return Err("not a file".into());
-    }
-    let mut content = Vec::new();
-    File::open(path).map_err(text)?.take(MAX_FILE + 1).read_to_end(&mut content).map_err(text)?;
-    if content.len() as u64 > MAX_FILE { Err(format!("larger than {MAX_FILE} bytes")) } else { Ok(content) }
+    files::read(path, MAX_FILE).map_err(|error| error.to_string())
 }
 
 /// The certificates of a PEM file, among whatever else is in it, or of a binary one, which holds a single one. `None` for

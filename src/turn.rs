@@ -259,9 +259,9 @@ impl Turn {
         for image in images {
             let Block::Image { data, .. } = &image else { continue };
             // Whoever cancelled does not wait for it.
-            let Some(prepared) = tools::images::prepare_base64(data, resize, &self.cancel) else { continue };
+            let Some(prepared) = crate::images::prepare_base64(data, resize, &self.cancel) else { continue };
             notes.extend(prepared.notes);
-            usable.extend(prepared.image);
+            usable.extend(prepared.data.map(|data| Block::image(data, prepared.mime_type)));
         }
         if !notes.is_empty() {
             text =

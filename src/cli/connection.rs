@@ -2,6 +2,8 @@
 
 use super::failure::Failure;
 use super::lines::LineBuffer;
+use crate::clock::now_ms;
+use crate::ids;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde_json::{Map, Value};
@@ -9,7 +11,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Longest record that is accepted, bytes: far above what a session may answer (its raw history is bounded by some MiB),
 /// so that only something else than a session reaches it.
@@ -44,8 +46,7 @@ impl Deadline {
 
 /// An id for a request: milliseconds and a random number.
 pub fn new_id() -> String {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{}-{:08x}", time.as_millis(), fastrand::u32(..))
+    format!("{}-{}", now_ms(), ids::hex8())
 }
 
 /// A connected client.

@@ -2,11 +2,15 @@
 
 use super::failure::Failure;
 use super::output::printable;
+use crate::files;
 use crate::socket::PROTOCOL;
 use rustix::process::{Pid, test_kill_process};
 use serde_json::{Map, Value};
 use std::io;
 use std::path::Path;
+
+/// The largest file that is read, in bytes; a row has some hundred.
+const MAX_ROW: u64 = 1 << 20;
 
 /// One file of the registry, with what we found out about it.
 #[derive(Clone, Debug)]
@@ -92,10 +96,8 @@ pub fn read(bridge_directory: &Path, all: bool) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        // A pipe of this name would be waited for without an end.
         if path.extension().is_some_and(|extension| extension == "json")
-            && path.is_file()
-            && let Ok(text) = std::fs::read_to_string(&path)
+            && let Ok(text) = files::read_text(&path, MAX_ROW)
             && let Some(row) = row(&text, &is_alive, &|path| path.exists())
             && (all || !row.is_stale())
         {

@@ -4,12 +4,12 @@
 //! A setting that we cannot follow is an error, not something to pass over: whoever wrote it expects it to hold.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::files;
 use crate::nats::{AddressError, Auth, Options, ServerAddress, Tls, valid_subject};
 
 /// A context is some hundred bytes; more than this is something else.
@@ -101,11 +101,9 @@ pub fn load(dir: &Path, name: &str, home: &Path) -> Result<Context, ContextError
 /// Reads a context, or one of the small files that a context names.
 ///
 /// # Errors
-/// What the system says, or that the file is too long.
+/// What the system says, or that it is no file or too long.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_FILE { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
+    files::read(path, MAX_FILE)
 }
 
 impl Context {

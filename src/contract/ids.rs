@@ -1,5 +1,6 @@
 //! Ids of sessions. Each is a single safe word wherever it comes from: it becomes a token of subjects and a part of paths.
 
+use crate::ids;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Deref;
@@ -50,12 +51,6 @@ macro_rules! id {
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:?}", self.0)
-            }
-        }
-
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
@@ -74,13 +69,13 @@ macro_rules! id {
 impl SessionId {
     /// The id of a run, which is not found under it by callers.
     pub fn of_run() -> SessionId {
-        SessionId(format!("run-{:08x}", fastrand::u32(..)))
+        SessionId(format!("run-{}", ids::hex8()))
     }
 }
 
 impl InstanceId {
     pub fn random() -> InstanceId {
-        InstanceId(std::iter::repeat_with(fastrand::alphanumeric).take(22).collect())
+        InstanceId(ids::nuid())
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Incoming {
 impl Incoming {
     /// A text as it came from outside.
     pub fn new(text: String) -> Incoming {
-        Incoming { id: format!("{:016x}", fastrand::u64(..)), text, images: Vec::new(), expand: true }
+        Incoming { id: crate::ids::hex16(), text, images: Vec::new(), expand: true }
     }
 }
 

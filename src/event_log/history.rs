@@ -2,7 +2,7 @@
 
 use super::spill::{self, Reader};
 use super::{Envelope, Rest, quoted};
-use crate::transcript::iso_time;
+use crate::clock::{iso_time, parse_time};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,11 +62,6 @@ fn floor(value: &Value) -> Option<u64> {
         _ => return None,
     };
     (number.is_finite() && number >= 0.0).then_some(number as u64)
-}
-
-/// RFC 3339 with a zone, as Unix time in milliseconds.
-fn parse_time(text: &str) -> Option<i64> {
-    text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
 }
 
 /// The answer to a query, to be rendered on the thread of whoever asked.

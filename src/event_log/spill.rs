@@ -6,15 +6,14 @@
 //!
 //! Reasons for which a payload is not there are texts for clients: a line `key=value` for programs, then one for people.
 
+use crate::files::{self, Links, describe, error_code};
 use crate::threads::{SMALL_STACK, Thread, spawn};
-use crate::tools::files::{describe, error_code};
-use rustix::fs::OFlags;
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -340,10 +339,7 @@ impl Shared {
 
     fn create(&self) -> Result<Arc<File>, String> {
         let folder = self.path.parent().unwrap_or(Path::new("/"));
-        let file = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
+        let file = files::private::create_folder(folder)
             .and_then(|()| private_file(&self.path))
             .map_err(|error| failure(&error, Some(&self.path)))?;
         let file = Arc::new(file);
@@ -416,8 +412,8 @@ impl Shared {
 /// A new, empty file that only its owner may read, since payloads can hold secrets. What is there already is emptied, as
 /// it is of a dead process that had our number; a link is not followed.
 fn private_file(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NOFOLLOW.bits().cast_signed();
-    OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(path)
+    let mut options = File::options();
+    files::open(path, options.read(true).write(true).create(true).truncate(true), Links::Refuse).map(|(file, _)| file)
 }
 
 /// What went wrong with a file, as a text for clients.

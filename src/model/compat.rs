@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_told_by_host_or_provider() {
+    fn servers_are_known_by_host_or_provider() {
         use ThinkingFormat::*;
         let (long, short) = ("max_completion_tokens", "max_tokens");
         // Provider, URL, id; then: store, developer role, reasoning effort, long cache, limit's field, thinking format.

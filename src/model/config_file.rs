@@ -1,5 +1,6 @@
 //! A user's configuration file that is read again when it has changed.
 
+use crate::files;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -77,10 +78,7 @@ impl<T: Default> ConfigFile<T> {
 
     fn parse(&self, odd: &mut Vec<String>) -> Result<T, String> {
         let named = |reason: String| format!("{}: {reason}", self.path.display());
-        let text = self.path.metadata().and_then(|metadata| match metadata.len() > MAX_BYTES {
-            true => Err(std::io::Error::other(format!("larger than {MAX_BYTES} bytes"))),
-            false => std::fs::read_to_string(&self.path),
-        });
+        let text = files::read_text(&self.path, MAX_BYTES);
         let value = text.map_err(|e| e.to_string()).and_then(|text| (self.parse)(&text, odd));
         odd.iter_mut().for_each(|line| *line = named(std::mem::take(line)));
         value.map_err(named)

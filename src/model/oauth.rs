@@ -16,7 +16,7 @@ use super::request::{Failure, RequestError};
 use crate::cancel::Cancel;
 use crate::threads;
 use crate::transcript::now_ms;
-use auth_file::{AuthFile, Replacement, SignIn};
+use auth_file::{AuthDocument, Replacement, SignIn};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use endpoint::{Endpoint, Renewed};
 use lock::Lock;
@@ -199,13 +199,13 @@ impl SharedRefresher {
         let failed = |e: std::io::Error| RefreshError::new(format!("{}: {e}", self.path.display()));
         let path = self.path.canonicalize().map_err(failed)?;
         let _lock = Lock::acquire(&path, &self.closing).map_err(RefreshError::new)?;
-        let file = AuthFile::read(&path).map_err(RefreshError::new)?;
+        let file = AuthDocument::read(&path).map_err(RefreshError::new)?;
         let sign_in = file.sign_in(provider).filter(|sign_in| is_due(sign_in.expires, now_ms()));
         let (Some(sign_in), Some(endpoint)) = (sign_in, self.endpoints.get(provider)) else { return Ok(()) };
         let replacement = Replacement::prepare(&path).map_err(failed)?;
         let renewed = self.ask(provider, endpoint, &sign_in)?;
         // Who edits the file by hand takes no lock, so it is read again. What is half written then counts for nothing.
-        let mut file = AuthFile::read(&path).unwrap_or(file);
+        let mut file = AuthDocument::read(&path).unwrap_or(file);
         if !file.renew(provider, &sign_in.refresh, &renewed) {
             log::info!("the sign-in of {provider} was changed by another while it was refreshed");
             return Ok(());

@@ -7,7 +7,7 @@
 //! function, and what it makes of the beginning of a conversation does not depend on what follows (but for images over a
 //! limit), so that providers find it in their caches. The transcript itself stays as it is.
 //!
-//! What cannot be known beforehand, the provider's refusal tells: [`remedy`] finds out which piece of the history it
+//! What cannot be known beforehand, the provider's refusal tells: [`remedy()`] finds out which piece of the history it
 //! complains about, and `services` sends the request once more without. If that is accepted, the piece is kept in
 //! [`Refused`], one memory for the whole process, where the next requests to the same model find it: those of this session
 //! and of others, since an image that a provider cannot process is no better elsewhere, and a signature belongs to one
@@ -103,7 +103,7 @@ pub struct SendableOptions<'a> {
 
 /// The messages in the form in which they can be sent.
 pub fn sendable(messages: &[Arc<Message>], options: &SendableOptions<'_>) -> Vec<Arc<Message>> {
-    let mut sender = Sender {
+    let mut writer = HistoryWriter {
         options,
         verdicts: verdicts(messages, options),
         out: Vec::with_capacity(messages.len() + 1),
@@ -114,15 +114,15 @@ pub fn sendable(messages: &[Arc<Message>], options: &SendableOptions<'_>) -> Vec
     };
     for (number, message) in messages.iter().enumerate() {
         match &**message {
-            Message::User(user) => sender.user(number, message, user),
+            Message::User(user) => writer.user(number, message, user),
             // Half an answer would only confuse, and its tool calls never ran.
             Message::Assistant(m) if matches!(m.stop_reason, StopReason::Error | StopReason::Aborted) => {}
-            Message::Assistant(assistant) => sender.assistant(message, assistant),
-            Message::ToolResult(result) => sender.result(number, message, result),
+            Message::Assistant(assistant) => writer.assistant(message, assistant),
+            Message::ToolResult(result) => writer.result(number, message, result),
         }
     }
-    sender.settle();
-    let mut out = sender.out;
+    writer.settle();
+    let mut out = writer.out;
     if !matches!(out.first().map(|m| &**m), Some(Message::User(_))) {
         out.insert(0, filler(if out.is_empty() { EMPTY } else { NO_BEGINNING }));
     }
@@ -146,7 +146,7 @@ struct Pending {
     result: Option<Arc<Message>>,
 }
 
-struct Sender<'a> {
+struct HistoryWriter<'a> {
     options: &'a SendableOptions<'a>,
     verdicts: HashMap<Place, ImageVerdict>,
     out: Vec<Arc<Message>>,
@@ -159,7 +159,7 @@ struct Sender<'a> {
     calls: usize,
 }
 
-impl Sender<'_> {
+impl HistoryWriter<'_> {
     fn user(&mut self, number: usize, message: &Arc<Message>, user: &UserMessage) {
         let fitted = match &user.content {
             Content::Text(text) if text.trim().is_empty() => filler(EMPTY),

@@ -328,10 +328,10 @@ mod tests {
             ),
             (r#"{"theme": null, "unknown": {"a": [null]}, "shellPath": "/bin/sh"}"#, vec![]),
         ] {
-            let mut told = Vec::new();
-            let settings = Settings::read(text, &mut told).expect("the rest holds");
+            let mut reported = Vec::new();
+            let settings = Settings::read(text, &mut reported).expect("the rest holds");
             assert_eq!(
-                (told.iter().map(String::as_str).collect::<Vec<_>>(), settings.shell_path.as_deref()),
+                (reported.iter().map(String::as_str).collect::<Vec<_>>(), settings.shell_path.as_deref()),
                 (odd, Some("/bin/sh"))
             );
         }
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn queues_are_emptied_one_at_a_time_unless_told_otherwise() {
+    fn queues_are_emptied_one_at_a_time_unless_set_otherwise() {
         use QueueMode::{All, OneAtATime};
         for (text, steering, follow_up) in [
             ("{}", OneAtATime, OneAtATime),

@@ -1,4 +1,4 @@
-//! One back-off for all who use the same key at the same server. When one request is told to wait, the others wait too,
+//! One back-off for all who use the same key at the same server. When a server makes one request wait, the others wait too,
 //! and afterwards they go on one after another, so that a hundred sessions do not run into the limit together.
 
 use super::request::{Failure, RequestError};

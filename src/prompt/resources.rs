@@ -1,7 +1,7 @@
 //! Skills and templates in places of the user's own choice, which `settings.json` names.
 
 use super::{Places, text_file};
-use crate::jsonc;
+use crate::json::comments;
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -34,7 +34,7 @@ fn settings(places: &Places<'_>) -> Vec<(PathBuf, Value)> {
     let project = places.project_trusted.then(|| places.cwd.join(".pi"));
     let read = |base: PathBuf| {
         let text = text_file::read(&base.join("settings.json")).ok()?;
-        Some((base, jsonc::parse(&text).ok()?))
+        Some((base, comments::parse(&text).ok()?))
     };
     std::iter::once(places.agent_dir.to_path_buf()).chain(project).filter_map(read).collect()
 }

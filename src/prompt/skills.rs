@@ -2,7 +2,7 @@
 
 use super::text_file::read;
 use super::{Places, frontmatter, resources, xml_escaped};
-use crate::tools::walk::walk;
+use crate::files::walk::walk;
 use std::path::{Path, PathBuf};
 
 /// The file that makes a folder a skill.

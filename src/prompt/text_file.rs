@@ -1,6 +1,6 @@
 //! Reading the text files of users and projects, which may be anything.
 
-use crate::tools::files::open_regular;
+use crate::files::open_regular;
 use std::io::{self, Read};
 use std::path::Path;
 

@@ -7,6 +7,7 @@ use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::prompt::{Incoming, Prompt};
 use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::wire::Wire;
+use crate::ids;
 use crate::model::ThinkingLevel;
 use crate::session::state_dir::SavedSession;
 use crate::transcript::restore::Restored;
@@ -73,7 +74,7 @@ impl<W: Wire> Session<W> {
     }
 
     fn create_file(&mut self, folder: &Path) -> io::Result<()> {
-        let (created, id) = (self.identity.created_ms, locate::new_session_id(self.identity.created_ms));
+        let (created, id) = (self.identity.created_ms, ids::uuid(self.identity.created_ms));
         let path = folder.join(locate::file_name(created, &id));
         let mut file = SessionFile::create(&path, &id, &iso_time(created), &self.identity.cwd, None)?;
         let settings = self.stats.settings();

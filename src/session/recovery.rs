@@ -1,10 +1,10 @@
 //! What a crash left undone, as the session file tells it.
 
+use crate::files;
 use crate::transcript::contents::Contents;
 use crate::transcript::{Block, Message, ToolResultMessage, now_ms};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
@@ -126,9 +126,8 @@ pub fn closing_results(messages: &[Arc<Message>], intents: &HashSet<String>) -> 
 /// # Errors
 /// The file cannot be read.
 pub fn settled_totals(path: &Path) -> io::Result<Option<Value>> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let (mut file, metadata) = files::open_regular(path)?;
+    file.seek(SeekFrom::Start(metadata.len().saturating_sub(TAIL)))?;
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail)?;
     let Some(lines) = tail.strip_suffix(b"\n") else { return Ok(None) };

@@ -4,15 +4,17 @@
 
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::fault;
+use crate::files::{self, private};
 use crate::transcript::now_ms;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The largest file that is read, in bytes; one of a session has less than a thousandth of it.
+const MAX_FILE: u64 = 1 << 20;
 /// Ends the names of files that were set aside because nothing could be read from them.
 const DAMAGED: &str = "bad";
 
@@ -74,15 +76,13 @@ impl StateDir {
     /// # Errors
     /// [`OpenError`].
     pub fn open(folder: &Path) -> Result<StateDir, OpenError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(OpenError::Io)?;
-        std::fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).map_err(OpenError::Io)?;
+        private::create_folder(folder).and_then(|()| private::close_folder(folder)).map_err(OpenError::Io)?;
         let path = folder.join("lock");
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let mut lock = open.map_err(OpenError::Io)?;
+        let mut lock = private::open_or_create(&path).map_err(OpenError::Io)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(OpenError::Taken(std::fs::read_to_string(&path).unwrap_or_default()));
+                return Err(OpenError::Taken(files::read_text(&path, 32).unwrap_or_default()));
             }
             Err(e) => return Err(OpenError::Io(e.into())),
         }
@@ -105,9 +105,8 @@ impl StateDir {
         let Ok(entries) = self.folder.read_dir() else { return Vec::new() };
         let mut sessions = Vec::new();
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| has_extension(path, "json")) {
-            let document =
-                std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<SavedSession>(&text).ok());
-            match document {
+            let text = files::read(&path, MAX_FILE).ok();
+            match text.and_then(|text| serde_json::from_slice::<SavedSession>(&text).ok()) {
                 Some(session) if session.ends_ms.is_some_and(|end| end <= now_ms()) => {
                     log::info!("session {} expired meanwhile", session.id);
                     self.forget(&session.id);
@@ -155,16 +154,15 @@ fn has_extension(path: &Path, wanted: &str) -> bool {
 
 /// Puts a file with this content in the place of another one, whole or not at all.
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    fault::write_all(&mut file, content)?;
-    file.sync_data()?;
-    std::fs::rename(&new, path)
+    private::replace(path, |file| {
+        fault::write_all(file, content)?;
+        file.sync_data()
+    })
 }
 
 /// Adds one to the number in a file and returns it; a file that is not there or says nothing counts as 0.
 fn count_start(path: &Path) -> io::Result<u64> {
-    let before = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let before = files::read_text(path, 32).ok().and_then(|text| text.trim().parse::<u64>().ok());
     let starts = before.unwrap_or_default().saturating_add(1);
     replace(path, starts.to_string().as_bytes())?;
     Ok(starts)
@@ -188,6 +186,7 @@ mod seconds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn session(id: &str) -> SavedSession {
         SavedSession {

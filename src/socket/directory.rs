@@ -1,23 +1,23 @@
 //! The bridge directory: where sockets and registry files are, for this daemon and for every other host of sessions that
 //! the same user runs.
 
-use rustix::fs::{Mode, OFlags};
+use crate::files::private;
+use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, getuid, test_kill_process};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::fs::Metadata;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The longest path of a socket that every client can connect to, bytes: `sun_path` of unix(7) without its final NUL.
 const MAX_SOCKET_PATH: usize = 107;
 /// Clients that may wait to be accepted; the kernel takes less if the system says so.
 const BACKLOG: i32 = 128;
-const PRIVATE: u32 = 0o700;
 
 /// Where clients look when nobody tells them anything else. The folder for temporary files is found by Node's rule,
 /// because that is what existing clients use.
@@ -158,7 +158,7 @@ fn make_private(path: &Path) -> Result<(), String> {
     let failed = |e: io::Error| format!("{}: {e}", path.display());
     let stats = match path.symlink_metadata() {
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            DirBuilder::new().recursive(true).mode(PRIVATE).create(path).map_err(failed)?;
+            private::create_folder(path).map_err(failed)?;
             path.symlink_metadata().map_err(failed)?
         }
         other => other.map_err(failed)?,
@@ -168,7 +168,7 @@ fn make_private(path: &Path) -> Result<(), String> {
     }
     if stats.mode() & 0o077 != 0 {
         log::info!("{} was open to other users and is private now", path.display());
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(PRIVATE)).map_err(failed)?;
+        private::close_folder(path).map_err(failed)?;
     }
     Ok(())
 }
@@ -206,24 +206,10 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Replaces a file in one step, so that readers see the old or the new text, never a part. There must be one writer only.
-///
-/// # Errors
-/// Those of the system.
-pub fn replace(path: &Path, text: &str) -> io::Result<()> {
-    // Clients read everything that ends in `.json`.
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    std::fs::rename(&temporary, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixStream;
 
@@ -358,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_and_rows_are_private_and_replaced() {
+    fn sockets_are_private_and_replaced() {
         let home = folder();
         let path = home.path().join("pi-1.sock");
         drop(listen(&path).expect("it listens"));
@@ -366,12 +352,5 @@ mod tests {
         assert_eq!(mode(&path), 0o600);
         UnixStream::connect(&path).expect("connected");
         drop(listener);
-        let row = home.path().join("1.json");
-        for text in ["first, the longer one", "second"] {
-            replace(&row, text).expect("written");
-            assert_eq!(std::fs::read_to_string(&row).expect("it is there"), text);
-        }
-        assert_eq!(mode(&row), 0o600);
-        assert_eq!(std::fs::read_dir(home.path()).expect("a folder").count(), 2, "no temporary file stays");
     }
 }

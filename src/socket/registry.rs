@@ -3,14 +3,16 @@
 //! While there is exactly one session, `<pid>.json` stands for it, so that a client that knows of no daemons finds it.
 //! Otherwise that row is the daemon's, and with two sessions or more each has a row `<pid>-<id>.json`.
 
-use super::directory::{self, BridgeDirectory};
+use super::directory::BridgeDirectory;
 use super::routes::{Route, Table};
 use super::{PROTOCOL, Shared};
 use crate::contract::session::{Watcher, state};
+use crate::files::{self, private};
 use crate::transcript::{iso_time, now_ms};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,7 +40,7 @@ pub struct Identity {
 
 impl Identity {
     pub fn new(directory: &BridgeDirectory) -> Identity {
-        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let hostname = files::read_text(Path::new("/proc/sys/kernel/hostname"), 256).unwrap_or_default();
         Identity {
             pid: std::process::id(),
             hostname: hostname.trim().to_string(),
@@ -238,7 +240,7 @@ impl Registry<'_> {
 
     fn write(&mut self, path: &Path, row: &Map<String, Value>) {
         let text = serde_json::to_string_pretty(row).unwrap_or_default() + "\n";
-        match directory::replace(path, &text) {
+        match private::replace(path, |file| file.write_all(text.as_bytes())) {
             Ok(()) => self.failed = false,
             Err(e) => {
                 let why = format!("{}: {e}", path.display());

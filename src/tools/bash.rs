@@ -1,10 +1,10 @@
 //! The `bash` tool: runs a shell command and returns what it prints.
 
 use super::child::{self, Group};
-use super::files::describe;
 use super::output::{Output, Shown};
-use super::truncate::{MAX_BYTES, MAX_LINES, size};
+use super::truncate::{MAX_BYTES, MAX_LINES};
 use super::{Tool, ToolContext, ToolOutput};
+use crate::files::{describe, size};
 use crate::transcript::{Block, ToolSpec};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;

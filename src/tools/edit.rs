@@ -2,8 +2,8 @@
 
 use super::edit_diff::diff;
 use super::edit_match::{Edit as Replacement, Mismatch, apply, with_lf};
-use super::files::{check_writable, describe, error_code, read_regular, real_path, replace};
 use super::{Tool, ToolContext, ToolOutput, locks, paths};
+use crate::files::{self, check_writable, describe, error_code, real_path, replace};
 use crate::transcript::{Block, ToolSpec};
 use serde_json::{Map, Value, json};
 use std::io;
@@ -102,7 +102,7 @@ impl Tool for Edit {
         let Some(_lock) = locks::lock(&target, context.cancel) else {
             return ToolOutput::aborted();
         };
-        let content = match read_regular(&target, MAX_FILE).and_then(|bytes| {
+        let content = match files::read(&target, MAX_FILE).and_then(|bytes| {
             check_writable(&target)?;
             Ok(bytes)
         }) {

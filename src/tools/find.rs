@@ -1,7 +1,8 @@
 //! The `find` tool: files by the pattern of their name or path.
 
 use super::listing::{Listing, limit};
-use super::{Tool, ToolContext, ToolOutput, walk};
+use super::{Tool, ToolContext, ToolOutput, paths};
+use crate::files::walk::walk;
 use crate::transcript::ToolSpec;
 use globset::{GlobBuilder, GlobMatcher};
 use serde_json::{Map, Value, json};
@@ -58,12 +59,12 @@ impl Tool for Find {
 
 /// `None` = cancelled.
 fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'_>) -> Result<Option<Listing>, String> {
-    let dir = walk::target(path, context.cwd, context.home())?;
+    let dir = paths::existing(path, context.cwd, context.home())?;
     if !dir.is_dir() {
         return Err(format!("Not a directory: {}", dir.display()));
     }
     let matcher = Matcher::new(pattern)?;
-    let mut walk = walk::walk(&dir, |_| true)?;
+    let mut walk = walk(&dir, |_| true)?;
     // Outside of any repository, .gitignore files are meant all the same.
     walk.require_git(dir.ancestors().any(|dir| dir.join(".git").exists()));
     let mut listing = Listing::default();

@@ -4,10 +4,10 @@ mod decode;
 mod pattern;
 mod search;
 
-use super::files::{describe, open_regular};
 use super::listing::{Listing, limit};
-use super::{Tool, ToolContext, ToolOutput, walk};
+use super::{Tool, ToolContext, ToolOutput, paths};
 use crate::cancel::Cancel;
+use crate::files::{describe, open_regular, walk::walk};
 use crate::transcript::ToolSpec;
 use ignore::overrides::OverrideBuilder;
 use search::{Binary, Line, Searcher};
@@ -75,7 +75,7 @@ fn grep(arguments: &Map<String, Value>, context: &ToolContext<'_>) -> Result<Lis
     let flag = |name: &str| arguments.get(name).and_then(Value::as_bool).unwrap_or_default();
     let lines =
         arguments.get("context").and_then(Value::as_f64).map_or(0, |lines| lines.clamp(0.0, MAX_CONTEXT) as usize);
-    let target = walk::target(text("path"), context.cwd, context.home())?;
+    let target = paths::existing(text("path"), context.cwd, context.home())?;
     let regex = pattern::compile(text("pattern").unwrap_or_default(), flag("literal"), flag("ignoreCase"))?;
     let mut search = Search {
         searcher: Searcher::new(regex, lines),
@@ -98,7 +98,7 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn folder(&mut self, dir: &Path, glob: Option<&str>) -> Result<(), String> {
-        let mut walk = walk::walk(dir, |_| true)?;
+        let mut walk = walk(dir, |_| true)?;
         if let Some(glob) = glob {
             let mut overrides = OverrideBuilder::new(dir);
             overrides.add(glob.strip_prefix("./").unwrap_or(glob)).map_err(|error| error.to_string())?;

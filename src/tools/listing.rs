@@ -1,7 +1,8 @@
 //! What grep, find and ls have in common: rows of text, cut to what a model should have to read, with notices.
 
 use super::ToolOutput;
-use super::truncate::{self, MAX_BYTES, size};
+use super::truncate::{self, MAX_BYTES};
+use crate::files::size;
 use crate::transcript::Block;
 use serde_json::{Map, Value};
 

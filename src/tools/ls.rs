@@ -1,9 +1,9 @@
 //! The `ls` tool: the entries of one folder.
 
-use super::files::describe;
 use super::listing::{Listing, limit};
 use super::truncate::MAX_BYTES;
-use super::{Tool, ToolContext, ToolOutput, walk};
+use super::{Tool, ToolContext, ToolOutput, paths};
+use crate::files::describe;
 use crate::transcript::ToolSpec;
 use serde_json::{Map, Value, json};
 use std::collections::BinaryHeap;
@@ -46,7 +46,7 @@ impl Tool for Ls {
 
     fn run(&self, arguments: &Map<String, Value>, context: &ToolContext<'_>) -> ToolOutput {
         let asked = arguments.get("path").and_then(Value::as_str);
-        let dir = match walk::target(asked, context.cwd, context.home()) {
+        let dir = match paths::existing(asked, context.cwd, context.home()) {
             Ok(path) if path.is_dir() => path,
             Ok(path) => return ToolOutput::error(format!("Not a directory: {}", path.display())),
             Err(text) => return ToolOutput::error(text),

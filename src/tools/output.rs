@@ -1,11 +1,11 @@
 //! What a program prints: a bounded tail of it for the model, all of it in a spill file when it is more than that.
 
-use super::files::describe;
-use super::truncate::{self, MAX_BYTES, MAX_LINES, TruncatedBy, Truncation, size};
+use super::truncate::{self, MAX_BYTES, MAX_LINES, TruncatedBy, Truncation};
+use crate::files::{describe, private, size};
+use crate::ids;
 use serde_json::{Map, Value};
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The tail is cut to [`TAIL_KEPT`] bytes when it exceeds this many (200 KiB); in between nothing has to be moved.
@@ -231,10 +231,9 @@ fn may_continue(bytes: &[u8]) -> bool {
 
 /// A new file that only its owner may read, since outputs can hold secrets.
 fn create_spill(dir: &Path) -> io::Result<(File, PathBuf)> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let path = dir.join(format!("bash-{:016x}.log", fastrand::u64(..)));
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-    Ok((file, path))
+    private::create_folder(dir)?;
+    let path = dir.join(format!("bash-{}.log", ids::hex16()));
+    Ok((private::create_new(&path)?, path))
 }
 
 #[cfg(test)]

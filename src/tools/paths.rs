@@ -38,6 +38,15 @@ pub fn resolve_existing(path: &str, cwd: &Path, home: Option<&Path>) -> PathBuf 
     .unwrap_or(resolved)
 }
 
+/// The folder or file that a tool was asked to look at, which exists, by default the working directory.
+///
+/// # Errors
+/// The text for the model.
+pub fn existing(asked: Option<&str>, cwd: &Path, home: Option<&Path>) -> Result<PathBuf, String> {
+    let path = resolve(asked.unwrap_or("."), cwd, home);
+    if path.exists() { Ok(path) } else { Err(format!("Path not found: {}", path.display())) }
+}
+
 fn is_unicode_space(c: char) -> bool {
     matches!(c, '\u{a0}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}')
 }

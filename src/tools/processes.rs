@@ -1,11 +1,14 @@
 //! The processes of this machine, as /proc tells them.
 
+use crate::files;
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 
 /// Most bytes of a process's environment that are looked at (2 MiB, as much as the kernel gives a new program by default).
 const MAX_ENVIRONMENT: u64 = 2 * 1024 * 1024;
+/// Most bytes of a process's line of figures; 52 numbers and a name of 16 bytes at most.
+const MAX_STAT: u64 = 4096;
 
 /// One process. Its number may be used again after its end; number and start together are unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,7 +31,7 @@ pub fn all() -> Vec<Process> {
 
 /// The process of that number.
 pub fn find(pid: i32) -> Option<Process> {
-    parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+    parse(&files::read(Path::new(&format!("/proc/{pid}/stat")), MAX_STAT).ok()?)
 }
 
 /// Reads a line of `/proc/PID/stat`. The name, in parentheses, may contain anything, parentheses included.
@@ -50,8 +53,8 @@ fn parse(stat: &[u8]) -> Option<Process> {
 /// The process was started with this variable, or is a copy of one that was. False if that is not ours to know.
 pub fn has_variable(process: &Process, name: &str, value: &str) -> bool {
     let mut environment = Vec::new();
-    let read = File::open(format!("/proc/{}/environ", process.pid))
-        .and_then(|file| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment));
+    let read = files::open_regular(Path::new(&format!("/proc/{}/environ", process.pid)))
+        .and_then(|(file, _)| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment));
     let assigns =
         |entry: &[u8]| entry.strip_prefix(name.as_bytes()).and_then(|e| e.strip_prefix(b"=")) == Some(value.as_bytes());
     read.is_ok() && environment.split(|b| *b == 0).any(assigns)

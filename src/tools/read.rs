@@ -1,10 +1,10 @@
 //! The `read` tool: text files in pieces, images as images.
 
-use super::files::{describe, open_regular};
-use super::images::{self, Format, Omission, Prepared};
-use super::truncate::{self, MAX_BYTES, MAX_LINES, TruncatedBy, size};
+use super::truncate::{self, MAX_BYTES, MAX_LINES, TruncatedBy};
 use super::{Tool, ToolContext, ToolOutput, paths};
 use crate::cancel::Cancel;
+use crate::files::{describe, open_regular, size};
+use crate::images::{self, Format, Omission, Prepared};
 use crate::transcript::{Block, ToolSpec};
 use serde_json::{Map, Value, json};
 use std::fmt;
@@ -115,10 +115,11 @@ fn read_image(
         text.push('\n');
         text.push_str(note);
     }
-    if prepared.image.is_some() && !context.images {
+    if prepared.data.is_some() && !context.images {
         text.push_str("\n[Current model does not support images. The image will be omitted from this request.]");
     }
-    let content = std::iter::once(Block::text(text)).chain(prepared.image).collect();
+    let image = prepared.data.map(|data| Block::image(data, prepared.mime_type));
+    let content = std::iter::once(Block::text(text)).chain(image).collect();
     Ok(ToolOutput { content, details: None, is_error: false })
 }
 

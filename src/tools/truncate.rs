@@ -64,19 +64,6 @@ pub fn count_lines(text: &str) -> usize {
     memchr::memchr_iter(b'\n', text.as_bytes()).count() + usize::from(!text.is_empty() && !text.ends_with('\n'))
 }
 
-/// A size in bytes as it is shown to models: `12B`, `50.0KB`, `1.5MB`.
-pub fn size(bytes: u64) -> String {
-    const KIB: f64 = 1024.0;
-    let value = bytes as f64;
-    if value < KIB {
-        format!("{bytes}B")
-    } else if value < KIB * KIB {
-        format!("{:.1}KB", value / KIB)
-    } else {
-        format!("{:.1}MB", value / (KIB * KIB))
-    }
-}
-
 /// Keeps whole lines from the start, at most [`MAX_BYTES`] and, if given, `max_lines` of them.
 pub fn head(text: &str, max_lines: Option<usize>) -> Truncation {
     cut(text, max_lines, Lines::First)
@@ -175,21 +162,6 @@ mod tests {
     fn lines_are_counted_without_the_one_after_a_trailing_newline() {
         for (text, lines) in [("", 0), ("a", 1), ("a\n", 1), ("\n", 1), ("a\n\n", 2), ("a\nb", 2), ("a\r\nb\r\n", 2)] {
             assert_eq!(count_lines(text), lines, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_shown_with_one_decimal() {
-        for (bytes, text) in [
-            (0, "0B"),
-            (1023, "1023B"),
-            (1024, "1.0KB"),
-            (51_200, "50.0KB"),
-            (1024 * 1024 - 1, "1024.0KB"),
-            (1024 * 1024, "1.0MB"),
-            (16 * 1024 * 1024, "16.0MB"),
-        ] {
-            assert_eq!(size(bytes), text);
         }
     }
 

@@ -5,12 +5,12 @@
 
 use super::stored_message::usage;
 use super::{Usage, take_text};
-use crate::tolerant_json;
+use crate::files::{self, Links};
+use crate::json::tolerant;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The newest version of the format that is understood, and the one that is written.
@@ -72,9 +72,9 @@ pub struct Contents {
 /// Reads the header of a session file and nothing else.
 ///
 /// # Errors
-/// The file system's; `InvalidInput` for what is not a regular file, `InvalidData` for what does not begin with a header.
+/// Those of [`files::open`], and `InvalidData` for what does not begin with a header.
 pub fn read_header(path: &Path) -> io::Result<Header> {
-    let file = open_regular(path, File::options().read(true))?;
+    let (file, _) = files::open(path, File::options().read(true), Links::Refuse)?;
     let mut lines = BufReader::new(file.take(MAX_HEADER));
     if lines.fill_buf()?.starts_with(MARK) {
         lines.consume(MARK.len());
@@ -87,22 +87,6 @@ pub fn read_header(path: &Path) -> io::Result<Header> {
         line.clear();
     }
     Err(no_header())
-}
-
-/// Opens a regular file that is no symbolic link, without ever waiting for a pipe.
-pub(super) fn open_regular(path: &Path, options: &mut std::fs::OpenOptions) -> io::Result<File> {
-    use rustix::{fs::OFlags, io::Errno};
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let opened = options.custom_flags(flags.bits().cast_signed()).open(path);
-    let file = opened.map_err(|error| match Errno::from_io_error(&error) {
-        Some(Errno::LOOP) => io::Error::new(ErrorKind::InvalidInput, "a session file is no symbolic link"),
-        _ => error,
-    })?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(ErrorKind::InvalidInput, "a session file is a regular file"))
-    }
 }
 
 /// Reads an open session file from its current position, which is its beginning.
@@ -137,7 +121,7 @@ pub(super) fn parse_line(line: &[u8]) -> Option<Fields> {
         return None;
     }
     // JavaScript writes half surrogate pairs, which no Rust string holds, and reads over invalid UTF-8.
-    let fields: Fields = tolerant_json::parse_whole(line).ok()?;
+    let fields: Fields = tolerant::parse_whole(line).ok()?;
     fields.get("type")?.is_string().then_some(fields)
 }
 

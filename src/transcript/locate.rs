@@ -1,7 +1,7 @@
 //! Where session files are: PI's folder layout, and finding a session to go on with.
 
 use super::contents;
-use super::iso_time;
+use crate::clock::iso_time;
 use std::fmt;
 use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
@@ -20,16 +20,6 @@ pub fn folder(sessions_root: &Path, cwd: &Path) -> PathBuf {
 /// The name of a session's file: when it was made (Unix time in milliseconds), and its id.
 pub fn file_name(created_ms: i64, id: &str) -> String {
     format!("{}_{id}.jsonl", iso_time(created_ms).replace([':', '.'], "-"))
-}
-
-/// An id for a new session: a UUID of version 7, which sorts by the time it was made (Unix time in milliseconds). Unique,
-/// but no secret.
-pub fn new_session_id(now_ms: i64) -> String {
-    let time = (now_ms.max(0) as u128) << 80;
-    let random = fastrand::u128(..) & !(0xffff_ffff_ffff_u128 << 80);
-    let marked = (time | random) & !((0xf << 76) | (0b11 << 62)) | (7 << 76) | (0b10 << 62);
-    let digits = format!("{marked:032x}");
-    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
 }
 
 /// Why no session file was found.
@@ -161,18 +151,6 @@ mod tests {
         }
         assert_eq!(file_name(1_767_323_045_678, "abc"), "2026-01-02T03-04-05-678Z_abc.jsonl");
         assert!(is_time("2026-01-02T03-04-05-678Z"));
-    }
-
-    #[test]
-    fn session_ids_are_uuids_that_sort_by_time() {
-        let id = new_session_id(0x0123_4567_89ab);
-        assert!(id.starts_with("01234567-89ab-7"), "{id}");
-        assert_eq!((id.len(), id.matches('-').count()), (36, 4));
-        assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'), "{id}");
-        assert!(id < new_session_id(0x0123_4567_89ac));
-        assert!(new_session_id(-1).starts_with("00000000-0000-7"));
-        let many: std::collections::HashSet<String> = (0..1000).map(|_| new_session_id(5)).collect();
-        assert_eq!(many.len(), 1000);
     }
 
     #[test]

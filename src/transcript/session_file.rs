@@ -4,14 +4,15 @@
 //! the file stays one that can be read and appended to. Nothing is ever changed or removed but a torn last line.
 
 use super::contents::{self, Contents, Fields, MAX_ENTRIES, MAX_FILE, MAX_LINE, VERSION, too_large};
-use super::{iso_time, now_ms, object};
+use super::object;
+use crate::clock::{iso_time, now_ms};
 use crate::fault;
+use crate::files::{self, Links};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The writing end of a session file. The file is locked against other writers while this exists.
@@ -38,9 +39,9 @@ impl SessionFile {
     /// The file system's; `AlreadyExists` where there is something at that path.
     pub fn create(path: &Path, id: &str, created: &str, cwd: &Path, parent: Option<&Path>) -> io::Result<SessionFile> {
         if let Some(folder) = path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            files::private::create_folder(folder)?;
         }
-        let file = File::options().append(true).create_new(true).mode(0o600).open(path)?;
+        let (file, _) = files::open(path, File::options().append(true).create_new(true), Links::Refuse)?;
         lock(&file)?;
         let mut header = object(json!({
             "type": "session", "version": VERSION, "id": id, "timestamp": created, "cwd": cwd.to_string_lossy(),
@@ -68,11 +69,11 @@ impl SessionFile {
     /// | kind | when |
     /// |---|---|
     /// | `WouldBlock` | another writer has the file |
-    /// | `InvalidInput` | it is a symbolic link, or no regular file |
+    /// | `InvalidInput`, `IsADirectory` | it is a symbolic link, or no regular file |
     /// | `InvalidData` | it is no session file: empty, or its first readable line is no header |
     /// | `FileTooLarge` | it is larger than [`MAX_FILE`], or has more than [`MAX_ENTRIES`] entries |
     pub fn open(path: &Path) -> io::Result<(SessionFile, Contents)> {
-        let file = contents::open_regular(path, File::options().read(true).append(true))?;
+        let (file, _) = files::open(path, File::options().read(true).append(true), Links::Refuse)?;
         lock(&file)?;
         let contents = contents::read_file(&file)?;
         if contents.malformed + contents.duplicates > 0 {

@@ -1,15 +1,18 @@
 //! Changing one sign-in in `auth.json`, and nothing else of it.
 
 use super::endpoint::Renewed;
+use crate::files::{self, Links};
 use serde_json::{Map, Value};
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
+/// The largest file that is read, in bytes.
+const MAX_BYTES: u64 = 4 << 20;
+
 /// The whole file, with whatever others keep in it.
-pub struct AuthFile(Map<String, Value>);
+pub struct AuthDocument(Map<String, Value>);
 
 /// What a refresh needs of a provider's entry.
 pub struct SignIn {
@@ -19,15 +22,15 @@ pub struct SignIn {
     pub expires: i64,
 }
 
-impl AuthFile {
+impl AuthDocument {
     /// # Errors
     /// What is wrong with the file, without its content.
-    pub fn read(path: &Path) -> Result<AuthFile, String> {
+    pub fn read(path: &Path) -> Result<AuthDocument, String> {
         let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-        let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
+        let text = files::read_text(path, MAX_BYTES).map_err(|e| wrong(&e))?;
         // The parser's own words could quote a key.
         let broken = |e: serde_json::Error| wrong(&format!("not a JSON object (line {})", e.line()));
-        serde_json::from_str(text.trim_start_matches('\u{feff}')).map(AuthFile).map_err(broken)
+        serde_json::from_str(text.trim_start_matches('\u{feff}')).map(AuthDocument).map_err(broken)
     }
 
     /// The provider's sign-in, if it has one that can be refreshed.
@@ -78,7 +81,7 @@ impl Replacement {
             tempfile::Builder::new().prefix(".auth-").tempfile_in(target.parent().unwrap_or(Path::new("/")))?;
         // Shows at once that there is room.
         new.write_all(&vec![b' '; usize::try_from(old.len()).unwrap_or(0)])?;
-        same_access(new.as_file(), &old)?;
+        files::keep_access(new.as_file(), &old)?;
         Ok(Replacement { target: target.to_path_buf(), new })
     }
 
@@ -92,25 +95,16 @@ impl Replacement {
         match new.persist(&target) {
             Ok(_) => {
                 // The rename is known to the disk when its folder is.
-                let _ = target.parent().map(|folder| File::open(folder)?.sync_all());
+                let _ = target.parent().map(files::sync_folder);
                 Ok(())
             }
             // Containers have single files mounted, which cannot be replaced, but take new content as PI writes it.
             Err(failed) if failed.error.kind() == ErrorKind::ResourceBusy => {
-                overwrite(&File::options().write(true).open(&target)?, content)
+                overwrite(&files::open(&target, File::options().write(true), Links::Refuse)?.0, content)
             }
             Err(failed) => Err(failed.error),
         }
     }
-}
-
-fn same_access(new: &File, old: &Metadata) -> io::Result<()> {
-    let own = new.metadata()?;
-    if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
-        // Only root may give files away; for others the owner is who wrote last.
-        let _ = std::os::unix::fs::fchown(new, Some(old.uid()), Some(old.gid()));
-    }
-    new.set_permissions(old.permissions())
 }
 
 fn overwrite(mut file: &File, content: &str) -> io::Result<()> {
@@ -145,7 +139,7 @@ mod tests {
     #[test]
     fn only_the_tokens_change() {
         let (dir, path) = file(BEFORE);
-        let mut auth = AuthFile::read(&path).expect("it reads");
+        let mut auth = AuthDocument::read(&path).expect("it reads");
         assert!(auth.renew("p", "r", &renewed(Some("s"))));
         Replacement::prepare(&path).and_then(|r| r.finish(&auth.text())).expect("it is replaced");
         let after = std::fs::read_to_string(&path).expect("it reads");
@@ -159,7 +153,7 @@ mod tests {
     #[test]
     fn the_former_refresh_token_may_stay() {
         let (_dir, path) = file(BEFORE);
-        let mut auth = AuthFile::read(&path).expect("it reads");
+        let mut auth = AuthDocument::read(&path).expect("it reads");
         assert!(auth.renew("p", "r", &renewed(None)));
         let after = auth.sign_in("p").expect("it is there");
         assert_eq!((after.access.as_str(), after.refresh.as_str(), after.expires), ("new", "r", 9));
@@ -175,7 +169,7 @@ mod tests {
             "{}",
         ] {
             let (_dir, path) = file(text);
-            let mut auth = AuthFile::read(&path).expect("it reads");
+            let mut auth = AuthDocument::read(&path).expect("it reads");
             assert!(!auth.renew("p", "r", &renewed(None)), "{text}");
             assert_eq!(auth.text().replace([' ', '\n'], ""), text, "nothing changed");
         }
@@ -193,7 +187,7 @@ mod tests {
     fn errors_name_the_file_and_not_its_content() {
         for text in ["{\"p\":\"s3cret\",}", "\"s3cret\""] {
             let (_dir, path) = file(text);
-            let error = AuthFile::read(&path).err().expect("it is broken");
+            let error = AuthDocument::read(&path).err().expect("it is broken");
             assert!(error.contains("auth.json: not a JSON object") && !error.contains("s3cret"), "{error}");
         }
     }

@@ -49,7 +49,7 @@ fn decoded(api: Api, body: &str) -> Outcome {
 const ALL: [Api; 4] = [Api::AnthropicMessages, Api::OpenaiCompletions, Api::OpenaiResponses, Api::GoogleGenerativeAi];
 
 #[test]
-fn errors_in_place_of_an_answer_are_told_in_the_server_s_words() {
+fn errors_in_place_of_an_answer_have_the_server_s_words() {
     for (body, words, status) in [
         (r#"{"error":{"message":"no such thing","code":404}}"#, "404: no such thing", Some(404)),
         ("{\n  \"error\": {\n    \"message\": \"a } b\",\n    \"code\": 400\n  }\n}\n", "400: a } b", Some(400)),

@@ -2,8 +2,8 @@
 
 use super::SendableOptions;
 use super::refused::Omission;
+use crate::images::sniff;
 use crate::model::model_info::{Api, Model};
-use crate::tools::images::sniff;
 use crate::transcript::{Block, Content, Message};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -170,7 +170,7 @@ mod tests {
     use crate::model::test_support::test_model;
 
     #[test]
-    fn formats_are_told_by_the_first_bytes() {
+    fn formats_are_known_by_the_first_bytes() {
         let encode = |bytes: &[u8]| STANDARD.encode(bytes);
         for (data, expected) in [
             (encode(b"\x89PNG\r\n\x1a\n"), Some("image/png")),

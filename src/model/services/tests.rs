@@ -104,7 +104,7 @@ fn requests_have_what_their_provider_wants() {
     ] {
         let (model, _) = services.resolve(spec).expect(spec);
         services.check_credentials(&model).expect(spec);
-        // A summary is asked for without a cache, and its session is told all the same.
+        // A summary is asked for without a cache, and names its session all the same.
         let request = Request { session_id: None, ..test_request(&model, &[]) };
         services.stream(&request, &Cancel::new(), &mut Recorder::default());
         let head = server.requests().pop().expect("it was sent").head;
@@ -354,7 +354,7 @@ fn defaults() {
 }
 
 #[test]
-fn a_broken_models_json_is_told_and_spares_the_catalog() {
+fn a_broken_models_json_is_reported_and_spares_the_catalog() {
     let (services, dir) = services(&[], no_environment);
     std::fs::write(dir.path().join("models.json"), "{\"providers\":{").expect("it writes");
     assert!(services.resolve("anthropic/claude-opus-5-5").is_ok());
@@ -404,7 +404,7 @@ fn a_refused_image_is_left_out_at_once_and_from_then_on() {
 }
 
 #[test]
-fn a_refusal_that_names_nothing_to_leave_out_is_told_at_once() {
+fn a_refusal_that_names_nothing_to_leave_out_is_reported_at_once() {
     let server = TestServer::new(|_, connection| {
         while connection.request().is_some() {
             connection.respond("400 Bad Request", "", "Could not process image");

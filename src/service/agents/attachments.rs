@@ -2,9 +2,8 @@
 //! may be about them too.
 
 use super::envelope::{Attachment, MAX_FILENAME};
-use std::fs::{DirBuilder, OpenOptions};
+use crate::files::private;
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// How many folders of earlier prompts are passed over when a session continues where another process left it.
@@ -45,14 +44,11 @@ impl Attachments {
     }
 
     fn new_folder(&mut self) -> io::Result<PathBuf> {
-        let mut private = DirBuilder::new();
-        private.mode(0o700);
-        private.recursive(true).create(&self.root)?;
-        private.recursive(false);
+        private::create_folder(&self.root)?;
         while self.last < MAX_FOLDERS {
             self.last += 1;
             let folder = self.root.join(self.last.to_string());
-            match private.create(&folder) {
+            match private::create_new_folder(&folder) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
                 Ok(()) => return Ok(folder),
@@ -78,7 +74,7 @@ fn store(folder: &Path, file: &Attachment) -> io::Result<PathBuf> {
     let mut path = folder.join(&file.filename);
     let mut number: u32 = 1;
     loop {
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        match private::create_new(&path) {
             Ok(mut opened) => {
                 opened.write_all(&file.content)?;
                 return Ok(path);

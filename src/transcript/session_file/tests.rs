@@ -155,7 +155,7 @@ fn arguments_of_any_depth_that_is_taken_come_back_from_the_file() {
     let mut messages = Vec::new();
     for depth in 1..200 {
         let text = format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
-        let Ok(arguments) = crate::tolerant_json::arguments(&text) else { break };
+        let Ok(arguments) = crate::json::tolerant::arguments(&text) else { break };
         let (id, name) = ("c".to_string(), "bash".to_string());
         let call = Block::ToolCall { id, name, arguments, thought_signature: None, arguments_error: None };
         let Message::Assistant(mut message) = answer() else { panic!("an answer") };

@@ -148,7 +148,7 @@ fn thinking_and_flags() {
     assert!(headers.contains(&"x-session-id: s1".to_string()), "{headers:?}");
 }
 
-/// What each model is told of caches and sessions, in three kinds of requests: for a short time, for a long one, and one
+/// What requests to each model say of caches and sessions, in three kinds of requests: for a short time, for a long one, and one
 /// whose prompt will not come again.
 #[test]
 fn words_for_the_cache() {

@@ -1,6 +1,5 @@
 //! Walking folders as developers expect it: what version control ignores is left out, hidden files are not.
 
-use super::paths;
 use ignore::{DirEntry, WalkBuilder};
 use std::path::{Path, PathBuf};
 
@@ -40,57 +39,60 @@ fn odd_rules(dir: &Path) -> Option<PathBuf> {
         .find(|path| path.metadata().is_ok_and(|metadata| !metadata.is_file() || metadata.len() > MAX_RULES))
 }
 
-/// The folder or file that a tool was asked to look at, which exists, by default the working directory.
-///
-/// # Errors
-/// The text for the model.
-pub fn target(asked: Option<&str>, cwd: &Path, home: Option<&Path>) -> Result<PathBuf, String> {
-    let path = paths::resolve(asked.unwrap_or("."), cwd, home);
-    if path.exists() { Ok(path) } else { Err(format!("Path not found: {}", path.display())) }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::Bench;
     use super::*;
 
-    fn walked(bench: &Bench) -> Vec<String> {
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        fn new(files: &[(&str, &str)]) -> Tree {
+            let tree = Tree(tempfile::tempdir().expect("a folder"));
+            for (name, text) in files {
+                let path = tree.path(name);
+                std::fs::create_dir_all(path.parent().expect("a folder")).expect("it is made");
+                std::fs::write(path, text).expect("it is written");
+            }
+            tree
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+    }
+
+    fn walked(tree: &Tree) -> Vec<String> {
+        let root = tree.0.path();
         let name = |entry: DirEntry| {
-            let path = entry.path().strip_prefix(&bench.cwd).expect("it is below").to_owned();
+            let path = entry.path().strip_prefix(root).expect("it is below").to_owned();
             path.to_str().expect("a plain name").to_owned()
         };
-        let walk = walk(&bench.cwd, |_| true).expect("the rules are fine").build();
+        let walk = walk(root, |_| true).expect("the rules are fine").build();
         walk.filter_map(Result::ok).map(name).filter(|name| !name.is_empty()).collect()
     }
 
     #[test]
     fn ignored_files_are_left_out_and_hidden_ones_are_not() {
-        let bench = Bench::new();
-        for name in ["b.rs", "a.rs", ".hidden", "out/x", "no.tmp", "kept/y", "fd", "rg", ".git/config", "kept/.git/z"] {
-            bench.write(name, "");
-        }
-        bench.write(".gitignore", "out\n*.tmp\n");
-        bench.write(".fdignore", "fd\n");
-        bench.write(".rgignore", "rg\n");
+        let names = ["b.rs", "a.rs", ".hidden", "out/x", "no.tmp", "kept/y", "fd", "rg", ".git/config", "kept/.git/z"];
+        let rules = [(".gitignore", "out\n*.tmp\n"), (".fdignore", "fd\n"), (".rgignore", "rg\n")];
+        let tree = Tree::new(&[&names.map(|name| (name, ""))[..], &rules].concat());
         assert_eq!(
-            walked(&bench),
+            walked(&tree),
             [".fdignore", ".gitignore", ".hidden", ".rgignore", "a.rs", "b.rs", "kept", "kept/y"]
         );
     }
 
     #[test]
     fn rules_that_could_hang_or_fill_the_memory_are_not_read() {
-        let bench = Bench::new();
-        bench.write("d/x", "");
-        bench.write("e/x", "");
-        bench.write("f/x", "");
-        bench.fifo("d/.gitignore");
-        std::os::unix::fs::symlink("/dev/zero", bench.path("e/.ignore")).expect("a link");
-        let sparse = std::fs::File::create(bench.path("f/.fdignore")).expect("it is created");
+        let tree = Tree::new(&[("d/x", ""), ("e/x", ""), ("f/x", "")]);
+        let fifo = tree.path("d/.gitignore");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o600)).expect("a FIFO");
+        std::os::unix::fs::symlink("/dev/zero", tree.path("e/.ignore")).expect("a link");
+        let sparse = std::fs::File::create(tree.path("f/.fdignore")).expect("it is created");
         sparse.set_len(4 << 30).expect("it is enlarged");
-        assert!(walked(&bench).is_empty());
+        assert!(walked(&tree).is_empty());
         for name in ["d", "e", "f"] {
-            assert!(walk(&bench.path(name), |_| true).is_err_and(|text| text.contains(&format!("/{name}/."))));
+            assert!(walk(&tree.path(name), |_| true).is_err_and(|text| text.contains(&format!("/{name}/."))));
         }
     }
 }

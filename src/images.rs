@@ -1,12 +1,11 @@
 //! Images for models: recognised, checked against damage and what models take, and scaled down or converted where needed.
 
-pub(super) mod format;
+pub(crate) mod format;
 mod integrity;
 #[cfg(feature = "image")]
 mod resize;
 
 use crate::cancel::Cancel;
-use crate::transcript::Block;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
@@ -34,8 +33,8 @@ const TOLERANT: GeneralPurpose = GeneralPurpose::new(
 #[derive(Debug, PartialEq)]
 pub struct Prepared {
     pub mime_type: &'static str,
-    /// `None` = left out; the notes say why.
-    pub image: Option<Block>,
+    /// Base64, standard alphabet with padding. `None` = left out; the notes say why.
+    pub data: Option<String>,
     /// Lines for the model, in brackets.
     pub notes: Vec<String>,
 }
@@ -72,7 +71,7 @@ pub fn prepare_base64(text: &str, resize: bool, cancel: &Cancel) -> Option<Prepa
     let data = if plain.len() as u64 > MAX_SOURCE.div_ceil(3) * 4 { None } else { TOLERANT.decode(&plain).ok() };
     match data.as_deref().and_then(|data| Some((sniff(data)?, data))) {
         Some((format, data)) => prepare(format, data, resize, cancel),
-        None => Some(Prepared { mime_type: "", image: None, notes: vec![Omission::NoImage.note()] }),
+        None => Some(Prepared { mime_type: "", data: None, notes: vec![Omission::NoImage.note()] }),
     }
 }
 
@@ -115,14 +114,12 @@ impl Omission {
 
 impl Prepared {
     fn new(format: Format, data: &[u8], notes: Vec<String>) -> Prepared {
-        let mime_type = format.mime_type();
-        let image = Block::Image { data: STANDARD.encode(data), mime_type: mime_type.into() };
-        Prepared { mime_type, image: Some(image), notes }
+        Prepared { mime_type: format.mime_type(), data: Some(STANDARD.encode(data)), notes }
     }
 
     /// An image that no model can get, with the reason.
     pub fn left_out(format: Format, reason: Omission) -> Prepared {
-        Prepared { mime_type: format.mime_type(), image: None, notes: vec![reason.note()] }
+        Prepared { mime_type: format.mime_type(), data: None, notes: vec![reason.note()] }
     }
 }
 
@@ -141,8 +138,8 @@ mod tests {
         // What follows the end is no part of the image.
         png.resize(3_538_941, 0);
         let prepared = prepare(Format::Png, &png, true, &Cancel::new()).expect("not cancelled");
-        let image = Block::Image { data: STANDARD.encode(&png), mime_type: "image/png".into() };
-        assert_eq!(prepared, Prepared { mime_type: "image/png", image: Some(image), notes: vec![] });
+        let data = Some(STANDARD.encode(&png));
+        assert_eq!(prepared, Prepared { mime_type: "image/png", data, notes: vec![] });
         assert!(fits(3_538_941) && !fits(3_538_942));
     }
 
@@ -187,7 +184,7 @@ mod tests {
         for text in ["", "%", "AA==", &STANDARD.encode("<!DOCTYPE html>"), "data:;base64,"] {
             let prepared = prepare_base64(text, true, &Cancel::new()).expect("not cancelled");
             assert_eq!(prepared.notes, ["[Image omitted: the data is no image in a known format.]"], "{text}");
-            assert_eq!(prepared.image, None);
+            assert_eq!(prepared.data, None);
         }
     }
 

@@ -1,0 +1,172 @@
+//! Replacing files as a whole: readers see the old content or the new, never a part.
+
+use super::open::{Links, open, refuse_special};
+use std::fs::{File, Metadata, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// As many symbolic links as Linux itself follows before it gives up.
+const MAX_LINKS: usize = 40;
+
+/// The file that a path stands for once all symbolic links are followed, whether or not it exists yet.
+pub fn real_path(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        if let Ok(real) = path.canonicalize() {
+            return real;
+        }
+        let real = match (path.parent().and_then(|parent| parent.canonicalize().ok()), path.file_name()) {
+            (Some(parent), Some(name)) => parent.join(name),
+            _ => return path,
+        };
+        // A link whose target is missing is followed by hand: the target is what gets created.
+        match real.read_link() {
+            Ok(target) => path = real.parent().unwrap_or(Path::new("/")).join(target),
+            Err(_) => return real,
+        }
+    }
+    path
+}
+
+/// Checks that `target` (a [`real_path`]) can be replaced or created. `None` = there is nothing yet.
+///
+/// # Errors
+/// As the system says, or as [`open_regular`] for what is no file.
+pub fn check_writable(target: &Path) -> io::Result<Option<Metadata>> {
+    let metadata = match target.symlink_metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    refuse_special(&metadata)?;
+    // Replacing needs no right on the old file, but whoever made it read-only meant it.
+    rustix::fs::access(target, rustix::fs::Access::WRITE_OK)?;
+    Ok(Some(metadata))
+}
+
+/// Replaces or creates the file `target` (a [`real_path`]) as a whole: readers see the old content or the new, never a
+/// part. Mode and owner of a replaced file are kept; a new one gets mode 0666 less the umask, as any editor does it.
+///
+/// # Errors
+/// As [`check_writable`], and what the system says while writing; the old content is then still there.
+pub fn replace(target: &Path, content: &[u8]) -> io::Result<()> {
+    let old = check_writable(target)?;
+    match replace_by_rename(target, content, old.as_ref()) {
+        // A folder that takes no new file, or a file that is a mount point, as containers have: the file itself may
+        // still take new content, though not all at once.
+        Err(error) if old.is_some() && cannot_rename(&error) => write_in_place(target, content),
+        result => result,
+    }
+}
+
+fn cannot_rename(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::ROFS))
+}
+
+fn replace_by_rename(target: &Path, content: &[u8], old: Option<&Metadata>) -> io::Result<()> {
+    let folder = target.parent().unwrap_or(Path::new("/"));
+    // Created private where it replaces a file that may be private; the final mode follows before the rename.
+    let mode = if old.is_some() { 0o600 } else { 0o666 };
+    let mut file =
+        tempfile::Builder::new().prefix(".tmp-").permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
+    file.write_all(content)?;
+    if let Some(old) = old {
+        keep_access(file.as_file(), old)?;
+    }
+    file.persist(target).map_err(|failed| failed.error)?;
+    Ok(())
+}
+
+/// Gives a file that is to replace another the owner and the mode of that one.
+///
+/// # Errors
+/// What the system says.
+pub fn keep_access(new: &File, old: &Metadata) -> io::Result<()> {
+    let own = new.metadata()?;
+    if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
+        // Only root may give files away; for others the new owner is who wrote last, as with most editors.
+        let _ = std::os::unix::fs::fchown(new, Some(old.uid()), Some(old.gid()));
+    }
+    new.set_permissions(old.permissions())
+}
+
+/// Waits until the names in a folder are on the disk: a file that was renamed is known to it only then.
+///
+/// # Errors
+/// What the system says.
+#[expect(clippy::disallowed_methods, reason = "a folder, which opens at once")]
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn write_in_place(target: &Path, content: &[u8]) -> io::Result<()> {
+    let (mut file, _) = open(target, File::options().write(true), Links::Refuse)?;
+    file.set_len(0)?;
+    file.write_all(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::open::read;
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn dir() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().canonicalize().expect("it exists");
+        (dir, path)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().expect("it exists").permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn links_are_followed_even_to_what_is_missing() {
+        let (_dir, path) = dir();
+        std::fs::create_dir(path.join("d")).expect("a directory");
+        symlink("d/missing", path.join("link")).expect("a link");
+        symlink("link", path.join("link2")).expect("a link");
+        symlink("loop", path.join("loop")).expect("a link");
+        assert_eq!(real_path(&path.join("link2")), path.join("d/missing"));
+        assert_eq!(real_path(&path.join("new")), path.join("new"));
+        assert_eq!(real_path(&path.join("loop")), path.join("loop"));
+        assert_eq!(real_path(Path::new("/nonexistent/a/b")), Path::new("/nonexistent/a/b"));
+    }
+
+    #[test]
+    fn replacing_keeps_the_mode_and_leaves_nothing_behind() {
+        let (_dir, path) = dir();
+        let file = path.join("run.sh");
+        std::fs::write(&file, "old").expect("it is written");
+        std::fs::set_permissions(&file, Permissions::from_mode(0o751)).expect("it is set");
+        replace(&file, b"new").expect("it is replaced");
+        assert_eq!((std::fs::read(&file).expect("it is there").as_slice(), mode(&file)), (&b"new"[..], 0o751));
+
+        std::fs::write(path.join("by-std"), "").expect("it is written");
+        replace(&path.join("by-us"), b"").expect("it is created");
+        assert_eq!(mode(&path.join("by-us")), mode(&path.join("by-std")), "the umask applies as to any new file");
+        assert_eq!(path.read_dir().expect("it is listed").count(), 3);
+    }
+
+    #[test]
+    fn a_reader_never_sees_a_part() {
+        let (_dir, path) = dir();
+        let file = path.join("f");
+        let contents = [vec![b'a'; 300_000], vec![b'b'; 300_000]];
+        replace(&file, &contents[0]).expect("it is created");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..100 {
+                    replace(&file, &contents[n % 2]).expect("it is replaced");
+                }
+            });
+            for _ in 0..100 {
+                let seen = read(&file, 1 << 20).expect("it is read");
+                assert!(contents.contains(&seen), "{} bytes, first {:?}", seen.len(), seen.first());
+            }
+        });
+    }
+}
