@@ -131,6 +131,7 @@ fn input(payload: &[u8], deliver: Deliver, sender: Option<&AgentSender>) -> Resu
 }
 
 /// Where the answer to a control request goes. If the session ends before it answers, the caller is told so.
+#[derive(Clone)]
 pub struct Responder {
     host: Arc<Host>,
     service: Arc<SessionService>,
@@ -194,7 +195,7 @@ impl Responder {
         if !self.host.begin_rendering() {
             return self.error(&ReplyError::busy("too many histories are asked for at a time"));
         }
-        let host = self.host.clone();
+        let spare = self.clone();
         let work = move || {
             let limit = self.host.connection.max_payload();
             self.document(&fit(history.into_document(), limit));
@@ -203,8 +204,8 @@ impl Responder {
         match threads::spawn("history", threads::SMALL_STACK, work) {
             Ok(thread) => thread.abandon(),
             Err(error) => {
-                host.end_rendering();
-                log::warn!("no thread to render a history: {error}");
+                spare.host.end_rendering();
+                spare.error(&ReplyError::busy(&format!("no thread for the history: {error}")));
             }
         }
     }

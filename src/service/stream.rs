@@ -496,9 +496,14 @@ impl Reply for Stream {
 impl Drop for Shared {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if !state.ended {
-            // Nobody ended the stream, so something broke; the caller shall not wait for it.
-            report(&self.subject, self.connection.publish(&self.subject, None, &[], &[]));
+        if state.ended {
+            return;
+        }
+        // Where nobody ended the stream something broke: the caller shall neither wait nor take the answer for complete.
+        let end = state.end.take().unwrap_or_else(|| Err(ReplyError::internal("the answer was given up")));
+        let pieces = [end.as_ref().err().map(Piece::Error), Some(Piece::End)];
+        for piece in pieces.iter().flatten() {
+            let _ = self.publish(piece, None);
         }
     }
 }

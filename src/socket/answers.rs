@@ -13,7 +13,7 @@ use crate::contract::request;
 use crate::prompt::commands;
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, bounded, select};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long a session or the daemon may take to answer. They answer within one step, so this is never waited for unless
@@ -177,16 +177,32 @@ impl Client<'_> {
     }
 
     fn ask_daemon(&self, ask: DaemonAsk, time: Duration) -> Outcome {
+        self.ask_daemon_or(ask, time, |_| {})
+    }
+
+    /// Asks the daemon; an answer that comes when it is not waited for any more goes to `unheard`, on the daemon's thread.
+    fn ask_daemon_or(&self, ask: DaemonAsk, time: Duration, unheard: impl FnOnce(Value) + Send + 'static) -> Outcome {
         let (sender, receiver) = bounded(1);
+        let waits = Arc::new(Mutex::new(true));
+        let asker = waits.clone();
         let respond: DaemonRespond = Box::new(move |answer| {
-            let _ = sender.try_send(answer);
+            let waits = asker.lock().unwrap_or_else(PoisonError::into_inner);
+            if *waits {
+                // There is room for the only answer.
+                let _ = sender.try_send(answer);
+            } else if let Ok(answer) = answer {
+                unheard(answer);
+            }
         });
-        // What is made for a client that leaves meanwhile has to be known, because it may have to end with its client.
-        let makes = matches!(ask, DaemonAsk::Create { .. });
         if self.shared.requests.send_timeout(ClientRequest { ask, respond }, time).is_err() {
             return Err(busy("the daemon takes no request"));
         }
-        match if makes { receiver.recv_timeout(time) } else { self.wait(&receiver, time) } {
+        let answer = self.wait(&receiver, time).or_else(|_| {
+            *waits.lock().unwrap_or_else(PoisonError::into_inner) = false;
+            // It may have come in the last moment.
+            receiver.try_recv()
+        });
+        match answer {
             Ok(answer) => answer.map_err(Failure::Daemon),
             Err(_) => Err(busy(&format!("the daemon did not answer within {} s", time.as_secs()))),
         }
@@ -327,9 +343,19 @@ impl Client<'_> {
             request::Request::Create(create) => {
                 let watched = reply.is_some() && create.session_id.is_none();
                 let reply = reply.unwrap_or_else(|| Arc::new(SilentReply));
-                let mut row = self.ask_daemon(DaemonAsk::Create { create, reply }, ANSWER)?;
-                let id = row["sessionId"].as_str().map(str::to_owned);
-                let route = id.and_then(|id| self.shared.table().find(Some(&id)).ok());
+                let shared = self.shared.clone();
+                let made =
+                    move |row: &Value| row["sessionId"].as_str().and_then(|id| shared.table().find(Some(id)).ok());
+                let find = made.clone();
+                // Nobody is left to whom the answer of a run could matter, if its only client does not even know it.
+                let unheard = move |row: Value| {
+                    if let Some(run) = find(&row).filter(|_| watched) {
+                        // The inbox of a new run has room.
+                        let _ = run.commands.try_send(Command::End(EndReason::Stopped));
+                    }
+                };
+                let mut row = self.ask_daemon_or(DaemonAsk::Create { create, reply }, ANSWER, unheard)?;
+                let route = made(&row);
                 if let Some(socket) = route.as_ref().and_then(|route| route.socket.as_ref()) {
                     row["socketPath"] = json!(socket.to_string_lossy());
                 }

@@ -12,7 +12,7 @@ from support.waiting import eventually
 
 # Session files that are looked into for the one that a run goes on with. Their headers are as long as they may be, so that
 # the daemon needs some seconds: a client that leaves is noticed after one.
-OTHERS = 25
+OTHERS = 16
 
 
 def client_threads(daemon):

@@ -132,6 +132,19 @@ fn the_acknowledgement_comes_first_and_not_before_an_error() {
 }
 
 #[test]
+fn a_stream_that_nobody_ends_fails() {
+    let error = "internal_error: the answer was given up";
+    let document = format!(r#"{{"error":"internal_error","message":"{error}"}}"#);
+    for (form, expected) in [(Form::Text, format!("error: {error}")), (Form::Agent, document)] {
+        let Call { answers, connection, stream, _subscription, _broker } = call(form);
+        drop(stream);
+        assert!(connection.round_trip(Duration::from_secs(20)));
+        let heard: Vec<_> = answers.try_iter().map(|message| message.payload.to_vec()).collect();
+        assert_eq!(heard, [expected.as_bytes(), b""]);
+    }
+}
+
+#[test]
 fn an_address_leads_back_to_the_caller() {
     for (form, expected) in [(Form::Text, "more"), (Form::Agent, r#"{"type":"response","data":"more"}"#)] {
         let call = call(form);
