@@ -3,7 +3,6 @@
 use super::agents::SenderTrust;
 use super::agents::sender::Senders;
 use super::agents::{AgentIdentity, Terms};
-use super::micro;
 use super::recent::Recent;
 use super::replies::report;
 use super::stream::KeepAlive;
