@@ -246,7 +246,7 @@ impl Daemon {
         };
         let name = format!("s-{}", info.id);
         let thread =
-            if info.named { threads::spawn(&name, threads::SESSION_STACK, work) } else { threads::lend(&name, work) }
+            if info.named { threads::spawn(&name, threads::SESSION_STACK, work) } else { threads::run(&name, work) }
                 .map_err(|e| IntakeError::Busy { message: format!("no thread for a session: {e}") })?;
         if info.named {
             log::info!("session {} started in {}", info.id, info.cwd.display());

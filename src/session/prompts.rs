@@ -133,7 +133,7 @@ impl Session {
             overhead: 0,
         };
         let name = format!("t-{}", self.info.id);
-        match threads::lend(&name, move || turn.run(work)) {
+        match threads::run(&name, move || turn.run(work)) {
             Ok(thread) => {
                 self.running = Some(Running {
                     ids,

@@ -2,6 +2,7 @@
 
 use super::{Action, SESSION_VARIABLE, Step, Turn};
 use crate::events::AgentEvent;
+use crate::threads::{self, TURN_STACK};
 use crate::tools::{self, Tool, ToolContext, ToolOutput};
 use crate::transcript::{Block, ToolResultMessage, now_ms};
 use crossbeam_channel::bounded;
@@ -55,10 +56,7 @@ impl Turn {
                     let (id, name) = (call.id.clone(), call.name.clone());
                     // A panic is caught with the tool; what is left to fail is the thread itself.
                     let lost = move || self.lost(id, name);
-                    match std::thread::Builder::new()
-                        .name("tool".into())
-                        .spawn_scoped(scope, move || self.run_tool(&call, &ready))
-                    {
+                    match threads::spawn_scoped(scope, "tool", TURN_STACK, move || self.run_tool(&call, &ready)) {
                         Ok(handle) => Ok((handle, lost)),
                         Err(_) => Err(Box::new(lost())),
                     }
