@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.model_script import ToolCall
+from support.waiting import eventually
 
 # Seconds; far more than anything here takes.
 PROMPTLY = 5
@@ -37,7 +38,7 @@ def named(path, text):
 
 @pytest.mark.any_server
 class TestWithoutThemNothingStarts:
-    """What the operator named, and what nobody could do without, ends the start."""
+    """What the operator named ends the start."""
 
     def ends(self, daemon, path, *arguments):
         done = daemon.run_to_end(*arguments, timeout=PROMPTLY)
@@ -52,10 +53,6 @@ class TestWithoutThemNothingStarts:
     def test_a_context(self, new_daemon, special):
         daemon = new_daemon()
         self.ends(daemon, special(daemon.context("here")), "--context", "here")
-
-    def test_the_lock_of_the_state(self, new_daemon, special):
-        daemon = new_daemon()
-        self.ends(daemon, special(daemon.state_dir / "lock"))
 
 
 @pytest.mark.parametrize("flag", ["--creds", "--nkey", "--tls-ca", "--tls-cert", "--tls-key"])
@@ -88,8 +85,15 @@ class TestWithoutThemItGoesOn:
         daemon = new_daemon()
         path = special(daemon.agent_dir / name)
         daemon.start()
-        refused = daemon.refusal({"sessionMode": "run", "body": "x", "cwd": str(daemon.cwd), "model": "openai/gpt-5.5"})
-        assert named(path, refused.document["message"]), refused.document
+        daemon.refusal({"sessionMode": "run", "body": "x", "cwd": str(daemon.cwd), "model": "openai/gpt-5.5"})
+        daemon.wait_log(rf"{re.escape(str(path))}: {NOT_REGULAR}", PROMPTLY)
+        assert named(path, daemon.run_to_end("--check", timeout=PROMPTLY).stderr)
+
+    def test_the_lock_of_the_state(self, new_daemon, special):
+        daemon = new_daemon()
+        special(daemon.state_dir / "lock")
+        daemon.start()
+        daemon.wait_log(rf"sessions will not be kept over a restart: .*{NOT_REGULAR}", PROMPTLY)
 
     def test_instructions_skills_and_templates(self, new_daemon, model, special):
         daemon = new_daemon()
@@ -123,8 +127,8 @@ class TestWithoutThemItGoesOn:
         assert daemon.wait_exit() == 0
         special(path)
         daemon.start()
-        assert daemon.session_ids() == ["b"]
-        assert named(path, daemon.log_text())
+        daemon.wait_log(rf"session a: its file cannot be used: {NOT_REGULAR}", PROMPTLY)
+        eventually(lambda: daemon.session_ids() == ["b"], "the session is gone")
 
     def test_files_for_tools(self, daemon, model, special):
         special(daemon.cwd / "there")
