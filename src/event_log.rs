@@ -200,7 +200,7 @@ impl EventLog {
         }
     }
 
-    /// What a listener missed who has had event `since`, oldest first. What is not kept any more is told by a leading
+    /// The events that a listener missed whose last one was `since`, oldest first. What is not kept any more is replaced by a leading
     /// envelope `bridge_gap`, with the number of the last lost event as its own and `{from, to}` as its data.
     ///
     /// A number that this log has not reached is one of an earlier life of the session: then everything was missed.

@@ -1,4 +1,4 @@
-//! What was said in a session: the message model, the file it is kept in, and what is derived from both.
+//! The transcript of a session: the message model, the session file, and what is derived from both.
 
 pub mod compaction;
 pub mod contents;

@@ -23,7 +23,7 @@ pub struct Skill {
     pub description: String,
     /// The file with its instructions, absolute.
     pub file: PathBuf,
-    /// Only its user may call it up; models are not told of it.
+    /// Only users invoke it; models do not see it.
     pub hidden: bool,
 }
 
@@ -165,7 +165,7 @@ pub fn section(skills: &[Skill]) -> Option<String> {
     ))
 }
 
-/// A skill that a text calls up.
+/// A skill that a text invokes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Call<'a> {
     pub name: &'a str,
@@ -175,7 +175,7 @@ pub struct Call<'a> {
     pub arguments: &'a str,
 }
 
-/// What `/skill:NAME ARGUMENTS` calls up. `None` = `text` calls up no known skill.
+/// The invocation that `/skill:NAME ARGUMENTS` is. `None` = `text` invokes no known skill.
 ///
 /// # Errors
 /// The skill's file cannot be read.

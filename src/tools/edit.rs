@@ -149,7 +149,7 @@ fn details(path: &str, old: &str, new: &str) -> Value {
     details.into()
 }
 
-/// Errors that the system has a symbol for are told by the symbol alone; our own are told in words.
+/// An error for the model: the symbol alone of those that the system has one for, the words of our own.
 fn unreadable(path: &str, error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(_) => format!("Could not edit file: {path}. Error code: {}.", error_code(error)),

@@ -43,8 +43,8 @@ pub struct ToolContext<'a> {
     /// Takes intermediate results, each of which replaces the one before.
     pub on_update: &'a (dyn Fn(ToolOutput) + Sync),
     /// Puts a question (as the `questions` module takes it) to the session's people and waits for what comes of it:
-    /// `{requestId, answers}`, or `{requestId, cancelled: true, error?}`. An error says why it cannot be asked, or is not
-    /// waited for any more.
+    /// `{requestId, answers}`, or `{requestId, cancelled: true, error?}`. An error says why the question cannot be asked, or is
+    /// not waited for any more.
     pub ask: &'a (dyn Fn(Value) -> Result<Value, String> + Sync),
 }
 
