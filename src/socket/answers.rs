@@ -11,9 +11,10 @@ use crate::contract::prompt::{Command, EndReason};
 use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::request;
 use crate::prompt::commands;
+use crate::sync::lock;
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, bounded, select};
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long a session or the daemon may take to answer. They answer within one step, so this is never waited for unless
@@ -186,7 +187,7 @@ impl Client<'_> {
         let waits = Arc::new(Mutex::new(true));
         let asker = waits.clone();
         let respond: DaemonRespond = Box::new(move |answer| {
-            let waits = asker.lock().unwrap_or_else(PoisonError::into_inner);
+            let waits = lock(&asker);
             if *waits {
                 // There is room for the only answer.
                 let _ = sender.try_send(answer);
@@ -198,7 +199,7 @@ impl Client<'_> {
             return Err(busy("the daemon takes no request"));
         }
         let answer = self.wait(&receiver, time).or_else(|_| {
-            *waits.lock().unwrap_or_else(PoisonError::into_inner) = false;
+            *lock(&waits) = false;
             // It may have come in the last moment.
             receiver.try_recv()
         });
