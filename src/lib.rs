@@ -110,32 +110,80 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod broker;
-pub mod cancel;
-pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod contract;
-pub mod daemon;
-pub mod event_log;
-pub mod fault;
-pub mod files;
-pub mod ids;
-pub mod images;
-pub mod json;
-pub mod model;
+mod cancel;
+mod cli;
+mod clock;
+mod config;
+mod contract;
+mod daemon;
+mod event_log;
+mod fault;
+mod files;
+mod ids;
+mod images;
+mod json;
+mod model;
 #[expect(clippy::disallowed_methods, reason = "it stands alone, and is handed the function that reads files")]
 pub mod nats;
-pub mod prompt;
-pub mod service;
-pub mod session;
-pub mod socket;
-pub mod startup;
-pub mod sync;
-pub mod sys;
-pub mod threads;
-pub mod tools;
-pub mod transcript;
-pub mod trust_roots;
-pub mod turn;
+mod prompt;
+mod service;
+mod session;
+mod socket;
+mod startup;
+mod sync;
+mod sys;
+mod threads;
+mod tools;
+mod transcript;
+mod trust_roots;
+mod turn;
 
-pub use json::{comments as jsonc, tolerant as tolerant_json};
+pub use cli::run as client;
+pub use startup::main as daemon;
+
+/// What the fuzz targets feed with bytes: the readers of all that comes from outside.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::cancel::Cancel;
+    pub use crate::event_log::HistoryQuery;
+
+    pub mod agents {
+        pub use crate::contract::error::ReplyError;
+        pub use crate::contract::sender::AgentSender;
+        pub use crate::service::agents::SenderTrust;
+        pub use crate::service::agents::envelope::{Attachment, parse};
+        pub use crate::service::agents::sender::Senders;
+    }
+
+    pub mod comments {
+        pub use crate::json::comments::{parse, to_json};
+    }
+
+    pub mod model {
+        pub use crate::model::{
+            Answer, Api, Events, Model, Outcome, Rates, Request, Sink, Source, StreamEvent, ThinkingLevel, protocol,
+            read,
+        };
+    }
+
+    pub mod socket {
+        pub use crate::contract::request::Request as DaemonRequest;
+        pub use crate::socket::{Frame, Framer, Kind, PromptFields, Request, Slash, parse, slash};
+    }
+
+    pub mod tolerant {
+        pub use crate::json::tolerant::{arguments, parse, parse_whole};
+    }
+
+    pub mod tools {
+        pub use crate::tools::{Mismatch, Replacement, apply, diff, with_lf};
+    }
+
+    pub mod transcript {
+        pub use crate::json::object;
+        pub use crate::transcript::contents::{Contents, read_id};
+        pub use crate::transcript::restore::{Restored, restore};
+        pub use crate::transcript::session_file::SessionFile;
+        pub use crate::transcript::{Block, Content, Message, UserMessage};
+    }
+}

@@ -55,19 +55,14 @@ mod throttle;
 mod usage;
 mod waits;
 
-#[cfg(fuzzing)]
 pub use answer::Answer;
 pub use model_info::Model;
-#[cfg(fuzzing)]
 pub use model_info::{Api, Rates};
 pub use oauth::Endpoints as OauthEndpoints;
-#[cfg(fuzzing)]
 pub use provider_apis::protocol;
-#[cfg(fuzzing)]
 pub use reading::{Source, read};
 pub use request::{Outcome, Request, Sink, StreamEvent};
 pub use services::Services;
 pub use settings::QueueMode;
-#[cfg(fuzzing)]
 pub use sse::Events;
 pub use thinking::ThinkingLevel;

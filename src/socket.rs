@@ -16,9 +16,7 @@ mod server;
 mod stream;
 
 pub use framing::escape_separators;
-#[cfg(fuzzing)]
 pub use framing::{Frame, Framer};
-#[cfg(fuzzing)]
 pub use requests::{Kind, PromptFields, Request, Slash, parse, slash};
 
 use crate::cancel::Cancel;

@@ -1,16 +1,18 @@
 //! What the process sets up before it serves: the log, limits, signals.
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::daemon::Fatal;
+use crate::model::Services;
 use crate::tools::child;
 use crate::{daemon, sys, threads};
 use crossbeam_channel::bounded;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 /// Where glibc looks for settings of its allocator, and the one that matters here: every thread keeps freed pieces of
 /// memory for itself, seven of each size up to 1 KiB, which with a thread per session is half of what an idle session takes
@@ -18,9 +20,39 @@ use std::process::Command;
 const ALLOCATOR_VARIABLE: &str = "GLIBC_TUNABLES";
 const ALLOCATOR_SETTINGS: &str = "glibc.malloc.tcache_max=128:glibc.malloc.tcache_count=2";
 
+/// The daemon, from its command line to its exit code.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    match config::from_command_line(arguments, environment.collect()) {
+        Ok(config::Command::Print(text)) => print!("{text}"),
+        Ok(config::Command::Check(config)) => {
+            for warning in &config.warnings {
+                eprintln!("pi-exec: warning: {warning}");
+            }
+            // Some of the agent's files are only read when they are needed.
+            for problem in Services::new(&config.agent_dir, config.oauth_refresh.clone()).problems() {
+                eprintln!("pi-exec: warning: {problem}");
+            }
+            print!("{}", config.report);
+        }
+        Ok(config::Command::Serve(config)) => {
+            configure_allocator();
+            if let Err(e) = run(*config) {
+                eprintln!("pi-exec: fatal: {e}");
+                return ExitCode::from(e.exit_code());
+            }
+        }
+        Err(e) => {
+            eprintln!("pi-exec: {e}");
+            return ExitCode::from(e.exit_code());
+        }
+    }
+    ExitCode::SUCCESS
+}
+
 /// Starts this program once more, as the same process, with the allocator's settings in its environment, since glibc takes
 /// them from nowhere else. Where that is not possible, or somebody has set them already, all goes on as it is.
-pub fn configure_allocator() {
+fn configure_allocator() {
     if cfg!(target_env = "gnu")
         && std::env::var_os(ALLOCATOR_VARIABLE).is_none()
         && let Ok(program) = std::env::current_exe()
@@ -37,7 +69,7 @@ pub fn configure_allocator() {
 ///
 /// # Errors
 /// A text that says what could not be set up.
-pub fn run(config: Config) -> Result<(), Fatal> {
+fn run(config: Config) -> Result<(), Fatal> {
     start_log(&config.log);
     for warning in &config.warnings {
         log::warn!("{warning}");

@@ -23,9 +23,7 @@ mod truncate;
 mod validate;
 mod write;
 
-#[cfg(fuzzing)]
 pub use edit_diff::diff;
-#[cfg(fuzzing)]
 pub use edit_match::{Edit as Replacement, Mismatch, apply, with_lf};
 pub use environment::child_environment;
 pub use tool::{Tool, ToolContext, ToolOutput};

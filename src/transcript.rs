@@ -10,8 +10,6 @@ pub mod session_file;
 pub mod shorten;
 pub mod stored_message;
 
-pub use crate::clock::{iso_time, now_ms};
-pub use crate::json::object;
 pub use message::{
     AssistantMessage, Block, Content, Cost, Message, StopReason, ToolResultMessage, ToolSpec, Usage, UserMessage,
 };

@@ -9,6 +9,7 @@ mod room;
 mod streaming;
 
 use crate::cancel::Cancel;
+use crate::clock::now_ms;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Incoming;
@@ -17,7 +18,7 @@ use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::tools::{self, Tool};
-use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage, now_ms};
+use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage};
 use calls::calls;
 use compact::CompactError;
 use crossbeam_channel::{Sender, bounded};

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nats_pi_bridge::cli::run(std::env::args_os().skip(1).collect(), &|name| std::env::var_os(name))
+    nats_pi_bridge::client(std::env::args_os().skip(1).collect(), &|name| std::env::var_os(name))
 }

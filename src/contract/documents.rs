@@ -1,7 +1,7 @@
 //! The JSON documents about sessions: rows of `list`, and `inspect`.
 
+use crate::clock::iso_time;
 use crate::contract::session::{SessionIdentity, SessionStats};
-use crate::transcript::iso_time;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
 

@@ -1,8 +1,9 @@
 //! What is known of a session outside its own thread.
 
 use super::ids::{InstanceId, SessionId};
+use crate::clock::now_ms;
 use crate::model::{Model, ThinkingLevel};
-use crate::transcript::{Usage, now_ms};
+use crate::transcript::Usage;
 use crossbeam_channel::bounded;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;

@@ -1,12 +1,12 @@
 //! The daemon's side of the agent protocol: discovery and signs of life of all agents.
 
 use super::{Daemon, Entry};
+use crate::clock::now_ms;
 use crate::nats::Message;
 use crate::service::agents::AgentIdentity;
 use crate::service::micro;
 use crate::service::replies::send_document;
 use crate::service::services::agent_instance_id;
-use crate::transcript::now_ms;
 
 impl Daemon {
     /// Answers a discovery request for all instances that it asks.

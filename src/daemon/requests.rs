@@ -4,6 +4,7 @@
 
 use super::{Caller, Daemon, Phase};
 use crate::cancel::Cancel;
+use crate::clock::now_ms;
 use crate::contract::documents;
 use crate::contract::error::{DaemonError, ReplyError};
 use crate::contract::ids::SessionId;
@@ -18,7 +19,6 @@ use crate::service::recent::{self, Key};
 use crate::service::replies::{CountedReply, send_document, send_error};
 use crate::service::stream::{Form, Stream};
 use crate::service::waiting_room::Class;
-use crate::transcript::now_ms;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,6 +1,7 @@
 //! How sessions begin and end: requests are checked and carried out, saved sessions are brought back.
 
 use super::{Caller, Daemon, Entry};
+use crate::clock::now_ms;
 use crate::contract::error::DaemonError;
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::contract::prompt::{EndReason, Incoming, Prompt};
@@ -14,7 +15,7 @@ use crate::service::session_subjects::{Place, SessionSubjects};
 use crate::session::state_dir::SavedSession;
 use crate::session::{self, Parts, Storage};
 use crate::socket::SessionSocket;
-use crate::transcript::{locate, now_ms};
+use crate::transcript::locate;
 use crate::{threads, tools};
 use crossbeam_channel::bounded;
 use serde_json::json;

@@ -3,8 +3,9 @@
 use super::request::{Outcome, Request, RequestError, Sink, StreamEvent};
 use super::sendable::resolve_tool_name;
 use super::usage;
-use crate::tolerant_json;
-use crate::transcript::{AssistantMessage, Block, StopReason, Usage, now_ms};
+use crate::clock::now_ms;
+use crate::json::tolerant;
+use crate::transcript::{AssistantMessage, Block, StopReason, Usage};
 use serde_json::Map;
 use std::collections::HashSet;
 use std::time::Instant;
@@ -120,7 +121,7 @@ impl<'a> Answer<'a> {
         if delta.is_empty() {
             return;
         }
-        let (second, mut rest, first) = tolerant_json::split_halves(delta);
+        let (second, mut rest, first) = tolerant::split_halves(delta);
         if let Some((_, half)) = self.half.take().filter(|(at, _)| *at == index)
             && let Some(second) = second
             && let Some(Ok(character)) = char::decode_utf16([half, second]).next()
@@ -307,7 +308,7 @@ impl<'a> Answer<'a> {
         let Some(at) = self.arguments.iter().position(|(known, _)| *known == index) else { return };
         let (_, text) = self.arguments.swap_remove(at);
         if let Some(Block::ToolCall { arguments, arguments_error, .. }) = self.message.content.get_mut(index) {
-            match tolerant_json::arguments(&text) {
+            match tolerant::arguments(&text) {
                 Ok(map) => *arguments = map,
                 Err(reason) => *arguments_error = Some(reason),
             }

@@ -12,7 +12,7 @@ use super::request::RequestError;
 use super::secret_value::{Secret, evaluate};
 use super::{catalog, http};
 use crate::cancel::Cancel;
-use crate::transcript::now_ms;
+use crate::clock::now_ms;
 use std::borrow::Cow;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use super::definition::Definition;
 use super::odd_values;
-use crate::jsonc;
+use crate::json::comments;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -45,7 +45,7 @@ impl ModelsJson {
     /// # Errors
     /// The file is of no use.
     pub fn parse(text: &str) -> Result<ModelsJson, String> {
-        let mut file = odd_values::object(jsonc::parse(text)?)?;
+        let mut file = odd_values::object(comments::parse(text)?)?;
         let mut found = ModelsJson::default();
         let providers = match file.remove("providers") {
             None | Some(Value::Null) => Map::new(),

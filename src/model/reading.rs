@@ -8,7 +8,7 @@ use super::request::RequestError;
 use super::sse::{Event, Events};
 use super::stated_error::{is_error_alone, provider_error, unusable};
 use crate::cancel::Cancel;
-use crate::tolerant_json;
+use crate::json::tolerant;
 use crate::transcript::StopReason;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -145,7 +145,7 @@ impl Reading<'_> {
 
     fn list(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         let mut repaired = String::new();
-        let list: Vec<&RawValue> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
+        let list: Vec<&RawValue> = tolerant::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
         for raw in list.into_iter().map(|raw| raw.get().as_bytes()).filter(|raw| raw.starts_with(b"{")) {
             if self.decoder.event(Event { name: b"", data: raw }, answer)? == Progress::Done {
                 return Ok(Progress::Done);
@@ -191,7 +191,7 @@ fn is_done(data: &[u8]) -> bool {
 }
 
 fn is_json(data: &[u8]) -> bool {
-    tolerant_json::parse::<IgnoredAny>(data, &mut String::new()).is_ok()
+    tolerant::parse::<IgnoredAny>(data, &mut String::new()).is_ok()
 }
 
 fn lost(error: &io::Error) -> RequestError {

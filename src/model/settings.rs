@@ -4,7 +4,7 @@ use super::exchange::RetryPolicy;
 use super::model_info::Model;
 use super::odd_values;
 use super::thinking::{Budgets, ThinkingLevel};
-use crate::jsonc;
+use crate::json::comments;
 use crate::transcript::compaction::CompactionSettings;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -160,7 +160,7 @@ struct ProviderRetry {
 /// # Errors
 /// The text is no JSON, or no object.
 pub fn document(text: &str, odd: &mut Vec<String>) -> Result<Value, String> {
-    let mut document = odd_values::object(jsonc::parse(text)?)?;
+    let mut document = odd_values::object(comments::parse(text)?)?;
     document.values_mut().for_each(odd_values::whole_numbers);
     odd_values::leave_out(&mut document, &|value| Settings::deserialize(value).map(drop), odd);
     Ok(Value::Object(document))
@@ -402,15 +402,15 @@ mod tests {
         let user = parse(user);
         let project =
             r#"{"defaultModel":"p", /* more */ "retry":{"maxRetries":2},"skills":["b"],"enabledModels":["y"]}"#;
-        let merged = user.with(&jsonc::parse(project).expect("it parses")).expect("it fits");
+        let merged = user.with(&comments::parse(project).expect("it parses")).expect("it fits");
         assert_eq!(merged.default_model.as_deref(), Some("p"));
         assert_eq!((merged.retry().max_retries, merged.retry().delay_ms(1)), (2, 5));
         assert_eq!(merged.document["skills"], serde_json::json!(["a", "b"]));
         assert_eq!(merged.document["enabledModels"], serde_json::json!(["y"]));
         assert_eq!(user.with(&Value::Null).as_ref(), Ok(&user), "there is no such file");
-        let alone = Settings::default().with(&jsonc::parse(r#"{"defaultModel":"p"}"#).expect("it parses"));
+        let alone = Settings::default().with(&comments::parse(r#"{"defaultModel":"p"}"#).expect("it parses"));
         assert_eq!(alone.expect("it fits").default_model.as_deref(), Some("p"));
-        assert!(user.with(&jsonc::parse(r#"{"retry":3}"#).expect("it parses")).is_err());
+        assert!(user.with(&comments::parse(r#"{"retry":3}"#).expect("it parses")).is_err());
     }
 
     #[test]

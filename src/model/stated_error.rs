@@ -3,7 +3,7 @@
 use super::error_body::{ErrorBody, KINDS, MESSAGES, quoted};
 use super::request::{Failure, RequestError};
 use super::waits;
-use crate::tolerant_json;
+use crate::json::tolerant;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -37,7 +37,7 @@ pub fn provider_error(raw: &str) -> RequestError {
 /// # Errors
 /// The error that the event states, or that its data is no JSON.
 pub fn check(data: &[u8]) -> Result<(), RequestError> {
-    let value: Value = tolerant_json::parse(data, &mut String::new()).map_err(|e| unusable(&e))?;
+    let value: Value = tolerant::parse(data, &mut String::new()).map_err(|e| unusable(&e))?;
     find(&value).map_or(Ok(()), |error| Err(provider_error(&error.to_string())))
 }
 

@@ -18,8 +18,8 @@ pub mod queries;
 pub mod sender;
 pub mod stream;
 
+use crate::clock::iso_time;
 use crate::service::micro::{Counters, Endpoint};
-use crate::transcript::iso_time;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! NATS micro services (ADR-32): discovery requests, the documents that answer them, statistics.
 
-use crate::transcript::iso_time;
+use crate::clock::iso_time;
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

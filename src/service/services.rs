@@ -6,9 +6,9 @@ use super::host::Host;
 use super::micro::{self, Counters, Endpoint, Instance, Query};
 use super::session_subjects::session_subject;
 use super::stream::Form;
+use crate::clock::now_ms;
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::ids;
-use crate::transcript::now_ms;
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, OnceLock};
 

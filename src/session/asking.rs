@@ -1,12 +1,12 @@
 //! Questions that the model has for people, and the answers that come over any wire.
 
 use super::Session;
+use crate::clock::now_ms;
 use crate::contract::control::Answer;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::wire::Wire;
 use crate::session::questions::Settled;
-use crate::transcript::now_ms;
 use crossbeam_channel::Sender;
 use serde_json::{Value, json};
 use std::time::Duration;

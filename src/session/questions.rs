@@ -7,8 +7,8 @@
 //! ignore that word, as people were trapped by incomplete options; the first version honours it, and so do we, since a
 //! program that asks for a closed choice has to get one.
 
+use crate::clock::iso_time;
 use crate::ids;
-use crate::transcript::iso_time;
 use serde_json::{Map, Value, json};
 
 /// Questions that may be open in one session at a time, so that nobody fills its memory by asking.

@@ -1,8 +1,9 @@
 //! What a crash left undone, as the session file tells it.
 
+use crate::clock::now_ms;
 use crate::files;
 use crate::transcript::contents::Contents;
-use crate::transcript::{Block, Message, ToolResultMessage, now_ms};
+use crate::transcript::{Block, Message, ToolResultMessage};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::io::{self, Read, Seek, SeekFrom};

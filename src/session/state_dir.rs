@@ -2,10 +2,10 @@
 //!
 //! What was said in a session is in its session file; here is what the daemon has to know to offer it again.
 
+use crate::clock::now_ms;
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::fault;
 use crate::files::{self, private};
-use crate::transcript::now_ms;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -127,7 +127,11 @@ impl StateDir {
     /// # Errors
     /// What the system says; then the former state is still there.
     pub fn save(&self, session: &SavedSession) -> io::Result<()> {
-        replace(&self.path(&session.id), &serde_json::to_vec(session)?)
+        let content = serde_json::to_vec(session)?;
+        private::replace(&self.path(&session.id), |file| {
+            fault::write_all(file, &content)?;
+            file.sync_data()
+        })
     }
 
     /// Where the files are kept that came with a session's prompts.
@@ -152,19 +156,14 @@ fn has_extension(path: &Path, wanted: &str) -> bool {
     path.extension().is_some_and(|extension| extension == wanted)
 }
 
-/// Puts a file with this content in the place of another one, whole or not at all.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    private::replace(path, |file| {
-        fault::write_all(file, content)?;
-        file.sync_data()
-    })
-}
-
 /// Adds one to the number in a file and returns it; a file that is not there or says nothing counts as 0.
 fn count_start(path: &Path) -> io::Result<u64> {
     let before = files::read_text(path, 32).ok().and_then(|text| text.trim().parse::<u64>().ok());
     let starts = before.unwrap_or_default().saturating_add(1);
-    replace(path, starts.to_string().as_bytes())?;
+    private::replace(path, |file| {
+        file.write_all(starts.to_string().as_bytes())?;
+        file.sync_data()
+    })?;
     Ok(starts)
 }
 

@@ -6,9 +6,9 @@
 use super::directory::BridgeDirectory;
 use super::routes::{Route, Table};
 use super::{PROTOCOL, Shared};
+use crate::clock::{iso_time, now_ms};
 use crate::contract::session::{Watcher, state};
 use crate::files::{self, private};
-use crate::transcript::{iso_time, now_ms};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;

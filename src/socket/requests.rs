@@ -4,7 +4,7 @@ use crate::contract::control::Deliver;
 use crate::contract::error::{DaemonError, ErrorKind, ReplyError};
 use crate::contract::request;
 use crate::event_log::HistoryQuery;
-use crate::tolerant_json;
+use crate::json::tolerant;
 use crate::transcript::Block;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
@@ -129,7 +129,7 @@ impl Refusal {
 /// What is to be answered instead.
 pub fn parse(line: &[u8]) -> Result<Request, Box<Refusal>> {
     // JavaScript writes half of a surrogate pair where it cuts a text, which is no reason to refuse all of it.
-    let value: Value = tolerant_json::parse_whole(line).map_err(|e| {
+    let value: Value = tolerant::parse_whole(line).map_err(|e| {
         Refusal::new(id_of(line), "parse", Failure::new(ErrorKind::InvalidJson, format!("SyntaxError: {e}")))
     })?;
     let missing = || invalid("Unknown command type: <missing>");

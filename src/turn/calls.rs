@@ -1,10 +1,11 @@
 //! The tools that an answer calls: prepared in order, run at the same time, answered in order.
 
 use super::{Action, SESSION_VARIABLE, Step, Turn};
+use crate::clock::now_ms;
 use crate::contract::event::AgentEvent;
 use crate::threads::{self, TURN_STACK};
 use crate::tools::{self, Tool, ToolContext, ToolOutput};
-use crate::transcript::{Block, ToolResultMessage, now_ms};
+use crate::transcript::{Block, ToolResultMessage};
 use crossbeam_channel::bounded;
 use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -4,13 +4,14 @@
 //! that is too long itself is made shorter and sent again; where there is no summary to be had, excerpts take its place.
 
 use crate::cancel::Cancel;
+use crate::clock::now_ms;
 use crate::contract::event::{AgentEvent, CompactionReason};
 use crate::model::overflow::is_overflow;
 use crate::model::retry;
 use crate::model::{Model, Request, Services, Sink, StreamEvent, ThinkingLevel};
 use crate::transcript::compaction::{self, Cut, Files, prompts};
 use crate::transcript::elide::elide;
-use crate::transcript::{AssistantMessage, Message, StopReason, Usage, now_ms};
+use crate::transcript::{AssistantMessage, Message, StopReason, Usage};
 use std::sync::Arc;
 use std::time::Duration;
 

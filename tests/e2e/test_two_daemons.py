@@ -39,7 +39,13 @@ class Pair:
 
     def owner_of(self, session):
         """Which of both has a session; exactly one does."""
-        started = [any(f"session {session} started" in line for line in daemon.log) for daemon in self.daemons]
+
+        def where():
+            return [any(f"session {session} started" in line for line in daemon.log) for daemon in self.daemons]
+
+        # The line may still be on its way when the session has answered already.
+        eventually(lambda: any(where()), f"{session} was started")
+        started = where()
         assert sorted(started) == [False, True], session
         return self.daemons[started.index(True)]
 

@@ -2,13 +2,13 @@
 
 mod event;
 
+use crate::json::tolerant;
 use crate::model::answer::Answer;
 use crate::model::lenient::{Object, Text};
 use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
 use crate::model::request::RequestError;
 use crate::model::sse::Event;
 use crate::model::stated_error::{self, is_error, provider_error, unusable};
-use crate::tolerant_json;
 use crate::transcript::StopReason;
 use event::{AnyEvent, BlockStart, DeltaEvent, ReportedUsage};
 use serde_json::Value;
@@ -63,7 +63,7 @@ impl Decoder for AnthropicDecoder {
             return Ok(Progress::More);
         }
         let mut repaired = String::new();
-        let parsed = tolerant_json::parse(event.data, &mut repaired);
+        let parsed = tolerant::parse(event.data, &mut repaired);
         let name = std::str::from_utf8(event.name).unwrap_or_default();
         let is_known = matches!(
             name,
@@ -166,7 +166,7 @@ impl AnthropicDecoder {
     /// The hot path: one piece of text, thought or arguments. What it is counts for more than the block that it names.
     fn delta(&mut self, data: &[u8], answer: &mut Answer<'_>) -> Result<Progress, RequestError> {
         let mut repaired = String::new();
-        let event: DeltaEvent<'_> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
+        let event: DeltaEvent<'_> = tolerant::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
         let (number, delta) = (event.index.0, event.delta.0.unwrap_or_default());
         if let Some(text) = delta.text.filled()
             && let Some(index) = self.find(number, Kind::Text, answer)

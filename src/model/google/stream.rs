@@ -3,13 +3,13 @@
 
 mod event;
 
+use crate::json::tolerant;
 use crate::model::answer::Answer;
 use crate::model::lenient::Flag;
 use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
 use crate::model::request::RequestError;
 use crate::model::sse::Event;
 use crate::model::stated_error::{self, is_error, provider_error, unusable};
-use crate::tolerant_json;
 use crate::transcript::StopReason;
 use event::{Chunk, FunctionCall, Part};
 
@@ -33,7 +33,7 @@ impl Decoder for GoogleDecoder {
             return Ok(Progress::More);
         }
         let mut repaired = String::new();
-        let chunk: Chunk<'_> = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
+        let chunk: Chunk<'_> = tolerant::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
         if is_error(chunk.error) {
             return Err(provider_error(&String::from_utf8_lossy(event.data)));
         }

@@ -4,6 +4,7 @@ mod calls;
 mod details;
 mod event;
 
+use crate::json::tolerant;
 use crate::model::answer::Answer;
 use crate::model::compat::Compat;
 use crate::model::lenient::Text;
@@ -13,7 +14,6 @@ use crate::model::protocol::{DONE, Decoder, Progress, stopped, stopped_by};
 use crate::model::request::{Failure, RequestError};
 use crate::model::sse::Event;
 use crate::model::stated_error::{self, is_error, provider_error, unusable};
-use crate::tolerant_json;
 use crate::transcript::{Block, StopReason};
 use calls::Calls;
 use details::Details;
@@ -68,7 +68,7 @@ impl Decoder for CompletionsDecoder {
             return Ok(Progress::Done);
         }
         let mut repaired = String::new();
-        let chunk: Chunk<'_> = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
+        let chunk: Chunk<'_> = tolerant::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
         if let Some(error) = chunk.error.filter(|error| is_error(Some(error))) {
             return Err(provider_error(error.get()));
         }

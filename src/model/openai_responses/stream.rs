@@ -4,6 +4,7 @@ mod event;
 mod items;
 
 use super::request::TextSignature;
+use crate::json::tolerant;
 use crate::model::answer::Answer;
 use crate::model::error_body::quoted;
 use crate::model::openai_usage::KnownUsage;
@@ -11,7 +12,6 @@ use crate::model::protocol::{DONE, Decoder, Progress, stopped};
 use crate::model::request::RequestError;
 use crate::model::sse::Event;
 use crate::model::stated_error::{self, provider_error, unusable};
-use crate::tolerant_json;
 use crate::transcript::{Block, StopReason};
 use event::{Any, Delta, Kind, OutputItem, Response};
 use items::{Item, Items, Moment};
@@ -43,7 +43,7 @@ impl Decoder for ResponsesDecoder {
             EventKind::Other => {}
         }
         let mut repaired = String::new();
-        let parsed: Any<'_> = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
+        let parsed: Any<'_> = tolerant::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
         // Some servers say it in one place only.
         let kind = parsed.kind.filled().unwrap_or_else(|| named(&event));
         if let EventKind::Piece(kind) = event_kind(kind) {
@@ -118,7 +118,7 @@ impl Decoder for ResponsesDecoder {
             }
             "" if parsed.object.as_str() == "response" => {
                 let mut repaired = String::new();
-                let response = tolerant_json::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
+                let response = tolerant::parse(event.data, &mut repaired).map_err(|e| unusable(&e))?;
                 self.end_with("", response, None, answer);
                 return Ok(Progress::Done);
             }
@@ -200,11 +200,11 @@ fn named<'a>(event: &Event<'a>) -> &'a str {
 }
 
 fn item<'a>(raw: &'a RawValue, repaired: &'a mut String) -> Result<OutputItem<'a>, RequestError> {
-    tolerant_json::parse(raw.get().as_bytes(), repaired).map_err(|e| unusable(&e))
+    tolerant::parse(raw.get().as_bytes(), repaired).map_err(|e| unusable(&e))
 }
 
 fn response<'a>(raw: &'a RawValue, repaired: &'a mut String) -> Result<Response<'a>, RequestError> {
-    tolerant_json::parse(raw.get().as_bytes(), repaired).map_err(|e| unusable(&e))
+    tolerant::parse(raw.get().as_bytes(), repaired).map_err(|e| unusable(&e))
 }
 
 fn identify(response: &Response<'_>, answer: &mut Answer<'_>) {
@@ -241,7 +241,7 @@ impl ResponsesDecoder {
     /// The hot path: one piece of text or thought.
     fn piece(&mut self, kind: Kind, data: &[u8], answer: &mut Answer<'_>) -> Result<(), RequestError> {
         let mut repaired = String::new();
-        let event: Delta<'_> = tolerant_json::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
+        let event: Delta<'_> = tolerant::parse(data, &mut repaired).map_err(|e| unusable(&e))?;
         let Some(delta) = event.delta.filled() else { return Ok(()) };
         let (number, id) = (event.output_index.0, event.item_id.as_str());
         let at = match self.items.of_piece(kind, number, id) {
@@ -433,7 +433,7 @@ impl ResponsesDecoder {
                         text.contains(whole) || !text.is_empty() && whole.contains(text)
                     }
                     (Kind::Tool, Some(Block::ToolCall { name, arguments, .. })) => {
-                        let whole = tolerant_json::arguments(item.arguments().unwrap_or_default());
+                        let whole = tolerant::arguments(item.arguments().unwrap_or_default());
                         known.ended && name == item.name.as_str() && whole.as_ref() == Ok(arguments)
                     }
                     _ => false,

@@ -2,6 +2,7 @@
 //! came after `pi-exec`, so that their scripts and web interfaces work here.
 
 use super::AgentIdentity;
+use crate::clock::{iso_time, now_ms};
 use crate::contract::error::DaemonError;
 use crate::contract::request::{self, Create, Request};
 use crate::contract::session::{SessionIdentity, SessionStats};
@@ -10,7 +11,6 @@ use crate::service::host::Host;
 use crate::service::micro::{Counters, Instance};
 use crate::service::replies::send_error;
 use crate::service::services::agent_instance_id;
-use crate::transcript::{iso_time, now_ms};
 use serde_json::{Map, Value, json};
 use std::time::Instant;
 

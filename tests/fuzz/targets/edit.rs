@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nats_pi_bridge::tools::{Mismatch, Replacement, apply, diff, with_lf};
+use nats_pi_bridge::fuzzing::tools::{Mismatch, Replacement, apply, diff, with_lf};
 
 fuzz_target!(|input: &[u8]| {
     let input = String::from_utf8_lossy(input);

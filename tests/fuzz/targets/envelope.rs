@@ -6,11 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
-use nats_pi_bridge::contract::error::ReplyError;
-use nats_pi_bridge::contract::sender::AgentSender;
-use nats_pi_bridge::service::agents::SenderTrust;
-use nats_pi_bridge::service::agents::envelope::{self, Attachment};
-use nats_pi_bridge::service::agents::sender::Senders;
+use nats_pi_bridge::fuzzing::agents::{self, AgentSender, Attachment, ReplyError, SenderTrust, Senders};
 use nats_pi_bridge::nats::{Headers, Message};
 use serde_json::{Value, json};
 
@@ -34,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
 fn request(payload: &[u8]) {
     let value = serde_json::from_slice::<Value>(payload).ok();
     let is_object = payload.trim_ascii_start().starts_with(b"{");
-    let envelope = match envelope::parse(payload) {
+    let envelope = match agents::parse(payload) {
         Ok(envelope) => envelope,
         Err(error) => return refused(&error, &[400]),
     };
@@ -56,7 +52,7 @@ fn request(payload: &[u8]) {
         .iter()
         .map(|Attachment { filename, content }| json!({"filename": filename, "content": STANDARD.encode(content)}));
     let written = json!({"prompt": envelope.prompt, "attachments": attachments.collect::<Vec<_>>()});
-    assert_eq!(envelope::parse(written.to_string().as_bytes()), Ok(envelope));
+    assert_eq!(agents::parse(written.to_string().as_bytes()), Ok(envelope));
 }
 
 fn header(value: &[u8]) {

@@ -12,14 +12,12 @@ mod pieces;
 
 use alike::alike;
 use libfuzzer_sys::fuzz_target;
-use nats_pi_bridge::cancel::Cancel;
-use nats_pi_bridge::model::{
+use nats_pi_bridge::fuzzing::Cancel;
+use nats_pi_bridge::fuzzing::model::{
     Answer, Api, Events, Model, Outcome, Rates, Request, Sink, Source, StreamEvent, ThinkingLevel, protocol, read,
 };
-use nats_pi_bridge::tolerant_json;
-use nats_pi_bridge::transcript::contents::Contents;
-use nats_pi_bridge::transcript::restore::restore;
-use nats_pi_bridge::transcript::{Block, Message};
+use nats_pi_bridge::fuzzing::tolerant;
+use nats_pi_bridge::fuzzing::transcript::{Block, Contents, Message, restore};
 use pieces::{pieces, sizes_and_bytes};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -250,7 +248,7 @@ fn streamed(outcome: &Outcome, told: &Told, api: Api) {
                 assert_eq!((told.kind, id, name), ("call", &told.id, &told.name));
                 // One API sends them again at the end, which counts.
                 if api != Api::OpenaiResponses {
-                    let expected = tolerant_json::arguments(&deltas);
+                    let expected = tolerant::arguments(&deltas);
                     assert_eq!(arguments, expected.as_ref().unwrap_or(&serde_json::Map::new()));
                     assert_eq!(arguments_error.as_ref(), expected.as_ref().err());
                 }

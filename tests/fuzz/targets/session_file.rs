@@ -7,10 +7,9 @@ mod alike;
 
 use alike::alike;
 use libfuzzer_sys::fuzz_target;
-use nats_pi_bridge::transcript::contents::{Contents, read_id};
-use nats_pi_bridge::transcript::restore::{Restored, restore};
-use nats_pi_bridge::transcript::session_file::SessionFile;
-use nats_pi_bridge::transcript::{Content, Message, UserMessage, object};
+use nats_pi_bridge::fuzzing::transcript::{
+    Content, Contents, Message, Restored, SessionFile, UserMessage, object, read_id, restore,
+};
 use serde_json::{Value, json};
 use std::path::Path;
 

@@ -6,10 +6,9 @@
 mod pieces;
 
 use libfuzzer_sys::fuzz_target;
-use nats_pi_bridge::event_log::HistoryQuery;
-use nats_pi_bridge::contract::request;
-use nats_pi_bridge::socket::{Frame, Framer, Kind, PromptFields, Slash, parse, slash};
-use nats_pi_bridge::transcript::Block;
+use nats_pi_bridge::fuzzing::HistoryQuery;
+use nats_pi_bridge::fuzzing::socket::{DaemonRequest, Frame, Framer, Kind, PromptFields, Request, Slash, parse, slash};
+use nats_pi_bridge::fuzzing::transcript::Block;
 use pieces::{pieces, sizes_and_bytes};
 use serde_json::{Map, Value, json};
 
@@ -95,7 +94,7 @@ fn request(line: &[u8]) {
     }
 }
 
-fn read(request: &Value) -> nats_pi_bridge::socket::Request {
+fn read(request: &Value) -> Request {
     parse(request.to_string().as_bytes()).unwrap_or_else(|refusal| panic!("{request}: {}", refusal.error))
 }
 

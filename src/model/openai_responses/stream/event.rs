@@ -1,9 +1,9 @@
 //! The form of an answer's events. All of it is read leniently, see [`lenient`](crate::model::lenient).
 
+use crate::json::tolerant;
 use crate::model::lenient::{Count, JsonText, Object, Text};
 use crate::model::openai_fields::{Content, Id, Parts};
 use crate::model::openai_usage::ReportedUsage;
-use crate::tolerant_json;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -136,7 +136,7 @@ impl OutputItem<'_> {
 /// The thoughts of a reasoning item: the summary, or else what there is.
 pub fn thoughts(item: &RawValue) -> String {
     let mut repaired = String::new();
-    let thoughts: Thoughts<'_> = tolerant_json::parse(item.get().as_bytes(), &mut repaired).unwrap_or_default();
+    let thoughts: Thoughts<'_> = tolerant::parse(item.get().as_bytes(), &mut repaired).unwrap_or_default();
     let summary = thoughts.summary.joined();
     if summary.is_empty() { thoughts.content.joined() } else { summary }
 }
