@@ -24,15 +24,16 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::ids;
 use crate::nats::codec::{self, MAX_MESSAGE};
 use crate::nats::handshake::{Credentials, ServerInfo};
-use crate::nats::random_token;
 use crate::nats::waker::{self, Interest, Waker};
 use peer::Peer;
 use router::Router;
+
+use crate::threads::{self, SMALL_STACK, Thread};
 
 /// Who may connect. It has no `Debug`, because it holds secrets.
 #[derive(Clone, PartialEq, Eq)]
@@ -83,7 +84,7 @@ impl Default for BrokerOptions {
 pub struct Broker {
     address: SocketAddr,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Thread,
 }
 
 /// What all of the broker's threads have in common.
@@ -108,7 +109,7 @@ impl Broker {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let info = ServerInfo {
-            server_id: random_token::<22>(),
+            server_id: ids::nuid(),
             server_name: options.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             go: "rust".into(),
@@ -129,8 +130,8 @@ impl Broker {
         });
         let for_thread = shared.clone();
         let accept = move || accept(&listener, &for_thread);
-        let thread = thread::Builder::new().name("broker-accept".into()).spawn(accept)?;
-        Ok(Broker { address, shared, thread: Some(thread) })
+        let thread = threads::spawn("broker-accept", SMALL_STACK, accept)?;
+        Ok(Broker { address, shared, _thread: thread })
     }
 
     /// Where it listens.
@@ -143,31 +144,18 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.waker.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic in it has been reported by the panic hook.
-            let _ = thread.join();
-        }
     }
 }
 
 /// One client's thread, which is told to end and waited for when this is dropped.
 struct Running {
     peer: Arc<Peer>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
-    }
+    thread: Thread,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.peer.waker.wake();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -176,7 +164,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut clients: Vec<Running> = Vec::new();
     let mut last_id = 0;
     while !shared.stopping.load(Ordering::Acquire) {
-        clients.retain(|client| !client.is_finished());
+        clients.retain(|client| !client.thread.is_finished());
         let accepted = match listener.accept() {
             Ok((socket, _)) if clients.len() >= shared.options.max_connections => refuse(socket),
             Ok((socket, address)) => {
@@ -206,8 +194,8 @@ fn start_client(shared: &Arc<Shared>, socket: TcpStream, address: SocketAddr, id
     let (shared, for_thread) = (shared.clone(), peer.clone());
     // Thread names hold 15 bytes; an id has up to 10 of them here and is shown in full in the log.
     let name = format!("nats-{}", id % 10_000_000_000);
-    let thread = thread::Builder::new().name(name).spawn(move || client::run(&shared, &for_thread, address))?;
-    Ok(Running { peer, thread: Some(thread) })
+    let thread = threads::spawn(&name, SMALL_STACK, move || client::run(&shared, &for_thread, address))?;
+    Ok(Running { peer, thread })
 }
 
 fn refuse(mut socket: TcpStream) -> io::Result<()> {

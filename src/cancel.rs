@@ -4,8 +4,9 @@
 //! tools). Work that polls asks [`Cancel::is_cancelled`]; work that sleeps uses [`Cancel::sleep`]; work that is stuck in a
 //! blocking call registers an action with [`Cancel::on_cancel`] that makes the call return.
 
+use crate::sync::{lock, wait_timeout};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 type Action = Box<dyn FnOnce() + Send>;
@@ -33,7 +34,7 @@ impl Cancel {
     }
 
     fn actions(&self) -> MutexGuard<'_, Actions> {
-        self.0.actions.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.actions)
     }
 
     /// Cancels, runs the registered actions on the calling thread, and wakes sleepers. Later calls do nothing.
@@ -65,7 +66,7 @@ impl Cancel {
             if now >= end {
                 return false;
             }
-            actions = self.0.changed.wait_timeout(actions, end - now).unwrap_or_else(PoisonError::into_inner).0;
+            actions = wait_timeout(&self.0.changed, actions, end - now);
         }
     }
 

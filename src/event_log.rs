@@ -2,22 +2,25 @@
 //!
 //! | file | has |
 //! |---|---|
-//! | `mod.rs` | [`EventLog`]: numbers events, keeps the last ones |
-//! | `compact.rs` | what of a payload goes into its event |
+//! | `event_log.rs` | [`EventLog`]: numbers events, keeps the last ones |
+//! | `envelope.rs` | an event as it goes out |
+//! | `truncate.rs` | what of a payload goes into its event |
 //! | `history.rs` | queries, and the answers to them |
 //! | `spill.rs` | the file that has what events left out |
 //!
 //! Knows nothing of sockets, NATS or sessions. A log belongs to one thread; an [`Envelope`] is made once and then shared
 //! by the log, its listeners and the answers to queries.
 
-mod compact;
+mod envelope;
 mod history;
 mod spill;
+mod truncate;
 
+pub use envelope::Envelope;
 pub use history::{HistoryQuery, HistorySnapshot};
 
 use crate::clock::{iso_time, now_ms};
-use compact::{Limits, Loss};
+use envelope::{Rest, quoted};
 use serde_json::{Value, json};
 use spill::Spill;
 use std::borrow::Cow;
@@ -25,6 +28,7 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use truncate::{Limits, Loss};
 
 /// Bounds of a log. The defaults are the protocol's.
 #[derive(Clone, Debug)]
@@ -57,39 +61,6 @@ impl Default for Settings {
             max_spill_bytes: 16 << 20,
         }
     }
-}
-
-/// One event as it goes out.
-#[derive(Debug)]
-pub struct Envelope {
-    /// Grows by one with every event of a log.
-    pub seq: u64,
-    pub event: Cow<'static, str>,
-    /// Unix time in milliseconds.
-    time_ms: i64,
-    /// The whole record: one line of JSON without its end.
-    pub line: Arc<str>,
-    rest: Rest,
-}
-
-impl Envelope {
-    /// When it happened: RFC 3339 with milliseconds, UTC.
-    pub fn timestamp(&self) -> String {
-        iso_time(self.time_ms)
-    }
-}
-
-/// What became of the part of a payload that its event leaves out.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Rest {
-    /// Nothing is left out.
-    None,
-    /// Nobody keeps it, and nothing in the record says why.
-    Dropped,
-    /// It was not accepted for the file; the record's `rawError` says why.
-    Refused,
-    /// It is in the file, or on its way there, under this number.
-    Spilled(u64),
 }
 
 /// Somebody who listens to a session.
@@ -137,7 +108,7 @@ impl EventLog {
         let event = event.into();
         let limits =
             Limits { max_event_bytes: self.settings.max_event_bytes, preview_bytes: self.settings.preview_bytes };
-        let compacted = compact::compact(&event, payload, limits);
+        let truncated = truncate::truncate(&event, payload, limits);
         // Before the file is asked for room, since this makes room there, too.
         while self.ring.len() >= self.settings.history_limit.max(1) {
             self.forget_oldest();
@@ -145,8 +116,8 @@ impl EventLog {
         self.last_seq += 1;
         let time_ms = now_ms();
         let timestamp = iso_time(time_ms);
-        let mut line = self.record(&event, &timestamp, self.last_seq, &compacted.data);
-        let rest = match compacted.loss {
+        let mut line = self.record(&event, &timestamp, self.last_seq, &truncated.data);
+        let rest = match truncated.loss {
             None => Rest::None,
             Some(loss) => self.record_loss(loss, &event, &timestamp, &mut line, subscribed),
         };
@@ -229,7 +200,7 @@ impl EventLog {
         }
     }
 
-    /// What a listener missed who has had event `since`, oldest first. What is not kept any more is told by a leading
+    /// The events that a listener missed whose last one was `since`, oldest first. What is not kept any more is replaced by a leading
     /// envelope `bridge_gap`, with the number of the last lost event as its own and `{from, to}` as its data.
     ///
     /// A number that this log has not reached is one of an earlier life of the session: then everything was missed.
@@ -251,11 +222,6 @@ impl EventLog {
         let envelopes = self.ring.iter().filter(|envelope| envelope.seq > since).cloned().collect();
         (envelopes, (since + 1 < first).then(|| (since + 1, first - 1)))
     }
-}
-
-/// The text as a JSON string.
-fn quoted(text: &str) -> String {
-    serde_json::to_string(text).unwrap_or_default()
 }
 
 #[cfg(test)]

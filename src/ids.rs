@@ -24,9 +24,14 @@ pub fn nuid() -> String {
     id
 }
 
-/// Eight hexadecimal digits: enough to tell a few things apart.
+/// 32 random bits: enough to tell a few things apart.
+pub fn number() -> u32 {
+    u32::from_ne_bytes(random())
+}
+
+/// A [`number`] in hexadecimal digits, eight of them.
 pub fn hex8() -> String {
-    format!("{:08x}", u32::from_ne_bytes(random()))
+    format!("{:08x}", number())
 }
 
 /// Sixteen hexadecimal digits.

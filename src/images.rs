@@ -2,6 +2,7 @@
 
 pub(crate) mod format;
 mod integrity;
+mod prepared;
 #[cfg(feature = "image")]
 mod resize;
 
@@ -9,13 +10,11 @@ use crate::cancel::Cancel;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 pub use format::{Format, SNIFF_BYTES, sniff};
+use prepared::fits;
+pub use prepared::{MAX_PIXELS, Omission, Prepared};
 
-/// Largest width and height in pixels of an image for a model; the limit that PI has.
-pub const MAX_PIXELS: u32 = 2000;
-/// An image's base64 text must be shorter than this many bytes (4.5 MiB), since providers refuse more than 5 MB.
-const MAX_BASE64: usize = 4_718_592;
 /// Largest image file in bytes (32 MiB) that is looked at; photographs have a third of it.
 pub const MAX_SOURCE: u64 = 32 * 1024 * 1024;
 /// Most pixels (67 million) of an image that is looked at: more than any telephone's camera has, and about a second's work.
@@ -28,16 +27,6 @@ const TOLERANT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
         .with_decode_allow_trailing_bits(true),
 );
-
-/// An image as a model gets it.
-#[derive(Debug, PartialEq)]
-pub struct Prepared {
-    pub mime_type: &'static str,
-    /// Base64, standard alphabet with padding. `None` = left out; the notes say why.
-    pub data: Option<String>,
-    /// Lines for the model, in brackets.
-    pub notes: Vec<String>,
-}
 
 /// Brings the image file `data` into a form that models take. Within the limits it is left as it is, and with `resize`
 /// off wherever its format is one that models know. What is damaged or cannot be decoded is left out: a provider would
@@ -89,48 +78,10 @@ fn decodes(_: Format, _: &[u8], _: &Cancel) -> Option<Result<(), Omission>> {
     Some(Ok(()))
 }
 
-/// Why an image is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Omission {
-    Damaged,
-    TooLarge,
-    /// Models do not take the format, and it cannot be made another one.
-    Unsupported,
-    NoImage,
-}
-
-impl Omission {
-    /// A line for the model.
-    fn note(self) -> String {
-        let reason = match self {
-            Omission::Damaged => "the file is damaged or incomplete, and cannot be decoded",
-            Omission::TooLarge => "could not be resized below the inline image size limit",
-            Omission::Unsupported => "could not be converted to a supported inline image format",
-            Omission::NoImage => "the data is no image in a known format",
-        };
-        format!("[Image omitted: {reason}.]")
-    }
-}
-
-impl Prepared {
-    fn new(format: Format, data: &[u8], notes: Vec<String>) -> Prepared {
-        Prepared { mime_type: format.mime_type(), data: Some(STANDARD.encode(data)), notes }
-    }
-
-    /// An image that no model can get, with the reason.
-    pub fn left_out(format: Format, reason: Omission) -> Prepared {
-        Prepared { mime_type: format.mime_type(), data: None, notes: vec![reason.note()] }
-    }
-}
-
-/// So many bytes make a base64 text below the limit.
-fn fits(bytes: usize) -> bool {
-    bytes.div_ceil(3).saturating_mul(4) < MAX_BASE64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::engine::general_purpose::STANDARD;
 
     #[test]
     fn images_within_the_limits_stay_as_they_are() {

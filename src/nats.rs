@@ -39,6 +39,5 @@ pub use error::{PublishError, RequestError};
 pub use inbox::Inbox;
 pub use message::{Headers, Message};
 pub use options::{ConnectionEvent, Options, Tls};
-pub use shared::random_token;
 pub use subject::{MAX_SUBJECT, valid_pattern, valid_subject, valid_token};
 pub use subscription::Subscription;

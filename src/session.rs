@@ -162,6 +162,7 @@ pub fn run<W: Wire>(parts: Box<Parts<W>>) -> EndReason {
 
 impl<W: Wire> Session<W> {
     #[inline(never)]
+    #[expect(clippy::boxed_local, reason = "on the caller's stack they would stay there for good")]
     fn new(parts: Box<Parts<W>>) -> (Box<Session<W>>, Storage, Option<Box<Prompt>>) {
         let parts = *parts;
         let restarts =

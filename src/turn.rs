@@ -15,7 +15,7 @@ use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
-use crate::prompt::{PromptInput, UserFolders, commands, skills, system_prompt};
+use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage, now_ms};
 use calls::calls;
@@ -301,7 +301,13 @@ impl Turn {
         let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
         let places = self.options.folders.places(&self.identity.cwd, self.identity.project_trusted);
         let skills = skills::discover(&places);
-        let system = system_prompt(&PromptInput { places, tools: &tools, skills: &skills, context_files: true });
+        let text = |tool: &&'static dyn Tool| ToolText {
+            name: &tool.spec().name,
+            snippet: tool.snippet(),
+            rules: tool.rules(),
+        };
+        let texts: Vec<ToolText<'_>> = tools.iter().map(text).collect();
+        let system = system_prompt(&PromptInput { places, tools: &texts, skills: &skills });
         self.overhead = room::overhead(&system, &specs);
         self.keep_room();
         let mut run = Run { turn: 0, attempt: 0, overflows: 0, emptied: false, requests: 1, heard: 0, restart: None };

@@ -253,7 +253,7 @@ impl Daemon {
         let thread = if identity.named {
             threads::spawn(&name, threads::SESSION_STACK, work)
         } else {
-            threads::lend(&name, work)
+            threads::run(&name, work)
         }
         .map_err(|e| DaemonError::Busy { message: format!("no thread for a session: {e}") })?;
         if identity.named {

@@ -1,7 +1,7 @@
 //! Queries to the log, and the answers to them.
 
+use super::envelope::{Envelope, Rest, quoted};
 use super::spill::{self, Reader};
-use super::{Envelope, Rest, quoted};
 use crate::clock::{iso_time, parse_time};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -212,15 +212,6 @@ impl Response {
     fn note(&mut self, fields: &mut Map<String, Value>, reason: &str) {
         if self.take(quoted(reason).len() + r#","rawError":"#.len()) {
             fields.insert("rawError".into(), json!(reason));
-        }
-    }
-}
-
-impl Rest {
-    fn number(self) -> Option<u64> {
-        match self {
-            Rest::Spilled(number) => Some(number),
-            _ => None,
         }
     }
 }

@@ -6,7 +6,9 @@
 //!
 //! Reasons for which a payload is not there are texts for clients: a line `key=value` for programs, then one for people.
 
+use super::envelope::quoted;
 use crate::files::{self, Links, describe, error_code};
+use crate::sync::{lock, wait, wait_timeout};
 use crate::threads::{SMALL_STACK, Thread, spawn};
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,7 +17,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 /// Payloads that may wait, the one that is being written included; the protocol's number.
@@ -33,21 +35,21 @@ const QUEUE_FULL: &str = "spill_queue_full=true\ntoo many payloads are waiting t
 
 /// The file of one log. It is removed when this is dropped.
 pub struct Spill {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSpill>,
     thread: Option<Thread>,
 }
 
-struct Shared {
+struct SharedSpill {
     path: PathBuf,
     /// Bytes of the file; 0 = no limit.
     max_bytes: u64,
-    inner: Mutex<Inner>,
+    state: Mutex<SpillState>,
     /// Something was queued, or left the queue, or the end has come.
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Inner {
+struct SpillState {
     last_number: u64,
     /// Of events that are not forgotten.
     slots: BTreeMap<u64, Slot>,
@@ -94,8 +96,8 @@ pub enum Stage {
 impl Spill {
     /// Touches no file and starts no thread.
     pub fn new(path: PathBuf, max_bytes: u64) -> Spill {
-        let (inner, changed) = (Mutex::default(), Condvar::new());
-        Spill { shared: Arc::new(Shared { path, max_bytes, inner, changed }), thread: None }
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Spill { shared: Arc::new(SharedSpill { path, max_bytes, state, changed }), thread: None }
     }
 
     /// Queues a payload (JSON), and returns the number under which it will be found. `session` names the thread.
@@ -130,14 +132,14 @@ impl Spill {
 impl Drop for Spill {
     fn drop(&mut self) {
         let queued = {
-            let mut inner = self.shared.lock();
-            inner.closing = true;
-            inner.slots.clear();
-            inner.live_bytes = 0;
-            inner.waiting = 0;
-            inner.waiting_bytes = 0;
-            inner.file = None;
-            std::mem::take(&mut inner.queue)
+            let mut state = self.shared.lock();
+            state.closing = true;
+            state.slots.clear();
+            state.live_bytes = 0;
+            state.waiting = 0;
+            state.waiting_bytes = 0;
+            state.file = None;
+            std::mem::take(&mut state.queue)
         };
         drop(queued);
         self.shared.changed.notify_all();
@@ -158,7 +160,7 @@ fn remove(path: &Path) {
 
 /// Gives payloads back, on any thread.
 #[derive(Clone)]
-pub struct Reader(Arc<Shared>);
+pub struct Reader(Arc<SharedSpill>);
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -169,10 +171,10 @@ impl std::fmt::Debug for Reader {
 impl Reader {
     /// Waits until none of the payloads is pending any more, or until `deadline`.
     pub fn wait(&self, numbers: &[u64], deadline: Instant) {
-        let mut inner = self.0.lock();
-        while numbers.iter().any(|number| inner.is_pending(*number)) {
+        let mut state = self.0.lock();
+        while numbers.iter().any(|number| state.is_pending(*number)) {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { return };
-            inner = self.0.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = wait_timeout(&self.0.changed, state, left);
         }
     }
 
@@ -192,12 +194,12 @@ impl Reader {
     pub fn read(&self, number: u64) -> Result<Value, String> {
         // The file is taken along with the place in it: when it is written anew meanwhile, the old one still has it.
         let (file, offset, bytes) = {
-            let inner = self.0.lock();
-            let slot = inner.slots.get(&number).and_then(|slot| match slot.place {
+            let state = self.0.lock();
+            let slot = state.slots.get(&number).and_then(|slot| match slot.place {
                 Place::At(offset) => Some((offset, slot.bytes)),
                 _ => None,
             });
-            let (Some((offset, bytes)), Some(file)) = (slot, inner.file.clone()) else {
+            let (Some((offset, bytes)), Some(file)) = (slot, state.file.clone()) else {
                 return Err(NOT_RETAINED.into());
             };
             (file, offset, bytes)
@@ -213,15 +215,15 @@ impl Reader {
     }
 }
 
-impl Inner {
+impl SpillState {
     fn is_pending(&self, number: u64) -> bool {
         self.slots.get(&number).is_some_and(|slot| matches!(slot.place, Place::Pending))
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+impl SharedSpill {
+    fn lock(&self) -> MutexGuard<'_, SpillState> {
+        lock(&self.state)
     }
 
     fn exceeds(&self, bytes: u64) -> bool {
@@ -233,59 +235,59 @@ impl Shared {
     }
 
     fn submit(&self, event: &str, timestamp: &str, payload: &str) -> Result<u64, String> {
-        let mut inner = self.lock();
-        let number = inner.last_number + 1;
+        let mut state = self.lock();
+        let number = state.last_number + 1;
         // None of the other fields needs to be escaped but the event's name.
-        let event = super::quoted(event);
+        let event = quoted(event);
         let size = 64 + event.len() + timestamp.len() + payload.len();
-        if inner.waiting >= MAX_WAITING || inner.waiting_bytes + size > MAX_WAITING_BYTES {
+        if state.waiting >= MAX_WAITING || state.waiting_bytes + size > MAX_WAITING_BYTES {
             return Err(QUEUE_FULL.into());
         }
-        if self.exceeds(inner.live_bytes + size as u64) {
+        if self.exceeds(state.live_bytes + size as u64) {
             return Err(self.too_large());
         }
         let mut line = String::with_capacity(size);
         // Writing to a string cannot fail.
         let _ = writeln!(line, r#"{{"ref":"{number}","event":{event},"timestamp":"{timestamp}","data":{payload}}}"#);
         let bytes = line.len() as u64;
-        inner.last_number = number;
-        inner.waiting += 1;
-        inner.waiting_bytes += line.len();
-        inner.live_bytes += bytes;
-        inner.slots.insert(number, Slot { bytes, place: Place::Pending });
-        inner.queue.push_back(Job { number, line });
-        drop(inner);
+        state.last_number = number;
+        state.waiting += 1;
+        state.waiting_bytes += line.len();
+        state.live_bytes += bytes;
+        state.slots.insert(number, Slot { bytes, place: Place::Pending });
+        state.queue.push_back(Job { number, line });
+        drop(state);
         self.changed.notify_all();
         Ok(number)
     }
 
     fn release(&self, number: u64) {
-        let mut inner = self.lock();
-        let Some(slot) = inner.slots.remove(&number) else { return };
+        let mut state = self.lock();
+        let Some(slot) = state.slots.remove(&number) else { return };
         if !matches!(slot.place, Place::Failed(_)) {
-            inner.live_bytes -= slot.bytes;
+            state.live_bytes -= slot.bytes;
         }
-        if let Some(at) = inner.queue.iter().position(|job| job.number == number)
-            && let Some(job) = inner.queue.remove(at)
+        if let Some(at) = state.queue.iter().position(|job| job.number == number)
+            && let Some(job) = state.queue.remove(at)
         {
-            inner.waiting -= 1;
-            inner.waiting_bytes -= job.line.len();
+            state.waiting -= 1;
+            state.waiting_bytes -= job.line.len();
         }
     }
 
     /// Writes until the end, on the writer's thread.
     fn write_all(&self) {
         loop {
-            let mut inner = self.lock();
+            let mut state = self.lock();
             // Waits for as long as the log lives, whose end sets the flag.
-            while inner.queue.is_empty() && !inner.closing {
-                inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            while state.queue.is_empty() && !state.closing {
+                state = wait(&self.changed, state);
             }
-            if inner.closing {
+            if state.closing {
                 return;
             }
-            let Some(job) = inner.queue.pop_front() else { continue };
-            drop(inner);
+            let Some(job) = state.queue.pop_front() else { continue };
+            drop(state);
             self.write(&job);
         }
     }
@@ -295,32 +297,32 @@ impl Shared {
         if let Err(reason) = &written {
             log::warn!("cannot store a payload: {}", reason.replace('\n', ": "));
         }
-        let mut inner = self.lock();
-        if inner.closing {
+        let mut state = self.lock();
+        if state.closing {
             return;
         }
-        inner.waiting -= 1;
-        inner.waiting_bytes -= job.line.len();
+        state.waiting -= 1;
+        state.waiting_bytes -= job.line.len();
         let failed = written.is_err();
-        if let Some(slot) = inner.slots.get_mut(&job.number) {
+        if let Some(slot) = state.slots.get_mut(&job.number) {
             slot.place = match written {
                 Ok(offset) => Place::At(offset),
                 Err(reason) => Place::Failed(reason),
             };
             let bytes = slot.bytes;
             if failed {
-                inner.live_bytes -= bytes;
+                state.live_bytes -= bytes;
             }
         }
-        drop(inner);
+        drop(state);
         self.changed.notify_all();
     }
 
     /// Puts a line at the end of the file, and returns where it begins.
     fn append(&self, line: &[u8]) -> Result<u64, String> {
         let (file, end) = {
-            let inner = self.lock();
-            (inner.file.clone(), inner.file_bytes)
+            let state = self.lock();
+            (state.file.clone(), state.file_bytes)
         };
         let bytes = line.len() as u64;
         let (file, end) = match file {
@@ -343,9 +345,9 @@ impl Shared {
             .and_then(|()| private_file(&self.path))
             .map_err(|error| failure(&error, Some(&self.path)))?;
         let file = Arc::new(file);
-        let mut inner = self.lock();
-        if !inner.closing {
-            inner.file = Some(file.clone());
+        let mut state = self.lock();
+        if !state.closing {
+            state.file = Some(file.clone());
         }
         Ok(file)
     }
@@ -354,8 +356,8 @@ impl Shared {
     /// file stays in use.
     fn compact(&self) -> Result<(Arc<File>, u64), String> {
         let (old, live) = {
-            let inner = self.lock();
-            let live: Vec<(u64, u64, u64)> = inner
+            let state = self.lock();
+            let live: Vec<(u64, u64, u64)> = state
                 .slots
                 .iter()
                 .filter_map(|(number, slot)| match slot.place {
@@ -363,7 +365,7 @@ impl Shared {
                     _ => None,
                 })
                 .collect();
-            (inner.file.clone(), live)
+            (state.file.clone(), live)
         };
         let Some(old) = old else { return Err(NOT_RETAINED.into()) };
         let mut name = self.path.clone().into_os_string();
@@ -374,18 +376,18 @@ impl Shared {
             Ok(copied)
         });
         let (file, end) = copied.inspect_err(|_| remove(&copy_path))?;
-        let mut inner = self.lock();
+        let mut state = self.lock();
         let mut offset = 0;
         for (number, _, bytes) in live {
-            if let Some(slot) = inner.slots.get_mut(&number) {
+            if let Some(slot) = state.slots.get_mut(&number) {
                 slot.place = Place::At(offset);
             }
             offset += bytes;
         }
-        if !inner.closing {
-            inner.file = Some(file.clone());
+        if !state.closing {
+            state.file = Some(file.clone());
         }
-        inner.file_bytes = end;
+        state.file_bytes = end;
         Ok((file, end))
     }
 

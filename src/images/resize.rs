@@ -1,7 +1,7 @@
 //! Scaling images down until models take them.
 
 use super::format::Format;
-use super::{MAX_PIXELS, Omission, Prepared, fits};
+use super::prepared::{MAX_PIXELS, Omission, Prepared, fits};
 use crate::cancel::Cancel;
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;

@@ -41,7 +41,6 @@ impl<T: Default> ConfigFile<T> {
     pub fn get(&self) -> Result<Arc<T>, String> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = match std::fs::metadata(&self.path) {
-            Ok(meta) if !meta.is_file() => return Err(format!("{}: not a file", self.path.display())),
             Ok(meta) => Some((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len(), meta.ino())),
             Err(e) if e.kind() == ErrorKind::NotFound => None,
             Err(e) => return Err(format!("{}: {e}", self.path.display())),

@@ -351,7 +351,7 @@ pub(super) fn deadline_after(timeout: Duration) -> Instant {
 }
 
 /// A word of `LENGTH` letters and digits that cannot be guessed: 22 of them are 131 bits, 11 are 65.
-pub fn random_token<const LENGTH: usize>() -> String {
+pub(super) fn random_token<const LENGTH: usize>() -> String {
     const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let random = SystemRandom::new();
     let mut token = String::with_capacity(LENGTH);

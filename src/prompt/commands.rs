@@ -1,6 +1,7 @@
 //! Texts that begin with `/name`: which there are, and what they stand for.
 
-use super::{Places, resources, skills, templates};
+use super::places::Places;
+use super::{resources, skills, templates};
 use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
@@ -17,7 +18,7 @@ pub struct Expanded {
     pub again: Option<Again>,
 }
 
-/// How a skill is called up once more.
+/// How a skill is invoked again.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Again {
     /// Tells instructions apart, also from those that were in the same file before.
@@ -26,7 +27,7 @@ pub struct Again {
     pub reminder: String,
 }
 
-/// What a text that calls up a skill or a template stands for; `None` for any other text. Reads files.
+/// The prompt that a text stands for which invokes a skill or a template; `None` for any other text. Reads files.
 ///
 /// # Errors
 /// The skill's file cannot be read, or the template comes to nothing.

@@ -1,7 +1,7 @@
 //! The instruction files of the user and of the project, from the general to the particular.
 
 use super::text_file::read;
-use super::xml_escaped;
+use super::xml;
 use std::path::{Path, PathBuf};
 
 /// The names under which instructions are found; the first one that a folder has is taken.
@@ -27,7 +27,7 @@ pub fn section(agent_dir: &Path, cwd: &Path) -> Option<String> {
                 let end = text.trim_end_matches('\n');
                 blocks.push(format!(
                     "<project_instructions path=\"{}\">\n{end}\n</project_instructions>",
-                    xml_escaped(&shown)
+                    xml::escaped(&shown)
                 ));
             }
             Err(error) => log::warn!("instructions in {} are left out: {error}", path.display()),

@@ -1,6 +1,7 @@
 //! Skills and templates in places of the user's own choice, which `settings.json` names.
 
-use super::{Places, text_file};
+use super::places::Places;
+use super::text_file;
 use crate::json::comments;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -21,14 +22,14 @@ pub fn named(places: &Places<'_>, key: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Whether users may call skills up by `/skill:name`.
+/// Whether users may invoke skills as `/skill:name`.
 pub fn skill_commands(places: &Places<'_>) -> bool {
     let said =
         settings(places).into_iter().rev().find_map(|(_, settings)| settings.get("enableSkillCommands")?.as_bool());
     said.unwrap_or(true)
 }
 
-/// The settings files there are, the user's first, each with the folder it is in. What is wrong with one is told where
+/// The settings files there are, the user's first, each with the folder it is in. What is wrong with one is logged where
 /// the rest of it is read; here it counts as none.
 fn settings(places: &Places<'_>) -> Vec<(PathBuf, Value)> {
     let project = places.project_trusted.then(|| places.cwd.join(".pi"));

@@ -1,7 +1,8 @@
 //! Skills: instructions for particular tasks, of which a model sees the descriptions and reads the rest when it needs it.
 
+use super::places::Places;
 use super::text_file::read;
-use super::{Places, frontmatter, resources, xml_escaped};
+use super::{frontmatter, resources, xml};
 use crate::files::walk::walk;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +23,7 @@ pub struct Skill {
     pub description: String,
     /// The file with its instructions, absolute.
     pub file: PathBuf,
-    /// Only its user may call it up; models are not told of it.
+    /// Only users invoke it; models do not see it.
     pub hidden: bool,
 }
 
@@ -148,9 +149,9 @@ pub fn section(skills: &[Skill]) -> Option<String> {
         .map(|skill| {
             format!(
                 "  <skill>\n    <name>{}</name>\n    <description>{}</description>\n    <location>{}</location>\n  </skill>\n",
-                xml_escaped(&skill.name),
-                xml_escaped(&skill.description),
-                xml_escaped(&skill.file.to_string_lossy())
+                xml::escaped(&skill.name),
+                xml::escaped(&skill.description),
+                xml::escaped(&skill.file.to_string_lossy())
             )
         })
         .collect();
@@ -164,7 +165,7 @@ pub fn section(skills: &[Skill]) -> Option<String> {
     ))
 }
 
-/// A skill that a text calls up.
+/// A skill that a text invokes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Call<'a> {
     pub name: &'a str,
@@ -174,7 +175,7 @@ pub struct Call<'a> {
     pub arguments: &'a str,
 }
 
-/// What `/skill:NAME ARGUMENTS` calls up. `None` = `text` calls up no known skill.
+/// The invocation that `/skill:NAME ARGUMENTS` is. `None` = `text` invokes no known skill.
 ///
 /// # Errors
 /// The skill's file cannot be read.
@@ -190,8 +191,8 @@ pub fn call<'a>(text: &'a str, skills: &[Skill]) -> Option<Result<Call<'a>, Stri
     let dir = skill.file.parent().unwrap_or(Path::new("/"));
     let block = format!(
         "<skill name=\"{}\" location=\"{}\">\nReferences are relative to {}.\n\n{}\n</skill>",
-        xml_escaped(name),
-        xml_escaped(&skill.file.to_string_lossy()),
+        xml::escaped(name),
+        xml::escaped(&skill.file.to_string_lossy()),
         dir.display(),
         body.trim()
     );

@@ -1,7 +1,8 @@
-//! Prompt templates: texts with gaps, called up as `/name arguments`.
+//! Prompt templates: texts with placeholders, invoked as `/name arguments`.
 
+use super::places::Places;
 use super::text_file::read;
-use super::{Places, frontmatter, resources};
+use super::{frontmatter, resources};
 use std::path::{Path, PathBuf};
 
 /// The name of the gap that all arguments go into.
@@ -66,7 +67,7 @@ fn parse(name: String, text: &str, file: PathBuf) -> Template {
     }
 }
 
-/// What a model gets for `/NAME ARGUMENTS`. `None` = `text` calls up no known template.
+/// What a model gets for `/NAME ARGUMENTS`. `None` = `text` invokes no known template.
 ///
 /// # Errors
 /// The template comes to nothing, which is no question to a model.

@@ -1,6 +1,6 @@
 //! A file tree of a user and a project.
 
-use super::Places;
+use super::places::Places;
 use std::path::{Path, PathBuf};
 
 /// Removed when dropped.

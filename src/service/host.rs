@@ -3,10 +3,10 @@
 use super::agents::SenderTrust;
 use super::agents::sender::Senders;
 use super::agents::{AgentIdentity, Terms};
-use super::micro;
 use super::recent::Recent;
 use super::replies::report;
 use super::stream::KeepAlive;
+use crate::ids;
 use crate::nats::Connection;
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,7 +48,7 @@ impl Host {
         Host {
             connection: connection.clone(),
             owner: options.owner,
-            id: micro::new_id(),
+            id: ids::nuid(),
             heartbeat_interval: options.heartbeat_interval,
             events: options.events,
             senders: Senders::new(options.min_sender_trust),

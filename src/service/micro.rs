@@ -1,6 +1,5 @@
 //! NATS micro services (ADR-32): discovery requests, the documents that answer them, statistics.
 
-use crate::nats::random_token;
 use crate::transcript::iso_time;
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -188,11 +187,6 @@ impl Endpoint<'_> {
     }
 }
 
-/// A unique id in the form of a NUID: 22 letters and digits.
-pub fn new_id() -> String {
-    random_token::<22>()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +248,5 @@ mod tests {
         assert_eq!(instance.document(Verb::Ping)["type"], "io.nats.micro.v1.ping_response");
         assert_eq!(instance.document(Verb::Info)["description"], "intake");
         assert_eq!(stats["started"], "2023-11-14T22:13:20.120Z");
-        assert_eq!(new_id().len(), 22);
     }
 }

@@ -7,6 +7,7 @@ use super::micro::{self, Counters, Endpoint, Instance, Query};
 use super::session_subjects::session_subject;
 use super::stream::Form;
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::ids;
 use crate::transcript::now_ms;
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, OnceLock};
@@ -22,7 +23,7 @@ pub struct IntakeService {
 
 impl IntakeService {
     pub fn new(subject: String) -> IntakeService {
-        IntakeService { id: micro::new_id(), subject, started_ms: now_ms(), counters: Arc::default() }
+        IntakeService { id: ids::nuid(), subject, started_ms: now_ms(), counters: Arc::default() }
     }
 
     /// The answer to a discovery request, if the intake is asked.

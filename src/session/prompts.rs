@@ -124,7 +124,7 @@ impl<W: Wire> Session<W> {
             overhead: 0,
         };
         let name = format!("t-{}", self.identity.id);
-        match threads::lend(&name, move || turn.run(work)) {
+        match threads::run(&name, move || turn.run(work)) {
             Ok(thread) => {
                 self.running = Some(Running {
                     ids,

@@ -7,7 +7,7 @@
 //! ignore that word, as people were trapped by incomplete options; the first version honours it, and so do we, since a
 //! program that asks for a closed choice has to get one.
 
-use crate::service::micro::new_id;
+use crate::ids;
 use crate::transcript::iso_time;
 use serde_json::{Map, Value, json};
 
@@ -159,7 +159,7 @@ fn normalize(request: Value) -> Result<Value, String> {
     let Some(given) = given else { return Err("questions must be a non-empty array".into()) };
     let tabs: Vec<Value> =
         given.iter().enumerate().map(|(at, tab)| normalize_tab(at, tab)).collect::<Result<_, _>>()?;
-    let id = text(&request, "id").map_or_else(|| format!("que_{}", new_id()), str::to_owned);
+    let id = text(&request, "id").map_or_else(|| format!("que_{}", ids::nuid()), str::to_owned);
     let header = text(&request, "header").or_else(|| text(&request, "title")).map(Value::from);
     let header = header.unwrap_or_else(|| tabs[0]["header"].clone());
     Ok(json!({"id": id, "header": header, "questions": tabs}))

@@ -2,8 +2,8 @@
 
 use super::child::{self, Group};
 use super::output::{Output, Shown};
+use super::tool::{Tool, ToolContext, ToolOutput};
 use super::truncate::{MAX_BYTES, MAX_LINES};
-use super::{Tool, ToolContext, ToolOutput};
 use crate::files::{describe, size};
 use crate::transcript::{Block, ToolSpec};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};

@@ -5,11 +5,13 @@
 //! its environment. The variable is what finds those that left the group with `setsid` and lost their parents.
 //!
 //! When the daemon adopts orphans ([`adopt_orphans`]), it also has to take note of their end, without taking the ends of
-//! children for whom another thread waits. Those are told apart by what `std::process::Command` can make: a child in the
+//! children for whom another thread waits. Those are distinguished by what `std::process::Command` can make: a child in the
 //! daemon's session, and there either in the daemon's group or at the head of its own. An orphan that looks the same, as
 //! job control makes them, stays in the process table until the daemon ends.
 
 use super::processes::{self, Process};
+use crate::ids;
+use crate::sync::lock;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid, kill_process, kill_process_group, pidfd_open,
     pidfd_send_signal, set_child_subreaper, waitid,
@@ -18,7 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Marks what belongs to one call.
@@ -32,7 +34,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 static LEFT_BEHIND: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 fn left_behind() -> MutexGuard<'static, Vec<Pid>> {
-    LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&LEFT_BEHIND)
 }
 
 /// Makes this process the parent of what its children leave behind, so that it can be found and reaped.
@@ -55,7 +57,7 @@ pub fn reap_orphans() {
 
 /// A child of this process that it did not start itself.
 fn is_adopted(process: &Process) -> bool {
-    // Asked of /proc like the others': in a container both numbers may be 0, which rustix takes for impossible.
+    // Read from /proc like the others': in a container both numbers may be 0, which rustix takes for impossible.
     let own = getpid().as_raw_pid();
     process.parent == own
         && processes::find(own).is_some_and(|this| {
@@ -129,12 +131,10 @@ pub struct Group {
 }
 
 impl Group {
-    /// Starts the child.
-    ///
     /// # Errors
     /// What the system says.
     pub fn spawn(command: &mut Command) -> io::Result<Group> {
-        let mark = format!("{:016x}", fastrand::u64(..));
+        let mark = ids::hex16();
         command.env(CALL_VARIABLE, &mark).process_group(0);
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);

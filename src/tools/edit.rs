@@ -2,7 +2,8 @@
 
 use super::edit_diff::diff;
 use super::edit_match::{Edit as Replacement, Mismatch, apply, with_lf};
-use super::{Tool, ToolContext, ToolOutput, locks, paths};
+use super::tool::{Tool, ToolContext, ToolOutput};
+use super::{locks, paths};
 use crate::files::{self, check_writable, describe, error_code, real_path, replace};
 use crate::transcript::{Block, ToolSpec};
 use serde_json::{Map, Value, json};
@@ -148,7 +149,7 @@ fn details(path: &str, old: &str, new: &str) -> Value {
     details.into()
 }
 
-/// Errors that the system has a symbol for are told by the symbol alone; our own are told in words.
+/// An error for the model: the symbol alone of those that the system has one for, the words of our own.
 fn unreadable(path: &str, error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(_) => format!("Could not edit file: {path}. Error code: {}.", error_code(error)),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Lines of unchanged text around each change.
 const CONTEXT: usize = 4;
-/// A finer diff is not worth more time than this; from then on the changes are told in larger pieces.
+/// A finer diff is not worth more time than this; from then on the changes are shown in larger pieces.
 const MAX_TIME: Duration = Duration::from_millis(200);
 
 /// Two views of one change.

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use unicode_normalization::{UnicodeNormalization, is_nfkc};
 
-/// One replacement.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Edit {
     pub old: String,

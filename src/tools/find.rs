@@ -1,7 +1,8 @@
 //! The `find` tool: files by the pattern of their name or path.
 
 use super::listing::{Listing, limit};
-use super::{Tool, ToolContext, ToolOutput, paths};
+use super::paths;
+use super::tool::{Tool, ToolContext, ToolOutput};
 use crate::files::walk::walk;
 use crate::transcript::ToolSpec;
 use globset::{GlobBuilder, GlobMatcher};

@@ -5,7 +5,8 @@ mod pattern;
 mod search;
 
 use super::listing::{Listing, limit};
-use super::{Tool, ToolContext, ToolOutput, paths};
+use super::paths;
+use super::tool::{Tool, ToolContext, ToolOutput};
 use crate::cancel::Cancel;
 use crate::files::{describe, open_regular, walk::walk};
 use crate::transcript::ToolSpec;

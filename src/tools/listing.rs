@@ -1,6 +1,6 @@
 //! What grep, find and ls have in common: rows of text, cut to what a model should have to read, with notices.
 
-use super::ToolOutput;
+use super::tool::ToolOutput;
 use super::truncate::{self, MAX_BYTES};
 use crate::files::size;
 use crate::transcript::Block;

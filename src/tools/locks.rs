@@ -2,9 +2,10 @@
 //! sessions they belong to.
 
 use crate::cancel::Cancel;
+use crate::sync;
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard};
 
 /// Who waits for a file, in order; the first one has it.
 type Queues = HashMap<PathBuf, VecDeque<u64>>;
@@ -19,7 +20,7 @@ static LOCKS: LazyLock<Locks> = LazyLock::new(Locks::default);
 
 impl Locks {
     fn queues(&self) -> MutexGuard<'_, (Queues, u64)> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.queues)
     }
 }
 
@@ -48,7 +49,7 @@ pub fn lock(path: &Path, cancel: &Cancel) -> Option<FileLock> {
         if queues.0.get(path).and_then(VecDeque::front) == Some(&id) {
             return Some(ticket);
         }
-        queues = LOCKS.changed.wait(queues).unwrap_or_else(PoisonError::into_inner);
+        queues = sync::wait(&LOCKS.changed, queues);
     }
     // The ticket's drop takes the mutex itself.
     drop(queues);

@@ -1,8 +1,9 @@
 //! The `ls` tool: the entries of one folder.
 
 use super::listing::{Listing, limit};
+use super::paths;
+use super::tool::{Tool, ToolContext, ToolOutput};
 use super::truncate::MAX_BYTES;
-use super::{Tool, ToolContext, ToolOutput, paths};
 use crate::files::describe;
 use crate::transcript::ToolSpec;
 use serde_json::{Map, Value, json};

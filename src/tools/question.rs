@@ -1,7 +1,7 @@
 //! The `question` tool: the model asks people and waits for their answer. Nobody has to be there: the question stays open
 //! for whoever comes, over whatever wire, until it is answered, rejected, or the run ends.
 
-use super::{Tool, ToolContext, ToolOutput};
+use super::tool::{Tool, ToolContext, ToolOutput};
 use crate::transcript::ToolSpec;
 use serde_json::{Map, Value, json};
 use std::sync::LazyLock;

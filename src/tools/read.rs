@@ -1,7 +1,8 @@
 //! The `read` tool: text files in pieces, images as images.
 
+use super::paths;
+use super::tool::{Tool, ToolContext, ToolOutput};
 use super::truncate::{self, MAX_BYTES, MAX_LINES, TruncatedBy};
-use super::{Tool, ToolContext, ToolOutput, paths};
 use crate::cancel::Cancel;
 use crate::files::{describe, open_regular, size};
 use crate::images::{self, Format, Omission, Prepared};

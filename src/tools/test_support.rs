@@ -1,6 +1,7 @@
 //! A place to run tools in.
 
-use super::{Tool, ToolContext, ToolOutput, check};
+use super::tool::{Tool, ToolContext, ToolOutput};
+use super::validate::check;
 use crate::cancel::Cancel;
 use crate::transcript::Block;
 use serde_json::Value;

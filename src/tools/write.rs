@@ -1,6 +1,7 @@
 //! The `write` tool: creates a file or replaces it as a whole.
 
-use super::{Tool, ToolContext, ToolOutput, locks, paths};
+use super::tool::{Tool, ToolContext, ToolOutput};
+use super::{locks, paths};
 use crate::files::{check_writable, describe, real_path, replace};
 use crate::transcript::ToolSpec;
 use serde_json::{Map, Value, json};

@@ -5,8 +5,8 @@
 
 pub mod prompts;
 
+use super::elide::{elide, limit_for};
 use super::message::{AssistantMessage, Block, Content, Message, StopReason, UserMessage};
-use super::shorten::{elide, limit_for};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;

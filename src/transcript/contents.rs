@@ -3,11 +3,11 @@
 //! Only the lines' places and links are kept beside the file's bytes. Parsed as JSON values a file takes several times its
 //! size in memory, and most of a long session's entries are behind a compaction and never looked at again.
 
+use super::message::Usage;
 use super::stored_message::usage;
-use super::{Usage, take_text};
 use crate::files::{self, Links};
-use crate::json::tolerant;
-use serde_json::{Map, Value};
+use crate::json::{Fields, take_text, tolerant};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
@@ -27,24 +27,6 @@ const MAX_HEADER: u64 = 1024 * 1024;
 /// A byte order mark, which is no part of the first line.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// One JSON object of a session file, by its fields in the file's order.
-pub type Fields = Map<String, Value>;
-
-/// What the first line of a session file says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// The session's id.
-    pub id: String,
-    /// Version of the format, at most [`VERSION`].
-    pub version: u64,
-    /// RFC 3339; empty if the file does not say.
-    pub created: String,
-    /// The working directory, absolute; empty if the file does not say.
-    pub cwd: String,
-    /// Path of the session file that this one was branched off from.
-    pub parent: Option<String>,
-}
-
 /// An entry's place in the file and among the others.
 #[derive(Debug)]
 struct Entry {
@@ -58,7 +40,6 @@ struct Entry {
 /// What a session file holds.
 #[derive(Debug)]
 pub struct Contents {
-    pub header: Header,
     /// Lines that are no JSON object with a `type`, or too long; readers pass over them.
     pub malformed: usize,
     /// Lines that repeat an entry or the header; PI writes such files when it resumes a session without an answer.
@@ -69,11 +50,11 @@ pub struct Contents {
     bytes: Vec<u8>,
 }
 
-/// Reads the header of a session file and nothing else.
+/// Reads the session's id from the header of a session file, and nothing else.
 ///
 /// # Errors
 /// Those of [`files::open`], and `InvalidData` for what does not begin with a header.
-pub fn read_header(path: &Path) -> io::Result<Header> {
+pub fn read_id(path: &Path) -> io::Result<String> {
     let (file, _) = files::open(path, File::options().read(true), Links::Refuse)?;
     let mut lines = BufReader::new(file.take(MAX_HEADER));
     if lines.fill_buf()?.starts_with(MARK) {
@@ -82,7 +63,7 @@ pub fn read_header(path: &Path) -> io::Result<Header> {
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
         if let Some(fields) = parse_line(&line) {
-            return header(fields);
+            return session_id(fields);
         }
         line.clear();
     }
@@ -125,7 +106,8 @@ pub(super) fn parse_line(line: &[u8]) -> Option<Fields> {
     fields.get("type")?.is_string().then_some(fields)
 }
 
-fn header(mut fields: Fields) -> io::Result<Header> {
+/// The id in a header, which is of a version that is understood.
+fn session_id(mut fields: Fields) -> io::Result<String> {
     if fields.get("type").and_then(Value::as_str) != Some("session") {
         return Err(no_header());
     }
@@ -135,13 +117,7 @@ fn header(mut fields: Fields) -> io::Result<Header> {
         let text = format!("the session file is of version {version}, and only versions up to {VERSION} are known");
         return Err(io::Error::new(ErrorKind::InvalidData, text));
     }
-    Ok(Header {
-        id: take_text(&mut fields, "id").ok_or_else(no_header)?,
-        version,
-        created: take_text(&mut fields, "timestamp").unwrap_or_default(),
-        cwd: take_text(&mut fields, "cwd").unwrap_or_default(),
-        parent: take_text(&mut fields, "parentSession"),
-    })
+    take_text(&mut fields, "id").ok_or_else(no_header)
 }
 
 impl Contents {
@@ -170,8 +146,8 @@ impl Contents {
             };
             match &mut found {
                 None => {
+                    session_id(fields)?;
                     found = Some(Contents {
-                        header: header(fields)?,
                         malformed: 0,
                         duplicates: 0,
                         usage: Usage::default(),
@@ -226,15 +202,6 @@ impl Contents {
             self.usage += &usage(&used);
         }
         Ok(())
-    }
-
-    /// Number of entries.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     /// Ids of all entries, in the file's order.

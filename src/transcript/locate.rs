@@ -120,7 +120,7 @@ fn matches(file: &DirEntry, wanted: &str, is_here: bool) -> Option<Match> {
         // A file that was given another name has its id in the header only.
         let id = match stem.split_once('_').filter(|(time, _)| is_time(time)) {
             Some((_, id)) => id.to_string(),
-            None => contents::read_header(&file.path()).ok()?.id,
+            None => contents::read_id(&file.path()).ok()?,
         };
         (id == wanted, id.starts_with(wanted))
     };

@@ -1,9 +1,11 @@
-//! From a session file's entries to what the model is told: pure.
+//! From a session file's entries to the messages for the model: pure.
 
 use super::compaction::{forget_count, summary_message};
-use super::contents::{Contents, Fields};
+use super::contents::Contents;
+use super::message::{Message, Usage, UserMessage};
 use super::stored_message::{self, blocks, content};
-use super::{Message, Usage, UserMessage, take_text};
+use crate::clock::parse_time;
+use crate::json::{Fields, take_text};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ pub struct Restored {
     /// Provider and id of the model used last.
     pub model: Option<(String, String)>,
     pub thinking: Option<String>,
-    /// What the model is told, oldest first.
+    /// The messages for the model, oldest first.
     pub messages: Vec<Arc<Message>>,
     /// The id of the entry that each of `messages` comes from.
     pub entry_ids: Vec<String>,
@@ -24,19 +26,19 @@ pub struct Restored {
 }
 
 /// A message with the place of its entry in the active branch.
-struct Told {
+struct ContextMessage {
     at: usize,
     entry_id: String,
     message: Message,
 }
 
-/// Follows the active branch and builds from it what the model is told. Entries of unknown types, and those that make no
+/// Follows the active branch and builds from it the messages for the model. Entries of unknown types, and those that make no
 /// sense, are passed over.
 pub fn restore(contents: &Contents) -> Restored {
     let mut restored = Restored { usage: contents.usage, ..Restored::default() };
     let path = contents.active_path();
-    let mut summary: Option<Told> = None;
-    let mut told: Vec<Told> = Vec::new();
+    let mut summary: Option<ContextMessage> = None;
+    let mut context: Vec<ContextMessage> = Vec::new();
     // The latest edit of an entry counts.
     let mut edits: HashMap<String, Value> = HashMap::new();
     for (at, &index) in path.iter().enumerate() {
@@ -52,8 +54,8 @@ pub fn restore(contents: &Contents) -> Restored {
             "context_edit" => {
                 let replacement = entry.remove("replacement").unwrap_or_default();
                 if let Some(target) = take_text(&mut entry, "targetId") {
-                    let edited = told.iter().position(|told| told.entry_id == target).unwrap_or(told.len());
-                    told[edited..].iter_mut().for_each(|told| forget_count(&mut told.message));
+                    let edited = context.iter().position(|item| item.entry_id == target).unwrap_or(context.len());
+                    context[edited..].iter_mut().for_each(|item| forget_count(&mut item.message));
                     edits.insert(target, replacement);
                 }
             }
@@ -63,27 +65,27 @@ pub fn restore(contents: &Contents) -> Restored {
                 let first_kept = first_kept(&entry, contents);
                 let is_first = |index: &usize| contents.id(*index) == first_kept.as_deref();
                 let kept = path[..at].iter().position(is_first).unwrap_or(at);
-                told.retain(|told| told.at >= kept);
-                told.iter_mut().for_each(|told| forget_count(&mut told.message));
-                let message = summary_message(&words, timestamp(&entry, told.last()));
-                summary = Some(Told { at, entry_id: id.to_string(), message });
+                context.retain(|item| item.at >= kept);
+                context.iter_mut().for_each(|item| forget_count(&mut item.message));
+                let message = summary_message(&words, timestamp(&entry, context.last()));
+                summary = Some(ContextMessage { at, entry_id: id.to_string(), message });
             }
             kind => {
-                let timestamp = timestamp(&entry, told.last());
+                let timestamp = timestamp(&entry, context.last());
                 let Some(message) = message(kind, entry, timestamp) else { continue };
                 if let Message::Assistant(answer) = &message
                     && !answer.model.is_empty()
                 {
                     restored.model = Some((answer.provider.clone(), answer.model.clone()));
                 }
-                told.push(Told { at, entry_id: id.to_string(), message });
+                context.push(ContextMessage { at, entry_id: id.to_string(), message });
             }
         }
     }
-    told.retain_mut(|told| edits.get(&told.entry_id).is_none_or(|edit| apply(edit, &mut told.message)));
-    for told in summary.into_iter().chain(told) {
-        restored.entry_ids.push(told.entry_id);
-        restored.messages.push(Arc::new(told.message));
+    context.retain_mut(|item| edits.get(&item.entry_id).is_none_or(|edit| apply(edit, &mut item.message)));
+    for item in summary.into_iter().chain(context) {
+        restored.entry_ids.push(item.entry_id);
+        restored.messages.push(Arc::new(item.message));
     }
     restored
 }
@@ -99,13 +101,13 @@ fn first_kept(compaction: &Fields, contents: &Contents) -> Option<String> {
 }
 
 /// When an entry was written, Unix time in milliseconds; where it does not say, the time of the message before it.
-fn timestamp(entry: &Fields, before: Option<&Told>) -> i64 {
-    let written = entry.get("timestamp").and_then(|time| time.as_str()?.parse::<jiff::Timestamp>().ok());
-    let before = || before.map_or(0, |told| told.message.timestamp());
-    written.map_or_else(before, jiff::Timestamp::as_millisecond)
+fn timestamp(entry: &Fields, before: Option<&ContextMessage>) -> i64 {
+    let written = entry.get("timestamp").and_then(|time| parse_time(time.as_str()?));
+    let before = || before.map_or(0, |item| item.message.timestamp());
+    written.unwrap_or_else(before)
 }
 
-/// The message that the model is told for an entry, if it is told anything.
+/// The message for the model that an entry stands for, if there is one.
 fn message(kind: &str, mut entry: Fields, timestamp: i64) -> Option<Message> {
     match kind {
         "message" => match entry.remove("message")? {

@@ -3,11 +3,12 @@
 //! A line is one write, so that a crash tears at most the last line, and one that fails is taken back: whatever happens,
 //! the file stays one that can be read and appended to. Nothing is ever changed or removed but a torn last line.
 
-use super::contents::{self, Contents, Fields, MAX_ENTRIES, MAX_FILE, MAX_LINE, VERSION, too_large};
-use super::object;
+use super::contents::{self, Contents, MAX_ENTRIES, MAX_FILE, MAX_LINE, VERSION, too_large};
 use crate::clock::{iso_time, now_ms};
 use crate::fault;
 use crate::files::{self, Links};
+use crate::ids;
+use crate::json::{Fields, object};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -99,7 +100,6 @@ impl SessionFile {
         Ok((session, contents))
     }
 
-    /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -115,7 +115,7 @@ impl SessionFile {
         if self.ids.len() >= MAX_ENTRIES {
             return Err(too_large(format!("a session file takes at most {MAX_ENTRIES} entries")));
         }
-        let number = std::iter::repeat_with(|| fastrand::u32(..)).find(|number| !self.ids.contains(number));
+        let number = std::iter::repeat_with(ids::number).find(|number| !self.ids.contains(number));
         let number = number.unwrap_or_default();
         let id = format!("{number:08x}");
         let mut entry = object(json!({"type": kind, "id": id, "parentId": self.leaf, "timestamp": iso_time(now_ms())}));

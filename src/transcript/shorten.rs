@@ -17,63 +17,12 @@
 //! All of it is pure, and depends on nothing but the messages and the budget.
 
 use super::compaction::{CHARS_PER_TOKEN, is_summary};
+use super::elide::{MIN_TEXT, elide, limit_for};
 use super::message::{Block, Content, IMAGE_CHARS, Message, UserMessage};
 use serde_json::Value;
 use std::sync::Arc;
 
-/// No text is made shorter than this many bytes: what is left would say nothing, and the note needs a quarter of it.
-const MIN_TEXT: usize = 400;
-/// What the note and the blank lines around it take at most, in bytes.
-const NOTE_BYTES: usize = 120;
-const NOTE_BEGIN: &str = "\n\n[... ";
-const NOTE_END: &str = " bytes are left out here, because the whole is too long for the model ...]\n\n";
 const IMAGE_NOTE: &str = "[An image is left out here, because the conversation is too long for the model.]";
-
-/// `text` in at most `max` bytes (never less than [`MIN_TEXT`]): its head, a note of what is missing, and its tail. A text that
-/// was shortened before has one note afterwards, which counts everything that is missing.
-pub fn elide(text: &str, max: usize) -> String {
-    let max = max.max(MIN_TEXT);
-    if text.len() <= max {
-        return text.to_string();
-    }
-    let (head, missing, tail) = parts(text);
-    let room = max - NOTE_BYTES;
-    // The beginning says what it is about, the end how it came out.
-    let end = head.floor_char_boundary(room / 3 * 2);
-    let start = tail.ceil_char_boundary(tail.len().saturating_sub(room / 3));
-    // Without an earlier note, head and tail are both the whole text.
-    let cut = match missing {
-        Some(missing) => missing.saturating_add(head.len() - end + start),
-        None => start.saturating_sub(end),
-    };
-    format!("{}{NOTE_BEGIN}{cut}{NOTE_END}{}", &head[..end], &tail[start..])
-}
-
-/// What is before the note of an earlier shortening, the bytes that it counts, and what is behind it. Without such a note
-/// the whole text is both.
-fn parts(text: &str) -> (&str, Option<usize>, &str) {
-    let found = text.split_once(NOTE_END).and_then(|(before, tail)| {
-        let (head, missing) = before.rsplit_once(NOTE_BEGIN)?;
-        Some((head, Some(missing.parse().ok()?), tail))
-    });
-    found.unwrap_or((text, None, text))
-}
-
-/// The largest limit under which texts of these lengths come to at most `total` bytes together, when the longer ones are
-/// cut to it; never less than `least`.
-pub fn limit_for(mut lengths: Vec<usize>, total: usize, least: usize) -> usize {
-    lengths.sort_unstable();
-    let (mut left, mut count) = (total, lengths.len());
-    for length in lengths {
-        // All that are left are at least as long as this one: does each of them fit in with as much?
-        if length.saturating_mul(count) > left {
-            return (left / count).max(least);
-        }
-        left -= length;
-        count -= 1;
-    }
-    usize::MAX
-}
 
 /// Who a text comes from.
 #[derive(PartialEq, Eq)]

@@ -4,23 +4,23 @@
 //! that field and not the message.
 
 use super::compaction::summary_message;
-use super::contents::Fields;
-use super::{
-    AssistantMessage, Block, Content, Cost, Message, StopReason, ToolResultMessage, Usage, UserMessage, take_text,
+use super::message::{
+    AssistantMessage, Block, Content, Cost, Message, StopReason, ToolResultMessage, Usage, UserMessage,
 };
+use crate::json::{Fields, take_text};
 use serde_json::Value;
 
 /// What introduces the summary of a branch to the model. PI uses the same words, so that a session reads the same on both
 /// sides.
 const BRANCH_LEAD_IN: &str = "The following is a summary of a branch that this conversation came back from:";
 
-/// How the model is told the summary of a branch that was left. `timestamp` is Unix time in milliseconds.
+/// The message for the model that has the summary of a branch that was left. `timestamp` is Unix time in milliseconds.
 pub fn branch_summary(summary: &str, timestamp: i64) -> Message {
     user(Content::Text(format!("{BRANCH_LEAD_IN}\n\n<summary>\n{summary}</summary>")), timestamp)
 }
 
 /// The message for the model from a stored one of any role. Roles that only an application knows become a user's words.
-/// `None` for what the model is not told: system messages, commands that were kept from it, unknown roles, and what lacks
+/// `None` for what is not for the model: system messages, commands that were kept from it, unknown roles, and what lacks
 /// an essential part. `timestamp` is used where the message has none, Unix time in milliseconds.
 pub fn for_model(mut message: Fields, timestamp: i64) -> Option<Message> {
     let timestamp = message.get("timestamp").and_then(Value::as_i64).unwrap_or(timestamp);
@@ -153,7 +153,7 @@ fn flag(fields: &Fields, key: &str) -> bool {
     fields.get(key).and_then(Value::as_bool) == Some(true)
 }
 
-/// A command that the user ran past the model, as the model is told of it.
+/// A command that the user ran past the model, as words for the model.
 fn bash_execution(message: &Fields) -> String {
     let field = |key: &str| message.get(key).and_then(Value::as_str).unwrap_or_default();
     let output = match field("output") {

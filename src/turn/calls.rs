@@ -2,7 +2,7 @@
 
 use super::{Action, SESSION_VARIABLE, Step, Turn};
 use crate::contract::event::AgentEvent;
-use crate::threads::TURN_STACK;
+use crate::threads::{self, TURN_STACK};
 use crate::tools::{self, Tool, ToolContext, ToolOutput};
 use crate::transcript::{Block, ToolResultMessage, now_ms};
 use crossbeam_channel::bounded;
@@ -71,8 +71,7 @@ impl Turn {
         std::thread::scope(|scope| {
             // The turn's own thread is one of those that work; where the system refuses others, it does all.
             for _ in 1..prepared.len().min(AT_A_TIME) {
-                let _ =
-                    std::thread::Builder::new().name("tool".into()).stack_size(TURN_STACK).spawn_scoped(scope, work);
+                let _ = threads::spawn_scoped(scope, "tool", TURN_STACK, work);
             }
             work();
         });

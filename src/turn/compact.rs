@@ -9,7 +9,7 @@ use crate::model::overflow::is_overflow;
 use crate::model::retry;
 use crate::model::{Model, Request, Services, Sink, StreamEvent, ThinkingLevel};
 use crate::transcript::compaction::{self, Cut, Files, prompts};
-use crate::transcript::shorten::elide;
+use crate::transcript::elide::elide;
 use crate::transcript::{AssistantMessage, Message, StopReason, Usage, now_ms};
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from support.bus import Bus
+from support.certificates import Certificates
 from support.cli import Cli
 from support.daemon import API_KEY, Daemon
 from support.fake_bridge import FakeBridge
@@ -20,6 +21,11 @@ def nats_server(tmp_path_factory):
     server = NatsServer(tmp_path_factory.mktemp("nats"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    return Certificates(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="session")

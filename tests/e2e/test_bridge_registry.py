@@ -282,7 +282,7 @@ def test_idle_sessions_cost_little(daemon):
         # The thread of a prompt ends when nobody has had more work for it.
         names = proc.threads(daemon.pid)
         others = [name for name in names if not name.startswith("s-")]
-        return len(names) - len(others) == 20 and not any(name == "spare" or name.startswith("t-") for name in others)
+        return len(names) - len(others) == 20 and not any(name == "idle" or name.startswith("t-") for name in others)
 
     eventually(idle, "only the sessions' own threads are left")
     assert len(proc.threads(daemon.pid)) <= 20 + 6

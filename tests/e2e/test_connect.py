@@ -5,7 +5,6 @@ import re
 import nkeys
 import pytest
 
-from support.certificates import Certificates
 from support.keys import Operator, new_pair
 from support.model_script import Gate
 from support.waiting import eventually
@@ -168,11 +167,6 @@ def test_a_public_server_is_warned_about(new_daemon):
     assert done.returncode == 0
     assert "public" in done.stderr
     assert "public" not in daemon.run_to_end("--check").stderr
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    return Certificates(tmp_path_factory.mktemp("tls"))
 
 
 class TestTls:

@@ -55,12 +55,12 @@ fn read(spill: &Spill, number: u64) -> String {
 
 /// What the books say must be what the file is.
 fn check(spill: &Spill, dir: &Dir) {
-    let inner = spill.shared.lock();
-    assert_eq!(inner.file_bytes, dir.file().len() as u64);
+    let state = spill.shared.lock();
+    assert_eq!(state.file_bytes, dir.file().len() as u64);
     let live: u64 =
-        inner.slots.values().filter(|slot| !matches!(slot.place, Place::Failed(_))).map(|slot| slot.bytes).sum();
-    assert_eq!(inner.live_bytes, live);
-    assert_eq!((inner.waiting, inner.waiting_bytes), (0, 0));
+        state.slots.values().filter(|slot| !matches!(slot.place, Place::Failed(_))).map(|slot| slot.bytes).sum();
+    assert_eq!(state.live_bytes, live);
+    assert_eq!((state.waiting, state.waiting_bytes), (0, 0));
 }
 
 fn reason(result: Result<u64, String>) -> String {
@@ -236,8 +236,8 @@ fn the_end_cancels_what_waits_and_removes_what_was_in_flight() {
     let shared = spill.shared.clone();
     drop(spill);
     assert!(!dir.path().exists());
-    let inner = shared.lock();
-    assert_eq!((inner.waiting, inner.waiting_bytes, inner.live_bytes, inner.queue.len()), (0, 0, 0, 0));
+    let state = shared.lock();
+    assert_eq!((state.waiting, state.waiting_bytes, state.live_bytes, state.queue.len()), (0, 0, 0, 0));
 }
 
 #[test]

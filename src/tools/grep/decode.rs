@@ -15,7 +15,7 @@ pub fn text<'a>(mut file: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
         _ => return Ok(Box::new(io::Cursor::new(start).chain(file))),
     };
     let file = io::Cursor::new(start.split_off(2)).chain(file);
-    Ok(Box::new(Utf16 { file, unit, raw: Vec::new(), text: Vec::new(), told: 0 }))
+    Ok(Box::new(Utf16 { file, unit, raw: Vec::new(), text: Vec::new(), consumed: 0 }))
 }
 
 struct Utf16<R> {
@@ -23,22 +23,22 @@ struct Utf16<R> {
     unit: fn([u8; 2]) -> u16,
     /// Bytes that are not decoded yet.
     raw: Vec<u8>,
-    /// Text that is to be read, from `told` on.
+    /// Text that is to be read, from `consumed` on.
     text: Vec<u8>,
-    told: usize,
+    consumed: usize,
 }
 
 impl<R: Read> Read for Utf16<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.told == self.text.len() {
+        while self.consumed == self.text.len() {
             let count = self.file.by_ref().take(CHUNK as u64).read_to_end(&mut self.raw)?;
             if count == 0 && self.raw.is_empty() {
                 return Ok(0);
             }
             self.decode(count == 0);
         }
-        let count = (&self.text[self.told..]).read(buffer)?;
-        self.told += count;
+        let count = (&self.text[self.consumed..]).read(buffer)?;
+        self.consumed += count;
         Ok(count)
     }
 }
@@ -62,7 +62,7 @@ impl<R> Utf16<R> {
         }
         self.raw.drain(..self.raw.len() - kept);
         self.text = text.into_bytes();
-        self.told = 0;
+        self.consumed = 0;
     }
 }
 

@@ -120,12 +120,12 @@ impl<R: Read> Window<'_, R> {
 struct Place {
     /// What is before it has been searched.
     searched: usize,
-    /// What is before it has been told or will not be, so that context does not repeat it.
-    told: usize,
+    /// What is before it has been emitted or will not be, so that context does not repeat it.
+    emitted: usize,
     /// Start of the line with this number.
     counted: usize,
     number: u64,
-    /// Lines after the last match that are still to be told.
+    /// Lines after the last match that are still to be emitted.
     owed: usize,
 }
 
@@ -146,8 +146,8 @@ impl Place {
             }
             let mut before = start;
             for _ in 0..context {
-                if before > self.told {
-                    before = line_start(text, self.told, before - 1);
+                if before > self.emitted {
+                    before = line_start(text, self.emitted, before - 1);
                 }
             }
             self.count_to(text, before);
@@ -168,7 +168,7 @@ impl Place {
 
     /// Tells the context after the last match as far as `text` goes.
     fn owed_lines(&mut self, text: &[u8], found: &mut impl FnMut(Line<'_>) -> bool) -> bool {
-        while self.owed > 0 && self.told < text.len() {
+        while self.owed > 0 && self.emitted < text.len() {
             self.owed -= 1;
             if !self.tell(text, false, found) {
                 return false;
@@ -181,7 +181,7 @@ impl Place {
     fn tell(&mut self, text: &[u8], matches: bool, found: &mut impl FnMut(Line<'_>) -> bool) -> bool {
         let end = line_end(text, self.counted);
         let line = Line { matches, number: self.number, bytes: &text[self.counted..end] };
-        self.told = end;
+        self.emitted = end;
         self.counted = end;
         self.number += 1;
         found(line)
@@ -197,8 +197,8 @@ impl Place {
         let text = &window.buffer[..window.complete];
         let mut keep = window.complete;
         for _ in 0..context {
-            if keep > self.told {
-                keep = line_start(text, self.told, keep - 1);
+            if keep > self.emitted {
+                keep = line_start(text, self.emitted, keep - 1);
             }
         }
         self.count_to(text, keep);
@@ -207,7 +207,7 @@ impl Place {
         window.complete -= keep;
         self.searched -= keep;
         self.counted -= keep;
-        self.told = self.told.saturating_sub(keep);
+        self.emitted = self.emitted.saturating_sub(keep);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a model is told when it is to summarise. The headings are PI's, so that a summary that one of the two agents
+//! The prompts for summaries. The headings are PI's, so that a summary that one of the two agents
 //! wrote can be updated by the other.
 
 /// The system prompt of every summary request.

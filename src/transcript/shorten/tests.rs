@@ -1,6 +1,5 @@
 use super::super::compaction::{summary_message, tokens};
 use super::*;
-use crate::model::test_support::test_messages;
 use serde_json::json;
 
 fn user(text: &str) -> Value {
@@ -15,6 +14,11 @@ fn says(content: Value) -> Value {
 fn result(text: &str) -> Value {
     json!({"role": "toolResult", "toolCallId": "t", "toolName": "read", "content": [{"type": "text", "text": text}],
         "isError": false, "timestamp": 1})
+}
+
+fn parsed(messages: Value) -> Vec<Arc<Message>> {
+    let messages: Vec<Message> = serde_json::from_value(messages).expect("messages");
+    messages.into_iter().map(Arc::new).collect()
 }
 
 fn after(messages: &[Arc<Message>], budget: u64) -> (Vec<usize>, Vec<Arc<Message>>) {
@@ -32,43 +36,11 @@ fn letters(letter: &str, length: usize) -> String {
 }
 
 #[test]
-fn head_and_tail_stay_with_a_note_of_what_is_missing() {
-    let text = format!("HEAD{}TAIL", "ä".repeat(5000));
-    for max in [0, 400, 401, 1000, 9999] {
-        let short = elide(&text, max);
-        assert!(short.len() <= max.max(400) && short.starts_with("HEADä") && short.ends_with("äTAIL"), "{max} {short}");
-        let (head, missing, tail) = parts(&short);
-        assert_eq!(head.len() + missing.expect("a note") + tail.len(), text.len(), "{max}");
-        // Shortened in two steps, the note is right as well.
-        let shorter = elide(&short, max / 2);
-        let (head, missing, tail) = parts(&shorter);
-        assert_eq!(head.len() + missing.expect("one note") + tail.len(), text.len(), "{max}");
-    }
-    assert_eq!(elide(&text, text.len()), text);
-    assert_eq!(elide("short", 0), "short");
-    assert!(elide(&text, 5000).contains("\n\n[... 51"), "{}", elide(&text, 5000));
-}
-
-#[test]
-fn the_longest_are_cut_first() {
-    for (lengths, total, least, expected) in [
-        (vec![10, 20, 30], 60, 0, usize::MAX),
-        (vec![10, 20, 30], 59, 0, 29),
-        (vec![30, 10, 30], 50, 0, 20),
-        (vec![30, 30], 2, 7, 7),
-        (vec![5], 0, 0, 0),
-        (vec![], 0, 3, usize::MAX),
-    ] {
-        assert_eq!(limit_for(lengths.clone(), total, least), expected, "{lengths:?} {total}");
-    }
-}
-
-#[test]
 fn results_give_way_before_words_and_words_before_calls() {
     let call =
         json!({"type": "toolCall", "id": "t", "name": "write", "arguments": {"content": letters("c", 40_000), "n": 1}});
     let (words, read) = (letters("u", 40_000), letters("r", 40_000));
-    let messages = test_messages(json!([user(&words), says(json!([call])), result(&read), result("ok")]));
+    let messages = parsed(json!([user(&words), says(json!([call])), result(&read), result("ok")]));
     for (budget, changed) in [
         (30_100, vec![]),
         (30_000, vec![2]),
@@ -100,7 +72,7 @@ fn many_results_of_one_turn_share_the_room() {
     let mut list = vec![user("read them"), says(json!([{"type": "text", "text": "yes"}]))];
     list.extend((0..18).map(|_| result(&letters("r", 50_000))));
     list.push(result("small"));
-    let messages = test_messages(list.into());
+    let messages = parsed(list.into());
     let (at, now) = after(&messages, 100_000);
     assert_eq!(at, (2..20).collect::<Vec<_>>());
     assert!((95_000..=100_000).contains(&tokens(&now)), "{}", tokens(&now));
@@ -112,7 +84,7 @@ fn the_oldest_images_give_way() {
     let seen = json!({"role": "toolResult", "toolCallId": "t", "toolName": "read", "content": [image, image], "isError": false,
         "timestamp": 1});
     let asked = json!({"role": "user", "content": [{"type": "text", "text": "look"}, image], "timestamp": 1});
-    let messages = test_messages(json!([seen, seen, asked]));
+    let messages = parsed(json!([seen, seen, asked]));
     for (budget, left) in [(6001, 5), (5000, 4), (2500, 2), (1400, 1), (100, 0)] {
         let (_, now) = after(&messages, budget);
         let text = format!("{now:?}");
@@ -125,8 +97,6 @@ fn the_oldest_images_give_way() {
 fn summaries_and_thoughts_stay_whole() {
     let long = "x".repeat(40_000);
     let mut messages = vec![Arc::new(summary_message(&long, 1))];
-    messages.extend(test_messages(json!([says(
-        json!([{"type": "thinking", "thinking": long, "thinkingSignature": "s"}])
-    )])));
+    messages.extend(parsed(json!([says(json!([{"type": "thinking", "thinking": long, "thinkingSignature": "s"}]))])));
     assert!(shorten(&messages, 10).is_empty());
 }

@@ -8,7 +8,8 @@
 //! Streaming events are built from their delta alone: a cumulative message in them is never measured, kept or spilled,
 //! since that made the costs of an answer grow with the square of its length.
 
-use serde_json::{Map, Value, json};
+use crate::json::Fields;
+use serde_json::{Value, json};
 
 /// How large the parts of an event may be, in bytes of JSON.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +21,7 @@ pub struct Limits {
 
 /// An event's payload as it goes out.
 #[derive(Debug, PartialEq)]
-pub struct Compacted {
+pub struct Truncated {
     /// JSON of the event's `data`.
     pub data: String,
     /// Present if `data` is not all of the payload.
@@ -39,10 +40,8 @@ pub struct Loss {
 /// Where a piece of an answer may be.
 const DELTA: [&str; 3] = ["delta", "text", "content"];
 
-type Fields = Map<String, Value>;
-
 /// Brings a payload into the form in which it goes out.
-pub fn compact(event: &str, payload: Value, limits: Limits) -> Compacted {
+pub fn truncate(event: &str, payload: Value, limits: Limits) -> Truncated {
     let Value::Object(fields) = payload else { return any(event, &payload, limits) };
     let compact_fields = match event {
         "message_update" => return message_update(&fields, limits),
@@ -59,7 +58,7 @@ pub fn compact(event: &str, payload: Value, limits: Limits) -> Compacted {
     if original.len() + compact_size <= limits.max_event_bytes {
         let mut data = fields;
         data.extend(compact_fields);
-        return Compacted { data: json_text(&data), loss: None };
+        return Truncated { data: json_text(&data), loss: None };
     }
     let mut data = skeleton(&fields, 0, limits.preview_bytes);
     data.extend(compact_fields);
@@ -71,7 +70,7 @@ pub fn compact(event: &str, payload: Value, limits: Limits) -> Compacted {
     if text.len() > limits.max_event_bytes {
         text = descriptor(event, loss.original_bytes, Fields::new(), limits);
     }
-    Compacted { data: text, loss: Some(loss) }
+    Truncated { data: text, loss: Some(loss) }
 }
 
 fn json_text(fields: &Fields) -> String {
@@ -79,15 +78,15 @@ fn json_text(fields: &Fields) -> String {
 }
 
 /// The rule for events without one of their own.
-fn any(event: &str, payload: &Value, limits: Limits) -> Compacted {
+fn any(event: &str, payload: &Value, limits: Limits) -> Truncated {
     let text = payload.to_string();
     if text.len() <= limits.max_event_bytes {
-        return Compacted { data: text, loss: None };
+        return Truncated { data: text, loss: None };
     }
     // Deep enough for `message.usage.cost`.
     let kept = payload.as_object().map(|fields| skeleton(fields, 3, limits.preview_bytes)).unwrap_or_default();
     let loss = Loss { original_bytes: text.len(), original: Some(text) };
-    Compacted { data: descriptor(event, loss.original_bytes, kept, limits), loss: Some(loss) }
+    Truncated { data: descriptor(event, loss.original_bytes, kept, limits), loss: Some(loss) }
 }
 
 /// What stands in for a payload that is too large: its size, and who and what it is about, if there is room for that.
@@ -192,7 +191,7 @@ fn input(fields: &Fields, limits: Limits) -> Fields {
 }
 
 /// A piece of an answer: the delta in full if it fits, so that who listens can put the answer together.
-fn message_update(fields: &Fields, limits: Limits) -> Compacted {
+fn message_update(fields: &Fields, limits: Limits) -> Truncated {
     let event = object(fields, "assistantMessageEvent");
     let message = object(fields, "message");
     let nested = event.and_then(|event| object(event, "message"));
@@ -233,7 +232,7 @@ fn message_update(fields: &Fields, limits: Limits) -> Compacted {
         data.insert("assistantMessageEvent".into(), Value::Object(kept));
     }
     let Some(delta) = sources().find_map(|source| first(source, &DELTA)).map(text_of) else {
-        return Compacted { data: json_text(&data), loss: None };
+        return Truncated { data: json_text(&data), loss: None };
     };
     data.insert("deltaLength".into(), json!(delta.encode_utf16().count()));
     data.insert("deltaBytes".into(), json!(delta.len()));
@@ -247,11 +246,11 @@ fn message_update(fields: &Fields, limits: Limits) -> Compacted {
         };
         let text = json_text(&whole);
         if text.len() <= limits.max_event_bytes {
-            return Compacted { data: text, loss: None };
+            return Truncated { data: text, loss: None };
         }
     }
     data.insert("deltaTruncated".into(), json!(true));
-    Compacted { data: json_text(&data), loss: Some(Loss { original_bytes: delta.len(), original: None }) }
+    Truncated { data: json_text(&data), loss: Some(Loss { original_bytes: delta.len(), original: None }) }
 }
 
 /// What identifies a tool call, wherever in the payload it is.
@@ -288,19 +287,19 @@ fn tool(fields: &Fields, limits: Limits) -> Fields {
 }
 
 /// An intermediate result of a tool, as a whole or not at all.
-fn tool_update(mut fields: Fields, limits: Limits) -> Compacted {
+fn tool_update(mut fields: Fields, limits: Limits) -> Truncated {
     let identity = tool_identity(&fields);
     let mut room = limits.max_event_bytes;
     if fields.values().all(|value| may_fit(value, &mut room)) {
         fields.extend(identity.clone());
         let text = json_text(&fields);
         if text.len() <= limits.max_event_bytes {
-            return Compacted { data: text, loss: None };
+            return Truncated { data: text, loss: None };
         }
     }
     let mut data = skeleton(&fields, 0, limits.preview_bytes);
     data.extend(identity);
-    Compacted { data: json_text(&data), loss: Some(Loss { original_bytes: 0, original: None }) }
+    Truncated { data: json_text(&data), loss: Some(Loss { original_bytes: 0, original: None }) }
 }
 
 /// False if the value's JSON certainly needs more than `room` bytes, without making that JSON.

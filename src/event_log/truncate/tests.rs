@@ -4,13 +4,13 @@ const LIMITS: Limits = Limits { max_event_bytes: 8192, preview_bytes: 256 };
 /// So small that everything is truncated that has a compact form.
 const TINY: Limits = Limits { max_event_bytes: 0, preview_bytes: 256 };
 
-fn data(compacted: &Compacted) -> Value {
+fn data(compacted: &Truncated) -> Value {
     serde_json::from_str(&compacted.data).expect("it is JSON")
 }
 
 /// The whole of `data`, and what is missing in it.
 fn compacted(event: &str, payload: Value, limits: Limits) -> (Value, Option<Loss>) {
-    let compacted = compact(event, payload, limits);
+    let compacted = truncate(event, payload, limits);
     (data(&compacted), compacted.loss)
 }
 
@@ -69,7 +69,7 @@ fn a_cumulative_message_changes_nothing() {
                 "partial": {"content": "x".repeat(size)}}})
     };
     let (small, large) =
-        (compact("message_update", update(1000), LIMITS), compact("message_update", update(1 << 20), LIMITS));
+        (truncate("message_update", update(1000), LIMITS), truncate("message_update", update(1 << 20), LIMITS));
     assert_eq!(small, large);
     assert_eq!(data(&small)["messageId"], "m1");
     assert!(small.data.len() < 400, "{}", small.data);
@@ -188,7 +188,7 @@ fn the_limit_is_on_what_goes_out() {
     let payload = |bytes: usize| json!({"text": "x".repeat(bytes)});
     for bytes in 3700..4200 {
         let limits = Limits { max_event_bytes: 4096, preview_bytes: 16 };
-        let compacted = compact("input", payload(bytes), limits);
+        let compacted = truncate("input", payload(bytes), limits);
         assert!(compacted.data.len() <= 4096, "{bytes}: {}", compacted.data.len());
         assert_eq!(compacted.loss.is_some(), data(&compacted)["text"].is_null(), "{bytes}");
     }
