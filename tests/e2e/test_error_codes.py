@@ -281,6 +281,21 @@ def work_that_leaves_no_time_for_a_prompt_now(place):
     }
 
 
+@case("busy", 429, "busy: too many histories are asked for at a time")
+def more_histories_than_are_made_at_a_time(place):
+    """The prompts' `busy` of this status needs a system that has no thread left, or 20,000 signed requests."""
+    caller = place.worker()
+    with caller.client() as client:
+        for _ in range(20):
+            client.ask("emit", message="x" * 10_000)
+    messages = [stream.message() for stream in caller.burst("history", 300)]
+    refused = [message for message in messages if message.headers]
+    return {
+        f"verb:{number}": {"payload": message.data.decode(), "headers": dict(message.headers), "ends": 0}
+        for number, message in enumerate(refused)
+    }
+
+
 @case("conflict", 409, "Nothing to compact (session too small)", command="compact")
 def nothing_to_compact(place):
     caller = place.worker()
@@ -555,11 +570,11 @@ def test_the_forms_in_full():
 
 # Codes whose cause no test can bring about from outside, and why.
 WITHOUT_CASE = {
-    "internal_error": "a turn has to panic, and the daemon has no way to be asked for that",
+    ("internal_error", 500): "a turn has to panic, and the daemon has no way to be asked for that",
 }
 
 
 def test_every_code_has_its_golden_answer():
-    found = {case.code for case in CASES.values()} | {"model_error"}
+    found = {(case.code, case.status) for case in CASES.values()}
     assert not found & set(WITHOUT_CASE)
-    assert found | set(WITHOUT_CASE) == forms.codes_of("ErrorKind")
+    assert found | set(WITHOUT_CASE) == forms.errors_of("ErrorKind")

@@ -258,4 +258,4 @@ def test_the_forms_in_full():
 
 def test_every_code_has_its_golden_answer():
     cases = [*CASES.values(), FULL, ENDING, UNSIGNED]
-    assert {case.document["error"] for case in cases} == forms.codes_of("DaemonError")
+    assert {(case.document["error"], case.status) for case in cases} == forms.errors_of("DaemonError")

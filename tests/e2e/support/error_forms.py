@@ -13,19 +13,23 @@ LINE = 200
 SOURCES = Path(__file__).parents[3] / "src"
 
 
-def codes_of(enum):
-    """The codes that the source gives the errors of an enum: the words of its function `code`, which names all of them."""
-    arm = re.compile(rf'{enum}::\w+(?: \{{ \.\. \}})? => "(\w+)"')
-    bodies = [
-        body
-        for path in SOURCES.rglob("*.rs")
-        for body in re.findall(r"fn code\(&?self\) -> &'static str \{\n(.*?)\n    \}", path.read_text(), re.DOTALL)
-        if f"{enum}::" in body
-    ]
-    (body,) = bodies
-    found = arm.findall(body)
-    assert len(found) == body.count("=>"), f"a code that is not understood in:\n{body}"
-    return set(found)
+def errors_of(enum):
+    """Pairs of code and status that the source gives the errors of an enum, in its functions `code` and `status`."""
+    codes, statuses = _arms(enum, "code"), _arms(enum, "status")
+    assert codes and codes.keys() == statuses.keys(), codes.keys() ^ statuses.keys()
+    return {(codes[name].strip('"'), int(statuses[name])) for name in codes}
+
+
+def _arms(enum, function):
+    """What a function that is one `match` says for each variant."""
+    pattern = re.compile(rf"fn {function}\(&?self\) -> [^{{]+ \{{\n        match self \{{\n(.*?)\n        \}}", re.DOTALL)
+    found = {}
+    for path in SOURCES.rglob("*.rs"):
+        for body in pattern.findall(path.read_text()):
+            for variants, value in re.findall(r"([^=>]+?) => ([^,]+),", body):
+                names = re.findall(rf"{enum}::(\w+)", variants)
+                found.update(dict.fromkeys(names, value))
+    return found
 
 
 def one_line(message):
@@ -111,6 +115,17 @@ class Caller:
 
     def verb(self, name, payload=b"", headers=None):
         return self.request(f"{self.daemon.subject(self.session)}.{name}", payload, headers, False)
+
+    def burst(self, name, count):
+        """Many requests to a verb, which are sent before any answer is taken."""
+        streams = [self.bus.listen(self.bus.connection.new_inbox()) for _ in range(count)]
+
+        async def publish():
+            for stream in streams:
+                await self.bus.connection.publish(f"{self.daemon.subject(self.session)}.{name}", reply=stream.inbox)
+
+        self.bus.call(publish())
+        return streams
 
     def intake(self, payload, headers=None):
         """An empty message ends all answers but those of the modes that have one message."""
