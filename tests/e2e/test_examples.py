@@ -13,6 +13,7 @@ from support.daemon import BINARY
 from support.model_script import Gate
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+REQUEST = Path(__file__).parents[2] / "scripts/nats-request"
 LABEL = "[offline/demo: no model, a built-in script]"
 
 
@@ -97,8 +98,8 @@ def test_the_shell_script_types_what_users_of_the_nats_command_type(daemon, nats
     stand_in = tmp_path / "bin/nats"
     stand_in.write_text(f"""#!/usr/bin/env bash
 case "$*" in
-    "--server $2 req $4 $5 --raw --wait-for-empty --timeout 120s") exec "{EXAMPLES}/../../scripts/nats-request" "$2" "$4" "$5" ;;
-    "--server $2 req $4 $5 --raw --timeout 30s") exec "{EXAMPLES}/../../scripts/nats-request" --one "$2" "$4" "$5" ;;
+    "--server $2 req $4 $5 --raw --wait-for-empty --timeout 120s") exec "{REQUEST}" "$2" "$4" "$5" ;;
+    "--server $2 req $4 $5 --raw --timeout 30s") exec "{REQUEST}" --one "$2" "$4" "$5" ;;
 esac
 echo "nats: $*" >&2
 exit 64

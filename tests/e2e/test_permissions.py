@@ -165,4 +165,4 @@ def test_a_prompter_cannot_have_the_daemon_do_it(guarded, model):
 
 def settings(document):
     """What somebody else's request could have changed of a session."""
-    return {key: document[key] for key in ("maxLifetime", "model", "activeRequest", "pendingMessages")} | {"name": document.get("name")}
+    return [document.get(key) for key in ("name", "maxLifetime", "model", "activeRequest", "pendingMessages")]
