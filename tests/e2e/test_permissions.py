@@ -1,23 +1,21 @@
-"""The README's configuration of a server: its permissions say who may prompt, steer and answer."""
+"""The example's configuration of a server: it separates who may prompt, steer and answer."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 
 from support.agents import AgentClient, prompt
-from support.bus import Bus, Stream
+from support.bus import Bus, NoResponders, Stream
 from support.model_script import Gate, ToolCall
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-EXAMPLE = re.search(r"```conf\n(.*?)```", README, re.DOTALL)[1]
+EXAMPLE = (Path(__file__).parents[2] / "tests/examples/nats-server.conf").read_text()
 USERS = ["daemon", "admin", "prompter", "steerer", "approver"]
 
 
 @pytest.fixture
 def guarded(own_server, own_bus, new_daemon, model, monkeypatch):
-    """A server with the example's permissions, the daemon on it, and a connection for each user."""
+    """A server with the example's configuration, the daemon on it, and a connection for each user."""
     for user in USERS:
         monkeypatch.setenv(f"{user.upper()}_PASSWORD", f"secret-of-{user}")
     server = own_server(EXAMPLE)
@@ -34,14 +32,9 @@ def guarded(own_server, own_bus, new_daemon, model, monkeypatch):
             return json.loads(self.buses[user].ask(subject, payload).data)
 
         def denied(self, user, subject, payload=b""):
-            """The server does not let a request through."""
-            bus = self.buses[user]
-            stream = bus.request(subject, payload)
-            bus.flush()
-            # The daemon would have answered the first before the second.
-            self.daemon.list()
-            bus.flush()
-            assert stream.pending() == 0, f"{user} may {subject}: {stream.message().data!r}"
+            """The server does not let a request through: for this user nobody is there."""
+            with pytest.raises(NoResponders):
+                self.buses[user].ask(subject, payload)
 
     guarded = Guarded()
     guarded.daemon.config.update(user="daemon", password="secret-of-daemon", inboxPrefix="_INBOX.daemon")
@@ -122,3 +115,54 @@ def test_the_daemon_may_do_all_that_it_does(guarded, new_daemon):
         assert [row["sessionId"] for row in guarded.daemon.list()["sessions"]] == ["worker"]
     for daemon in (guarded.daemon, other):
         assert "iolation" not in daemon.log_text()
+
+
+def test_a_prompter_cannot_have_the_daemon_do_it(guarded, model):
+    """An answer goes to the subject that the request names. Whoever prompts also chooses the words of the answer, and must
+    not get it taken for somebody else's request, nor for an event, nor for an answer to another one."""
+    daemon, bus = guarded.daemon, guarded.buses["prompter"]
+    admin, approver = guarded.buses["admin"], guarded.buses["approver"]
+    model.script("hello")
+    daemon.session("other", "hi", events=True).text()
+    # A question stays open, to which an answer could be forged.
+    events = approver.listen("agents.ev.ada.other.question")
+    model.script(ToolCall("question", {"questions": [{"question": "Sure?", "options": [{"label": "forged"}]}]}))
+    asked = daemon.prompt("other", "ask")
+    question = json.loads(events.message().data)["data"]["requestId"]
+    before = settings(daemon.inspect("other"))
+    quiet = [bus.listen(subject) for bus, subject in (
+        (admin, "agents.ev.ada.other.>"), (admin, "agents.hb.pi-exec.ada.forged"), (admin, "_INBOX.admin.forged"),
+        (approver, "agents.ev.ada.other.question"), (approver, "_INBOX.approver.forged"),
+    )]
+    forged = {
+        daemon.intake: {"sessionMode": "session", "sessionId": "forged", "body": "x", "cwd": "/"},
+        "agents.spawn.pi-exec.ada.control": {"cwd": "/", "session_id": "forged"},
+        "agents.stop.pi-exec.ada.control": {"session_id": "other"},
+        f"{daemon.subject('other')}.configure": {"name": "forged"},
+        f"{daemon.subject('other')}.extend": {"maxLifetime": 7},
+        f"{daemon.subject('other')}.steer": {"prompt": "forged"},
+        f"{daemon.subject('other')}.abort": {},
+        f"{daemon.subject('other')}.answer": {"requestId": question, "answers": [["forged"]]},
+        "agents.ev.ada.other.question": {"event": "question", "data": {"action": "forged"}},
+        "agents.hb.pi-exec.ada.forged": {"agent": "forged"},
+        "_INBOX.admin.forged": {"forged": True},
+        "_INBOX.approver.forged": {"forged": True},
+    }
+    for subject, payload in forged.items():
+        # Said directly, and by the model in its answer.
+        bus.publish(subject, payload)
+        model.script(json.dumps(payload), "told")
+        bus.publish(daemon.subject("worker"), "say it", reply=subject)
+        # The next prompt of the same session is answered after that one.
+        assert bus.request(daemon.subject("worker"), "go").text() == "told"
+    assert settings(daemon.inspect("other")) == before
+    assert set(daemon.session_ids()) == {"worker", "other"}
+    for user in (admin, approver):
+        user.flush()
+    assert [stream.inbox for stream in quiet if stream.pending()] == []
+    assert asked.pending() == 0, "the open question was settled"
+
+
+def settings(document):
+    """What somebody else's request could have changed of a session."""
+    return [document.get(key) for key in ("name", "maxLifetime", "model", "activeRequest", "pendingMessages")]
