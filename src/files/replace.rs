@@ -32,7 +32,7 @@ pub fn real_path(path: &Path) -> PathBuf {
 /// Checks that `target` (a [`real_path`]) can be replaced or created. `None` = there is nothing yet.
 ///
 /// # Errors
-/// As the system says, or as [`open_regular`] for what is no file.
+/// As the system says, or as [`open`] for what is no file.
 pub fn check_writable(target: &Path) -> io::Result<Option<Metadata>> {
     let metadata = match target.symlink_metadata() {
         Ok(metadata) => metadata,

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from support.model_script import ToolCall
-from support.waiting import eventually
 
 # Seconds; far more than anything here takes.
 PROMPTLY = 5
@@ -128,7 +127,9 @@ class TestWithoutThemItGoesOn:
         special(path)
         daemon.start()
         daemon.wait_log(rf"session a: its file cannot be used: {NOT_REGULAR}", PROMPTLY)
-        eventually(lambda: daemon.session_ids() == ["b"], "the session is gone")
+        assert re.search(NOT_REGULAR, daemon.prompt("a", "x").failure().text)
+        model.script("three")
+        assert daemon.prompt("b", "x").text() == "three"
 
     def test_files_for_tools(self, daemon, model, special):
         special(daemon.cwd / "there")
