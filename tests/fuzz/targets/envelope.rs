@@ -69,14 +69,14 @@ fn header(value: &[u8]) {
             assert_eq!(proved, said);
             // Once, and only in its time.
             for senders in [&trusting, &strict] {
-                assert_eq!(identify(senders, value, TIME_MS + 1).map_err(|error| error.status), Err(401));
+                assert_eq!(identify(senders, value, TIME_MS + 1).map_err(|error| error.status()), Err(401));
             }
             let late = Senders::new(SenderTrust::Any);
             for now_ms in [TIME_MS - 2 * WINDOW_MS - 1, TIME_MS + 2 * WINDOW_MS + 1] {
-                assert_eq!(identify(&late, value, now_ms).map_err(|error| error.status), Err(401));
+                assert_eq!(identify(&late, value, now_ms).map_err(|error| error.status()), Err(401));
             }
         }
-        (Ok(_), proved) => assert_eq!(proved.map_err(|error| error.status), Err(401), "this proves nothing"),
+        (Ok(_), proved) => assert_eq!(proved.map_err(|error| error.status()), Err(401), "this proves nothing"),
         (Err(error), proved) => assert_eq!(proved.as_ref(), Err(error)),
     }
     match said {
@@ -113,7 +113,7 @@ fn identify(senders: &Senders, value: &[u8], now_ms: i64) -> Result<Option<Agent
 
 /// An error has a code for programs, and words that fit on one line.
 fn refused(error: &ReplyError, statuses: &[u16]) {
-    assert!(statuses.contains(&error.status), "{error:?}");
+    assert!(statuses.contains(&error.status()), "{error:?}");
     assert!(error.message.starts_with(&format!("{}: ", error.code())), "{error:?}");
     assert!(error.message.len() < 1200 && !error.message.contains(char::is_control), "{error:?}");
 }
