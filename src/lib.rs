@@ -103,7 +103,7 @@
 //! | a control verb | `contract/control.rs`; how it is done: `session/commands.rs`; how it is written: `service/control.rs`, `socket/requests.rs` |
 //! | an error code | `contract/error.rs`; its golden test: `tests/e2e/test_error_codes.py` |
 //! | an event | `contract/event.rs` |
-//! | a setting | a row in `config/table.rs`, the field where it is used, README |
+//! | a setting | a row in `config/table.rs`, the field where it is used, `config/SETTINGS.md` |
 //! | a wire | a room beside `service` that implements `contract::wire::Wire` |
 #![deny(unsafe_code)]
 // Tests make their own files, and know what they are.

@@ -2,7 +2,7 @@
 
 use crate::config::{self, Config};
 use crate::daemon::Fatal;
-use crate::model::Services;
+use crate::model::{Model, Services};
 use crate::tools::child;
 use crate::{daemon, sys, threads};
 use crossbeam_channel::bounded;
@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 
 /// Where glibc looks for settings of its allocator, and the one that matters here: every thread keeps freed pieces of
 /// memory for itself, seven of each size up to 1 KiB, which with a thread per session is half of what an idle session takes
@@ -30,10 +31,11 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
                 eprintln!("pi-exec: warning: {warning}");
             }
             // Some of the agent's files are only read when they are needed.
-            for problem in Services::new(&config.agent_dir, config.oauth_refresh.clone()).problems() {
+            let services = Services::new(&config.agent_dir, config.oauth_refresh.clone());
+            for problem in services.problems() {
                 eprintln!("pi-exec: warning: {problem}");
             }
-            print!("{}", config.report);
+            print!("{}{}", config.report, model_in_use(&config, &services));
         }
         Ok(config::Command::Serve(config)) => {
             configure_allocator();
@@ -48,6 +50,21 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Which model those get who name none, and why, in the form of a line of [`Config::report`].
+fn model_in_use(config: &Config, services: &Services) -> String {
+    let chosen = match &config.default_model {
+        Some(spec) => services.resolve(spec).map(|(model, _)| (Some(model), "defaultModel")).map_err(|e| e.to_string()),
+        None => Ok((services.default_model(), "no defaultModel, so that of settings.json or of the first provider with a key")),
+    };
+    let usable = |(model, why): (Option<Arc<Model>>, &str)| {
+        let model = model.ok_or("no provider has a key")?;
+        services.check_credentials(&model).map_err(|e| e.to_string())?;
+        Ok(format!("{}  ({why}; {})", model.spec(), services.credentials_origin(&model)))
+    };
+    let line = chosen.and_then(usable).unwrap_or_else(|why: String| format!("-  ({why})"));
+    format!("model = {line}\n")
 }
 
 /// Starts this program once more, as the same process, with the allocator's settings in its environment, since glibc takes

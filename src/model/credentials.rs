@@ -213,6 +213,19 @@ impl Credentials {
         Ok(located)
     }
 
+    /// Where what a model's requests are paid with comes from, for people; never what it is.
+    pub fn origin(&self, model: &Model, user: &ModelsJson) -> String {
+        let path = self.file.path().display();
+        match self.locate_for(model, user) {
+            Ok(Some(Located::Value { origin, .. })) => format!("key in {origin}"),
+            Ok(Some(Located::Token(_))) => format!("sign-in in {path}"),
+            Ok(Some(Located::Expired)) => format!("sign-in in {path}, to be refreshed"),
+            Ok(Some(Located::Variable { name, .. })) => format!("key in ${name}"),
+            Ok(None) => "without a key".into(),
+            Err(error) => error.to_string(),
+        }
+    }
+
     fn sign_in_again(&self) -> String {
         let path = self.file.path().display();
         format!(

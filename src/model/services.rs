@@ -224,6 +224,14 @@ impl Services {
         self.shared.credentials.check(model, &*self.user_models(model)?)
     }
 
+    /// Where what the model's requests are paid with comes from, for people; never what it is.
+    pub fn credentials_origin(&self, model: &Model) -> String {
+        match self.user_models(model) {
+            Ok(user) => self.shared.credentials.origin(model, &user),
+            Err(error) => error.to_string(),
+        }
+    }
+
     /// Sends the request and hands the answer to `sink` as it comes. Returns when it is complete, failed or cancelled.
     pub fn stream(&self, request: &Request<'_>, cancel: &Cancel, sink: &mut dyn Sink) -> Outcome {
         let mut answer = Answer::new(request, sink);
