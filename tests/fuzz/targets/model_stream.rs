@@ -16,7 +16,7 @@ use nats_pi_bridge::cancel::Cancel;
 use nats_pi_bridge::model::{
     Answer, Api, Events, Model, Outcome, Protocol, Rates, Request, Sink, Source, StreamEvent, ThinkingLevel, read,
 };
-use nats_pi_bridge::tolerant_json;
+use nats_pi_bridge::json::tolerant;
 use nats_pi_bridge::transcript::contents::Contents;
 use nats_pi_bridge::transcript::restore::restore;
 use nats_pi_bridge::transcript::{Block, Message};
@@ -250,7 +250,7 @@ fn streamed(outcome: &Outcome, told: &Told, api: Api) {
                 assert_eq!((told.kind, id, name), ("call", &told.id, &told.name));
                 // One API sends them again at the end, which counts.
                 if api != Api::OpenaiResponses {
-                    let expected = tolerant_json::arguments(&deltas);
+                    let expected = tolerant::arguments(&deltas);
                     assert_eq!(arguments, expected.as_ref().unwrap_or(&serde_json::Map::new()));
                     assert_eq!(arguments_error.as_ref(), expected.as_ref().err());
                 }

@@ -3,13 +3,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nats_pi_bridge::{jsonc, tolerant_json};
+use nats_pi_bridge::json::{comments, tolerant};
 use serde_json::{Value, json};
 
 fuzz_target!(|bytes: &[u8]| {
     let strict = serde_json::from_slice::<Value>(bytes);
     let mut repaired = String::new();
-    match (tolerant_json::parse::<Value>(bytes, &mut repaired), &strict) {
+    match (tolerant::parse::<Value>(bytes, &mut repaired), &strict) {
         (Ok(value), Ok(same)) => {
             assert_eq!(value, *same);
             assert_eq!(repaired, "", "nothing was to be repaired");
@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
         (Err(error), Err(same)) => assert_eq!(error.to_string(), same.to_string()),
         (Err(error), Ok(_)) => panic!("{error}"),
     }
-    match (tolerant_json::parse_whole::<Value>(bytes), &strict) {
+    match (tolerant::parse_whole::<Value>(bytes), &strict) {
         (Ok(value), Ok(same)) => assert_eq!(value, *same),
         (Err(error), Err(same)) => assert_eq!(error.to_string(), same.to_string()),
         (Err(error), Ok(_)) => panic!("{error}"),
@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
     strings(&text);
     let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
     surrogates(&units);
-    match (tolerant_json::arguments(&text), strict) {
+    match (tolerant::arguments(&text), strict) {
         (Ok(map), Ok(value)) => assert_eq!(Value::Object(map), value),
         (Ok(map), Err(_)) => assert!(!map.is_empty() || text.trim().is_empty() || text.trim().starts_with('{')),
         (Err(why), value) => {
@@ -54,7 +54,7 @@ fn strings(text: &str) {
         written.push(letter);
     }
     written.push_str("\"}");
-    assert_eq!(tolerant_json::arguments(&written).map(Value::Object), Ok(json!({"a": text})), "{written}");
+    assert_eq!(tolerant::arguments(&written).map(Value::Object), Ok(json!({"a": text})), "{written}");
 }
 
 /// A text in the escapes that JavaScript writes. Half surrogate pairs are left out.
@@ -62,12 +62,12 @@ fn surrogates(units: &[u16]) {
     let escapes: String = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
     let text: String = char::decode_utf16(units.iter().copied()).filter_map(Result::ok).collect();
     let written = format!("{{\"a\":\"{escapes}\"}}");
-    assert_eq!(tolerant_json::arguments(&written).map(Value::Object), Ok(json!({"a": text})), "{written}");
+    assert_eq!(tolerant::arguments(&written).map(Value::Object), Ok(json!({"a": text})), "{written}");
 }
 
 /// JSON without comments stays as it is, and with comments it means the same.
 fn comments(text: &str) {
-    let plain = jsonc::to_json(text);
+    let plain = comments::to_json(text);
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     assert_eq!(plain.len(), text.len());
     for (is, was) in plain.bytes().zip(text.bytes()) {
@@ -90,5 +90,5 @@ fn comments(text: &str) {
             written.push_str(comment);
         }
     }
-    assert_eq!(jsonc::parse(&written), Ok(serde_json::from_str(&pretty).unwrap_or_default()), "{written}");
+    assert_eq!(comments::parse(&written), Ok(serde_json::from_str(&pretty).unwrap_or_default()), "{written}");
 }
