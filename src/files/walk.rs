@@ -1,6 +1,8 @@
 //! Walking folders as developers expect it: what version control ignores is left out, hidden files are not.
 
+use super::open::read;
 use ignore::{DirEntry, WalkBuilder};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Files with ignore rules that are read in every folder on the way, beside those of git that need no name here.
@@ -15,15 +17,14 @@ const MAX_RULES: u64 = 1024 * 1024;
 /// # Errors
 /// A text if the ignore rules that apply to `dir` cannot be read safely.
 pub fn walk(dir: &Path, keep: fn(&DirEntry) -> bool) -> Result<WalkBuilder, String> {
-    if let Some(odd) = dir.ancestors().find_map(odd_rules) {
+    if let Some(odd) = odd_global().or_else(|| dir.ancestors().find_map(odd_rules)) {
         return Err(format!("The ignore rules in {} are no regular file or too large", odd.display()));
     }
     let mut builder = WalkBuilder::new(dir);
-    builder
-        .hidden(false)
-        .current_dir(dir)
-        .sort_by_file_name(std::ffi::OsStr::cmp)
-        .filter_entry(move |entry| entry.file_name() != ".git" && keep(entry) && odd_rules(entry.path()).is_none());
+    builder.hidden(false).current_dir(dir).sort_by_file_name(std::ffi::OsStr::cmp).filter_entry(move |entry| {
+        let is_safe = || !entry.file_type().is_some_and(|kind| kind.is_dir()) || odd_rules(entry.path()).is_none();
+        entry.file_name() != ".git" && keep(entry) && is_safe()
+    });
     for name in CUSTOM_RULES {
         builder.add_custom_ignore_filename(name);
     }
@@ -33,10 +34,45 @@ pub fn walk(dir: &Path, keep: fn(&DirEntry) -> bool) -> Result<WalkBuilder, Stri
 /// A file with ignore rules in `dir` that must not be opened, as a pipe of that name would be waited for, and a device or
 /// a huge file would fill the memory.
 fn odd_rules(dir: &Path) -> Option<PathBuf> {
-    RULES
-        .iter()
-        .map(|name| dir.join(name))
-        .find(|path| path.metadata().is_ok_and(|metadata| !metadata.is_file() || metadata.len() > MAX_RULES))
+    RULES.iter().map(|name| dir.join(name)).find(|path| is_odd(path)).or_else(|| odd_worktree(&dir.join(".git")))
+}
+
+fn is_odd(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| !metadata.is_file() || metadata.len() > MAX_RULES)
+        // The usual way to have none.
+        && path.canonicalize().ok().as_deref() != Some(Path::new("/dev/null"))
+}
+
+/// The same for what a linked worktree's `.git`, which is a file, leads to: the main repository has its rules.
+fn odd_worktree(link: &Path) -> Option<PathBuf> {
+    if !link.is_file() {
+        return None;
+    }
+    let first_line = |path: &Path| match read(path, MAX_RULES) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).lines().next().unwrap_or_default().to_owned()),
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::FileTooLarge) => Err(path.to_owned()),
+        Err(_) => Ok(String::new()),
+    };
+    let rules = || {
+        let Some(folder) = first_line(link)?.strip_prefix("gitdir: ").map(PathBuf::from) else { return Ok(None) };
+        let main = folder.join(first_line(&folder.join("commondir"))?);
+        Ok(Some(main.join("info/exclude")).filter(|path| is_odd(path)))
+    };
+    rules().unwrap_or_else(Some)
+}
+
+/// The same for git's configuration of the user and the system, which may name a file with rules for all repositories.
+fn odd_global() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = set("HOME");
+    let named = [set("GIT_CONFIG_GLOBAL"), set("GIT_CONFIG_SYSTEM").or_else(|| Some("/etc/gitconfig".into()))];
+    let own = [
+        home.as_ref().map(|home| home.join(".gitconfig")),
+        set("XDG_CONFIG_HOME").or_else(|| Some(home?.join(".config"))).map(|folder| folder.join("git/config")),
+    ];
+    let configuration = named.into_iter().chain(own).flatten().find(|path| is_odd(path));
+    // Looked for only once the configuration may be read.
+    configuration.or_else(|| ignore::gitignore::gitconfig_excludes_path().filter(|path| path.is_file() && is_odd(path)))
 }
 
 #[cfg(test)]
@@ -84,15 +120,36 @@ mod tests {
 
     #[test]
     fn rules_that_could_hang_or_fill_the_memory_are_not_read() {
-        let tree = Tree::new(&[("d/x", ""), ("e/x", ""), ("f/x", "")]);
+        let tree = Tree::new(&[("d/x", ""), ("e/x", ""), ("f/x", ""), ("g/x", ""), ("h/x", ""), ("i/x", "")]);
         let fifo = tree.path("d/.gitignore");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o600)).expect("a FIFO");
         std::os::unix::fs::symlink("/dev/zero", tree.path("e/.ignore")).expect("a link");
         let sparse = std::fs::File::create(tree.path("f/.fdignore")).expect("it is created");
         sparse.set_len(4 << 30).expect("it is enlarged");
-        assert!(walked(&tree).is_empty());
-        for name in ["d", "e", "f"] {
-            assert!(walk(&tree.path(name), |_| true).is_err_and(|text| text.contains(&format!("/{name}/."))));
+        // No rules at all are fine.
+        std::os::unix::fs::symlink("/dev/null", tree.path("i/.gitignore")).expect("a link");
+        // Worktrees whose repositories are odd themselves.
+        let link = |name: &str, to: &str| {
+            std::fs::write(tree.path(name).join(".git"), format!("gitdir: {}\n", tree.path(to).display()))
+                .expect("it is written");
+        };
+        std::fs::create_dir_all(tree.path(".git/worktrees/g")).expect("a folder");
+        link("g", ".git/worktrees/g");
+        std::os::unix::fs::symlink(&fifo, tree.path(".git/worktrees/g/commondir")).expect("a link");
+        std::fs::create_dir_all(tree.path("i/.repo/info")).expect("a folder");
+        std::fs::create_dir_all(tree.path(".git/worktrees/h")).expect("a folder");
+        link("h", ".git/worktrees/h");
+        std::fs::write(tree.path(".git/worktrees/h/commondir"), "../../../i/.repo\n").expect("it is written");
+        std::os::unix::fs::symlink("/dev/zero", tree.path("i/.repo/info/exclude")).expect("a link");
+        assert_eq!(walked(&tree), ["i", "i/.gitignore", "i/.repo", "i/.repo/info", "i/.repo/info/exclude", "i/x"]);
+        for (name, odd) in [
+            ("d", "/d/.gitignore"),
+            ("e", "/e/.ignore"),
+            ("f", "/f/.fdignore"),
+            ("g", "/.git/worktrees/g/commondir"),
+            ("h", "/../../../i/.repo/info/exclude"),
+        ] {
+            assert!(walk(&tree.path(name), |_| true).is_err_and(|text| text.contains(odd)), "{name}");
         }
     }
 }

@@ -131,6 +131,14 @@ class TestWithoutThemItGoesOn:
         model.script("three")
         assert daemon.prompt("b", "x").text() == "three"
 
+    def test_ignore_rules_of_all_repositories(self, new_daemon, model, special):
+        daemon = new_daemon()
+        path = special(daemon.home / ".gitconfig")
+        daemon.start()
+        model.script([ToolCall("find", {"pattern": "*"})], "done")
+        assert daemon.run("go", tools=["find"]).text() == "done"
+        assert str(path) in model.requests[-1].tool_results[0][0]
+
     def test_files_for_tools(self, daemon, model, special):
         special(daemon.cwd / "there")
         for call in (ToolCall("read", {"path": "there"}), ToolCall("edit", {"path": "there", "oldText": "a", "newText": "b"})):

@@ -25,8 +25,6 @@ const MAX_NAME: usize = 64;
 const MAX_NONCE: usize = 64;
 /// How far a request's time may be from ours, milliseconds.
 const WINDOW_MS: i64 = 30_000;
-/// Days from 1 March of year 0 to 1 January 1970.
-const DAYS_TO_1970: i64 = 719_468;
 /// Requests that are remembered so that none is accepted twice. At some 130 bytes each this is the memory that senders can
 /// make us spend; only requests with a good signature count.
 const MAX_REMEMBERED: usize = 20_000;
@@ -212,33 +210,15 @@ fn valid_account(text: &str) -> bool {
 
 /// Unix time in milliseconds of a time such as `2026-01-02T03:04:05.678Z`, the only form that the header may have.
 fn unix_ms(text: &str) -> Option<i64> {
-    let bytes = text.as_bytes();
-    let number = |from: usize, to: usize| {
-        let digits = text.get(from..to).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
-        digits.parse::<i64>().ok()
-    };
-    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    if separators.iter().any(|(at, byte)| bytes.get(*at) != Some(byte)) {
-        return None;
-    }
-    let fraction = match text.get(19..)?.strip_suffix('Z')? {
-        "" => 0,
-        rest => {
-            let digits = rest.strip_prefix('.').filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))?;
-            format!("{digits:0<3}")[..3].parse().ok()?
-        }
-    };
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    let ranges = [(month, 1, 12), (day, 1, 31), (hour, 0, 23), (minute, 0, 59), (second, 0, 59)];
-    if ranges.iter().any(|(value, least, most)| !(least..=most).contains(&value)) {
-        return None;
-    }
-    // Counted from 1 March of year 0, so that the day that leap years add is the last one of a year.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    let days = 365 * year + leap_days + (153 * month + 2) / 5 + day - 1 - DAYS_TO_1970;
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + fraction)
+    let has_form = text.bytes().enumerate().all(|(at, byte)| match at {
+        4 | 7 => byte == b'-',
+        10 => byte == b'T',
+        13 | 16 => byte == b':',
+        19 => matches!(byte, b'.' | b'Z'),
+        _ if at + 1 == text.len() => byte == b'Z',
+        _ => byte.is_ascii_digit(),
+    });
+    if has_form { crate::clock::parse_time(text) } else { None }
 }
 
 #[cfg(test)]
