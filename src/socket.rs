@@ -27,6 +27,7 @@ use crate::contract::reply::Reply;
 use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionStats, Watcher};
 use crate::prompt::UserFolders;
+use crate::sync::lock;
 use crate::threads::{self, Thread};
 use crossbeam_channel::Sender;
 use directory::BridgeDirectory;
@@ -38,7 +39,7 @@ use serde_json::{Value, json};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The protocol's name, which every registry row and hello carries.
 pub const PROTOCOL: &str = "pi-session-bridge.v1";
@@ -84,7 +85,7 @@ struct Shared {
 
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     /// The connections that `which` chooses.

@@ -3,12 +3,13 @@
 use super::ids::{InstanceId, SessionId};
 use crate::clock::now_ms;
 use crate::model::{Model, ThinkingLevel};
+use crate::sync::lock;
 use crate::transcript::Usage;
 use crossbeam_channel::bounded;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 /// What a session was created with; never changes.
@@ -102,7 +103,7 @@ impl SessionStats {
     }
 
     fn lock(&self) -> MutexGuard<'_, SessionSettings> {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.settings)
     }
 
     /// What is in force now.
@@ -158,7 +159,7 @@ impl SessionStats {
 
     /// What was written down about the session is out of date; `reason` is the event that did it.
     pub fn outdated(&self, reason: &'static str) {
-        *self.outdated.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        *lock(&self.outdated) = Some(reason);
         if let Some(watcher) = self.watcher.get() {
             watcher.outdated();
         }
@@ -166,7 +167,7 @@ impl SessionStats {
 
     /// Why what was written down is out of date, if it is; it counts as brought up to date with this call.
     pub fn take_outdated(&self) -> Option<&'static str> {
-        self.outdated.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.outdated).take()
     }
 
     /// When the session has to end.

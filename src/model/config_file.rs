@@ -1,10 +1,11 @@
 //! A user's configuration file that is read again when it has changed.
 
 use crate::files;
+use crate::sync::lock;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 /// The largest file that is read, in bytes: these are written by hand, so a larger one is a mistake.
@@ -39,7 +40,7 @@ impl<T: Default> ConfigFile<T> {
 
     /// The file's value, or a text that says which file is wrong and how.
     pub fn get(&self) -> Result<Arc<T>, String> {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = lock(&self.read);
         let stamp = match std::fs::metadata(&self.path) {
             Ok(meta) => Some((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len(), meta.ino())),
             Err(e) if e.kind() == ErrorKind::NotFound => None,

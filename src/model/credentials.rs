@@ -13,10 +13,11 @@ use super::secret_value::{Secret, evaluate};
 use super::{catalog, http};
 use crate::cancel::Cancel;
 use crate::clock::now_ms;
+use crate::sync::lock;
 use std::borrow::Cow;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Arc, Once, PoisonError};
+use std::sync::{Arc, Once};
 use stored::{AuthFile, Entry};
 
 /// Anthropic's sign-in tokens carry this mark; they are bearer tokens, and a beta header has to go with them.
@@ -272,12 +273,12 @@ impl Credentials {
     fn value(&self, text: &str, provider: &str, origin: Origin) -> Result<Secret, String> {
         let file = self.stored().map_err(|e| e.to_string())?;
         let cached = origin == Origin::AuthJson && text.starts_with('!');
-        if cached && let Some(secret) = file.printed.lock().unwrap_or_else(PoisonError::into_inner).get(text) {
+        if cached && let Some(secret) = lock(&file.printed).get(text) {
             return Ok(secret.clone());
         }
         let secret = evaluate(text, &|name: &str| self.variable(&file, provider, name))?;
         if cached {
-            let mut printed = file.printed.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut printed = lock(&file.printed);
             printed.insert(text.to_string(), secret.clone());
         }
         Ok(secret)

@@ -11,10 +11,11 @@ mod tls;
 mod watch;
 
 use crate::cancel::{Cancel, OnCancel};
+use crate::sync::lock;
 use crate::trust_roots;
 use resolver::ServerResolver;
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tls::TlsConnector;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
@@ -108,10 +109,10 @@ impl Http {
     /// Says which proxy counts where the environment names none. Connections that are there already go another way, so
     /// that a change closes them.
     pub fn set_proxy(&self, setting: Option<&str>) {
-        let mut proxy = self.proxy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut proxy = lock(&self.proxy);
         if proxy.as_deref() != setting {
             *proxy = setting.map(str::to_string);
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            lock(&self.idle).clear();
         }
     }
 
@@ -168,7 +169,7 @@ impl Http {
 
     fn new_agent(&self, server: &str) -> Result<ServerAgent, HttpError> {
         let watch = Arc::new(Watch::default());
-        let setting = self.proxy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let setting = lock(&self.proxy).clone();
         let environment = |name: &str| std::env::var(name).ok();
         let proxy = if is_loopback(server) { None } else { proxy::choose(server, setting.as_deref(), &environment)? };
         let config = Agent::config_builder()
@@ -194,7 +195,7 @@ impl Http {
     /// The agent of that server that was used last. Old ones are dropped on the way.
     fn check_out(&self, server: &str) -> Option<ServerAgent> {
         let IdleConnection { agent, rest, .. } = {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut idle = lock(&self.idle);
             idle.retain(|p| p.since.elapsed() < MAX_IDLE);
             let at = idle.iter().rposition(|p| p.agent.server == server)?;
             idle.remove(at)
@@ -205,7 +206,7 @@ impl Http {
     }
 
     fn keep(&self, agent: ServerAgent, rest: BodyReader<'static>) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(&self.idle);
         idle.retain(|p| p.since.elapsed() < MAX_IDLE);
         let same = idle.iter().filter(|p| p.agent.server == agent.server).count();
         if same >= MAX_IDLE_PER_SERVER

@@ -15,6 +15,7 @@ use super::http::{Http, Timeouts};
 use super::request::{Failure, RequestError};
 use crate::cancel::Cancel;
 use crate::clock::now_ms;
+use crate::sync::lock;
 use crate::threads;
 use auth_file::{AuthDocument, Replacement, SignIn};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -24,7 +25,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 /// A token is refreshed when it ends within this time, in milliseconds; as PI does it.
@@ -160,7 +161,7 @@ impl Drop for End {
 
 impl SharedRefresher {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The provider's refresh, which is begun if there is none. `None` if it failed just now and there is no hurry.

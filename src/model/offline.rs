@@ -15,12 +15,13 @@ use super::answer::Answer;
 use super::model_info::{Api, Model, Rates};
 use super::request::{Failure, Request, RequestError};
 use crate::cancel::Cancel;
+use crate::sync::lock;
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason};
 use serde::Deserialize;
 use serde::de::value::StrDeserializer;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 pub const PROVIDER: &str = "offline";
@@ -194,7 +195,7 @@ impl Offline {
         let Some(times) = times else { return true };
         // A retry sends the same prompt again; the next prompt is one more user message.
         let key = format!("{} {}", request.session_id.unwrap_or_default(), run.prompts.len());
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = lock(&self.failures);
         let at = failures.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
             if failures.len() >= MAX_COUNTED {
                 failures.pop_front();

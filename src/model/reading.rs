@@ -36,7 +36,7 @@ pub fn read<R: Source>(
     let mut reading = Reading { decoder, words: Vec::new(), first: Vec::new(), count: 0 };
     loop {
         let mut came = false;
-        while let Some(event) = events.next() {
+        while let Some(event) = events.next_event() {
             came = true;
             let progress = reading.event(event, answer)?;
             if answer.is_full() {

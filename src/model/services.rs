@@ -18,12 +18,13 @@ use super::thinking::ThinkingLevel;
 use super::throttle::Throttle;
 use super::{catalog, offline, provider_apis, usage};
 use crate::cancel::Cancel;
+use crate::sync::lock;
 use crate::transcript::compaction::CompactionSettings;
 use crate::transcript::{AssistantMessage, Message, StopReason};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Models, and requests to them, by the settings of the user and perhaps of one project.
 pub struct Services {
@@ -49,12 +50,12 @@ struct SharedServices {
 
 impl SharedServices {
     fn refused(&self) -> MutexGuard<'_, Arc<Refused>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.refused)
     }
 
     /// The model in memory once, however many sessions have it.
     fn keep(&self, model: Model) -> Arc<Model> {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = lock(&self.latest);
         match &*latest {
             Some(kept) if **kept == model => kept.clone(),
             _ => latest.insert(Arc::new(model)).clone(),

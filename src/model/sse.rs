@@ -138,7 +138,7 @@ impl<R: Read> Events<R> {
     }
 
     /// The next event that has arrived completely.
-    pub fn next(&mut self) -> Option<Event<'_>> {
+    pub fn next_event(&mut self) -> Option<Event<'_>> {
         if !self.begun && !self.skip_byte_order_mark() {
             return None;
         }
@@ -363,7 +363,7 @@ mod tests {
         let own = |e: Event<'_>| (String::from_utf8_lossy(e.name).into(), String::from_utf8_lossy(e.data).into());
         let mut list = Vec::new();
         loop {
-            while let Some(event) = events.next() {
+            while let Some(event) = events.next_event() {
                 list.push(own(event));
             }
             if !events.fill().expect("it reads") {
@@ -417,7 +417,7 @@ mod tests {
                     if e.name.is_empty() { data.into() } else { format!("{}={data}", String::from_utf8_lossy(e.name)) }
                 };
                 loop {
-                    while let Some(event) = events.next() {
+                    while let Some(event) = events.next_event() {
                         found.push(text(event));
                     }
                     if !events.fill().expect("it reads") {
@@ -440,8 +440,8 @@ mod tests {
             let mut events = Events::new(Parts(parts.into_iter()));
             for expected in [b"x", b"y"] {
                 assert!(events.fill().expect("it reads"));
-                assert_eq!(events.next().map(|e| e.data), Some(&expected[..]), "{line_end:?}");
-                assert_eq!(events.next(), None);
+                assert_eq!(events.next_event().map(|e| e.data), Some(&expected[..]), "{line_end:?}");
+                assert_eq!(events.next_event(), None);
             }
         }
     }
@@ -456,7 +456,7 @@ mod tests {
         let mut endless = Events::new(io::repeat(b'x'));
         let error = loop {
             match endless.fill() {
-                Ok(_) => assert_eq!(endless.next(), None),
+                Ok(_) => assert_eq!(endless.next_event(), None),
                 Err(e) => break e,
             }
         };

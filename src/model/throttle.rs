@@ -3,8 +3,9 @@
 
 use super::request::{Failure, RequestError};
 use crate::cancel::Cancel;
+use crate::sync::lock;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// The first wait, where the server names none; it doubles with every refusal in a row.
@@ -46,7 +47,7 @@ struct Limit {
 
 impl Throttle {
     fn limits(&self) -> MutexGuard<'_, Vec<Limit>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Waits until a request may be sent.

@@ -1,9 +1,10 @@
 //! NATS micro services (ADR-32): discovery requests, the documents that answer them, statistics.
 
 use crate::clock::iso_time;
+use crate::sync::lock;
 use serde_json::{Map, Value, json};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// Name of the service on the `pi-exec` wire; that of the agent protocol is [`super::agents::SERVICE`].
 pub const SERVICE: &str = "pi-exec";
@@ -90,7 +91,7 @@ impl Counters {
     /// Counts an error reply; `code` and `text` are what the reply's headers said.
     pub fn count_error(&self, code: u16, text: &str) {
         self.errors.fetch_add(1, Ordering::Relaxed);
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = format!("{code}:{text}");
+        *lock(&self.last_error) = format!("{code}:{text}");
     }
 
     pub fn add_time(&self, time: std::time::Duration) {
@@ -179,7 +180,7 @@ impl Endpoint<'_> {
             "queue_group": self.queue_group,
             "num_requests": requests,
             "num_errors": errors,
-            "last_error": *self.counters.last_error.lock().unwrap_or_else(PoisonError::into_inner),
+            "last_error": *lock(&self.counters.last_error),
             "processing_time": processing,
             "average_processing_time": processing.checked_div(requests).unwrap_or(0),
             "data": {},

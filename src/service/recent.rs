@@ -6,6 +6,7 @@ use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::reply::{Reply, Restart};
 use crate::nats::Message;
+use crate::sync::lock;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,7 +52,7 @@ pub struct Recent {
 
 impl Recent {
     fn requests(&self) -> MutexGuard<'_, HashMap<Key, (Instant, Outcome)>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.requests)
     }
 
     fn find(&self, key: &Key) -> Option<Outcome> {
@@ -153,7 +154,7 @@ impl SharedReply {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn has_ended(&self) -> bool {

@@ -6,6 +6,7 @@ use crate::contract::reply::{Reply, Restart};
 use crate::nats::{Connection, Message, PublishError};
 use crate::service::agents::chunks;
 use crate::service::replies::{error_headers, report};
+use crate::sync::lock;
 use crate::threads;
 use crossbeam_channel::bounded;
 use serde_json::{Value, json};
@@ -181,7 +182,7 @@ impl Stream {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 
     /// Sends one whole message in its place between the pieces of text. It may get lost if too much waits already. Does not
@@ -515,12 +516,12 @@ pub struct KeepAlive(Mutex<Vec<Weak<Shared>>>);
 impl KeepAlive {
     /// Looks after a stream until it is gone.
     pub fn watch(&self, stream: &Stream) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&stream.0));
+        lock(&self.0).push(Arc::downgrade(&stream.0));
     }
 
     /// Breaks the silence where it has been long. To be called every few seconds.
     pub fn tick(&self, now: Instant) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|stream| match stream.upgrade() {
+        lock(&self.0).retain(|stream| match stream.upgrade() {
             Some(stream) => {
                 stream.break_silence(now);
                 true

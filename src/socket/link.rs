@@ -5,6 +5,7 @@
 
 use super::framing::escape_separators;
 use crate::event_log::{Envelope, EventSink};
+use crate::sync::{lock, wait_timeout};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
@@ -14,7 +15,7 @@ use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// What may wait to be written when the next line is due, bytes (the reference's bound). One line is always taken on top,
@@ -87,7 +88,7 @@ impl Link {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// For reading; the reader is the only one.
@@ -216,7 +217,7 @@ impl Link {
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
-        self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
+        wait_timeout(&self.changed, state, time)
     }
 
     /// Writes lines until the connection ends. The work of a thread of its own.

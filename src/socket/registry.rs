@@ -9,13 +9,14 @@ use super::{PROTOCOL, Shared};
 use crate::clock::{iso_time, now_ms};
 use crate::contract::session::{Watcher, state};
 use crate::files::{self, private};
+use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Rows are written anew this often, so that they show that somebody still cares for them (the reference's number).
@@ -127,7 +128,7 @@ impl Waker {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<Box<dyn FnOnce() + Send>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 }
 

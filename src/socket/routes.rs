@@ -3,11 +3,12 @@
 use super::link::Link;
 use crate::contract::prompt::Command;
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::sync::lock;
 use crossbeam_channel::Sender;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// The way to one session.
 pub struct Route {
@@ -35,7 +36,7 @@ impl Route {
 
     /// Takes note of a skill's instructions; true if they were not sent before.
     pub fn first_time(&self, skill: u64) -> bool {
-        self.skills_sent.lock().unwrap_or_else(PoisonError::into_inner).insert(skill)
+        lock(&self.skills_sent).insert(skill)
     }
 }
 

@@ -4,8 +4,9 @@ use super::link::Link;
 use crate::cancel::Cancel;
 use crate::contract::error::ReplyError;
 use crate::contract::reply::{Reply, Restart};
+use crate::sync::lock;
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// What may wait for a client before the model of its prompt has to, bytes. Far below what costs it the connection.
@@ -37,7 +38,7 @@ impl ChunkStream {
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.phase)
     }
 
     /// The response is out.

@@ -3,8 +3,9 @@
 //! ureq resolves the name for every request, in a thread of its own, even when the connection is there already. An agent
 //! here serves one server and is dropped when a connection to it fails, so that the first answer is good for its life.
 
+use crate::sync::lock;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
@@ -20,7 +21,7 @@ pub struct ServerResolver {
 impl Resolver for ServerResolver {
     fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let name = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || lock(&self.known);
         if let Some((_, addresses)) = known().as_ref().filter(|(asked, _)| *asked == name) {
             let mut resolved = self.empty();
             addresses.iter().for_each(|address| resolved.push(*address));

@@ -1,8 +1,9 @@
 //! A layer between ureq and its connections that bounds every wait for input and knows what has arrived. ureq's own
 //! timeouts are fixed when a request begins; these can change while it runs.
 
+use crate::sync::lock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use ureq::unversioned::transport::time::Duration as UreqDuration;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
@@ -56,11 +57,11 @@ impl Watch {
     }
 
     fn set(&self, bound: Bound) {
-        *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound;
+        *lock(&self.bound) = bound;
     }
 
     fn remaining(&self) -> Duration {
-        match *self.bound.lock().unwrap_or_else(PoisonError::into_inner) {
+        match *lock(&self.bound) {
             Bound::Each(limit) => limit,
             Bound::Until(end) => end.saturating_duration_since(Instant::now()),
         }

@@ -5,9 +5,10 @@ use super::chunks;
 use crate::nats::{Connection, Message, Subscription};
 use crate::service::intake;
 use crate::service::waiting_room::WaitingRoom;
+use crate::sync::lock;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The questions of one session that wait for an answer of a caller.
 pub struct Queries {
@@ -40,7 +41,7 @@ impl Queries {
     }
 
     fn open_queries(&self) -> MutexGuard<'_, HashMap<String, Query>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 
     /// Opens a way to answer a question; returns the message that asks it, if there can be one.

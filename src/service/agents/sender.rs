@@ -4,6 +4,7 @@ use super::SenderTrust;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::sender::AgentSender;
 use crate::nats::{Message, nkey, valid_subject};
+use crate::sync::lock;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
@@ -11,7 +12,7 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 /// The header's name.
 const HEADER: &str = "Agent-Sender";
@@ -102,7 +103,7 @@ impl Senders {
     }
 
     fn remember(&self, user: &str, signature: &Signature, now_ms: i64) -> Result<(), ReplyError> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = lock(&self.seen);
         // What is older than the window is refused for its time already.
         let recent = seen.by_time.split_off(&(now_ms - WINDOW_MS));
         for request in std::mem::replace(&mut seen.by_time, recent).into_values().flatten() {

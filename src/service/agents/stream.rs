@@ -8,9 +8,10 @@ use crate::contract::event::AgentEvent;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::SessionStats;
 use crate::service::stream::Stream;
+use crate::sync::lock;
 use crate::transcript::{Block, Message};
 use serde_json::{Map, Value, json};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// How much of a tool's output, and of each text among its arguments, a caller is shown, bytes. Other hosts cut at the same.
 const MAX_SHOWN: usize = 4096;
@@ -41,7 +42,7 @@ impl AgentStream {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn status(&self, word: &str, data: &Value) {

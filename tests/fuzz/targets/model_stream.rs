@@ -65,7 +65,7 @@ fn events(bytes: &[u8], sizes: &[u8]) -> Vec<Named> {
     let mut events = Events::new(Pieces(pieces(bytes, sizes)));
     let mut found = Vec::new();
     loop {
-        while let Some(event) = events.next() {
+        while let Some(event) = events.next_event() {
             found.push((event.name.to_vec(), event.data.to_vec()));
         }
         if !events.fill().unwrap_or_else(|error| panic!("{error}")) {
