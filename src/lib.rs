@@ -106,6 +106,8 @@
 //! | a setting | a row in `config/table.rs`, the field where it is used, `config/SETTINGS.md` |
 //! | a wire | a room beside `service` that implements `contract::wire::Wire` |
 #![deny(unsafe_code)]
+// The documents of a program are made with what is private in it.
+#![allow(rustdoc::private_intra_doc_links)]
 // Tests make their own files, and know what they are.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 

@@ -14,10 +14,10 @@ pub fn print(text: &str) -> Result<(), Failure> {
     print_bytes(text.as_bytes())
 }
 
-/// Like [`print`], for bytes.
+/// Like [`print()`], for bytes.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(Failure::output)
@@ -26,7 +26,7 @@ pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
 /// Writes a document over several lines.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(value: &Value) -> Result<(), Failure> {
     print(&escape_separators(&format!("{value:#}\n")))
 }
@@ -34,7 +34,7 @@ pub fn print_json(value: &Value) -> Result<(), Failure> {
 /// Writes a piece of a model's answer. A terminal gets it without control characters, anything else as it is.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_answer(text: &str) -> Result<(), Failure> {
     if io::stdout().is_terminal() { print(&printable(text)) } else { print(text) }
 }

@@ -4,7 +4,7 @@
 //! alone, in a list, or in a line of its own: so an answer that came whole, an error, and lists of chunks are read as they
 //! arrive. A field `error` is an event of that name, and lines that are nothing of all this are kept as [`Events::stray`].
 //!
-//! [`Events::next`] never reads; [`Events::fill`] reads once. Between the two, a caller knows that everything which has
+//! [`Events::next_event`] never reads; [`Events::fill`] reads once. Between the two, a caller knows that everything which has
 //! arrived was handed over.
 
 use std::io::{self, ErrorKind, Read};

@@ -12,7 +12,7 @@ pub enum PublishError {
         size: usize,
         max: usize,
     },
-    /// More output waits than allowed; see [`Connection::wait_for_room`].
+    /// More output waits than allowed; see [`super::Connection::wait_for_room`].
     Full,
     Closed,
 }
