@@ -26,6 +26,7 @@ mod google;
 mod http;
 mod ids;
 mod lenient;
+mod local_model;
 mod model_info;
 mod models_json;
 mod oauth;
@@ -56,11 +57,15 @@ mod usage;
 mod waits;
 
 pub use answer::Answer;
+#[cfg(test)]
+pub use local_model::LocalModel;
 pub use model_info::Model;
 pub use model_info::{Api, Rates};
 pub use oauth::Endpoints as OauthEndpoints;
 pub use provider_apis::protocol;
 pub use reading::{Source, read};
+#[cfg(test)]
+pub use request::RequestError;
 pub use request::{Outcome, Request, Sink, StreamEvent};
 pub use services::Services;
 pub use settings::QueueMode;

@@ -12,6 +12,8 @@ mod questions;
 mod queue;
 mod recovery;
 pub mod state_dir;
+#[cfg(test)]
+mod tests;
 mod waiting;
 
 use crate::cancel::Cancel;

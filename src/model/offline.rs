@@ -12,6 +12,7 @@
 //! - `@length`: end as if the output limit had cut the answer
 
 use super::answer::Answer;
+use super::local_model::LocalModel;
 use super::model_info::{Api, Model, Rates};
 use super::request::{Failure, Request, RequestError};
 use crate::cancel::Cancel;
@@ -164,14 +165,8 @@ pub struct Offline {
     failures: Mutex<VecDeque<(String, u32)>>,
 }
 
-impl Offline {
-    /// Answers the request, as a provider's API would.
-    pub fn run(
-        &self,
-        request: &Request<'_>,
-        cancel: &Cancel,
-        answer: &mut Answer<'_>,
-    ) -> Result<StopReason, RequestError> {
+impl LocalModel for Offline {
+    fn run(&self, request: &Request<'_>, cancel: &Cancel, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
         let run = Run::new(request);
         let fail = run.script.fail.and_then(|(kind, times)| self.counts(&run, request, times).then_some(kind));
         if let Some(kind) = fail
@@ -189,7 +184,9 @@ impl Offline {
             None => result,
         }
     }
+}
 
+impl Offline {
     /// Whether this attempt at the prompt is one of the first `times`; all are if there is no number.
     fn counts(&self, run: &Run<'_>, request: &Request<'_>, times: Option<u32>) -> bool {
         let Some(times) = times else { return true };

@@ -5,6 +5,7 @@ use super::config_file::ConfigFile;
 use super::credentials::{Authorization, Credentials, process_environment};
 use super::exchange::Exchange;
 use super::http::{Http, Timeouts};
+use super::local_model::LocalModel;
 use super::model_info::{Api, Model, ModelError};
 use super::models_json::ModelsJson;
 use super::oauth::Endpoints;
@@ -40,7 +41,7 @@ struct SharedServices {
     credentials: Credentials,
     http: Arc<Http>,
     throttle: Throttle,
-    offline: offline::Offline,
+    local: Box<dyn LocalModel>,
     environment: fn(&str) -> Option<String>,
     /// What providers refused to take.
     refused: Mutex<Arc<Refused>>,
@@ -82,12 +83,20 @@ impl Services {
             credentials: Credentials::new(agent_dir, environment, endpoints, http.clone()),
             http,
             throttle: Throttle::default(),
-            offline: offline::Offline::default(),
+            local: Box::new(offline::Offline::default()),
             environment,
             refused: Mutex::default(),
             latest: Mutex::default(),
         });
         Services { shared, project: None }
+    }
+
+    /// Services without files, keys and network, whose offline model is this one.
+    #[cfg(test)]
+    pub fn with_local_model(model: Box<dyn LocalModel>) -> Services {
+        let mut services = Services::with_environment(Path::new("/nonexistent"), Endpoints::default(), |_| None);
+        Arc::get_mut(&mut services.shared).expect("nobody else has it").local = model;
+        services
     }
 
     /// Services for the sessions of a project, whose `.pi/settings.json` beats the user's settings. That file can name
@@ -238,7 +247,7 @@ impl Services {
         let mut answer = Answer::new(request, sink);
         let result = match provider_apis::protocol(request.model.api) {
             _ if cancel.is_cancelled() => Err(RequestError::aborted()),
-            None => self.shared.offline.run(request, cancel, &mut answer),
+            None => self.shared.local.run(request, cancel, &mut answer),
             Some(protocol) => self.exchange(&protocol, request, cancel, &mut answer),
         };
         answer.finish(request, result)
