@@ -18,7 +18,10 @@ def chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(rows=None, end=chunk(b"IEND", b""), width=10, height=10):
+IEND = chunk(b"IEND", b"")
+
+
+def png(rows=None, end=IEND, width=10, height=10):
     packed = zlib.compress(bytes((1 + 3 * width) * height)) if rows is None else rows
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + end

@@ -4,6 +4,7 @@ import re
 import signal
 import socket
 import time
+from functools import partial
 
 import pytest
 
@@ -80,7 +81,7 @@ def test_a_session_ends_with_its_lifetime(daemon, model, bus, kind):
     # It counts from creation, and is exact to a second.
     assert 0.9 <= time.monotonic() - born <= 2.1
     for subject in (daemon.subject("s"), daemon.subject("s") + ".inspect"):
-        eventually(lambda: gone(bus, subject), f"{subject} is gone", timeout=2)
+        eventually(partial(gone, bus, subject), f"{subject} is gone", timeout=2)
     assert bus.is_silent(f"$SRV.PING.pi-exec.{instance}", fence=daemon.discover)
     if kind == "busy":
         for cut in (stream, waiting):
@@ -116,7 +117,7 @@ def test_a_signal_ends_an_idle_daemon_at_once(daemon, model, bus, number):
     assert daemon.wait_exit() == 0
     assert time.monotonic() - begun < 3
     for subject in (daemon.intake, daemon.subject("s")):
-        eventually(lambda: gone(bus, subject), f"{subject} is gone", timeout=5)
+        eventually(partial(gone, bus, subject), f"{subject} is gone", timeout=5)
 
 
 def test_running_prompts_get_the_grace_period(daemon, model):

@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from support.daemon import MODELS
-from support.model_script import Failure, Raw, Stop, Text, ToolCall
+from support.model_script import Failure, Raw, Stop, ToolCall
 from support.provider_apis import event
 
 pytestmark = pytest.mark.any_server
