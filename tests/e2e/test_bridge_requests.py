@@ -79,7 +79,7 @@ def test_a_prompt_can_stream_its_answer(client):
 
 def test_a_streamed_prompt_that_fails_says_so(client):
     client.exchange("prompt", id=1, message="@fail auth", stream=True)
-    text, end = client.stream(1)
+    _, end = client.stream(1)
     assert end["success"] is False and "401" in end["error"]
 
 
@@ -157,7 +157,7 @@ def test_abort_ends_the_run_and_answers_when_it_has(client):
     client.event("message_update")
     state = client.ask("abort")
     assert state["isIdle"] is True and state["lastReason"] == "abort"
-    text, end = client.stream(1)
+    _, end = client.stream(1)
     assert end["success"] is False and "aborted" in end["error"]
     # Nothing runs, and that is fine as well.
     assert client.ask("abort")["isIdle"] is True

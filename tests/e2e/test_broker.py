@@ -72,7 +72,7 @@ def test_with_a_password_it_serves_other_machines(alone, own_bus, model):
     daemon = alone("--token", "s3cret-7", address=f"0.0.0.0:{free_port()}", token="s3cret-7")
     model.script("hello")
     assert daemon.run("hi").text() == "hello"
-    with pytest.raises(Exception, match="(?i)authorization"):
+    with pytest.raises(Exception, match=r"(?i)authorization"):
         own_bus(f"nats://{daemon.address.replace('0.0.0.0', '127.0.0.1')}", allow_reconnect=False)
     assert "s3cret-7" not in daemon.log_text()
 

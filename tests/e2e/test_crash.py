@@ -85,7 +85,8 @@ def life_and_death(daemon, model, fault):
     for request in model.requests:
         check_pairs(request)
     for path in daemon.session_files() if there else []:
-        assert [json.loads(line) for line in path.read_text().splitlines()][0]["type"] == "session", fault
+        first, *_ = [json.loads(line) for line in path.read_text().splitlines()]
+        assert first["type"] == "session", fault
     daemon.signal(signal.SIGTERM)
     daemon.wait_exit()
     return True

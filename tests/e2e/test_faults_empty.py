@@ -68,6 +68,6 @@ def test_blanks_alone_are_an_answer_or_empty(daemon, model, api):
     """Either is right, but the session goes on."""
     model.answer(strictly(lambda request: [Text(" \n")]))
     text, error = take(daemon.session("s", "go", model=spec_of(api)))
-    assert error is None and text.strip() == "" or "empty" in error.lower()
+    assert (error is None and text.strip() == "") or "empty" in error.lower()
     model.answer(strictly(lambda request: "better"))
     assert daemon.prompt("s", "again").text() == "better"

@@ -184,7 +184,7 @@ def refusing_bytes(limit, answer):
 
 def look_at_nine(daemon, model, api, picture, limit, seconds):
     names = [f"{number}.png" for number in range(9)]
-    put(daemon, {name: picture for name in names})
+    put(daemon, dict.fromkeys(names, picture))
     answer, told = refusing_bytes(limit, reader(*names))
     model.answer(strictly(answer))
     assert daemon.session("s", "look", model=spec_of(api)).text(timeout=seconds) == "seen: look"

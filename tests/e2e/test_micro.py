@@ -3,7 +3,7 @@
 import json
 import re
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 
@@ -155,10 +155,10 @@ def test_counters_of_a_session(alone, model):
     assert prompt["last_error"].startswith("400:")
     # How long a prompt takes is how long it works, not how long it takes to accept it.
     stream = alone.prompt("s", "z")
-    begun = datetime.now(timezone.utc)
+    begun = datetime.now(UTC)
     stream.until("three")
     gate.wait_reached()
-    worked = (datetime.now(timezone.utc) - begun).total_seconds()
+    worked = (datetime.now(UTC) - begun).total_seconds()
     gate.open()
     stream.text()
     eventually(lambda: alone.services.endpoint(instance, "prompt")["num_requests"] == 3, "the prompt is counted")
@@ -171,9 +171,9 @@ def test_counters_of_a_session(alone, model):
 
 def test_started_is_when_the_instance_began(alone, model):
     model.script("ok")
-    before = datetime.now(timezone.utc).timestamp()
+    before = datetime.now(UTC).timestamp()
     alone.session("s", "x").text()
-    after = datetime.now(timezone.utc).timestamp()
+    after = datetime.now(UTC).timestamp()
     instance = alone.inspect("s")["instanceId"]
     stats = json.loads(alone.bus.ask(f"$SRV.STATS.pi-exec.{instance}").data)
     started = datetime.fromisoformat(stats["started"]).timestamp()

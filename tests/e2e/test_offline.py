@@ -1,5 +1,6 @@
 """The built-in model that needs no network: for trying the daemon out, and for tests of other people's programs."""
 
+import json
 import time
 
 import pytest
@@ -41,9 +42,8 @@ def test_tools_really_run(offline):
 
 def test_parallel_tools(offline):
     wait = "touch {0}; for i in $(seq 500); do [ -e {1} ] && break; sleep 0.02; done; [ -e {1} ] && echo met-{1}"
-    prompt = "@parallel\n" + "\n".join(
-        '@tool bash {"command": "%s"}' % wait.format(*pair) for pair in (("a", "b"), ("b", "a"))
-    )
+    commands = [json.dumps({"command": wait.format(*pair)}) for pair in (("a", "b"), ("b", "a"))]
+    prompt = "@parallel\n" + "\n".join(f"@tool bash {command}" for command in commands)
     text = offline.run(prompt).text()
     assert "met-a" in text and "met-b" in text
 

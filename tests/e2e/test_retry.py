@@ -2,6 +2,7 @@
 
 import json
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_each_pause_is_twice_as_long_as_the_one_before(daemon, model):
 
     model.answer(answer)
     assert daemon.run("x").text() == "fine"
-    pauses = [later - earlier for earlier, later in zip(times, times[1:])]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
     assert [pause >= least for pause, least in zip(pauses, (0.15, 0.3, 0.6))] == [True] * 3, pauses
 
 

@@ -1,7 +1,7 @@
 """Named sessions: memory, queueing, stop, list and inspect."""
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 
@@ -48,7 +48,7 @@ def check_shape(document, fields):
 
 def utc(text):
     """Reads the form the documents promise: UTC, milliseconds, Z."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
 
 
 def test_a_session_remembers(daemon, model):
@@ -225,7 +225,7 @@ def test_stop_cuts_running_and_waiting_streams_before_it_answers(daemon, model, 
 
 
 def test_list_describes_a_session(daemon, model, bus):
-    before = datetime.now(timezone.utc)
+    before = datetime.now(UTC)
     usage = Usage(input=1000, output=200, cache_read=500, cache_write=100)
     model.script(["hi", usage], ["there", usage])
     sub = daemon.cwd / "sub"
@@ -254,7 +254,7 @@ def test_list_describes_a_session(daemon, model, bus):
     # Per million: input 3, output 15, cache read 0.3, cache write 3.75 dollars.
     assert facts["cost"] == pytest.approx(2 * (1000 * 3 + 200 * 15 + 500 * 0.3 + 100 * 3.75) / 1e6)
     assert 590 < facts["remainingLifetime"] <= 600
-    after = datetime.now(timezone.utc)
+    after = datetime.now(UTC)
     # Milliseconds are cut off, so the first comparison needs room for one.
     assert before.timestamp() - 0.001 <= utc(facts["createdAt"]).timestamp()
     assert utc(facts["createdAt"]) <= utc(facts["lastActivity"]) <= after

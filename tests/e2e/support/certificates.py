@@ -50,7 +50,7 @@ class Authority:
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
     def _sign(self, subject, key, *extensions):
-        today = datetime.datetime.now(datetime.timezone.utc)
+        today = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key.public_key())
             .serial_number(x509.random_serial_number()).not_valid_before(today - DAY).not_valid_after(today + DAY)

@@ -116,7 +116,7 @@ class Terminal:
                 self.seen = found.end()
                 return found
             left = end - time.monotonic()
-            assert left > 0 and self._read(min(left, 0.2)) or re.search(pattern, self.text[self.seen:], re.MULTILINE), (
+            assert (left > 0 and self._read(min(left, 0.2))) or re.search(pattern, self.text[self.seen:], re.MULTILINE), (
                 f"no {pattern!r} in {self.text[self.seen:]!r}; before: {self.text[:self.seen]!r}"
             )
 

@@ -58,7 +58,7 @@ def validate(document):
     elif kind == "stats_response":
         check(document, {**COMMON, "started": utc, "endpoints": bool})
         for endpoint in document["endpoints"]:
-            counters = {name: count for name in ("num_requests", "num_errors", "processing_time", "average_processing_time")}
+            counters = dict.fromkeys(("num_requests", "num_errors", "processing_time", "average_processing_time"), count)
             extra = {"last_error": lambda value: isinstance(value, str), "data": lambda value: isinstance(value, dict)}
             check(endpoint, {**ENDPOINT, **counters, **extra})
         ServiceStats.from_dict(json.loads(text))

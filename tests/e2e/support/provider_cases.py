@@ -224,7 +224,7 @@ def _matches(pattern, value):
     if isinstance(pattern, list):
         return isinstance(value, list) and len(pattern) == len(value) and all(map(_matches, pattern, value))
     # True is no 1.
-    return type(pattern) is type(value) and pattern == value or _numbers(pattern, value) and pattern == value
+    return (type(pattern) is type(value) and pattern == value) or (_numbers(pattern, value) and pattern == value)
 
 
 def _numbers(*values):

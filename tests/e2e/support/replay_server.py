@@ -222,7 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         player = self.server.replay.player(f"http://{self._tunnel}{self.path}" if self._tunnel else self.path)
         if player is None:
-            return self._write(json_answer(404, {"error": {"message": f"nobody answers {self.path}"}}))
+            self._write(json_answer(404, {"error": {"message": f"nobody answers {self.path}"}}))
+            return
         request = Request(self.path, headers, json.loads(raw))
         answer = player.answer(request)
         request.status = answer.status
