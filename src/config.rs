@@ -76,6 +76,8 @@ pub struct Config {
     /// Sessions publish their events on NATS unless told otherwise.
     pub events: bool,
     pub min_sender_trust: SenderTrust,
+    /// What the reply subjects of requests have to begin with.
+    pub reply_prefixes: Vec<String>,
     /// The side channel, unless it is forbidden.
     pub bridge: Option<BridgePlan>,
     /// Bounds of every session's events.
@@ -114,6 +116,7 @@ impl Config {
             heartbeat_interval: self.heartbeat_interval,
             events: self.events,
             min_sender_trust: self.min_sender_trust,
+            reply_prefixes: self.reply_prefixes.clone(),
         }
     }
 
@@ -517,6 +520,14 @@ impl Settings {
         Ok((options, origin))
     }
 
+    fn reply_prefixes(&self) -> Result<Vec<String>, ConfigError> {
+        let prefixes = self.list("replyPrefixes");
+        match prefixes.iter().find(|prefix| !nats::valid_subject(prefix.trim_end_matches('.'))) {
+            Some(prefix) => Err(self.wrong("replyPrefixes", &format!("{prefix:?} is not the beginning of a subject"))),
+            None => Ok(prefixes),
+        }
+    }
+
     fn into_config(self, environment: &HashMap<String, String>) -> Result<Config, ConfigError> {
         let context = self.context(environment)?;
         let broker = self.broker()?;
@@ -609,6 +620,7 @@ impl Settings {
             heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),
             events: self.text("events") == Some("true"),
             min_sender_trust,
+            reply_prefixes: self.reply_prefixes()?,
             home: self.home,
             bridge,
             event_log,

@@ -232,12 +232,14 @@ impl Daemon {
         let (event_sender, connection_events) = bounded(64);
         let connection =
             Connection::start(config.nats.clone(), event_sender).map_err(|e| format!("cannot start NATS: {e}"))?;
+        let host = Arc::new(Host::new(&connection, config.host_options()));
         let (discovery_room, discovery_requests) =
-            WaitingRoom::new(DISCOVERY_LIMITS, |_| Class::Query, Box::new(|_| ()));
+            WaitingRoom::new(DISCOVERY_LIMITS, |_| Class::Query, Box::new(|_| ()), host.reply_subjects.clone());
         let subject = format!("agents.pi-exec.{}", config.owner);
         let intake = IntakeService::new(subject.clone());
         let refuse = requests::refuse_unread(&connection, &intake.counters);
-        let (intake_room, intake_requests) = WaitingRoom::new(INTAKE_LIMITS, requests::class, refuse);
+        let (intake_room, intake_requests) =
+            WaitingRoom::new(INTAKE_LIMITS, requests::class, refuse, host.reply_subjects.clone());
         let named = |subject: &str| format!("{subject}: ");
         let subscribe = |subject: &str, queue| {
             connection.subscribe(subject, Some(queue), intake_room.clone()).map_err(|e| named(subject) + &e.to_string())
@@ -258,7 +260,6 @@ impl Daemon {
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .tempdir()
             .map_err(|e| format!("no folder for temporary files: {e}"))?;
-        let host = Arc::new(Host::new(&connection, config.host_options()));
         let (bridge, client_requests) = clients::start(&config)?;
         Ok(Daemon {
             services: Arc::new(Services::new(&config.agent_dir, config.oauth_refresh.clone())),

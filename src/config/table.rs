@@ -76,6 +76,8 @@ pub const ROWS: &[Row] = &[
     row("tlsKey", "--tls-key", Kind::Path, "FILE", "key of the client certificate (PEM)"),
     row("tlsFirst", "--tls-first", Kind::Switch, "", "TLS handshake before the server's INFO"),
     row("inboxPrefix", "--inbox-prefix", Kind::Text, "SUBJECT", "prefix of our reply subjects [_INBOX]"),
+    row("replyPrefixes", "--reply-prefixes", Kind::List, "TEXT[,TEXT]", "what reply subjects of requests begin with")
+        .or("_INBOX.,_R_."),
     row("owner", "--owner", Kind::Text, "NAME", "the <owner> of agents.pi-exec.<owner> [$USER]").env("PI_EXEC_OWNER"),
     row("agentDir", "--agent-dir", Kind::Path, "DIR", "auth.json, models.json, AGENTS.md of the PI agent")
         .env("PI_CODING_AGENT_DIR")

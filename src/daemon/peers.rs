@@ -334,7 +334,9 @@ impl Daemon {
     /// Another daemon handed a request on, so that it is done here whatever others know.
     fn handed_on(&mut self, message: Message) {
         let Some(subject) = message.header(SUBJECT).map(str::to_string) else { return };
-        let Some(work) = self.understand(Message { subject, ..message }) else { return };
+        let mut message = Message { subject, ..message };
+        self.host.reply_subjects.check(&mut message);
+        let Some(work) = self.understand(message) else { return };
         let same = |pending: &&mut Pending<HeldRequest>| work.key.is_some() && pending.ask.key == work.key;
         match self.peers.pending.iter_mut().find(same) {
             Some(pending) => pending.followers.push(HeldRequest::Work(Box::new(work))),

@@ -5,10 +5,12 @@ use super::agents::sender::Senders;
 use super::agents::{AgentIdentity, Terms};
 use super::recent::Recent;
 use super::replies::report;
+use super::reply_subjects::ReplySubjects;
 use super::stream::KeepAlive;
 use crate::ids;
 use crate::nats::Connection;
 use serde_json::Value;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,8 @@ pub struct HostOptions {
     /// Sessions publish their events unless told otherwise.
     pub events: bool,
     pub min_sender_trust: SenderTrust,
+    /// What the reply subjects of requests have to begin with.
+    pub reply_prefixes: Vec<String>,
 }
 
 /// Shared by the main thread and the sessions.
@@ -40,6 +44,7 @@ pub struct Host {
     pub senders: Senders,
     pub recent: Recent,
     pub keep_alive: KeepAlive,
+    pub reply_subjects: Arc<ReplySubjects>,
     rendering: AtomicUsize,
 }
 
@@ -54,6 +59,7 @@ impl Host {
             senders: Senders::new(options.min_sender_trust),
             recent: Recent::default(),
             keep_alive: KeepAlive::default(),
+            reply_subjects: Arc::new(ReplySubjects::new(options.reply_prefixes)),
             rendering: AtomicUsize::default(),
         }
     }

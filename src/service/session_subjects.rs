@@ -123,7 +123,8 @@ impl SessionSubjects {
         let Place { host, service, identity, stats, attachments, settings, max_queue } = place;
         let connection = host.connection.clone();
         let limits = [Limits { requests: max_queue + WAITING, bytes: WAITING_BYTES }, QUERIES, URGENT];
-        let (room, requests) = WaitingRoom::new(limits, class, refuse_unread(&host, &service, max_queue));
+        let (room, requests) =
+            WaitingRoom::new(limits, class, refuse_unread(&host, &service, max_queue), host.reply_subjects.clone());
         let subscribe = |subject: &str, queue| connection.subscribe(subject, Some(queue), room.clone());
         let subject = session_subject(&host.owner, &identity.id);
         let agent = AgentIdentity { owner: &host.owner, instance_id: "", session: Some(&identity.id) };
@@ -170,7 +171,8 @@ impl Wire for SessionSubjects {
     }
 
     fn reply_to(&self, address: &Value) -> Option<Arc<dyn Reply>> {
-        let stream = Stream::resume(&self.reader.host.connection, address)?;
+        let host = &self.reader.host;
+        let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
         Some(match stream.form() {
             Form::Text => Arc::new(stream),
             Form::Agent => self.reader.agent_reply(stream),

@@ -6,6 +6,7 @@ use crate::contract::reply::{Reply, Restart};
 use crate::nats::{Connection, Message, PublishError};
 use crate::service::agents::chunks;
 use crate::service::replies::{error_headers, report};
+use crate::service::reply_subjects::ReplySubjects;
 use crate::sync::lock;
 use crate::threads;
 use crossbeam_channel::bounded;
@@ -156,10 +157,16 @@ impl Stream {
     }
 
     /// The stream that [`Reply::address`] told of, after a restart.
-    pub fn resume(connection: &Connection, address: &Value) -> Option<Stream> {
+    pub fn resume(connection: &Connection, allowed: &ReplySubjects, address: &Value) -> Option<Stream> {
         let (name, subject) = address.as_object()?.iter().next()?;
         let form = [Form::Text, Form::Agent].into_iter().find(|form| form.name() == name)?;
-        Some(Stream::with_greeting(connection, subject.as_str()?.to_owned(), form, None))
+        let subject = subject.as_str()?;
+        // The file that it was kept in can be written by others than us.
+        if !allowed.allow(subject) {
+            allowed.report(subject);
+            return None;
+        }
+        Some(Stream::with_greeting(connection, subject.to_owned(), form, None))
     }
 
     /// How its wire wants its answers.

@@ -2,6 +2,7 @@
 //! bytes; whatever finds none is refused at once, so that no caller waits for an answer that will never come. What ends
 //! work, or lets it go on, has room of its own, which work cannot fill.
 
+use super::reply_subjects::ReplySubjects;
 use crate::nats::{Headers, Inbox, Message};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::sync::Arc;
@@ -43,19 +44,22 @@ pub struct WaitingRoom {
     limits: [Limits; 3],
     waiting: [Waiting; 3],
     refuse: Refuse,
+    replies: Arc<ReplySubjects>,
 }
 
 impl WaitingRoom {
-    /// A room with these limits, for work, queries and what is urgent; `class` tells them apart. The receiver's thread has to
+    /// A room with these limits, for work, queries and what is urgent; `class` tells them apart. A request that wants its
+    /// answer where none may go comes in as one that wants none. The receiver's thread has to
     /// call [`WaitingRoom::taken`] for each request that it receives.
     pub fn new(
         limits: [Limits; 3],
         class: fn(&Message) -> Class,
         refuse: Refuse,
+        replies: Arc<ReplySubjects>,
     ) -> (Arc<WaitingRoom>, Receiver<Box<Message>>) {
         // The limits bound it; a bounded channel would take memory for all of them in each idle session.
         let (to, from) = unbounded();
-        (Arc::new(WaitingRoom { to, class, limits, waiting: Default::default(), refuse }), from)
+        (Arc::new(WaitingRoom { to, class, limits, waiting: Default::default(), refuse, replies }), from)
     }
 
     /// A request has left the room.
@@ -71,7 +75,8 @@ fn size(message: &Message) -> usize {
 }
 
 impl Inbox for WaitingRoom {
-    fn put(&self, message: Box<Message>) -> Result<(), Box<Message>> {
+    fn put(&self, mut message: Box<Message>) -> Result<(), Box<Message>> {
+        self.replies.check(&mut message);
         let class = (self.class)(&message) as usize;
         let (limits, waiting, size) = (&self.limits[class], &self.waiting[class], size(&message));
         // Only the connection's I/O thread adds, so that nothing comes in between.
@@ -115,7 +120,8 @@ mod tests {
         let refused = Arc::new(Mutex::new(Vec::new()));
         let seen = refused.clone();
         let refuse = Box::new(move |m: &Message| seen.lock().expect("no panic").push(m.subject.clone()));
-        let (room, requests) = WaitingRoom::new(limits, class, refuse);
+        let replies = Arc::new(ReplySubjects::new(Vec::new()));
+        let (room, requests) = WaitingRoom::new(limits, class, refuse, replies);
         let put = |subject: &str, bytes| match room.put(message(subject, bytes)) {
             Ok(()) => true,
             Err(message) => {

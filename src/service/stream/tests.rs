@@ -2,6 +2,7 @@ use super::*;
 use crate::broker::{Broker, BrokerOptions};
 use crate::contract::error::ErrorKind;
 use crate::nats::{Options, ServerAddress, Subscription};
+use crate::service::reply_subjects::ReplySubjects;
 use crossbeam_channel::Receiver;
 
 #[test]
@@ -146,14 +147,17 @@ fn a_stream_that_nobody_ends_fails() {
 
 #[test]
 fn an_address_leads_back_to_the_caller() {
+    let allowed = ReplySubjects::new(vec!["caller".into()]);
+    let forged = json!({"text": "agents.pi-exec.ada"});
     for (form, expected) in [(Form::Text, "more"), (Form::Agent, r#"{"type":"response","data":"more"}"#)] {
         let call = call(form);
         let address = call.stream.address().expect("an address");
-        let resumed = Stream::resume(&call.connection, &address).expect("a stream");
+        let resumed = Stream::resume(&call.connection, &allowed, &address).expect("a stream");
         resumed.text("more", &Cancel::new());
         resumed.finish(Ok(()));
         assert_eq!(call.heard(), [expected, ""]);
-        assert!(Stream::resume(&call.connection, &json!({"pigeon": "caller"})).is_none());
+        assert!(Stream::resume(&call.connection, &allowed, &json!({"pigeon": "caller"})).is_none());
+        assert!(Stream::resume(&call.connection, &allowed, &forged).is_none());
     }
 }
 
