@@ -41,6 +41,8 @@ pub enum DaemonError {
         message: String,
     },
     ShuttingDown,
+    /// The id of a request was used for another one.
+    DuplicateRequest,
     /// The request is not signed as it has to be.
     Unauthorized {
         message: String,
@@ -60,6 +62,7 @@ impl DaemonError {
             DaemonError::NotFound { .. } => "not_found",
             DaemonError::Busy { .. } => "busy",
             DaemonError::ShuttingDown => "shutting_down",
+            DaemonError::DuplicateRequest => "duplicate_request",
             DaemonError::Unauthorized { .. } => "unauthorized",
         }
     }
@@ -67,7 +70,7 @@ impl DaemonError {
     /// The number for the `Nats-Service-Error-Code` header.
     pub fn status(&self) -> u16 {
         match self {
-            DaemonError::SessionExists { .. } => 409,
+            DaemonError::SessionExists { .. } | DaemonError::DuplicateRequest => 409,
             DaemonError::NotFound { .. } => 404,
             DaemonError::Unauthorized { .. } => 401,
             DaemonError::Busy { .. } => 429,
@@ -98,6 +101,9 @@ impl DaemonError {
                 "subject": subject, "message": format!("session {session_id:?} exists; stop it first or use its subject")}),
             DaemonError::NotFound { session_id } => json!({"error": code, "sessionId": session_id}),
             DaemonError::ShuttingDown => json!({"error": code}),
+            DaemonError::DuplicateRequest => {
+                json!({"error": code, "message": "the Nats-Msg-Id was used for another request"})
+            }
         }
     }
 

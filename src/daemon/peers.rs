@@ -145,7 +145,7 @@ impl Peers {
 
 /// What the others have to be asked about a request, if anything.
 fn question(work: &Work) -> Ask {
-    let ask = Ask { key: work.key.clone(), ..Ask::default() };
+    let ask = Ask { key: work.named.as_ref().map(|named| named.key.clone()), ..Ask::default() };
     match &work.request {
         Request::List => {
             Ask { list: Some(if work.wire == Wire::Intake { "intake" } else { "controller" }.into()), ..ask }
@@ -172,7 +172,7 @@ impl Daemon {
         if let (false, Some(other)) = (matches!(self.phase, Phase::Serving), others.first()) {
             return self.hand_on(&work, other);
         }
-        let seen = work.key.as_ref().is_some_and(|key| self.host.recent.has_seen(key));
+        let seen = work.named.as_ref().is_some_and(|named| self.host.recent.has_seen(&named.key));
         let ask = question(&work);
         if others.is_empty() || ours || seen || ask == Ask::default() || self.peers.pending.len() >= MAX_PENDING {
             return self.perform(work);
@@ -337,7 +337,8 @@ impl Daemon {
         let mut message = Message { subject, ..message };
         self.host.reply_subjects.check(&mut message);
         let Some(work) = self.understand(message) else { return };
-        let same = |pending: &&mut Pending<HeldRequest>| work.key.is_some() && pending.ask.key == work.key;
+        let key = work.named.as_ref().map(|named| named.key.clone());
+        let same = |pending: &&mut Pending<HeldRequest>| key.is_some() && pending.ask.key == key;
         match self.peers.pending.iter_mut().find(same) {
             Some(pending) => pending.followers.push(HeldRequest::Work(Box::new(work))),
             None => self.perform(work),

@@ -15,7 +15,7 @@ use crate::nats::{Connection, Message};
 use crate::service::agents::controller;
 use crate::service::intake;
 use crate::service::micro::Counters;
-use crate::service::recent::{self, Key};
+use crate::service::recent::{self, NamedRequest};
 use crate::service::replies::{CountedReply, send_document, send_error};
 use crate::service::stream::{Form, Stream};
 use crate::service::waiting_room::Class;
@@ -37,7 +37,7 @@ pub(super) struct Work {
     pub wire: Wire,
     pub request: Request,
     /// Names the request, if its caller did.
-    pub key: Option<Key>,
+    pub named: Option<NamedRequest>,
     sender: Option<AgentSender>,
     received: Instant,
 }
@@ -113,8 +113,8 @@ impl Daemon {
         let request = request.and_then(|request| Ok((self.identify(&message, &request)?, request)));
         match request {
             Ok((sender, request)) => {
-                let key = recent::key(&message).filter(|_| request != Request::List);
-                Some(Work { message, wire, request, key, sender, received })
+                let named = recent::named(&message, sender.as_ref()).filter(|_| request != Request::List);
+                Some(Work { message, wire, request, named, sender, received })
             }
             Err(error) => {
                 self.refuse(wire, &message, &error);
@@ -145,15 +145,18 @@ impl Daemon {
 
     /// Does what a request asks.
     pub(super) fn perform(&mut self, work: Work) {
-        let Work { message, wire, request, key, sender, received } = work;
-        if let Some(document) = key.as_ref().and_then(|key| self.host.recent.document(key)) {
+        let Work { message, wire, request, named, sender, received } = work;
+        if named.as_ref().is_some_and(|named| self.host.recent.is_taken(named)) {
+            return self.refuse(wire, &message, &DaemonError::DuplicateRequest);
+        }
+        if let Some(document) = named.as_ref().and_then(|named| self.host.recent.document(&named.key)) {
             return self.answer(wire, &message, &document, received);
         }
         let result = match request {
             _ if !matches!(self.phase, Phase::Serving) => Err(DaemonError::ShuttingDown),
             Request::List => Ok(Some(self.list(wire))),
             Request::Stop { session_id } => self.stop(session_id, wire, &message, received).map(|document| {
-                self.remember(key, document);
+                self.remember(named, document);
                 None
             }),
             Request::Create(create) => {
@@ -164,11 +167,11 @@ impl Daemon {
                         None => Arc::new(SilentReply),
                     }
                 };
-                if key.as_ref().is_some_and(|key| host.recent.join(key, text)) {
+                if named.as_ref().is_some_and(|named| host.recent.join(&named.key, text)) {
                     return;
                 }
-                let stream = || match key.clone() {
-                    Some(key) => host.recent.share(key, text(), received),
+                let stream = || match named.clone() {
+                    Some(named) => host.recent.share(named, text(), received),
                     None => text(),
                 };
                 let counters = self.intake.counters.clone();
@@ -181,7 +184,7 @@ impl Daemon {
                         let entry = self.sessions.get(&instance_id);
                         let document = entry.map(|e| controller::descriptor(&self.host, &e.identity, &e.stats, now));
                         let document = document.unwrap_or_default();
-                        self.remember(key, document.clone());
+                        self.remember(named, document.clone());
                         let (connection, reply) = (self.connection.clone(), message.reply.clone());
                         self.when_written(move || {
                             reply.iter().for_each(|reply| send_document(&connection, reply, &document));
@@ -201,9 +204,9 @@ impl Daemon {
         }
     }
 
-    fn remember(&self, key: Option<Key>, document: Value) {
-        if let Some(key) = key {
-            self.host.recent.answered(key, document, Instant::now());
+    fn remember(&self, named: Option<NamedRequest>, document: Value) {
+        if let Some(named) = named {
+            self.host.recent.answered(named, document, Instant::now());
         }
     }
 

@@ -5,8 +5,10 @@ use crate::cancel::Cancel;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::reply::{Reply, Restart};
+use crate::contract::sender::AgentSender;
 use crate::nats::Message;
 use crate::sync::lock;
+use ring::digest::{SHA256, digest};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,10 +31,30 @@ const MAX_TOTAL: usize = 32 * 1024 * 1024;
 /// What names a request: its subject and its id.
 pub type Key = (String, String);
 
-/// The key of a request that has an id.
-pub fn key(message: &Message) -> Option<Key> {
+/// A request that its caller gave an id, and what the same request would be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedRequest {
+    pub key: Key,
+    /// SHA-256 of the payload.
+    digest: [u8; 32],
+    /// The user who signed it.
+    user: Option<String>,
+}
+
+/// The request's id, if it has one.
+pub fn named(message: &Message, sender: Option<&AgentSender>) -> Option<NamedRequest> {
     let id = message.header(HEADER).filter(|id| (1..=MAX_ID).contains(&id.len()))?;
-    Some((message.subject.clone(), id.to_string()))
+    let mut payload = [0; 32];
+    payload.copy_from_slice(digest(&SHA256, &message.payload).as_ref());
+    let user = sender.filter(|sender| sender.verified).map(|sender| sender.user.clone());
+    Some(NamedRequest { key: (message.subject.clone(), id.to_string()), digest: payload, user })
+}
+
+impl NamedRequest {
+    /// Whether somebody who sends `other` may have the answer to this one.
+    fn is_same(&self, other: &NamedRequest) -> bool {
+        self.digest == other.digest && (self.user.is_none() || self.user == other.user)
+    }
 }
 
 /// What became of a request.
@@ -42,21 +64,33 @@ enum Outcome {
     Document(Value),
 }
 
+/// A request that came, when it did, and what became of it.
+struct Seen {
+    request: NamedRequest,
+    came: Instant,
+    outcome: Outcome,
+}
+
 /// The requests of the last two minutes. Each subject has one thread that takes its requests, so that looking and
 /// remembering need not be one step.
 #[derive(Default)]
 pub struct Recent {
-    requests: Mutex<HashMap<Key, (Instant, Outcome)>>,
+    requests: Mutex<HashMap<Key, Seen>>,
     kept: Arc<AtomicUsize>,
 }
 
 impl Recent {
-    fn requests(&self) -> MutexGuard<'_, HashMap<Key, (Instant, Outcome)>> {
+    fn requests(&self) -> MutexGuard<'_, HashMap<Key, Seen>> {
         lock(&self.requests)
     }
 
     fn find(&self, key: &Key) -> Option<Outcome> {
-        self.requests().get(key).map(|(_, outcome)| outcome.clone())
+        self.requests().get(key).map(|seen| seen.outcome.clone())
+    }
+
+    /// Whether the id was used for another request, or by another user, whose answer is not this caller's business.
+    pub fn is_taken(&self, request: &NamedRequest) -> bool {
+        self.requests().get(&request.key).is_some_and(|seen| !seen.request.is_same(request))
     }
 
     /// Gives a caller the answer to the same request of before, from its beginning. False if there is none.
@@ -86,35 +120,35 @@ impl Recent {
     }
 
     /// Remembers a request that is about to be worked on; what comes back takes its answer.
-    pub fn share(&self, key: Key, reply: Arc<dyn Reply>, now: Instant) -> Arc<dyn Reply> {
+    pub fn share(&self, request: NamedRequest, reply: Arc<dyn Reply>, now: Instant) -> Arc<dyn Reply> {
         let shared = Arc::new(SharedReply::new(reply, self.kept.clone()));
-        self.remember(key, Outcome::Stream(shared.clone()), now);
+        self.remember(request, Outcome::Stream(shared.clone()), now);
         shared
     }
 
     /// Remembers a request that was answered with a document.
-    pub fn answered(&self, key: Key, document: Value, now: Instant) {
-        self.remember(key, Outcome::Document(document), now);
+    pub fn answered(&self, request: NamedRequest, document: Value, now: Instant) {
+        self.remember(request, Outcome::Document(document), now);
     }
 
     /// When there is no room the oldest request is forgotten, since refusing the new one would help nobody.
-    fn remember(&self, key: Key, outcome: Outcome, now: Instant) {
+    fn remember(&self, request: NamedRequest, outcome: Outcome, now: Instant) {
         let mut requests = self.requests();
         if requests.len() >= MAX_REQUESTS {
-            let oldest = requests.iter().min_by_key(|(_, (came, _))| *came).map(|(key, _)| key.clone());
+            let oldest = requests.iter().min_by_key(|(_, seen)| seen.came).map(|(key, _)| key.clone());
             oldest.and_then(|key| requests.remove(&key));
         }
-        requests.insert(key, (now, outcome));
+        requests.insert(request.key.clone(), Seen { request, came: now, outcome });
     }
 
     /// Forgets what is old. To be called every few seconds.
     pub fn tick(&self, now: Instant) {
-        self.requests().retain(|_, (came, outcome)| {
-            let done = match outcome {
+        self.requests().retain(|_, seen| {
+            let done = match &seen.outcome {
                 Outcome::Stream(shared) => shared.has_ended(),
                 Outcome::Document(_) => true,
             };
-            !done || now.saturating_duration_since(*came) < WINDOW
+            !done || now.saturating_duration_since(seen.came) < WINDOW
         });
     }
 }
@@ -363,8 +397,12 @@ mod tests {
         (record.clone(), record)
     }
 
-    fn named(id: &str) -> Key {
+    fn id(id: &str) -> Key {
         ("a.b".to_string(), id.to_string())
+    }
+
+    fn request(of: &str) -> NamedRequest {
+        NamedRequest { key: id(of), digest: [0; 32], user: None }
     }
 
     #[test]
@@ -378,7 +416,30 @@ mod tests {
         ] {
             let headers = Some(Headers::from_block(format!("NATS/1.0\r\n{header}\r\n").into_bytes()));
             let message = Message { subject: "a.b".into(), reply: None, headers, payload: Vec::new() };
-            assert_eq!(key(&message), expected.map(named), "{header:.40}");
+            assert_eq!(named(&message, None).map(|request| request.key), expected.map(id), "{header:.40}");
+        }
+    }
+
+    #[test]
+    fn an_id_belongs_to_a_payload_and_to_whoever_signed_it() {
+        let recent = Recent::default();
+        let sent = |payload: &str, user: Option<&str>| {
+            let headers = Some(Headers::from_block(b"NATS/1.0\r\nNats-Msg-Id: 1\r\n\r\n".to_vec()));
+            let message = Message { subject: "a.b".into(), reply: None, headers, payload: payload.into() };
+            let user = user.map(str::to_owned);
+            let sender = user.map(|user| AgentSender { account: "A".into(), user, name: None, verified: true });
+            named(&message, sender.as_ref()).expect("it has an id")
+        };
+        assert!(!recent.is_taken(&sent("x", None)));
+        recent.answered(sent("x", None), json!(1), Instant::now());
+        for (payload, user, taken) in
+            [("x", None, false), ("x", Some("U1"), false), ("y", None, true), ("", None, true)]
+        {
+            assert_eq!(recent.is_taken(&sent(payload, user)), taken, "{payload} {user:?}");
+        }
+        recent.answered(sent("x", Some("U1")), json!(1), Instant::now());
+        for (user, taken) in [(Some("U1"), false), (Some("U2"), true), (None, true)] {
+            assert_eq!(recent.is_taken(&sent("x", user)), taken, "{user:?}");
         }
     }
 
@@ -386,17 +447,17 @@ mod tests {
     fn a_second_caller_gets_the_whole_answer_and_its_own_end() {
         let (recent, cancel, now) = (Recent::default(), Cancel::new(), Instant::now());
         let ((first, first_reply), (second, second_reply), (third, third_reply)) = (record(), record(), record());
-        assert!(!recent.join(&named("1"), || first_reply.clone()));
-        let shared = recent.share(named("1"), first_reply, now);
+        assert!(!recent.join(&id("1"), || first_reply.clone()));
+        let shared = recent.share(request("1"), first_reply, now);
         shared.text("one ", &cancel);
-        assert!(recent.join(&named("1"), || second_reply.clone()));
-        assert!(!recent.join(&named("2"), || second_reply.clone()), "another id is another request");
+        assert!(recent.join(&id("1"), || second_reply.clone()));
+        assert!(!recent.join(&id("2"), || second_reply.clone()), "another id is another request");
         shared.text("two", &cancel);
         assert_eq!((first.got(), second.got()), (got("one two", &[]), got("one two", &[])));
         shared.finish(Ok(()));
         shared.finish(Err(ReplyError::stopped()));
         shared.text("late", &cancel);
-        assert!(recent.join(&named("1"), || third_reply.clone()));
+        assert!(recent.join(&id("1"), || third_reply.clone()));
         for record in [first, second, third] {
             assert_eq!(record.got(), got("one two", &[Ok(())]));
         }
@@ -411,17 +472,17 @@ mod tests {
     fn everybody_is_told_where_the_answer_begins_anew() {
         let (recent, cancel, now) = (Recent::default(), Cancel::new(), Instant::now());
         let ((first, first_reply), (second, second_reply), (third, third_reply)) = (record(), record(), record());
-        let shared = recent.share(named("1"), first_reply, now);
+        let shared = recent.share(request("1"), first_reply, now);
         let restart = |attempt| shared.restart(Restart { attempt, void_bytes: 1 });
         shared.text("a", &cancel);
         restart(2);
-        assert!(recent.join(&named("1"), || second_reply.clone()));
+        assert!(recent.join(&id("1"), || second_reply.clone()));
         shared.text("b", &cancel);
         restart(3);
         shared.text("c", &cancel);
         shared.finish(Ok(()));
         restart(4);
-        assert!(recent.join(&named("1"), || third_reply.clone()));
+        assert!(recent.join(&id("1"), || third_reply.clone()));
         for record in [first, second, third] {
             assert_eq!(record.got(), got("a[2]b[3]c", &[Ok(())]));
         }
@@ -430,22 +491,22 @@ mod tests {
     #[test]
     fn a_request_is_remembered_as_long_as_it_runs() {
         let (recent, now) = (Recent::default(), Instant::now());
-        let shared = recent.share(named("1"), record().1, now);
+        let shared = recent.share(request("1"), record().1, now);
         recent.tick(now + 10 * WINDOW);
-        assert!(recent.join(&named("1"), || record().1));
+        assert!(recent.join(&id("1"), || record().1));
         shared.finish(Ok(()));
         recent.tick(now + 10 * WINDOW);
-        assert!(!recent.join(&named("1"), || record().1));
+        assert!(!recent.join(&id("1"), || record().1));
     }
 
     #[test]
     fn who_was_turned_away_may_come_again() {
         let (recent, now) = (Recent::default(), Instant::now());
-        recent.share(named("1"), record().1, now).finish(Err(ReplyError::queue_full(3)));
-        assert!(!recent.join(&named("1"), || record().1));
-        recent.share(named("2"), record().1, now).finish(Err(ReplyError::model("model")));
+        recent.share(request("1"), record().1, now).finish(Err(ReplyError::queue_full(3)));
+        assert!(!recent.join(&id("1"), || record().1));
+        recent.share(request("2"), record().1, now).finish(Err(ReplyError::model("model")));
         let (again, reply) = record();
-        assert!(recent.join(&named("2"), || reply.clone()));
+        assert!(recent.join(&id("2"), || reply.clone()));
         assert_eq!(again.got(), got("", &[Err(ReplyError::model("model"))]));
     }
 
@@ -453,13 +514,13 @@ mod tests {
     fn a_long_answer_is_not_kept_but_reaches_those_who_are_there() {
         let (recent, cancel, now) = (Recent::default(), Cancel::new(), Instant::now());
         let ((first, first_reply), (second, second_reply), (late, late_reply)) = (record(), record(), record());
-        let shared = recent.share(named("1"), first_reply, now);
+        let shared = recent.share(request("1"), first_reply, now);
         shared.text("a", &cancel);
-        assert!(recent.join(&named("1"), || second_reply.clone()));
+        assert!(recent.join(&id("1"), || second_reply.clone()));
         let long = "ä".repeat(MAX_TEXT / 2 + 1);
         shared.text(&long, &cancel);
         assert!(recent.kept.load(Ordering::Relaxed) == 0);
-        assert!(recent.join(&named("1"), || late_reply.clone()));
+        assert!(recent.join(&id("1"), || late_reply.clone()));
         assert_eq!(late.got().2.first().map(|end| end.as_ref().map_err(|e| e.status())), Some(Err(409)));
         shared.text("z", &cancel);
         shared.finish(Ok(()));
@@ -472,19 +533,19 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let (recent, now) = (Recent::default(), Instant::now());
         for n in 0..MAX_REQUESTS {
-            recent.answered(named(&n.to_string()), json!(n), now + Duration::from_millis(n as u64));
+            recent.answered(request(&n.to_string()), json!(n), now + Duration::from_millis(n as u64));
         }
-        assert_eq!(recent.document(&named("0")), Some(json!(0)));
-        recent.share(named("x"), record().1, now + Duration::from_secs(60));
+        assert_eq!(recent.document(&id("0")), Some(json!(0)));
+        recent.share(request("x"), record().1, now + Duration::from_secs(60));
         assert_eq!(recent.requests().len(), MAX_REQUESTS);
-        assert_eq!(recent.document(&named("0")), None);
-        assert_eq!([named("1"), named("x"), named("0")].map(|key| recent.has_seen(&key)), [true, true, false]);
+        assert_eq!(recent.document(&id("0")), None);
+        assert_eq!([id("1"), id("x"), id("0")].map(|key| recent.has_seen(&key)), [true, true, false]);
     }
 
     #[test]
     fn callers_join_while_text_flows() {
         let (recent, now) = (Recent::default(), Instant::now());
-        let shared = recent.share(named("1"), record().1, now);
+        let shared = recent.share(request("1"), record().1, now);
         let expected: String = (0..2000).map(|n| format!("{n},")).collect();
         let records: Vec<Arc<Record>> = std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -495,7 +556,7 @@ mod tests {
             });
             let join = || {
                 let (record, reply) = record();
-                assert!(recent.join(&named("1"), || reply.clone()));
+                assert!(recent.join(&id("1"), || reply.clone()));
                 record
             };
             (0..200).map(|_| join()).collect()

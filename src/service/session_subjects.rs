@@ -17,7 +17,7 @@ use super::stream::{Form, Stream};
 use super::waiting_room::{Class, Limits, WaitingRoom};
 use crate::clock::now_ms;
 use crate::contract::control::{Control, ControlRequest};
-use crate::contract::error::ReplyError;
+use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::prompt::{Incoming, Prompt};
 use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::sender::AgentSender;
@@ -277,11 +277,16 @@ impl Reader {
             (Some(stream), Form::Text) => Arc::new(stream),
             (Some(stream), Form::Agent) => self.agent_reply(stream),
         };
-        if let Some(key) = recent::key(message) {
-            if self.host.recent.join(&key, || reply.clone()) {
+        if let Some(request) = recent::named(message, sender.as_ref()) {
+            if self.host.recent.is_taken(&request) {
+                let error =
+                    ReplyError::coded(ErrorKind::DuplicateRequest, "the Nats-Msg-Id was used for another request");
+                return Some(WireRequest::Refused { reply: counted(reply), error });
+            }
+            if self.host.recent.join(&request.key, || reply.clone()) {
                 return None;
             }
-            reply = self.host.recent.share(key, reply, received);
+            reply = self.host.recent.share(request, reply, received);
         }
         let reply = counted(reply);
         Some(WireRequest::Prompt(Prompt { message: Incoming::new(text), from, sender, reply, received }))

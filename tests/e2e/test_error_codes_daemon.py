@@ -239,6 +239,30 @@ def test_requests_that_are_not_signed(new_caller):
     UNSIGNED.check(caller, **places(caller))
 
 
+ANOTHER = Case(
+    409,
+    {"error": "duplicate_request", "message": "the Nats-Msg-Id was used for another request"},
+    intake=({"sessionMode": "run", **RUN}, {"sessionMode": "session", **SESSION}, {"sessionMode": "stop", "sessionId": "s"}),
+    controller=(("spawn", SPAWN), ("stop", {"session_id": "s"})),
+    headers={"Nats-Msg-Id": "one"},
+)
+
+
+def test_an_id_of_another_request(new_caller, model):
+    caller = with_session(new_caller(), model)
+    model.answer(lambda _request: "hi")
+    daemon = caller.daemon
+    first = daemon.bus.request(daemon.intake, {"sessionMode": "run", "body": "first", "cwd": "/"}, ANOTHER.headers)
+    assert first.text() == "hi"
+    for verb in ("spawn", "stop"):
+        made = daemon.bus.ask_json(f"agents.spawn.pi-exec.{daemon.owner}.control", {"cwd": "/", "session_id": verb})
+        assert made["session_id"] == verb
+        subject = f"agents.{verb}.pi-exec.{daemon.owner}.control"
+        document = {"cwd": "/", "session_id": "first"} if verb == "spawn" else {"session_id": "spawn"}
+        assert daemon.bus.ask_json(subject, document, headers=ANOTHER.headers)["session_id"] == document["session_id"]
+    ANOTHER.check(caller, **places(caller))
+
+
 def test_the_forms_in_full():
     """One answer of each form as it stands on the wire, so that a fault of the functions that make them shows."""
     document = {"error": "busy", "message": "nö\nmore"}
@@ -257,5 +281,5 @@ def test_the_forms_in_full():
 
 
 def test_every_code_has_its_golden_answer():
-    cases = [*CASES.values(), FULL, ENDING, UNSIGNED]
+    cases = [*CASES.values(), FULL, ENDING, UNSIGNED, ANOTHER]
     assert {(case.document["error"], case.status) for case in cases} == forms.errors_of("DaemonError")

@@ -35,6 +35,18 @@ def test_a_second_caller_joins_the_running_answer(worker, model):
     worker.assert_nothing_follows(first, second)
 
 
+def test_another_request_does_not_get_the_answer(worker, model):
+    """The id says nothing about who sends it, so that the payload has to be the same."""
+    model.script("secret", "own")
+    assert worker.bus.request(worker.subject("worker"), "go", SAME).text() == "secret"
+    refused = worker.bus.request(worker.subject("worker"), "other", SAME).failure()
+    assert "used for another request" in refused.text
+    assert prompt(worker, "worker", "go", SAME).ack().text() == "own"
+    status, document = prompt(worker, "worker", "other", SAME).failure()
+    assert (status, document["error"]) == (409, "duplicate_request")
+    assert len(model.requests) == 3
+
+
 def test_the_agent_protocol_answers_twice_with_its_own_ack_and_end(worker, model):
     gate = Gate()
     model.script(["one ", gate, "two"])
