@@ -416,12 +416,15 @@ impl Settings {
     /// The named NATS context, if there is one.
     fn context(&self, environment: &HashMap<String, String>) -> Result<Option<Context>, ConfigError> {
         let Some(name) = self.text("context") else { return Ok(None) };
-        let folder = nats_context::config_dir(|name| environment.get(name).cloned(), &self.home);
-        match nats_context::load(&folder, name, &self.home) {
+        match nats_context::load(&self.context_folder(environment), name, &self.home) {
             Ok(context) => Ok(Some(context)),
             // Whoever names it, what is wrong is a file.
             Err(e) => Err(ConfigError::Invalid(self.wrong("context", &e.to_string()).to_string())),
         }
+    }
+
+    fn context_folder(&self, environment: &HashMap<String, String>) -> PathBuf {
+        nats_context::config_dir(|name| environment.get(name).cloned(), &self.home)
     }
 
     /// The credentials that are set here, which replace those of a context.
@@ -478,7 +481,11 @@ impl Settings {
     }
 
     /// Where to connect and how; the second value says where the server's address came from.
-    fn nats(&self, context: Option<Context>) -> Result<(nats::Options, String), ConfigError> {
+    fn nats(
+        &self,
+        context: Option<Context>,
+        environment: &HashMap<String, String>,
+    ) -> Result<(nats::Options, String), ConfigError> {
         let rank = |key: &str| self.values.get(key).map_or(0, |s| s.origin.rank());
         let context_names_server = context.as_ref().is_some_and(|c| !c.servers.is_empty());
         // A context that a stronger source names brings its own server.
@@ -492,7 +499,14 @@ impl Settings {
             None => (vec![address_of(self.listen()?)], self.origin("listen")),
         };
         let mut options = match context {
-            Some(context) => context.into_options(servers),
+            Some(context) => {
+                let current = self.text("context").map(|name| {
+                    let (folder, name, home) = (self.context_folder(environment), name.to_string(), self.home.clone());
+                    // What cannot be read now may be in the middle of being written.
+                    Arc::new(move || nats_context::load(&folder, &name, &home).ok().map(|context| context.auth)) as _
+                });
+                nats::Options { current_auth: current, ..context.into_options(servers) }
+            }
             None => nats::Options::new(servers),
         };
         options.name = "nats-pi-bridge".to_string();
@@ -500,6 +514,7 @@ impl Settings {
         options.read_file = nats_context::read;
         if let Some(auth) = self.auth() {
             options.auth = auth;
+            options.current_auth = None;
         }
         let tls = &mut options.tls;
         tls.first = self.text("tlsFirst").map_or(tls.first, |on| on == "true");
@@ -520,7 +535,7 @@ impl Settings {
     fn into_config(self, environment: &HashMap<String, String>) -> Result<Config, ConfigError> {
         let context = self.context(environment)?;
         let broker = self.broker()?;
-        let (nats, server_origin) = self.nats(context)?;
+        let (nats, server_origin) = self.nats(context, environment)?;
         let (owner, owner_origin) = match (self.text("owner"), environment.get("USER").filter(|user| !user.is_empty()))
         {
             (Some(name), _) => (sanitise_owner(name), self.origin("owner")),

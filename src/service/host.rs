@@ -1,7 +1,7 @@
 //! What all sessions of the daemon share on NATS.
 
 use super::agents::SenderTrust;
-use super::agents::sender::Senders;
+use super::agents::sender::{self, Senders};
 use super::agents::{AgentIdentity, Terms};
 use super::recent::Recent;
 use super::replies::report;
@@ -77,8 +77,11 @@ impl Host {
     pub fn heartbeat(&self, identity: AgentIdentity<'_>, now_ms: i64) {
         if self.connection.is_connected() {
             let document = identity.heartbeat(self.terms(identity.session.is_some()), self.heartbeat_interval, now_ms);
-            let subject = identity.subject("hb");
-            report(&subject, self.connection.publish_held(&subject, document.to_string().as_bytes()));
+            let (subject, document) = (identity.subject("hb"), document.to_string());
+            let user = self.connection.identity();
+            let proof = user.and_then(|user| identity.heartbeat_header(&user, &document, now_ms));
+            let headers = proof.as_deref().map(|proof| (sender::HEADER, proof));
+            report(&subject, self.connection.publish_held(&subject, headers.as_slice(), document.as_bytes()));
         }
     }
 

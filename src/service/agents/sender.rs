@@ -3,18 +3,18 @@
 use super::SenderTrust;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::sender::AgentSender;
-use crate::nats::{Message, nkey, valid_subject};
+use crate::nats::{Message, nkey, valid_account, valid_subject};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, UnparsedPublicKey};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::sync::{Mutex, PoisonError};
 
 /// The header's name.
-const HEADER: &str = "Agent-Sender";
+pub const HEADER: &str = "Agent-Sender";
 /// The first line of what is signed.
 const SIGNED_TAG: &str = "AGENT-SENDER-V1";
 /// Longest header that is looked into, bytes; the SDKs have the same limit.
@@ -131,16 +131,55 @@ impl Signature {
         if (now_ms - self.time_ms).abs() > WINDOW_MS {
             return Err(rejected("its time is too far from ours"));
         }
-        let mut payload = String::with_capacity(64);
-        for byte in digest(&SHA256, &message.payload).as_ref() {
-            // Writing to a string cannot fail.
-            let _ = write!(payload, "{byte:02x}");
-        }
-        let signed = [SIGNED_TAG, &header.account, &header.user, &self.subject, &self.time, &self.nonce, &payload, ""];
+        let signed = SignedParts {
+            account: &header.account,
+            user: &header.user,
+            subject: &self.subject,
+            time: &self.time,
+            nonce: &self.nonce,
+        };
+        let text: String = signed.lines(&sha256(&message.payload)).map(|line| format!("{line}\n")).concat();
         UnparsedPublicKey::new(&ED25519, header.key)
-            .verify(signed.join("\n").as_bytes(), &self.bytes)
+            .verify(text.as_bytes(), &self.bytes)
             .map_err(|_| rejected("the signature does not fit"))
     }
+}
+
+/// What a signature says beside the payload.
+pub struct SignedParts<'a> {
+    pub account: &'a str,
+    pub user: &'a str,
+    pub subject: &'a str,
+    pub time: &'a str,
+    pub nonce: &'a str,
+}
+
+impl SignedParts<'_> {
+    /// The lines that are signed; `digest` is that of the payload.
+    fn lines<'a>(&'a self, digest: &'a str) -> [&'a str; 7] {
+        [SIGNED_TAG, self.account, self.user, self.subject, self.time, self.nonce, digest]
+    }
+
+    /// The header's value, with the signature that `sign` makes of those lines.
+    pub fn header(&self, payload: &[u8], sign: impl FnOnce(&[&dyn Display]) -> Option<String>) -> Option<String> {
+        let digest = sha256(payload);
+        let lines = self.lines(&digest);
+        let signature = sign(&lines.each_ref().map(|line| line as &dyn Display))?;
+        let SignedParts { account, user, subject, time, nonce } = self;
+        let header = json!({
+            "v": 1, "account": account, "user": user, "sub": subject, "ts": time, "nonce": nonce, "sig": signature,
+        });
+        Some(header.to_string())
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(64);
+    for byte in digest(&SHA256, bytes).as_ref() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 fn malformed(why: &str) -> ReplyError {
@@ -200,14 +239,6 @@ fn parse(value: &str) -> Result<Option<Header>, ReplyError> {
 
 fn is_word(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-}
-
-/// An account's key, or its name in the server's configuration.
-fn valid_account(text: &str) -> bool {
-    match text.len() {
-        56 if text.starts_with('A') => nkey::public_key(text, nkey::ACCOUNT).is_some(),
-        _ => text == "$G" || (!text.is_empty() && is_word(text)),
-    }
 }
 
 /// Unix time in milliseconds of a time such as `2026-01-02T03:04:05.678Z`, the only form that the header may have.
