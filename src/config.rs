@@ -10,7 +10,7 @@ use crate::broker::{BrokerAuth, BrokerOptions};
 use crate::event_log;
 use crate::files;
 use crate::model::{OauthEndpoints, ThinkingLevel};
-use crate::nats::{self, Auth, ServerAddress};
+use crate::nats::{self, Auth, ServerAddress, nkey};
 use crate::prompt::UserFolders;
 use crate::service::agents::SenderTrust;
 use crate::service::host::HostOptions;
@@ -21,7 +21,7 @@ use crate::turn::TurnOptions;
 pub use bridge::BridgePlan;
 use nats_context::Context;
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -76,6 +76,8 @@ pub struct Config {
     /// Sessions publish their events on NATS unless told otherwise.
     pub events: bool,
     pub min_sender_trust: SenderTrust,
+    /// Public keys of the only users whose signatures count then; empty = all.
+    pub trusted_senders: HashSet<String>,
     /// The side channel, unless it is forbidden.
     pub bridge: Option<BridgePlan>,
     /// Bounds of every session's events.
@@ -107,13 +109,15 @@ impl Config {
         }
     }
 
-    /// The settings of what the daemon says on NATS.
-    pub fn host_options(&self) -> HostOptions {
+    /// The settings of what the daemon says on NATS; `nonces` is where accepted signatures are kept.
+    pub fn host_options(&self, nonces: Option<PathBuf>) -> HostOptions {
         HostOptions {
             owner: self.owner.clone(),
             heartbeat_interval: self.heartbeat_interval,
             events: self.events,
             min_sender_trust: self.min_sender_trust,
+            trusted_senders: self.trusted_senders.clone(),
+            nonces,
         }
     }
 
@@ -559,8 +563,15 @@ impl Settings {
         let trust = self.text("minSenderTrust").unwrap_or_default();
         let min_sender_trust = SenderTrust::parse(trust)
             .ok_or_else(|| self.wrong("minSenderTrust", &format!("{trust:?} is neither any nor signed")))?;
+        let trusted_senders: HashSet<String> = self.list("trustedSenders").into_iter().collect();
+        if let Some(key) = trusted_senders.iter().find(|key| nkey::public_key(key, nkey::USER).is_none()) {
+            return Err(self.wrong("trustedSenders", &format!("{key:?} is no user's public key (U...)")));
+        }
         let servers = nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let mut warnings = Vec::new();
+        if !trusted_senders.is_empty() && min_sender_trust == SenderTrust::Any {
+            warnings.push("trustedSenders keeps nobody out unless minSenderTrust is signed".to_string());
+        }
         if nats.servers.iter().any(|server| server.host.eq_ignore_ascii_case(PUBLIC_SERVER)) {
             warnings.push(format!(
                 "{PUBLIC_SERVER} is a public server: anybody on it can read what the agent says and can make it run \
@@ -624,6 +635,7 @@ impl Settings {
             heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),
             events: self.text("events") == Some("true"),
             min_sender_trust,
+            trusted_senders,
             home: self.home,
             bridge,
             event_log,

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `mod.rs` | names, subjects, what discovery and heartbeats say of an agent |
 //! | `envelope.rs`, `attachments.rs` | requests; the files that come with them |
-//! | `sender.rs` | who sent a request, and the proof of it |
+//! | `sender.rs`, `nonces.rs` | who sent a request, and the proof of it; none counts twice |
 //! | `chunks.rs`, `stream.rs` | the messages of an answer; the answer |
 //! | `queries.rs` | questions in the middle of an answer |
 //! | `controller.rs` | the agent that starts, stops and lists the others |
@@ -14,6 +14,7 @@ pub mod attachments;
 pub mod chunks;
 pub mod controller;
 pub mod envelope;
+mod nonces;
 pub mod queries;
 pub mod sender;
 pub mod stream;

@@ -6,9 +6,12 @@ use super::agents::{AgentIdentity, Terms};
 use super::recent::Recent;
 use super::replies::report;
 use super::stream::KeepAlive;
+use crate::clock::now_ms;
 use crate::ids;
 use crate::nats::Connection;
 use serde_json::Value;
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,6 +27,10 @@ pub struct HostOptions {
     /// Sessions publish their events unless told otherwise.
     pub events: bool,
     pub min_sender_trust: SenderTrust,
+    /// Public keys of the only users whose signatures count then; empty = all.
+    pub trusted_senders: HashSet<String>,
+    /// Where it is kept over restarts which signed requests were accepted.
+    pub nonces: Option<PathBuf>,
 }
 
 /// Shared by the main thread and the sessions.
@@ -51,7 +58,7 @@ impl Host {
             id: ids::nuid(),
             heartbeat_interval: options.heartbeat_interval,
             events: options.events,
-            senders: Senders::new(options.min_sender_trust),
+            senders: Senders::trusting(options.min_sender_trust, options.trusted_senders, options.nonces),
             recent: Recent::default(),
             keep_alive: KeepAlive::default(),
             rendering: AtomicUsize::default(),
@@ -89,6 +96,7 @@ impl Host {
     pub fn tick(&self, now: Instant) {
         self.keep_alive.tick(now);
         self.recent.tick(now);
+        self.senders.tick(now_ms());
     }
 
     /// Leave to render one more history; it ends when `work` was done. False if too many are being rendered.

@@ -1,6 +1,8 @@
 //! Who sent a request: the header `Agent-Sender`, and the signature that proves it.
 
 use super::SenderTrust;
+use super::nonces::{Nonces, Refusal, WINDOW_MS};
+use crate::clock::now_ms;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::sender::AgentSender;
 use crate::nats::{Message, nkey, valid_account, valid_subject};
@@ -9,9 +11,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::{Display, Write};
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The header's name.
 pub const HEADER: &str = "Agent-Sender";
@@ -23,13 +26,8 @@ const MAX_HEADER: usize = 4096;
 const MAX_NAME: usize = 64;
 /// Longest nonce, bytes.
 const MAX_NONCE: usize = 64;
-/// How far a request's time may be from ours, milliseconds.
-const WINDOW_MS: i64 = 30_000;
 /// Days from 1 March of year 0 to 1 January 1970.
 const DAYS_TO_1970: i64 = 719_468;
-/// Requests that are remembered so that none is accepted twice. At some 130 bytes each this is the memory that senders can
-/// make us spend; only requests with a good signature count.
-const MAX_REMEMBERED: usize = 20_000;
 
 /// A header as it was sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,19 +51,24 @@ struct Signature {
 /// Checks senders, and remembers what it accepted so that nobody can send it again.
 pub struct Senders {
     trust: SenderTrust,
-    seen: Mutex<Seen>,
-}
-
-#[derive(Default)]
-struct Seen {
-    requests: HashSet<(String, String)>,
-    /// The same by time, oldest first.
-    by_time: BTreeMap<i64, Vec<(String, String)>>,
+    /// The only users whose signatures count where one is demanded; empty = all.
+    trusted: HashSet<String>,
+    accepted: Mutex<Nonces>,
 }
 
 impl Senders {
     pub fn new(trust: SenderTrust) -> Senders {
-        Senders { trust, seen: Mutex::default() }
+        Senders::trusting(trust, HashSet::new(), None)
+    }
+
+    /// Trusts only those users, if there are any; what was accepted is remembered over restarts in a file.
+    pub fn trusting(trust: SenderTrust, trusted: HashSet<String>, file: Option<PathBuf>) -> Senders {
+        let nonces = Nonces::new(trusted.len());
+        let nonces = match file {
+            Some(file) => nonces.kept_in(file, now_ms()),
+            None => nonces,
+        };
+        Senders { trust, trusted, accepted: Mutex::new(nonces) }
     }
 
     pub fn trust(&self) -> SenderTrust {
@@ -95,6 +98,9 @@ impl Senders {
         let verified = match &header.signature {
             None => unsigned().map(|()| false)?,
             Some(signature) => {
+                if self.trust == SenderTrust::Signed && !self.trusts(&header.user) {
+                    return Err(rejected("this user is not among the trusted ones"));
+                }
                 signature.verify(&header, message, now_ms)?;
                 self.remember(&header.user, signature, now_ms)?;
                 true
@@ -103,23 +109,32 @@ impl Senders {
         Ok(Some(AgentSender { account: header.account, user: header.user, name: header.name, verified }))
     }
 
+    fn trusts(&self, user: &str) -> bool {
+        self.trusted.is_empty() || self.trusted.contains(user)
+    }
+
     fn remember(&self, user: &str, signature: &Signature, now_ms: i64) -> Result<(), ReplyError> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        // What is older than the window is refused for its time already.
-        let recent = seen.by_time.split_off(&(now_ms - WINDOW_MS));
-        for request in std::mem::replace(&mut seen.by_time, recent).into_values().flatten() {
-            seen.requests.remove(&request);
-        }
-        let request = (user.to_string(), signature.nonce.clone());
-        if seen.requests.contains(&request) {
-            return Err(rejected("the nonce was used before"));
-        }
-        if seen.requests.len() >= MAX_REMEMBERED {
-            return Err(ReplyError::busy("too many signed requests at a time"));
-        }
-        seen.by_time.entry(signature.time_ms).or_default().push(request.clone());
-        seen.requests.insert(request);
-        Ok(())
+        self.accepted().accept(user, &signature.nonce, signature.time_ms, now_ms).map_err(|refusal| match refusal {
+            Refusal::UsedBefore => rejected("the nonce was used before"),
+            Refusal::BeforeStart => {
+                rejected("it was signed before this daemon started, and may have been accepted by the one before")
+            }
+            Refusal::Full => ReplyError::busy("too many signed requests at a time"),
+        })
+    }
+
+    fn accepted(&self) -> MutexGuard<'_, Nonces> {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives memory back that is no longer needed.
+    pub fn tick(&self, now_ms: i64) {
+        self.accepted().forget_old(now_ms);
+    }
+
+    /// Leaves what was accepted to the next daemon, and accepts no signature any more.
+    pub fn hand_over(&self) {
+        self.accepted().hand_over();
     }
 }
 
