@@ -10,7 +10,7 @@ use crate::broker::{BrokerAuth, BrokerOptions};
 use crate::event_log;
 use crate::files;
 use crate::model::{OauthEndpoints, ThinkingLevel};
-use crate::nats::{self, Auth, ServerAddress};
+use crate::nats::{self, Auth, ServerAddress, nkey};
 use crate::prompt::UserFolders;
 use crate::service::agents::SenderTrust;
 use crate::service::host::HostOptions;
@@ -21,7 +21,7 @@ use crate::turn::TurnOptions;
 pub use bridge::BridgePlan;
 use nats_context::Context;
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -78,6 +78,8 @@ pub struct Config {
     pub min_sender_trust: SenderTrust,
     /// What the reply subjects of requests have to begin with.
     pub reply_prefixes: Vec<String>,
+    /// Public keys of the only users whose signatures count then; empty = all.
+    pub trusted_senders: HashSet<String>,
     /// The side channel, unless it is forbidden.
     pub bridge: Option<BridgePlan>,
     /// Bounds of every session's events.
@@ -109,14 +111,16 @@ impl Config {
         }
     }
 
-    /// The settings of what the daemon says on NATS.
-    pub fn host_options(&self) -> HostOptions {
+    /// The settings of what the daemon says on NATS; `nonces` is where accepted signatures are kept.
+    pub fn host_options(&self, nonces: Option<PathBuf>) -> HostOptions {
         HostOptions {
             owner: self.owner.clone(),
             heartbeat_interval: self.heartbeat_interval,
             events: self.events,
             min_sender_trust: self.min_sender_trust,
             reply_prefixes: self.reply_prefixes.clone(),
+            trusted_senders: self.trusted_senders.clone(),
+            nonces,
         }
     }
 
@@ -419,12 +423,15 @@ impl Settings {
     /// The named NATS context, if there is one.
     fn context(&self, environment: &HashMap<String, String>) -> Result<Option<Context>, ConfigError> {
         let Some(name) = self.text("context") else { return Ok(None) };
-        let folder = nats_context::config_dir(|name| environment.get(name).cloned(), &self.home);
-        match nats_context::load(&folder, name, &self.home) {
+        match nats_context::load(&self.context_folder(environment), name, &self.home) {
             Ok(context) => Ok(Some(context)),
             // Whoever names it, what is wrong is a file.
             Err(e) => Err(ConfigError::Invalid(self.wrong("context", &e.to_string()).to_string())),
         }
+    }
+
+    fn context_folder(&self, environment: &HashMap<String, String>) -> PathBuf {
+        nats_context::config_dir(|name| environment.get(name).cloned(), &self.home)
     }
 
     /// The credentials that are set here, which replace those of a context.
@@ -481,7 +488,11 @@ impl Settings {
     }
 
     /// Where to connect and how; the second value says where the server's address came from.
-    fn nats(&self, context: Option<Context>) -> Result<(nats::Options, String), ConfigError> {
+    fn nats(
+        &self,
+        context: Option<Context>,
+        environment: &HashMap<String, String>,
+    ) -> Result<(nats::Options, String), ConfigError> {
         let rank = |key: &str| self.values.get(key).map_or(0, |s| s.origin.rank());
         let context_names_server = context.as_ref().is_some_and(|c| !c.servers.is_empty());
         // A context that a stronger source names brings its own server.
@@ -495,7 +506,14 @@ impl Settings {
             None => (vec![address_of(self.listen()?)], self.origin("listen")),
         };
         let mut options = match context {
-            Some(context) => context.into_options(servers),
+            Some(context) => {
+                let current = self.text("context").map(|name| {
+                    let (folder, name, home) = (self.context_folder(environment), name.to_string(), self.home.clone());
+                    // What cannot be read now may be in the middle of being written.
+                    Arc::new(move || nats_context::load(&folder, &name, &home).ok().map(|context| context.auth)) as _
+                });
+                nats::Options { current_auth: current, ..context.into_options(servers) }
+            }
             None => nats::Options::new(servers),
         };
         options.name = "nats-pi-bridge".to_string();
@@ -503,6 +521,7 @@ impl Settings {
         options.read_file = nats_context::read;
         if let Some(auth) = self.auth() {
             options.auth = auth;
+            options.current_auth = None;
         }
         let tls = &mut options.tls;
         tls.first = self.text("tlsFirst").map_or(tls.first, |on| on == "true");
@@ -531,7 +550,7 @@ impl Settings {
     fn into_config(self, environment: &HashMap<String, String>) -> Result<Config, ConfigError> {
         let context = self.context(environment)?;
         let broker = self.broker()?;
-        let (nats, server_origin) = self.nats(context)?;
+        let (nats, server_origin) = self.nats(context, environment)?;
         let (owner, owner_origin) = match (self.text("owner"), environment.get("USER").filter(|user| !user.is_empty()))
         {
             (Some(name), _) => (sanitise_owner(name), self.origin("owner")),
@@ -555,8 +574,15 @@ impl Settings {
         let trust = self.text("minSenderTrust").unwrap_or_default();
         let min_sender_trust = SenderTrust::parse(trust)
             .ok_or_else(|| self.wrong("minSenderTrust", &format!("{trust:?} is neither any nor signed")))?;
+        let trusted_senders: HashSet<String> = self.list("trustedSenders").into_iter().collect();
+        if let Some(key) = trusted_senders.iter().find(|key| nkey::public_key(key, nkey::USER).is_none()) {
+            return Err(self.wrong("trustedSenders", &format!("{key:?} is no user's public key (U...)")));
+        }
         let servers = nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let mut warnings = Vec::new();
+        if !trusted_senders.is_empty() && min_sender_trust == SenderTrust::Any {
+            warnings.push("trustedSenders keeps nobody out unless minSenderTrust is signed".to_string());
+        }
         if nats.servers.iter().any(|server| server.host.eq_ignore_ascii_case(PUBLIC_SERVER)) {
             warnings.push(format!(
                 "{PUBLIC_SERVER} is a public server: anybody on it can read what the agent says and can make it run \
@@ -621,6 +647,7 @@ impl Settings {
             events: self.text("events") == Some("true"),
             min_sender_trust,
             reply_prefixes: self.reply_prefixes()?,
+            trusted_senders,
             home: self.home,
             bridge,
             event_log,

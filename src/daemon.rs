@@ -34,6 +34,7 @@ use crate::tools::child;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
 use peers::Peers;
 use serde_json::Value;
+use signal_hook::consts::{SIGHUP, SIGTERM};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -65,7 +66,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Everything that can happen to the daemon.
 enum Event {
-    Signal,
+    Signal(i32),
     Nats(ConnectionEvent),
     Request(Box<Message>),
     /// A message of another daemon of this owner.
@@ -232,7 +233,7 @@ impl Daemon {
         let (event_sender, connection_events) = bounded(64);
         let connection =
             Connection::start(config.nats.clone(), event_sender).map_err(|e| format!("cannot start NATS: {e}"))?;
-        let host = Arc::new(Host::new(&connection, config.host_options()));
+        let host = Arc::new(Host::new(&connection, config.host_options(state.as_ref().map(|state| state.nonces()))));
         let (discovery_room, discovery_requests) =
             WaitingRoom::new(DISCOVERY_LIMITS, |_| Class::Query, Box::new(|_| ()), host.reply_subjects.clone());
         let subject = format!("agents.pi-exec.{}", config.owner);
@@ -318,7 +319,7 @@ impl Daemon {
         let deadline = deadline.map_or_else(never, |end| after(end.saturating_duration_since(Instant::now())));
         let requests = if self.peers.is_ready() { self.intake_requests.clone() } else { never() };
         select! {
-            recv(self.signals) -> _ => Event::Signal,
+            recv(self.signals) -> signal => signal.map_or(Event::Deadline, Event::Signal),
             recv(self.ended) -> ended => ended.map_or(Event::Deadline, |(id, reason)| Event::Ended(id, reason)),
             recv(self.connection_events) -> event => Event::Nats(event.unwrap_or(ConnectionEvent::Closed)),
             recv(requests) -> message => message.map_or(Event::Deadline, Event::Request),
@@ -333,7 +334,13 @@ impl Daemon {
 
     fn handle_event(&mut self, event: Event) {
         match event {
-            Event::Signal => self.advance_shutdown(),
+            Event::Signal(SIGHUP) => {
+                log::info!("SIGHUP: auth.json, models.json and settings.json are read anew at their next use anyway");
+            }
+            Event::Signal(signal) => {
+                log::info!("received {}", if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
+                self.advance_shutdown();
+            }
             Event::Nats(event) => self.connection_event(event),
             Event::Request(message) => {
                 self.intake_room.taken(&message);
@@ -514,6 +521,7 @@ impl Daemon {
     fn close(self) {
         drop(self.bridge);
         self.connection.close(CLOSE_TIMEOUT);
+        self.host.senders.hand_over();
         log::info!("stopped");
     }
 }

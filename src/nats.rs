@@ -8,7 +8,7 @@
 //! | `connection.rs`, `subscription.rs`, `error.rs` | the handles: publishing, subscribing, requests |
 //! | `shared.rs`, `subscriptions.rs`, `inbox.rs`, `output.rs` | behind them: who gets which messages; what waits to be sent |
 //! | `io.rs`, `connect.rs`, `pool.rs`, `transport.rs`, `waker.rs` | the I/O thread: connecting, reading, reconnecting |
-//! | `auth.rs`, `nkey.rs`, `tls.rs` | proving who we are, checking who they are |
+//! | `auth.rs`, `nkey.rs`, `identity.rs`, `tls.rs` | proving who we are, to servers and to others; checking who they are |
 
 mod address;
 mod auth;
@@ -17,6 +17,7 @@ mod connect;
 mod connection;
 mod error;
 pub mod handshake;
+mod identity;
 mod inbox;
 mod io;
 mod message;
@@ -36,6 +37,7 @@ pub use address::{AddressError, ServerAddress};
 pub use auth::{Auth, ReadFile};
 pub use connection::Connection;
 pub use error::{PublishError, RequestError};
+pub use identity::{UserIdentity, valid_account};
 pub use inbox::Inbox;
 pub use message::{Headers, Message};
 pub use options::{ConnectionEvent, Options, Tls};

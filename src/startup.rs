@@ -5,7 +5,7 @@ use crate::daemon::Fatal;
 use crate::model::{Model, Services};
 use crate::tools::child;
 use crate::{daemon, sys, threads};
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -14,12 +14,17 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where glibc looks for settings of its allocator, and the one that matters here: every thread keeps freed pieces of
 /// memory for itself, seven of each size up to 1 KiB, which with a thread per session is half of what an idle session takes
 /// (measured: 46 KiB of 69). A few pieces of up to 128 bytes are what the speed comes from.
 const ALLOCATOR_VARIABLE: &str = "GLIBC_TUNABLES";
 const ALLOCATOR_SETTINGS: &str = "glibc.malloc.tcache_max=128:glibc.malloc.tcache_count=2";
+
+/// After a second signal: how long the main thread may take to notice, and how long all may take to end in good order.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
+const END_AFTER: Duration = Duration::from_secs(10);
 
 /// The daemon, from its command line to its exit code.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
@@ -109,13 +114,17 @@ fn run(config: Config) -> Result<(), Fatal> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| format!("cannot handle signals: {e}"))?;
     let handle = signals.handle();
     let thread = threads::spawn("signals", threads::SMALL_STACK, move || {
+        // Nothing is logged here: whoever should read the log may be what hangs.
+        let mut received = 0;
         for signal in signals.forever() {
-            if signal == SIGHUP {
-                log::info!("SIGHUP: auth.json, models.json and settings.json are read anew at their next use anyway");
-            } else {
-                log::info!("received {}", if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
-                // More signals than the main thread can take say nothing new.
-                let _ = sender.try_send(signal);
+            // More signals than the main thread can take say nothing new.
+            let _ = sender.try_send(signal);
+            received += usize::from(signal != SIGHUP);
+            match received {
+                0 | 1 => {}
+                2 if signal != SIGHUP => end_soon(sender.clone(), signal),
+                2 => {}
+                _ => end_now(signal),
             }
         }
     })
@@ -124,6 +133,28 @@ fn run(config: Config) -> Result<(), Fatal> {
     handle.close();
     drop(thread);
     result
+}
+
+/// Ends the process in a while, if it has not ended by then, whatever its other threads are stuck in.
+fn end_soon(waiting: Sender<i32>, signal: i32) {
+    let watch = move || {
+        std::thread::sleep(STUCK_AFTER);
+        // Signals that the main thread has not taken by now are those of a main thread that hangs.
+        if waiting.is_empty() {
+            std::thread::sleep(END_AFTER.saturating_sub(STUCK_AFTER));
+        }
+        end_now(signal);
+    };
+    match threads::spawn("last-resort", threads::SMALL_STACK, watch) {
+        Ok(thread) => thread.abandon(),
+        Err(_) => end_now(signal),
+    }
+}
+
+/// Ends the process and what its tools run, with the exit code that shells give to what a signal has ended.
+fn end_now(signal: i32) {
+    child::kill_children();
+    signal_hook::low_level::exit(128 + signal);
 }
 
 fn start_log(level: &str) {

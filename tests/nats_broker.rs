@@ -290,7 +290,7 @@ fn many_publishers_and_subscribers_get_everything_in_order() {
                 let connection = connect(address);
                 let subject = format!("n.{publisher}");
                 for count in 0..MESSAGES {
-                    connection.publish_held(&subject, count.to_string().as_bytes()).expect("published");
+                    connection.publish_held(&subject, &[], count.to_string().as_bytes()).expect("published");
                 }
                 assert!(connection.round_trip(PATIENCE));
                 connection.close(PATIENCE);

@@ -157,6 +157,13 @@ pub const ROWS: &[Row] = &[
     )
     .or("any"),
     row(
+        "trustedSenders",
+        "--trusted-senders",
+        Kind::List,
+        "KEY[,KEY]",
+        "public keys (U...) of the only users whose signatures count then [all]",
+    ),
+    row(
         "bridgeDir",
         "--bridge-dir",
         Kind::Path,

@@ -137,6 +137,9 @@ impl Peers {
 
     /// Hands a request on, as it came.
     fn forward(&self, message: &Message, host: &str) -> Result<(), PublishError> {
+        if !self.connection.takes_headers() {
+            return Err(PublishError::NoHeaders);
+        }
         let mut headers = vec![(TO, host), (SUBJECT, message.subject.as_str())];
         headers.extend(message.headers.iter().flat_map(|headers| headers.iter()));
         self.connection.publish(&self.subject, message.reply.as_deref(), &headers, &message.payload)

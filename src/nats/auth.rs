@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 use super::handshake::Credentials;
+use super::identity::Known;
 use super::nkey::{NkeyError, UserKey};
 
 /// Reads a file with keys or certificates: all of its bytes.
@@ -56,14 +57,18 @@ impl From<NkeyError> for AuthError {
     }
 }
 
-/// What CONNECT carries to prove who we are; files are read with `read_file`.
-pub(super) fn credentials(auth: &Auth, read_file: ReadFile, nonce: Option<&str>) -> Result<Credentials, AuthError> {
+/// What CONNECT carries to prove who we are, and what is known of that identity; files are read with `read_file`.
+pub(super) fn credentials(
+    auth: &Auth,
+    read_file: ReadFile,
+    nonce: Option<&str>,
+) -> Result<(Credentials, Known), AuthError> {
     let read = |path: &Path| {
         let error = |error| AuthError::Read { path: path.into(), error };
         let bytes = read_file(path).map_err(error)?;
         String::from_utf8(bytes).map_err(|e| error(io::Error::new(io::ErrorKind::InvalidData, e.utf8_error())))
     };
-    Ok(match auth {
+    let shown = match auth {
         Auth::None => Credentials::default(),
         Auth::UserPassword { user, password } => {
             Credentials { user: Some(user.clone()), pass: Some(password.clone()), ..Credentials::default() }
@@ -73,22 +78,24 @@ pub(super) fn credentials(auth: &Auth, read_file: ReadFile, nonce: Option<&str>)
             let text = read(path)?;
             let jwt = block(&text, "USER JWT").ok_or_else(|| AuthError::NoJwt(path.clone()))?;
             let seed = block(&text, "USER NKEY SEED").ok_or_else(|| AuthError::NoSeed(path.clone()))?;
-            jwt_credentials(jwt, Some(seed), nonce)?
+            return jwt_credentials(jwt, Some(seed), nonce);
         }
         Auth::NkeyFile(path) => {
             let text = read(path)?;
             let seed = block(&text, "USER NKEY SEED").or_else(|| bare_seed(&text));
             let key = UserKey::from_seed(seed.ok_or_else(|| AuthError::NoSeed(path.clone()))?)?;
-            Credentials { nkey: Some(key.public()), sig: nonce.map(|nonce| key.sign(nonce)), ..Credentials::default() }
+            let sig = nonce.map(|nonce| key.sign(nonce));
+            return Ok((Credentials { nkey: Some(key.public()), sig, ..Credentials::default() }, Known::User(key)));
         }
-        Auth::Jwt { jwt, seed } => jwt_credentials(jwt.trim(), seed.as_deref(), nonce)?,
-    })
+        Auth::Jwt { jwt, seed } => return jwt_credentials(jwt.trim(), seed.as_deref(), nonce),
+    };
+    Ok((shown, Known::Nobody))
 }
 
-fn jwt_credentials(jwt: &str, seed: Option<&str>, nonce: Option<&str>) -> Result<Credentials, AuthError> {
+fn jwt_credentials(jwt: &str, seed: Option<&str>, nonce: Option<&str>) -> Result<(Credentials, Known), AuthError> {
     let key = seed.map(UserKey::from_seed).transpose()?;
-    let sig = key.zip(nonce).map(|(key, nonce)| key.sign(nonce));
-    Ok(Credentials { jwt: Some(jwt.into()), sig, ..Credentials::default() })
+    let sig = key.as_ref().zip(nonce).map(|(key, nonce)| key.sign(nonce));
+    Ok((Credentials { jwt: Some(jwt.into()), sig, ..Credentials::default() }, Known::from_jwt(jwt, key)))
 }
 
 /// The line between `-----BEGIN ... label-----` and its end. The number of dashes varies between tools, and so does a
@@ -161,7 +168,8 @@ mod tests {
         ];
         for (index, (auth, address, nonce, expected, signed)) in table.into_iter().enumerate() {
             let server: ServerAddress = address.parse().expect("an address");
-            let shown = credentials(server.auth(&auth), read, nonce).unwrap_or_else(|error| panic!("{index}: {error}"));
+            let (shown, _) =
+                credentials(server.auth(&auth), read, nonce).unwrap_or_else(|error| panic!("{index}: {error}"));
             let parts = [&shown.user, &shown.pass, &shown.auth_token, &shown.jwt, &shown.nkey];
             assert_eq!(parts.map(|part| part.as_deref()), expected, "row {index}");
             assert_eq!(shown.sig.is_some(), signed, "row {index}");

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
 use crossbeam_channel::{TryRecvError, bounded};
@@ -12,12 +12,18 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use super::address::ServerAddress;
 use super::auth::{self, AuthError};
 use super::codec::{self, DecodeError, Decoder, Limits, ServerOp};
-use super::handshake::{ConnectInfo, ServerInfo};
+use super::handshake::{self, ConnectInfo, ServerInfo};
+use super::identity::{Known, UserIdentity, WHO_AM_I};
 use super::options::Options;
-use super::shared::{Shared, deadline_after};
+use super::shared::{Shared, deadline_after, random_token};
 use super::tls::{self, TlsError};
 use super::transport::Transport;
 use super::waker::{self, Interest};
+
+/// How long the server may take to say who we are.
+const IDENTITY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The subscription for that answer; all others have larger numbers.
+const IDENTITY_SID: u64 = 0;
 
 /// A connection that is ready for use.
 pub(super) struct Established {
@@ -25,6 +31,8 @@ pub(super) struct Established {
     /// May hold bytes that came behind the server's answer.
     pub(super) decoder: Decoder,
     pub(super) info: ServerInfo,
+    /// Who we are on this server, if we have a key there.
+    pub(super) identity: Option<UserIdentity>,
 }
 
 /// Why there is no connection.
@@ -114,8 +122,10 @@ pub(super) fn connect(address: &ServerAddress, shared: &Shared) -> Result<Establ
         let socket = Arc::into_inner(socket).ok_or(ConnectError::Unexpected("the socket is in use already"))?;
         transport = attempt.tls(socket, address, options)?;
     }
-    let credentials = auth::credentials(address.auth(&options.auth), options.read_file, info.nonce.as_deref())
-        .map_err(ConnectError::Auth)?;
+    let auth = options.current_auth.as_ref().and_then(|read| read());
+    let auth = address.auth(auth.as_ref().unwrap_or(&options.auth));
+    let (credentials, known) =
+        auth::credentials(auth, options.read_file, info.nonce.as_deref()).map_err(ConnectError::Auth)?;
     let connect = ConnectInfo {
         verbose: false,
         pedantic: false,
@@ -125,8 +135,9 @@ pub(super) fn connect(address: &ServerAddress, shared: &Shared) -> Result<Establ
         version: env!("CARGO_PKG_VERSION").into(),
         protocol: 1,
         echo: true,
-        headers: true,
-        no_responders: true,
+        // "No responders" is told in a header.
+        headers: info.headers,
+        no_responders: info.headers,
         credentials,
     };
     let mut bytes = Vec::new();
@@ -134,7 +145,8 @@ pub(super) fn connect(address: &ServerAddress, shared: &Shared) -> Result<Establ
     bytes.extend_from_slice(codec::PING);
     attempt.write_all(&mut transport, &bytes)?;
     attempt.accepted(&mut transport, &mut decoder, &mut info)?;
-    Ok(Established { transport, decoder, info })
+    let identity = attempt.identity(known, &mut transport, &mut decoder, &mut info)?;
+    Ok(Established { transport, decoder, info, identity })
 }
 
 struct Attempt<'a> {
@@ -267,7 +279,7 @@ impl Attempt<'_> {
     fn first_info(&self, transport: &mut Transport, decoder: &mut Decoder) -> Result<ServerInfo, ConnectError> {
         loop {
             match decoder.next_server_op()? {
-                Some(ServerOp::Info(json)) => return serde_json::from_slice(json).map_err(ConnectError::BadInfo),
+                Some(ServerOp::Info(json)) => return handshake::read(json).map_err(ConnectError::BadInfo),
                 Some(ServerOp::Error(text)) => return Err(refused(text)),
                 Some(_) => return Err(ConnectError::Unexpected("the server did not begin with INFO")),
                 None => self.read(Step::Info, transport, decoder)?,
@@ -286,10 +298,59 @@ impl Attempt<'_> {
         loop {
             match decoder.next_server_op()? {
                 Some(ServerOp::Pong) => return Ok(()),
-                Some(ServerOp::Info(json)) => *info = serde_json::from_slice(json).map_err(ConnectError::BadInfo)?,
+                Some(ServerOp::Info(json)) => *info = handshake::read(json).map_err(ConnectError::BadInfo)?,
                 Some(ServerOp::Error(text)) => return Err(refused(text)),
                 Some(ServerOp::Ping) => self.write_all(transport, codec::PONG)?,
                 Some(ServerOp::Ok | ServerOp::Message(_)) => {}
+                None => self.read(Step::Accept, transport, decoder)?,
+            }
+        }
+    }
+}
+
+impl Attempt<'_> {
+    /// Who we are on this server. It is asked now, as nothing else is under way yet and all that is said later can rely on
+    /// it. A server that forbids the question or does not answer it in time leaves us without an identity.
+    fn identity(
+        &self,
+        known: Known,
+        transport: &mut Transport,
+        decoder: &mut Decoder,
+        info: &mut ServerInfo,
+    ) -> Result<Option<UserIdentity>, ConnectError> {
+        if !matches!(known, Known::User(_)) {
+            return Ok(known.complete(None));
+        }
+        let inbox = format!("{}.{}", self.shared.options.inbox_prefix, random_token::<22>());
+        let mut bytes = Vec::new();
+        codec::put_sub(&mut bytes, &inbox, None, IDENTITY_SID);
+        codec::put_pub(&mut bytes, WHO_AM_I, Some(&inbox), &[], b"");
+        self.write_all(transport, &bytes)?;
+        let asking = Attempt { shared: self.shared, deadline: self.deadline.min(deadline_after(IDENTITY_TIMEOUT)) };
+        let answer = asking.answer(transport, decoder, info);
+        if matches!(answer, Err(ConnectError::Closing | ConnectError::Io(..))) {
+            return answer.map(|_| None);
+        }
+        let mut bytes = Vec::new();
+        codec::put_unsub(&mut bytes, IDENTITY_SID);
+        self.write_all(transport, &bytes)?;
+        Ok(known.complete(answer.ok().as_deref()))
+    }
+
+    /// Waits for the only message there can be.
+    fn answer(
+        &self,
+        transport: &mut Transport,
+        decoder: &mut Decoder,
+        info: &mut ServerInfo,
+    ) -> Result<Vec<u8>, ConnectError> {
+        loop {
+            match decoder.next_server_op()? {
+                Some(ServerOp::Message(delivery)) => return Ok(delivery.payload.to_vec()),
+                Some(ServerOp::Info(json)) => *info = handshake::read(json).map_err(ConnectError::BadInfo)?,
+                Some(ServerOp::Error(text)) => return Err(refused(text)),
+                Some(ServerOp::Ping) => self.write_all(transport, codec::PONG)?,
+                Some(ServerOp::Ok | ServerOp::Pong) => {}
                 None => self.read(Step::Accept, transport, decoder)?,
             }
         }

@@ -14,6 +14,7 @@ use std::{io, thread};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::error::{PublishError, RequestError};
+use super::identity::UserIdentity;
 use super::inbox::Inbox;
 use super::io as io_thread;
 use super::message::Message;
@@ -80,7 +81,18 @@ impl Connection {
         self.shared.wire().server.clone()
     }
 
-    /// Publishes a message, which goes out at once, or after a reconnect if there is no connection now. Never blocks.
+    /// The server passes headers on, as all do that are not told otherwise.
+    pub fn takes_headers(&self) -> bool {
+        self.shared.headers.load(Ordering::Acquire)
+    }
+
+    /// Who we are on the server in use, or on the one used last, if we have a key there.
+    pub fn identity(&self) -> Option<Arc<UserIdentity>> {
+        self.shared.identity().clone()
+    }
+
+    /// Publishes a message, which goes out at once, or after a reconnect if there is no connection now. Never blocks. To a
+    /// server that takes no headers the message goes without them.
     pub fn publish(
         &self,
         subject: &str,
@@ -88,6 +100,7 @@ impl Connection {
         headers: &[(&str, &str)],
         payload: &[u8],
     ) -> Result<(), PublishError> {
+        let headers = self.sendable(headers);
         self.shared.check(subject, reply, headers, payload)?;
         let mut wire = self.shared.append(subject, reply, headers, payload)?;
         self.shared.send(&mut wire);
@@ -95,13 +108,18 @@ impl Connection {
     }
 
     /// Publishes a message that goes out with the next [`Connection::flush`] or [`Connection::publish`], or when 32 KiB wait.
-    pub fn publish_held(&self, subject: &str, payload: &[u8]) -> Result<(), PublishError> {
-        self.shared.check(subject, None, &[], payload)?;
-        let mut wire = self.shared.append(subject, None, &[], payload)?;
+    pub fn publish_held(&self, subject: &str, headers: &[(&str, &str)], payload: &[u8]) -> Result<(), PublishError> {
+        let headers = self.sendable(headers);
+        self.shared.check(subject, None, headers, payload)?;
+        let mut wire = self.shared.append(subject, None, headers, payload)?;
         if wire.output.len() >= HELD {
             self.shared.send(&mut wire);
         }
         Ok(())
+    }
+
+    fn sendable<'a>(&self, headers: &'a [(&'a str, &'a str)]) -> &'a [(&'a str, &'a str)] {
+        if self.takes_headers() { headers } else { &[] }
     }
 
     /// Makes held output go out. Never blocks.

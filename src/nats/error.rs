@@ -12,6 +12,8 @@ pub enum PublishError {
         size: usize,
         max: usize,
     },
+    /// The message means nothing without its headers, and the server takes none.
+    NoHeaders,
     /// More output waits than allowed; see [`super::Connection::wait_for_room`].
     Full,
     Closed,
@@ -23,6 +25,7 @@ impl fmt::Display for PublishError {
             PublishError::BadSubject(subject) => write!(out, "bad subject {subject:?}"),
             PublishError::BadHeader(name) => write!(out, "bad header {name:?}"),
             PublishError::TooLarge { size, max } => write!(out, "message of {size} bytes, the server accepts {max}"),
+            PublishError::NoHeaders => write!(out, "the server takes no headers"),
             PublishError::Full => write!(out, "too much output waits for the server"),
             PublishError::Closed => write!(out, "the connection is closed"),
         }

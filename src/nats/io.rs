@@ -4,6 +4,8 @@
 //! starts over when the connection ends.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
@@ -135,7 +137,7 @@ struct Leaving {
 
 impl<'a> Session<'a> {
     fn begin(shared: &'a Shared, pool: &'a mut Pool, server: ServerAddress, established: Established) -> Session<'a> {
-        let Established { transport, decoder, info } = established;
+        let Established { transport, decoder, info, identity } = established;
         let link = match &transport {
             Transport::Plain(socket) => Link::Direct { socket: socket.clone(), full: false },
             Transport::Tls(_) => Link::ThroughIo,
@@ -154,6 +156,7 @@ impl<'a> Session<'a> {
         };
         // Before the first message is let out: it is checked against what this server accepts.
         session.apply(info);
+        *shared.identity() = identity.map(Arc::new);
         let name = session.server.to_string();
         let generation = shared.link_up(link, name.clone());
         shared.emit(ConnectionEvent::Connected { server: name, generation });
@@ -339,6 +342,7 @@ impl<'a> Session<'a> {
     /// Takes over what the server says about itself.
     fn apply(&mut self, info: ServerInfo) {
         let max = self.shared.set_max_payload(info.max_payload);
+        self.shared.headers.store(info.headers, Ordering::Release);
         self.decoder.limits.message = (max + EXTRA_HEADERS).min(MAX_MESSAGE);
         if let Some(urls) = &info.connect_urls {
             self.pool.discovered(&self.server, urls);

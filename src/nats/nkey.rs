@@ -59,17 +59,22 @@ impl UserKey {
 
     /// The public key such as `UDXU...`, 56 characters.
     pub fn public(&self) -> String {
-        let mut bytes = vec![USER];
-        bytes.extend_from_slice(self.0.public_key().as_ref());
-        let checksum = crc16(&bytes);
-        bytes.extend_from_slice(&checksum.to_le_bytes());
-        base32_encode(&bytes)
+        public_text(USER, self.0.public_key().as_ref())
     }
 
     /// The signature as CONNECT wants it: base64 for URLs, no padding.
     pub fn sign(&self, text: &str) -> String {
         URL_SAFE_NO_PAD.encode(self.0.sign(text.as_bytes()))
     }
+}
+
+/// The text of a public key of a kind.
+pub(super) fn public_text(kind: u8, key: &[u8]) -> String {
+    let mut bytes = vec![kind];
+    bytes.extend_from_slice(key);
+    let checksum = crc16(&bytes);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    base32_encode(&bytes)
 }
 
 /// The Ed25519 key in a public key such as `UDXU...`, whose first byte has to be `kind`; `None` for anything else.

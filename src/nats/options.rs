@@ -16,6 +16,8 @@ pub struct Options {
     /// Shown by the server's monitoring.
     pub name: String,
     pub auth: Auth,
+    /// Asked at each connection for credentials that may have changed; without an answer it is [`Options::auth`].
+    pub current_auth: Option<Arc<dyn Fn() -> Option<Auth> + Send + Sync>>,
     pub tls: Tls,
     /// What the reply subjects made by [`super::Connection::new_inbox`] begin with. Users who may subscribe only to inboxes
     /// of their own need another one than the usual `_INBOX`.
@@ -41,6 +43,7 @@ impl Options {
             servers,
             name: String::new(),
             auth: Auth::None,
+            current_auth: None,
             tls: Tls::default(),
             inbox_prefix: "_INBOX".into(),
             connect_timeout: Duration::from_secs(5),

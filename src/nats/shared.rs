@@ -14,6 +14,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::codec;
 use super::error::PublishError;
+use super::identity::UserIdentity;
 use super::message::Message;
 use super::message::valid_header;
 use super::options::{ConnectionEvent, Options};
@@ -45,6 +46,9 @@ pub(super) struct Shared {
     pub(super) connected: AtomicBool,
     pub(super) generation: AtomicU64,
     pub(super) max_payload: AtomicUsize,
+    /// The server takes headers.
+    pub(super) headers: AtomicBool,
+    identity: Mutex<Option<Arc<UserIdentity>>>,
 }
 
 /// The way out.
@@ -100,6 +104,8 @@ impl Shared {
             connected: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             max_payload: AtomicUsize::new(DEFAULT_MAX_PAYLOAD),
+            headers: AtomicBool::new(true),
+            identity: Mutex::default(),
         })
     }
 
@@ -113,6 +119,10 @@ impl Shared {
 
     pub(super) fn requests(&self) -> MutexGuard<'_, HashMap<String, Sender<Box<Message>>>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn identity(&self) -> MutexGuard<'_, Option<Arc<UserIdentity>>> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_closing(&self) -> bool {

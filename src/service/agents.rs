@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `mod.rs` | names, subjects, what discovery and heartbeats say of an agent |
 //! | `envelope.rs`, `attachments.rs` | requests; the files that come with them |
-//! | `sender.rs` | who sent a request, and the proof of it |
+//! | `sender.rs`, `nonces.rs` | who sent a request, and the proof of it; none counts twice |
 //! | `chunks.rs`, `stream.rs` | the messages of an answer; the answer |
 //! | `queries.rs` | questions in the middle of an answer |
 //! | `controller.rs` | the agent that starts, stops and lists the others |
@@ -14,11 +14,14 @@ pub mod attachments;
 pub mod chunks;
 pub mod controller;
 pub mod envelope;
+mod nonces;
 pub mod queries;
 pub mod sender;
 pub mod stream;
 
 use crate::clock::iso_time;
+use crate::ids;
+use crate::nats::UserIdentity;
 use crate::service::micro::{Counters, Endpoint};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -31,6 +34,8 @@ pub const QUEUE_GROUP: &str = "agents";
 /// What kind of agent we are.
 const AGENT: &str = "pi-exec";
 const PROTOCOL_VERSION: &str = "0.3";
+/// The first line of what is signed to show whose agent this is.
+const ID_TAG: &str = "AGENT-ID-V1";
 /// The name of the agent that starts, stops and lists the others.
 const CONTROLLER: &str = "control";
 
@@ -84,12 +89,20 @@ impl AgentIdentity<'_> {
     }
 
     /// What discovery says of every agent.
-    pub fn metadata(&self) -> Map<String, Value> {
+    /// Where the daemon's user has a key, that includes who it is, with a proof that this agent is its own.
+    pub fn metadata(&self, user: Option<&UserIdentity>) -> Map<String, Value> {
+        let subject = self.subject("prompt");
+        let known = user.map(|user| {
+            let proof = user.sign(&[&ID_TAG, &user.user, &user.account, &AGENT, &self.owner, &subject]);
+            [("user_nkey", Some(user.user.clone())), ("account", Some(user.account.clone())), ("id_sig", proof)]
+        });
         let session = self.session.unwrap_or(CONTROLLER);
         [("agent", AGENT), ("owner", self.owner), ("protocol_version", PROTOCOL_VERSION), ("session", session)]
             .into_iter()
             .chain([("role", if self.session.is_some() { "session" } else { "controller" })])
-            .map(|(key, value)| (key.to_string(), json!(value)))
+            .map(|(key, value)| (key, Some(value.to_string())))
+            .chain(known.into_iter().flatten())
+            .filter_map(|(key, value)| Some((key.to_string(), json!(value?))))
             .collect()
     }
 
@@ -101,6 +114,18 @@ impl AgentIdentity<'_> {
     /// An endpoint whose name is its verb.
     pub fn endpoint<'a>(&self, verb: &'static str, counters: &'a Counters) -> Endpoint<'a> {
         Endpoint { queue_group: QUEUE_GROUP, ..Endpoint::new(verb, self.subject(verb), counters) }
+    }
+
+    /// The header that proves a sign of life to be this agent's; its time is the document's.
+    pub fn heartbeat_header(&self, user: &UserIdentity, document: &str, now_ms: i64) -> Option<String> {
+        let signed = sender::SignedParts {
+            account: &user.account,
+            user: &user.user,
+            subject: &self.subject("hb"),
+            time: &iso_time(now_ms),
+            nonce: &ids::nuid(),
+        };
+        signed.header(document.as_bytes(), |lines| user.sign(lines))
     }
 
     /// A sign of life, also the answer of the status endpoint. With it a listener knows enough to send a prompt.
@@ -194,10 +219,10 @@ mod tests {
         let counters = Counters::default();
         let worker = identity(Some("worker"));
         assert_eq!(
-            Value::Object(worker.metadata()),
+            Value::Object(worker.metadata(None)),
             json!({"agent": "pi-exec", "owner": "ada", "protocol_version": "0.3", "session": "worker", "role": "session"})
         );
-        assert_eq!(identity(None).metadata()["role"], "controller");
+        assert_eq!(identity(None).metadata(None)["role"], "controller");
         let endpoint = worker.prompt_endpoint(TERMS, &counters);
         assert_eq!((endpoint.name, endpoint.queue_group), ("prompt", "agents"));
         let terms = json!({"max_payload": "1MB", "attachments_ok": "true", "min_sender_trust": "any"});

@@ -1,15 +1,18 @@
 //! What all sessions of the daemon share on NATS.
 
 use super::agents::SenderTrust;
-use super::agents::sender::Senders;
+use super::agents::sender::{self, Senders};
 use super::agents::{AgentIdentity, Terms};
 use super::recent::Recent;
 use super::replies::report;
 use super::reply_subjects::ReplySubjects;
 use super::stream::KeepAlive;
+use crate::clock::now_ms;
 use crate::ids;
 use crate::nats::Connection;
 use serde_json::Value;
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -28,6 +31,10 @@ pub struct HostOptions {
     pub min_sender_trust: SenderTrust,
     /// What the reply subjects of requests have to begin with.
     pub reply_prefixes: Vec<String>,
+    /// Public keys of the only users whose signatures count then; empty = all.
+    pub trusted_senders: HashSet<String>,
+    /// Where it is kept over restarts which signed requests were accepted.
+    pub nonces: Option<PathBuf>,
 }
 
 /// Shared by the main thread and the sessions.
@@ -56,7 +63,7 @@ impl Host {
             id: ids::nuid(),
             heartbeat_interval: options.heartbeat_interval,
             events: options.events,
-            senders: Senders::new(options.min_sender_trust),
+            senders: Senders::trusting(options.min_sender_trust, options.trusted_senders, options.nonces),
             recent: Recent::default(),
             keep_alive: KeepAlive::default(),
             reply_subjects: Arc::new(ReplySubjects::new(options.reply_prefixes)),
@@ -83,8 +90,11 @@ impl Host {
     pub fn heartbeat(&self, identity: AgentIdentity<'_>, now_ms: i64) {
         if self.connection.is_connected() {
             let document = identity.heartbeat(self.terms(identity.session.is_some()), self.heartbeat_interval, now_ms);
-            let subject = identity.subject("hb");
-            report(&subject, self.connection.publish_held(&subject, document.to_string().as_bytes()));
+            let (subject, document) = (identity.subject("hb"), document.to_string());
+            let user = self.connection.identity();
+            let proof = user.and_then(|user| identity.heartbeat_header(&user, &document, now_ms));
+            let headers = proof.as_deref().map(|proof| (sender::HEADER, proof));
+            report(&subject, self.connection.publish_held(&subject, headers.as_slice(), document.as_bytes()));
         }
     }
 
@@ -92,6 +102,7 @@ impl Host {
     pub fn tick(&self, now: Instant) {
         self.keep_alive.tick(now);
         self.recent.tick(now);
+        self.senders.tick(now_ms());
     }
 
     /// Leave to render one more history; it ends when `work` was done. False if too many are being rendered.

@@ -131,7 +131,7 @@ impl SessionService {
         let agent = AgentIdentity { owner: &host.owner, instance_id: id, session: Some(&identity.id) };
         let settings = stats.settings();
         let cwd = identity.cwd.to_string_lossy();
-        let mut metadata = agent.metadata();
+        let mut metadata = agent.metadata(host.connection.identity().as_deref());
         for (key, value) in [
             ("cwd", cwd.to_string()),
             ("model", settings.model.spec()),

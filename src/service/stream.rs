@@ -457,7 +457,7 @@ impl Reply for Stream {
             let direct = self.0.is_direct(&state);
             while direct && state.held.is_empty() && !rest.is_empty() {
                 let end = form.piece_end(rest, connection.max_payload());
-                if let Err(e) = connection.publish_held(subject, &form.text(&rest[..end])) {
+                if let Err(e) = connection.publish_held(subject, &[], &form.text(&rest[..end])) {
                     if e != PublishError::Full {
                         log::debug!("text for {subject} is lost: {e}");
                         return;

@@ -134,6 +134,11 @@ impl StateDir {
         })
     }
 
+    /// Where it is kept which signed requests were accepted.
+    pub fn nonces(&self) -> PathBuf {
+        self.folder.join("nonces")
+    }
+
     /// Where the files are kept that came with a session's prompts.
     pub fn attachments(&self, id: &str) -> PathBuf {
         self.folder.join(format!("{id}.files"))

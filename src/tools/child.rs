@@ -83,6 +83,12 @@ pub fn kill_marked(name: &str, value: &str) {
     kill_all(|process| processes::has_variable(process, name, value));
 }
 
+/// Kills everything that this process has started, and what descends from it. For an end without good order.
+pub fn kill_children() {
+    let own = getpid().as_raw_pid();
+    kill_all(|process| process.parent == own);
+}
+
 /// Kills what `is_member` names, with all descendants, until nothing of it is left or [`KILL_TIME`] has passed. Looks
 /// more than once, as processes may be starting others meanwhile.
 fn kill_all(is_member: impl Fn(&Process) -> bool) {

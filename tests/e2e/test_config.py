@@ -13,7 +13,7 @@ from support.model_script import Failure, ToolCall
 
 FLAGS = """--server --context --creds --nkey --user --password --token --tls-ca --tls-cert --tls-key --tls-first
 --inbox-prefix --owner --config --agent-dir --model --thinking --max-lifetime --max-sessions --max-queue --grace
---bash-timeout --log --check --version --help""".split()
+--bash-timeout --min-sender-trust --trusted-senders --log --check --version --help""".split()
 
 
 def test_version_is_the_crates(new_daemon):
@@ -65,6 +65,7 @@ def test_bad_flags_end_with_2(new_daemon, arguments):
         ('{"toolEnvironment": "PATH"}', ["toolEnvironment"]),
         ('{"defaultThinkingLevel": "deep"}', ["defaultThinkingLevel"]),
         ('{"minSenderTrust": "most"}', ["minSenderTrust"]),
+        ('{"trustedSenders": ["UABC"]}', ["trustedSenders", "UABC"]),
         ('{"events": "all"}', ["events"]),
         ('{"grace": 1', []),
         ("[]", []),

@@ -105,7 +105,7 @@ fn refuses_what_would_harm_the_connection() {
     for subject in ["", "a b", "a.", ">", "a.*", "a\r\nPUB x 0\r\n"] {
         assert_eq!(publish(subject, None, &[], b""), Err(PublishError::BadSubject(subject.into())));
         assert_eq!(publish("a", Some(subject), &[], b""), Err(PublishError::BadSubject(subject.into())));
-        assert_eq!(connection.publish_held(subject, b""), Err(PublishError::BadSubject(subject.into())));
+        assert_eq!(connection.publish_held(subject, &[], b""), Err(PublishError::BadSubject(subject.into())));
     }
     assert_eq!(publish("a", None, &[("K", "v\r\nL: w")], b""), Err(PublishError::BadHeader("K".into())));
     assert_eq!(publish("a", None, &[], &[0; 1001]), Err(PublishError::TooLarge { size: 1001, max: 1000 }));
@@ -195,7 +195,7 @@ fn threads_keep_their_order() {
                     if count % 3 == 0 {
                         connection.publish(&subject, None, &[], payload.as_bytes()).expect("published");
                     } else {
-                        connection.publish_held(&subject, payload.as_bytes()).expect("published");
+                        connection.publish_held(&subject, &[], payload.as_bytes()).expect("published");
                     }
                 }
                 connection.flush();
@@ -291,7 +291,7 @@ fn closing_sends_everything_and_ends_every_wait() {
     });
     silent.next_timeout(PATIENCE).expect("the request is under way");
     for _ in 0..1000 {
-        ours.connection.publish_held("a", b"x").expect("published");
+        ours.connection.publish_held("a", &[], b"x").expect("published");
     }
     ours.connection.close(PATIENCE);
     for _ in 0..1000 {

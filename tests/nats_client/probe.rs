@@ -14,7 +14,7 @@ use crate::server::{PATIENCE, Server};
 fn publish(connection: &Connection, held: bool, payload: &[u8]) {
     loop {
         let result = match held {
-            true => connection.publish_held("probe.a", payload),
+            true => connection.publish_held("probe.a", &[], payload),
             false => connection.publish("probe.a", None, &[], payload),
         };
         match result {

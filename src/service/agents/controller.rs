@@ -57,7 +57,7 @@ impl Controller {
             service: super::SERVICE,
             id: &host.id,
             description: format!("controller of {}'s sessions", host.owner),
-            metadata: identity.metadata(),
+            metadata: identity.metadata(host.connection.identity().as_deref()),
             endpoints: endpoints.collect(),
             started_ms: self.started_ms,
         }

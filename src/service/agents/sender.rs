@@ -1,21 +1,24 @@
 //! Who sent a request: the header `Agent-Sender`, and the signature that proves it.
 
 use super::SenderTrust;
+use super::nonces::{Nonces, Refusal, WINDOW_MS};
+use crate::clock::now_ms;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::sender::AgentSender;
-use crate::nats::{Message, nkey, valid_subject};
+use crate::nats::{Message, nkey, valid_account, valid_subject};
 use crate::sync::lock;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, UnparsedPublicKey};
-use serde_json::{Map, Value};
-use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write;
-use std::sync::Mutex;
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+use std::fmt::{Display, Write};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
 
 /// The header's name.
-const HEADER: &str = "Agent-Sender";
+pub const HEADER: &str = "Agent-Sender";
 /// The first line of what is signed.
 const SIGNED_TAG: &str = "AGENT-SENDER-V1";
 /// Longest header that is looked into, bytes; the SDKs have the same limit.
@@ -24,11 +27,6 @@ const MAX_HEADER: usize = 4096;
 const MAX_NAME: usize = 64;
 /// Longest nonce, bytes.
 const MAX_NONCE: usize = 64;
-/// How far a request's time may be from ours, milliseconds.
-const WINDOW_MS: i64 = 30_000;
-/// Requests that are remembered so that none is accepted twice. At some 130 bytes each this is the memory that senders can
-/// make us spend; only requests with a good signature count.
-const MAX_REMEMBERED: usize = 20_000;
 
 /// A header as it was sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,19 +50,24 @@ struct Signature {
 /// Checks senders, and remembers what it accepted so that nobody can send it again.
 pub struct Senders {
     trust: SenderTrust,
-    seen: Mutex<Seen>,
-}
-
-#[derive(Default)]
-struct Seen {
-    requests: HashSet<(String, String)>,
-    /// The same by time, oldest first.
-    by_time: BTreeMap<i64, Vec<(String, String)>>,
+    /// The only users whose signatures count where one is demanded; empty = all.
+    trusted: HashSet<String>,
+    accepted: Mutex<Nonces>,
 }
 
 impl Senders {
     pub fn new(trust: SenderTrust) -> Senders {
-        Senders { trust, seen: Mutex::default() }
+        Senders::trusting(trust, HashSet::new(), None)
+    }
+
+    /// Trusts only those users, if there are any; what was accepted is remembered over restarts in a file.
+    pub fn trusting(trust: SenderTrust, trusted: HashSet<String>, file: Option<PathBuf>) -> Senders {
+        let nonces = Nonces::new(trusted.len());
+        let nonces = match file {
+            Some(file) => nonces.kept_in(file, now_ms()),
+            None => nonces,
+        };
+        Senders { trust, trusted, accepted: Mutex::new(nonces) }
     }
 
     pub fn trust(&self) -> SenderTrust {
@@ -94,6 +97,9 @@ impl Senders {
         let verified = match &header.signature {
             None => unsigned().map(|()| false)?,
             Some(signature) => {
+                if self.trust == SenderTrust::Signed && !self.trusts(&header.user) {
+                    return Err(rejected("this user is not among the trusted ones"));
+                }
                 signature.verify(&header, message, now_ms)?;
                 self.remember(&header.user, signature, now_ms)?;
                 true
@@ -102,23 +108,32 @@ impl Senders {
         Ok(Some(AgentSender { account: header.account, user: header.user, name: header.name, verified }))
     }
 
+    fn trusts(&self, user: &str) -> bool {
+        self.trusted.is_empty() || self.trusted.contains(user)
+    }
+
     fn remember(&self, user: &str, signature: &Signature, now_ms: i64) -> Result<(), ReplyError> {
-        let mut seen = lock(&self.seen);
-        // What is older than the window is refused for its time already.
-        let recent = seen.by_time.split_off(&(now_ms - WINDOW_MS));
-        for request in std::mem::replace(&mut seen.by_time, recent).into_values().flatten() {
-            seen.requests.remove(&request);
-        }
-        let request = (user.to_string(), signature.nonce.clone());
-        if seen.requests.contains(&request) {
-            return Err(rejected("the nonce was used before"));
-        }
-        if seen.requests.len() >= MAX_REMEMBERED {
-            return Err(ReplyError::busy("too many signed requests at a time"));
-        }
-        seen.by_time.entry(signature.time_ms).or_default().push(request.clone());
-        seen.requests.insert(request);
-        Ok(())
+        self.accepted().accept(user, &signature.nonce, signature.time_ms, now_ms).map_err(|refusal| match refusal {
+            Refusal::UsedBefore => rejected("the nonce was used before"),
+            Refusal::BeforeStart => {
+                rejected("it was signed before this daemon started, and may have been accepted by the one before")
+            }
+            Refusal::Full => ReplyError::busy("too many signed requests at a time"),
+        })
+    }
+
+    fn accepted(&self) -> MutexGuard<'_, Nonces> {
+        lock(&self.accepted)
+    }
+
+    /// Gives memory back that is no longer needed.
+    pub fn tick(&self, now_ms: i64) {
+        self.accepted().forget_old(now_ms);
+    }
+
+    /// Leaves what was accepted to the next daemon, and accepts no signature any more.
+    pub fn hand_over(&self) {
+        self.accepted().hand_over();
     }
 }
 
@@ -130,16 +145,55 @@ impl Signature {
         if (now_ms - self.time_ms).abs() > WINDOW_MS {
             return Err(rejected("its time is too far from ours"));
         }
-        let mut payload = String::with_capacity(64);
-        for byte in digest(&SHA256, &message.payload).as_ref() {
-            // Writing to a string cannot fail.
-            let _ = write!(payload, "{byte:02x}");
-        }
-        let signed = [SIGNED_TAG, &header.account, &header.user, &self.subject, &self.time, &self.nonce, &payload, ""];
+        let signed = SignedParts {
+            account: &header.account,
+            user: &header.user,
+            subject: &self.subject,
+            time: &self.time,
+            nonce: &self.nonce,
+        };
+        let text: String = signed.lines(&sha256(&message.payload)).map(|line| format!("{line}\n")).concat();
         UnparsedPublicKey::new(&ED25519, header.key)
-            .verify(signed.join("\n").as_bytes(), &self.bytes)
+            .verify(text.as_bytes(), &self.bytes)
             .map_err(|_| rejected("the signature does not fit"))
     }
+}
+
+/// What a signature says beside the payload.
+pub struct SignedParts<'a> {
+    pub account: &'a str,
+    pub user: &'a str,
+    pub subject: &'a str,
+    pub time: &'a str,
+    pub nonce: &'a str,
+}
+
+impl SignedParts<'_> {
+    /// The lines that are signed; `digest` is that of the payload.
+    fn lines<'a>(&'a self, digest: &'a str) -> [&'a str; 7] {
+        [SIGNED_TAG, self.account, self.user, self.subject, self.time, self.nonce, digest]
+    }
+
+    /// The header's value, with the signature that `sign` makes of those lines.
+    pub fn header(&self, payload: &[u8], sign: impl FnOnce(&[&dyn Display]) -> Option<String>) -> Option<String> {
+        let digest = sha256(payload);
+        let lines = self.lines(&digest);
+        let signature = sign(&lines.each_ref().map(|line| line as &dyn Display))?;
+        let SignedParts { account, user, subject, time, nonce } = self;
+        let header = json!({
+            "v": 1, "account": account, "user": user, "sub": subject, "ts": time, "nonce": nonce, "sig": signature,
+        });
+        Some(header.to_string())
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(64);
+    for byte in digest(&SHA256, bytes).as_ref() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 fn malformed(why: &str) -> ReplyError {
@@ -199,14 +253,6 @@ fn parse(value: &str) -> Result<Option<Header>, ReplyError> {
 
 fn is_word(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-}
-
-/// An account's key, or its name in the server's configuration.
-fn valid_account(text: &str) -> bool {
-    match text.len() {
-        56 if text.starts_with('A') => nkey::public_key(text, nkey::ACCOUNT).is_some(),
-        _ => text == "$G" || (!text.is_empty() && is_word(text)),
-    }
 }
 
 /// Unix time in milliseconds of a time such as `2026-01-02T03:04:05.678Z`, the only form that the header may have.

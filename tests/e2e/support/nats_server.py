@@ -41,8 +41,8 @@ class NatsServer:
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"{scheme}://{self.address}"
-        path = directory / f"nats-{self.port}.conf"
-        path.write_text(config)
+        self._config = path = directory / f"nats-{self.port}.conf"
+        self.configure(config)
         self.log = directory / f"nats-{self.port}.log"
         self.pid_file = directory / f"nats-{self.port}.pid"
         self._command = [program, "--config", str(path), "--addr", "127.0.0.1", "--port", str(self.port)]
@@ -56,6 +56,10 @@ class NatsServer:
         self._speaks_first = speaks_first
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         eventually(self._answers, f"nats-server listens on {self.address}")
+
+    def configure(self, config):
+        """Writes the configuration, which a running server reads at SIGHUP."""
+        self._config.write_text(config)
 
     def _answers(self):
         if self.process.poll() == NOT_IN_THE_BROKER:

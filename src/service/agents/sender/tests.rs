@@ -129,23 +129,37 @@ fn malformed_headers_are_refused() {
 }
 
 #[test]
-fn what_is_remembered_ends_with_the_window() {
-    let senders = Senders::new(SenderTrust::Any);
-    let signature = |n: usize, time_ms: i64| Signature {
-        subject: SUBJECT.into(),
-        time: String::new(),
-        time_ms,
-        nonce: n.to_string(),
-        bytes: Vec::new(),
-    };
-    for n in 0..MAX_REMEMBERED {
-        senders.remember(USER, &signature(n, TIME_MS), TIME_MS).expect("room");
+fn only_trusted_users_count_where_proof_is_wanted() {
+    let other = "UCDUW5V44EBDBIK2FL4CTNDBQFNGBEZVJHSZGQVKRHASN4AV4IWPB5NT";
+    // (demanded, trusted users, what becomes of a good signature)
+    for (trust, trusted, taken) in [
+        (SenderTrust::Signed, vec![], true),
+        (SenderTrust::Signed, vec![other, USER], true),
+        (SenderTrust::Signed, vec![other], false),
+        (SenderTrust::Any, vec![other], true),
+    ] {
+        let senders = Senders::trusting(trust, trusted.iter().map(|key| key.to_string()).collect(), None);
+        let result = senders.identify(&message(&[(HEADER, &signed(b"hi", "n").to_string())], b"hi"), TIME_MS);
+        assert_eq!(result.map_err(|e| e.code()).map(|_| ()), if taken { Ok(()) } else { Err("sender_rejected") });
     }
-    let full = senders.remember(USER, &signature(MAX_REMEMBERED, TIME_MS), TIME_MS);
-    assert_eq!(full.map_err(|e| e.status()), Err(429));
-    let later = TIME_MS + WINDOW_MS + 1;
-    senders.remember(USER, &signature(MAX_REMEMBERED, later), later).expect("room again");
-    assert_eq!(senders.seen.lock().expect("not poisoned").requests.len(), 1);
+}
+
+#[test]
+fn our_own_signatures_are_those_of_the_protocol() {
+    let key = UserKey::from_seed("SUAEJ6GDK6FSSB54LD45Q7W25AW7NUT7MVLBABIR5MIPFUTBW7ZNPK2KYE").expect("a seed");
+    let payload = br#"{"agent":"pi-exec","owner":"alice","session":"demo","instance_id":"VMKS6MHK71PCPWGY38A7N5","ts":"2026-11-27T12:00:00Z","interval_s":5}"#;
+    let parts = SignedParts {
+        account: "$G",
+        user: "UCDUW5V44EBDBIK2FL4CTNDBQFNGBEZVJHSZGQVKRHASN4AV4IWPB5NT",
+        subject: "agents.hb.pi-exec.alice.demo",
+        time: "2026-11-27T12:00:00Z",
+        nonce: "nonce-hb-0001",
+    };
+    let sign =
+        |lines: &[&dyn Display]| Some(key.sign(&lines.iter().map(|line| format!("{line}\n")).collect::<String>()));
+    let header: Value = serde_json::from_str(&parts.header(payload, sign).expect("signed")).expect("JSON");
+    let expected = "QVmvI6MpHLVkNNWEBBlHmcPYYRVCiC4835aoZnFpbR4OrBKCTHPYziO7cVbL9CEBDJc19UcTVl7BVUu-s3xFDQ";
+    assert_eq!((header["sig"].as_str(), header["v"].as_u64()), (Some(expected), Some(1)));
 }
 
 #[test]

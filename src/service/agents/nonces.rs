@@ -1,0 +1,216 @@
+//! Which signed requests were accepted, so that nobody can send one again, also after a restart.
+//!
+//! The file is written whole when the daemon ends in good order. While it runs, the file says only that it runs: whoever
+//! starts and finds that knows that the one before was cut off, and refuses what was signed before its own start. No request
+//! ever waits for more than the first such note.
+
+use crate::files::{self, private};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+
+/// How far a request's time may be from ours, milliseconds.
+pub const WINDOW_MS: i64 = 30_000;
+/// Requests of one key that are remembered. A window holds twice its length, so this is 66 a second.
+pub const MAX_OF_KEY: usize = 4_000;
+/// Requests that are remembered where any key is taken. At some 130 bytes each this is the memory that senders can make us
+/// spend; only requests with a good signature count.
+const MAX_OF_ALL: usize = 20_000;
+/// The largest file that is read, bytes: every remembered request at its longest.
+const MAX_FILE: u64 = 64 << 20;
+
+/// Why a request is not accepted.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    UsedBefore,
+    /// Before this daemon's start, when another one may have accepted it.
+    BeforeStart,
+    Full,
+}
+
+/// The file's content.
+#[derive(Default, Deserialize, Serialize)]
+struct Record {
+    /// Whoever wrote it has ended, and this is all.
+    complete: bool,
+    /// Unix time in milliseconds, by nonce, by key.
+    accepted: HashMap<String, HashMap<String, i64>>,
+}
+
+/// The requests that were accepted within the window.
+pub struct Nonces {
+    /// Unix time in milliseconds, by nonce, by key.
+    accepted: HashMap<String, HashMap<String, i64>>,
+    count: usize,
+    max: usize,
+    /// Unix time in milliseconds.
+    not_before: i64,
+    file: Option<PathBuf>,
+    /// The file says that we run.
+    noted: bool,
+}
+
+impl Nonces {
+    /// With `known_keys` that are the only ones, each has its full room.
+    pub fn new(known_keys: usize) -> Nonces {
+        Nonces {
+            accepted: HashMap::new(),
+            count: 0,
+            max: MAX_OF_ALL.max(known_keys.saturating_mul(MAX_OF_KEY)),
+            not_before: i64::MIN,
+            file: None,
+            noted: false,
+        }
+    }
+
+    /// Takes up what the daemon before has left in `file`.
+    pub fn kept_in(mut self, file: PathBuf, now_ms: i64) -> Nonces {
+        let read = files::read(&file, MAX_FILE).and_then(|text| Ok(serde_json::from_slice::<Record>(&text)?));
+        match read {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.file = Some(file);
+                return self;
+            }
+            Ok(Record { complete: true, accepted }) => {
+                self.accepted = accepted;
+                self.forget_old(now_ms);
+            }
+            // Times in whole seconds are cut off, so that the second of the start belongs to the time before.
+            Ok(_) | Err(_) => self.not_before = (now_ms.div_euclid(1000) + 1) * 1000,
+        }
+        self.file = Some(file);
+        self.note();
+        self
+    }
+
+    /// Accepts a request that was signed at `time_ms`, once.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn accept(&mut self, key: &str, nonce: &str, time_ms: i64, now_ms: i64) -> Result<(), Refusal> {
+        if time_ms < self.not_before {
+            return Err(Refusal::BeforeStart);
+        }
+        // What is older than the window is refused for its time already.
+        let of_key = self.accepted.get(key);
+        if of_key.and_then(|nonces| nonces.get(nonce)).is_some_and(|time| *time >= now_ms - WINDOW_MS) {
+            return Err(Refusal::UsedBefore);
+        }
+        if self.is_full(key) {
+            self.forget_old(now_ms);
+            if self.is_full(key) {
+                return Err(Refusal::Full);
+            }
+        }
+        if !self.noted {
+            self.note();
+        }
+        let before = self.accepted.entry(key.to_string()).or_default().insert(nonce.to_string(), time_ms);
+        self.count += usize::from(before.is_none());
+        Ok(())
+    }
+
+    fn is_full(&self, key: &str) -> bool {
+        self.count >= self.max || self.accepted.get(key).is_some_and(|nonces| nonces.len() >= MAX_OF_KEY)
+    }
+
+    /// Forgets what is refused for its time already.
+    pub fn forget_old(&mut self, now_ms: i64) {
+        self.accepted.retain(|_, nonces| {
+            nonces.retain(|_, time| *time >= now_ms - WINDOW_MS);
+            !nonces.is_empty()
+        });
+        self.count = self.accepted.values().map(HashMap::len).sum();
+    }
+
+    /// Says in the file that we run.
+    fn note(&mut self) {
+        self.noted = true;
+        self.write(&Record::default());
+    }
+
+    /// Leaves all of it to the next daemon, and accepts nothing more.
+    pub fn hand_over(&mut self) {
+        if self.noted {
+            let accepted = std::mem::take(&mut self.accepted);
+            self.write(&Record { complete: true, accepted });
+            self.not_before = i64::MAX;
+        }
+    }
+
+    fn write(&self, record: &Record) {
+        let Some(file) = &self.file else { return };
+        let written = serde_json::to_vec(record).map_err(io::Error::from);
+        let written = written.and_then(|content| private::replace(file, |out| out.write_all(&content)));
+        if let Err(e) = written {
+            log::warn!("signed requests could be sent again after a restart: {}: {e}", file.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A whole second.
+    const NOW: i64 = 1_767_323_045_000;
+
+    #[test]
+    fn one_key_cannot_take_the_room_of_others() {
+        let mut nonces = Nonces::new(0);
+        for n in 0..MAX_OF_KEY {
+            assert_eq!(nonces.accept("a", &n.to_string(), NOW, NOW), Ok(()));
+        }
+        assert_eq!(nonces.accept("a", "more", NOW, NOW), Err(Refusal::Full));
+        assert_eq!(nonces.accept("b", "1", NOW, NOW), Ok(()));
+        assert_eq!(nonces.accept("b", "1", NOW, NOW), Err(Refusal::UsedBefore));
+        let later = NOW + WINDOW_MS + 1;
+        assert_eq!(nonces.accept("a", "more", later, later), Ok(()));
+        assert_eq!(nonces.count, 1, "what is over is forgotten");
+    }
+
+    #[test]
+    fn memory_is_bounded_over_all_keys_unless_they_are_known() {
+        for (known, room) in [(0, MAX_OF_ALL), (6, 6 * MAX_OF_KEY)] {
+            let mut nonces = Nonces::new(known);
+            let accepted =
+                (0..room + 1).filter(|n| nonces.accept(&(n % 8).to_string(), &n.to_string(), NOW, NOW).is_ok()).count();
+            assert_eq!(accepted, room);
+        }
+    }
+
+    #[test]
+    fn what_was_accepted_is_known_to_the_next_daemon() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("nonces");
+        let open = |now_ms| Nonces::new(0).kept_in(file.clone(), now_ms);
+        let mut first = open(NOW);
+        assert!(!file.exists(), "nothing is written before there is something to know");
+        assert_eq!(first.accept("a", "1", NOW, NOW), Ok(()));
+        first.hand_over();
+        assert_eq!(first.accept("a", "2", NOW, NOW), Err(Refusal::BeforeStart));
+        let mut second = open(NOW + 500);
+        assert_eq!(second.accept("a", "1", NOW, NOW + 500), Err(Refusal::UsedBefore));
+        assert_eq!(second.accept("a", "2", NOW, NOW + 500), Ok(()));
+        // It is cut off here.
+        drop(second);
+        let mut third = open(NOW + 900);
+        for nonce in ["1", "2", "3"] {
+            assert_eq!(third.accept("a", nonce, NOW, NOW + 900), Err(Refusal::BeforeStart));
+        }
+        assert_eq!(third.accept("a", "3", NOW + 1000, NOW + 1000), Ok(()));
+        third.hand_over();
+        for damage in ["", "{", "[]", r#"{"complete":true}"#] {
+            std::fs::write(&file, damage).expect("written");
+            assert_eq!(open(NOW).accept("a", "4", NOW, NOW), Err(Refusal::BeforeStart), "{damage}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_stops_nobody() {
+        let mut nonces = Nonces::new(0).kept_in("/nonexistent/nonces".into(), NOW);
+        assert_eq!(nonces.accept("a", "1", NOW, NOW), Ok(()));
+        nonces.hand_over();
+    }
+}
