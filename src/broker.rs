@@ -83,12 +83,12 @@ impl Default for BrokerOptions {
 /// A running broker. Dropping it cuts off all clients and waits for their threads, which takes milliseconds.
 pub struct Broker {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<BrokerState>,
     _thread: Thread,
 }
 
 /// What all of the broker's threads have in common.
-struct Shared {
+struct BrokerState {
     options: BrokerOptions,
     info: ServerInfo,
     router: RwLock<Router>,
@@ -121,7 +121,7 @@ impl Broker {
             proto: 1,
             ..ServerInfo::default()
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(BrokerState {
             options,
             info,
             router: RwLock::default(),
@@ -160,7 +160,7 @@ impl Drop for Running {
 }
 
 /// Accepts clients until the broker stops, then ends them.
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, shared: &Arc<BrokerState>) {
     let mut clients: Vec<Running> = Vec::new();
     let mut last_id = 0;
     while !shared.stopping.load(Ordering::Acquire) {
@@ -187,7 +187,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-fn start_client(shared: &Arc<Shared>, socket: TcpStream, address: SocketAddr, id: u64) -> io::Result<Running> {
+fn start_client(shared: &Arc<BrokerState>, socket: TcpStream, address: SocketAddr, id: u64) -> io::Result<Running> {
     socket.set_nonblocking(true)?;
     socket.set_nodelay(true)?;
     let peer = Arc::new(Peer::new(id, socket, shared.options.max_pending)?);

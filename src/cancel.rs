@@ -18,7 +18,7 @@ struct Actions {
 }
 
 #[derive(Default)]
-struct Shared {
+struct CancelState {
     cancelled: AtomicBool,
     actions: Mutex<Actions>,
     changed: Condvar,
@@ -26,7 +26,7 @@ struct Shared {
 
 /// A flag that goes from "go on" to "stop" once, and wakes those who wait for it. Clones share the flag.
 #[derive(Clone, Default)]
-pub struct Cancel(Arc<Shared>);
+pub struct Cancel(Arc<CancelState>);
 
 impl Cancel {
     pub fn new() -> Cancel {

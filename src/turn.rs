@@ -234,13 +234,13 @@ impl Turn {
         self.add(message)
     }
 
-    /// Takes a message from outside in. One that calls up what cannot be read stays as it is.
+    /// Takes a message from outside in. One that invokes what cannot be read stays as it is.
     fn take_in(&mut self, incoming: Incoming) {
         let places = self.options.folders.places(&self.identity.cwd, self.identity.project_trusted);
         let text = match incoming.expand.then(|| commands::expand(&incoming.text, &places)).flatten() {
             Some(Ok(expanded)) => expanded.text,
             Some(Err(why)) => {
-                log::warn!("session {}: a command cannot be called up: {why}", self.identity.id);
+                log::warn!("session {}: a command cannot be invoked: {why}", self.identity.id);
                 incoming.text
             }
             None => incoming.text,

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use super::Shared;
+use super::BrokerState;
 use super::peer::{Peer, Sending, Subscription};
 use crate::nats::codec::{self, ClientOp, DecodeError, Decoder, Delivery, Limits, Publication};
 use crate::nats::handshake::{self, ConnectInfo, ServerInfo};
@@ -65,7 +65,7 @@ impl End {
 }
 
 /// Serves one client until it goes or is cut off.
-pub(super) fn run(shared: &Shared, peer: &Arc<Peer>, address: SocketAddr) {
+pub(super) fn run(shared: &BrokerState, peer: &Arc<Peer>, address: SocketAddr) {
     log::debug!("broker: client {} connected from {address}", peer.id);
     let mut client = Client {
         shared,
@@ -92,7 +92,7 @@ pub(super) fn run(shared: &Shared, peer: &Arc<Peer>, address: SocketAddr) {
 }
 
 struct Client<'a> {
-    shared: &'a Shared,
+    shared: &'a BrokerState,
     peer: &'a Arc<Peer>,
     connect: ConnectInfo,
     authorized: bool,
@@ -357,7 +357,7 @@ impl Client<'_> {
     }
 }
 
-impl Shared {
+impl BrokerState {
     fn targets(&self, subject: &[u8], wanted: impl Fn(&Subscription) -> bool) -> Vec<Arc<Subscription>> {
         self.router.read().unwrap_or_else(PoisonError::into_inner).targets(subject, wanted)
     }

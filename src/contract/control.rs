@@ -39,7 +39,7 @@ impl Deliver {
 /// A message for the model.
 pub struct Input {
     pub text: String,
-    /// A text that calls up a skill or a template is to be replaced by its words.
+    /// A text that invokes a skill or a template is to be replaced by its words.
     pub expand: bool,
     pub images: Vec<Block>,
     pub deliver: Deliver,

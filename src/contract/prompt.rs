@@ -14,7 +14,7 @@ pub struct Incoming {
     pub id: String,
     pub text: String,
     pub images: Vec<Block>,
-    /// A text that calls up a skill or a template is to be replaced by its words.
+    /// A text that invokes a skill or a template is to be replaced by its words.
     pub expand: bool,
 }
 

@@ -44,7 +44,7 @@ pub(super) fn run(shared: &Shared) {
         match connect::connect(&server, shared) {
             Ok(established) => {
                 let started = Instant::now();
-                let mut session = Session::begin(shared, &mut pool, server, established);
+                let mut session = ServerSession::begin(shared, &mut pool, server, established);
                 let end = session.run();
                 session.transport.finish();
                 shared.link_down();
@@ -114,7 +114,7 @@ impl fmt::Display for End {
 }
 
 /// One established connection.
-struct Session<'a> {
+struct ServerSession<'a> {
     shared: &'a Shared,
     pool: &'a mut Pool,
     server: ServerAddress,
@@ -135,14 +135,19 @@ struct Leaving {
     finished: bool,
 }
 
-impl<'a> Session<'a> {
-    fn begin(shared: &'a Shared, pool: &'a mut Pool, server: ServerAddress, established: Established) -> Session<'a> {
+impl<'a> ServerSession<'a> {
+    fn begin(
+        shared: &'a Shared,
+        pool: &'a mut Pool,
+        server: ServerAddress,
+        established: Established,
+    ) -> ServerSession<'a> {
         let Established { transport, decoder, info, identity } = established;
         let link = match &transport {
             Transport::Plain(socket) => Link::Direct { socket: socket.clone(), full: false },
             Transport::Tls(_) => Link::ThroughIo,
         };
-        let mut session = Session {
+        let mut session = ServerSession {
             shared,
             pool,
             server,

@@ -105,9 +105,9 @@ impl Form {
 /// What is said in that time is held, and sent once the caller is there again, so that a restart costs nothing but what
 /// was under way.
 #[derive(Clone)]
-pub struct Stream(Arc<Shared>);
+pub struct Stream(Arc<SharedStream>);
 
-struct Shared {
+struct SharedStream {
     connection: Connection,
     subject: String,
     form: Form,
@@ -185,7 +185,7 @@ impl Stream {
             last_sent: Instant::now(),
             greeting,
         };
-        Stream(Arc::new(Shared { connection: connection.clone(), subject, form, state: Mutex::new(state) }))
+        Stream(Arc::new(SharedStream { connection: connection.clone(), subject, form, state: Mutex::new(state) }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -282,7 +282,7 @@ impl State {
     }
 }
 
-impl Shared {
+impl SharedStream {
     /// Sends what is held, as far as that is possible now. True if nothing is left to send.
     fn advance(&self, state: &mut State) -> bool {
         while !state.ended {
@@ -404,7 +404,7 @@ impl Shared {
     }
 
     /// Lets the caller know that work goes on, if it has heard nothing for long. Does not wait for those who are sending.
-    fn break_silence(self: &Arc<Shared>, now: Instant) {
+    fn break_silence(self: &Arc<SharedStream>, now: Instant) {
         let mut state = match self.state.try_lock() {
             Ok(state) => state,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -453,7 +453,7 @@ impl Reply for Stream {
                 state.greet();
                 self.0.advance(&mut state);
             }
-            let Shared { connection, subject, form, .. } = &*self.0;
+            let SharedStream { connection, subject, form, .. } = &*self.0;
             let direct = self.0.is_direct(&state);
             while direct && state.held.is_empty() && !rest.is_empty() {
                 let end = form.piece_end(rest, connection.max_payload());
@@ -501,7 +501,7 @@ impl Reply for Stream {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedStream {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if state.ended {
@@ -518,7 +518,7 @@ impl Drop for Shared {
 
 /// The streams whose callers must not be left in silence.
 #[derive(Default)]
-pub struct KeepAlive(Mutex<Vec<Weak<Shared>>>);
+pub struct KeepAlive(Mutex<Vec<Weak<SharedStream>>>);
 
 impl KeepAlive {
     /// Looks after a stream until it is gone.

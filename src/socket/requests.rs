@@ -60,12 +60,9 @@ pub enum Kind {
         question: String,
     },
     Inspect,
-    /// Something of the daemon's, by the intake's rules.
-    Intake(Box<request::Request>, Stream),
+    /// Something of the daemon's, by the intake's rules; true = the answer is streamed to the client.
+    Intake(Box<request::Request>, bool),
 }
-
-/// Whether an answer is streamed to the client.
-pub type Stream = bool;
 
 /// A message for the model.
 #[derive(Debug, PartialEq)]
@@ -74,7 +71,8 @@ pub struct PromptFields {
     pub images: Vec<Block>,
     pub deliver: Deliver,
     pub from: Option<String>,
-    pub stream: Stream,
+    /// The answer is streamed to the client.
+    pub stream: bool,
 }
 
 /// Why a request fails, with the code that programs go by.
@@ -217,7 +215,7 @@ fn text(fields: &Map<String, Value>, key: &str) -> Option<String> {
     fields.get(key).and_then(Value::as_str).map(str::to_owned)
 }
 
-fn intake(mode: &str, fields: Map<String, Value>, stream: Stream) -> Result<Kind, Failure> {
+fn intake(mode: &str, fields: Map<String, Value>, stream: bool) -> Result<Kind, Failure> {
     let request = request::read(mode, fields).map_err(Failure::Daemon)?;
     Ok(Kind::Intake(Box::new(request), stream))
 }
@@ -229,7 +227,7 @@ fn question(fields: &Map<String, Value>) -> Result<String, Failure> {
         .ok_or_else(|| invalid("Error: Expected requestId/request_id"))
 }
 
-fn prompt(fields: &Map<String, Value>, usual: Deliver, stream: Stream) -> Result<Kind, Failure> {
+fn prompt(fields: &Map<String, Value>, usual: Deliver, stream: bool) -> Result<Kind, Failure> {
     let content = fields.get("content").filter(|c| c.is_string() || c.is_array()).or_else(|| fields.get("message"));
     let no_content = || invalid("Expected string message or content array");
     let (text, images) = content.and_then(parts).ok_or_else(no_content)?;
