@@ -61,6 +61,7 @@
 //! |---|---|---|---|
 //! | `main` | the table of sessions | one `select!` in `Daemon::next_event` | drained after a signal |
 //! | `signals` | signal-hook's iterator | signals | its handle is closed |
+//! | `last-resort` | the end of the process, after a second signal | a clock | the process ends |
 //! | `nats-io` | the NATS socket and its TLS session | poll(2) on the socket and a wake-up | closed, after a bounded flush |
 //! | `accept`, `registry` | the listening sockets; the files that clients find sessions by | epoll(7), a channel | told to stop |
 //! | `c<N>-r`, `c<N>-w` | the two halves of one socket client | read, recv | end of file, an error, dropped |

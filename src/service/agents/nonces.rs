@@ -1,8 +1,9 @@
 //! Which signed requests were accepted, so that nobody can send one again, also after a restart.
 //!
 //! The file is written whole when the daemon ends in good order. While it runs, the file says only that it runs: whoever
-//! starts and finds that knows that the one before was cut off, and refuses what was signed before its own start. No request
-//! ever waits for more than the first such note.
+//! starts and finds that knows that the one before was cut off, and refuses what was signed before its own start. Requests
+//! whose time is ahead of our clock may be later than that start, so that the file also says how late the latest one was.
+//! Only the first request and, once a second, those of senders with a clock that is ahead wait for such a small note.
 
 use crate::files::{self, private};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ pub const MAX_OF_KEY: usize = 4_000;
 /// Requests that are remembered where any key is taken. At some 130 bytes each this is the memory that senders can make us
 /// spend; only requests with a good signature count.
 const MAX_OF_ALL: usize = 20_000;
+/// How much later than the latest request the file says, so that it need not be written for each, milliseconds.
+const NOTE_AHEAD_MS: i64 = 1000;
 /// The largest file that is read, bytes: every remembered request at its longest.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -34,6 +37,8 @@ pub enum Refusal {
 struct Record {
     /// Whoever wrote it has ended, and this is all.
     complete: bool,
+    /// No accepted request was later than this and than the end of whoever wrote it. Unix time in milliseconds.
+    latest: i64,
     /// Unix time in milliseconds, by nonce, by key.
     accepted: HashMap<String, HashMap<String, i64>>,
 }
@@ -47,8 +52,8 @@ pub struct Nonces {
     /// Unix time in milliseconds.
     not_before: i64,
     file: Option<PathBuf>,
-    /// The file says that we run.
-    noted: bool,
+    /// What the file says of the latest request; `None` while it does not say that we run.
+    noted: Option<i64>,
 }
 
 impl Nonces {
@@ -60,7 +65,7 @@ impl Nonces {
             max: MAX_OF_ALL.max(known_keys.saturating_mul(MAX_OF_KEY)),
             not_before: i64::MIN,
             file: None,
-            noted: false,
+            noted: None,
         }
     }
 
@@ -72,15 +77,20 @@ impl Nonces {
                 self.file = Some(file);
                 return self;
             }
-            Ok(Record { complete: true, accepted }) => {
+            Ok(Record { complete: true, accepted, .. }) => {
                 self.accepted = accepted;
                 self.forget_old(now_ms);
             }
             // Times in whole seconds are cut off, so that the second of the start belongs to the time before.
-            Ok(_) | Err(_) => self.not_before = (now_ms.div_euclid(1000) + 1) * 1000,
+            cut_off => {
+                let latest = cut_off.map_or(now_ms + WINDOW_MS, |record| record.latest.min(now_ms + WINDOW_MS));
+                self.not_before = (latest.max(now_ms).div_euclid(1000) + 1) * 1000;
+            }
         }
         self.file = Some(file);
-        self.note();
+        // A second crash shall not make them count either.
+        let latest = self.accepted.values().flat_map(HashMap::values).copied().max().unwrap_or(i64::MIN);
+        self.note(latest.max(self.not_before));
         self
     }
 
@@ -103,8 +113,8 @@ impl Nonces {
                 return Err(Refusal::Full);
             }
         }
-        if !self.noted {
-            self.note();
+        if self.noted.is_none_or(|latest| time_ms > now_ms.max(latest)) {
+            self.note(time_ms.max(now_ms) + NOTE_AHEAD_MS);
         }
         let before = self.accepted.entry(key.to_string()).or_default().insert(nonce.to_string(), time_ms);
         self.count += usize::from(before.is_none());
@@ -124,17 +134,17 @@ impl Nonces {
         self.count = self.accepted.values().map(HashMap::len).sum();
     }
 
-    /// Says in the file that we run.
-    fn note(&mut self) {
-        self.noted = true;
-        self.write(&Record::default());
+    /// Says in the file that we run, and that nothing later than `latest` was accepted ahead of time.
+    fn note(&mut self, latest: i64) {
+        self.noted = Some(latest);
+        self.write(&Record { latest, ..Record::default() });
     }
 
     /// Leaves all of it to the next daemon, and accepts nothing more.
     pub fn hand_over(&mut self) {
-        if self.noted {
+        if self.noted.is_some() {
             let accepted = std::mem::take(&mut self.accepted);
-            self.write(&Record { complete: true, accepted });
+            self.write(&Record { complete: true, accepted, ..Record::default() });
             self.not_before = i64::MAX;
         }
     }
@@ -205,6 +215,27 @@ mod tests {
             std::fs::write(&file, damage).expect("written");
             assert_eq!(open(NOW).accept("a", "4", NOW, NOW), Err(Refusal::BeforeStart), "{damage}");
         }
+    }
+
+    #[test]
+    fn what_was_accepted_ahead_of_time_is_not_accepted_again_after_a_crash() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("nonces");
+        let open = |now_ms| Nonces::new(0).kept_in(file.clone(), now_ms);
+        let ahead = NOW + 20_000;
+        let mut first = open(NOW);
+        assert_eq!(first.accept("a", "1", NOW, NOW), Ok(()));
+        assert_eq!(first.accept("a", "2", ahead, NOW), Ok(()));
+        drop(first);
+        for now_ms in [NOW + 10_000, ahead] {
+            assert_eq!(open(now_ms).accept("a", "2", ahead, now_ms), Err(Refusal::BeforeStart));
+        }
+        // What was handed over is known to the next, and the one after a crash of that.
+        let mut third = open(NOW + 40_000);
+        assert_eq!(third.accept("a", "late", NOW + 60_000, NOW + 41_000), Ok(()));
+        third.hand_over();
+        drop(open(NOW + 42_000));
+        assert_eq!(open(NOW + 43_000).accept("a", "late", NOW + 60_000, NOW + 43_000), Err(Refusal::BeforeStart));
     }
 
     #[test]
