@@ -1,7 +1,7 @@
 //! Configuration: flags > environment > file > default, resolved once into one immutable [`Config`].
 
 mod bridge;
-pub mod nats_context;
+pub(crate) mod nats_context;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -18,7 +18,7 @@ use crate::session::SessionOptions;
 use crate::sys;
 use crate::trust_roots;
 use crate::turn::TurnOptions;
-pub use bridge::BridgePlan;
+pub(crate) use bridge::BridgePlan;
 use nats_context::Context;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,7 +27,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-pub use table::{Kind, ROWS, Row};
+pub(crate) use table::{Kind, ROWS, Row};
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -37,7 +37,7 @@ const PUBLIC_SERVER: &str = "demo.nats.io";
 const UNKNOWN_OWNER: &str = "unknown";
 
 /// Everything the daemon was told, immutable from here on.
-pub struct Config {
+pub(crate) struct Config {
     pub nats: nats::Options,
     /// The server of our own that is started where no other is named and none is there.
     pub broker: Option<BrokerPlan>,
@@ -93,12 +93,12 @@ pub struct Config {
 
 impl Config {
     /// Where this user's own files are.
-    pub fn folders(&self) -> UserFolders {
+    pub(crate) fn folders(&self) -> UserFolders {
         UserFolders { agent_dir: self.agent_dir.clone(), home: self.home.clone() }
     }
 
     /// The settings that sessions share.
-    pub fn session_options(&self) -> SessionOptions {
+    pub(crate) fn session_options(&self) -> SessionOptions {
         SessionOptions {
             max_queue: self.max_queue,
             event_log: self.event_log.clone(),
@@ -112,7 +112,7 @@ impl Config {
     }
 
     /// The settings of what the daemon says on NATS; `nonces` is where accepted signatures are kept.
-    pub fn host_options(&self, nonces: Option<PathBuf>) -> HostOptions {
+    pub(crate) fn host_options(&self, nonces: Option<PathBuf>) -> HostOptions {
         HostOptions {
             owner: self.owner.clone(),
             heartbeat_interval: self.heartbeat_interval,
@@ -125,20 +125,20 @@ impl Config {
     }
 
     /// The configuration names this folder among those whose projects are trusted.
-    pub fn trusts(&self, folder: &Path) -> bool {
+    pub(crate) fn trusts(&self, folder: &Path) -> bool {
         self.trusted_folders.iter().any(|trusted| folder.starts_with(trusted))
     }
 }
 
 /// Where and how to serve a broker.
-pub struct BrokerPlan {
+pub(crate) struct BrokerPlan {
     pub listen: SocketAddr,
     pub options: BrokerOptions,
 }
 
 /// What was wrong with the configuration; `Display` names the place and the fix.
 #[derive(Debug, PartialEq, Eq)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// The command line is wrong: exit code 2.
     Usage(String),
     /// A file or variable is wrong: exit code 78 (`EX_CONFIG`).
@@ -146,7 +146,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             ConfigError::Usage(_) => 2,
             ConfigError::Invalid(_) => 78,
@@ -196,7 +196,7 @@ struct Settings {
 }
 
 /// What the command line asks for.
-pub enum Command {
+pub(crate) enum Command {
     Serve(Box<Config>),
     /// Print the resolved configuration.
     Check(Box<Config>),
@@ -208,7 +208,7 @@ pub enum Command {
 ///
 /// # Errors
 /// [`ConfigError`], with the exit code that fits.
-pub fn from_command_line(
+pub(crate) fn from_command_line(
     arguments: Vec<std::ffi::OsString>,
     environment: HashMap<String, String>,
 ) -> Result<Command, ConfigError> {
@@ -279,7 +279,7 @@ fn sanitise_owner(name: &str) -> String {
 }
 
 /// How to reach what listens on an address, from this machine.
-pub fn address_of(listen: SocketAddr) -> ServerAddress {
+pub(crate) fn address_of(listen: SocketAddr) -> ServerAddress {
     let ip = match listen.ip() {
         ip if !ip.is_unspecified() => ip,
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -1,13 +1,13 @@
 //! What daemon, sessions and wires say to each other. Types and pure functions only: no I/O, no threads, nothing of a wire.
 
-pub mod control;
-pub mod documents;
-pub mod error;
-pub mod event;
-pub mod ids;
-pub mod prompt;
-pub mod reply;
-pub mod request;
-pub mod sender;
-pub mod session;
-pub mod wire;
+pub(crate) mod control;
+pub(crate) mod documents;
+pub(crate) mod error;
+pub(crate) mod event;
+pub(crate) mod ids;
+pub(crate) mod prompt;
+pub(crate) mod reply;
+pub(crate) mod request;
+pub(crate) mod sender;
+pub(crate) mod session;
+pub(crate) mod wire;

@@ -177,14 +177,14 @@ struct Daemon {
 }
 
 /// Why the daemon could not begin.
-pub enum Fatal {
+pub(crate) enum Fatal {
     /// Another daemon serves these sessions.
     Taken(String),
     Failed(String),
 }
 
 impl Fatal {
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             // EX_CANTCREAT of sysexits.h: supervisors shall not try again at once.
             Fatal::Taken(_) => 73,
@@ -211,7 +211,7 @@ impl From<String> for Fatal {
 ///
 /// # Errors
 /// A text that says why it could not begin.
-pub fn serve(config: Config, signals: Receiver<i32>) -> Result<(), Fatal> {
+pub(crate) fn serve(config: Config, signals: Receiver<i32>) -> Result<(), Fatal> {
     let mut daemon = Daemon::start(config, signals)?;
     daemon.restore_sessions();
     while daemon.handle_next().is_continue() {}

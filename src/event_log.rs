@@ -16,8 +16,9 @@ mod history;
 mod spill;
 mod truncate;
 
-pub use envelope::Envelope;
-pub use history::{HistoryQuery, HistorySnapshot};
+pub(crate) use envelope::Envelope;
+pub use history::HistoryQuery;
+pub(crate) use history::HistorySnapshot;
 
 use crate::clock::{iso_time, now_ms};
 use envelope::{Rest, quoted};
@@ -32,7 +33,7 @@ use truncate::{Limits, Loss};
 
 /// Bounds of a log. The defaults are the protocol's.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Events that are kept; at least one is.
     pub history_limit: usize,
     /// Bytes of JSON that an event's payload may have before it is truncated.
@@ -64,13 +65,13 @@ impl Default for Settings {
 }
 
 /// Somebody who listens to a session.
-pub trait EventSink: Send + Sync {
+pub(crate) trait EventSink: Send + Sync {
     /// Takes one event; must not wait. False = it takes no more.
     fn event(&self, envelope: &Arc<Envelope>) -> bool;
 }
 
 /// The events of one session, owned by its actor.
-pub struct EventLog {
+pub(crate) struct EventLog {
     settings: Settings,
     session: Box<str>,
     spill_path: PathBuf,
@@ -85,7 +86,7 @@ pub struct EventLog {
 impl EventLog {
     /// An empty log whose events are numbered from `last_seq` + 1. The file at `spill_path` and its folder are made when they
     /// are first needed, and the file is removed with the log.
-    pub fn new(settings: Settings, session_id: &str, spill_path: PathBuf, last_seq: u64) -> EventLog {
+    pub(crate) fn new(settings: Settings, session_id: &str, spill_path: PathBuf, last_seq: u64) -> EventLog {
         EventLog {
             settings,
             session: session_id.into(),
@@ -98,13 +99,18 @@ impl EventLog {
     }
 
     /// The number of the last event; 0 before the first.
-    pub fn last_seq(&self) -> u64 {
+    pub(crate) fn last_seq(&self) -> u64 {
         self.last_seq
     }
 
     /// Takes note of an event and returns it in the form in which it goes out. What it leaves out of `payload` is worth a
     /// file only while somebody listens (`subscribed`). Never waits for a disk.
-    pub fn publish(&mut self, event: impl Into<Cow<'static, str>>, payload: Value, subscribed: bool) -> Arc<Envelope> {
+    pub(crate) fn publish(
+        &mut self,
+        event: impl Into<Cow<'static, str>>,
+        payload: Value,
+        subscribed: bool,
+    ) -> Arc<Envelope> {
         let event = event.into();
         let limits =
             Limits { max_event_bytes: self.settings.max_event_bytes, preview_bytes: self.settings.preview_bytes };
@@ -185,7 +191,7 @@ impl EventLog {
     }
 
     /// What is asked for, cheap to take; it is rendered elsewhere.
-    pub fn history(&self, query: &HistoryQuery) -> HistorySnapshot {
+    pub(crate) fn history(&self, query: &HistoryQuery) -> HistorySnapshot {
         let limit = query.limit.unwrap_or(usize::MAX).min(self.settings.history_limit);
         let (mut envelopes, gap) = self.after(query.since_seq.unwrap_or_default());
         envelopes.retain(|envelope| query.matches(envelope));
@@ -204,7 +210,7 @@ impl EventLog {
     /// envelope `bridge_gap`, with the number of the last lost event as its own and `{from, to}` as its data.
     ///
     /// A number that this log has not reached is one of an earlier life of the session: then everything was missed.
-    pub fn replay(&self, since: u64) -> Vec<Arc<Envelope>> {
+    pub(crate) fn replay(&self, since: u64) -> Vec<Arc<Envelope>> {
         let (envelopes, gap) = self.after(since);
         let gap = gap.map(|(from, to)| {
             let (event, time_ms) = (Cow::Borrowed("bridge_gap"), now_ms());

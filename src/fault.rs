@@ -21,7 +21,7 @@ use std::io::{self, Write};
 /// # Errors
 /// The system's; part of the bytes may have been written.
 #[cfg(not(feature = "fault"))]
-pub fn write_all(file: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_all(file: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)
 }
 

@@ -3,12 +3,12 @@
 
 mod error;
 mod open;
-pub mod private;
+pub(crate) mod private;
 mod replace;
 mod size;
-pub mod walk;
+pub(crate) mod walk;
 
-pub use error::{describe, error_code};
-pub use open::{Links, open, open_regular, read, read_text};
-pub use replace::{check_writable, keep_access, real_path, replace, sync_folder};
-pub use size::size;
+pub(crate) use error::{describe, error_code};
+pub(crate) use open::{Links, open, open_regular, read, read_text};
+pub(crate) use replace::{check_writable, keep_access, real_path, replace, sync_folder};
+pub(crate) use size::size;

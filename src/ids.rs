@@ -13,7 +13,7 @@ fn random<const LENGTH: usize>() -> [u8; LENGTH] {
 }
 
 /// An id in the form of a NUID: 22 letters and digits, 128 random bits.
-pub fn nuid() -> String {
+pub(crate) fn nuid() -> String {
     const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut number = u128::from_ne_bytes(random());
     let mut id = String::with_capacity(22);
@@ -25,22 +25,22 @@ pub fn nuid() -> String {
 }
 
 /// 32 random bits: enough to tell a few things apart.
-pub fn number() -> u32 {
+pub(crate) fn number() -> u32 {
     u32::from_ne_bytes(random())
 }
 
 /// A [`number`] in hexadecimal digits, eight of them.
-pub fn hex8() -> String {
+pub(crate) fn hex8() -> String {
     format!("{:08x}", number())
 }
 
 /// Sixteen hexadecimal digits.
-pub fn hex16() -> String {
+pub(crate) fn hex16() -> String {
     format!("{:016x}", u64::from_ne_bytes(random()))
 }
 
 /// A UUID of version 7 (RFC 9562), which sorts by the time it was made (Unix time in milliseconds).
-pub fn uuid(now_ms: i64) -> String {
+pub(crate) fn uuid(now_ms: i64) -> String {
     let time = (now_ms.max(0) as u128) << 80;
     let random = u128::from_ne_bytes(random()) & !(0xffff_ffff_ffff_u128 << 80);
     let marked = (time | random) & !((0xf << 76) | (0b11 << 62)) | (7 << 76) | (0b10 << 62);

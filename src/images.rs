@@ -11,12 +11,12 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-pub use format::{Format, SNIFF_BYTES, sniff};
+pub(crate) use format::{Format, SNIFF_BYTES, sniff};
 use prepared::fits;
-pub use prepared::{MAX_PIXELS, Omission, Prepared};
+pub(crate) use prepared::{MAX_PIXELS, Omission, Prepared};
 
 /// Largest image file in bytes (32 MiB) that is looked at; photographs have a third of it.
-pub const MAX_SOURCE: u64 = 32 * 1024 * 1024;
+pub(crate) const MAX_SOURCE: u64 = 32 * 1024 * 1024;
 /// Most pixels (67 million) of an image that is looked at: more than any telephone's camera has, and about a second's work.
 const MAX_AREA: u64 = 64 * 1024 * 1024;
 
@@ -31,7 +31,7 @@ const TOLERANT: GeneralPurpose = GeneralPurpose::new(
 /// Brings the image file `data` into a form that models take. Within the limits it is left as it is, and with `resize`
 /// off wherever its format is one that models know. What is damaged or cannot be decoded is left out: a provider would
 /// refuse it, and every later request of the conversation with it. Returns `None` when cancelled.
-pub fn prepare(format: Format, data: &[u8], resize: bool, cancel: &Cancel) -> Option<Prepared> {
+pub(crate) fn prepare(format: Format, data: &[u8], resize: bool, cancel: &Cancel) -> Option<Prepared> {
     let (width, height) = format::dimensions(format, data).unwrap_or_default();
     if u64::from(width) * u64::from(height) > MAX_AREA {
         return Some(Prepared::left_out(format, Omission::TooLarge));
@@ -52,7 +52,7 @@ pub fn prepare(format: Format, data: &[u8], resize: bool, cancel: &Cancel) -> Op
 /// Brings an image that came with a prompt into a form that models take: its base64 text is read as tolerantly as can be,
 /// and its type is told by its bytes, because providers refuse what is called by another name. Returns `None` when
 /// cancelled.
-pub fn prepare_base64(text: &str, resize: bool, cancel: &Cancel) -> Option<Prepared> {
+pub(crate) fn prepare_base64(text: &str, resize: bool, cancel: &Cancel) -> Option<Prepared> {
     // Browsers put the type in front.
     let text =
         text.split_once(";base64,").filter(|(start, _)| start.starts_with("data:")).map_or(text, |(_, text)| text);

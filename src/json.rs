@@ -1,12 +1,12 @@
 //! JSON objects, and JSON that is not quite JSON: as people write it, and as models do.
 
-pub mod comments;
-pub mod tolerant;
+pub(crate) mod comments;
+pub(crate) mod tolerant;
 
 use serde_json::{Map, Value};
 
 /// The fields of a JSON object, in their order.
-pub type Fields = Map<String, Value>;
+pub(crate) type Fields = Map<String, Value>;
 
 /// The fields of a JSON object; none of any other value.
 pub fn object(value: Value) -> Fields {
@@ -17,7 +17,7 @@ pub fn object(value: Value) -> Fields {
 }
 
 /// Takes a text out of an object, without copying it.
-pub fn take_text(fields: &mut Fields, key: &str) -> Option<String> {
+pub(crate) fn take_text(fields: &mut Fields, key: &str) -> Option<String> {
     match fields.get_mut(key)? {
         Value::String(text) => Some(std::mem::take(text)),
         _ => None,

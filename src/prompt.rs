@@ -3,25 +3,25 @@
 //! The same input gives the same text, without a date or anything else that changes by itself, since providers charge less
 //! for a prompt that they have seen before.
 
-pub mod commands;
+pub(crate) mod commands;
 mod context_files;
 mod frontmatter;
 mod places;
 mod resources;
-pub mod skills;
-pub mod templates;
+pub(crate) mod skills;
+pub(crate) mod templates;
 #[cfg(test)]
 mod test_tree;
 mod text_file;
 mod xml;
 mod yaml;
 
-pub use places::{Places, UserFolders};
+pub(crate) use places::{Places, UserFolders};
 use skills::Skill;
 
 /// What the prompt says of a tool.
 #[derive(Clone, Copy)]
-pub struct ToolText<'a> {
+pub(crate) struct ToolText<'a> {
     pub name: &'a str,
     /// One line for the list of tools; empty = the tool is not in it.
     pub snippet: &'a str,
@@ -29,7 +29,7 @@ pub struct ToolText<'a> {
 }
 
 /// What a system prompt is made from.
-pub struct PromptInput<'a> {
+pub(crate) struct PromptInput<'a> {
     pub places: Places<'a>,
     /// The active tools, in the order in which they are declared.
     pub tools: &'a [ToolText<'a>],
@@ -41,7 +41,7 @@ const PREAMBLE: &str = "You are a coding assistant that works inside nats-pi-bri
     screen. You help by inspecting files, running commands and changing code.";
 
 /// The whole system prompt. Files that are missing, unreadable or damaged are left out or repaired; they never fail it.
-pub fn system_prompt(input: &PromptInput<'_>) -> String {
+pub(crate) fn system_prompt(input: &PromptInput<'_>) -> String {
     let places = &input.places;
     let mut sections = match configured(places, "SYSTEM.md") {
         // Whoever writes a prompt of their own does without the sections that explain the usual one.

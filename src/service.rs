@@ -8,17 +8,17 @@
 //! | `replies.rs`, `reply_subjects.rs`, `stream.rs`, `events.rs` | what is said, and where it may go: errors, streams, events |
 //! | `recent.rs`, `peers.rs` | requests that were sent twice; what daemons of the same owner say to each other |
 
-pub mod agents;
-pub mod control;
-pub mod events;
-pub mod host;
-pub mod intake;
-pub mod micro;
-pub mod peers;
-pub mod recent;
-pub mod replies;
-pub mod reply_subjects;
-pub mod services;
-pub mod session_subjects;
-pub mod stream;
-pub mod waiting_room;
+pub(crate) mod agents;
+pub(crate) mod control;
+pub(crate) mod events;
+pub(crate) mod host;
+pub(crate) mod intake;
+pub(crate) mod micro;
+pub(crate) mod peers;
+pub(crate) mod recent;
+pub(crate) mod replies;
+pub(crate) mod reply_subjects;
+pub(crate) mod services;
+pub(crate) mod session_subjects;
+pub(crate) mod stream;
+pub(crate) mod waiting_room;

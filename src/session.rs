@@ -11,7 +11,7 @@ mod prompts;
 mod questions;
 mod queue;
 mod recovery;
-pub mod state_dir;
+pub(crate) mod state_dir;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -35,9 +35,9 @@ use crate::turn::{self, Action, Settled, Step, TurnOptions, Verdict};
 use asking::Asker;
 use crossbeam_channel::{Receiver, Sender, never, select};
 use memory::Memory;
-pub use opening::Storage;
+pub(crate) use opening::Storage;
 use queue::Queue;
-pub use recovery::settled_totals;
+pub(crate) use recovery::settled_totals;
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -60,7 +60,7 @@ const EVENTS_PER_START: u64 = 100_000_000_000;
 const LOOK_AROUND: Duration = Duration::from_secs(3600);
 
 /// The settings that sessions share.
-pub struct SessionOptions {
+pub(crate) struct SessionOptions {
     /// Prompts that may wait for the one that is worked on.
     pub max_queue: usize,
     /// Bounds of the events that are kept.
@@ -71,7 +71,7 @@ pub struct SessionOptions {
 }
 
 /// What a session is made of.
-pub struct Parts<W> {
+pub(crate) struct Parts<W> {
     pub options: Arc<SessionOptions>,
     pub services: Arc<Services>,
     pub identity: Arc<SessionIdentity>,
@@ -155,7 +155,7 @@ enum Event<M> {
 ///
 /// What stands on the stack here stays there for all that time, in each session; so everything large is in a box, and
 /// what is only done once is in functions of its own.
-pub fn run<W: Wire>(parts: Box<Parts<W>>) -> EndReason {
+pub(crate) fn run<W: Wire>(parts: Box<Parts<W>>) -> EndReason {
     let (mut session, storage, first) = Session::new(parts);
     let reason = session.open_with(storage, first).unwrap_or_else(|| session.serve());
     session.end(reason);

@@ -6,7 +6,7 @@
 
 mod answers;
 mod client;
-pub mod directory;
+pub(crate) mod directory;
 mod framing;
 mod link;
 mod registry;
@@ -15,7 +15,7 @@ mod routes;
 mod server;
 mod stream;
 
-pub use framing::escape_separators;
+pub(crate) use framing::escape_separators;
 pub use framing::{Frame, Framer};
 pub use requests::{Kind, PromptFields, Request, Slash, parse, slash};
 
@@ -42,22 +42,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The protocol's name, which every registry row and hello carries.
-pub const PROTOCOL: &str = "pi-session-bridge.v1";
+pub(crate) const PROTOCOL: &str = "pi-session-bridge.v1";
 
 /// Marks what is no session's in epoll: the daemon's socket, and the wake-up of the accepting thread.
 const DAEMON: u64 = 0;
 const WAKE_UP: u64 = u64::MAX;
 
 /// Something that a client asks of the daemon, and where the answer goes.
-pub struct ClientRequest {
+pub(crate) struct ClientRequest {
     pub ask: DaemonAsk,
     pub respond: DaemonRespond,
 }
 
 /// Takes the daemon's answer. Is called on its main thread and must not wait.
-pub type DaemonRespond = Box<dyn FnOnce(Result<Value, DaemonError>) + Send>;
+pub(crate) type DaemonRespond = Box<dyn FnOnce(Result<Value, DaemonError>) + Send>;
 
-pub enum DaemonAsk {
+pub(crate) enum DaemonAsk {
     /// A new session or run: its row of `list`.
     Create { create: Create, reply: Arc<dyn Reply> },
     /// `{ok, sessionId}`, once it is over.
@@ -105,7 +105,7 @@ fn stop_line(reason: &str) -> String {
 }
 
 /// The running side channel. The daemon's main thread owns it.
-pub struct SocketServer {
+pub(crate) struct SocketServer {
     shared: Arc<Shared>,
     last_token: u64,
     // Joined in this order.
@@ -114,7 +114,7 @@ pub struct SocketServer {
 }
 
 /// A session's socket before the session is there, so that it can be refused while that is still possible.
-pub struct SessionSocket {
+pub(crate) struct SessionSocket {
     path: PathBuf,
     listener: Option<OwnedFd>,
 }
@@ -132,7 +132,11 @@ impl SocketServer {
     ///
     /// # Errors
     /// A text that says why there can be no side channel.
-    pub fn start(root: &Path, folders: UserFolders, requests: Sender<ClientRequest>) -> Result<SocketServer, String> {
+    pub(crate) fn start(
+        root: &Path,
+        folders: UserFolders,
+        requests: Sender<ClientRequest>,
+    ) -> Result<SocketServer, String> {
         let directory = BridgeDirectory::open(root)?;
         directory.sweep_namesake();
         let path = directory.daemon_socket();
@@ -172,7 +176,7 @@ impl SocketServer {
     ///
     /// # Errors
     /// The system refuses another socket.
-    pub fn open_session(&self, identity: &SessionIdentity) -> io::Result<Option<SessionSocket>> {
+    pub(crate) fn open_session(&self, identity: &SessionIdentity) -> io::Result<Option<SessionSocket>> {
         let named = identity.named.then(|| self.shared.directory.session_socket(&identity.id, &identity.instance_id));
         let Some(path) = named.flatten() else { return Ok(None) };
         let listener = Some(directory::listen(&path)?);
@@ -180,12 +184,12 @@ impl SocketServer {
     }
 
     /// Where a session keeps what its events leave out.
-    pub fn raw_file(&self, identity: &SessionIdentity) -> PathBuf {
+    pub(crate) fn raw_file(&self, identity: &SessionIdentity) -> PathBuf {
         self.shared.directory.raw_file(&identity.instance_id)
     }
 
     /// A session is there: clients can reach it from now on.
-    pub fn session_started(
+    pub(crate) fn session_started(
         &mut self,
         socket: Option<SessionSocket>,
         identity: &Arc<SessionIdentity>,
@@ -215,7 +219,7 @@ impl SocketServer {
     }
 
     /// A session is over: its socket goes, with the connections to it.
-    pub fn session_ended(&mut self, instance_id: &str, reason: &str) {
+    pub(crate) fn session_ended(&mut self, instance_id: &str, reason: &str) {
         let mut table = self.shared.table();
         let Some(token) = table.routes.values().find(|r| *r.identity.instance_id == *instance_id).map(|r| r.token)
         else {
@@ -238,7 +242,7 @@ impl SocketServer {
     }
 
     /// Does `then`, which must not wait, once the registry shows the sessions as they are now.
-    pub fn when_written(&self, then: Box<dyn FnOnce() + Send>) {
+    pub(crate) fn when_written(&self, then: Box<dyn FnOnce() + Send>) {
         self.shared.registry.when_written(then);
     }
 }

@@ -3,7 +3,7 @@
 
 /// Keeps glibc from giving every thread a heap of its own, which with a thread per session is memory that never comes
 /// back. Other C libraries need nothing.
-pub fn tune_allocator() {
+pub(crate) fn tune_allocator() {
     #[cfg(target_env = "gnu")]
     {
         use std::ffi::c_int;
@@ -23,7 +23,7 @@ pub fn tune_allocator() {
 
 /// The name of the user that this process belongs to, from `/etc/passwd`: the C library's own way needs shared libraries,
 /// which a static binary has not. `None` for a user that is not in it.
-pub fn user_name() -> Option<String> {
+pub(crate) fn user_name() -> Option<String> {
     /// Most bytes of the list of users; 100,000 users take less.
     const MAX_USERS: u64 = 16 << 20;
     let uid = rustix::process::geteuid().as_raw().to_string();
@@ -37,7 +37,7 @@ pub fn user_name() -> Option<String> {
 
 /// Gives memory that is free, but lies between pieces in use, back to the system. Takes about a millisecond for every
 /// 10 MB, in which other threads may have to wait for memory.
-pub fn release_free_memory() {
+pub(crate) fn release_free_memory() {
     #[cfg(target_env = "gnu")]
     {
         unsafe extern "C" {
@@ -53,7 +53,7 @@ pub fn release_free_memory() {
 /// Gives what deeper calls than this one have left on the calling thread's stack back to the system. For a thread that is
 /// about to wait for long: a session's actor keeps 12 KiB less (measured). Takes about 2 µs.
 #[inline(never)]
-pub fn release_unused_stack() {
+pub(crate) fn release_unused_stack() {
     use std::ffi::{c_int, c_ulong, c_void};
     const MADV_DONTNEED: c_int = 4;
     /// Bytes below a local variable that this frame and that of `madvise` may reach; both are far smaller.
@@ -93,7 +93,7 @@ pub fn release_unused_stack() {
 
 /// A static glibc would load the host's name-service plugins, made for another glibc, and crash on the first look-up
 /// (SIGFPE, measured on Fedora, Arch and Ubuntu). With this it uses only what it has inside: files and DNS.
-pub fn forbid_foreign_name_services() {
+pub(crate) fn forbid_foreign_name_services() {
     #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
     {
         use std::ffi::{c_char, c_int};

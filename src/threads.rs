@@ -11,11 +11,11 @@ use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 /// Stack of a session's actor, bytes. It does little, and a thousand of them are usual.
-pub const SESSION_STACK: usize = 128 * 1024;
+pub(crate) const SESSION_STACK: usize = 128 * 1024;
 /// Stack of a turn, bytes. One HTTPS exchange touches 64 KiB (measured); the rest is room for deep JSON.
-pub const TURN_STACK: usize = 1024 * 1024;
+pub(crate) const TURN_STACK: usize = 1024 * 1024;
 /// Stack of a helper thread, bytes.
-pub const SMALL_STACK: usize = 128 * 1024;
+pub(crate) const SMALL_STACK: usize = 128 * 1024;
 
 /// How long a thread waits for more work before it ends.
 const IDLE_TIME: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const MAX_IDLE: usize = 16;
 
 /// Waits for its thread, or for the work that a thread of the pool does, when dropped, so that neither outlives its owner.
 #[derive(Debug)]
-pub struct Thread(Option<Kind>);
+pub(crate) struct Thread(Option<Kind>);
 
 #[derive(Debug)]
 enum Kind {
@@ -56,7 +56,7 @@ static POOL: Pool = Pool::new(IDLE_TIME);
 /// # Errors
 /// The system refuses another thread (`EAGAIN`), which callers report as "busy".
 #[expect(clippy::disallowed_methods, reason = "the only door")]
-pub fn spawn(name: &str, stack: usize, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+pub(crate) fn spawn(name: &str, stack: usize, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
     let handle = builder(name, stack).spawn(work)?;
     Ok(Thread(Some(Kind::Own(handle))))
 }
@@ -66,7 +66,7 @@ pub fn spawn(name: &str, stack: usize, work: impl FnOnce() + Send + 'static) -> 
 /// # Errors
 /// The same as [`spawn`]'s.
 #[expect(clippy::disallowed_methods, reason = "the only door")]
-pub fn spawn_scoped<'scope, T: Send + 'scope>(
+pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,
     stack: usize,
@@ -85,7 +85,7 @@ fn builder(name: &str, stack: usize) -> Builder {
 ///
 /// # Errors
 /// The same as [`spawn`]'s.
-pub fn run(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+pub(crate) fn run(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
     POOL.run(name, Box::new(work))
 }
 
@@ -164,7 +164,7 @@ fn shown(name: &str) -> String {
 
 impl Thread {
     /// Whether the thread, or the work in the pool, has ended.
-    pub fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         match &self.0 {
             Some(Kind::Own(handle)) => handle.is_finished(),
             Some(Kind::Pooled(done)) => matches!(done.try_recv(), Err(TryRecvError::Disconnected)),
@@ -173,7 +173,7 @@ impl Thread {
     }
 
     /// Lets the thread go on by itself: for one that is stuck in a call which nothing can interrupt.
-    pub fn abandon(mut self) {
+    pub(crate) fn abandon(mut self) {
         self.0 = None;
     }
 }

@@ -1,7 +1,7 @@
 //! The tools a model can call; one file per tool.
 
 mod bash;
-pub mod child;
+pub(crate) mod child;
 mod edit;
 mod edit_diff;
 mod edit_match;
@@ -25,21 +25,21 @@ mod write;
 
 pub use edit_diff::diff;
 pub use edit_match::{Edit as Replacement, Mismatch, apply, with_lf};
-pub use environment::child_environment;
-pub use tool::{Tool, ToolContext, ToolOutput};
-pub use validate::check;
+pub(crate) use environment::child_environment;
+pub(crate) use tool::{Tool, ToolContext, ToolOutput};
+pub(crate) use validate::check;
 
 /// The tools that a session has unless it is told otherwise, in the order in which models see them.
-pub const DEFAULT_TOOLS: [&str; 4] = ["read", "bash", "edit", "write"];
+pub(crate) const DEFAULT_TOOLS: [&str; 4] = ["read", "bash", "edit", "write"];
 
 /// The tool that asks people.
-pub const QUESTION: &str = "question";
+pub(crate) const QUESTION: &str = "question";
 
 static ALL: [&dyn Tool; 8] =
     [&read::Read, &bash::Bash, &edit::Edit, &write::Write, &grep::Grep, &find::Find, &ls::Ls, &question::Question];
 
 /// The tool of that name.
-pub fn by_name(name: &str) -> Option<&'static dyn Tool> {
+pub(crate) fn by_name(name: &str) -> Option<&'static dyn Tool> {
     ALL.into_iter().find(|tool| tool.spec().name == name)
 }
 
@@ -48,7 +48,7 @@ pub fn by_name(name: &str) -> Option<&'static dyn Tool> {
 ///
 /// # Errors
 /// A text that names what is no tool, or says that the two forms do not mix.
-pub fn select(names: &[String], usual: &[String]) -> Result<Vec<String>, String> {
+pub(crate) fn select(names: &[String], usual: &[String]) -> Result<Vec<String>, String> {
     let change = |name: &String| name.starts_with(['+', '-']);
     let known = |name: &str| match by_name(name) {
         Some(_) => Ok(name.to_owned()),

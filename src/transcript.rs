@@ -1,15 +1,14 @@
 //! The transcript of a session: the message model, the session file, and what is derived from both.
 
-pub mod compaction;
-pub mod contents;
-pub mod elide;
-pub mod locate;
-pub mod message;
-pub mod restore;
-pub mod session_file;
-pub mod shorten;
-pub mod stored_message;
+pub(crate) mod compaction;
+pub(crate) mod contents;
+pub(crate) mod elide;
+pub(crate) mod locate;
+pub(crate) mod message;
+pub(crate) mod restore;
+pub(crate) mod session_file;
+pub(crate) mod shorten;
+pub(crate) mod stored_message;
 
-pub use message::{
-    AssistantMessage, Block, Content, Cost, Message, StopReason, ToolResultMessage, ToolSpec, Usage, UserMessage,
-};
+pub(crate) use message::{AssistantMessage, Cost, StopReason, ToolResultMessage, ToolSpec, Usage};
+pub use message::{Block, Content, Message, UserMessage};

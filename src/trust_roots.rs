@@ -31,7 +31,7 @@ const FOLDERS: [&str; 3] = ["/etc/ssl/certs", "/etc/pki/tls/certs", "/system/etc
 const FILE_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"];
 const FOLDER_VARIABLE: &str = "SSL_CERT_DIR";
 /// Told where a server is not trusted.
-pub const ADVICE: &str = "if its authority is your own, name the authority's certificate (a PEM file) in \
+pub(crate) const ADVICE: &str = "if its authority is your own, name the authority's certificate (a PEM file) in \
     NODE_EXTRA_CA_CERTS or SSL_CERT_FILE, or put it into the system's store, and restart";
 
 /// Largest file, bytes; the whole store of a system has a quarter of a million.
@@ -40,7 +40,7 @@ const MAX_FILE: u64 = 8 << 20;
 const MAX_FILES: usize = 4096;
 
 /// What is trusted.
-pub struct Trusted {
+pub(crate) struct Trusted {
     pub authorities: Arc<RootCertStore>,
     /// The certificates that the environment names, in their binary form. A server that shows one of them is trusted too,
     /// as by Node.js: a gateway's certificate that signs itself is often an authority by its own words.
@@ -49,7 +49,7 @@ pub struct Trusted {
 
 /// Everything that is trusted. It is read at the first use of TLS, for the whole life of the process: plain connections do
 /// not pay for it. What cannot be read, and certificates that make no sense, are left out and named in the log.
-pub fn trusted() -> &'static Trusted {
+pub(crate) fn trusted() -> &'static Trusted {
     static TRUSTED: LazyLock<Trusted> = LazyLock::new(|| {
         let environment = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         load(&environment, &BUNDLES, &FOLDERS)

@@ -33,12 +33,12 @@ use streaming::Streaming;
 const SESSION_VARIABLE: &str = "NATS_PI_BRIDGE_SESSION";
 
 /// Kills what programs of a session left running in the background. For its end.
-pub fn kill_leftovers(identity: &SessionIdentity) {
+pub(crate) fn kill_leftovers(identity: &SessionIdentity) {
     tools::child::kill_marked(SESSION_VARIABLE, &identity.instance_id);
 }
 
 /// What a turn tells its session, in order.
-pub enum Step {
+pub(crate) enum Step {
     Event(AgentEvent),
     /// The turn waits for the verdict.
     Gate(Action, Sender<Verdict>),
@@ -63,7 +63,7 @@ pub enum Step {
 
 /// What a turn asks leave for.
 #[derive(Debug)]
-pub enum Action {
+pub(crate) enum Action {
     /// To ask the model again.
     Model,
     /// To run these: the ids of the calls, and the names of the tools.
@@ -73,14 +73,14 @@ pub enum Action {
 }
 
 /// The answer to an [`Action`].
-pub enum Verdict {
+pub(crate) enum Verdict {
     No,
     /// Go on, after these messages were taken in.
     Go(Vec<Incoming>),
 }
 
 /// What a turn has to do.
-pub enum Work {
+pub(crate) enum Work {
     /// Answer these messages.
     Prompt(Vec<Incoming>),
     /// Answer what the transcript ends with, because that was interrupted before anything else happened.
@@ -91,7 +91,7 @@ pub enum Work {
 
 /// How a prompt ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Settled {
+pub(crate) enum Settled {
     Done,
     Failed(ReplyError),
     Aborted,
@@ -99,7 +99,7 @@ pub enum Settled {
 
 impl Settled {
     /// The outcome, as records have it.
-    pub fn as_str(&self) -> &'static str {
+    pub(crate) fn as_str(&self) -> &'static str {
         match self {
             Settled::Done => "done",
             Settled::Failed(_) => "failed",
@@ -109,7 +109,7 @@ impl Settled {
 }
 
 /// The settings that turns share.
-pub struct TurnOptions {
+pub(crate) struct TurnOptions {
     pub folders: UserFolders,
     /// The whole environment of child processes.
     pub tool_environment: Vec<(String, String)>,
@@ -118,7 +118,7 @@ pub struct TurnOptions {
 }
 
 /// Everything a turn works with.
-pub struct Turn {
+pub(crate) struct Turn {
     pub options: Arc<TurnOptions>,
     pub services: Arc<Services>,
     pub identity: Arc<SessionIdentity>,
@@ -179,7 +179,7 @@ impl Run {
 
 impl Turn {
     /// Works on one prompt until it settles. Panics inside are caught and count as failures.
-    pub fn run(mut self, work: Work) {
+    pub(crate) fn run(mut self, work: Work) {
         let settled = catch_unwind(AssertUnwindSafe(|| self.work(work)))
             .unwrap_or_else(|_| Settled::Failed(ReplyError::internal("the turn panicked; the session goes on")));
         self.emit(AgentEvent::AgentSettled { aborted: settled == Settled::Aborted });

@@ -10,7 +10,7 @@ use serde_json::Value;
 ///
 /// # Errors
 /// The run failed, or the connection ended before it did.
-pub fn follow(connection: &mut Connection, id: &Value, json: bool) -> Result<(), Failure> {
+pub(super) fn follow(connection: &mut Connection, id: &Value, json: bool) -> Result<(), Failure> {
     let mut line_is_open = false;
     while let Some(record) = connection.record(Deadline::after(None))? {
         if !record.get("id").is_some_and(|found| same_id(found, id)) {
@@ -54,7 +54,7 @@ fn outcome(end: &Record) -> Result<(), Failure> {
 }
 
 /// Why a request or a run failed, in one line.
-pub fn error_of(record: &Record) -> String {
+pub(super) fn error_of(record: &Record) -> String {
     match record.get("error") {
         Some(Value::String(text)) => text.clone(),
         Some(other) if !other.is_null() => other.to_string(),

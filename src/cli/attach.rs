@@ -100,7 +100,7 @@ struct Attach {
 ///
 /// # Errors
 /// The session ends, or the connection breaks; [`Failure::OutputClosed`] when the terminal is gone.
-pub fn run(connection: Connection, session: Option<String>, timeout: Option<Duration>) -> Result<(), Failure> {
+pub(super) fn run(connection: Connection, session: Option<String>, timeout: Option<Duration>) -> Result<(), Failure> {
     let view = View::new(is_ansi());
     let mut attach = Attach {
         connection,

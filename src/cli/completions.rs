@@ -3,7 +3,7 @@
 use super::table::{FLAGS, FlagRow, Offer, VERBS, VerbRow};
 
 /// The completion script for a shell, absent for a shell that is not known.
-pub fn script(shell: &str) -> Option<String> {
+pub(super) fn script(shell: &str) -> Option<String> {
     match shell {
         "bash" => Some(bash()),
         "zsh" => Some(zsh()),

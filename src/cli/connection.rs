@@ -20,15 +20,15 @@ const MAX_RECORD: usize = 64 * 1024 * 1024;
 const CHUNK: usize = 64 * 1024;
 
 /// One JSON object of the wire.
-pub type Record = Map<String, Value>;
+pub(super) type Record = Map<String, Value>;
 
 /// A point in time until which something may take, or none.
 #[derive(Clone, Copy, Debug)]
-pub struct Deadline(Option<Instant>);
+pub(super) struct Deadline(Option<Instant>);
 
 impl Deadline {
     /// After this time from now; absent for none.
-    pub fn after(time: Option<Duration>) -> Deadline {
+    pub(super) fn after(time: Option<Duration>) -> Deadline {
         Deadline(time.map(|time| Instant::now() + time))
     }
 
@@ -45,12 +45,12 @@ impl Deadline {
 }
 
 /// An id for a request: milliseconds and a random number.
-pub fn new_id() -> String {
+pub(super) fn new_id() -> String {
     format!("{}-{}", now_ms(), ids::hex8())
 }
 
 /// A connected client.
-pub struct Connection {
+pub(super) struct Connection {
     socket: UnixStream,
     path: PathBuf,
     lines: LineBuffer,
@@ -61,7 +61,7 @@ impl Connection {
     ///
     /// # Errors
     /// Nobody listens there, or not until the deadline.
-    pub fn open(path: &Path, deadline: Deadline) -> Result<Connection, Failure> {
+    pub(super) fn open(path: &Path, deadline: Deadline) -> Result<Connection, Failure> {
         let failed = |e: io::Error| Failure::Local(format!("Cannot connect to {}: {}", path.display(), explain(&e)));
         let connected = || -> io::Result<UnixStream> {
             let address = SocketAddrUnix::new(path)?;
@@ -79,7 +79,7 @@ impl Connection {
     ///
     /// # Errors
     /// The peer is gone, or takes nothing until the deadline.
-    pub fn send(&mut self, record: &Value, deadline: Deadline) -> Result<(), Failure> {
+    pub(super) fn send(&mut self, record: &Value, deadline: Deadline) -> Result<(), Failure> {
         let line = format!("{record}\n");
         let sent = deadline.left().and_then(|left| {
             self.socket.set_write_timeout(left)?;
@@ -92,7 +92,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection broke, or there is none until the deadline.
-    pub fn record(&mut self, deadline: Deadline) -> Result<Option<Record>, Failure> {
+    pub(super) fn record(&mut self, deadline: Deadline) -> Result<Option<Record>, Failure> {
         loop {
             if let Some(record) = self.arrived() {
                 return Ok(Some(record));
@@ -104,7 +104,7 @@ impl Connection {
     }
 
     /// The next record that has been received already.
-    pub fn arrived(&mut self) -> Option<Record> {
+    pub(super) fn arrived(&mut self) -> Option<Record> {
         loop {
             if let Ok(Value::Object(record)) = serde_json::from_slice(&self.lines.next_line()?) {
                 return Some(record);
@@ -113,12 +113,12 @@ impl Connection {
     }
 
     /// The next line that has been received already, whatever is in it, as it was sent.
-    pub fn line(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn line(&mut self) -> Option<Vec<u8>> {
         self.lines.next_line()
     }
 
     /// What has been received and is no complete line.
-    pub fn take_rest(&mut self) -> Vec<u8> {
+    pub(super) fn take_rest(&mut self) -> Vec<u8> {
         self.lines.take_rest()
     }
 
@@ -126,7 +126,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection broke, there is nothing until the deadline, or a record is absurdly long.
-    pub fn receive(&mut self, deadline: Deadline) -> Result<bool, Failure> {
+    pub(super) fn receive(&mut self, deadline: Deadline) -> Result<bool, Failure> {
         if self.lines.partial() > MAX_RECORD {
             return Err(Failure::Local(format!("A record of {} is too long", self.path.display())));
         }
@@ -153,7 +153,7 @@ impl Connection {
     ///
     /// # Errors
     /// There is no response.
-    pub fn ask(&mut self, request: &Value, deadline: Deadline) -> Result<Value, Failure> {
+    pub(super) fn ask(&mut self, request: &Value, deadline: Deadline) -> Result<Value, Failure> {
         self.send(request, deadline)?;
         self.response(&request["id"], deadline)
     }
@@ -162,7 +162,7 @@ impl Connection {
     ///
     /// # Errors
     /// There is none.
-    pub fn response(&mut self, id: &Value, deadline: Deadline) -> Result<Value, Failure> {
+    pub(super) fn response(&mut self, id: &Value, deadline: Deadline) -> Result<Value, Failure> {
         while let Some(record) = self.record(deadline)? {
             if is_response(&record, id) {
                 return Ok(Value::Object(record));
@@ -193,7 +193,7 @@ fn is_response(record: &Record, id: &Value) -> bool {
 }
 
 /// Whether two ids are the same. Numbers are compared as such, as the peer may write 1.0 as 1.
-pub fn same_id(a: &Value, b: &Value) -> bool {
+pub(super) fn same_id(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => a == b,
         _ => a == b,

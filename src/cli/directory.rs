@@ -7,14 +7,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// Looks a variable of the environment up.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// The bridge directory: the option's, else `PI_BRIDGE_DIR`, else the one that daemons use when nobody tells them.
 ///
 /// # Errors
 /// The default directory is somebody else's. Its name can be guessed, so anybody could have made it, to read what is sent
 /// to the sessions that it pretends to have. A directory that was named is taken as it is.
-pub fn resolve(option: Option<&str>, environment: Environment<'_>) -> Result<PathBuf, Failure> {
+pub(super) fn resolve(option: Option<&str>, environment: Environment<'_>) -> Result<PathBuf, Failure> {
     let variable = || environment("PI_BRIDGE_DIR").filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(path) = option.map(PathBuf::from).or_else(variable) {
         return Ok(path);

@@ -5,7 +5,7 @@ use std::io;
 
 /// The end of a call before its time; `Display` is the line for standard error.
 #[derive(Debug)]
-pub enum Failure {
+pub(super) enum Failure {
     /// No subcommand: the usage is printed instead of a line.
     NoSubcommand,
     /// The command line is wrong.
@@ -20,7 +20,7 @@ pub enum Failure {
 
 impl Failure {
     /// The process's exit code. Usage errors are 1 as well, as with the first client.
-    pub fn exit_code(&self) -> u8 {
+    pub(super) fn exit_code(&self) -> u8 {
         match self {
             Failure::OutputClosed => 0,
             Failure::NoSubcommand | Failure::Usage(_) | Failure::Local(_) | Failure::Refused => 1,
@@ -28,7 +28,7 @@ impl Failure {
     }
 
     /// For an error of writing to standard output.
-    pub fn output(error: io::Error) -> Failure {
+    pub(super) fn output(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::OutputClosed,
             _ => Failure::Local(format!("Cannot write the output: {error}")),

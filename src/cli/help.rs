@@ -6,7 +6,7 @@ use super::table::{FlagRow, VERBS, VerbRow};
 const COLUMN: usize = 30;
 
 /// What `pi-bridge --help` prints.
-pub fn usage() -> String {
+pub(super) fn usage() -> String {
     let mut out = String::from(
         "pi-bridge: drives live agent sessions of this machine\n\nUsage: pi-bridge SUBCOMMAND [options] [words]\n\n",
     );
@@ -21,7 +21,7 @@ pub fn usage() -> String {
 }
 
 /// What `pi-bridge SUBCOMMAND --help` prints.
-pub fn of(row: &VerbRow) -> String {
+pub(super) fn of(row: &VerbRow) -> String {
     let mut out = format!("pi-bridge {}: {}\n\nUsage: pi-bridge {} [options]", row.name, row.help, row.name);
     if !row.arguments.is_empty() {
         out.push(' ');

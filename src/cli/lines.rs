@@ -2,7 +2,7 @@
 
 /// Bytes that arrive in any pieces and leave as lines.
 #[derive(Default)]
-pub struct LineBuffer {
+pub(super) struct LineBuffer {
     bytes: Vec<u8>,
     /// Where the next line begins. What is before it goes when more arrives, at once for all lines of a piece.
     start: usize,
@@ -11,7 +11,7 @@ pub struct LineBuffer {
 }
 
 impl LineBuffer {
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.start);
         self.searched -= self.start;
         self.start = 0;
@@ -19,7 +19,7 @@ impl LineBuffer {
     }
 
     /// The next complete line, with its end: JSON does not mind it, and who passes lines on wants it.
-    pub fn next_line(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn next_line(&mut self) -> Option<Vec<u8>> {
         match memchr::memchr(b'\n', &self.bytes[self.searched..]) {
             None => {
                 self.searched = self.bytes.len();
@@ -35,12 +35,12 @@ impl LineBuffer {
     }
 
     /// How much has not left yet, in bytes.
-    pub fn partial(&self) -> usize {
+    pub(super) fn partial(&self) -> usize {
         self.bytes.len() - self.start
     }
 
     /// Takes everything that is left.
-    pub fn take_rest(&mut self) -> Vec<u8> {
+    pub(super) fn take_rest(&mut self) -> Vec<u8> {
         let rest = self.bytes.split_off(self.start);
         *self = LineBuffer::default();
         rest

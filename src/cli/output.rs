@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal, Write};
 ///
 /// # Errors
 /// [`Failure::OutputClosed`] if nobody reads it any more.
-pub fn print(text: &str) -> Result<(), Failure> {
+pub(super) fn print(text: &str) -> Result<(), Failure> {
     print_bytes(text.as_bytes())
 }
 
@@ -18,7 +18,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As [`print()`].
-pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(Failure::output)
 }
@@ -27,7 +27,7 @@ pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As [`print()`].
-pub fn print_json(value: &Value) -> Result<(), Failure> {
+pub(super) fn print_json(value: &Value) -> Result<(), Failure> {
     print(&escape_separators(&format!("{value:#}\n")))
 }
 
@@ -35,14 +35,14 @@ pub fn print_json(value: &Value) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As [`print()`].
-pub fn print_answer(text: &str) -> Result<(), Failure> {
+pub(super) fn print_answer(text: &str) -> Result<(), Failure> {
     if io::stdout().is_terminal() { print(&printable(text)) } else { print(text) }
 }
 
 /// The text without what would make a terminal do more than show it: control characters become `?`, except for LF and
 /// tabs; CR, which is half of a line end or would let text be written over, goes. A model's answer and a session's name can
 /// hold anything.
-pub fn printable(text: &str) -> Cow<'_, str> {
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
     let harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
     if text.chars().all(harmless) {
         Cow::Borrowed(text)
@@ -52,7 +52,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 }
 
 /// The first line of a text, at most so many characters, with a sign where something is missing.
-pub fn one_line(text: &str, limit: usize) -> String {
+pub(super) fn one_line(text: &str, limit: usize) -> String {
     let text = text.trim();
     let line = text.lines().next().unwrap_or_default().trim_end();
     let mut short: String = printable(line).replace('\t', " ").chars().take(limit).collect();

@@ -12,7 +12,7 @@ const MAX_TIMEOUT: f64 = 100.0 * 366.0 * 86_400.0;
 
 /// What the command line asks for.
 #[derive(Debug)]
-pub enum Parsed {
+pub(super) enum Parsed {
     /// Print the usage or a subcommand's help.
     Help(Option<&'static VerbRow>),
     Version,
@@ -21,7 +21,7 @@ pub enum Parsed {
 
 /// A subcommand with its options and words.
 #[derive(Debug)]
-pub struct Invocation {
+pub(super) struct Invocation {
     pub row: &'static VerbRow,
     values: Vec<(Flag, String)>,
     pub words: Vec<String>,
@@ -29,21 +29,21 @@ pub struct Invocation {
 
 impl Invocation {
     /// The option's value; the last one counts.
-    pub fn value(&self, flag: Flag) -> Option<&str> {
+    pub(super) fn value(&self, flag: Flag) -> Option<&str> {
         self.values.iter().rev().find(|(f, _)| *f == flag).map(|(_, value)| value.as_str())
     }
 
-    pub fn has(&self, flag: Flag) -> bool {
+    pub(super) fn has(&self, flag: Flag) -> bool {
         self.value(flag).is_some()
     }
 
     /// The option that was given last of these.
-    pub fn last_of(&self, flags: &[Flag]) -> Option<Flag> {
+    pub(super) fn last_of(&self, flags: &[Flag]) -> Option<Flag> {
         self.values.iter().rev().map(|(flag, _)| *flag).find(|flag| flags.contains(flag))
     }
 
     /// The words as one message.
-    pub fn message(&self) -> String {
+    pub(super) fn message(&self) -> String {
         self.words.join(" ").trim().to_string()
     }
 
@@ -51,7 +51,7 @@ impl Invocation {
     ///
     /// # Errors
     /// `--timeout` is no number of seconds.
-    pub fn timeout(&self) -> Result<Option<Duration>, Failure> {
+    pub(super) fn timeout(&self) -> Result<Option<Duration>, Failure> {
         match self.value(Flag::Timeout) {
             None => Ok(Some(DEFAULT_TIMEOUT)),
             Some(text) => {
@@ -66,7 +66,7 @@ impl Invocation {
 ///
 /// # Errors
 /// The text is no such number, or an absurd one.
-pub fn seconds(flag: Flag, text: &str) -> Result<f64, Failure> {
+pub(super) fn seconds(flag: Flag, text: &str) -> Result<f64, Failure> {
     text.parse::<f64>()
         .ok()
         .filter(|seconds| (0.0..=MAX_TIMEOUT).contains(seconds))
@@ -74,7 +74,7 @@ pub fn seconds(flag: Flag, text: &str) -> Result<f64, Failure> {
 }
 
 /// The integer that a text begins with, as JavaScript's `parseInt` reads it; the first client does so with numbers.
-pub fn leading_integer(text: &str) -> Option<i64> {
+pub(super) fn leading_integer(text: &str) -> Option<i64> {
     let text = text.trim_start();
     let sign = usize::from(text.starts_with(['+', '-']));
     let digits = text[sign..].bytes().take_while(u8::is_ascii_digit).count();
@@ -85,7 +85,7 @@ pub fn leading_integer(text: &str) -> Option<i64> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse(arguments: &[String]) -> Result<Parsed, Failure> {
+pub(super) fn parse(arguments: &[String]) -> Result<Parsed, Failure> {
     let Some((name, rest)) = arguments.split_first() else { return Err(Failure::NoSubcommand) };
     match name.as_str() {
         "-h" | "--help" => return Ok(Parsed::Help(None)),

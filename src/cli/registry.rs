@@ -14,7 +14,7 @@ const MAX_ROW: u64 = 1 << 20;
 
 /// One file of the registry, with what we found out about it.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub(super) struct Row {
     document: Map<String, Value>,
     alive: bool,
     socket_exists: bool,
@@ -22,12 +22,12 @@ pub struct Row {
 
 impl Row {
     /// A text of the document.
-    pub fn text(&self, key: &str) -> Option<&str> {
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
         self.document.get(key).and_then(Value::as_str)
     }
 
     /// The process id as text, as options have it; empty if there is none.
-    pub fn pid(&self) -> String {
+    pub(super) fn pid(&self) -> String {
         match self.document.get("pid") {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Number(number)) => number.to_string(),
@@ -36,22 +36,22 @@ impl Row {
     }
 
     /// The path of the socket, which is empty if there is none.
-    pub fn socket(&self) -> &str {
+    pub(super) fn socket(&self) -> &str {
         self.text("socketPath").unwrap_or_default()
     }
 
     /// Whether it stands for a daemon and not for a session.
-    pub fn is_daemon(&self) -> bool {
+    pub(super) fn is_daemon(&self) -> bool {
         self.text("role") == Some("daemon")
     }
 
     /// The socket of the daemon that it belongs to, if it belongs to one.
-    pub fn daemon_socket(&self) -> Option<&str> {
+    pub(super) fn daemon_socket(&self) -> Option<&str> {
         self.text("daemonSocketPath").or_else(|| self.is_daemon().then(|| self.socket()))
     }
 
     /// Whether nobody can be there: the process or the socket is gone, or it speaks something else.
-    pub fn is_stale(&self) -> bool {
+    pub(super) fn is_stale(&self) -> bool {
         !self.alive || !self.socket_exists || self.text("protocol") != Some(PROTOCOL)
     }
 
@@ -85,7 +85,7 @@ fn is_alive(pid: i32) -> bool {
 ///
 /// # Errors
 /// The directory is there but cannot be read.
-pub fn read(bridge_directory: &Path, all: bool) -> Result<Vec<Row>, Failure> {
+pub(super) fn read(bridge_directory: &Path, all: bool) -> Result<Vec<Row>, Failure> {
     let directory = bridge_directory.join("instances");
     let failed = |e: io::Error| Failure::Local(format!("Cannot read {}: {e}", directory.display()));
     let entries = match std::fs::read_dir(&directory) {
@@ -109,7 +109,7 @@ pub fn read(bridge_directory: &Path, all: bool) -> Result<Vec<Row>, Failure> {
 }
 
 /// The rows as a table with a header, tabs between columns.
-pub fn table<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
+pub(super) fn table<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
     let mut out = String::from("PID\tIDLE\tSESSION\tNAME\tCWD\tSOCKET\n");
     for row in rows {
         let text = |key: &str| row.text(key).filter(|text| !text.is_empty()).unwrap_or("-");
@@ -129,17 +129,17 @@ pub fn table<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
 }
 
 /// The rows as JSON, with `alive`, `socketExists` and `stale`.
-pub fn json<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Value {
+pub(super) fn json<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Value {
     rows.into_iter().map(Row::to_json).collect()
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
     use serde_json::json;
 
     /// A live row with these fields beside the obligatory ones.
-    pub fn live(fields: Value) -> Row {
+    pub(crate) fn live(fields: Value) -> Row {
         let mut document = json!({"protocol": PROTOCOL, "pid": 10, "socketPath": "/s"});
         for (key, value) in fields.as_object().expect("fields") {
             document[key] = value.clone();

@@ -7,13 +7,13 @@ use super::table::{Flag, Verb};
 use serde_json::{Value, json};
 
 /// Reads standard input to its end.
-pub type Stdin<'a> = &'a dyn Fn() -> Result<String, Failure>;
+pub(super) type Stdin<'a> = &'a dyn Fn() -> Result<String, Failure>;
 
 /// The request of a subcommand, with its id.
 ///
 /// # Errors
 /// Something is missing on the command line, or is not what it has to be.
-pub fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Result<Record, Failure> {
+pub(super) fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Result<Record, Failure> {
     let verb = invocation.row.verb;
     if verb == Verb::Request {
         return given(invocation, stdin);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Where a request goes.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Target {
+pub(super) struct Target {
     pub socket: PathBuf,
     /// The session to name in the request, where the socket is not the session's own.
     pub session: Option<String>,
@@ -48,7 +48,7 @@ impl Target {
 }
 
 /// What the command line says about the target.
-pub fn filter(invocation: &Invocation) -> Filter {
+pub(super) fn filter(invocation: &Invocation) -> Filter {
     let text = |flag: Flag| invocation.value(flag).map(str::to_string);
     Filter {
         pid: text(Flag::Pid),
@@ -64,7 +64,7 @@ pub fn filter(invocation: &Invocation) -> Filter {
 ///
 /// # Errors
 /// There is no such session or daemon, or there are several, whose table is printed.
-pub fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadline) -> Result<Target, Failure> {
+pub(super) fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadline) -> Result<Target, Failure> {
     let (verb, filter) = (invocation.row.verb, filter(invocation));
     if let Some(socket) = invocation.value(Flag::Socket) {
         let session = filter.id().filter(|_| !invocation.row.original).map(str::to_string);

@@ -19,7 +19,7 @@ const CLOSED: &str = "bridge-stream-closed";
 ///
 /// # Errors
 /// The session ends or refuses the subscription; [`Failure::OutputClosed`] when nobody reads any more.
-pub fn run(
+pub(super) fn run(
     connection: &mut Connection,
     request: &Value,
     session: Option<&str>,
@@ -63,7 +63,7 @@ pub fn run(
 }
 
 /// Whether a record tells that the session has ended.
-pub fn ends(record: &Record, session: &str) -> bool {
+pub(super) fn ends(record: &Record, session: &str) -> bool {
     record.get("event").and_then(Value::as_str) == Some("bridge_stop")
         && record.get("session").is_none_or(|found| found == session)
 }

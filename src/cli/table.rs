@@ -2,7 +2,7 @@
 
 /// An option. Options are named the same after every subcommand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flag {
+pub(super) enum Flag {
     Pid,
     Socket,
     Session,
@@ -35,7 +35,7 @@ pub enum Flag {
 
 /// What a shell offers for an option's value or for a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
+pub(super) enum Offer {
     Nothing,
     Directories,
     Files,
@@ -46,7 +46,7 @@ pub enum Offer {
 
 /// One option.
 #[derive(Debug)]
-pub struct FlagRow {
+pub(super) struct FlagRow {
     pub flag: Flag,
     /// As they are typed; the first one is shown.
     pub names: &'static [&'static str],
@@ -77,7 +77,7 @@ impl FlagRow {
 }
 
 /// All options, in the order of the help. Two rows may share a name when no subcommand has both.
-pub const FLAGS: &[FlagRow] = &[
+pub(super) const FLAGS: &[FlagRow] = &[
     valued(Flag::Pid, &["--pid"], "PID", "only the process with this id").original().offer(Offer::Column(1)),
     valued(Flag::Socket, &["--socket"], "PATH", "this socket; nothing is looked up").original().offer(Offer::Files),
     valued(Flag::Session, &["--session"], "TEXT", "only sessions whose id or file contains this")
@@ -120,7 +120,7 @@ pub const FLAGS: &[FlagRow] = &[
 
 /// What a subcommand does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub(super) enum Verb {
     List,
     State,
     Commands,
@@ -148,7 +148,7 @@ pub enum Verb {
 
 /// The words after a subcommand that are no options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Words {
+pub(super) enum Words {
     None,
     /// At most one, which chooses a session.
     Target,
@@ -160,7 +160,7 @@ pub enum Words {
 
 /// One subcommand.
 #[derive(Debug)]
-pub struct VerbRow {
+pub(super) struct VerbRow {
     pub verb: Verb,
     pub name: &'static str,
     pub aliases: &'static [&'static str],
@@ -262,7 +262,7 @@ Other lines that begin with / are commands of the session.
 ";
 
 /// All subcommands, in the order of the help.
-pub const VERBS: &[VerbRow] = &[
+pub(super) const VERBS: &[VerbRow] = &[
     VerbRow {
         arguments: "",
         words: Words::None,
@@ -379,7 +379,7 @@ fish: pi-bridge completions fish > ~/.config/fish/completions/pi-bridge.fish
 
 impl Flag {
     /// Its row.
-    pub fn row(self) -> &'static FlagRow {
+    pub(super) fn row(self) -> &'static FlagRow {
         // Every variant has its row, which a test shows; the first row stands in where that would be broken.
         FLAGS.iter().find(|row| row.flag == self).unwrap_or(&FLAGS[0])
     }
@@ -387,25 +387,25 @@ impl Flag {
 
 impl VerbRow {
     /// Its options, in the order of the help.
-    pub fn flags(&self) -> impl Iterator<Item = &'static FlagRow> {
+    pub(super) fn flags(&self) -> impl Iterator<Item = &'static FlagRow> {
         let flags = self.flags;
         FLAGS.iter().filter(move |row| flags.iter().any(|group| group.contains(&row.flag)))
     }
 
     /// The option of this name after this subcommand. An option of its own comes before one that it merely takes.
-    pub fn flag(&self, name: &str) -> Option<&'static FlagRow> {
+    pub(super) fn flag(&self, name: &str) -> Option<&'static FlagRow> {
         let named = |row: &&FlagRow| row.names.contains(&name);
         self.flags().find(named).or_else(|| FLAGS.iter().filter(|row| self.original && row.original).find(named))
     }
 
     /// Its name and aliases.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.name).chain(self.aliases.iter().copied())
     }
 }
 
 /// The subcommand of this name or alias.
-pub fn verb(name: &str) -> Option<&'static VerbRow> {
+pub(super) fn verb(name: &str) -> Option<&'static VerbRow> {
     VERBS.iter().find(|row| row.names().any(|n| n == name))
 }
 

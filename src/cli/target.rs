@@ -4,7 +4,7 @@ use super::registry::Row;
 
 /// What a row has to be like. Absent fields allow all.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub(super) struct Filter {
     pub pid: Option<String>,
     /// A part of the id or of the session file.
     pub session: Option<String>,
@@ -18,17 +18,17 @@ pub struct Filter {
 
 impl Filter {
     /// Whether it asks for a session and not merely for a process.
-    pub fn names_session(&self) -> bool {
+    pub(super) fn names_session(&self) -> bool {
         self.session.is_some() || self.name.is_some() || self.cwd.is_some() || self.word.is_some()
     }
 
     /// The same process, whatever session.
-    pub fn process_only(&self) -> Filter {
+    pub(super) fn process_only(&self) -> Filter {
         Filter { pid: self.pid.clone(), ..Filter::default() }
     }
 
     /// The text that may be the whole id of a session which is not registered.
-    pub fn id(&self) -> Option<&str> {
+    pub(super) fn id(&self) -> Option<&str> {
         match (&self.name, &self.cwd) {
             (None, None) => self.session.as_deref().or(self.word.as_deref()),
             _ => None,
@@ -66,14 +66,14 @@ impl Filter {
     }
 
     /// The rows that are meant.
-    pub fn rows<'a>(&self, rows: &'a [Row]) -> Vec<&'a Row> {
+    pub(super) fn rows<'a>(&self, rows: &'a [Row]) -> Vec<&'a Row> {
         rows.iter().filter(|row| self.matches(row)).collect()
     }
 }
 
 /// The outcome of a choice.
 #[derive(Debug)]
-pub enum Choice<'a> {
+pub(super) enum Choice<'a> {
     None,
     One(&'a Row),
     Several(Vec<&'a Row>),
@@ -92,7 +92,7 @@ fn choice(mut rows: Vec<&Row>) -> Choice<'_> {
 
 /// The session that is meant. A daemon's own row counts only where there is no other. Where several rows have the texts,
 /// one that has nothing but them is meant: `alpha` is not `alpha2`.
-pub fn session<'a>(rows: &'a [Row], filter: &Filter) -> Choice<'a> {
+pub(super) fn session<'a>(rows: &'a [Row], filter: &Filter) -> Choice<'a> {
     let (daemons, sessions): (Vec<&Row>, Vec<&Row>) = filter.rows(rows).into_iter().partition(|row| row.is_daemon());
     let found = if sessions.is_empty() { daemons } else { sessions };
     if found.len() > 1 && filter.names_session() {
@@ -105,7 +105,7 @@ pub fn session<'a>(rows: &'a [Row], filter: &Filter) -> Choice<'a> {
 }
 
 /// A row of the daemon that is meant: its own, or one of its sessions'.
-pub fn daemon<'a>(rows: &'a [Row], filter: &Filter) -> Choice<'a> {
+pub(super) fn daemon<'a>(rows: &'a [Row], filter: &Filter) -> Choice<'a> {
     let mut found: Vec<&Row> = Vec::new();
     for row in filter.rows(rows) {
         if let Some(socket) = row.daemon_socket()

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// Where to serve the side channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BridgePlan {
+pub(crate) struct BridgePlan {
     /// Absolute.
     pub root: PathBuf,
     /// The operator named the folder, so that going without it is no option.

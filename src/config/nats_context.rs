@@ -19,7 +19,7 @@ const DEFAULT_SERVER: &str = "127.0.0.1:4222";
 
 /// What a context file says. It has no `Debug`, because it holds secrets.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Context {
+pub(crate) struct Context {
     /// Empty when the file names no server.
     pub servers: Vec<ServerAddress>,
     /// The first of: `creds`, `nkey`, `user_jwt`, `user`, `token`.
@@ -31,7 +31,7 @@ pub struct Context {
 
 /// Why a context cannot be used. It never shows a value that may be secret.
 #[derive(Debug)]
-pub enum ContextError {
+pub(crate) enum ContextError {
     BadName(String),
     Read { path: PathBuf, error: io::Error },
     NotJson { path: PathBuf, error: serde_json::Error },
@@ -40,7 +40,7 @@ pub enum ContextError {
 
 /// What is wrong with a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Problem {
+pub(crate) enum Problem {
     Unknown,
     /// Known to the `nats` tool and not to us.
     Unsupported,
@@ -79,7 +79,7 @@ impl std::error::Error for ContextError {}
 
 /// Where the `nats` tool keeps its configuration: `$NATS_CONFIG_HOME`, `$XDG_CONFIG_HOME/nats` or `~/.config/nats`.
 /// `variable` gives the value of an environment variable.
-pub fn config_dir(variable: impl Fn(&str) -> Option<String>, home: &Path) -> PathBuf {
+pub(crate) fn config_dir(variable: impl Fn(&str) -> Option<String>, home: &Path) -> PathBuf {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("NATS_CONFIG_HOME")
         .or_else(|| Some(set("XDG_CONFIG_HOME")?.join("nats")))
@@ -87,7 +87,7 @@ pub fn config_dir(variable: impl Fn(&str) -> Option<String>, home: &Path) -> Pat
 }
 
 /// Reads the context `name` below the configuration directory `dir`, see [`config_dir`].
-pub fn load(dir: &Path, name: &str, home: &Path) -> Result<Context, ContextError> {
+pub(crate) fn load(dir: &Path, name: &str, home: &Path) -> Result<Context, ContextError> {
     if name.is_empty() || name.starts_with('.') || name.contains("..") || name.contains(['/', '\\', '\0']) {
         return Err(ContextError::BadName(name.into()));
     }
@@ -102,14 +102,14 @@ pub fn load(dir: &Path, name: &str, home: &Path) -> Result<Context, ContextError
 ///
 /// # Errors
 /// What the system says, or that it is no file or too long.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     files::read(path, MAX_FILE)
 }
 
 impl Context {
     /// The options that follow from it. `servers`, if there are any, replace its own; without either it is the server on
     /// this host.
-    pub fn into_options(self, servers: Vec<ServerAddress>) -> Options {
+    pub(crate) fn into_options(self, servers: Vec<ServerAddress>) -> Options {
         let servers = if servers.is_empty() { self.servers } else { servers };
         let mut options = Options::new(servers);
         if options.servers.is_empty() {

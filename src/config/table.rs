@@ -2,7 +2,7 @@
 
 /// What a setting's text has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Text,
     /// Shown as `set` wherever settings are printed.
     Secret,
@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 /// One setting.
-pub struct Row {
+pub(crate) struct Row {
     /// Key in the configuration file, and the name that `--check` prints.
     pub key: &'static str,
     /// Empty for what only the file can say.
@@ -53,7 +53,7 @@ const BYTES: Kind = Kind::Number { min: 0, max: 1 << 40 };
 const YEAR: u64 = 366 * 24 * 3600;
 
 /// All settings, in the order of the help.
-pub const ROWS: &[Row] = &[
+pub(crate) const ROWS: &[Row] = &[
     row(
         "server",
         "--server",

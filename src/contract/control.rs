@@ -37,7 +37,7 @@ impl Deliver {
 }
 
 /// A message for the model.
-pub struct Input {
+pub(crate) struct Input {
     pub text: String,
     /// A text that invokes a skill or a template is to be replaced by its words.
     pub expand: bool,
@@ -54,7 +54,7 @@ pub struct Input {
 }
 
 /// A request to a session. The answer's form is told with each.
-pub enum Control {
+pub(crate) enum Control {
     /// `{cwd, sessionId, sessionFile?, sessionName?, model, thinkingLevel, isIdle, hasPendingMessages, lastSeq}`.
     State,
     /// The document of `inspect`.
@@ -89,7 +89,7 @@ pub enum Control {
 
 /// What to change; absent = as it is.
 #[derive(Clone, Debug, Default)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// `provider/model`, `provider/model:level` or an id that is unique.
     pub model: Option<String>,
     pub thinking: Option<String>,
@@ -98,7 +98,7 @@ pub struct Changes {
 }
 
 /// The answer to a request.
-pub enum Answer {
+pub(crate) enum Answer {
     Document(Value),
     /// To be rendered where it is needed, as that may take time.
     History(HistorySnapshot),
@@ -106,7 +106,7 @@ pub enum Answer {
 
 impl Answer {
     /// The document. May wait for a moment, so not on a session's thread.
-    pub fn into_document(self) -> Value {
+    pub(crate) fn into_document(self) -> Value {
         match self {
             Answer::Document(document) => document,
             Answer::History(snapshot) => snapshot.render(),
@@ -115,10 +115,10 @@ impl Answer {
 }
 
 /// Takes the answer. Is called on the session's thread and must not wait; dropped uncalled if the session is gone.
-pub type Respond = Box<dyn FnOnce(Result<Answer, ReplyError>) + Send>;
+pub(crate) type Respond = Box<dyn FnOnce(Result<Answer, ReplyError>) + Send>;
 
 /// A request, and where its answer goes.
-pub struct ControlRequest {
+pub(crate) struct ControlRequest {
     pub control: Control,
     pub respond: Respond,
 }

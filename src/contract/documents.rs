@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use std::time::Instant;
 
 /// What a session does at this moment, known only to its own thread.
-pub struct Activity {
+pub(crate) struct Activity {
     pub current: Option<CurrentPrompt>,
     pub queue: Vec<QueuedPrompt>,
     pub messages: usize,
@@ -15,20 +15,20 @@ pub struct Activity {
     pub last_error: Option<String>,
 }
 
-pub struct CurrentPrompt {
+pub(crate) struct CurrentPrompt {
     pub from: Option<String>,
     pub running_ms: u64,
     pub tool_calls: u64,
 }
 
-pub struct QueuedPrompt {
+pub(crate) struct QueuedPrompt {
     pub from: Option<String>,
     pub waiting_ms: u64,
     pub bytes: usize,
 }
 
 /// One row of `list`.
-pub fn summary(identity: &SessionIdentity, stats: &SessionStats, now: Instant) -> Value {
+pub(crate) fn summary(identity: &SessionIdentity, stats: &SessionStats, now: Instant) -> Value {
     let [input, output, cache_read, cache_write] = stats.tokens();
     let settings = stats.settings();
     let mut row = Map::new();
@@ -76,7 +76,7 @@ fn seconds(value: f64) -> Value {
 }
 
 /// The answer to `<session>.inspect`.
-pub fn inspection(identity: &SessionIdentity, stats: &SessionStats, activity: &Activity, now: Instant) -> Value {
+pub(crate) fn inspection(identity: &SessionIdentity, stats: &SessionStats, activity: &Activity, now: Instant) -> Value {
     let mut document = summary(identity, stats, now);
     document["queue"] =
         activity.queue.iter().map(|p| json!({"from": p.from, "waitingMs": p.waiting_ms, "bytes": p.bytes})).collect();
@@ -92,7 +92,7 @@ pub fn inspection(identity: &SessionIdentity, stats: &SessionStats, activity: &A
 }
 
 /// The answer to `list`: as many rows as fit into `limit` bytes, and the truth about the rest.
-pub fn listing(sessions: Vec<Value>, runs: Vec<Value>, limit: usize) -> Value {
+pub(crate) fn listing(sessions: Vec<Value>, runs: Vec<Value>, limit: usize) -> Value {
     let mut room = limit.saturating_sub(200);
     let mut fit = |rows: Vec<Value>| -> (Vec<Value>, usize) {
         let all = rows.len();

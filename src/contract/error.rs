@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::fmt;
 
 /// How much of a caller's text an error repeats, characters.
-pub const MAX_ECHO: usize = 200;
+pub(crate) const MAX_ECHO: usize = 200;
 /// Longest explanation in an error, characters: room for any of ours with what it repeats of a usual request.
 const MAX_MESSAGE: usize = 1000;
 /// A refusal, with the code that is part of the protocol.
@@ -117,7 +117,7 @@ impl DaemonError {
 }
 
 /// A text as an error repeats it.
-pub fn echo(text: &str) -> String {
+pub(crate) fn echo(text: &str) -> String {
     cut(text, MAX_ECHO).to_string()
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 #[derive(Clone, Debug)]
-pub enum AgentEvent {
+pub(crate) enum AgentEvent {
     /// A run begins: the model is about to be asked.
     AgentStart,
     /// A run ended, with the messages that it added. With `will_retry` another one follows by itself.
@@ -131,14 +131,14 @@ pub enum AgentEvent {
 
 /// Why a session's context is made smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CompactionReason {
+pub(crate) enum CompactionReason {
     Manual,
     Threshold,
     Overflow,
 }
 
 impl CompactionReason {
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             CompactionReason::Manual => "manual",
             CompactionReason::Threshold => "threshold",
@@ -149,7 +149,7 @@ impl CompactionReason {
 
 /// A piece of an assistant's message.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Delta {
+pub(crate) struct Delta {
     pub kind: DeltaKind,
     /// Which block of the message.
     pub index: usize,
@@ -160,7 +160,7 @@ pub struct Delta {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeltaKind {
+pub(crate) enum DeltaKind {
     TextStart,
     Text,
     TextEnd,
@@ -190,7 +190,7 @@ impl DeltaKind {
 
 impl AgentEvent {
     /// The event's name on every wire.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             AgentEvent::AgentStart => "agent_start",
             AgentEvent::AgentEnd { .. } => "agent_end",
@@ -221,7 +221,7 @@ impl AgentEvent {
     }
 
     /// The event's payload, with its name as `type`.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let mut payload = Map::new();
         payload.insert("type".into(), json!(self.name()));
         let mut put = |key: &str, value: Value| {

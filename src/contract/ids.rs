@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::Deref;
 
 /// The longest id, bytes, so that subjects stay far below the limit of 256 bytes.
-pub const MAX_ID: usize = 64;
+pub(crate) const MAX_ID: usize = 64;
 
 /// Names a session among those of its owner, in its subject and for its callers.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub struct SessionId(String);
 /// Names one life of a session: to discovery, to the model's prompt cache, to the programs that it starts.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
-pub struct InstanceId(String);
+pub(crate) struct InstanceId(String);
 
 /// The text is no id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl SessionId {
 }
 
 impl InstanceId {
-    pub fn random() -> InstanceId {
+    pub(crate) fn random() -> InstanceId {
         InstanceId(ids::nuid())
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 /// A message from outside on its way into the transcript.
 #[derive(Clone, Debug)]
-pub struct Incoming {
+pub(crate) struct Incoming {
     /// Unique in the session.
     pub id: String,
     pub text: String,
@@ -20,13 +20,13 @@ pub struct Incoming {
 
 impl Incoming {
     /// A text as it came from outside.
-    pub fn new(text: String) -> Incoming {
+    pub(crate) fn new(text: String) -> Incoming {
         Incoming { id: crate::ids::hex16(), text, images: Vec::new(), expand: true }
     }
 }
 
 /// A prompt that was accepted.
-pub struct Prompt {
+pub(crate) struct Prompt {
     pub message: Incoming,
     /// The label that the caller gave itself.
     pub from: Option<String>,
@@ -37,7 +37,7 @@ pub struct Prompt {
 }
 
 /// What the daemon and its clients tell a session.
-pub enum Command {
+pub(crate) enum Command {
     /// End now, and tell why to those who wait.
     End(EndReason),
     /// Take nothing more, finish the prompt that is running, then end.
@@ -47,7 +47,7 @@ pub enum Command {
 
 /// Why a session ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndReason {
+pub(crate) enum EndReason {
     Stopped,
     Expired,
     ShutDown,
@@ -57,7 +57,7 @@ pub enum EndReason {
 
 impl EndReason {
     /// The reason as clients are told.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             EndReason::Stopped => "stopped",
             EndReason::Expired => "expired",

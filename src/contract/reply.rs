@@ -6,7 +6,7 @@ use crate::contract::event::AgentEvent;
 use serde_json::{Value, json};
 
 /// The receiving end of one answer. The turn's thread writes text; the session's actor ends it.
-pub trait Reply: Send + Sync {
+pub(crate) trait Reply: Send + Sync {
     /// The prompt was taken: it will be worked on, perhaps later, and is not lost over a restart.
     fn accepted(&self) {}
     /// Takes a piece of the answer. May wait, until cancelled, while the receiver takes nothing and too much is held.
@@ -27,7 +27,7 @@ pub trait Reply: Send + Sync {
 }
 
 /// For prompts whose answer nobody waits for; those who listen see it in the events.
-pub struct SilentReply;
+pub(crate) struct SilentReply;
 
 impl Reply for SilentReply {
     fn text(&self, _text: &str, _cancel: &Cancel) {}
@@ -38,7 +38,7 @@ impl Reply for SilentReply {
 
 /// A second beginning: the model is asked again after some of its answer was handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Restart {
+pub(crate) struct Restart {
     /// The number of the request whose answer comes now, counted from 1 for each answer of the model.
     pub attempt: u32,
     /// How much of the text right before is void, bytes. It ends where the model's last complete answer, or the attempt before
@@ -48,12 +48,12 @@ pub struct Restart {
 
 impl Restart {
     /// For those who take an answer for plain text.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         format!("[The answer begins anew: attempt {}]", self.attempt)
     }
 
     /// For programs.
-    pub fn document(&self) -> Value {
+    pub(crate) fn document(&self) -> Value {
         json!({"attempt": self.attempt, "voidBytes": self.void_bytes})
     }
 }

@@ -30,7 +30,7 @@ pub struct Create {
 }
 
 /// Longest model, thinking level or caller's name, bytes. A name stays in every list; no such value needs more.
-pub const MAX_OPTION: usize = 1024;
+pub(crate) const MAX_OPTION: usize = 1024;
 
 fn session_id(text: String) -> Result<SessionId, DaemonError> {
     SessionId::try_from(text.clone()).map_err(|_| DaemonError::InvalidSessionId { session_id: echo(&text) })
@@ -40,7 +40,7 @@ fn session_id(text: String) -> Result<SessionId, DaemonError> {
 ///
 /// # Errors
 /// The first check that fails.
-pub fn read(mode: &str, mut map: Map<String, Value>) -> Result<Request, DaemonError> {
+pub(crate) fn read(mode: &str, mut map: Map<String, Value>) -> Result<Request, DaemonError> {
     let (required, named): (&'static [&'static str], bool) = match mode {
         "run" => (&["body", "cwd"], false),
         "session" => (&["body", "cwd", "sessionId"], true),

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 /// What a session was created with; never changes.
-pub struct SessionIdentity {
+pub(crate) struct SessionIdentity {
     pub id: SessionId,
     /// Where the session takes prompts on NATS, if it does.
     pub subject: Option<String>,
@@ -36,7 +36,7 @@ pub struct SessionIdentity {
 
 /// What of a session can be changed while it lives.
 #[derive(Clone)]
-pub struct SessionSettings {
+pub(crate) struct SessionSettings {
     pub model: Arc<Model>,
     pub thinking: ThinkingLevel,
     /// A name for people; not the id.
@@ -50,7 +50,7 @@ pub struct SessionSettings {
 }
 
 /// Figures that the session keeps up to date and others read at any time.
-pub struct SessionStats {
+pub(crate) struct SessionStats {
     settings: Mutex<SessionSettings>,
     running: AtomicBool,
     queued: AtomicUsize,
@@ -73,7 +73,7 @@ pub struct SessionStats {
 }
 
 /// Writes down where clients find sessions, and what they do.
-pub trait Watcher: Send + Sync {
+pub(crate) trait Watcher: Send + Sync {
     /// Something changed; it will be written down soon.
     fn outdated(&self);
     /// Does `then`, which must not wait, once everything that is true now is written down.
@@ -81,7 +81,7 @@ pub trait Watcher: Send + Sync {
 }
 
 impl SessionStats {
-    pub fn new(settings: SessionSettings) -> SessionStats {
+    pub(crate) fn new(settings: SessionSettings) -> SessionStats {
         SessionStats {
             settings: Mutex::new(settings),
             running: AtomicBool::default(),
@@ -107,12 +107,12 @@ impl SessionStats {
     }
 
     /// What is in force now.
-    pub fn settings(&self) -> SessionSettings {
+    pub(crate) fn settings(&self) -> SessionSettings {
         self.lock().clone()
     }
 
     /// Changes what is in force. Only the session's own thread does so.
-    pub fn change(&self, change: impl FnOnce(&mut SessionSettings)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut SessionSettings)) {
         let mut settings = self.lock();
         let before = settings.clone();
         change(&mut settings);
@@ -130,13 +130,13 @@ impl SessionStats {
     }
 
     /// Tells somebody, from now on, when what can be written down about the session changes. Only the first call counts.
-    pub fn watch(&self, watcher: Arc<dyn Watcher>) {
+    pub(crate) fn watch(&self, watcher: Arc<dyn Watcher>) {
         self.shown_idle.store(false, SeqCst);
         let _ = self.watcher.set(watcher);
     }
 
     /// Whether the session works on something, for somebody who writes it down.
-    pub fn show_running(&self) -> bool {
+    pub(crate) fn show_running(&self) -> bool {
         // In this order, so that a session that is done in between waits for what will be written.
         self.shown_idle.store(false, SeqCst);
         let running = self.running.load(SeqCst);
@@ -146,7 +146,7 @@ impl SessionStats {
 
     /// Waits, for `timeout` at most, until those who look it up find an idle session idle. Prompts that are over before
     /// anything is written down wait for nothing.
-    pub fn wait_until_shown_idle(&self, timeout: Duration) {
+    pub(crate) fn wait_until_shown_idle(&self, timeout: Duration) {
         if self.running.load(SeqCst) || self.shown_idle.load(SeqCst) {
             return;
         }
@@ -158,7 +158,7 @@ impl SessionStats {
     }
 
     /// What was written down about the session is out of date; `reason` is the event that did it.
-    pub fn outdated(&self, reason: &'static str) {
+    pub(crate) fn outdated(&self, reason: &'static str) {
         *lock(&self.outdated) = Some(reason);
         if let Some(watcher) = self.watcher.get() {
             watcher.outdated();
@@ -166,53 +166,53 @@ impl SessionStats {
     }
 
     /// Why what was written down is out of date, if it is; it counts as brought up to date with this call.
-    pub fn take_outdated(&self) -> Option<&'static str> {
+    pub(crate) fn take_outdated(&self) -> Option<&'static str> {
         lock(&self.outdated).take()
     }
 
     /// When the session has to end.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.lock().deadline
     }
 
     /// Something happened just now.
-    pub fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.last_activity_ms.store(now_ms(), Relaxed);
     }
 
-    pub fn set_running(&self, running: bool) {
+    pub(crate) fn set_running(&self, running: bool) {
         if self.running.swap(running, SeqCst) != running {
             self.outdated(if running { "agent_start" } else { "agent_end" });
         }
     }
 
-    pub fn set_queued(&self, prompts: usize) {
+    pub(crate) fn set_queued(&self, prompts: usize) {
         self.queued.store(prompts, Relaxed);
     }
 
     /// Messages that wait to be taken into a running prompt.
-    pub fn set_pending(&self, messages: usize) {
+    pub(crate) fn set_pending(&self, messages: usize) {
         self.pending.store(messages, Relaxed);
     }
 
-    pub fn set_listeners(&self, listeners: usize) {
+    pub(crate) fn set_listeners(&self, listeners: usize) {
         self.listeners.store(listeners, Relaxed);
     }
 
     /// Somebody listens, so that even the smallest events are worth telling.
-    pub fn listened_to(&self) -> bool {
+    pub(crate) fn listened_to(&self) -> bool {
         self.listeners.load(Relaxed) > 0
     }
 
-    pub fn count_prompt(&self) {
+    pub(crate) fn count_prompt(&self) {
         self.prompts.fetch_add(1, Relaxed);
     }
 
-    pub fn count_error(&self) {
+    pub(crate) fn count_error(&self) {
         self.errors.fetch_add(1, Relaxed);
     }
 
-    pub fn add_usage(&self, usage: &Usage) {
+    pub(crate) fn add_usage(&self, usage: &Usage) {
         self.input.fetch_add(usage.input, Relaxed);
         self.output.fetch_add(usage.output, Relaxed);
         self.cache_read.fetch_add(usage.cache_read, Relaxed);
@@ -220,46 +220,46 @@ impl SessionStats {
         self.cost.fetch_add((usage.cost.total.max(0.0) * 1e9).round() as u64, Relaxed);
     }
 
-    pub fn running(&self) -> bool {
+    pub(crate) fn running(&self) -> bool {
         self.running.load(Relaxed)
     }
 
-    pub fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.queued.load(Relaxed)
     }
 
     /// Messages that wait to be taken into a running prompt.
-    pub fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         self.pending.load(Relaxed)
     }
 
-    pub fn prompts(&self) -> u64 {
+    pub(crate) fn prompts(&self) -> u64 {
         self.prompts.load(Relaxed)
     }
 
-    pub fn errors(&self) -> u64 {
+    pub(crate) fn errors(&self) -> u64 {
         self.errors.load(Relaxed)
     }
 
     /// Input, output, cache-read and cache-write tokens of all requests, failed ones included.
-    pub fn tokens(&self) -> [u64; 4] {
+    pub(crate) fn tokens(&self) -> [u64; 4] {
         [&self.input, &self.output, &self.cache_read, &self.cache_write].map(|n| n.load(Relaxed))
     }
 
     /// US dollars.
-    pub fn cost(&self) -> f64 {
+    pub(crate) fn cost(&self) -> f64 {
         self.cost.load(Relaxed) as f64 / 1e9
     }
 
     /// The figures of all prompts so far, to be kept over a restart.
-    pub fn totals(&self, messages: usize) -> Value {
+    pub(crate) fn totals(&self, messages: usize) -> Value {
         let [input, output, cache_read, cache_write] = self.tokens();
         json!({"prompts": self.prompts(), "errors": self.errors(), "input": input, "output": output,
             "cacheRead": cache_read, "cacheWrite": cache_write, "cost": self.cost(), "messages": messages})
     }
 
     /// Takes up figures that [`SessionStats::totals`] made.
-    pub fn restore(&self, totals: &Value) {
+    pub(crate) fn restore(&self, totals: &Value) {
         for (figure, key) in [
             (&self.prompts, "prompts"),
             (&self.errors, "errors"),
@@ -275,7 +275,7 @@ impl SessionStats {
     }
 
     /// Takes up what a session file says about the requests in it.
-    pub fn restore_usage(&self, usage: &Usage) {
+    pub(crate) fn restore_usage(&self, usage: &Usage) {
         for figure in [&self.input, &self.output, &self.cache_read, &self.cache_write, &self.cost] {
             figure.store(0, Relaxed);
         }
@@ -283,13 +283,13 @@ impl SessionStats {
     }
 
     /// Unix time in milliseconds.
-    pub fn last_activity_ms(&self) -> i64 {
+    pub(crate) fn last_activity_ms(&self) -> i64 {
         self.last_activity_ms.load(Relaxed)
     }
 }
 
 /// The session in the fields of the side channel's registry.
-pub fn state(identity: &SessionIdentity, stats: &SessionStats, running: bool) -> Map<String, Value> {
+pub(crate) fn state(identity: &SessionIdentity, stats: &SessionStats, running: bool) -> Map<String, Value> {
     let settings = stats.settings();
     let mut state = Map::new();
     let mut put = |key: &str, value: Value| state.insert(key.to_string(), value);
@@ -308,6 +308,6 @@ pub fn state(identity: &SessionIdentity, stats: &SessionStats, running: bool) ->
 }
 
 /// A model as events and states name it.
-pub fn model_facts(model: &Model) -> Value {
+pub(crate) fn model_facts(model: &Model) -> Value {
     json!({"provider": model.provider, "id": model.id, "name": model.name})
 }

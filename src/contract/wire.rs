@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// The session's end of a wire. The session selects on [`Wire::messages`] itself, so that a message takes no way through
 /// another thread; what a message says, only the wire knows.
-pub trait Wire: Send + 'static {
+pub(crate) trait Wire: Send + 'static {
     /// A message as the wire received it.
     type Message: Send;
 
@@ -36,7 +36,7 @@ pub trait Wire: Send + 'static {
 }
 
 /// What a message asks of a session.
-pub enum WireRequest {
+pub(crate) enum WireRequest {
     Prompt(Prompt),
     /// A prompt that cannot be one.
     Refused {
@@ -48,7 +48,7 @@ pub enum WireRequest {
 
 /// How a session behaves on its wire; absent = as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WireSettings {
+pub(crate) struct WireSettings {
     /// Events are published.
     pub events: Option<bool>,
     /// Callers of the agent protocol are told of tool calls and costs.

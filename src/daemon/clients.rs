@@ -22,7 +22,7 @@ const LIST: usize = 4 << 20;
 ///
 /// # Errors
 /// The directory that the operator named cannot be used.
-pub fn start(config: &Config) -> Result<(Option<SocketServer>, Receiver<ClientRequest>), Fatal> {
+pub(super) fn start(config: &Config) -> Result<(Option<SocketServer>, Receiver<ClientRequest>), Fatal> {
     let Some(plan) = &config.bridge else { return Ok((None, never())) };
     let (sender, requests) = bounded(WAITING);
     match SocketServer::start(&plan.root, config.folders(), sender) {

@@ -57,7 +57,7 @@ pub(super) struct Peers {
 impl Peers {
     /// # Errors
     /// The connection takes no subscription.
-    pub fn new(host: &Host) -> Result<Peers, PublishError> {
+    pub(super) fn new(host: &Host) -> Result<Peers, PublishError> {
         let (sender, messages) = bounded(WAITING);
         let inbox = host.connection.new_inbox();
         Ok(Peers {
@@ -76,24 +76,24 @@ impl Peers {
         })
     }
 
-    pub fn messages(&self) -> &Receiver<Box<Message>> {
+    pub(super) fn messages(&self) -> &Receiver<Box<Message>> {
         &self.messages
     }
 
     /// Whether requests can be taken: before the others were heard of, a session of theirs would look like none.
-    pub fn is_ready(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         matches!(self.hello, Hello::Heard)
     }
 
     /// When there is something to do even if nobody says anything.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         let hello = if let Hello::Said(until) = self.hello { Some(until) } else { None };
         self.pending.iter().map(Pending::deadline).chain(hello).min()
     }
 
     /// The connection stands. The first time the others are greeted before we listen ourselves, because then the server
     /// says at once if there is nobody.
-    pub fn connected(&mut self) {
+    pub(super) fn connected(&mut self) {
         if self.subscription.is_none() {
             self.say(PeerMessage::Hello { host: self.me.clone() });
             self.hello = Hello::Said(Instant::now() + HELLO_TIME);
@@ -106,14 +106,14 @@ impl Peers {
     }
 
     /// Tells the others that we are there. To be called at every heartbeat.
-    pub fn announce(&self) {
+    pub(super) fn announce(&self) {
         if self.connection.is_connected() {
             self.say(PeerMessage::Here { host: self.me.clone() });
         }
     }
 
     /// Tells the others not to wait for us any more. True if there are any.
-    pub fn leave(&mut self) -> bool {
+    pub(super) fn leave(&mut self) -> bool {
         self.say(PeerMessage::Gone { host: self.me.clone() });
         !self.peers.present(Instant::now()).is_empty()
     }

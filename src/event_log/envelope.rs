@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// One event as it goes out.
 #[derive(Debug)]
-pub struct Envelope {
+pub(crate) struct Envelope {
     /// Grows by one with every event of a log.
     pub seq: u64,
     pub event: Cow<'static, str>,
@@ -19,7 +19,7 @@ pub struct Envelope {
 
 impl Envelope {
     /// When it happened: RFC 3339 with milliseconds, UTC.
-    pub fn timestamp(&self) -> String {
+    pub(crate) fn timestamp(&self) -> String {
         iso_time(self.time_ms)
     }
 }

@@ -66,7 +66,7 @@ fn floor(value: &Value) -> Option<u64> {
 
 /// The answer to a query, to be rendered on the thread of whoever asked.
 #[derive(Debug)]
-pub struct HistorySnapshot {
+pub(crate) struct HistorySnapshot {
     pub(super) envelopes: Vec<Arc<Envelope>>,
     pub(super) gap: Option<(u64, u64)>,
     pub(super) raw: bool,
@@ -80,7 +80,7 @@ impl HistorySnapshot {
     /// The document `{events, totalEvents, responseTruncated, rawSpillPath, rawErrors?, gap?}`, events oldest first.
     /// `gap` is `{from, to}`, the numbers of events that are not kept any more though they were asked for. With raw
     /// payloads this waits for those that are still being written, for two seconds at most.
-    pub fn render(self) -> Value {
+    pub(crate) fn render(self) -> Value {
         let mut response = Response { room: self.room(), truncated: false, errors: Vec::new(), alone: true };
         let mut chosen = Vec::new();
         for envelope in self.envelopes.iter().rev() {

@@ -27,14 +27,14 @@ const MAX_WAITING_BYTES: usize = 16 << 20;
 /// Bytes that are copied at a time when the file is written anew.
 const COPY_BUFFER: usize = 64 * 1024;
 
-pub const PENDING: &str = "spill_pending=true\nthe payload is still being stored";
-pub const DISABLED: &str = "spill_enabled=false\nraw spill disabled";
-pub const NO_SUBSCRIBER: &str = "spill_subscriber=false\nnobody was subscribed when the event happened";
-pub const NOT_RETAINED: &str = "raw_retained=false\nthe payload of this event was not kept";
+pub(super) const PENDING: &str = "spill_pending=true\nthe payload is still being stored";
+pub(super) const DISABLED: &str = "spill_enabled=false\nraw spill disabled";
+pub(super) const NO_SUBSCRIBER: &str = "spill_subscriber=false\nnobody was subscribed when the event happened";
+pub(super) const NOT_RETAINED: &str = "raw_retained=false\nthe payload of this event was not kept";
 const QUEUE_FULL: &str = "spill_queue_full=true\ntoo many payloads are waiting to be stored";
 
 /// The file of one log. It is removed when this is dropped.
-pub struct Spill {
+pub(super) struct Spill {
     shared: Arc<SharedSpill>,
     thread: Option<Thread>,
 }
@@ -84,7 +84,7 @@ enum Place {
 
 /// What became of a payload.
 #[derive(Debug, PartialEq)]
-pub enum Stage {
+pub(super) enum Stage {
     Pending,
     Stored,
     /// Why it could not be stored.
@@ -95,7 +95,7 @@ pub enum Stage {
 
 impl Spill {
     /// Touches no file and starts no thread.
-    pub fn new(path: PathBuf, max_bytes: u64) -> Spill {
+    pub(super) fn new(path: PathBuf, max_bytes: u64) -> Spill {
         let (state, changed) = (Mutex::default(), Condvar::new());
         Spill { shared: Arc::new(SharedSpill { path, max_bytes, state, changed }), thread: None }
     }
@@ -104,7 +104,7 @@ impl Spill {
     ///
     /// # Errors
     /// Why it is not accepted, as a text for clients.
-    pub fn submit(&mut self, session: &str, event: &str, timestamp: &str, payload: &str) -> Result<u64, String> {
+    pub(super) fn submit(&mut self, session: &str, event: &str, timestamp: &str, payload: &str) -> Result<u64, String> {
         let number = self.shared.submit(event, timestamp, payload)?;
         if self.thread.is_none() {
             let shared = self.shared.clone();
@@ -120,11 +120,11 @@ impl Spill {
     }
 
     /// The event is forgotten, and its payload with it.
-    pub fn release(&self, number: u64) {
+    pub(super) fn release(&self, number: u64) {
         self.shared.release(number);
     }
 
-    pub fn reader(&self) -> Reader {
+    pub(super) fn reader(&self) -> Reader {
         Reader(self.shared.clone())
     }
 }
@@ -160,7 +160,7 @@ fn remove(path: &Path) {
 
 /// Gives payloads back, on any thread.
 #[derive(Clone)]
-pub struct Reader(Arc<SharedSpill>);
+pub(super) struct Reader(Arc<SharedSpill>);
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -170,7 +170,7 @@ impl std::fmt::Debug for Reader {
 
 impl Reader {
     /// Waits until none of the payloads is pending any more, or until `deadline`.
-    pub fn wait(&self, numbers: &[u64], deadline: Instant) {
+    pub(super) fn wait(&self, numbers: &[u64], deadline: Instant) {
         let mut state = self.0.lock();
         while numbers.iter().any(|number| state.is_pending(*number)) {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { return };
@@ -178,7 +178,7 @@ impl Reader {
         }
     }
 
-    pub fn stage(&self, number: u64) -> Stage {
+    pub(super) fn stage(&self, number: u64) -> Stage {
         match self.0.lock().slots.get(&number).map(|slot| &slot.place) {
             Some(Place::Pending) => Stage::Pending,
             Some(Place::At(_)) => Stage::Stored,
@@ -191,7 +191,7 @@ impl Reader {
     ///
     /// # Errors
     /// Why it cannot be read, as a text for clients.
-    pub fn read(&self, number: u64) -> Result<Value, String> {
+    pub(super) fn read(&self, number: u64) -> Result<Value, String> {
         // The file is taken along with the place in it: when it is written anew meanwhile, the old one still has it.
         let (file, offset, bytes) = {
             let state = self.0.lock();

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 /// How large the parts of an event may be, in bytes of JSON.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(super) struct Limits {
     pub max_event_bytes: usize,
     /// Of each preview, and of each scalar that a truncated payload keeps.
     pub preview_bytes: usize,
@@ -21,7 +21,7 @@ pub struct Limits {
 
 /// An event's payload as it goes out.
 #[derive(Debug, PartialEq)]
-pub struct Truncated {
+pub(super) struct Truncated {
     /// JSON of the event's `data`.
     pub data: String,
     /// Present if `data` is not all of the payload.
@@ -30,7 +30,7 @@ pub struct Truncated {
 
 /// What a truncated event leaves out.
 #[derive(Debug, PartialEq)]
-pub struct Loss {
+pub(super) struct Loss {
     /// Bytes of the payload's JSON; of the delta alone for an answer's piece, and 0 for a tool's intermediate result.
     pub original_bytes: usize,
     /// JSON of the whole payload, to be kept elsewhere; absent for streaming events.
@@ -41,7 +41,7 @@ pub struct Loss {
 const DELTA: [&str; 3] = ["delta", "text", "content"];
 
 /// Brings a payload into the form in which it goes out.
-pub fn truncate(event: &str, payload: Value, limits: Limits) -> Truncated {
+pub(super) fn truncate(event: &str, payload: Value, limits: Limits) -> Truncated {
     let Value::Object(fields) = payload else { return any(event, &payload, limits) };
     let compact_fields = match event {
         "message_update" => return message_update(&fields, limits),

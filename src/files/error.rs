@@ -4,7 +4,7 @@ use rustix::io::Errno;
 use std::io;
 
 /// The symbol of an error, such as `ENOENT`, for those that file operations meet; models know them.
-pub fn error_code(error: &io::Error) -> String {
+pub(crate) fn error_code(error: &io::Error) -> String {
     let Some(errno) = Errno::from_io_error(error) else {
         return "EINVAL".to_owned();
     };
@@ -37,7 +37,7 @@ pub fn error_code(error: &io::Error) -> String {
 }
 
 /// An error as tools tell it: `ENOENT: no such file or directory`.
-pub fn describe(error: &io::Error) -> String {
+pub(crate) fn describe(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut chars = text.chars();

@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// Whether a path may be a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Links {
+pub(crate) enum Links {
     Follow,
     /// The path must be no link itself; its folders may be.
     Refuse,
@@ -23,7 +23,7 @@ pub enum Links {
 /// # Errors
 /// What the system says, or of kind `InvalidInput` with a text that names what is there instead of a file.
 #[expect(clippy::disallowed_methods, reason = "the only door")]
-pub fn open(path: &Path, options: &mut OpenOptions, links: Links) -> io::Result<(File, Metadata)> {
+pub(crate) fn open(path: &Path, options: &mut OpenOptions, links: Links) -> io::Result<(File, Metadata)> {
     // Without the first flag the mere opening of a FIFO waits for its other end; a terminal must not become ours.
     let mut flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     flags.set(OFlags::NOFOLLOW, links == Links::Refuse);
@@ -42,7 +42,7 @@ pub fn open(path: &Path, options: &mut OpenOptions, links: Links) -> io::Result<
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
+pub(crate) fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     open(path, File::options().read(true), Links::Follow)
 }
 
@@ -50,7 +50,7 @@ pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
 ///
 /// # Errors
 /// As [`open`], and a text of kind `FileTooLarge` where the file is larger.
-pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let (file, _) = open_regular(path)?;
     let mut content = Vec::new();
     // The size that the file claims is no promise: files of /proc claim none, and others grow.
@@ -65,7 +65,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// As [`read`], and of kind `InvalidData` where it is not UTF-8.
-pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+pub(crate) fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     String::from_utf8(read(path, limit)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
 }
 

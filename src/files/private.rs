@@ -13,7 +13,7 @@ const FOLDER_MODE: u32 = 0o700;
 ///
 /// # Errors
 /// What the system says.
-pub fn create_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
 }
 
@@ -21,7 +21,7 @@ pub fn create_folder(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// What the system says; `AlreadyExists` where something is there.
-pub fn create_new_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn create_new_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(FOLDER_MODE).create(path)
 }
 
@@ -29,7 +29,7 @@ pub fn create_new_folder(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// What the system says.
-pub fn close_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn close_folder(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE))
 }
 
@@ -37,7 +37,7 @@ pub fn close_folder(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// What the system says; `AlreadyExists` where something is there.
-pub fn create_new(path: &Path) -> io::Result<File> {
+pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     open(path, File::options().write(true).create_new(true), Links::Refuse).map(|(file, _)| file)
 }
 
@@ -45,7 +45,7 @@ pub fn create_new(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`open`]; a link is refused.
-pub fn open_or_create(path: &Path) -> io::Result<File> {
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     open(path, File::options().read(true).write(true).create(true).truncate(false), Links::Refuse).map(|(file, _)| file)
 }
 
@@ -55,7 +55,7 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// What the system says, and those of `write`; the old content is then still there.
-pub fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = Path::new(&temporary);

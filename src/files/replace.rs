@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const MAX_LINKS: usize = 40;
 
 /// The file that a path stands for once all symbolic links are followed, whether or not it exists yet.
-pub fn real_path(path: &Path) -> PathBuf {
+pub(crate) fn real_path(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         if let Ok(real) = path.canonicalize() {
@@ -33,7 +33,7 @@ pub fn real_path(path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// As the system says, or as [`open`] for what is no file.
-pub fn check_writable(target: &Path) -> io::Result<Option<Metadata>> {
+pub(crate) fn check_writable(target: &Path) -> io::Result<Option<Metadata>> {
     let metadata = match target.symlink_metadata() {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -50,7 +50,7 @@ pub fn check_writable(target: &Path) -> io::Result<Option<Metadata>> {
 ///
 /// # Errors
 /// As [`check_writable`], and what the system says while writing; the old content is then still there.
-pub fn replace(target: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(target: &Path, content: &[u8]) -> io::Result<()> {
     let old = check_writable(target)?;
     match replace_by_rename(target, content, old.as_ref()) {
         // A folder that takes no new file, or a file that is a mount point, as containers have: the file itself may
@@ -83,7 +83,7 @@ fn replace_by_rename(target: &Path, content: &[u8], old: Option<&Metadata>) -> i
 ///
 /// # Errors
 /// What the system says.
-pub fn keep_access(new: &File, old: &Metadata) -> io::Result<()> {
+pub(crate) fn keep_access(new: &File, old: &Metadata) -> io::Result<()> {
     let own = new.metadata()?;
     if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
         // Only root may give files away; for others the new owner is who wrote last, as with most editors.
@@ -97,7 +97,7 @@ pub fn keep_access(new: &File, old: &Metadata) -> io::Result<()> {
 /// # Errors
 /// What the system says.
 #[expect(clippy::disallowed_methods, reason = "a folder, which opens at once")]
-pub fn sync_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

@@ -1,7 +1,7 @@
 //! Numbers of bytes, for people and models.
 
 /// A size in bytes as it is shown to models: `12B`, `50.0KB`, `1.5MB`.
-pub fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const KIB: f64 = 1024.0;
     let value = bytes as f64;
     if value < KIB {

@@ -1,10 +1,10 @@
 //! Recognising images by their first bytes, and their size in pixels from their headers.
 
 /// As many bytes of a file as [`sniff`] needs to see.
-pub const SNIFF_BYTES: usize = 4100;
+pub(crate) const SNIFF_BYTES: usize = 4100;
 /// The image formats that are recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     Png,
     /// A PNG of several frames, which no provider takes.
     AnimatedPng,
@@ -15,7 +15,7 @@ pub enum Format {
 }
 
 impl Format {
-    pub fn mime_type(self) -> &'static str {
+    pub(crate) fn mime_type(self) -> &'static str {
         match self {
             Format::Png | Format::AnimatedPng => "image/png",
             Format::Jpeg => "image/jpeg",
@@ -26,13 +26,13 @@ impl Format {
     }
 
     /// Models take it as it is.
-    pub fn is_supported(self) -> bool {
+    pub(crate) fn is_supported(self) -> bool {
         !matches!(self, Format::AnimatedPng | Format::Bmp)
     }
 }
 
 /// The format of an image file that begins with `start`, whatever its name says. `None` = it is no image.
-pub fn sniff(start: &[u8]) -> Option<Format> {
+pub(crate) fn sniff(start: &[u8]) -> Option<Format> {
     if start.starts_with(b"\x89PNG\r\n\x1a\n") {
         return Some(if is_animated_png(start) { Format::AnimatedPng } else { Format::Png });
     }
@@ -67,7 +67,7 @@ fn is_animated_png(start: &[u8]) -> bool {
 }
 
 /// Width and height in pixels, from the headers alone. `None` = the headers are damaged.
-pub fn dimensions(format: Format, data: &[u8]) -> Option<(u32, u32)> {
+pub(crate) fn dimensions(format: Format, data: &[u8]) -> Option<(u32, u32)> {
     match format {
         Format::Png | Format::AnimatedPng => Some((be_u32(data, 16)?, be_u32(data, 20)?)),
         Format::Gif => Some((le_u16(data, 6)?, le_u16(data, 8)?)),
@@ -135,11 +135,11 @@ pub(super) fn le_u32(data: &[u8], at: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// One chunk of a PNG.
-    pub fn chunk(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
+    pub(crate) fn chunk(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
         let mut crc = flate2::Crc::new();
         crc.update(kind);
         crc.update(body);
@@ -147,7 +147,7 @@ pub mod tests {
     }
 
     /// A whole PNG of that size, black.
-    pub fn png(width: u32, height: u32) -> Vec<u8> {
+    pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
         let (mut header, row) = (Vec::new(), width as usize + 1);
         header.extend(width.to_be_bytes());
         header.extend(height.to_be_bytes());
@@ -160,7 +160,7 @@ pub mod tests {
     }
 
     /// The headers of a PNG of that size; no decoder would take it.
-    pub fn cut_png(width: u32, height: u32) -> Vec<u8> {
+    pub(crate) fn cut_png(width: u32, height: u32) -> Vec<u8> {
         let mut data = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
         data.extend(width.to_be_bytes());
         data.extend(height.to_be_bytes());
@@ -168,7 +168,7 @@ pub mod tests {
         data
     }
 
-    pub fn bmp() -> Vec<u8> {
+    pub(crate) fn bmp() -> Vec<u8> {
         let mut data = b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0".to_vec();
         data.extend(3u32.to_le_bytes());
         data.extend(2u32.to_le_bytes());

@@ -14,7 +14,7 @@ const PIECE: usize = 32 * 1024;
 
 /// Whether the file is whole. `None` = cancelled. A file whose header promises more than is there costs no more than what
 /// is there, except for PNG, whose compressed rows take time by the number of pixels: the caller bounds that.
-pub fn is_whole(format: Format, data: &[u8], cancel: &Cancel) -> Option<bool> {
+pub(super) fn is_whole(format: Format, data: &[u8], cancel: &Cancel) -> Option<bool> {
     let whole = match format {
         Format::Png | Format::AnimatedPng => png(data, cancel),
         Format::Gif => gif(data, cancel),

@@ -5,13 +5,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 /// Largest width and height in pixels of an image for a model; the limit that PI has.
-pub const MAX_PIXELS: u32 = 2000;
+pub(crate) const MAX_PIXELS: u32 = 2000;
 /// An image's base64 text must be shorter than this many bytes (4.5 MiB), since providers refuse more than 5 MB.
 const MAX_BASE64: usize = 4_718_592;
 
 /// An image as a model gets it.
 #[derive(Debug, PartialEq)]
-pub struct Prepared {
+pub(crate) struct Prepared {
     pub mime_type: &'static str,
     /// Base64, standard alphabet with padding. `None` = left out; the notes say why.
     pub data: Option<String>,
@@ -21,7 +21,7 @@ pub struct Prepared {
 
 /// Why an image is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Omission {
+pub(crate) enum Omission {
     Damaged,
     TooLarge,
     /// Models do not take the format, and it cannot be made another one.
@@ -49,7 +49,7 @@ impl Prepared {
     }
 
     /// An image that no model can get, with the reason.
-    pub fn left_out(format: Format, reason: Omission) -> Prepared {
+    pub(crate) fn left_out(format: Format, reason: Omission) -> Prepared {
         Prepared { mime_type: format.mime_type(), data: None, notes: vec![reason.note()] }
     }
 }

@@ -37,7 +37,7 @@ fn one_at_a_time(cancel: &Cancel) -> Option<MutexGuard<'static, ()>> {
 }
 
 /// The image, turned upright, in a size and format that models take. `None` = cancelled.
-pub fn scaled_down(format: Format, data: &[u8], cancel: &Cancel) -> Option<Prepared> {
+pub(super) fn scaled_down(format: Format, data: &[u8], cancel: &Cancel) -> Option<Prepared> {
     let _turn = one_at_a_time(cancel)?;
     let original = match decode(format, data) {
         Ok(original) => original,
@@ -97,7 +97,7 @@ impl Picture {
 }
 
 /// Whether the pixels of a whole file can be decoded. `None` = cancelled.
-pub fn decodes(format: Format, data: &[u8], cancel: &Cancel) -> Option<Result<(), Omission>> {
+pub(super) fn decodes(format: Format, data: &[u8], cancel: &Cancel) -> Option<Result<(), Omission>> {
     // PNG and GIF were unpacked to the last pixel already, and for WebP there is no decoder.
     if format != Format::Jpeg {
         return Some(Ok(()));

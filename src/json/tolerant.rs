@@ -45,7 +45,7 @@ pub fn parse_whole<T: DeserializeOwned>(data: &[u8]) -> Result<T, serde_json::Er
 
 /// Takes the halves of surrogate pairs off a piece of text: the second half of one at its beginning, what is between, and
 /// the first half of one at its end.
-pub fn split_halves(text: &str) -> (Option<u16>, &str, Option<u16>) {
+pub(crate) fn split_halves(text: &str) -> (Option<u16>, &str, Option<u16>) {
     // The first byte of those characters, which are four bytes long.
     const FIRST: u8 = 0xf4;
     let bytes = text.as_bytes();

@@ -8,7 +8,7 @@ use super::protocol::Protocol;
 use super::sendable::Rules;
 
 /// How this API is spoken.
-pub const PROTOCOL: Protocol = Protocol {
+pub(super) const PROTOCOL: Protocol = Protocol {
     rules: Rules { takes_id: |id| !id.is_empty() && ids::sanitize(id) == id, ..Rules::USUAL },
     prepare: request::prepare,
     decoder: |_| Box::new(stream::AnthropicDecoder::default()),

@@ -35,7 +35,7 @@ static CATALOG: LazyLock<Vec<Provider>> = LazyLock::new(|| {
 /// A provider with what holds for all of its models.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Provider {
+pub(super) struct Provider {
     pub id: &'static str,
     pub api: &'static str,
     pub base_url: &'static str,
@@ -56,11 +56,11 @@ pub struct Provider {
 }
 
 /// All providers, in catalog order.
-pub fn providers() -> impl Iterator<Item = &'static Provider> {
+pub(super) fn providers() -> impl Iterator<Item = &'static Provider> {
     CATALOG.iter()
 }
 
-pub fn provider(id: &str) -> Option<&'static Provider> {
+pub(super) fn provider(id: &str) -> Option<&'static Provider> {
     CATALOG.iter().find(|provider| provider.id == id)
 }
 
@@ -72,12 +72,12 @@ impl Provider {
     }
 
     /// The ids of its models.
-    pub fn model_ids(&self) -> impl Iterator<Item = &'static str> {
+    pub(super) fn model_ids(&self) -> impl Iterator<Item = &'static str> {
         self.models.split(' ')
     }
 
     /// The model of that id, which is matched exactly.
-    pub fn model(&self, id: &str) -> Option<Definition> {
+    pub(super) fn model(&self, id: &str) -> Option<Definition> {
         let at = self.model_ids().position(|known| known == id)?;
         self.definition(&self.lines().nth(at)?)
     }
@@ -87,7 +87,7 @@ impl Provider {
     }
 
     /// What holds for all of its models, beside API and address.
-    pub fn defaults(&self) -> Definition {
+    pub(super) fn defaults(&self) -> Definition {
         let header = |(name, value): (&&str, &&str)| (name.to_string(), Value::from(*value));
         Definition {
             headers: self.headers.iter().map(header).collect::<Map<_, _>>(),

@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 /// The form in which a server takes a request to think.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ThinkingFormat {
+pub(super) enum ThinkingFormat {
     Openai,
     Openrouter,
     Deepseek,
@@ -31,7 +31,7 @@ pub enum ThinkingFormat {
 
 /// The headers by which a server knows that requests belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Affinity {
+pub(super) enum Affinity {
     None,
     /// `x-client-request-id` and `x-session-affinity`, and `session_id` too if so said.
     Openai {
@@ -43,7 +43,7 @@ pub enum Affinity {
 
 /// What a server understands, under PI's names for it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Compat {
+pub(super) struct Compat {
     pub store: bool,
     pub developer_role: bool,
     pub reasoning_effort: bool,
@@ -123,7 +123,7 @@ impl Compat {
     };
 
     /// For this model at its server.
-    pub fn of(model: &Model) -> Compat {
+    pub(super) fn of(model: &Model) -> Compat {
         let mut compat = Compat::detect(model);
         compat.apply(&model.compat);
         compat

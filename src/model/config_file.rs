@@ -23,23 +23,23 @@ type Parse<T> = fn(&str, &mut Vec<String>) -> Result<T, String>;
 
 /// A file that many threads ask for. A missing file is the default value; a broken one is its error, until it changes.
 /// What is wrong is logged each time the file has changed, and not each time it is asked for.
-pub struct ConfigFile<T> {
+pub(super) struct ConfigFile<T> {
     path: PathBuf,
     parse: Parse<T>,
     read: Mutex<Option<Content<T>>>,
 }
 
 impl<T: Default> ConfigFile<T> {
-    pub fn new(path: PathBuf, parse: Parse<T>) -> ConfigFile<T> {
+    pub(super) fn new(path: PathBuf, parse: Parse<T>) -> ConfigFile<T> {
         ConfigFile { path, parse, read: Mutex::new(None) }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The file's value, or a text that says which file is wrong and how.
-    pub fn get(&self) -> Result<Arc<T>, String> {
+    pub(super) fn get(&self) -> Result<Arc<T>, String> {
         let mut read = lock(&self.read);
         let stamp = match std::fs::metadata(&self.path) {
             Ok(meta) => Some((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len(), meta.ino())),
@@ -57,7 +57,7 @@ impl<T: Default> ConfigFile<T> {
     }
 
     /// What is wrong with the file now, one line each.
-    pub fn problems(&self) -> Vec<String> {
+    pub(super) fn problems(&self) -> Vec<String> {
         let Ok(true) = self.path.try_exists() else { return Vec::new() };
         let mut odd = Vec::new();
         match self.parse(&mut odd) {

@@ -52,7 +52,7 @@ pub struct Authorization {
 }
 
 /// The credentials of this user on this machine.
-pub struct Credentials {
+pub(super) struct Credentials {
     file: ConfigFile<AuthFile>,
     refresher: Refresher,
     environment: fn(&str) -> Option<String>,
@@ -60,13 +60,13 @@ pub struct Credentials {
 }
 
 /// The process environment; an empty variable counts as not set.
-pub fn process_environment(name: &str) -> Option<String> {
+pub(super) fn process_environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl Credentials {
     /// Credentials from the agent's folder and the environment. Sign-ins are refreshed over `http`, where `endpoints` says so.
-    pub fn new(
+    pub(super) fn new(
         agent_dir: &Path,
         environment: fn(&str) -> Option<String>,
         endpoints: Endpoints,
@@ -83,7 +83,7 @@ impl Credentials {
     /// # Errors
     ///
     /// The sign-in is of no use any more (the text names provider and fix), or `cancel` came first.
-    pub fn renew(&self, model: &Model, user: &ModelsJson, cancel: &Cancel) -> Result<(), RequestError> {
+    pub(super) fn renew(&self, model: &Model, user: &ModelsJson, cancel: &Cancel) -> Result<(), RequestError> {
         let provider = &model.provider;
         let file = self.stored().map_err(|e| RequestError::new(e.to_string()))?;
         match file.entries.get(provider) {
@@ -99,7 +99,7 @@ impl Credentials {
     }
 
     /// What is wrong with `auth.json`, one line each.
-    pub fn problems(&self) -> Vec<String> {
+    pub(super) fn problems(&self) -> Vec<String> {
         self.file.problems()
     }
 
@@ -108,7 +108,7 @@ impl Credentials {
     }
 
     /// Whether there is something to try for this provider. Runs no command and asks nobody.
-    pub fn available(&self, provider: &str, user: &ModelsJson) -> bool {
+    pub(super) fn available(&self, provider: &str, user: &ModelsJson) -> bool {
         let base_url = user.provider(provider).and_then(|p| p.base_url.as_deref());
         // A server on this machine may ask for no key.
         let local = || base_url.is_some_and(http::is_loopback);
@@ -121,7 +121,7 @@ impl Credentials {
     ///
     /// # Errors
     /// Names the variable that is not set.
-    pub fn address<'u>(&self, provider: &str, base_url: &'u str) -> Result<Cow<'u, str>, ModelError> {
+    pub(super) fn address<'u>(&self, provider: &str, base_url: &'u str) -> Result<Cow<'u, str>, ModelError> {
         let mut address = Cow::Borrowed(base_url);
         let file = self.stored()?;
         for name in catalog::provider(provider).into_iter().flat_map(|p| &p.needs) {
@@ -148,7 +148,7 @@ impl Credentials {
     }
 
     /// What [`Credentials::authorize`] would complain about, as far as that needs no command to be run.
-    pub fn check(&self, model: &Model, user: &ModelsJson) -> Result<(), ModelError> {
+    pub(super) fn check(&self, model: &Model, user: &ModelsJson) -> Result<(), ModelError> {
         self.address(&model.provider, &model.base_url)?;
         match self.locate_for(model, user)? {
             Some(Located::Value { text, .. }) if text.starts_with('!') => Ok(()),
@@ -159,7 +159,7 @@ impl Credentials {
     }
 
     /// The credentials for one request.
-    pub fn authorize(&self, model: &Model, user: &ModelsJson) -> Result<Authorization, ModelError> {
+    pub(super) fn authorize(&self, model: &Model, user: &ModelsJson) -> Result<Authorization, ModelError> {
         let provider = &model.provider;
         let refused = |fix: String| ModelError::Credentials { provider: provider.clone(), fix };
         let (secret, mut scheme) = match self.locate_for(model, user)? {
@@ -215,7 +215,7 @@ impl Credentials {
     }
 
     /// Where what a model's requests are paid with comes from, for people; never what it is.
-    pub fn origin(&self, model: &Model, user: &ModelsJson) -> String {
+    pub(super) fn origin(&self, model: &Model, user: &ModelsJson) -> String {
         let path = self.file.path().display();
         match self.locate_for(model, user) {
             Ok(Some(Located::Value { origin, .. })) => format!("key in {origin}"),

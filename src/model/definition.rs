@@ -14,7 +14,7 @@ const DEFAULT_MAX_TOKENS: u64 = 16_384;
 /// The description of a model, in the form of the catalog or of `models.json`. Absent fields are inherited.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Definition {
+pub(super) struct Definition {
     pub id: String,
     pub name: Option<String>,
     pub api: Option<String>,
@@ -46,7 +46,7 @@ pub struct Definition {
 /// The most that one request may hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct InputLimits {
+pub(super) struct InputLimits {
     /// The size of the whole body.
     #[serde(deserialize_with = "whole")]
     pub max_request_bytes: Option<u64>,
@@ -55,7 +55,7 @@ pub struct InputLimits {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct ImageLimits {
+pub(super) struct ImageLimits {
     #[serde(deserialize_with = "whole")]
     pub max_per_request: Option<u64>,
 }
@@ -63,7 +63,7 @@ pub struct ImageLimits {
 /// US dollars per million tokens: `[input, output, cacheRead, cacheWrite]`, or by name.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
-pub enum Price {
+pub(super) enum Price {
     List([f64; 4]),
     #[serde(rename_all = "camelCase")]
     Named {
@@ -76,12 +76,12 @@ pub enum Price {
 }
 
 /// `[above, input, output, cacheRead, cacheWrite]`: the length of prompts that the rates are for, in tokens, and the rates.
-pub type ListTier = [f64; 5];
+pub(super) type ListTier = [f64; 5];
 
 /// The rates of long prompts by name.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct NamedTier {
+pub(super) struct NamedTier {
     input_tokens_above: f64,
     input: f64,
     output: f64,
@@ -112,7 +112,7 @@ impl Price {
 
 /// What all models of a provider inherit.
 #[derive(Clone, Copy, Debug)]
-pub struct Inherited<'a> {
+pub(super) struct Inherited<'a> {
     pub provider: &'a str,
     pub api: Option<&'a str>,
     pub base_url: Option<&'a str>,
@@ -120,7 +120,7 @@ pub struct Inherited<'a> {
 
 impl Definition {
     /// Puts `over` on top of this description: its fields win, objects field by field.
-    pub fn overlay(mut self, over: Definition) -> Definition {
+    pub(super) fn overlay(mut self, over: Definition) -> Definition {
         let cost_tiers = over.tiers().or_else(|| self.tiers());
         let max_images = over.images_per_request().or(self.images_per_request());
         let price = match (self.cost, over.cost) {
@@ -165,7 +165,7 @@ impl Definition {
     }
 
     /// The model, or why there is none.
-    pub fn into_model(mut self, from: Inherited<'_>) -> Result<Model, String> {
+    pub(super) fn into_model(mut self, from: Inherited<'_>) -> Result<Model, String> {
         let spec = format!("{}/{}", from.provider, self.id);
         let api = self.api.as_deref().or(from.api).ok_or_else(|| format!("{spec} has no \"api\""))?;
         let api = Api::parse(api).ok_or_else(|| format!("{spec}: the API \"{api}\" is not supported"))?;
@@ -221,7 +221,7 @@ fn price_of(rates: Rates) -> Price {
 }
 
 /// Puts `over` on top of `below`, nested objects field by field.
-pub fn merge(below: &mut Map<String, Value>, over: Map<String, Value>) {
+pub(super) fn merge(below: &mut Map<String, Value>, over: Map<String, Value>) {
     for (key, value) in over {
         match (below.get_mut(&key), value) {
             (Some(Value::Object(below)), Value::Object(over)) => merge(below, over),

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 /// What an error says of itself.
 #[derive(Debug, Default, PartialEq)]
-pub struct ErrorBody {
+pub(super) struct ErrorBody {
     /// The HTTP status that it names, or that its kind stands for.
     pub status: Option<u16>,
     /// Its words for people, with its kinds behind them; `None` if it is not of a known form.
@@ -13,13 +13,13 @@ pub struct ErrorBody {
 }
 
 /// How much of a provider's own words goes into an error message, in characters.
-pub const MAX_ERROR_CHARS: usize = 4000;
+pub(super) const MAX_ERROR_CHARS: usize = 4000;
 /// Bodies within bodies are followed so deep; more than three were never seen.
 const MAX_DEPTH: usize = 8;
 /// So many words and kinds are kept; more say nothing more.
 const MAX_PIECES: usize = 32;
 /// The fields under which servers write what went wrong.
-pub const MESSAGES: &[&str] = &[
+pub(super) const MESSAGES: &[&str] = &[
     "message",
     "msg",
     "error_message",
@@ -35,7 +35,7 @@ const DESCRIPTIONS: &[&str] = &["description", "title"];
 /// Where a body has another one inside. `raw` is OpenRouter's copy of the upstream's answer, `base_resp` is MiniMax's.
 const NESTED: &[&str] = &["error", "errors", "response", "metadata", "raw", "base_resp"];
 /// The fields under which servers write what kind of error it is, the most specific one first.
-pub const KINDS: &[&str] = &[
+pub(super) const KINDS: &[&str] = &[
     "code",
     "error_code",
     "errorCode",
@@ -53,7 +53,7 @@ const EMPTY_KINDS: &[&str] = &["error", "failed", "none", "unknown"];
 
 impl ErrorBody {
     /// Reads a body: JSON, or an event of a stream with JSON in it. Of any other text nothing is said.
-    pub fn read(raw: &str) -> ErrorBody {
+    pub(super) fn read(raw: &str) -> ErrorBody {
         let raw = raw.trim();
         let event = || raw.lines().find_map(|line| line.strip_prefix("data:"));
         let body = serde_json::from_str(raw).ok().or_else(|| serde_json::from_str(event()?.trim()).ok());
@@ -132,7 +132,7 @@ impl Found {
 }
 
 /// A provider's words inside a stream, cut to what a message may hold.
-pub fn quoted(data: &[u8]) -> String {
+pub(super) fn quoted(data: &[u8]) -> String {
     String::from_utf8_lossy(data).chars().take(MAX_ERROR_CHARS).collect()
 }
 

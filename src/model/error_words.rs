@@ -6,7 +6,7 @@
 const MAX_GAP: usize = 200;
 
 /// Whether one of the patterns is in `text`, which has to be in lower case.
-pub fn matches_any(text: &str, patterns: &[&str]) -> bool {
+pub(super) fn matches_any(text: &str, patterns: &[&str]) -> bool {
     patterns.iter().any(|pattern| matches(text, pattern))
 }
 

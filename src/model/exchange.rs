@@ -18,14 +18,14 @@ use std::time::{Duration, Instant};
 
 /// When a refused request is sent again before anybody hears of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RetryPolicy {
+pub(super) struct RetryPolicy {
     pub max_retries: u32,
     /// The longest wait that a server may ask for.
     pub longest_wait: Duration,
 }
 
 /// A request with all it takes to send it.
-pub struct Exchange<'a> {
+pub(super) struct Exchange<'a> {
     pub http: &'a Arc<Http>,
     pub throttle: &'a Throttle,
     pub http_request: &'a HttpRequest,
@@ -37,7 +37,7 @@ pub struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// Sends the request and feeds the answer to the decoder.
-    pub fn run(&self, decoder: &mut dyn Decoder, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
+    pub(super) fn run(&self, decoder: &mut dyn Decoder, answer: &mut Answer<'_>) -> Result<StopReason, RequestError> {
         let result = self.accepted().and_then(|response| {
             answer.accepted();
             self.stream(response, decoder, answer)

@@ -4,13 +4,13 @@ mod family;
 mod request;
 mod stream;
 
-pub use family::{Family, NO_SIGNATURE};
+pub(super) use family::{Family, NO_SIGNATURE};
 
 use super::protocol::Protocol;
 use super::sendable::Rules;
 
 /// How this API is spoken.
-pub const PROTOCOL: Protocol = Protocol {
+pub(super) const PROTOCOL: Protocol = Protocol {
     rules: Rules { letter_first: true, thought_last: true, signed_blanks: true, ..Rules::USUAL },
     prepare: request::prepare,
     decoder: |_| Box::new(stream::GoogleDecoder::default()),

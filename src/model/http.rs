@@ -40,7 +40,7 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a server may take.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Timeouts {
+pub(super) struct Timeouts {
     /// Longest silence before the response headers.
     pub first_byte: Duration,
     /// Longest silence between two pieces of the body.
@@ -51,7 +51,7 @@ pub struct Timeouts {
 
 /// Why there is no response, or no more of it.
 #[derive(Debug, PartialEq)]
-pub enum HttpError {
+pub(super) enum HttpError {
     Cancelled,
     /// Nothing was sent: the address, a header or the proxy setting is of no use.
     Invalid(String),
@@ -75,7 +75,7 @@ impl std::fmt::Display for HttpError {
 }
 
 /// Sends requests and keeps idle connections.
-pub struct Http {
+pub(super) struct Http {
     connector: Arc<InnerConnector>,
     /// The proxy that the user's settings name.
     proxy: Mutex<Option<String>>,
@@ -108,7 +108,7 @@ impl Default for Http {
 impl Http {
     /// Says which proxy counts where the environment names none. Connections that are there already go another way, so
     /// that a change closes them.
-    pub fn set_proxy(&self, setting: Option<&str>) {
+    pub(super) fn set_proxy(&self, setting: Option<&str>) {
         let mut proxy = lock(&self.proxy);
         if proxy.as_deref() != setting {
             *proxy = setting.map(str::to_string);
@@ -117,7 +117,7 @@ impl Http {
     }
 
     /// Sends `body` and waits for the response headers. Any status is a response.
-    pub fn post(
+    pub(super) fn post(
         self: &Arc<Http>,
         url: &str,
         headers: &[(String, String)],
@@ -231,7 +231,7 @@ fn finish(mut rest: BodyReader<'static>) {
 }
 
 /// An answer: status, headers, and the body as a reader.
-pub struct Response {
+pub(super) struct Response {
     pub status: u16,
     headers: ureq::http::HeaderMap,
     body: BodyReader<'static>,
@@ -243,18 +243,18 @@ pub struct Response {
 
 impl Response {
     /// The header's value, if it is there and text.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
     /// From here on, all waits for more of the answer together have to end at `end`.
-    pub fn limit_until(&self, end: Instant) {
+    pub(super) fn limit_until(&self, end: Instant) {
         self.agent.watch.limit_until(end);
     }
 
     /// Takes note that the answer is complete, whatever may still follow it, and leaves the connection to the next
     /// request. An answer dropped without this closes its connection.
-    pub fn complete(self) {
+    pub(super) fn complete(self) {
         let Response { body, agent, http, cancel, _guard, .. } = self;
         // From here on, a cancel must not hit whoever uses the connection next; one that came before this has done so.
         drop(_guard);
@@ -264,7 +264,7 @@ impl Response {
     }
 
     /// The body of a failed request, as far as it arrives soon. The connection is kept if the body ends.
-    pub fn into_error_body(mut self) -> String {
+    pub(super) fn into_error_body(mut self) -> String {
         self.agent.watch.limit_until(Instant::now() + ERROR_BODY_TIMEOUT);
         let mut body = Vec::new();
         let whole = (&mut self.body).take(MAX_ERROR_BODY as u64).read_to_end(&mut body).is_ok();
@@ -338,7 +338,7 @@ fn server_of(url: &str) -> Option<String> {
 }
 
 /// Whether the URL's host is this machine, by its name or address.
-pub fn is_loopback(url: &str) -> bool {
+pub(super) fn is_loopback(url: &str) -> bool {
     let Some(server) = server_of(url) else { return false };
     let authority = server.split_once("://").map_or("", |(_, authority)| authority);
     let host = authority.rsplit('@').next().unwrap_or_default();

@@ -1,18 +1,18 @@
 //! Ids of tool calls, brought into forms that other APIs take.
 
 /// The id with everything but letters, digits, `_` and `-` replaced by `_`.
-pub fn sanitize(id: &str) -> String {
+pub(super) fn sanitize(id: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     id.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
 }
 
 /// An id that both Anthropic and Google take: plain characters, 64 at most.
-pub fn portable(id: &str) -> String {
+pub(super) fn portable(id: &str) -> String {
     sanitize(id).chars().take(64).collect()
 }
 
 /// Eight hexadecimal digits that differ for different texts as a rule (FNV-1a). Guards nothing: it names.
-pub fn short_hash(text: &str) -> String {
+pub(super) fn short_hash(text: &str) -> String {
     let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     format!("{hash:08x}")
 }

@@ -12,21 +12,21 @@ use std::marker::PhantomData;
 /// A text, borrowed from the event where it has no escapes; `None` for anything that holds no text. A list gives the texts
 /// of its elements, an object that of its `text` field: some servers send content in parts also where texts are documented.
 #[derive(Debug, Default, PartialEq)]
-pub struct Text<'a>(pub Option<Cow<'a, str>>);
+pub(super) struct Text<'a>(pub Option<Cow<'a, str>>);
 
 impl Text<'_> {
     /// The text; empty if there is none.
-    pub fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or("")
     }
 
     /// The text if there is one that is not empty.
-    pub fn filled(&self) -> Option<&str> {
+    pub(super) fn filled(&self) -> Option<&str> {
         self.0.as_deref().filter(|text| !text.is_empty())
     }
 
     /// The text of its own if there is one that is not empty.
-    pub fn owned(self) -> Option<String> {
+    pub(super) fn owned(self) -> Option<String> {
         self.0.filter(|text| !text.is_empty()).map(Cow::into_owned)
     }
 }
@@ -34,35 +34,35 @@ impl Text<'_> {
 /// A count or an index: a whole number, a float without its fraction, a text that is a number; negative ones are 0. `None`
 /// for anything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Count(pub Option<u64>);
+pub(super) struct Count(pub Option<u64>);
 
 /// The largest whole number that every JSON parser holds. What is larger counts nothing, and sums of it would overflow.
 const LARGEST_COUNT: f64 = 9_007_199_254_740_991.0;
 
 /// A number. `None` for anything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Number(pub Option<f64>);
+pub(super) struct Number(pub Option<f64>);
 
 /// Yes or no: a boolean, a number that is not 0, a text other than `false` and the empty one. Anything else is a no.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Flag(pub bool);
+pub(super) struct Flag(pub bool);
 
 /// JSON text, such as a tool call's arguments: a text is taken as it is, and an object or a list for the text that it would
 /// be. `None` for anything else.
 #[derive(Debug, Default, PartialEq)]
-pub struct JsonText<'a>(pub Option<Cow<'a, str>>);
+pub(super) struct JsonText<'a>(pub Option<Cow<'a, str>>);
 
 /// An object of this form; `None` for anything that is no object.
 #[derive(Debug, PartialEq)]
-pub struct Object<T>(pub Option<T>);
+pub(super) struct Object<T>(pub Option<T>);
 
 /// The objects of a list that are of this form; a lone object is a list of one, and anything else an empty list.
 #[derive(Debug, PartialEq)]
-pub struct List<T>(pub Vec<T>);
+pub(super) struct List<T>(pub Vec<T>);
 
 /// The first object of such a list, of which no other matters: reading it allocates nothing.
 #[derive(Debug, PartialEq)]
-pub struct First<T>(pub Option<T>);
+pub(super) struct First<T>(pub Option<T>);
 
 impl<T> Default for Object<T> {
     fn default() -> Object<T> {

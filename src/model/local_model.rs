@@ -6,7 +6,7 @@ use crate::cancel::Cancel;
 use crate::transcript::StopReason;
 
 /// A model without a provider. Tests bring their own; else it is the one that is built in.
-pub trait LocalModel: Send + Sync {
+pub(crate) trait LocalModel: Send + Sync {
     /// Answers the request, as a provider's API would.
     ///
     /// # Errors

@@ -64,7 +64,7 @@ pub enum Api {
 
 /// Why a model cannot be had.
 #[derive(Clone, Debug, PartialEq)]
-pub enum ModelError {
+pub(crate) enum ModelError {
     /// No model has that name; `near` are names that resemble it.
     Unknown { spec: String, near: Vec<String> },
     /// Several providers have a model of that name.

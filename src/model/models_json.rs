@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 /// The file's content: providers in the file's order.
 #[derive(Default)]
-pub struct ModelsJson {
+pub(super) struct ModelsJson {
     providers: Vec<(String, UserProvider)>,
     odd: Vec<Odd>,
 }
@@ -25,7 +25,7 @@ struct Odd {
 /// What the file says about one provider, built-in or not.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct UserProvider {
+pub(super) struct UserProvider {
     pub base_url: Option<String>,
     pub api: Option<String>,
     /// In the value syntax of `credentials`.
@@ -44,7 +44,7 @@ impl ModelsJson {
     ///
     /// # Errors
     /// The file is of no use.
-    pub fn parse(text: &str) -> Result<ModelsJson, String> {
+    pub(super) fn parse(text: &str) -> Result<ModelsJson, String> {
         let mut file = odd_values::object(comments::parse(text)?)?;
         let mut found = ModelsJson::default();
         let providers = match file.remove("providers") {
@@ -112,21 +112,21 @@ impl ModelsJson {
     }
 
     /// What is wrong with the file, one line each.
-    pub fn problems(&self) -> impl Iterator<Item = String> {
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         self.odd.iter().map(|odd| odd.reason.clone())
     }
 
     /// Why the file does not have a model that `named` accepts, by provider and id; of a provider that is of no use as a
     /// whole, the id is `None`.
-    pub fn problem(&self, named: impl Fn(&str, Option<&str>) -> bool) -> Option<&str> {
+    pub(super) fn problem(&self, named: impl Fn(&str, Option<&str>) -> bool) -> Option<&str> {
         self.odd.iter().find(|odd| named(&odd.provider, odd.model.as_deref())).map(|odd| odd.reason.as_str())
     }
 
-    pub fn provider(&self, id: &str) -> Option<&UserProvider> {
+    pub(super) fn provider(&self, id: &str) -> Option<&UserProvider> {
         self.providers.iter().find(|(known, _)| known == id).map(|(_, provider)| provider)
     }
 
-    pub fn providers(&self) -> impl Iterator<Item = (&str, &UserProvider)> {
+    pub(super) fn providers(&self) -> impl Iterator<Item = (&str, &UserProvider)> {
         self.providers.iter().map(|(id, provider)| (id.as_str(), provider))
     }
 }
@@ -140,7 +140,7 @@ fn definition(value: Value) -> Result<Definition, String> {
 
 impl UserProvider {
     /// What the file lays over the model `id`: the provider's settings, then the override.
-    pub fn corrections(&self, id: &str) -> [Definition; 2] {
+    pub(super) fn corrections(&self, id: &str) -> [Definition; 2] {
         let provider = Definition {
             api: None,
             base_url: self.base_url.clone(),

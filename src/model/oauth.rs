@@ -9,7 +9,8 @@ mod auth_file;
 mod endpoint;
 mod lock;
 
-pub use endpoint::{Endpoints, VENDOR_ONLY};
+pub(crate) use endpoint::Endpoints;
+pub(super) use endpoint::VENDOR_ONLY;
 
 use super::http::{Http, Timeouts};
 use super::request::{Failure, RequestError};
@@ -40,12 +41,12 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(30);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Whether a token that ends then has to be refreshed.
-pub fn is_due(expires_ms: i64, now_ms: i64) -> bool {
+pub(super) fn is_due(expires_ms: i64, now_ms: i64) -> bool {
     now_ms.saturating_add(MARGIN_MS) >= expires_ms
 }
 
 /// Refreshes sign-ins. Dropping it waits for refreshes that have begun, as what they get would be lost.
-pub struct Refresher(Arc<SharedRefresher>);
+pub(super) struct Refresher(Arc<SharedRefresher>);
 
 struct SharedRefresher {
     /// `auth.json`.
@@ -87,12 +88,12 @@ impl RefreshError {
 }
 
 impl Refresher {
-    pub fn new(path: PathBuf, endpoints: Endpoints, http: Arc<Http>) -> Refresher {
+    pub(super) fn new(path: PathBuf, endpoints: Endpoints, http: Arc<Http>) -> Refresher {
         Refresher(Arc::new(SharedRefresher { path, endpoints, http, state: Mutex::default(), closing: Cancel::new() }))
     }
 
     /// Whether the configuration says where the provider's sign-in is refreshed.
-    pub fn serves(&self, provider: &str) -> bool {
+    pub(super) fn serves(&self, provider: &str) -> bool {
         self.0.endpoints.get(provider).is_some()
     }
 
@@ -102,7 +103,7 @@ impl Refresher {
     /// # Errors
     ///
     /// Names the provider and the fix, or `cancel` came first, at which the refresh goes on.
-    pub fn refresh(&self, provider: &str, usable: bool, cancel: &Cancel) -> Result<(), RequestError> {
+    pub(super) fn refresh(&self, provider: &str, usable: bool, cancel: &Cancel) -> Result<(), RequestError> {
         let running = match self.0.join(provider, usable) {
             None => return Ok(()),
             Some(running) => running.map_err(|e| RefreshError::new(format!("no thread for it: {e}"))),

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 /// What is wrong with a value, in a parser's words without the value.
-pub fn without_value(error: &serde_json::Error) -> String {
+pub(super) fn without_value(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let (Some(value), Some(expected)) = (text.find(['"', '`']), text.rfind(", expected ")) else { return text };
     let (before, after) =
@@ -17,7 +17,7 @@ pub fn without_value(error: &serde_json::Error) -> String {
 }
 
 /// What kind of value this is.
-pub fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "true or false",
@@ -32,7 +32,7 @@ pub fn kind(value: &Value) -> &'static str {
 ///
 /// # Errors
 /// The value is no object; the text names its kind.
-pub fn object(value: Value) -> Result<Map<String, Value>, String> {
+pub(super) fn object(value: Value) -> Result<Map<String, Value>, String> {
     match value {
         Value::Object(fields) => Ok(fields),
         other => Err(format!("{}, not an object", kind(&other))),
@@ -40,7 +40,7 @@ pub fn object(value: Value) -> Result<Map<String, Value>, String> {
 }
 
 /// Makes whole numbers of those that were written as `16384.0`, as programs do that know one kind of number only.
-pub fn whole_numbers(value: &mut Value) {
+pub(super) fn whole_numbers(value: &mut Value) {
     /// Up to here a float holds every whole number (2^53).
     const EXACT: f64 = 9_007_199_254_740_992.0;
     match value {
@@ -62,7 +62,7 @@ pub fn whole_numbers(value: &mut Value) {
 type Check<'a> = &'a dyn Fn(&Value) -> Result<(), serde_json::Error>;
 
 /// Takes out of a document what `check` does not accept, down to single fields of objects, and says so in `odd`.
-pub fn leave_out(document: &mut Map<String, Value>, check: Check<'_>, odd: &mut Vec<String>) {
+pub(super) fn leave_out(document: &mut Map<String, Value>, check: Check<'_>, odd: &mut Vec<String>) {
     document.retain(|key, value| keeps(&mut vec![key.clone()], value, check, odd));
 }
 

@@ -25,11 +25,11 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::time::Duration;
 
-pub const PROVIDER: &str = "offline";
-pub const ID: &str = "demo";
+pub(crate) const PROVIDER: &str = "offline";
+pub(crate) const ID: &str = "demo";
 
 /// How every answer begins, so that nobody takes it for a model's.
-pub const LABEL: &str = "[offline/demo: no model, a built-in script]";
+pub(crate) const LABEL: &str = "[offline/demo: no model, a built-in script]";
 
 const MAX_PIECES: u64 = 10_000_000;
 /// The longest text of `@stream`, in bytes.
@@ -38,7 +38,7 @@ const MAX_STREAM: u64 = 256 << 20;
 const MAX_COUNTED: usize = 1024;
 
 /// The offline model's entry.
-pub fn model() -> Model {
+pub(crate) fn model() -> Model {
     Model {
         id: ID.to_string(),
         name: "Offline demo (no model)".to_string(),
@@ -161,7 +161,7 @@ fn parse_stream(text: &str) -> Option<Line> {
 
 /// Runs scripts. What it remembers is only how often prompts have failed on purpose.
 #[derive(Default)]
-pub struct Offline {
+pub(crate) struct Offline {
     failures: Mutex<VecDeque<(String, u32)>>,
 }
 

@@ -10,7 +10,7 @@ use super::protocol::Protocol;
 use super::sendable::Rules;
 
 /// How this API is spoken.
-pub const PROTOCOL: Protocol = Protocol {
+pub(super) const PROTOCOL: Protocol = Protocol {
     rules: Rules {
         foreign_id: messages::foreign_id,
         max_id: 40,

@@ -8,31 +8,31 @@ use std::fmt;
 use std::marker::PhantomData;
 
 /// The names under which servers send thoughts; a thinking block's signature says which one it came by.
-pub const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "reasoning", "reasoning_text"];
+pub(super) const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "reasoning", "reasoning_text"];
 
 /// What identifies a call or an item: a text, or a number, of which the digits will do.
 #[derive(Debug, Default, PartialEq)]
-pub struct Id<'a>(pub Option<Cow<'a, str>>);
+pub(super) struct Id<'a>(pub Option<Cow<'a, str>>);
 
 impl Id<'_> {
     /// The id; empty if there is none.
-    pub fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or("")
     }
 }
 
 /// The content of a message: a text, a part, or a list of such. Mistral sends its thoughts as parts of the content.
 #[derive(Debug, Default, PartialEq)]
-pub struct Content<'a> {
+pub(super) struct Content<'a> {
     pub text: Text<'a>,
     pub thoughts: Text<'a>,
 }
 
 /// The texts of a list of parts, one by one.
 #[derive(Debug, Default, PartialEq)]
-pub struct Parts<'a>(pub Vec<Text<'a>>);
+pub(super) struct Parts<'a>(pub Vec<Text<'a>>);
 
-pub fn texts(blocks: &[Block]) -> impl Iterator<Item = &str> {
+pub(super) fn texts(blocks: &[Block]) -> impl Iterator<Item = &str> {
     blocks.iter().filter_map(|block| match block {
         Block::Text { text, .. } => Some(text.as_str()),
         _ => None,
@@ -40,7 +40,7 @@ pub fn texts(blocks: &[Block]) -> impl Iterator<Item = &str> {
 }
 
 /// A tool result's text, or what stands in for it.
-pub fn result_text(blocks: &[Block]) -> Cow<'_, str> {
+pub(super) fn result_text(blocks: &[Block]) -> Cow<'_, str> {
     let text = texts(blocks).collect::<Vec<_>>().join("\n");
     match text.as_str() {
         "" if blocks.iter().any(|b| matches!(b, Block::Image { .. })) => Cow::Borrowed("(see attached image)"),
@@ -51,7 +51,7 @@ pub fn result_text(blocks: &[Block]) -> Cow<'_, str> {
 
 impl Parts<'_> {
     /// The paragraphs as one text.
-    pub fn joined(&self) -> String {
+    pub(super) fn joined(&self) -> String {
         self.0.iter().filter_map(Text::filled).collect::<Vec<_>>().join("\n\n")
     }
 }

@@ -7,7 +7,7 @@ use super::protocol::Protocol;
 use super::sendable::Rules;
 
 /// How this API is spoken.
-pub const PROTOCOL: Protocol = Protocol {
+pub(super) const PROTOCOL: Protocol = Protocol {
     rules: Rules {
         foreign_id: request::foreign_id,
         takes_id: request::takes_id,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 /// ReportedUsage of tokens, under the names of either API: servers exist that use those of the other one, or both.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct ReportedUsage {
+pub(super) struct ReportedUsage {
     prompt_tokens: Count,
     input_tokens: Count,
     completion_tokens: Count,
@@ -36,7 +36,7 @@ struct Details {
 /// The counts of an answer, as far as they are known: later ones replace earlier ones, and take nothing back by what they
 /// leave out.
 #[derive(Debug, Default)]
-pub struct KnownUsage {
+pub(super) struct KnownUsage {
     prompt: u64,
     output: u64,
     cached: u64,
@@ -46,7 +46,7 @@ pub struct KnownUsage {
 }
 
 impl KnownUsage {
-    pub fn learn(&mut self, counts: &ReportedUsage) {
+    pub(super) fn learn(&mut self, counts: &ReportedUsage) {
         let detail = |of: &[&Object<Details>], count: fn(&Details) -> Count| {
             of.iter().filter_map(|details| details.0.as_ref()).find_map(|details| count(details).0)
         };
@@ -69,12 +69,12 @@ impl KnownUsage {
     }
 
     /// The total that the server reported; 0 if it reported none.
-    pub fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         self.total
     }
 
     /// Writes down what is known. `counts` are those that were learnt last.
-    pub fn write(&self, counts: &ReportedUsage, usage: &mut Usage) {
+    pub(super) fn write(&self, counts: &ReportedUsage, usage: &mut Usage) {
         usage.cache_read = self.cached;
         usage.cache_write = self.cache_write;
         usage.input = self.prompt.saturating_sub(self.cached).saturating_sub(self.cache_write);

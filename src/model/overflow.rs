@@ -11,7 +11,7 @@ use crate::transcript::{AssistantMessage, StopReason};
 ///   tokens, or has a lower limit of its own for answers, has not filled the window, and what it said is the answer.
 /// - `stop`: the server took a prompt that is longer than the model's window, and dropped part of it. The answer is
 ///   to be kept; compaction is due before the next request.
-pub fn is_overflow(message: &AssistantMessage, model: &Model) -> bool {
+pub(crate) fn is_overflow(message: &AssistantMessage, model: &Model) -> bool {
     let usage = &message.usage;
     let prompt = usage.input.saturating_add(usage.cache_read);
     match message.stop_reason {

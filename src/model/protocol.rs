@@ -69,7 +69,7 @@ impl RequestContext<'_> {
 }
 
 /// Adds the configured headers, which replace computed ones of the same name.
-pub fn configure(headers: &mut Vec<(String, String)>, authorization: &Authorization) {
+pub(super) fn configure(headers: &mut Vec<(String, String)>, authorization: &Authorization) {
     for (name, value) in &authorization.headers {
         headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
         headers.push((name.clone(), value.reveal().to_string()));
@@ -108,16 +108,16 @@ pub struct Protocol {
 }
 
 /// What some servers send as the last event's data, without a name.
-pub const DONE: &[u8] = b"[DONE]";
+pub(super) const DONE: &[u8] = b"[DONE]";
 
 /// How the answer ended, where the provider says that it just did.
-pub fn stopped(answer: &Answer<'_>) -> StopReason {
+pub(super) fn stopped(answer: &Answer<'_>) -> StopReason {
     // Servers exist that do not say that the model wants its calls made.
     if answer.message.has_tool_calls() { StopReason::ToolUse } else { StopReason::Stop }
 }
 
 /// How the answer ended, where the provider says so in a word that is none of its API: as above, with the word kept.
-pub fn stopped_by(reason: &str, answer: &mut Answer<'_>) -> StopReason {
+pub(super) fn stopped_by(reason: &str, answer: &mut Answer<'_>) -> StopReason {
     answer.message.raw_stop_reason = Some(quoted(reason.as_bytes()));
     stopped(answer)
 }

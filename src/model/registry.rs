@@ -11,7 +11,7 @@ use super::{catalog, offline};
 const MAX_SUGGESTIONS: usize = 5;
 
 /// The models as of now.
-pub struct Registry<'a> {
+pub(super) struct Registry<'a> {
     pub user: &'a ModelsJson,
     /// Whether a provider has credentials: breaks ties between providers that have a model of the same id.
     pub usable: &'a dyn Fn(&str) -> bool,
@@ -19,7 +19,7 @@ pub struct Registry<'a> {
 
 impl Registry<'_> {
     /// Every provider's id: built-in ones in catalog order, then the user's own, then the offline one.
-    pub fn provider_ids(&self) -> Vec<&str> {
+    pub(super) fn provider_ids(&self) -> Vec<&str> {
         let mut ids: Vec<&str> = catalog::providers().map(|p| p.id).collect();
         for (id, _) in self.user.providers() {
             if !ids.contains(&id) {
@@ -31,7 +31,7 @@ impl Registry<'_> {
     }
 
     /// The ids of a provider's models.
-    pub fn model_ids(&self, provider: &str) -> Vec<&str> {
+    pub(super) fn model_ids(&self, provider: &str) -> Vec<&str> {
         if provider == offline::PROVIDER {
             return vec![offline::ID];
         }
@@ -47,7 +47,7 @@ impl Registry<'_> {
     }
 
     /// The model of exactly that name; an error if its description is of no use, `None` if there is none.
-    pub fn find(&self, provider: &str, id: &str) -> Option<Result<Model, ModelError>> {
+    pub(super) fn find(&self, provider: &str, id: &str) -> Option<Result<Model, ModelError>> {
         if provider == offline::PROVIDER {
             return (id == offline::ID).then(|| Ok(offline::model()));
         }
@@ -80,7 +80,7 @@ impl Registry<'_> {
     /// The model that `spec` names, with the thinking level it asks for. Names are matched without regard to case, in
     /// this order: `provider/model`, a bare id that is unique (or unique among providers with credentials), and either
     /// of these with `:level` behind it. The whole text is tried first, because ids may hold colons and slashes.
-    pub fn resolve(&self, spec: &str) -> Result<(Model, Option<ThinkingLevel>), ModelError> {
+    pub(super) fn resolve(&self, spec: &str) -> Result<(Model, Option<ThinkingLevel>), ModelError> {
         let spec = spec.trim();
         if let Some(found) = self.named(spec)? {
             return Ok((found, None));

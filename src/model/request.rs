@@ -93,7 +93,7 @@ pub struct Failure {
 }
 
 /// What a cancelled request says.
-pub const ABORTED: &str = "Request was aborted";
+pub(super) const ABORTED: &str = "Request was aborted";
 
 /// Why a request failed.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use crate::transcript::StopReason;
 
 /// What an outcome calls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The same request may succeed later.
     Retry,
     /// The context is too long, see [`is_overflow`].
@@ -22,7 +22,7 @@ pub enum Verdict {
 }
 
 /// What this outcome of a request to `model` calls for.
-pub fn verdict(outcome: &Outcome, model: &Model) -> Verdict {
+pub(crate) fn verdict(outcome: &Outcome, model: &Model) -> Verdict {
     let message = &outcome.message;
     if is_overflow(message, model) {
         return Verdict::Overflow;
@@ -40,7 +40,7 @@ pub fn verdict(outcome: &Outcome, model: &Model) -> Verdict {
 ///
 /// A wait that the server asks for is honoured up to the limit of the settings: what is left of a longer one is waited
 /// for after the next attempt. One that is longer than all attempts together means "not today".
-pub fn pause_ms(outcome: &Outcome, model: &Model, settings: &RetrySettings, attempts: u32) -> Option<u64> {
+pub(crate) fn pause_ms(outcome: &Outcome, model: &Model, settings: &RetrySettings, attempts: u32) -> Option<u64> {
     let left = settings.max_retries.saturating_sub(attempts);
     if !settings.enabled || left == 0 || verdict(outcome, model) != Verdict::Retry {
         return None;

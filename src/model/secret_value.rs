@@ -37,10 +37,10 @@ impl fmt::Debug for Secret {
 }
 
 /// Looks up an environment variable; an empty one counts as not set.
-pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The value that `text` stands for, or why there is none. The reason never holds a secret.
-pub fn evaluate(text: &str, lookup: Lookup<'_>) -> Result<Secret, String> {
+pub(super) fn evaluate(text: &str, lookup: Lookup<'_>) -> Result<Secret, String> {
     if let Some(command) = text.strip_prefix('!') {
         return run(command, COMMAND_TIMEOUT).map(Secret);
     }

@@ -19,10 +19,10 @@ mod names;
 mod refused;
 mod remedy;
 
-pub use images::Limits;
-pub use names::resolve_tool_name;
-pub use refused::{Habit, Refused};
-pub use remedy::{MAX_REPAIRS, Refusal, Remedy, remedy};
+pub(super) use images::Limits;
+pub(super) use names::resolve_tool_name;
+pub(super) use refused::{Habit, Refused};
+pub(super) use remedy::{MAX_REPAIRS, Refusal, Remedy, remedy};
 
 use super::ids;
 use super::model_info::Model;
@@ -88,7 +88,7 @@ impl Rules {
 }
 
 /// What a history is made sendable for.
-pub struct SendableOptions<'a> {
+pub(super) struct SendableOptions<'a> {
     pub model: &'a Model,
     pub rules: &'a Rules,
     /// The tools of the request.
@@ -102,7 +102,7 @@ pub struct SendableOptions<'a> {
 }
 
 /// The messages in the form in which they can be sent.
-pub fn sendable(messages: &[Arc<Message>], options: &SendableOptions<'_>) -> Vec<Arc<Message>> {
+pub(super) fn sendable(messages: &[Arc<Message>], options: &SendableOptions<'_>) -> Vec<Arc<Message>> {
     let mut writer = HistoryWriter {
         options,
         verdicts: verdicts(messages, options),

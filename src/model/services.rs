@@ -28,7 +28,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Models, and requests to them, by the settings of the user and perhaps of one project.
-pub struct Services {
+pub(crate) struct Services {
     shared: Arc<SharedServices>,
     /// What the project's settings say beside the user's.
     project: Option<ConfigFile<Value>>,
@@ -67,7 +67,7 @@ impl SharedServices {
 impl Services {
     /// Reads nothing yet: `models.json`, `auth.json` and `settings.json` in `agent_dir` are read when first needed, and
     /// again when they have changed. Sign-ins are refreshed at these endpoints only.
-    pub fn new(agent_dir: &Path, endpoints: Endpoints) -> Services {
+    pub(crate) fn new(agent_dir: &Path, endpoints: Endpoints) -> Services {
         Services::with_environment(agent_dir, endpoints, process_environment)
     }
 
@@ -93,7 +93,7 @@ impl Services {
 
     /// Services without files, keys and network, whose offline model is this one.
     #[cfg(test)]
-    pub fn with_local_model(model: Box<dyn LocalModel>) -> Services {
+    pub(crate) fn with_local_model(model: Box<dyn LocalModel>) -> Services {
         let mut services = Services::with_environment(Path::new("/nonexistent"), Endpoints::default(), |_| None);
         Arc::get_mut(&mut services.shared).expect("nobody else has it").local = model;
         services
@@ -101,7 +101,7 @@ impl Services {
 
     /// Services for the sessions of a project, whose `.pi/settings.json` beats the user's settings. That file can name
     /// programs to run, so this is for trusted folders only.
-    pub fn of_project(&self, folder: &Path) -> Services {
+    pub(crate) fn of_project(&self, folder: &Path) -> Services {
         let project = ConfigFile::new(folder.join(".pi/settings.json"), settings::document);
         Services { shared: self.shared.clone(), project: Some(project) }
     }
@@ -112,12 +112,12 @@ impl Services {
     }
 
     /// The user trusts all projects, as the settings say.
-    pub fn trusts_projects(&self) -> bool {
+    pub(crate) fn trusts_projects(&self) -> bool {
         self.user_settings().trusts_projects()
     }
 
     /// What is wrong with the user's files, one line each.
-    pub fn problems(&self) -> Vec<String> {
+    pub(crate) fn problems(&self) -> Vec<String> {
         let shared = &self.shared;
         [shared.settings.problems(), shared.models.problems(), shared.credentials.problems()].concat()
     }
@@ -131,32 +131,32 @@ impl Services {
     }
 
     /// When a failed request is tried again.
-    pub fn retry_settings(&self) -> RetrySettings {
+    pub(crate) fn retry_settings(&self) -> RetrySettings {
         self.settings().retry()
     }
 
     /// When the context of a session with this model is compacted, and how much of it is kept.
-    pub fn compaction_settings(&self, model: &Model) -> CompactionSettings {
+    pub(crate) fn compaction_settings(&self, model: &Model) -> CompactionSettings {
         self.settings().compaction(model)
     }
 
     /// How the queues of messages that wait for a running session are emptied.
-    pub fn queue_modes(&self) -> QueueModes {
+    pub(crate) fn queue_modes(&self) -> QueueModes {
         self.settings().queue_modes()
     }
 
     /// What the settings say about tools.
-    pub fn tool_settings(&self) -> ToolSettings {
+    pub(crate) fn tool_settings(&self) -> ToolSettings {
         self.settings().tools()
     }
 
     /// The tools that the settings want for sessions that name none, as they are written there.
-    pub fn default_tools(&self) -> Option<Vec<String>> {
+    pub(crate) fn default_tools(&self) -> Option<Vec<String>> {
         self.settings().default_tools.clone()
     }
 
     /// Where the settings want session files to be, as it is written there.
-    pub fn session_dir(&self) -> Option<String> {
+    pub(crate) fn session_dir(&self) -> Option<String> {
         self.settings().session_dir.clone()
     }
 
@@ -174,7 +174,7 @@ impl Services {
     /// # Errors
     ///
     /// There is no such model (the error names similar ones), several have the name, or `models.json` is broken.
-    pub fn resolve(&self, spec: &str) -> Result<(Arc<Model>, Option<ThinkingLevel>), ModelError> {
+    pub(crate) fn resolve(&self, spec: &str) -> Result<(Arc<Model>, Option<ThinkingLevel>), ModelError> {
         let (user, broken) = match self.shared.models.get() {
             Ok(user) => (user, None),
             Err(reason) => (Arc::default(), Some(reason)),
@@ -196,7 +196,7 @@ impl Services {
 
     /// The model for those who name none: that of the settings, else the first provider's default model, among those
     /// that there are credentials for. The offline model is never it.
-    pub fn default_model(&self) -> Option<Arc<Model>> {
+    pub(crate) fn default_model(&self) -> Option<Arc<Model>> {
         let user = self.shared.models.get().unwrap_or_default();
         let registry = Registry { user: &user, usable: &|p| self.shared.credentials.available(p, &user) };
         let usable = |provider: &str, id: &str| {
@@ -218,7 +218,7 @@ impl Services {
     }
 
     /// The thinking level for those who name none: that of the settings, else `medium`. Not clamped to the model.
-    pub fn default_thinking(&self, model: &Model) -> ThinkingLevel {
+    pub(crate) fn default_thinking(&self, model: &Model) -> ThinkingLevel {
         self.settings().thinking_level(&model.spec()).unwrap_or(ThinkingLevel::Medium)
     }
 
@@ -227,7 +227,7 @@ impl Services {
     /// # Errors
     ///
     /// Names the provider, and what to do.
-    pub fn check_credentials(&self, model: &Model) -> Result<(), ModelError> {
+    pub(crate) fn check_credentials(&self, model: &Model) -> Result<(), ModelError> {
         if model.api == Api::Offline {
             return Ok(());
         }
@@ -235,7 +235,7 @@ impl Services {
     }
 
     /// Where what the model's requests are paid with comes from, for people; never what it is.
-    pub fn credentials_origin(&self, model: &Model) -> String {
+    pub(crate) fn credentials_origin(&self, model: &Model) -> String {
         match self.user_models(model) {
             Ok(user) => self.shared.credentials.origin(model, &user),
             Err(error) => error.to_string(),
@@ -243,7 +243,7 @@ impl Services {
     }
 
     /// Sends the request and hands the answer to `sink` as it comes. Returns when it is complete, failed or cancelled.
-    pub fn stream(&self, request: &Request<'_>, cancel: &Cancel, sink: &mut dyn Sink) -> Outcome {
+    pub(crate) fn stream(&self, request: &Request<'_>, cancel: &Cancel, sink: &mut dyn Sink) -> Outcome {
         let mut answer = Answer::new(request, sink);
         let result = match provider_apis::protocol(request.model.api) {
             _ if cancel.is_cancelled() => Err(RequestError::aborted()),

@@ -25,7 +25,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Settings {
+pub(super) struct Settings {
     pub default_provider: Option<String>,
     pub default_model: Option<String>,
     default_thinking_level: Option<String>,
@@ -81,7 +81,7 @@ struct Images {
 
 /// What the settings say about tools.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ToolSettings {
+pub(crate) struct ToolSettings {
     /// The program that runs commands, in place of bash.
     pub shell: Option<PathBuf>,
     /// Runs before each command, in the same shell.
@@ -102,7 +102,7 @@ struct Compaction {
 
 /// How many waiting messages are taken at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub enum QueueMode {
+pub(crate) enum QueueMode {
     #[default]
     #[serde(rename = "one-at-a-time")]
     OneAtATime,
@@ -112,7 +112,7 @@ pub enum QueueMode {
 
 /// How a session's two queues are emptied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueModes {
+pub(crate) struct QueueModes {
     pub steering: QueueMode,
     pub follow_up: QueueMode,
 }
@@ -129,7 +129,7 @@ struct Retry {
 
 /// When a failed request is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetrySettings {
+pub(crate) struct RetrySettings {
     pub enabled: bool,
     pub max_retries: u32,
     base_delay_ms: u64,
@@ -140,7 +140,7 @@ pub struct RetrySettings {
 
 impl RetrySettings {
     /// Milliseconds before attempt 1, 2, ...: each twice as long as the one before, up to the limit.
-    pub fn delay_ms(&self, attempt: u32) -> u64 {
+    pub(crate) fn delay_ms(&self, attempt: u32) -> u64 {
         let factor = 1_u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX);
         self.base_delay_ms.saturating_mul(factor).min(self.max_delay_ms)
     }
@@ -159,7 +159,7 @@ struct ProviderRetry {
 ///
 /// # Errors
 /// The text is no JSON, or no object.
-pub fn document(text: &str, odd: &mut Vec<String>) -> Result<Value, String> {
+pub(super) fn document(text: &str, odd: &mut Vec<String>) -> Result<Value, String> {
     let mut document = odd_values::object(comments::parse(text)?)?;
     document.values_mut().for_each(odd_values::whole_numbers);
     odd_values::leave_out(&mut document, &|value| Settings::deserialize(value).map(drop), odd);
@@ -168,13 +168,13 @@ pub fn document(text: &str, odd: &mut Vec<String>) -> Result<Value, String> {
 
 impl Settings {
     /// The user's own settings, as [`document`] reads them, with its errors.
-    pub fn read(text: &str, odd: &mut Vec<String>) -> Result<Settings, String> {
+    pub(super) fn read(text: &str, odd: &mut Vec<String>) -> Result<Settings, String> {
         Settings::of(document(text, odd)?)
     }
 
     /// Settings in which nothing is odd.
     #[cfg(test)]
-    pub fn parse(text: &str) -> Result<Settings, String> {
+    pub(super) fn parse(text: &str) -> Result<Settings, String> {
         let mut odd = Vec::new();
         let settings = Settings::read(text, &mut odd)?;
         if odd.is_empty() { Ok(settings) } else { Err(odd.join("; ")) }
@@ -189,7 +189,7 @@ impl Settings {
     ///
     /// # Errors
     /// The two do not fit together.
-    pub fn with(&self, project: &Value) -> Result<Settings, String> {
+    pub(super) fn with(&self, project: &Value) -> Result<Settings, String> {
         let mut document = if self.document.is_null() { Value::Object(Map::new()) } else { self.document.clone() };
         if !project.is_null() {
             merge(&mut document, project);
@@ -198,23 +198,23 @@ impl Settings {
     }
 
     /// The proxy for requests to models. Only the user's own settings count, because whoever names it sees all traffic.
-    pub fn http_proxy(&self) -> Option<&str> {
+    pub(super) fn http_proxy(&self) -> Option<&str> {
         self.http_proxy.as_deref()
     }
 
     /// The user trusts all projects. Only the user's own settings count.
-    pub fn trusts_projects(&self) -> bool {
+    pub(super) fn trusts_projects(&self) -> bool {
         self.default_project_trust.as_deref() == Some("always")
     }
 
     /// The level that is set for the model, or for all.
-    pub fn thinking_level(&self, spec: &str) -> Option<ThinkingLevel> {
+    pub(super) fn thinking_level(&self, spec: &str) -> Option<ThinkingLevel> {
         let own = self.model_thinking_levels.get(spec).and_then(Value::as_str);
         own.or(self.default_thinking_level.as_deref()).and_then(ThinkingLevel::parse)
     }
 
     /// PI's defaults where nothing is set: three attempts, after 2, 4 and 8 seconds.
-    pub fn retry(&self) -> RetrySettings {
+    pub(super) fn retry(&self) -> RetrySettings {
         RetrySettings {
             enabled: self.retry.enabled.unwrap_or(true),
             max_retries: self.retry.max_retries.unwrap_or(3),
@@ -225,7 +225,7 @@ impl Settings {
     }
 
     /// When the context of a session with this model is compacted, and how much of it is kept.
-    pub fn compaction(&self, model: &Model) -> CompactionSettings {
+    pub(super) fn compaction(&self, model: &Model) -> CompactionSettings {
         let own = self.compaction.model_overrides.get(&model.spec());
         let number = |key: &str, all: Option<u64>, default: u64| {
             let own = own.and_then(|own| own.get(key)).and_then(Value::as_u64);
@@ -239,11 +239,11 @@ impl Settings {
     }
 
     /// Images are kept from models.
-    pub fn block_images(&self) -> bool {
+    pub(super) fn block_images(&self) -> bool {
         self.images.block_images
     }
 
-    pub fn tools(&self) -> ToolSettings {
+    pub(super) fn tools(&self) -> ToolSettings {
         ToolSettings {
             shell: self.shell_path.as_ref().map(PathBuf::from),
             command_prefix: self.shell_command_prefix.clone(),
@@ -251,12 +251,12 @@ impl Settings {
         }
     }
 
-    pub fn queue_modes(&self) -> QueueModes {
+    pub(super) fn queue_modes(&self) -> QueueModes {
         QueueModes { steering: self.steering_mode, follow_up: self.follow_up_mode }
     }
 
     /// When a refused request is sent again at once.
-    pub fn retry_policy(&self) -> RetryPolicy {
+    pub(super) fn retry_policy(&self) -> RetryPolicy {
         let provider = &self.retry.provider;
         let longest_wait = match provider.max_retry_delay_ms {
             None => LONGEST_WAIT,
@@ -267,7 +267,7 @@ impl Settings {
     }
 
     /// How long a server may be silent, before its answer and in it.
-    pub fn idle_timeout(&self) -> Duration {
+    pub(super) fn idle_timeout(&self) -> Duration {
         let configured = self.retry.provider.timeout_ms.as_ref().and_then(milliseconds);
         match configured.or_else(|| self.http_idle_timeout_ms.as_ref().and_then(milliseconds)) {
             None => IDLE_TIMEOUT,

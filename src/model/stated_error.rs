@@ -11,18 +11,18 @@ use serde_json::value::RawValue;
 const IDLE_TYPES: [&str; 4] = ["ping", "keepalive", "keep-alive", "heartbeat"];
 
 /// An event that is no JSON, of which nobody knows what was lost with it.
-pub fn unusable(error: &serde_json::Error) -> RequestError {
+pub(super) fn unusable(error: &serde_json::Error) -> RequestError {
     RequestError::new(format!("Unusable event in the stream: {error}"))
 }
 
 /// Whether the field `error` of an event says anything: there are servers that send it with everything.
-pub fn is_error(raw: Option<&RawValue>) -> bool {
+pub(super) fn is_error(raw: Option<&RawValue>) -> bool {
     raw.is_some_and(|raw| !matches!(raw.get(), "null" | "\"\"" | "{}" | "[]" | "false" | "0"))
 }
 
 /// An error that came inside a stream, or in place of one, with the facts that it would have as the answer to a request: JSON
 /// in any form, an event around it included, or just words.
-pub fn provider_error(raw: &str) -> RequestError {
+pub(super) fn provider_error(raw: &str) -> RequestError {
     let ErrorBody { status, text } = ErrorBody::read(raw);
     let text = quoted(text.as_deref().unwrap_or(raw.trim()).as_bytes());
     RequestError {
@@ -36,13 +36,13 @@ pub fn provider_error(raw: &str) -> RequestError {
 ///
 /// # Errors
 /// The error that the event states, or that its data is no JSON.
-pub fn check(data: &[u8]) -> Result<(), RequestError> {
+pub(super) fn check(data: &[u8]) -> Result<(), RequestError> {
     let value: Value = tolerant::parse(data, &mut String::new()).map_err(|e| unusable(&e))?;
     find(&value).map_or(Ok(()), |error| Err(provider_error(&error.to_string())))
 }
 
 /// Whether data that is all that a server sent is an error: then words will do that elsewhere may say anything.
-pub fn is_error_alone(data: &str) -> bool {
+pub(super) fn is_error_alone(data: &str) -> bool {
     let Ok(value) = serde_json::from_str::<Value>(data) else { return false };
     find(&value).is_some() || has_message(value.get(0).unwrap_or(&value))
 }

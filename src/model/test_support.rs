@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub fn test_model() -> Model {
+pub(crate) fn test_model() -> Model {
     Model {
         id: "m".to_string(),
         name: "M".to_string(),
@@ -41,7 +41,7 @@ pub fn test_model() -> Model {
 }
 
 /// A request without tools.
-pub fn test_request<'a>(model: &'a Model, messages: &'a [Arc<Message>]) -> Request<'a> {
+pub(crate) fn test_request<'a>(model: &'a Model, messages: &'a [Arc<Message>]) -> Request<'a> {
     Request {
         model,
         system: "",
@@ -54,19 +54,19 @@ pub fn test_request<'a>(model: &'a Model, messages: &'a [Arc<Message>]) -> Reque
 }
 
 /// An answer of `model` without content.
-pub fn assistant_message(model: &Model) -> AssistantMessage {
+pub(crate) fn assistant_message(model: &Model) -> AssistantMessage {
     let mut recorder = Recorder::default();
     Answer::new(&test_request(model, &[]), &mut recorder).message
 }
 
 /// Messages in the form of session files.
-pub fn test_messages(messages: serde_json::Value) -> Vec<Arc<Message>> {
+pub(crate) fn test_messages(messages: serde_json::Value) -> Vec<Arc<Message>> {
     let messages: Vec<Message> = serde_json::from_value(messages).expect("messages");
     messages.into_iter().map(Arc::new).collect()
 }
 
 /// What a provider's `prepare` makes of a request: the URL, the headers as lines, and the body.
-pub fn http_request(
+pub(crate) fn http_request(
     model: &Model,
     (level, max_tokens, long_cache): (ThinkingLevel, u64, bool),
     messages: serde_json::Value,
@@ -91,7 +91,7 @@ pub fn http_request(
 }
 
 /// Feeds a stream to a decoder, as `exchange` does, and returns what came of it.
-pub fn decoded(model: &Model, mut decoder: impl Decoder, stream: &str) -> (Outcome, Recorder) {
+pub(crate) fn decoded(model: &Model, mut decoder: impl Decoder, stream: &str) -> (Outcome, Recorder) {
     let request = test_request(model, &[]);
     let mut recorder = Recorder::default();
     let mut answer = Answer::new(&request, &mut recorder);
@@ -102,7 +102,7 @@ pub fn decoded(model: &Model, mut decoder: impl Decoder, stream: &str) -> (Outco
 
 /// Writes down events, one word or two for each; `|` stands for "drained".
 #[derive(Default)]
-pub struct Recorder(pub Vec<String>);
+pub(crate) struct Recorder(pub Vec<String>);
 
 impl Sink for Recorder {
     fn event(&mut self, event: StreamEvent<'_>) {
@@ -127,7 +127,7 @@ impl Sink for Recorder {
 
 impl Recorder {
     /// What was written down, without the drains.
-    pub fn events(&self) -> Vec<&str> {
+    pub(crate) fn events(&self) -> Vec<&str> {
         self.0.iter().map(String::as_str).filter(|e| *e != "|").collect()
     }
 }
@@ -135,27 +135,27 @@ impl Recorder {
 /// No wait of a script lasts longer.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-pub struct TestServer {
+pub(crate) struct TestServer {
     pub url: String,
     connections: Arc<AtomicUsize>,
     requests: Arc<Mutex<Vec<TestRequest>>>,
 }
 
 #[derive(Clone, Debug)]
-pub struct TestRequest {
+pub(crate) struct TestRequest {
     /// Request line and headers, names in lower case.
     pub head: String,
     pub body: String,
 }
 
-pub struct Connection {
+pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
     requests: Arc<Mutex<Vec<TestRequest>>>,
 }
 
 impl TestServer {
     /// `script` gets each connection and its number, counted from 0. The connection is closed when it returns.
-    pub fn new(script: impl Fn(usize, &mut Connection) + Send + Sync + 'static) -> TestServer {
+    pub(crate) fn new(script: impl Fn(usize, &mut Connection) + Send + Sync + 'static) -> TestServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("it binds");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let connections = Arc::new(AtomicUsize::new(0));
@@ -176,7 +176,7 @@ impl TestServer {
     }
 
     /// Answers every request with these events, as a chunked stream; connections are kept.
-    pub fn events(events: &'static str) -> TestServer {
+    pub(crate) fn events(events: &'static str) -> TestServer {
         TestServer::new(move |_, connection| {
             while connection.request().is_some() {
                 connection.stream_head();
@@ -186,18 +186,18 @@ impl TestServer {
         })
     }
 
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    pub fn requests(&self) -> Vec<TestRequest> {
+    pub(crate) fn requests(&self) -> Vec<TestRequest> {
         self.requests.lock().expect("no panic").clone()
     }
 }
 
 impl Connection {
     /// Reads the next request; `None` once the client has closed the connection.
-    pub fn request(&mut self) -> Option<TestRequest> {
+    pub(crate) fn request(&mut self) -> Option<TestRequest> {
         let mut head = String::new();
         loop {
             let mut line = String::new();
@@ -220,30 +220,30 @@ impl Connection {
         Some(request)
     }
 
-    pub fn write(&mut self, text: &str) {
+    pub(crate) fn write(&mut self, text: &str) {
         // A client that is gone is part of some tests.
         let _ = self.stream.get_mut().write_all(text.as_bytes());
     }
 
-    pub fn stream_head(&mut self) {
+    pub(crate) fn stream_head(&mut self) {
         self.write("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n");
     }
 
-    pub fn chunk(&mut self, text: &str) {
+    pub(crate) fn chunk(&mut self, text: &str) {
         self.write(&format!("{:x}\r\n{text}\r\n", text.len()));
     }
 
-    pub fn last_chunk(&mut self) {
+    pub(crate) fn last_chunk(&mut self) {
         self.write("0\r\n\r\n");
     }
 
     /// A whole response that is no stream.
-    pub fn respond(&mut self, status: &str, headers: &str, body: &str) {
+    pub(crate) fn respond(&mut self, status: &str, headers: &str, body: &str) {
         self.write(&format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()));
     }
 
     /// Waits until the client closes the connection.
-    pub fn wait_closed(&mut self) {
+    pub(crate) fn wait_closed(&mut self) {
         let _ = self.stream.read(&mut [0; 64]);
     }
 }

@@ -21,10 +21,10 @@ const MAX_LIMITS: usize = 256;
 
 /// Whose limit it is: a server and a key, of which only a hash is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Account(u64);
+pub(super) struct Account(u64);
 
 impl Account {
-    pub fn new(url: &str, key: &str) -> Account {
+    pub(super) fn new(url: &str, key: &str) -> Account {
         let mut hasher = DefaultHasher::new();
         (url, key).hash(&mut hasher);
         Account(hasher.finish())
@@ -33,7 +33,7 @@ impl Account {
 
 /// The limits that are known.
 #[derive(Default)]
-pub struct Throttle(Mutex<Vec<Limit>>);
+pub(super) struct Throttle(Mutex<Vec<Limit>>);
 
 struct Limit {
     account: Account,
@@ -55,7 +55,7 @@ impl Throttle {
     /// # Errors
     ///
     /// The wait would be longer than `longest`, or was cancelled.
-    pub fn wait(&self, account: Account, longest: Duration, cancel: &Cancel) -> Result<(), RequestError> {
+    pub(super) fn wait(&self, account: Account, longest: Duration, cancel: &Cancel) -> Result<(), RequestError> {
         loop {
             let now = Instant::now();
             let Some((until, slot)) = self.slot(account, now, longest) else { return Ok(()) };
@@ -96,7 +96,7 @@ impl Throttle {
     }
 
     /// A request was refused because of a limit; `asked` is the wait that the server asked for.
-    pub fn refused(&self, account: Account, asked: Option<Duration>, now: Instant) {
+    pub(super) fn refused(&self, account: Account, asked: Option<Duration>, now: Instant) {
         let mut limits = self.limits();
         let at = limits.iter().position(|limit| limit.account == account).unwrap_or_else(|| {
             if limits.len() >= MAX_LIMITS
@@ -118,7 +118,7 @@ impl Throttle {
     }
 
     /// A request was accepted: the limit is over, unless it was set while that request was under way.
-    pub fn accepted(&self, account: Account, now: Instant) {
+    pub(super) fn accepted(&self, account: Account, now: Instant) {
         self.limits().retain_mut(|limit| {
             if limit.account == account && limit.until <= now {
                 limit.strikes = 0;
@@ -130,7 +130,7 @@ impl Throttle {
 }
 
 /// What a request says whose wait is too long to be waited here.
-pub fn too_long(asked: Duration, longest: Duration, why: &str) -> String {
+pub(super) fn too_long(asked: Duration, longest: Duration, why: &str) -> String {
     // The words "retry delay" tell callers to try again later.
     format!("Server requested {}s retry delay (max: {}s). {why}", asked.as_secs_f64().ceil(), longest.as_secs())
 }

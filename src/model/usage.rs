@@ -12,7 +12,7 @@ const MARGIN_PART: u64 = 16;
 const MIN_ROOM: u64 = 32_768;
 
 /// Fills in the total and the cost of `usage`, by the model's rates.
-pub fn price(model: &Model, usage: &mut Usage) {
+pub(super) fn price(model: &Model, usage: &mut Usage) {
     let parts = [usage.input, usage.cache_read, usage.cache_write];
     let prompt = parts.into_iter().fold(0, u64::saturating_add);
     // A long prompt makes the whole request dearer, the answer included.
@@ -38,7 +38,7 @@ pub fn price(model: &Model, usage: &mut Usage) {
 }
 
 /// The limit for the answer, in tokens: the model's own, or what the context window has room for.
-pub fn max_tokens(request: &Request<'_>) -> u64 {
+pub(super) fn max_tokens(request: &Request<'_>) -> u64 {
     let (window, limit) = (request.model.context_window, request.model.max_tokens);
     let estimate = estimate(request);
     let least = MIN_MARGIN.min(window / MARGIN_PART);

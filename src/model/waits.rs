@@ -19,7 +19,7 @@ fn until(date: jiff::Timestamp, now: jiff::Timestamp) -> Duration {
 }
 
 /// The wait that the headers of a response ask for. `header` finds a header's value by its name.
-pub fn in_headers<'a>(header: impl Fn(&str) -> Option<&'a str>, now: jiff::Timestamp) -> Option<Duration> {
+pub(super) fn in_headers<'a>(header: impl Fn(&str) -> Option<&'a str>, now: jiff::Timestamp) -> Option<Duration> {
     if let Some(millis) = header("retry-after-ms").and_then(number) {
         return seconds(millis / 1000.0);
     }
@@ -38,7 +38,7 @@ const LIMITS: &[&str] = &["-requests", "-tokens", ""];
 
 /// When the limit of requests or tokens ends that the headers of a refusal show as used up. It counts only there: the
 /// headers come with every response, and those of the limits that are not reached say nothing.
-pub fn until_reset<'a>(header: impl Fn(&str) -> Option<&'a str>, now: jiff::Timestamp) -> Option<Duration> {
+pub(super) fn until_reset<'a>(header: impl Fn(&str) -> Option<&'a str>, now: jiff::Timestamp) -> Option<Duration> {
     let ends = LIMITS.iter().filter_map(|limit| {
         let left = header(&format!("x-ratelimit-remaining{limit}")).and_then(number);
         let reset = header(&format!("x-ratelimit-reset{limit}"))?.trim();
@@ -83,7 +83,7 @@ const FILLERS: &[&str] =
 /// The wait that the words or fields of an error ask for: `Please try again in 7m12.5s`, `"retryDelay": "34s"`,
 /// `retry after 10 seconds`, `"retry_after_ms": 1500`. The longest one counts where there are several, since they are the
 /// same wait in other precisions.
-pub fn in_words(text: &str) -> Option<Duration> {
+pub(super) fn in_words(text: &str) -> Option<Duration> {
     let text = text.to_lowercase();
     let longest = |phrases: &[&str]| {
         let waits =
@@ -95,7 +95,7 @@ pub fn in_words(text: &str) -> Option<Duration> {
 
 /// The wait that the body of an error asks for, where an error of that status goes by with time. Elsewhere its words are of
 /// something else.
-pub fn in_error(status: Option<u16>, body: &str) -> Option<Duration> {
+pub(super) fn in_error(status: Option<u16>, body: &str) -> Option<Duration> {
     matches!(status, None | Some(402 | 403 | 408 | 409 | 425 | 429 | 499..)).then(|| in_words(body)).flatten()
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// A text in the words that the model gets.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Expanded {
+pub(crate) struct Expanded {
     pub text: String,
     /// `skill` or `prompt`.
     pub kind: &'static str,
@@ -20,7 +20,7 @@ pub struct Expanded {
 
 /// How a skill is invoked again.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Again {
+pub(crate) struct Again {
     /// Tells instructions apart, also from those that were in the same file before.
     pub key: u64,
     /// The words for a model that has seen these instructions in the same session.
@@ -31,7 +31,7 @@ pub struct Again {
 ///
 /// # Errors
 /// The skill's file cannot be read, or the template comes to nothing.
-pub fn expand(text: &str, places: &Places<'_>) -> Option<Result<Expanded, String>> {
+pub(crate) fn expand(text: &str, places: &Places<'_>) -> Option<Result<Expanded, String>> {
     let command = text.strip_prefix('/')?.split_whitespace().next()?.to_owned();
     let skills = if resources::skill_commands(places) { skills::discover(places) } else { Vec::new() };
     if let Some(call) = skills::call(text, &skills) {
@@ -47,7 +47,7 @@ pub fn expand(text: &str, places: &Places<'_>) -> Option<Result<Expanded, String
 }
 
 /// All commands as the side channel lists them: `[{name, description, source, sourceInfo}]`. Reads files.
-pub fn list(places: &Places<'_>) -> Vec<Value> {
+pub(crate) fn list(places: &Places<'_>) -> Vec<Value> {
     let row = |name: String, description: &str, source: &str, path: &Path| {
         json!({"name": name, "description": description, "source": source,
             "sourceInfo": {"path": path.to_string_lossy()}})

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const NAMES: [&str; 5] = ["AGENTS.override.md", "AGENTS.md", "AGENTS.MD", "CLAUDE.md", "CLAUDE.MD"];
 /// The text of the section on instruction files: that of `agent_dir`, then those from the root of the file system down
 /// to `cwd`. `None` = there is none.
-pub fn section(agent_dir: &Path, cwd: &Path) -> Option<String> {
+pub(super) fn section(agent_dir: &Path, cwd: &Path) -> Option<String> {
     let mut dirs: Vec<&Path> = cwd.ancestors().collect();
     dirs.push(agent_dir);
     dirs.reverse();

@@ -4,7 +4,7 @@ use super::yaml;
 use std::collections::BTreeMap;
 
 /// The texts of the head by name, and what follows the head. A file without a head is all text.
-pub fn parse(text: &str) -> (BTreeMap<String, String>, &str) {
+pub(super) fn parse(text: &str) -> (BTreeMap<String, String>, &str) {
     match split(text) {
         Some((head, body)) => (yaml::texts(head), body),
         None => (BTreeMap::new(), text),

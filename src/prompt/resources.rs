@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// The folders and files that the user's settings have under `key`, then those of the project's settings if it is trusted.
 /// Relative ones begin where the settings file is. PI's filters (`!name`, `+name`, `-name`) are not places.
-pub fn named(places: &Places<'_>, key: &str) -> Vec<PathBuf> {
+pub(super) fn named(places: &Places<'_>, key: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for (base, settings) in settings(places) {
         let paths = settings.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
@@ -23,7 +23,7 @@ pub fn named(places: &Places<'_>, key: &str) -> Vec<PathBuf> {
 }
 
 /// Whether users may invoke skills as `/skill:name`.
-pub fn skill_commands(places: &Places<'_>) -> bool {
+pub(super) fn skill_commands(places: &Places<'_>) -> bool {
     let said =
         settings(places).into_iter().rev().find_map(|(_, settings)| settings.get("enableSkillCommands")?.as_bool());
     said.unwrap_or(true)

@@ -18,7 +18,7 @@ const MAX_DESCRIPTION: usize = 1024;
 
 /// One skill.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Skill {
+pub(crate) struct Skill {
     pub name: String,
     pub description: String,
     /// The file with its instructions, absolute.
@@ -29,7 +29,7 @@ pub struct Skill {
 
 /// The skills of the user, of the project if it is trusted, and of the folders and files that the settings name, in this order. Of several
 /// with one name the first one counts. What cannot be read is left out; the log tells.
-pub fn discover(places: &Places<'_>) -> Vec<Skill> {
+pub(crate) fn discover(places: &Places<'_>) -> Vec<Skill> {
     let mut found = Found::default();
     found.folder(&places.agent_dir.join("skills"), true);
     found.folder(&places.home.join(".agents/skills"), false);
@@ -142,7 +142,7 @@ fn is_usual_name(name: &str) -> bool {
 }
 
 /// The section of the system prompt. `None` = there is nothing to tell.
-pub fn section(skills: &[Skill]) -> Option<String> {
+pub(crate) fn section(skills: &[Skill]) -> Option<String> {
     let listed: String = skills
         .iter()
         .filter(|skill| !skill.hidden)
@@ -167,7 +167,7 @@ pub fn section(skills: &[Skill]) -> Option<String> {
 
 /// A skill that a text invokes.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Call<'a> {
+pub(crate) struct Call<'a> {
     pub name: &'a str,
     /// The instructions themselves, for a model that has not seen them yet.
     pub block: String,
@@ -179,7 +179,7 @@ pub struct Call<'a> {
 ///
 /// # Errors
 /// The skill's file cannot be read.
-pub fn call<'a>(text: &'a str, skills: &[Skill]) -> Option<Result<Call<'a>, String>> {
+pub(crate) fn call<'a>(text: &'a str, skills: &[Skill]) -> Option<Result<Call<'a>, String>> {
     let call = text.strip_prefix("/skill:")?;
     let (name, arguments) = call.split_once(char::is_whitespace).unwrap_or((call, ""));
     let skill = skills.iter().find(|skill| skill.name == name)?;
@@ -201,12 +201,12 @@ pub fn call<'a>(text: &'a str, skills: &[Skill]) -> Option<Result<Call<'a>, Stri
 
 impl Call<'_> {
     /// What a model gets that has not seen the instructions.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         if self.arguments.is_empty() { self.block.clone() } else { format!("{}\n\n{}", self.block, self.arguments) }
     }
 
     /// What a model gets that has seen them.
-    pub fn reminder(&self) -> String {
+    pub(crate) fn reminder(&self) -> String {
         format!("skill_loaded={} invocation={}", self.name, self.arguments)
     }
 }

@@ -12,7 +12,7 @@ const MAX_TEMPLATES: usize = 500;
 
 /// One template.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Template {
+pub(crate) struct Template {
     pub name: String,
     /// For people who choose; empty if it has none.
     pub description: String,
@@ -25,7 +25,7 @@ pub struct Template {
 
 /// The templates of the user, of the project if it is trusted, and of the folders and files that the settings name, in this order. Of several
 /// with one name the first one counts. What cannot be read is left out; the log tells.
-pub fn discover(places: &Places<'_>) -> Vec<Template> {
+pub(crate) fn discover(places: &Places<'_>) -> Vec<Template> {
     let mut paths = markdown_in(&places.agent_dir.join("prompts"));
     if places.project_trusted {
         paths.extend(markdown_in(&places.cwd.join(".pi/prompts")));
@@ -71,7 +71,7 @@ fn parse(name: String, text: &str, file: PathBuf) -> Template {
 ///
 /// # Errors
 /// The template comes to nothing, which is no question to a model.
-pub fn expand(text: &str, templates: &[Template]) -> Option<Result<String, String>> {
+pub(crate) fn expand(text: &str, templates: &[Template]) -> Option<Result<String, String>> {
     let call = text.strip_prefix('/')?;
     let (name, arguments) = call.split_once(char::is_whitespace).unwrap_or((call, ""));
     let template = templates.iter().find(|template| template.name == name)?;

@@ -11,7 +11,7 @@ const MAX_FILE: usize = 256 * 1024;
 ///
 /// # Errors
 /// As [`open_regular`].
-pub fn read(path: &Path) -> io::Result<String> {
+pub(super) fn read(path: &Path) -> io::Result<String> {
     let (file, _) = open_regular(path)?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;

@@ -9,7 +9,7 @@ const BLANKS: [char; 2] = [' ', '\t'];
 
 /// The texts of a mapping, by name. Numbers and truth values are the texts that they are written as, and nothing (`null`,
 /// `~`) is an empty text. Of several values with one name the last one counts.
-pub fn texts(yaml: &str) -> BTreeMap<String, String> {
+pub(super) fn texts(yaml: &str) -> BTreeMap<String, String> {
     let yaml = yaml.replace("\r\n", "\n");
     if let Some(inner) = yaml.trim_start().strip_prefix('{') {
         return flow_mapping(inner);

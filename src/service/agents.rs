@@ -10,14 +10,14 @@
 //! | `queries.rs` | questions in the middle of an answer |
 //! | `controller.rs` | the agent that starts, stops and lists the others |
 
-pub mod attachments;
-pub mod chunks;
-pub mod controller;
-pub mod envelope;
+pub(crate) mod attachments;
+pub(crate) mod chunks;
+pub(crate) mod controller;
+pub(crate) mod envelope;
 mod nonces;
-pub mod queries;
-pub mod sender;
-pub mod stream;
+pub(crate) mod queries;
+pub(crate) mod sender;
+pub(crate) mod stream;
 
 use crate::clock::iso_time;
 use crate::ids;
@@ -28,9 +28,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 /// Name of the service, the same for all agents of the protocol.
-pub const SERVICE: &str = "agents";
+pub(crate) const SERVICE: &str = "agents";
 /// Queue group of the endpoints, as the protocol demands.
-pub const QUEUE_GROUP: &str = "agents";
+pub(crate) const QUEUE_GROUP: &str = "agents";
 /// What kind of agent we are.
 const AGENT: &str = "pi-exec";
 const PROTOCOL_VERSION: &str = "0.3";
@@ -64,7 +64,7 @@ impl SenderTrust {
 
 /// What an agent is called.
 #[derive(Clone, Copy)]
-pub struct AgentIdentity<'a> {
+pub(crate) struct AgentIdentity<'a> {
     pub owner: &'a str,
     /// Identifies this one life of the agent.
     pub instance_id: &'a str,
@@ -84,13 +84,13 @@ impl AgentIdentity<'_> {
     }
 
     /// The agent's subject for a verb of the protocol, such as `prompt`.
-    pub fn subject(&self, verb: &str) -> String {
+    pub(crate) fn subject(&self, verb: &str) -> String {
         format!("agents.{verb}.{AGENT}.{}.{}", self.owner, self.name())
     }
 
     /// What discovery says of every agent.
     /// Where the daemon's user has a key, that includes who it is, with a proof that this agent is its own.
-    pub fn metadata(&self, user: Option<&UserIdentity>) -> Map<String, Value> {
+    pub(crate) fn metadata(&self, user: Option<&UserIdentity>) -> Map<String, Value> {
         let subject = self.subject("prompt");
         let known = user.map(|user| {
             let proof = user.sign(&[&ID_TAG, &user.user, &user.account, &AGENT, &self.owner, &subject]);
@@ -107,17 +107,17 @@ impl AgentIdentity<'_> {
     }
 
     /// The endpoint that takes prompts.
-    pub fn prompt_endpoint<'a>(&self, terms: Terms, counters: &'a Counters) -> Endpoint<'a> {
+    pub(crate) fn prompt_endpoint<'a>(&self, terms: Terms, counters: &'a Counters) -> Endpoint<'a> {
         Endpoint { metadata: terms.metadata(), ..self.endpoint("prompt", counters) }
     }
 
     /// An endpoint whose name is its verb.
-    pub fn endpoint<'a>(&self, verb: &'static str, counters: &'a Counters) -> Endpoint<'a> {
+    pub(crate) fn endpoint<'a>(&self, verb: &'static str, counters: &'a Counters) -> Endpoint<'a> {
         Endpoint { queue_group: QUEUE_GROUP, ..Endpoint::new(verb, self.subject(verb), counters) }
     }
 
     /// The header that proves a sign of life to be this agent's; its time is the document's.
-    pub fn heartbeat_header(&self, user: &UserIdentity, document: &str, now_ms: i64) -> Option<String> {
+    pub(crate) fn heartbeat_header(&self, user: &UserIdentity, document: &str, now_ms: i64) -> Option<String> {
         let signed = sender::SignedParts {
             account: &user.account,
             user: &user.user,
@@ -129,7 +129,7 @@ impl AgentIdentity<'_> {
     }
 
     /// A sign of life, also the answer of the status endpoint. With it a listener knows enough to send a prompt.
-    pub fn heartbeat(&self, terms: Terms, interval: Duration, now_ms: i64) -> Value {
+    pub(crate) fn heartbeat(&self, terms: Terms, interval: Duration, now_ms: i64) -> Value {
         json!({
             "agent": AGENT,
             "owner": self.owner,
@@ -145,7 +145,7 @@ impl AgentIdentity<'_> {
 
 /// What a prompt endpoint accepts.
 #[derive(Clone, Copy)]
-pub struct Terms {
+pub(crate) struct Terms {
     /// The largest message that the server takes, bytes.
     pub max_payload: usize,
     pub trust: SenderTrust,

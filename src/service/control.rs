@@ -16,14 +16,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// The verb that only looks.
-pub const INSPECT: &str = "inspect";
+pub(crate) const INSPECT: &str = "inspect";
 
 /// The verbs, which are also the names of the endpoints.
-pub const VERBS: [&str; 11] =
+pub(crate) const VERBS: [&str; 11] =
     [INSPECT, "abort", "steer", "follow_up", "clear", "compact", "history", "answer", "reject", "configure", "extend"];
 
 /// What a request to a verb asks for.
-pub struct Asked {
+pub(crate) struct Asked {
     pub control: Control,
     /// What is to be changed of the session's settings on NATS.
     pub settings: WireSettings,
@@ -33,7 +33,7 @@ pub struct Asked {
 ///
 /// # Errors
 /// The name of a setting that is neither true nor false.
-pub fn wire_settings(request: &Map<String, Value>) -> Result<WireSettings, &'static str> {
+pub(crate) fn wire_settings(request: &Map<String, Value>) -> Result<WireSettings, &'static str> {
     Ok(WireSettings {
         events: flag(request, ["events"; 2])?,
         tool_status: flag(request, ["toolStatus", "tool_status"])?,
@@ -62,7 +62,7 @@ fn invalid(why: &str) -> ReplyError {
 ///
 /// # Errors
 /// 404 for an unknown verb, 400 for a request that does not fit.
-pub fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) -> Result<Asked, ReplyError> {
+pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) -> Result<Asked, ReplyError> {
     let mut settings = WireSettings::default();
     let control = match verb {
         "steer" => input(payload, Deliver::Steer, sender)?,
@@ -99,7 +99,7 @@ pub fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) -> Result
 }
 
 /// How answers over NATS are marked in the events.
-pub const SOURCE: &str = "nats";
+pub(crate) const SOURCE: &str = "nats";
 
 /// The fields of a request; an empty payload has none.
 fn object(payload: &[u8]) -> Result<Map<String, Value>, ReplyError> {
@@ -132,7 +132,7 @@ fn input(payload: &[u8], deliver: Deliver, sender: Option<&AgentSender>) -> Resu
 
 /// Where the answer to a control request goes. If the session ends before it answers, the caller is told so.
 #[derive(Clone)]
-pub struct Responder {
+pub(crate) struct Responder {
     host: Arc<Host>,
     service: Arc<SessionService>,
     /// The place of the verb in [`VERBS`]; absent for one that is not there.
@@ -144,13 +144,13 @@ pub struct Responder {
 
 impl Responder {
     /// For a request to a verb that has just come.
-    pub fn new(host: Arc<Host>, service: Arc<SessionService>, verb: &str, request: &Message) -> Responder {
+    pub(crate) fn new(host: Arc<Host>, service: Arc<SessionService>, verb: &str, request: &Message) -> Responder {
         let verb = VERBS.iter().position(|known| *known == verb);
         Responder { host, service, verb, reply: request.reply.clone(), received: Instant::now() }
     }
 
     /// For the session, which must not wait.
-    pub fn into_respond(self) -> Respond {
+    pub(crate) fn into_respond(self) -> Respond {
         let mut pending = Pending(Some(self));
         Box::new(move |answer| {
             if let Some(responder) = pending.0.take() {
@@ -159,7 +159,7 @@ impl Responder {
         })
     }
 
-    pub fn respond(self, answer: Result<Answer, ReplyError>) {
+    pub(crate) fn respond(self, answer: Result<Answer, ReplyError>) {
         match answer {
             Ok(Answer::Document(document)) => self.document(&document),
             Ok(history @ Answer::History(_)) => self.render(history),

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 /// Publishes every event on `agents.ev.<owner>.<session>.<event>`, so that the server's permissions can grant a part of
 /// them, such as questions only.
-pub struct EventPublisher {
+pub(crate) struct EventPublisher {
     connection: Connection,
     /// The subject without its last word.
     prefix: String,
 }
 
 impl EventPublisher {
-    pub fn new(connection: &Connection, owner: &str, session_id: &str) -> EventPublisher {
+    pub(crate) fn new(connection: &Connection, owner: &str, session_id: &str) -> EventPublisher {
         EventPublisher { connection: connection.clone(), prefix: format!("agents.ev.{owner}.{session_id}") }
     }
 }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const MAX_RENDERING: usize = 4;
 
 /// The settings of what the daemon says on NATS.
-pub struct HostOptions {
+pub(crate) struct HostOptions {
     /// One subject token.
     pub owner: String,
     /// Between two heartbeats of an agent.
@@ -38,7 +38,7 @@ pub struct HostOptions {
 }
 
 /// Shared by the main thread and the sessions.
-pub struct Host {
+pub(crate) struct Host {
     pub connection: Connection,
     /// One subject token.
     pub owner: String,
@@ -56,7 +56,7 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(connection: &Connection, options: HostOptions) -> Host {
+    pub(crate) fn new(connection: &Connection, options: HostOptions) -> Host {
         Host {
             connection: connection.clone(),
             owner: options.owner,
@@ -72,22 +72,22 @@ impl Host {
     }
 
     /// What the agents' prompt endpoints accept now; the server of the next connection may have another limit.
-    pub fn terms(&self, attachments: bool) -> Terms {
+    pub(crate) fn terms(&self, attachments: bool) -> Terms {
         Terms { max_payload: self.connection.max_payload(), trust: self.senders.trust(), attachments }
     }
 
     /// The controller as an agent.
-    pub fn controller(&self) -> AgentIdentity<'_> {
+    pub(crate) fn controller(&self) -> AgentIdentity<'_> {
         AgentIdentity { owner: &self.owner, instance_id: &self.id, session: None }
     }
 
     /// The controller's sign of life.
-    pub fn controller_heartbeat(&self, now_ms: i64) -> Value {
+    pub(crate) fn controller_heartbeat(&self, now_ms: i64) -> Value {
         self.controller().heartbeat(self.terms(false), self.heartbeat_interval, now_ms)
     }
 
     /// Publishes a sign of life. While there is no connection it would only wait, and be old when it goes out.
-    pub fn heartbeat(&self, identity: AgentIdentity<'_>, now_ms: i64) {
+    pub(crate) fn heartbeat(&self, identity: AgentIdentity<'_>, now_ms: i64) {
         if self.connection.is_connected() {
             let document = identity.heartbeat(self.terms(identity.session.is_some()), self.heartbeat_interval, now_ms);
             let (subject, document) = (identity.subject("hb"), document.to_string());
@@ -99,20 +99,20 @@ impl Host {
     }
 
     /// What has to be looked after every few seconds.
-    pub fn tick(&self, now: Instant) {
+    pub(crate) fn tick(&self, now: Instant) {
         self.keep_alive.tick(now);
         self.recent.tick(now);
         self.senders.tick(now_ms());
     }
 
     /// Leave to render one more history; it ends when `work` was done. False if too many are being rendered.
-    pub fn begin_rendering(&self) -> bool {
+    pub(crate) fn begin_rendering(&self) -> bool {
         self.rendering
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < MAX_RENDERING).then_some(n + 1))
             .is_ok()
     }
 
-    pub fn end_rendering(&self) {
+    pub(crate) fn end_rendering(&self) {
         self.rendering.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 /// True if the caller waits for a stream, and so for the empty message that ends it. A request that is too broken to tell
 /// counts as one: an empty message more than expected harms no caller, one that never comes does.
-pub fn expects_stream(payload: &[u8]) -> bool {
+pub(crate) fn expects_stream(payload: &[u8]) -> bool {
     !serde_json::from_slice::<Map<String, Value>>(payload)
         .is_ok_and(|map| matches!(map.get("sessionMode").and_then(Value::as_str), Some("list" | "stop")))
 }
@@ -17,7 +17,7 @@ pub fn expects_stream(payload: &[u8]) -> bool {
 ///
 /// # Errors
 /// The first check that fails.
-pub fn parse(payload: &[u8]) -> Result<Request, DaemonError> {
+pub(crate) fn parse(payload: &[u8]) -> Result<Request, DaemonError> {
     let value: Value =
         serde_json::from_slice(payload).map_err(|e| DaemonError::InvalidJson { message: echo(&e.to_string()) })?;
     let no_mode = || DaemonError::InvalidRequest { message: "sessionMode required".into() };
@@ -28,7 +28,7 @@ pub fn parse(payload: &[u8]) -> Result<Request, DaemonError> {
 
 /// A prompt sent to a session's own subject.
 #[derive(Debug, PartialEq, Eq)]
-pub struct PromptRequest {
+pub(crate) struct PromptRequest {
     pub text: String,
     pub from: Option<String>,
 }
@@ -49,7 +49,7 @@ struct PromptFields<'a> {
 ///
 /// # Errors
 /// The reason why there is nothing to ask the model.
-pub fn parse_prompt(payload: &[u8]) -> Result<PromptRequest, &'static str> {
+pub(crate) fn parse_prompt(payload: &[u8]) -> Result<PromptRequest, &'static str> {
     let string = |value: Option<&RawValue>| serde_json::from_str::<String>(value?.get()).ok();
     let object = match payload.iter().find(|b| !b.is_ascii_whitespace()) {
         Some(b'{') => serde_json::from_slice::<PromptFields<'_>>(payload).ok(),

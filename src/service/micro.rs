@@ -7,22 +7,22 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Name of the service on the `pi-exec` wire; that of the agent protocol is [`super::agents::SERVICE`].
-pub const SERVICE: &str = "pi-exec";
+pub(crate) const SERVICE: &str = "pi-exec";
 /// Queue group of the `pi-exec` endpoints, the default of ADR-32.
-pub const QUEUE_GROUP: &str = "q";
+pub(crate) const QUEUE_GROUP: &str = "q";
 /// Our services, each of which is discovered by its name.
 const SERVICES: [&str; 2] = [SERVICE, super::agents::SERVICE];
 
 /// What a discovery request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub(crate) enum Verb {
     Ping,
     Info,
     Stats,
 }
 
 /// The subjects on which discovery requests for our services arrive.
-pub fn subjects() -> Vec<String> {
+pub(crate) fn subjects() -> Vec<String> {
     let mut subjects = Vec::new();
     for verb in ["PING", "INFO", "STATS"] {
         subjects.push(format!("$SRV.{verb}"));
@@ -35,7 +35,7 @@ pub fn subjects() -> Vec<String> {
 
 /// Which instances a discovery request asks, and for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Query<'a> {
+pub(crate) struct Query<'a> {
     pub verb: Verb,
     /// The name of the only service that shall answer.
     service: Option<&'a str>,
@@ -45,13 +45,13 @@ pub struct Query<'a> {
 
 impl Query<'_> {
     /// Whether an instance is asked.
-    pub fn asks(&self, service: &str, id: &str) -> bool {
+    pub(crate) fn asks(&self, service: &str, id: &str) -> bool {
         self.service.is_none_or(|asked| asked == service) && self.id.is_none_or(|asked| asked == id)
     }
 }
 
 /// Reads the subject of a discovery request.
-pub fn parse_subject(subject: &str) -> Option<Query<'_>> {
+pub(crate) fn parse_subject(subject: &str) -> Option<Query<'_>> {
     let mut tokens = subject.split('.');
     let verb = match (tokens.next()?, tokens.next()?) {
         ("$SRV", "PING") => Verb::Ping,
@@ -66,7 +66,7 @@ pub fn parse_subject(subject: &str) -> Option<Query<'_>> {
 
 /// Statistics of one endpoint.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     requests: AtomicU64,
     errors: AtomicU64,
     /// Nanoseconds from a request's arrival to the end of its answer.
@@ -75,7 +75,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub const fn new() -> Counters {
+    pub(crate) const fn new() -> Counters {
         Counters {
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -84,31 +84,31 @@ impl Counters {
         }
     }
 
-    pub fn count_request(&self) {
+    pub(crate) fn count_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts an error reply; `code` and `text` are what the reply's headers said.
-    pub fn count_error(&self, code: u16, text: &str) {
+    pub(crate) fn count_error(&self, code: u16, text: &str) {
         self.errors.fetch_add(1, Ordering::Relaxed);
         *lock(&self.last_error) = format!("{code}:{text}");
     }
 
-    pub fn add_time(&self, time: std::time::Duration) {
+    pub(crate) fn add_time(&self, time: std::time::Duration) {
         self.processing.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    pub fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    pub fn errors(&self) -> u64 {
+    pub(crate) fn errors(&self) -> u64 {
         self.errors.load(Ordering::Relaxed)
     }
 }
 
 /// One endpoint of an instance.
-pub struct Endpoint<'a> {
+pub(crate) struct Endpoint<'a> {
     pub name: &'static str,
     pub subject: String,
     pub queue_group: &'static str,
@@ -118,14 +118,14 @@ pub struct Endpoint<'a> {
 
 impl<'a> Endpoint<'a> {
     /// An endpoint of the `pi-exec` wire.
-    pub fn new(name: &'static str, subject: String, counters: &'a Counters) -> Endpoint<'a> {
+    pub(crate) fn new(name: &'static str, subject: String, counters: &'a Counters) -> Endpoint<'a> {
         Endpoint { name, subject, queue_group: QUEUE_GROUP, metadata: Map::new(), counters }
     }
 }
 
 /// One instance of a service as discovery shows it, made when somebody asks: a thousand sessions that nobody looks at
 /// cost no memory for this.
-pub struct Instance<'a> {
+pub(crate) struct Instance<'a> {
     pub service: &'static str,
     pub id: &'a str,
     pub description: String,
@@ -137,7 +137,7 @@ pub struct Instance<'a> {
 
 impl Instance<'_> {
     /// The reply to a discovery request.
-    pub fn document(&self, verb: Verb) -> Value {
+    pub(crate) fn document(&self, verb: Verb) -> Value {
         let mut document = json!({
             "type": match verb {
                 Verb::Ping => "io.nats.micro.v1.ping_response",

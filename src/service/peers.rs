@@ -12,19 +12,19 @@ use std::time::{Duration, Instant};
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// How long a daemon that starts waits to hear of others before it takes requests. Without others the server says so at
 /// once, so that this is only waited for in company, or where somebody listens to everything.
-pub const HELLO_TIME: Duration = Duration::from_millis(100);
+pub(crate) const HELLO_TIME: Duration = Duration::from_millis(100);
 /// A daemon that was silent for so many intervals is gone, as with agents.
 const MISSED: u32 = 3;
 
 /// The subject on which the daemons of an owner talk to each other.
-pub fn subject(owner: &str) -> String {
+pub(crate) fn subject(owner: &str) -> String {
     format!("agents.peer.pi-exec.{owner}")
 }
 
 /// What daemons say to each other.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
-pub enum PeerMessage {
+pub(crate) enum PeerMessage {
     /// Who is there? Answered with `Here`.
     Hello {
         host: String,
@@ -49,7 +49,7 @@ pub enum PeerMessage {
 
 /// A question to the others.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Ask {
+pub(crate) struct Ask {
     /// Tells the answers to several questions apart.
     pub number: u64,
     /// Who has a session of this id?
@@ -65,7 +65,7 @@ pub struct Ask {
 
 /// One daemon's answer.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub number: u64,
     #[serde(default, rename = "session")]
     pub has_session: bool,
@@ -76,39 +76,39 @@ pub struct Answer {
 }
 
 impl PeerMessage {
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
     /// Reads a message; `None` for what a daemon of this version does not understand.
-    pub fn decode(payload: &[u8]) -> Option<PeerMessage> {
+    pub(crate) fn decode(payload: &[u8]) -> Option<PeerMessage> {
         serde_json::from_slice(payload).ok()
     }
 }
 
 /// The other daemons, as far as they have been heard of.
-pub struct PeerSet {
+pub(crate) struct PeerSet {
     me: String,
     interval: Duration,
     heard: BTreeMap<String, Instant>,
 }
 
 impl PeerSet {
-    pub fn new(me: &str, interval: Duration) -> PeerSet {
+    pub(crate) fn new(me: &str, interval: Duration) -> PeerSet {
         PeerSet { me: me.to_string(), interval, heard: BTreeMap::new() }
     }
 
     /// A daemon is there. True if that is news.
-    pub fn heard(&mut self, host: &str, now: Instant) -> bool {
+    pub(crate) fn heard(&mut self, host: &str, now: Instant) -> bool {
         host != self.me && self.heard.insert(host.to_string(), now).is_none()
     }
 
-    pub fn gone(&mut self, host: &str) {
+    pub(crate) fn gone(&mut self, host: &str) {
         self.heard.remove(host);
     }
 
     /// Those who are there.
-    pub fn present(&mut self, now: Instant) -> BTreeSet<String> {
+    pub(crate) fn present(&mut self, now: Instant) -> BTreeSet<String> {
         let patience = self.interval * MISSED;
         self.heard.retain(|_, heard| now.saturating_duration_since(*heard) <= patience);
         self.heard.keys().cloned().collect()
@@ -117,7 +117,7 @@ impl PeerSet {
 
 /// What the others said about a request.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Nobody else has to do with it.
     Ours,
     /// This daemon has seen the request, or has the session.
@@ -125,7 +125,7 @@ pub enum Verdict {
 }
 
 /// A request that waits until the others have said what they know.
-pub struct Pending<T> {
+pub(crate) struct Pending<T> {
     pub ask: Ask,
     /// The request.
     pub work: T,
@@ -138,18 +138,18 @@ pub struct Pending<T> {
 }
 
 impl<T> Pending<T> {
-    pub fn new(ask: Ask, work: T, others: BTreeSet<String>, now: Instant) -> Pending<T> {
+    pub(crate) fn new(ask: Ask, work: T, others: BTreeSet<String>, now: Instant) -> Pending<T> {
         let deadline = now + ANSWER_TIME;
         Pending { ask, work, followers: Vec::new(), waiting: others, theirs: None, listings: Vec::new(), deadline }
     }
 
     /// When it goes on without those who have not answered.
-    pub fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
     /// Another daemon answered.
-    pub fn answer(&mut self, host: &str, answer: Answer) {
+    pub(crate) fn answer(&mut self, host: &str, answer: Answer) {
         self.waiting.remove(host);
         if answer.has_seen || answer.has_session {
             self.theirs = Some(Verdict::Theirs { host: host.to_string(), has_seen: answer.has_seen });
@@ -159,7 +159,7 @@ impl<T> Pending<T> {
 
     /// Another daemon asks about the same at the same time. One of both has to give way: the one whose name is greater.
     /// Returns whether we stay, by saying that it is ours.
-    pub fn rival(&mut self, me: &str, host: &str, has_seen: bool) -> bool {
+    pub(crate) fn rival(&mut self, me: &str, host: &str, has_seen: bool) -> bool {
         if me < host {
             return true;
         }
@@ -168,7 +168,7 @@ impl<T> Pending<T> {
     }
 
     /// What is to be done, once that is known.
-    pub fn verdict(&self, now: Instant) -> Option<Verdict> {
+    pub(crate) fn verdict(&self, now: Instant) -> Option<Verdict> {
         match &self.theirs {
             Some(theirs) => Some(theirs.clone()),
             None if self.waiting.is_empty() || now >= self.deadline => Some(Verdict::Ours),
@@ -178,7 +178,7 @@ impl<T> Pending<T> {
 }
 
 /// One document of `list` for all daemons, of at most `limit` bytes: every row says whose it is.
-pub fn merge(own: (&str, Value), others: Vec<(String, Value)>, limit: usize) -> Value {
+pub(crate) fn merge(own: (&str, Value), others: Vec<(String, Value)>, limit: usize) -> Value {
     let mut merged: [Vec<Value>; 2] = Default::default();
     let others = others.iter().map(|(host, listing)| (host.as_str(), listing));
     for (host, listing) in std::iter::once((own.0, &own.1)).chain(others) {

@@ -29,11 +29,11 @@ const MAX_TEXT: usize = 1024 * 1024;
 const MAX_TOTAL: usize = 32 * 1024 * 1024;
 
 /// What names a request: its subject and its id.
-pub type Key = (String, String);
+pub(crate) type Key = (String, String);
 
 /// A request that its caller gave an id, and what the same request would be.
 #[derive(Clone, Debug, PartialEq)]
-pub struct NamedRequest {
+pub(crate) struct NamedRequest {
     pub key: Key,
     /// SHA-256 of the payload.
     digest: [u8; 32],
@@ -42,7 +42,7 @@ pub struct NamedRequest {
 }
 
 /// The request's id, if it has one.
-pub fn named(message: &Message, sender: Option<&AgentSender>) -> Option<NamedRequest> {
+pub(crate) fn named(message: &Message, sender: Option<&AgentSender>) -> Option<NamedRequest> {
     let id = message.header(HEADER).filter(|id| (1..=MAX_ID).contains(&id.len()))?;
     let mut payload = [0; 32];
     payload.copy_from_slice(digest(&SHA256, &message.payload).as_ref());
@@ -74,7 +74,7 @@ struct Seen {
 /// The requests of the last two minutes. Each subject has one thread that takes its requests, so that looking and
 /// remembering need not be one step.
 #[derive(Default)]
-pub struct Recent {
+pub(crate) struct Recent {
     requests: Mutex<HashMap<Key, Seen>>,
     kept: Arc<AtomicUsize>,
 }
@@ -89,13 +89,13 @@ impl Recent {
     }
 
     /// Whether the id was used for another request, or by another user, whose answer is not this caller's business.
-    pub fn is_taken(&self, request: &NamedRequest) -> bool {
+    pub(crate) fn is_taken(&self, request: &NamedRequest) -> bool {
         self.requests().get(&request.key).is_some_and(|seen| !seen.request.is_same(request))
     }
 
     /// Gives a caller the answer to the same request of before, from its beginning. False if there is none.
     /// `reply` is only made if it is needed, because a reply that is not used ends all the same.
-    pub fn join(&self, key: &Key, reply: impl FnOnce() -> Arc<dyn Reply>) -> bool {
+    pub(crate) fn join(&self, key: &Key, reply: impl FnOnce() -> Arc<dyn Reply>) -> bool {
         match self.find(key) {
             Some(Outcome::Stream(shared)) if !shared.was_turned_away() => {
                 shared.join(reply());
@@ -106,12 +106,12 @@ impl Recent {
     }
 
     /// The document that the same request was answered with before.
-    pub fn document(&self, key: &Key) -> Option<Value> {
+    pub(crate) fn document(&self, key: &Key) -> Option<Value> {
         if let Outcome::Document(document) = self.find(key)? { Some(document) } else { None }
     }
 
     /// Whether the outcome of a request is known, or will be.
-    pub fn has_seen(&self, key: &Key) -> bool {
+    pub(crate) fn has_seen(&self, key: &Key) -> bool {
         match self.find(key) {
             Some(Outcome::Stream(shared)) => !shared.was_turned_away(),
             Some(Outcome::Document(_)) => true,
@@ -120,14 +120,14 @@ impl Recent {
     }
 
     /// Remembers a request that is about to be worked on; what comes back takes its answer.
-    pub fn share(&self, request: NamedRequest, reply: Arc<dyn Reply>, now: Instant) -> Arc<dyn Reply> {
+    pub(crate) fn share(&self, request: NamedRequest, reply: Arc<dyn Reply>, now: Instant) -> Arc<dyn Reply> {
         let shared = Arc::new(SharedReply::new(reply, self.kept.clone()));
         self.remember(request, Outcome::Stream(shared.clone()), now);
         shared
     }
 
     /// Remembers a request that was answered with a document.
-    pub fn answered(&self, request: NamedRequest, document: Value, now: Instant) {
+    pub(crate) fn answered(&self, request: NamedRequest, document: Value, now: Instant) {
         self.remember(request, Outcome::Document(document), now);
     }
 
@@ -142,7 +142,7 @@ impl Recent {
     }
 
     /// Forgets what is old. To be called every few seconds.
-    pub fn tick(&self, now: Instant) {
+    pub(crate) fn tick(&self, now: Instant) {
         self.requests().retain(|_, seen| {
             let done = match &seen.outcome {
                 Outcome::Stream(shared) => shared.has_ended(),

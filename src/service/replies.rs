@@ -15,7 +15,7 @@ use std::time::Instant;
 const MAX_HEADER: usize = 200;
 
 /// The micro-service headers of an error (ADR-32): values are ASCII and one line.
-pub fn error_headers(status: u16, text: &str) -> [(&'static str, String); 2] {
+pub(crate) fn error_headers(status: u16, text: &str) -> [(&'static str, String); 2] {
     let line = text.chars().take(MAX_HEADER).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
     [("Nats-Service-Error-Code", status.to_string()), ("Nats-Service-Error", line)]
 }
@@ -33,12 +33,19 @@ pub(super) fn report(subject: &str, result: Result<(), PublishError>) {
 }
 
 /// Sends one JSON document as the answer.
-pub fn send_document(connection: &Connection, subject: &str, document: &Value) {
+pub(crate) fn send_document(connection: &Connection, subject: &str, document: &Value) {
     report(subject, connection.publish(subject, None, &[], document.to_string().as_bytes()));
 }
 
 /// Sends a coded error, and the empty message behind it where the caller waits for a stream.
-pub fn send_error(connection: &Connection, subject: &str, status: u16, text: &str, document: &Value, stream: bool) {
+pub(crate) fn send_error(
+    connection: &Connection,
+    subject: &str,
+    status: u16,
+    text: &str,
+    document: &Value,
+    stream: bool,
+) {
     publish_error(connection, subject, status, text, document.to_string().as_bytes());
     if stream {
         report(subject, connection.publish(subject, None, &[], &[]));
@@ -46,7 +53,7 @@ pub fn send_error(connection: &Connection, subject: &str, status: u16, text: &st
 }
 
 /// The reply to a prompt that came to an endpoint with statistics: its end counts.
-pub struct CountedReply {
+pub(crate) struct CountedReply {
     reply: Arc<dyn Reply>,
     counters: Arc<Counters>,
     received: Instant,
@@ -54,7 +61,7 @@ pub struct CountedReply {
 }
 
 impl CountedReply {
-    pub fn new(reply: Arc<dyn Reply>, counters: Arc<Counters>, received: Instant) -> CountedReply {
+    pub(crate) fn new(reply: Arc<dyn Reply>, counters: Arc<Counters>, received: Instant) -> CountedReply {
         CountedReply { reply, counters, received, finished: AtomicBool::new(false) }
     }
 }

@@ -12,33 +12,33 @@ const NEVER: [&str; 2] = ["agents.", "$"];
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// The subjects to which answers may go.
-pub struct ReplySubjects {
+pub(crate) struct ReplySubjects {
     prefixes: Vec<String>,
     told: Mutex<Option<Instant>>,
 }
 
 impl ReplySubjects {
     /// Allows the subjects that begin with one of these.
-    pub fn new(prefixes: Vec<String>) -> ReplySubjects {
+    pub(crate) fn new(prefixes: Vec<String>) -> ReplySubjects {
         ReplySubjects { prefixes, told: Mutex::default() }
     }
 
     /// Whether answers may go there: below a prefix, one subject without wildcards, and none of ours or of the server's.
-    pub fn allow(&self, subject: &str) -> bool {
+    pub(crate) fn allow(&self, subject: &str) -> bool {
         valid_subject(subject)
             && !NEVER.iter().any(|never| subject.starts_with(never))
             && self.prefixes.iter().any(|prefix| subject.starts_with(prefix.as_str()))
     }
 
     /// Takes a reply subject from a message to which nothing may be published; the request is then one without answer.
-    pub fn check(&self, message: &mut Message) {
+    pub(crate) fn check(&self, message: &mut Message) {
         if let Some(reply) = message.reply.take_if(|reply| !self.allow(reply)) {
             self.report(&reply);
         }
     }
 
     /// Says in the log, once a minute, that somebody wanted answers where none go.
-    pub fn report(&self, reply: &str) {
+    pub(crate) fn report(&self, reply: &str) {
         let mut told = lock(&self.told);
         if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
             *told = Some(Instant::now());

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use std::sync::{Arc, OnceLock};
 
 /// The instance that takes requests for sessions.
-pub struct IntakeService {
+pub(crate) struct IntakeService {
     id: String,
     pub subject: String,
     /// Unix time in milliseconds.
@@ -22,12 +22,12 @@ pub struct IntakeService {
 }
 
 impl IntakeService {
-    pub fn new(subject: String) -> IntakeService {
+    pub(crate) fn new(subject: String) -> IntakeService {
         IntakeService { id: ids::nuid(), subject, started_ms: now_ms(), counters: Arc::default() }
     }
 
     /// The answer to a discovery request, if the intake is asked.
-    pub fn answer(&self, query: Query<'_>) -> Option<Value> {
+    pub(crate) fn answer(&self, query: Query<'_>) -> Option<Value> {
         let instance = Instance {
             service: micro::SERVICE,
             id: &self.id,
@@ -44,7 +44,7 @@ impl IntakeService {
 static UNUSED: [Counters; VERBS.len()] = [const { Counters::new() }; VERBS.len()];
 
 /// The instances of one session, and their statistics.
-pub struct SessionService {
+pub(crate) struct SessionService {
     /// Unix time in milliseconds; later than the creation of a session that was taken up again.
     started_ms: i64,
     pub prompt: Arc<Counters>,
@@ -67,13 +67,13 @@ impl Default for SessionService {
 }
 
 /// The id of a session's instance on the agent protocol. Ids have to differ between instances, also of different services.
-pub fn agent_instance_id(identity: &SessionIdentity) -> String {
+pub(crate) fn agent_instance_id(identity: &SessionIdentity) -> String {
     format!("{}A", identity.instance_id)
 }
 
 impl SessionService {
     /// Statistics of the endpoint that takes prompts on this wire.
-    pub fn prompt_counters(&self, form: Form) -> &Arc<Counters> {
+    pub(crate) fn prompt_counters(&self, form: Form) -> &Arc<Counters> {
         match form {
             Form::Text => &self.prompt,
             Form::Agent => &self.agent_prompt,
@@ -81,12 +81,12 @@ impl SessionService {
     }
 
     /// Statistics of a control endpoint, by its place in [`VERBS`].
-    pub fn control(&self, verb: usize) -> Option<&Counters> {
+    pub(crate) fn control(&self, verb: usize) -> Option<&Counters> {
         self.control.get_or_init(Box::default).get(verb)
     }
 
     /// The answers to a discovery request, of those instances that are asked.
-    pub fn answer(
+    pub(crate) fn answer(
         &self,
         query: Query<'_>,
         host: &Host,

@@ -42,12 +42,12 @@ const URGENT: Limits = Limits { requests: 4 * 1024, bytes: 16 << 20 };
 const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// The subject on which a session takes prompts.
-pub fn session_subject(owner: &str, id: &str) -> String {
+pub(crate) fn session_subject(owner: &str, id: &str) -> String {
     format!("agents.pi-exec.{owner}.{id}")
 }
 
 /// What a session needs to be there on NATS.
-pub struct Place {
+pub(crate) struct Place {
     pub host: Arc<Host>,
     pub service: Arc<SessionService>,
     pub identity: Arc<SessionIdentity>,
@@ -60,7 +60,7 @@ pub struct Place {
 }
 
 /// The subscriptions of one session. Dropping them ends them.
-pub struct SessionSubjects {
+pub(crate) struct SessionSubjects {
     room: Arc<WaitingRoom>,
     requests: Receiver<Box<Message>>,
     subscriptions: [Subscription; 4],
@@ -119,7 +119,7 @@ impl SessionSubjects {
     ///
     /// # Errors
     /// The connection takes no more.
-    pub fn open(place: Place) -> Result<SessionSubjects, PublishError> {
+    pub(crate) fn open(place: Place) -> Result<SessionSubjects, PublishError> {
         let Place { host, service, identity, stats, attachments, settings, max_queue } = place;
         let connection = host.connection.clone();
         let limits = [Limits { requests: max_queue + WAITING, bytes: WAITING_BYTES }, QUERIES, URGENT];

@@ -43,7 +43,7 @@ const MAX_SILENCE: Duration = Duration::from_secs(20);
 
 /// How a wire wants its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// The `pi-exec` wire: nothing but the text.
     Text,
     /// The agent protocol: JSON objects with a type.
@@ -105,7 +105,7 @@ impl Form {
 /// What is said in that time is held, and sent once the caller is there again, so that a restart costs nothing but what
 /// was under way.
 #[derive(Clone)]
-pub struct Stream(Arc<SharedStream>);
+pub(crate) struct Stream(Arc<SharedStream>);
 
 struct SharedStream {
     connection: Connection,
@@ -151,13 +151,13 @@ enum Piece<'a> {
 impl Stream {
     /// A stream to the reply subject of a request. A caller of the agent protocol is told that the request was taken as soon
     /// as it is, however long it may have to wait.
-    pub fn new(connection: &Connection, subject: String, form: Form) -> Stream {
+    pub(crate) fn new(connection: &Connection, subject: String, form: Form) -> Stream {
         let greeting = (form == Form::Agent).then(|| chunks::status(chunks::ACK));
         Stream::with_greeting(connection, subject, form, greeting)
     }
 
     /// The stream that [`Reply::address`] told of, after a restart.
-    pub fn resume(connection: &Connection, allowed: &ReplySubjects, address: &Value) -> Option<Stream> {
+    pub(crate) fn resume(connection: &Connection, allowed: &ReplySubjects, address: &Value) -> Option<Stream> {
         let (name, subject) = address.as_object()?.iter().next()?;
         let form = [Form::Text, Form::Agent].into_iter().find(|form| form.name() == name)?;
         let subject = subject.as_str()?;
@@ -170,7 +170,7 @@ impl Stream {
     }
 
     /// How its wire wants its answers.
-    pub fn form(&self) -> Form {
+    pub(crate) fn form(&self) -> Form {
         self.0.form
     }
 
@@ -194,7 +194,7 @@ impl Stream {
 
     /// Sends one whole message in its place between the pieces of text. It may get lost if too much waits already. Does not
     /// wait: if the caller has to be looked for first, the message goes out with what comes next, or a little later.
-    pub fn message(&self, message: String) {
+    pub(crate) fn message(&self, message: String) {
         let mut state = self.state();
         if state.over() || state.held_bytes > MAX_HELD {
             return;
@@ -205,7 +205,7 @@ impl Stream {
     }
 
     /// Ends the stream with an error now or never: for the connection's own thread, which must neither wait nor start threads.
-    pub fn refuse(&self, error: ReplyError) {
+    pub(crate) fn refuse(&self, error: ReplyError) {
         let mut state = self.state();
         if state.over() {
             return;
@@ -518,16 +518,16 @@ impl Drop for SharedStream {
 
 /// The streams whose callers must not be left in silence.
 #[derive(Default)]
-pub struct KeepAlive(Mutex<Vec<Weak<SharedStream>>>);
+pub(crate) struct KeepAlive(Mutex<Vec<Weak<SharedStream>>>);
 
 impl KeepAlive {
     /// Looks after a stream until it is gone.
-    pub fn watch(&self, stream: &Stream) {
+    pub(crate) fn watch(&self, stream: &Stream) {
         lock(&self.0).push(Arc::downgrade(&stream.0));
     }
 
     /// Breaks the silence where it has been long. To be called every few seconds.
-    pub fn tick(&self, now: Instant) {
+    pub(crate) fn tick(&self, now: Instant) {
         lock(&self.0).retain(|stream| match stream.upgrade() {
             Some(stream) => {
                 stream.break_silence(now);

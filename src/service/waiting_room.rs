@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What a request is, for the sake of room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     /// Starts work, or adds to it.
     Work,
     /// Is answered in one step.
@@ -21,7 +21,7 @@ pub enum Class {
 
 /// How many requests of a class may wait, and their bytes together. A request that comes alone may be of any size.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     pub requests: usize,
     pub bytes: usize,
 }
@@ -37,7 +37,7 @@ struct Waiting {
 type Refuse = Box<dyn Fn(&Message) + Send + Sync>;
 
 /// The way in of one thread's requests.
-pub struct WaitingRoom {
+pub(crate) struct WaitingRoom {
     to: Sender<Box<Message>>,
     class: fn(&Message) -> Class,
     /// By class.
@@ -51,7 +51,7 @@ impl WaitingRoom {
     /// A room with these limits, for work, queries and what is urgent; `class` tells them apart. A request that wants its
     /// answer where none may go comes in as one that wants none. The receiver's thread has to
     /// call [`WaitingRoom::taken`] for each request that it receives.
-    pub fn new(
+    pub(crate) fn new(
         limits: [Limits; 3],
         class: fn(&Message) -> Class,
         refuse: Refuse,
@@ -63,7 +63,7 @@ impl WaitingRoom {
     }
 
     /// A request has left the room.
-    pub fn taken(&self, message: &Message) {
+    pub(crate) fn taken(&self, message: &Message) {
         let waiting = &self.waiting[(self.class)(message) as usize];
         waiting.requests.fetch_sub(1, Ordering::AcqRel);
         waiting.bytes.fetch_sub(size(message), Ordering::AcqRel);

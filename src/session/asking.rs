@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Takes what became of a question.
-pub type Asker = Sender<Result<Value, String>>;
+pub(super) type Asker = Sender<Result<Value, String>>;
 
 impl<W: Wire> Session<W> {
     /// Opens a question of the model's.

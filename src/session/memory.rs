@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// The memory of one session, owned by its actor.
 #[derive(Default)]
-pub struct Memory {
+pub(super) struct Memory {
     messages: Vec<Arc<Message>>,
     /// The entry in the file of each message; empty for a message that could not be written yet.
     ids: Vec<String>,
@@ -32,36 +32,36 @@ pub struct Memory {
 
 impl Memory {
     /// A memory that is kept in a new file.
-    pub fn in_file(file: SessionFile) -> Memory {
+    pub(super) fn in_file(file: SessionFile) -> Memory {
         Memory { file: Some(file), ..Memory::default() }
     }
 
     /// A memory whose file is read when it is needed.
-    pub fn asleep(path: PathBuf) -> Memory {
+    pub(super) fn asleep(path: PathBuf) -> Memory {
         Memory { asleep: Some(path), ..Memory::default() }
     }
 
     /// Says how many messages a sleeping memory has.
-    pub fn set_count(&mut self, messages: usize) {
+    pub(super) fn set_count(&mut self, messages: usize) {
         self.slept_with = messages;
     }
 
     /// How many messages there are.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         if self.is_asleep() { self.slept_with } else { self.messages.len() }
     }
 
     /// It could sleep: everything is in a file.
-    pub fn can_sleep(&self) -> bool {
+    pub(super) fn can_sleep(&self) -> bool {
         self.file.is_some() && self.ids.iter().all(|id| !id.is_empty())
     }
 
-    pub fn is_asleep(&self) -> bool {
+    pub(super) fn is_asleep(&self) -> bool {
         self.asleep.is_some()
     }
 
     /// Forgets what can be read again. Only between two prompts.
-    pub fn sleep(&mut self) {
+    pub(super) fn sleep(&mut self) {
         if self.can_sleep()
             && let Some(file) = self.file.take()
         {
@@ -76,7 +76,7 @@ impl Memory {
     ///
     /// # Errors
     /// The file cannot be read or written; the memory sleeps on.
-    pub fn wake(&mut self) -> io::Result<Option<(Restored, Unfinished)>> {
+    pub(super) fn wake(&mut self) -> io::Result<Option<(Restored, Unfinished)>> {
         let Some(path) = &self.asleep else { return Ok(None) };
         let (file, contents) = SessionFile::open(path)?;
         let unfinished = Unfinished::of(&contents);
@@ -89,7 +89,7 @@ impl Memory {
     }
 
     /// What was said, as the model gets it.
-    pub fn messages(&self) -> &[Arc<Message>] {
+    pub(super) fn messages(&self) -> &[Arc<Message>] {
         &self.messages
     }
 
@@ -106,7 +106,7 @@ impl Memory {
     }
 
     /// Makes what was written so far survive a power cut.
-    pub fn sync(&self) {
+    pub(super) fn sync(&self) {
         if let Some(file) = &self.file
             && let Err(e) = file.sync()
         {
@@ -132,7 +132,7 @@ impl Memory {
     ///
     /// # Errors
     /// It could not be written, so it is not accepted.
-    pub fn accepted(
+    pub(super) fn accepted(
         &mut self,
         message: &Incoming,
         from: Option<&str>,
@@ -167,7 +167,7 @@ impl Memory {
     ///
     /// # Errors
     /// It could not be written. It is remembered all the same, and written before the next prompt.
-    pub fn push(&mut self, message: Arc<Message>, accepted: Option<&str>) -> io::Result<()> {
+    pub(super) fn push(&mut self, message: Arc<Message>, accepted: Option<&str>) -> io::Result<()> {
         let written = match &self.file {
             Some(_) => self.append("message", message_fields(&message, accepted)),
             None => Ok(String::new()),
@@ -189,7 +189,7 @@ impl Memory {
     ///
     /// # Errors
     /// It could not be written, so none of them must run.
-    pub fn intends(&mut self, calls: &[(String, String)]) -> io::Result<()> {
+    pub(super) fn intends(&mut self, calls: &[(String, String)]) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
         }
@@ -206,7 +206,7 @@ impl Memory {
     ///
     /// # Errors
     /// It could not be written. At worst somebody is told once more, after a restart, that a prompt was interrupted.
-    pub fn settled(&mut self, ids: &[String], outcome: &str, stats: &SessionStats) -> io::Result<()> {
+    pub(super) fn settled(&mut self, ids: &[String], outcome: &str, stats: &SessionStats) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
         }
@@ -219,7 +219,7 @@ impl Memory {
     ///
     /// # Errors
     /// It could not be written.
-    pub fn note(&mut self, kind: &str, entry: Value) -> io::Result<()> {
+    pub(super) fn note(&mut self, kind: &str, entry: Value) -> io::Result<()> {
         self.append(kind, object(entry)).map(drop)
     }
 
@@ -227,7 +227,7 @@ impl Memory {
     ///
     /// # Errors
     /// It could not be written; nothing has changed.
-    pub fn compacted(&mut self, summary: Arc<Message>, first_kept: usize, entry: &Value) -> io::Result<()> {
+    pub(super) fn compacted(&mut self, summary: Arc<Message>, first_kept: usize, entry: &Value) -> io::Result<()> {
         self.catch_up()?;
         let mut entry = object(entry.clone());
         let kept = self.ids.get(first_kept).cloned().unwrap_or_default();
@@ -243,7 +243,7 @@ impl Memory {
     ///
     /// # Errors
     /// It could not be written; what is not written is longer again when the file is read.
-    pub fn shortened(&mut self, messages: Vec<(usize, Arc<Message>)>) -> io::Result<()> {
+    pub(super) fn shortened(&mut self, messages: Vec<(usize, Arc<Message>)>) -> io::Result<()> {
         self.catch_up()?;
         for (at, message) in messages {
             let Some(after) = self.messages.get_mut(at..) else { continue };
@@ -260,7 +260,7 @@ impl Memory {
     ///
     /// # Errors
     /// It could not be written; the message is left out all the same until the file is read again.
-    pub fn omit_last(&mut self) -> io::Result<()> {
+    pub(super) fn omit_last(&mut self) -> io::Result<()> {
         self.messages.pop();
         match self.ids.pop() {
             Some(id) if !id.is_empty() => {

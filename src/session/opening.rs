@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Where a session's transcript is kept.
-pub enum Storage {
+pub(crate) enum Storage {
     /// In memory only.
     None,
     /// In a new file in this folder.

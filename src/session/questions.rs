@@ -16,7 +16,7 @@ const MAX_OPEN: usize = 64;
 
 /// The open questions of one session, oldest first.
 #[derive(Debug, Default)]
-pub struct Questions {
+pub(super) struct Questions {
     open: Vec<Question>,
 }
 
@@ -32,7 +32,7 @@ struct Question {
 
 /// A question was opened.
 #[derive(Debug, PartialEq)]
-pub struct Opened {
+pub(super) struct Opened {
     pub id: String,
     /// Data of the event `question`.
     pub event: Value,
@@ -40,7 +40,7 @@ pub struct Opened {
 
 /// A question was answered or rejected.
 #[derive(Debug, PartialEq)]
-pub struct Settled {
+pub(super) struct Settled {
     pub id: String,
     /// Data of the event `question`.
     pub event: Value,
@@ -54,7 +54,13 @@ impl Questions {
     ///
     /// # Errors
     /// What is wrong with the request.
-    pub fn open(&mut self, request: Value, source: &str, now: i64, deadline: Option<i64>) -> Result<Opened, String> {
+    pub(super) fn open(
+        &mut self,
+        request: Value,
+        source: &str,
+        now: i64,
+        deadline: Option<i64>,
+    ) -> Result<Opened, String> {
         let request = normalize(request)?;
         let id = request["id"].as_str().unwrap_or_default().to_owned();
         if self.open.iter().any(|question| question.id == id) {
@@ -71,7 +77,7 @@ impl Questions {
     }
 
     /// `{available: true, questions: [{requestId, openedAt, request}]}`, oldest first.
-    pub fn list(&self) -> Value {
+    pub(super) fn list(&self) -> Value {
         let questions: Vec<Value> = self
             .open
             .iter()
@@ -81,7 +87,7 @@ impl Questions {
     }
 
     /// The question is open.
-    pub fn has(&self, id: &str) -> bool {
+    pub(super) fn has(&self, id: &str) -> bool {
         self.find(id).is_ok()
     }
 
@@ -89,7 +95,7 @@ impl Questions {
     ///
     /// # Errors
     /// What is wrong with the answer; the question stays open.
-    pub fn answer(&mut self, id: &str, answers: &Value, source: &str, now: i64) -> Result<Settled, String> {
+    pub(super) fn answer(&mut self, id: &str, answers: &Value, source: &str, now: i64) -> Result<Settled, String> {
         let at = self.find(id)?;
         let answers = check(&self.open[at].request, answers)?;
         Ok(self.settle(at, "answered", json!({"answers": answers}), source, now))
@@ -99,13 +105,13 @@ impl Questions {
     ///
     /// # Errors
     /// There is no such question.
-    pub fn reject(&mut self, id: &str, source: &str, now: i64) -> Result<Settled, String> {
+    pub(super) fn reject(&mut self, id: &str, source: &str, now: i64) -> Result<Settled, String> {
         let at = self.find(id)?;
         Ok(self.settle(at, "rejected", json!({"cancelled": true}), source, now))
     }
 
     /// Settles every question without an answer, oldest first.
-    pub fn reject_all(&mut self, source: &str, now: i64) -> Vec<Settled> {
+    pub(super) fn reject_all(&mut self, source: &str, now: i64) -> Vec<Settled> {
         let mut settled = Vec::new();
         while !self.open.is_empty() {
             settled.push(self.settle(0, "rejected", json!({"cancelled": true}), source, now));
@@ -114,7 +120,7 @@ impl Questions {
     }
 
     /// Settles the questions whose time is up.
-    pub fn expire(&mut self, now: i64) -> Vec<Settled> {
+    pub(super) fn expire(&mut self, now: i64) -> Vec<Settled> {
         let mut settled = Vec::new();
         while let Some(at) = self.open.iter().position(|q| q.deadline.is_some_and(|deadline| deadline <= now)) {
             let outcome = json!({"cancelled": true, "error": "nobody answered in time"});
@@ -124,7 +130,7 @@ impl Questions {
     }
 
     /// When [`Questions::expire`] has something to do next, Unix time in milliseconds.
-    pub fn deadline(&self) -> Option<i64> {
+    pub(super) fn deadline(&self) -> Option<i64> {
         self.open.iter().filter_map(|question| question.deadline).min()
     }
 

@@ -3,35 +3,35 @@
 use crate::contract::prompt::Prompt;
 use std::collections::VecDeque;
 
-pub struct Queue {
+pub(super) struct Queue {
     prompts: VecDeque<Prompt>,
     limit: usize,
 }
 
 impl Queue {
-    pub fn new(limit: usize) -> Queue {
+    pub(super) fn new(limit: usize) -> Queue {
         Queue { prompts: VecDeque::new(), limit }
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.prompts.len()
     }
 
     /// Adds a prompt at the front.
-    pub fn push_first(&mut self, prompt: Prompt) {
+    pub(super) fn push_first(&mut self, prompt: Prompt) {
         self.prompts.push_front(prompt);
     }
 
     /// Adds a prompt at the end. Whether there is room is asked before a prompt is accepted.
-    pub fn push_last(&mut self, prompt: Prompt) {
+    pub(super) fn push_last(&mut self, prompt: Prompt) {
         self.prompts.push_back(prompt);
     }
 
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.prompts.len() >= self.limit
     }
 
-    pub fn pop(&mut self) -> Option<Prompt> {
+    pub(super) fn pop(&mut self) -> Option<Prompt> {
         let prompt = self.prompts.pop_front();
         if self.prompts.is_empty() {
             // An idle session, and there are a thousand of them, shall not keep room for prompts.
@@ -40,11 +40,11 @@ impl Queue {
         prompt
     }
 
-    pub fn take_all(&mut self) -> Vec<Prompt> {
+    pub(super) fn take_all(&mut self) -> Vec<Prompt> {
         std::mem::take(&mut self.prompts).into()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Prompt> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Prompt> {
         self.prompts.iter()
     }
 }

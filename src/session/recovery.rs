@@ -12,18 +12,18 @@ use std::sync::Arc;
 
 /// Kinds of our own records in a session file, which the PI agent keeps and ignores: a message was accepted, a tool is
 /// about to run, messages are answered.
-pub const ACCEPTED: &str = "nats-pi-bridge.accepted";
-pub const INTENT: &str = "nats-pi-bridge.intent";
-pub const SETTLED: &str = "nats-pi-bridge.settled";
+pub(super) const ACCEPTED: &str = "nats-pi-bridge.accepted";
+pub(super) const INTENT: &str = "nats-pi-bridge.intent";
+pub(super) const SETTLED: &str = "nats-pi-bridge.settled";
 /// In a user message's entry: the accepted message that it is.
-pub const PROMPT_ID: &str = "promptId";
+pub(super) const PROMPT_ID: &str = "promptId";
 
 /// How much of a file's end is looked at for the last record, bytes; such a record is far smaller.
 const TAIL: u64 = 64 * 1024;
 
 /// A message that was accepted and is not answered.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Accepted {
+pub(super) struct Accepted {
     pub id: String,
     pub text: String,
     pub images: Vec<Block>,
@@ -36,7 +36,7 @@ pub struct Accepted {
 
 /// What is undone.
 #[derive(Debug, Default, PartialEq)]
-pub struct Unfinished {
+pub(super) struct Unfinished {
     /// Messages that were not begun, in the order of their arrival.
     pub waiting: Vec<Accepted>,
     /// Messages of the prompt that was being worked on.
@@ -47,7 +47,7 @@ pub struct Unfinished {
 
 impl Unfinished {
     /// Reads the records of a file's active path.
-    pub fn of(contents: &Contents) -> Unfinished {
+    pub(super) fn of(contents: &Contents) -> Unfinished {
         Unfinished::from_entries(contents.active_path().into_iter().filter_map(|at| contents.entry(at)))
     }
 
@@ -95,7 +95,7 @@ fn text(data: &Value, key: &str) -> Option<String> {
 }
 
 /// The results that close what was interrupted: for every call of the last answer that has none.
-pub fn closing_results(messages: &[Arc<Message>], intents: &HashSet<String>) -> Vec<ToolResultMessage> {
+pub(super) fn closing_results(messages: &[Arc<Message>], intents: &HashSet<String>) -> Vec<ToolResultMessage> {
     let Some(last) = messages.iter().rposition(|m| matches!(**m, Message::Assistant(_))) else { return Vec::new() };
     let Message::Assistant(answer) = &*messages[last] else { return Vec::new() };
     let answered = |id: &str| {
@@ -126,7 +126,7 @@ pub fn closing_results(messages: &[Arc<Message>], intents: &HashSet<String>) -> 
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn settled_totals(path: &Path) -> io::Result<Option<Value>> {
+pub(crate) fn settled_totals(path: &Path) -> io::Result<Option<Value>> {
     let (mut file, metadata) = files::open_regular(path)?;
     file.seek(SeekFrom::Start(metadata.len().saturating_sub(TAIL)))?;
     let mut tail = Vec::new();

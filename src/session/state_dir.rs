@@ -20,7 +20,7 @@ const DAMAGED: &str = "bad";
 
 /// Why a folder cannot be used.
 #[derive(Debug)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// Another daemon uses it; the text is its process number, if known.
     Taken(String),
     Io(io::Error),
@@ -29,7 +29,7 @@ pub enum OpenError {
 /// A session as it is remembered.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct SavedSession {
+pub(crate) struct SavedSession {
     #[serde(rename = "sessionId")]
     pub id: SessionId,
     pub instance_id: InstanceId,
@@ -64,7 +64,7 @@ pub struct SavedSession {
 }
 
 /// The folder of one daemon. Dropping it lets another one use it.
-pub struct StateDir {
+pub(crate) struct StateDir {
     folder: PathBuf,
     starts: u64,
     _lock: File,
@@ -75,7 +75,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(folder: &Path) -> Result<StateDir, OpenError> {
+    pub(crate) fn open(folder: &Path) -> Result<StateDir, OpenError> {
         private::create_folder(folder).and_then(|()| private::close_folder(folder)).map_err(OpenError::Io)?;
         let path = folder.join("lock");
         let mut lock = private::open_or_create(&path).map_err(OpenError::Io)?;
@@ -92,7 +92,7 @@ impl StateDir {
     }
 
     /// How often a daemon was started on this folder, this time included.
-    pub fn starts(&self) -> u64 {
+    pub(crate) fn starts(&self) -> u64 {
         self.starts
     }
 
@@ -101,7 +101,7 @@ impl StateDir {
     }
 
     /// All sessions that have not come to their end. A file that makes no sense is set aside.
-    pub fn sessions(&self) -> Vec<SavedSession> {
+    pub(crate) fn sessions(&self) -> Vec<SavedSession> {
         let Ok(entries) = self.folder.read_dir() else { return Vec::new() };
         let mut sessions = Vec::new();
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| has_extension(path, "json")) {
@@ -126,7 +126,7 @@ impl StateDir {
     ///
     /// # Errors
     /// What the system says; then the former state is still there.
-    pub fn save(&self, session: &SavedSession) -> io::Result<()> {
+    pub(crate) fn save(&self, session: &SavedSession) -> io::Result<()> {
         let content = serde_json::to_vec(session)?;
         private::replace(&self.path(&session.id), |file| {
             fault::write_all(file, &content)?;
@@ -135,17 +135,17 @@ impl StateDir {
     }
 
     /// Where it is kept which signed requests were accepted.
-    pub fn nonces(&self) -> PathBuf {
+    pub(crate) fn nonces(&self) -> PathBuf {
         self.folder.join("nonces")
     }
 
     /// Where the files are kept that came with a session's prompts.
-    pub fn attachments(&self, id: &str) -> PathBuf {
+    pub(crate) fn attachments(&self, id: &str) -> PathBuf {
         self.folder.join(format!("{id}.files"))
     }
 
     /// Forgets a session and its files. That none is remembered is no error.
-    pub fn forget(&self, id: &str) {
+    pub(crate) fn forget(&self, id: &str) {
         let (path, files) = (self.path(id), self.attachments(id));
         for (path, removed) in [(&path, std::fs::remove_file(&path)), (&files, std::fs::remove_dir_all(&files))] {
             if let Err(e) = removed
@@ -178,11 +178,11 @@ mod seconds {
     use serde::{Deserialize, Deserializer, Serializer};
     use std::time::Duration;
 
-    pub fn serialize<S: Serializer>(lifetime: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(lifetime: &Duration, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_f64(lifetime.as_secs_f64())
     }
 
-    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
         Duration::try_from_secs_f64(f64::deserialize(from)?).map_err(D::Error::custom)
     }
 }

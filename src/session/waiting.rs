@@ -6,31 +6,31 @@ use std::collections::VecDeque;
 
 /// One queue.
 #[derive(Default)]
-pub struct Waiting(VecDeque<Incoming>);
+pub(super) struct Waiting(VecDeque<Incoming>);
 
 impl Waiting {
-    pub fn push(&mut self, message: Incoming) {
+    pub(super) fn push(&mut self, message: Incoming) {
         self.0.push_back(message);
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// What the next turn takes in.
-    pub fn take(&mut self, mode: QueueMode) -> Vec<Incoming> {
+    pub(super) fn take(&mut self, mode: QueueMode) -> Vec<Incoming> {
         match mode {
             QueueMode::OneAtATime => self.0.pop_front().into_iter().collect(),
             QueueMode::All => self.take_all(),
         }
     }
 
-    pub fn take_all(&mut self) -> Vec<Incoming> {
+    pub(super) fn take_all(&mut self) -> Vec<Incoming> {
         std::mem::take(&mut self.0).into()
     }
 
     /// The texts, as `queue_update` tells them.
-    pub fn texts(&self) -> Vec<String> {
+    pub(super) fn texts(&self) -> Vec<String> {
         self.0.iter().map(|message| message.text.clone()).collect()
     }
 }

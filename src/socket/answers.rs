@@ -48,7 +48,7 @@ type Outcome = Result<Value, Failure>;
 
 impl Client<'_> {
     /// Does what is asked and writes the response.
-    pub fn answer(&mut self, request: Request) {
+    pub(super) fn answer(&mut self, request: Request) {
         let Request { head, kind } = request;
         let stream = match &kind {
             Kind::Prompt(fields) if fields.stream => true,
@@ -142,7 +142,7 @@ impl Client<'_> {
     }
 
     /// Asks a session for something that takes it one step.
-    pub fn ask(&self, route: &Route, control: Control) -> Outcome {
+    pub(super) fn ask(&self, route: &Route, control: Control) -> Outcome {
         self.ask_within(route, control, ANSWER)
     }
 
@@ -230,7 +230,7 @@ impl Client<'_> {
     }
 
     /// The events of a session from now on, after those that came after number `since`.
-    pub fn subscribe(&mut self, route: &Arc<Route>, since: Option<u64>) -> Outcome {
+    pub(super) fn subscribe(&mut self, route: &Arc<Route>, since: Option<u64>) -> Outcome {
         let data = self.ask(route, Control::Subscribe { sink: self.link.clone(), since })?;
         self.link.mute(false);
         self.subscribed.retain(|known| known.token != route.token);

@@ -21,7 +21,7 @@ const END_RUN: Duration = Duration::from_secs(1);
 const READ: usize = 8192;
 
 /// What the reading thread knows of its client.
-pub struct Client<'a> {
+pub(super) struct Client<'a> {
     pub shared: &'a Arc<Shared>,
     pub link: &'a Arc<Link>,
     /// The session whose socket this is; absent on the daemon's.
@@ -33,13 +33,13 @@ pub struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    pub fn new(shared: &'a Arc<Shared>, link: &'a Arc<Link>) -> Client<'a> {
+    pub(super) fn new(shared: &'a Arc<Shared>, link: &'a Arc<Link>) -> Client<'a> {
         let own = link.session.and_then(|token| shared.table().routes.get(&token).cloned());
         Client { shared, link, own, subscribed: Vec::new(), runs: Vec::new() }
     }
 
     /// Serves until the client leaves or the connection is ended.
-    pub fn serve(mut self) {
+    pub(super) fn serve(mut self) {
         self.greet();
         let link = self.link.clone();
         let writer = threads::spawn(&format!("c{}-w", link.id), threads::SMALL_STACK, move || link.write_lines());
@@ -114,7 +114,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    pub fn refuse(&self, refusal: Refusal) {
+    pub(super) fn refuse(&self, refusal: Refusal) {
         let details = refusal.failure.document();
         let mut response = response(refusal.id, refusal.command.as_deref());
         response.insert("success".into(), json!(false));
@@ -124,7 +124,7 @@ impl<'a> Client<'a> {
         self.link.send(Value::Object(response).to_string());
     }
 
-    pub fn succeed(&self, head: &Head, data: Value) {
+    pub(super) fn succeed(&self, head: &Head, data: Value) {
         let mut response = response(head.id.clone(), Some(head.command));
         response.insert("success".into(), json!(true));
         response.insert("data".into(), data);

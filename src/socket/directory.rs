@@ -21,7 +21,7 @@ const BACKLOG: i32 = 128;
 
 /// Where clients look when nobody tells them anything else. The folder for temporary files is found by Node's rule,
 /// because that is what existing clients use.
-pub fn default_root(environment: impl Fn(&str) -> Option<String>) -> PathBuf {
+pub(crate) fn default_root(environment: impl Fn(&str) -> Option<String>) -> PathBuf {
     let found = ["TMPDIR", "TMP", "TEMP"].into_iter().find_map(|name| environment(name).filter(|v| !v.is_empty()));
     let folder = found.unwrap_or_else(|| "/tmp".into());
     let folder = if folder.len() > 1 { folder.strip_suffix('/').unwrap_or(&folder) } else { &folder };
@@ -30,7 +30,7 @@ pub fn default_root(environment: impl Fn(&str) -> Option<String>) -> PathBuf {
 
 /// A directory that is ours alone.
 #[derive(Debug)]
-pub struct BridgeDirectory {
+pub(crate) struct BridgeDirectory {
     root: PathBuf,
     pid: u32,
 }
@@ -40,7 +40,7 @@ impl BridgeDirectory {
     ///
     /// # Errors
     /// A text that names the path and says why it is not used.
-    pub fn open(root: &Path) -> Result<BridgeDirectory, String> {
+    pub(crate) fn open(root: &Path) -> Result<BridgeDirectory, String> {
         let directory = BridgeDirectory { root: root.to_path_buf(), pid: std::process::id() };
         let socket = directory.daemon_socket();
         if !fits(&socket) {
@@ -52,37 +52,37 @@ impl BridgeDirectory {
         Ok(directory)
     }
 
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// The folder of the registry.
-    pub fn instances(&self) -> PathBuf {
+    pub(crate) fn instances(&self) -> PathBuf {
         self.root.join("instances")
     }
 
     /// The daemon's own socket.
-    pub fn daemon_socket(&self) -> PathBuf {
+    pub(crate) fn daemon_socket(&self) -> PathBuf {
         self.root.join(format!("pi-{}.sock", self.pid))
     }
 
     /// A session's own socket. A session with a long name goes by `short` instead; if even that is too long it has none.
-    pub fn session_socket(&self, session_id: &str, short: &str) -> Option<PathBuf> {
+    pub(crate) fn session_socket(&self, session_id: &str, short: &str) -> Option<PathBuf> {
         let path = |name: &str| self.root.join(format!("pi-{}-{name}.sock", self.pid));
         [path(session_id), path(short)].into_iter().find(|path| fits(path))
     }
 
     /// The row that always exists.
-    pub fn daemon_row(&self) -> PathBuf {
+    pub(crate) fn daemon_row(&self) -> PathBuf {
         self.instances().join(format!("{}.json", self.pid))
     }
 
-    pub fn session_row(&self, session_id: &str) -> PathBuf {
+    pub(crate) fn session_row(&self, session_id: &str) -> PathBuf {
         self.instances().join(format!("{}-{session_id}.json", self.pid))
     }
 
     /// What the events of one session leave out. The name is unique over the session's lives.
-    pub fn raw_file(&self, instance_id: &str) -> PathBuf {
+    pub(crate) fn raw_file(&self, instance_id: &str) -> PathBuf {
         self.raw().join(format!("{}-{instance_id}.jsonl", self.pid))
     }
 
@@ -91,12 +91,12 @@ impl BridgeDirectory {
     }
 
     /// Removes what an earlier process with our own number left behind. Only before there is anything of our own.
-    pub fn sweep_namesake(&self) {
+    pub(crate) fn sweep_namesake(&self) {
         self.remove_files(|pid| pid == self.pid);
     }
 
     /// Removes what dead processes left behind. Nothing of a live process is touched.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         let mut dead = BTreeMap::new();
         self.remove_files(|pid| pid != self.pid && *dead.entry(pid).or_insert_with(|| self.is_dead(pid)));
     }
@@ -189,7 +189,7 @@ fn unsafe_because(stats: &Metadata, uid: u32) -> Option<String> {
 ///
 /// # Errors
 /// Those of the system; the path must not be too long.
-pub fn listen(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     // The file gets the permissions that its socket has when it is bound, so that it never has any others.

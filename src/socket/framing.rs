@@ -78,7 +78,7 @@ fn line(bytes: &[u8], each: &mut impl FnMut(Frame<'_>)) {
 
 /// JSON without U+2028 and U+2029, which JSON allows inside a text and many readers of lines take for the end of one: they
 /// are escaped.
-pub fn escape_separators(json: &str) -> Cow<'_, str> {
+pub(crate) fn escape_separators(json: &str) -> Cow<'_, str> {
     // Both begin with these two bytes, which a text without them is searched for once.
     if memchr::memmem::find(json.as_bytes(), b"\xe2\x80").is_none() {
         return Cow::Borrowed(json);

@@ -35,7 +35,7 @@ const HALF_CLOSED_ROUND: Duration = Duration::from_millis(200);
 const BATCH: usize = 16 << 10;
 
 /// The connection of one client.
-pub struct Link {
+pub(super) struct Link {
     pub id: u64,
     /// The session whose socket this is, by its token; absent on the daemon's.
     pub session: Option<u64>,
@@ -72,7 +72,7 @@ enum Phase {
 impl Link {
     /// # Errors
     /// The system refuses the time limit of writing.
-    pub fn new(id: u64, session: Option<u64>, socket: UnixStream) -> std::io::Result<Link> {
+    pub(super) fn new(id: u64, session: Option<u64>, socket: UnixStream) -> std::io::Result<Link> {
         socket.set_write_timeout(Some(WRITE_ROUND))?;
         let (open, gone) = bounded(0);
         let state = State {
@@ -92,17 +92,17 @@ impl Link {
     }
 
     /// For reading; the reader is the only one.
-    pub fn socket(&self) -> &UnixStream {
+    pub(super) fn socket(&self) -> &UnixStream {
         &self.socket
     }
 
     /// Disconnected once nobody reads answers any more.
-    pub fn gone(&self) -> &Receiver<()> {
+    pub(super) fn gone(&self) -> &Receiver<()> {
         &self.gone
     }
 
     /// Adds a line, given without its end. False if the connection takes no more.
-    pub fn send(&self, line: impl Into<Arc<str>>) -> bool {
+    pub(super) fn send(&self, line: impl Into<Arc<str>>) -> bool {
         let mut state = self.state();
         if state.phase != Phase::Open {
             return false;
@@ -124,7 +124,7 @@ impl Link {
     }
 
     /// Ends the connection of a client that others would have to wait for.
-    pub fn give_up(&self) {
+    pub(super) fn give_up(&self) {
         let mut state = self.state();
         if state.phase == Phase::Open {
             self.drop_client(&mut state);
@@ -141,27 +141,27 @@ impl Link {
     }
 
     /// Bytes that wait to be written.
-    pub fn unwritten(&self) -> usize {
+    pub(super) fn unwritten(&self) -> usize {
         self.state().bytes
     }
 
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.state().phase == Phase::Open
     }
 
-    pub fn mute(&self, muted: bool) {
+    pub(super) fn mute(&self, muted: bool) {
         self.muted.store(muted, Ordering::Relaxed);
     }
 
     /// Tells of a fault of ours, unless the client wants no events.
-    pub fn report(&self, error: &str, place: &str) {
+    pub(super) fn report(&self, error: &str, place: &str) {
         if !self.muted.load(Ordering::Relaxed) {
             self.send(error_line(error, place));
         }
     }
 
     /// Ends the connection with a last line, in good order if the client goes on reading.
-    pub fn stop(&self, last: &str) {
+    pub(super) fn stop(&self, last: &str) {
         let mut state = self.state();
         if state.phase == Phase::Open {
             self.finish(&mut state, last, GRACE);
@@ -180,7 +180,7 @@ impl Link {
 
     /// The client closed its side: what it still waits for is written, then the connection ends. False if it closed the other
     /// side too while answers were still being streamed.
-    pub fn read_to_end(&self) -> bool {
+    pub(super) fn read_to_end(&self) -> bool {
         let mut state = self.state();
         state.reader_done = true;
         self.changed.notify_all();
@@ -205,11 +205,11 @@ impl Link {
     }
 
     /// The connection stays for an answer that is being streamed, even if the client closes its side meanwhile.
-    pub fn stream_begins(&self) {
+    pub(super) fn stream_begins(&self) {
         self.state().streams += 1;
     }
 
-    pub fn stream_ends(&self) {
+    pub(super) fn stream_ends(&self) {
         let mut state = self.state();
         state.streams = state.streams.saturating_sub(1);
         drop(state);
@@ -221,7 +221,7 @@ impl Link {
     }
 
     /// Writes lines until the connection ends. The work of a thread of its own.
-    pub fn write_lines(&self) {
+    pub(super) fn write_lines(&self) {
         let mut batch = Vec::new();
         while let Some(line) = self.next_batch(&mut batch) {
             if !(self.write(&batch) && line.is_none_or(|line| self.write(line.as_bytes()) && self.write(b"\n"))) {
@@ -302,7 +302,7 @@ impl EventSink for Link {
 }
 
 /// The record that tells a client of a fault of ours; `place` is what failed, in the protocol's words.
-pub fn error_line(error: &str, place: &str) -> String {
+pub(super) fn error_line(error: &str, place: &str) -> String {
     json!({"type": "bridge_error", "error": error, "where": place}).to_string()
 }
 

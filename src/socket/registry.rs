@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const REST: u32 = 10;
 
 /// What of the daemon is the same in every row.
-pub struct Identity {
+pub(super) struct Identity {
     pub pid: u32,
     pub hostname: String,
     pub root: PathBuf,
@@ -40,7 +40,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn new(directory: &BridgeDirectory) -> Identity {
+    pub(super) fn new(directory: &BridgeDirectory) -> Identity {
         let hostname = files::read_text(Path::new("/proc/sys/kernel/hostname"), 256).unwrap_or_default();
         Identity {
             pid: std::process::id(),
@@ -70,7 +70,7 @@ impl Identity {
     }
 
     /// The daemon itself, where it does not stand for a session.
-    pub fn daemon(&self, sessions: usize, reason: &str) -> Map<String, Value> {
+    pub(super) fn daemon(&self, sessions: usize, reason: &str) -> Map<String, Value> {
         let mut row = self.base();
         row.insert("cwd".into(), json!(self.cwd.to_string_lossy()));
         row.insert("role".into(), json!("daemon"));
@@ -80,7 +80,7 @@ impl Identity {
     }
 
     /// A session, reached over `socket`.
-    pub fn session(&self, route: &Route, socket: &Path, running: bool, reason: &str) -> Map<String, Value> {
+    pub(super) fn session(&self, route: &Route, socket: &Path, running: bool, reason: &str) -> Map<String, Value> {
         let mut row = self.base();
         row.extend(state(&route.identity, &route.stats, running));
         self.finish(&mut row, socket, route.identity.created_ms, reason);
@@ -88,12 +88,12 @@ impl Identity {
     }
 
     /// A session as its own row and its own socket show it.
-    pub fn own(&self, route: &Route, running: bool, reason: &str) -> Map<String, Value> {
+    pub(super) fn own(&self, route: &Route, running: bool, reason: &str) -> Map<String, Value> {
         self.session(route, route.socket.as_deref().unwrap_or(&self.daemon_socket), running, reason)
     }
 
     /// What the daemon's own socket stands for at the moment.
-    pub fn front(&self, table: &Table, reason: &str) -> Map<String, Value> {
+    pub(super) fn front(&self, table: &Table, reason: &str) -> Map<String, Value> {
         match table.only() {
             Some(route) => self.session(route, &self.daemon_socket, route.stats.running(), reason),
             None => self.daemon(table.named().count(), reason),
@@ -102,7 +102,7 @@ impl Identity {
 }
 
 /// Makes the registry's thread look around.
-pub struct Waker {
+pub(super) struct Waker {
     soon: Sender<()>,
     now: Sender<()>,
     /// What is to be done once everything is written down that is true by then.
@@ -110,19 +110,19 @@ pub struct Waker {
 }
 
 /// The other end of a [`Waker`].
-pub struct WakeUps {
+pub(super) struct WakeUps {
     soon: Receiver<()>,
     now: Receiver<()>,
 }
 
 impl Waker {
-    pub fn new() -> (Arc<Waker>, WakeUps) {
+    pub(super) fn new() -> (Arc<Waker>, WakeUps) {
         let ((soon, wake_soon), (now, wake_now)) = (bounded(1), bounded(1));
         (Arc::new(Waker { soon, now, waiting: Mutex::default() }), WakeUps { soon: wake_soon, now: wake_now })
     }
 
     /// Has everything written down at once.
-    pub fn now(&self) {
+    pub(super) fn now(&self) {
         // A wake-up that is not yet noticed is enough.
         let _ = self.now.try_send(());
     }
@@ -144,7 +144,7 @@ impl Watcher for Waker {
 }
 
 /// Writes the registry until told to stop, then removes what it wrote. The work of a thread of its own.
-pub fn run(shared: &Shared, wake_ups: &WakeUps) {
+pub(super) fn run(shared: &Shared, wake_ups: &WakeUps) {
     let mut registry = Registry { shared, front: None, written: BTreeMap::new(), turn: 0, failed: false };
     let mut heartbeat = Instant::now() + HEARTBEAT;
     registry.round(Some("startup"));

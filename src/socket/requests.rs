@@ -149,7 +149,7 @@ pub fn parse(line: &[u8]) -> Result<Request, Box<Refusal>> {
 
 /// The id in a line that cannot be read as a whole, so that its sender can tell which request was refused: the value of the
 /// first `id` of the outermost object, if everything before it can be read.
-pub fn id_of(line: &[u8]) -> Option<Value> {
+pub(super) fn id_of(line: &[u8]) -> Option<Value> {
     let mut rest = line.trim_ascii_start().strip_prefix(b"{")?;
     loop {
         let name: String = next_value(&mut rest)?;
@@ -172,7 +172,7 @@ fn next_value<T: DeserializeOwned>(rest: &mut &[u8]) -> Option<T> {
 }
 
 /// What was sent makes no request.
-pub fn invalid(why: impl Into<String>) -> Failure {
+pub(super) fn invalid(why: impl Into<String>) -> Failure {
     Failure::new(ErrorKind::InvalidRequest, why)
 }
 

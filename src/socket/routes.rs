@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 /// The way to one session.
-pub struct Route {
+pub(super) struct Route {
     /// Never used twice, so that what belongs to a session cannot be taken for that of its successor of the same name.
     pub token: u64,
     pub identity: Arc<SessionIdentity>,
@@ -24,7 +24,7 @@ pub struct Route {
 }
 
 impl Route {
-    pub fn new(
+    pub(super) fn new(
         token: u64,
         identity: Arc<SessionIdentity>,
         stats: Arc<SessionStats>,
@@ -35,14 +35,14 @@ impl Route {
     }
 
     /// Takes note of a skill's instructions; true if they were not sent before.
-    pub fn first_time(&self, skill: u64) -> bool {
+    pub(super) fn first_time(&self, skill: u64) -> bool {
         lock(&self.skills_sent).insert(skill)
     }
 }
 
 /// Everything that the threads of the side channel look up.
 #[derive(Default)]
-pub struct Table {
+pub(super) struct Table {
     /// By token, which is in the order of creation.
     pub routes: BTreeMap<u64, Arc<Route>>,
     /// The sessions' listening sockets, by token.
@@ -61,12 +61,12 @@ pub enum NoRoute {
 
 impl Table {
     /// The named sessions, oldest first.
-    pub fn named(&self) -> impl Iterator<Item = &Arc<Route>> {
+    pub(super) fn named(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.values().filter(|route| route.identity.named)
     }
 
     /// The only named session, if there is exactly one.
-    pub fn only(&self) -> Option<&Arc<Route>> {
+    pub(super) fn only(&self) -> Option<&Arc<Route>> {
         let mut named = self.named();
         named.next().filter(|_| named.next().is_none())
     }
@@ -75,7 +75,7 @@ impl Table {
     ///
     /// # Errors
     /// There is no such session.
-    pub fn find(&self, id: Option<&str>) -> Result<Arc<Route>, NoRoute> {
+    pub(super) fn find(&self, id: Option<&str>) -> Result<Arc<Route>, NoRoute> {
         let found = match id {
             Some(id) => self.routes.values().rev().find(|route| *route.identity.id == *id),
             None => self.only(),
@@ -100,7 +100,7 @@ impl std::fmt::Display for NoRoute {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::contract::session::SessionSettings;
     use crate::model::{ThinkingLevel, offline};
@@ -108,7 +108,7 @@ pub mod tests {
     use std::time::Duration;
 
     /// A route, and what is sent along it.
-    pub fn route(token: u64, id: &str, named: bool) -> (Arc<Route>, Receiver<Command>) {
+    pub(crate) fn route(token: u64, id: &str, named: bool) -> (Arc<Route>, Receiver<Command>) {
         let identity = SessionIdentity {
             id: id.to_owned().try_into().expect("an id"),
             subject: None,

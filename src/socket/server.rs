@@ -28,7 +28,7 @@ const ROUND: Timespec = Timespec { tv_sec: 3600, tv_nsec: 0 };
 const READER_STACK: usize = 1 << 20;
 
 /// Accepts clients until the side channel stops, then ends them.
-pub fn run(shared: &Arc<Shared>) {
+pub(super) fn run(shared: &Arc<Shared>) {
     let mut accept = Accept { shared, threads: BTreeMap::new(), last_id: 0, reserve: reserve() };
     let mut ready = Vec::with_capacity(16);
     while !shared.stopping.is_cancelled() {

@@ -17,7 +17,7 @@ const RETRY: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One stream. Nothing goes out before it is opened, so that the response to the request comes first.
-pub struct ChunkStream {
+pub(super) struct ChunkStream {
     link: Arc<Link>,
     /// The request's id as JSON, or nothing.
     id: Option<Value>,
@@ -32,7 +32,7 @@ enum Phase {
 }
 
 impl ChunkStream {
-    pub fn new(link: Arc<Link>, id: Option<Value>) -> ChunkStream {
+    pub(super) fn new(link: Arc<Link>, id: Option<Value>) -> ChunkStream {
         link.stream_begins();
         ChunkStream { link, id, phase: Mutex::new(Phase::Waiting(String::new(), None)) }
     }
@@ -42,7 +42,7 @@ impl ChunkStream {
     }
 
     /// The response is out.
-    pub fn open(&self) {
+    pub(super) fn open(&self) {
         let mut phase = self.phase();
         let Phase::Waiting(text, end) = std::mem::replace(&mut *phase, Phase::Open) else { return };
         if !text.is_empty() {
@@ -55,7 +55,7 @@ impl ChunkStream {
     }
 
     /// The request failed, which its response says.
-    pub fn discard(&self) {
+    pub(super) fn discard(&self) {
         *self.phase() = Phase::Ended;
     }
 

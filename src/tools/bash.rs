@@ -31,7 +31,7 @@ const CHUNK: usize = 64 * 1024;
 /// Most bytes that are still taken from the pipe after a kill (1 MiB, the most a pipe can be made to hold).
 const MAX_DRAIN: usize = 1024 * 1024;
 
-pub struct Bash;
+pub(super) struct Bash;
 
 static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
     name: "bash".into(),

@@ -41,12 +41,12 @@ fn left_behind() -> MutexGuard<'static, Vec<Pid>> {
 ///
 /// # Errors
 /// What the system says; Linux has it since 3.4.
-pub fn adopt_orphans() -> io::Result<()> {
+pub(crate) fn adopt_orphans() -> io::Result<()> {
     Ok(set_child_subreaper(Some(getpid()))?)
 }
 
 /// Takes note of the ends of adopted orphans. Costs one system call when no child has ended.
-pub fn reap_orphans() {
+pub(crate) fn reap_orphans() {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     if !matches!(waitid(WaitId::All, look), Ok(Some(_))) {
         return;
@@ -79,12 +79,12 @@ fn take_end(pid: Pid) -> rustix::io::Result<Option<WaitIdStatus>> {
 }
 
 /// Kills every process that was started with this variable, and what descends from it. For what a session leaves behind.
-pub fn kill_marked(name: &str, value: &str) {
+pub(crate) fn kill_marked(name: &str, value: &str) {
     kill_all(|process| processes::has_variable(process, name, value));
 }
 
 /// Kills everything that this process has started, and what descends from it. For an end without good order.
-pub fn kill_children() {
+pub(crate) fn kill_children() {
     let own = getpid().as_raw_pid();
     kill_all(|process| process.parent == own);
 }
@@ -128,7 +128,7 @@ fn kill(process: &Process) {
 
 /// A child process that leads its own process group. Its number stays its own until this is dropped, since its end is
 /// only then noted for good. Dropping kills what still runs of the child itself and its group.
-pub struct Group {
+pub(crate) struct Group {
     child: Child,
     pid: Pid,
     /// Becomes readable when the child has ended; `None` where the system has no such thing.
@@ -139,7 +139,7 @@ pub struct Group {
 impl Group {
     /// # Errors
     /// What the system says.
-    pub fn spawn(command: &mut Command) -> io::Result<Group> {
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<Group> {
         let mark = ids::hex16();
         command.env(CALL_VARIABLE, &mark).process_group(0);
         let child = command.spawn()?;
@@ -148,19 +148,19 @@ impl Group {
     }
 
     /// What becomes readable when the child has ended, if the system has such a thing.
-    pub fn handle(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn handle(&self) -> Option<BorrowedFd<'_>> {
         self.handle.as_ref().map(AsFd::as_fd)
     }
 
     /// The child's exit code, 128 + number if a signal ended it; `None` = it runs. Asking again gives the same answer.
-    pub fn exit_code(&self) -> Option<i32> {
+    pub(crate) fn exit_code(&self) -> Option<i32> {
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::Pid(self.pid), look).ok().flatten()?;
         status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
     }
 
     /// Kills the child and everything that it started, including what left its process group.
-    pub fn kill_all(&mut self) {
+    pub(crate) fn kill_all(&mut self) {
         let group = self.pid.as_raw_pid();
         // What began before the child cannot be its work; its environment need not be looked at.
         let begun = processes::find(group).map_or(0, |child| child.start);

@@ -16,7 +16,7 @@ const MAX_FILE: u64 = 16 * 1024 * 1024;
 const MAX_DIFF: usize = 256 * 1024;
 const BOM: &str = "\u{feff}";
 
-pub struct Edit;
+pub(super) struct Edit;
 
 static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
     name: "edit".into(),

@@ -6,7 +6,7 @@ const ALLOWED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", 
 /// The environment of a child process: of `inherit` only what is known to be harmless (locale included) or named in
 /// `extra_names`, then `added`, which wins. It is a list of what may pass, not of what may not, because a secret that
 /// nobody thought of must stay behind too.
-pub fn child_environment(
+pub(crate) fn child_environment(
     inherit: &[(String, String)],
     extra_names: &[String],
     added: &[(String, String)],

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 const DEFAULT_LIMIT: usize = 1000;
 
-pub struct Find;
+pub(super) struct Find;
 
 static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
     name: "find".into(),

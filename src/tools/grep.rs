@@ -25,7 +25,7 @@ const MAX_LINE: usize = 500;
 /// More lines of context than this are a whole file, for which there is `read`.
 const MAX_CONTEXT: f64 = 1000.0;
 
-pub struct Grep;
+pub(super) struct Grep;
 
 static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
     name: "grep".into(),

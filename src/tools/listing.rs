@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 /// Rows that are being collected.
 #[derive(Default)]
-pub struct Listing {
+pub(super) struct Listing {
     rows: String,
     /// What limited the search itself.
     limit: Option<String>,
@@ -18,30 +18,30 @@ pub struct Listing {
 }
 
 impl Listing {
-    pub fn push(&mut self, row: &str) {
+    pub(super) fn push(&mut self, row: &str) {
         self.rows.push_str(row);
         self.rows.push('\n');
     }
 
     /// More rows could not be shown anyway.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.rows.len() > MAX_BYTES
     }
 
     /// There is more than the limit that was asked for; the fact goes into the details under `name`.
-    pub fn limit_reached(&mut self, notice: String, name: &str, limit: usize) {
+    pub(super) fn limit_reached(&mut self, notice: String, name: &str, limit: usize) {
         self.limit = Some(notice);
         self.details.insert(name.to_owned(), limit.into());
     }
 
     /// Something is to be known about single rows; the details say so under `name`.
-    pub fn remark(&mut self, notice: String, name: &str) {
+    pub(super) fn remark(&mut self, notice: String, name: &str) {
         self.remark = Some(notice);
         self.details.insert(name.to_owned(), true.into());
     }
 
     /// The result; `empty` is its text if there are no rows.
-    pub fn finish(mut self, empty: &str) -> ToolOutput {
+    pub(super) fn finish(mut self, empty: &str) -> ToolOutput {
         if self.rows.is_empty() {
             return ToolOutput::text(empty);
         }
@@ -63,7 +63,7 @@ impl Listing {
 }
 
 /// The `limit` argument: at least 1, without a fraction.
-pub fn limit(arguments: &Map<String, Value>, default: usize) -> usize {
+pub(super) fn limit(arguments: &Map<String, Value>, default: usize) -> usize {
     let asked = arguments.get("limit").and_then(Value::as_f64);
     asked.map_or(default, |limit| (limit as usize).max(1))
 }

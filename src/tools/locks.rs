@@ -26,7 +26,7 @@ impl Locks {
 
 /// The right to change a file; ends when dropped.
 #[derive(Debug)]
-pub struct FileLock {
+pub(super) struct FileLock {
     path: PathBuf,
     id: u64,
 }
@@ -34,7 +34,7 @@ pub struct FileLock {
 /// Waits for the right to change the file `path`, which must be a real path, as two links may lead to one file. `None` =
 /// cancelled while waiting.
 #[must_use]
-pub fn lock(path: &Path, cancel: &Cancel) -> Option<FileLock> {
+pub(super) fn lock(path: &Path, cancel: &Cancel) -> Option<FileLock> {
     // Taking the mutex makes sure that a waiter is either before its check of the flag or really waiting.
     let _woken = cancel.on_cancel(|| {
         drop(LOCKS.queues());

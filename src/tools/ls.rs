@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 
 const DEFAULT_LIMIT: usize = 500;
 
-pub struct Ls;
+pub(super) struct Ls;
 
 static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
     name: "ls".into(),

@@ -17,7 +17,7 @@ const SPILL_MAX: u64 = 16 * 1024 * 1024;
 const SPILL_NOTE: &str = "\n[The output went on, but no more of it is kept.]\n";
 
 /// Collects the output of one program. Memory is bounded by the tail and by what precedes the spill file.
-pub struct Output<'a> {
+pub(super) struct Output<'a> {
     spill_dir: &'a Path,
     /// Everything so far, as long as there is no spill file.
     unspilled: Vec<u8>,
@@ -50,7 +50,7 @@ enum Spill {
 }
 
 /// What there is to show.
-pub struct Shown {
+pub(super) struct Shown {
     pub text: String,
     /// `truncation` and `fullOutputPath`, if something is not shown.
     pub details: Option<Value>,
@@ -58,7 +58,7 @@ pub struct Shown {
 
 impl<'a> Output<'a> {
     /// A collector that puts its spill file, if one is needed, into `spill_dir`.
-    pub fn new(spill_dir: &'a Path) -> Output<'a> {
+    pub(super) fn new(spill_dir: &'a Path) -> Output<'a> {
         Output {
             spill_dir,
             unspilled: Vec::new(),
@@ -73,7 +73,7 @@ impl<'a> Output<'a> {
     }
 
     /// Takes what a read returned; characters may be cut between two reads.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         self.keep_raw(bytes);
         let joined;
         let bytes = if self.pending.is_empty() {
@@ -101,7 +101,7 @@ impl<'a> Output<'a> {
     }
 
     /// Nothing more comes: a character that is still incomplete never will be complete.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         if !std::mem::take(&mut self.pending).is_empty() {
             self.push_text("\u{fffd}");
         }
@@ -178,7 +178,7 @@ impl<'a> Output<'a> {
     }
 
     /// What a model gets to see of the output so far.
-    pub fn show(&self) -> Shown {
+    pub(super) fn show(&self) -> Shown {
         let mut cut = truncate::tail(&self.tail);
         if !cut.truncated() {
             return Shown { text: cut.content, details: None };

@@ -5,7 +5,7 @@ use unicode_normalization::UnicodeNormalization;
 
 /// Resolves what a model gave as a path against `cwd`: Unicode spaces become plain ones, one leading `@` goes, `~` is
 /// `home`, `file://` URLs are paths, and `.` and `..` are resolved by name. There is no sandbox: any absolute path is fine.
-pub fn resolve(path: &str, cwd: &Path, home: Option<&Path>) -> PathBuf {
+pub(super) fn resolve(path: &str, cwd: &Path, home: Option<&Path>) -> PathBuf {
     let path: String = path.chars().map(|c| if is_unicode_space(c) { ' ' } else { c }).collect();
     let path = path.strip_prefix('@').unwrap_or(&path);
     let expanded = match (path.strip_prefix('~'), path.strip_prefix("file://"), home) {
@@ -19,7 +19,7 @@ pub fn resolve(path: &str, cwd: &Path, home: Option<&Path>) -> PathBuf {
 
 /// As [`resolve`], for a file that should exist. macOS gives screenshots names that models do not reproduce exactly: a
 /// narrow no-break space before AM or PM, decomposed accents, typographic apostrophes. Those spellings are tried in turn.
-pub fn resolve_existing(path: &str, cwd: &Path, home: Option<&Path>) -> PathBuf {
+pub(super) fn resolve_existing(path: &str, cwd: &Path, home: Option<&Path>) -> PathBuf {
     let resolved = resolve(path, cwd, home);
     let exists = |path: &Path| path.symlink_metadata().is_ok();
     let Some(text) = resolved.to_str().filter(|_| !exists(&resolved)) else {
@@ -42,7 +42,7 @@ pub fn resolve_existing(path: &str, cwd: &Path, home: Option<&Path>) -> PathBuf 
 ///
 /// # Errors
 /// The text for the model.
-pub fn existing(asked: Option<&str>, cwd: &Path, home: Option<&Path>) -> Result<PathBuf, String> {
+pub(super) fn existing(asked: Option<&str>, cwd: &Path, home: Option<&Path>) -> Result<PathBuf, String> {
     let path = resolve(asked.unwrap_or("."), cwd, home);
     if path.exists() { Ok(path) } else { Err(format!("Path not found: {}", path.display())) }
 }

@@ -12,7 +12,7 @@ const MAX_STAT: u64 = 4096;
 
 /// One process. Its number may be used again after its end; number and start together are unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Process {
+pub(super) struct Process {
     pub pid: i32,
     pub parent: i32,
     pub group: i32,
@@ -24,13 +24,13 @@ pub struct Process {
 }
 
 /// All processes that can be seen; those that end meanwhile may be missing.
-pub fn all() -> Vec<Process> {
+pub(super) fn all() -> Vec<Process> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     entries.flatten().filter_map(|entry| find(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
 /// The process of that number.
-pub fn find(pid: i32) -> Option<Process> {
+pub(super) fn find(pid: i32) -> Option<Process> {
     parse(&files::read(Path::new(&format!("/proc/{pid}/stat")), MAX_STAT).ok()?)
 }
 
@@ -51,7 +51,7 @@ fn parse(stat: &[u8]) -> Option<Process> {
 }
 
 /// The process was started with this variable, or is a copy of one that was. False if that is not ours to know.
-pub fn has_variable(process: &Process, name: &str, value: &str) -> bool {
+pub(super) fn has_variable(process: &Process, name: &str, value: &str) -> bool {
     let mut environment = Vec::new();
     let read = files::open_regular(Path::new(&format!("/proc/{}/environ", process.pid)))
         .and_then(|(file, _)| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment));
@@ -61,7 +61,7 @@ pub fn has_variable(process: &Process, name: &str, value: &str) -> bool {
 }
 
 /// Those of `processes` that `is_root` names and everything that descends from them.
-pub fn with_descendants(processes: &[Process], is_root: impl Fn(&Process) -> bool) -> Vec<Process> {
+pub(super) fn with_descendants(processes: &[Process], is_root: impl Fn(&Process) -> bool) -> Vec<Process> {
     let mut members: Vec<Process> = processes.iter().filter(|process| is_root(process)).copied().collect();
     let mut known: HashSet<i32> = members.iter().map(|process| process.pid).collect();
     loop {

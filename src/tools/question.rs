@@ -6,7 +6,7 @@ use crate::transcript::ToolSpec;
 use serde_json::{Map, Value, json};
 use std::sync::LazyLock;
 
-pub struct Question;
+pub(super) struct Question;
 
 static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| {
     let text = |description: &str| json!({"type": "string", "description": description});

@@ -18,7 +18,7 @@ const MAX_COUNTED: u64 = 10 * 1024 * 1024;
 /// Bytes per read; the most that is held of a file beside the part that is shown.
 const CHUNK: usize = 64 * 1024;
 
-pub struct Read;
+pub(super) struct Read;
 
 static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
     name: "read".into(),

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 /// A fresh working directory and all else that a tool call needs.
-pub struct Bench {
+pub(super) struct Bench {
     _dir: tempfile::TempDir,
     pub cwd: PathBuf,
     pub spill_dir: PathBuf,
@@ -27,7 +27,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         let dir = tempfile::tempdir().expect("a directory");
         let root = dir.path().canonicalize().expect("it exists");
         let cwd = root.join("cwd");
@@ -53,27 +53,27 @@ impl Bench {
         }
     }
 
-    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.cwd.join(name)
     }
 
     /// Writes a file below the working directory, with its folders.
-    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+    pub(super) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().expect("it has a parent")).expect("it is created");
         std::fs::write(path, content).expect("it is written");
     }
 
-    pub fn file(&self, name: &str) -> String {
+    pub(super) fn file(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).expect("it is read")
     }
 
-    pub fn fifo(&self, name: &str) {
+    pub(super) fn fifo(&self, name: &str) {
         rustix::fs::mkfifoat(rustix::fs::CWD, self.path(name), rustix::fs::Mode::from_raw_mode(0o600)).expect("a FIFO");
     }
 
     /// Prepares, checks and runs a call, as the agent loop does it.
-    pub fn run(&self, tool: &dyn Tool, arguments: Value) -> ToolOutput {
+    pub(super) fn run(&self, tool: &dyn Tool, arguments: Value) -> ToolOutput {
         let Value::Object(arguments) = arguments else { panic!("an object is needed") };
         let arguments = match check(tool.spec(), tool.prepare(arguments)) {
             Ok(arguments) => arguments,
@@ -100,7 +100,7 @@ impl Bench {
 }
 
 /// The text of the first block.
-pub fn text(output: &ToolOutput) -> &str {
+pub(super) fn text(output: &ToolOutput) -> &str {
     match output.content.first() {
         Some(Block::Text { text, .. }) => text,
         other => panic!("a text block is needed, not {other:?}"),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// A tool. Tools know nothing of sessions or models: what they need comes with the call.
-pub trait Tool: Send + Sync {
+pub(crate) trait Tool: Send + Sync {
     fn spec(&self) -> &ToolSpec;
     /// One line for the system prompt's list of tools.
     fn snippet(&self) -> &'static str;
@@ -22,7 +22,7 @@ pub trait Tool: Send + Sync {
 }
 
 /// What a tool call has to work with.
-pub struct ToolContext<'a> {
+pub(crate) struct ToolContext<'a> {
     /// The session's working directory, absolute.
     pub cwd: &'a Path,
     pub cancel: &'a Cancel,
@@ -50,7 +50,7 @@ pub struct ToolContext<'a> {
 
 /// What a tool call came to.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ToolOutput {
+pub(crate) struct ToolOutput {
     pub content: Vec<Block>,
     /// Facts for people and programs; never sent to the model.
     pub details: Option<Value>,
@@ -65,16 +65,16 @@ impl ToolContext<'_> {
 }
 
 impl ToolOutput {
-    pub fn text(text: impl Into<String>) -> ToolOutput {
+    pub(crate) fn text(text: impl Into<String>) -> ToolOutput {
         ToolOutput { content: vec![Block::text(text)], details: None, is_error: false }
     }
 
-    pub fn error(text: impl Into<String>) -> ToolOutput {
+    pub(crate) fn error(text: impl Into<String>) -> ToolOutput {
         ToolOutput { content: vec![Block::text(text)], details: None, is_error: true }
     }
 
     /// The result of a call that was cancelled before it changed anything.
-    pub fn aborted() -> ToolOutput {
+    pub(crate) fn aborted() -> ToolOutput {
         ToolOutput::error("Operation aborted")
     }
 }

@@ -3,20 +3,20 @@
 use serde_json::{Value, json};
 
 /// Lines of one result; the limit that PI's tools have.
-pub const MAX_LINES: usize = 2000;
+pub(super) const MAX_LINES: usize = 2000;
 /// Bytes of one result (50 KiB); the limit that PI's tools have.
-pub const MAX_BYTES: usize = 51_200;
+pub(super) const MAX_BYTES: usize = 51_200;
 
 /// Which limit cut the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TruncatedBy {
+pub(super) enum TruncatedBy {
     Lines,
     Bytes,
 }
 
 /// A text after cutting, with what it was before.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Truncation {
+pub(super) struct Truncation {
     /// What is left: the whole text, or its lines joined without a trailing newline.
     pub content: String,
     /// `None` = nothing was cut.
@@ -33,13 +33,13 @@ pub struct Truncation {
 }
 
 impl Truncation {
-    pub fn truncated(&self) -> bool {
+    pub(super) fn truncated(&self) -> bool {
         self.by.is_some()
     }
 
     /// The facts for a result's `details`, named as PI names them. The content is left out, because it is the result
     /// itself and would double what is stored and sent.
-    pub fn to_json(&self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         json!({
             "truncated": self.truncated(),
             "truncatedBy": match self.by {
@@ -60,18 +60,18 @@ impl Truncation {
 }
 
 /// The number of lines; a trailing newline begins no line.
-pub fn count_lines(text: &str) -> usize {
+pub(super) fn count_lines(text: &str) -> usize {
     memchr::memchr_iter(b'\n', text.as_bytes()).count() + usize::from(!text.is_empty() && !text.ends_with('\n'))
 }
 
 /// Keeps whole lines from the start, at most [`MAX_BYTES`] and, if given, `max_lines` of them.
-pub fn head(text: &str, max_lines: Option<usize>) -> Truncation {
+pub(super) fn head(text: &str, max_lines: Option<usize>) -> Truncation {
     cut(text, max_lines, Lines::First)
 }
 
 /// Keeps whole lines from the end, at most [`MAX_LINES`] and [`MAX_BYTES`]. If the last line alone is larger, its end is
 /// kept, from a character boundary on.
-pub fn tail(text: &str) -> Truncation {
+pub(super) fn tail(text: &str) -> Truncation {
     cut(text, Some(MAX_LINES), Lines::Last)
 }
 

@@ -11,7 +11,7 @@ const MAX_ECHO: usize = 4096;
 ///
 /// # Errors
 /// The text for the model: each mistake with its dotted path, then the arguments as they were received.
-pub fn check(spec: &ToolSpec, arguments: Map<String, Value>) -> Result<Map<String, Value>, String> {
+pub(crate) fn check(spec: &ToolSpec, arguments: Map<String, Value>) -> Result<Map<String, Value>, String> {
     let mut coerced = Value::Object(arguments.clone());
     coerce(&mut coerced, &spec.parameters);
     let mut problems = Vec::new();

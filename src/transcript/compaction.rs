@@ -3,7 +3,7 @@
 //! All of it is pure; `crate::turn::compact` does the work with it. Rules and numbers are those of the PI agent, so that both
 //! cut a session at the same place. "Characters" are bytes of text, as in [`Message::chars`].
 
-pub mod prompts;
+pub(crate) mod prompts;
 
 use super::elide::{elide, limit_for};
 use super::message::{AssistantMessage, Block, Content, Message, StopReason, UserMessage};
@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Characters that count as one token where the provider did not count.
-pub const CHARS_PER_TOKEN: u64 = 4;
+pub(crate) const CHARS_PER_TOKEN: u64 = 4;
 /// How much of a tool's result goes into the text that is summarised, in characters.
 const RESULT_CHARS: usize = 2000;
 /// No paragraph of that text is made shorter than this many characters; rather some are left out.
@@ -26,7 +26,7 @@ const LEAD_OUT: &str = "\n</summary>";
 
 /// When a context is compacted, and how much of it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CompactionSettings {
+pub(crate) struct CompactionSettings {
     /// Whether it happens by itself.
     pub enabled: bool,
     /// Tokens of the window that are kept free for the next answer.
@@ -36,23 +36,23 @@ pub struct CompactionSettings {
 }
 
 /// Whether a context of so many tokens is too full for a model whose window has `window` tokens.
-pub fn should_compact(tokens: u64, window: u64, settings: &CompactionSettings) -> bool {
+pub(crate) fn should_compact(tokens: u64, window: u64, settings: &CompactionSettings) -> bool {
     settings.enabled && tokens > window.saturating_sub(settings.reserve_tokens)
 }
 
 /// Tokens that a message takes, estimated.
-pub fn estimate(message: &Message) -> u64 {
+pub(crate) fn estimate(message: &Message) -> u64 {
     message.chars().div_ceil(CHARS_PER_TOKEN)
 }
 
 /// Tokens that messages take together, estimated.
-pub fn tokens(messages: &[Arc<Message>]) -> u64 {
+pub(crate) fn tokens(messages: &[Arc<Message>]) -> u64 {
     messages.iter().map(|message| estimate(message)).sum()
 }
 
 /// Tokens of the whole context: what the provider counted last, plus an estimate of what came after that. Where nothing
 /// was counted, `overhead` is added: the tokens of the system prompt and the tools.
-pub fn context_tokens(messages: &[Arc<Message>], overhead: u64) -> u64 {
+pub(crate) fn context_tokens(messages: &[Arc<Message>], overhead: u64) -> u64 {
     let counted = |m: &AssistantMessage| m.usage.total_tokens > 0 && !failed(m);
     let last = messages.iter().enumerate().rev().find_map(|(at, m)| match &**m {
         Message::Assistant(answer) if counted(answer) => Some((at + 1, answer.usage.total_tokens)),
@@ -66,14 +66,14 @@ pub fn context_tokens(messages: &[Arc<Message>], overhead: u64) -> u64 {
 /// since. To be done with the messages that stay, at the time of the change: their order decides what is out of date,
 /// and no clock, which may have been set back meanwhile, or may be another host's. (What was used in all is counted
 /// elsewhere.)
-pub fn forget_count(message: &mut Message) {
+pub(crate) fn forget_count(message: &mut Message) {
     if let Message::Assistant(answer) = message {
         answer.usage.total_tokens = 0;
     }
 }
 
 /// Does the same to all of `messages`.
-pub fn forget_counts(messages: &mut [Arc<Message>]) {
+pub(crate) fn forget_counts(messages: &mut [Arc<Message>]) {
     for message in messages {
         if matches!(&**message, Message::Assistant(answer) if answer.usage.total_tokens > 0) {
             forget_count(Arc::make_mut(message));
@@ -88,7 +88,7 @@ fn failed(answer: &AssistantMessage) -> bool {
 
 /// Where a conversation is cut.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Cut {
+pub(crate) struct Cut {
     /// The first message that is kept.
     pub first_kept: usize,
     /// Set when the cut goes through a turn: where that turn begins. What it has before the cut is summarised by itself.
@@ -108,7 +108,7 @@ fn cut_at(messages: &[Arc<Message>], start: usize, first_kept: usize) -> Cut {
 
 /// Chooses the cut so that about `keep_recent` tokens stay. Messages before `start` (an earlier summary) are not
 /// looked at. `None` if there would be nothing to summarise.
-pub fn cut(messages: &[Arc<Message>], start: usize, keep_recent: u64) -> Option<Cut> {
+pub(crate) fn cut(messages: &[Arc<Message>], start: usize, keep_recent: u64) -> Option<Cut> {
     let valid = |at: &usize| can_be_first(messages, *at);
     let mut kept = 0;
     let reached = (start..messages.len()).rev().find(|&at| {
@@ -122,7 +122,7 @@ pub fn cut(messages: &[Arc<Message>], start: usize, keep_recent: u64) -> Option<
 /// Chooses the cut so that at most `limit` tokens stay, or as few as possible: for contexts of which what [`cut`] keeps is
 /// too long. `None` if there would be nothing to summarise; an earlier summary that takes half of the limit by itself is
 /// something.
-pub fn cut_within(messages: &[Arc<Message>], start: usize, limit: u64) -> Option<Cut> {
+pub(crate) fn cut_within(messages: &[Arc<Message>], start: usize, limit: u64) -> Option<Cut> {
     let (mut kept, mut first_kept) = (0, None);
     for at in (start..messages.len()).rev() {
         kept += estimate(&messages[at]);
@@ -142,7 +142,7 @@ pub fn cut_within(messages: &[Arc<Message>], start: usize, limit: u64) -> Option
 /// longer one the long paragraphs are shortened, so that neither a long task nor what was said before it vanishes. Only
 /// where they are too many for that, the oldest are left out: first of what the model and its tools said, then of the
 /// user's words.
-pub fn serialise(messages: &[Arc<Message>], max_chars: usize) -> String {
+pub(crate) fn serialise(messages: &[Arc<Message>], max_chars: usize) -> String {
     let paragraphs = messages.iter().map(|message| (paragraph(message), matches!(**message, Message::User(_))));
     let mut paragraphs: Vec<(String, bool)> = paragraphs.filter(|(text, _)| !text.is_empty()).collect();
     let lengths: Vec<usize> = paragraphs.iter().map(|(text, _)| text.len() + PARAGRAPH_END.len()).collect();
@@ -211,7 +211,7 @@ fn shortened(text: &str) -> String {
 
 /// The files that tool calls read, and those that they changed. A changed file is not listed as read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Files {
+pub(crate) struct Files {
     pub read: BTreeSet<String>,
     pub modified: BTreeSet<String>,
 }
@@ -221,7 +221,7 @@ const MODIFIED_FILES: &str = "modified-files";
 
 impl Files {
     /// Adds what the calls in `messages` touched.
-    pub fn note(&mut self, messages: &[Arc<Message>]) {
+    pub(crate) fn note(&mut self, messages: &[Arc<Message>]) {
         for message in messages {
             let Message::Assistant(answer) = &**message else { continue };
             if failed(answer) {
@@ -241,7 +241,7 @@ impl Files {
     }
 
     /// The lists as session files have them.
-    pub fn details(&self) -> Value {
+    pub(crate) fn details(&self) -> Value {
         json!({"readFiles": self.read, "modifiedFiles": self.modified})
     }
 
@@ -255,7 +255,7 @@ impl Files {
     }
 
     /// Parts a whole summary into the model's words and the lists at its end.
-    pub fn split(summary: &str) -> (&str, Files) {
+    pub(crate) fn split(summary: &str) -> (&str, Files) {
         let (summary, modified) = split_list(summary, MODIFIED_FILES);
         let (summary, read) = split_list(summary, READ_FILES);
         (summary, Files { read, modified })
@@ -273,7 +273,7 @@ fn split_list<'a>(text: &'a str, name: &str) -> (&'a str, BTreeSet<String>) {
 
 /// The text of a whole summary: that of the older messages, that of the beginning of the turn that was cut through,
 /// and the lists of files.
-pub fn summary_text(history: Option<&str>, turn: Option<&str>, files: &Files) -> String {
+pub(crate) fn summary_text(history: Option<&str>, turn: Option<&str>, files: &Files) -> String {
     let mut text = history.unwrap_or("No prior history.").to_string();
     if let Some(turn) = turn {
         text.push_str("\n\n---\n\n**Turn Context (split turn):**\n\n");
@@ -284,22 +284,22 @@ pub fn summary_text(history: Option<&str>, turn: Option<&str>, files: &Files) ->
 
 /// The message that stands in the context for everything that was summarised. `timestamp` is when that was done, Unix
 /// time in milliseconds.
-pub fn summary_message(summary: &str, timestamp: i64) -> Message {
+pub(crate) fn summary_message(summary: &str, timestamp: i64) -> Message {
     Message::User(UserMessage { content: Content::Text(format!("{LEAD_IN}{summary}{LEAD_OUT}")), timestamp })
 }
 
 /// Whether the message stands for a part of the conversation that was summarised.
-pub fn is_summary(message: &Message) -> bool {
+pub(crate) fn is_summary(message: &Message) -> bool {
     summary_of(message).is_some()
 }
 
 /// How many messages at the beginning of a context are a summary: one or none.
-pub fn summaries(messages: &[Arc<Message>]) -> usize {
+pub(crate) fn summaries(messages: &[Arc<Message>]) -> usize {
     usize::from(messages.first().is_some_and(|message| is_summary(message)))
 }
 
 /// The summary in a message of [`summary_message`].
-pub fn summary_of(message: &Message) -> Option<&str> {
+pub(crate) fn summary_of(message: &Message) -> Option<&str> {
     match message {
         Message::User(UserMessage { content: Content::Text(text), .. }) => {
             text.strip_prefix(LEAD_IN)?.strip_suffix(LEAD_OUT)

@@ -14,14 +14,14 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 
 /// The newest version of the format that is understood, and the one that is written.
-pub const VERSION: u64 = 3;
+pub(crate) const VERSION: u64 = 3;
 /// Largest session file, bytes: reading it costs about as much memory. Nothing is appended beyond it either.
-pub const MAX_FILE: u64 = 256 * 1024 * 1024;
+pub(crate) const MAX_FILE: u64 = 256 * 1024 * 1024;
 /// Longest line, bytes. As JSON values a line takes several times its length; this bounds that. The longest in practice
 /// hold a prompt's images.
-pub const MAX_LINE: usize = 32 * 1024 * 1024;
+pub(crate) const MAX_LINE: usize = 32 * 1024 * 1024;
 /// Most entries: what their places and links take is bounded too.
-pub const MAX_ENTRIES: usize = 1_000_000;
+pub(crate) const MAX_ENTRIES: usize = 1_000_000;
 /// How far the header is looked for when nothing else of a file is wanted, bytes; as PI does.
 const MAX_HEADER: u64 = 1024 * 1024;
 /// A byte order mark, which is no part of the first line.

@@ -1,7 +1,7 @@
 //! Cutting a text inside: its head and its tail stay, and a note between them says how much is missing.
 
 /// No text is made shorter than this many bytes: what is left would say nothing, and the note needs a quarter of it.
-pub const MIN_TEXT: usize = 400;
+pub(crate) const MIN_TEXT: usize = 400;
 /// What the note and the blank lines around it take at most, in bytes.
 const NOTE_BYTES: usize = 120;
 const NOTE_BEGIN: &str = "\n\n[... ";
@@ -9,7 +9,7 @@ const NOTE_END: &str = " bytes are left out here, because the whole is too long 
 
 /// `text` in at most `max` bytes (never less than [`MIN_TEXT`]): its head, a note of what is missing, and its tail. A text that
 /// was shortened before has one note afterwards, which counts everything that is missing.
-pub fn elide(text: &str, max: usize) -> String {
+pub(crate) fn elide(text: &str, max: usize) -> String {
     let max = max.max(MIN_TEXT);
     if text.len() <= max {
         return text.to_string();
@@ -39,7 +39,7 @@ fn parts(text: &str) -> (&str, Option<usize>, &str) {
 
 /// The largest limit under which texts of these lengths come to at most `total` bytes together, when the longer ones are
 /// cut to it; never less than `least`.
-pub fn limit_for(mut lengths: Vec<usize>, total: usize, least: usize) -> usize {
+pub(crate) fn limit_for(mut lengths: Vec<usize>, total: usize, least: usize) -> usize {
     lengths.sort_unstable();
     let (mut left, mut count) = (total, lengths.len());
     for length in lengths {

@@ -11,20 +11,20 @@ const MAX_LOOKED_AT: usize = 50_000;
 
 /// The folder for the sessions of a working directory, an absolute path: `--home-u-project--`. Two directories may have
 /// the same; the header of a file says which it belongs to.
-pub fn folder(sessions_root: &Path, cwd: &Path) -> PathBuf {
+pub(crate) fn folder(sessions_root: &Path, cwd: &Path) -> PathBuf {
     let text = cwd.to_string_lossy();
     let name = text.strip_prefix('/').unwrap_or(&text).replace(['/', '\\', ':'], "-");
     sessions_root.join(format!("--{name}--"))
 }
 
 /// The name of a session's file: when it was made (Unix time in milliseconds), and its id.
-pub fn file_name(created_ms: i64, id: &str) -> String {
+pub(crate) fn file_name(created_ms: i64, id: &str) -> String {
     format!("{}_{id}.jsonl", iso_time(created_ms).replace([':', '.'], "-"))
 }
 
 /// Why no session file was found.
 #[derive(Debug, PartialEq, Eq)]
-pub enum FindError {
+pub(crate) enum FindError {
     NotFound,
     /// An id's beginning that several sessions have: their files, at most [`FindError::SHOWN`].
     Ambiguous(Vec<PathBuf>),
@@ -34,7 +34,7 @@ pub enum FindError {
 
 impl FindError {
     /// How many candidates an error lists.
-    pub const SHOWN: usize = 5;
+    pub(crate) const SHOWN: usize = 5;
 }
 
 impl fmt::Display for FindError {
@@ -67,7 +67,7 @@ enum Match {
 ///
 /// # Errors
 /// See [`FindError`]; folders that cannot be read count as empty.
-pub fn find(sessions_root: &Path, cwd: &Path, wanted: &str) -> Result<PathBuf, FindError> {
+pub(crate) fn find(sessions_root: &Path, cwd: &Path, wanted: &str) -> Result<PathBuf, FindError> {
     if wanted.is_empty() {
         return Err(FindError::NotFound);
     }

@@ -34,7 +34,7 @@ enum Source {
 
 /// The messages of which something had to be cut, with their indexes, so that all `messages` together take about `budget`
 /// tokens; empty if they do as they are, or if there is nothing to cut. A summary is never touched.
-pub fn shorten(messages: &[Arc<Message>], budget: u64) -> Vec<(usize, Arc<Message>)> {
+pub(crate) fn shorten(messages: &[Arc<Message>], budget: u64) -> Vec<(usize, Arc<Message>)> {
     let budget = usize::try_from(budget.saturating_mul(CHARS_PER_TOKEN)).unwrap_or(usize::MAX);
     let long = (budget / 8).max(MIN_TEXT);
     let mut now = messages.to_vec();

@@ -15,14 +15,14 @@ use serde_json::Value;
 const BRANCH_LEAD_IN: &str = "The following is a summary of a branch that this conversation came back from:";
 
 /// The message for the model that has the summary of a branch that was left. `timestamp` is Unix time in milliseconds.
-pub fn branch_summary(summary: &str, timestamp: i64) -> Message {
+pub(crate) fn branch_summary(summary: &str, timestamp: i64) -> Message {
     user(Content::Text(format!("{BRANCH_LEAD_IN}\n\n<summary>\n{summary}</summary>")), timestamp)
 }
 
 /// The message for the model from a stored one of any role. Roles that only an application knows become a user's words.
 /// `None` for what is not for the model: system messages, commands that were kept from it, unknown roles, and what lacks
 /// an essential part. `timestamp` is used where the message has none, Unix time in milliseconds.
-pub fn for_model(mut message: Fields, timestamp: i64) -> Option<Message> {
+pub(crate) fn for_model(mut message: Fields, timestamp: i64) -> Option<Message> {
     let timestamp = message.get("timestamp").and_then(Value::as_i64).unwrap_or(timestamp);
     match message.get("role")?.as_str()? {
         // Version 2 called the custom role by another name.

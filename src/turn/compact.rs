@@ -22,7 +22,7 @@ const SHORT_REQUEST: usize = 4000;
 
 /// What a compaction came to.
 #[derive(Debug)]
-pub struct Compaction {
+pub(super) struct Compaction {
     /// The whole summary, for the session file.
     pub summary: String,
     /// The summary as the message that takes the place of everything before `first_kept`.
@@ -40,7 +40,7 @@ pub struct Compaction {
 
 /// Why there was no compaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CompactError {
+pub(super) enum CompactError {
     /// Nothing was said since the last compaction.
     AlreadyCompacted,
     /// Everything there is belongs to what is kept.
@@ -65,7 +65,7 @@ impl std::error::Error for CompactError {}
 
 /// What is told of a summary request that failed and may succeed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SummaryRetry {
+pub(super) enum SummaryRetry {
     /// Attempt 1, 2, ... of `max_attempts` follows after the delay.
     Scheduled { attempt: u32, max_attempts: u32, delay_ms: u64, error: String },
     /// The delay is over.
@@ -76,7 +76,7 @@ pub enum SummaryRetry {
 
 impl SummaryRetry {
     /// The event that tells it, in a compaction for this reason.
-    pub fn event(self, reason: CompactionReason) -> AgentEvent {
+    pub(super) fn event(self, reason: CompactionReason) -> AgentEvent {
         match self {
             SummaryRetry::Scheduled { attempt, max_attempts, delay_ms, error } => {
                 AgentEvent::SummarizationRetryScheduled { attempt, max_attempts, delay_ms, error }
@@ -88,7 +88,7 @@ impl SummaryRetry {
 }
 
 /// Everything a compaction works with.
-pub struct Compactor<'a> {
+pub(super) struct Compactor<'a> {
     pub services: &'a Services,
     pub model: &'a Model,
     pub thinking: ThinkingLevel,
@@ -103,7 +103,7 @@ impl Compactor<'_> {
     ///
     /// # Errors
     /// There is nothing to summarise: [`CompactError::AlreadyCompacted`] or [`CompactError::Nothing`].
-    pub fn plan(&self, messages: &[Arc<Message>]) -> Result<Cut, CompactError> {
+    pub(super) fn plan(&self, messages: &[Arc<Message>]) -> Result<Cut, CompactError> {
         let start = compaction::summaries(messages);
         let keep_recent = self.services.compaction_settings(self.model).keep_recent_tokens;
         let nothing = if start > 0 { CompactError::AlreadyCompacted } else { CompactError::Nothing };
@@ -115,7 +115,7 @@ impl Compactor<'_> {
     ///
     /// # Errors
     /// [`CompactError::Cancelled`] and [`CompactError::Failed`]. The messages are as good as before.
-    pub fn compact(
+    pub(super) fn compact(
         &mut self,
         messages: &[Arc<Message>],
         cut: &Cut,
@@ -143,7 +143,7 @@ impl Compactor<'_> {
 
     /// What takes the place of a summary that cannot be had, for the reason given: excerpts of the part of `messages`
     /// before the cut, of at most about `max_chars` characters. No model is asked.
-    pub fn excerpt(&self, messages: &[Arc<Message>], cut: &Cut, why: &str, max_chars: usize) -> Compaction {
+    pub(super) fn excerpt(&self, messages: &[Arc<Message>], cut: &Cut, why: &str, max_chars: usize) -> Compaction {
         let Parts { previous, details, .. } = Parts::of(messages, cut);
         let start = compaction::summaries(messages);
         let half = max_chars / 2;

@@ -46,7 +46,7 @@ impl Streaming<'_> {
     }
 
     /// Tells what was held back.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         if let Some(held) = self.delta.take() {
             self.turn.emit(AgentEvent::MessageUpdate(held));
         }

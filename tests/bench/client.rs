@@ -10,10 +10,10 @@ use std::time::Duration;
 use nats_pi_bridge::nats::codec::{self, Decoder, Delivery, Limits, ServerOp};
 
 /// Longer than anything that works is ever silent here, however slow the machine is.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One client of the server.
-pub struct Client {
+pub(crate) struct Client {
     pub socket: TcpStream,
     decoder: Decoder,
     /// The same socket for whoever else writes to it; a lock keeps operations whole.
@@ -22,7 +22,7 @@ pub struct Client {
 
 impl Client {
     /// Connects, subscribes to a subject, and waits until the server has understood both.
-    pub fn connect(address: SocketAddr, subject: Option<&str>) -> Client {
+    pub(crate) fn connect(address: SocketAddr, subject: Option<&str>) -> Client {
         let socket = TcpStream::connect_timeout(&address, PATIENCE).expect("connected");
         socket.set_nodelay(true).expect("set");
         socket.set_read_timeout(Some(PATIENCE)).expect("set");
@@ -55,7 +55,7 @@ impl Client {
     }
 
     /// Reads once; false when nothing came in time.
-    pub fn read(&mut self) -> bool {
+    pub(crate) fn read(&mut self) -> bool {
         match self.socket.read(self.decoder.space()) {
             Ok(0) => panic!("the server has closed the connection"),
             Ok(count) => self.decoder.filled(count),
@@ -66,7 +66,7 @@ impl Client {
     }
 
     /// Hands on all messages that were read, and answers the server's PINGs.
-    pub fn messages(&mut self, mut handle: impl FnMut(&Delivery<'_>)) {
+    pub(crate) fn messages(&mut self, mut handle: impl FnMut(&Delivery<'_>)) {
         while let Some(operation) = self.decoder.next_server_op().expect("the server speaks NATS") {
             match operation {
                 ServerOp::Message(delivery) => handle(&delivery),
@@ -78,7 +78,7 @@ impl Client {
     }
 
     /// Reads messages until `handle` says that it has had enough.
-    pub fn until(&mut self, mut handle: impl FnMut(&Delivery<'_>) -> bool) {
+    pub(crate) fn until(&mut self, mut handle: impl FnMut(&Delivery<'_>) -> bool) {
         let mut done = false;
         while !done {
             assert!(self.read(), "a message comes in time");
@@ -88,6 +88,6 @@ impl Client {
 }
 
 /// Writes whole operations, one writer at a time.
-pub fn write(output: &Mutex<TcpStream>, bytes: &[u8]) {
+pub(crate) fn write(output: &Mutex<TcpStream>, bytes: &[u8]) {
     output.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes).expect("written in time");
 }

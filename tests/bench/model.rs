@@ -12,7 +12,7 @@ use crate::pieces;
 
 /// What a prompt orders: first calls of `bash`, one in a turn, then pieces of text.
 #[derive(Clone, Copy)]
-pub struct Order {
+pub(crate) struct Order {
     pub tools: usize,
     pub pieces: usize,
     /// From one piece to the next; zero means as fast as they are read.
@@ -23,12 +23,12 @@ pub struct Order {
 
 impl Order {
     /// Pieces as fast as they are read.
-    pub fn pieces(pieces: usize) -> Order {
+    pub(crate) fn pieces(pieces: usize) -> Order {
         Order { tools: 0, pieces, period: Duration::ZERO, phase: Duration::ZERO }
     }
 
     /// As text for a prompt.
-    pub fn prompt(&self) -> String {
+    pub(crate) fn prompt(&self) -> String {
         let Order { tools, pieces, period, phase } = self;
         format!("order {tools} {pieces} {} {}", period.as_micros(), phase.as_micros())
     }
@@ -46,7 +46,7 @@ impl Order {
 }
 
 /// Starts the model; returns its URL.
-pub fn start() -> Result<String> {
+pub(crate) fn start() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}", listener.local_addr()?);
     let accept = move || {

@@ -5,16 +5,16 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 /// Bytes in a piece, which is about what a model sends at once.
-pub const SIZE: usize = 20;
+pub(crate) const SIZE: usize = 20;
 
 /// Nanoseconds on the clock that both ends share: they are threads of one program.
-pub fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
 }
 
 /// A piece that is written at this moment; none of its characters needs escaping in JSON.
-pub fn piece(number: usize) -> String {
+pub(crate) fn piece(number: usize) -> String {
     format!("{number:06x}:{:012x};", now())
 }
 
@@ -25,7 +25,7 @@ fn parse(piece: &[u8]) -> Option<(usize, u64)> {
 
 /// What went wrong with pieces, in numbers of them.
 #[derive(Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     pub lost: usize,
     pub doubled: usize,
     pub reordered: usize,
@@ -34,20 +34,20 @@ pub struct Faults {
 }
 
 impl Faults {
-    pub fn add(&mut self, other: &Faults) {
+    pub(crate) fn add(&mut self, other: &Faults) {
         self.lost += other.lost;
         self.doubled += other.doubled;
         self.reordered += other.reordered;
         self.foreign += other.foreign;
     }
 
-    pub fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         self.lost + self.doubled + self.reordered + self.foreign > 0
     }
 }
 
 /// One answer as it is received.
-pub struct Received {
+pub(crate) struct Received {
     /// By number, whether a piece has come.
     seen: Vec<bool>,
     next: usize,
@@ -65,13 +65,13 @@ pub struct Received {
 
 impl Received {
     /// `expected` is the number of pieces in the answer.
-    pub fn new(expected: usize) -> Received {
+    pub(crate) fn new(expected: usize) -> Received {
         let (seen, latencies) = (vec![false; expected], Vec::with_capacity(expected));
         Received { seen, next: 0, rest: Vec::new(), latencies, first_written: 0, last_received: 0, ended: 0 }
     }
 
     /// Takes what was received at `at`.
-    pub fn take(&mut self, text: &[u8], at: u64, faults: &mut Faults) {
+    pub(crate) fn take(&mut self, text: &[u8], at: u64, faults: &mut Faults) {
         self.rest.extend_from_slice(text);
         let whole = self.rest.len() / SIZE * SIZE;
         for piece in self.rest[..whole].chunks(SIZE) {
@@ -96,7 +96,7 @@ impl Received {
     }
 
     /// Notes the end of the answer, and what is missing from it.
-    pub fn end(&mut self, at: u64, faults: &mut Faults) {
+    pub(crate) fn end(&mut self, at: u64, faults: &mut Faults) {
         self.ended = at;
         faults.lost += self.seen.iter().filter(|seen| !**seen).count();
         faults.foreign += usize::from(!self.rest.is_empty());

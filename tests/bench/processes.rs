@@ -31,7 +31,7 @@ fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> (T, Duration) {
 }
 
 /// A process that does not outlive its value.
-pub struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     /// Output and errors go to the end of a file.
@@ -41,7 +41,7 @@ impl Process {
         Process(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
 
@@ -50,7 +50,7 @@ impl Process {
     }
 
     /// Asks the process to end; returns how long that took.
-    pub fn terminate(mut self) -> Duration {
+    pub(crate) fn terminate(mut self) -> Duration {
         kill_process(Pid::from_child(&self.0), Signal::TERM).expect("signalled");
         let (status, took) = wait("the daemon ends", || self.0.try_wait().expect("waited"));
         assert!(status.success(), "the daemon ends with {status}");
@@ -67,7 +67,7 @@ impl Drop for Process {
 }
 
 /// Starts a NATS server with the flags that nats-server and the embedded broker's program share.
-pub fn start_server(program: &Path, work: &Path) -> (Process, SocketAddr) {
+pub(crate) fn start_server(program: &Path, work: &Path) -> (Process, SocketAddr) {
     let (config, log) = (work.join("nats.conf"), work.join("nats.log"));
     fs::write(&config, "").expect("written");
     for _ in 0..PORTS {
@@ -88,14 +88,14 @@ pub fn start_server(program: &Path, work: &Path) -> (Process, SocketAddr) {
 /// Processor time in ticks: all that the machine had since its start, what of it was idle, and what this program and those
 /// of its processes that have ended used. The differences of two such readings tell how much went to others.
 #[derive(Clone, Copy)]
-pub struct Ticks {
+pub(crate) struct Ticks {
     all: u64,
     idle: u64,
     own: u64,
 }
 
 impl Ticks {
-    pub fn now() -> Ticks {
+    pub(crate) fn now() -> Ticks {
         let numbers = |path: &str| -> Vec<u64> {
             let text = fs::read_to_string(path).expect("read");
             // After the name, which may have spaces in it.
@@ -110,14 +110,14 @@ impl Ticks {
     }
 
     /// The share of the machine that other programs have had since `before`, in percent.
-    pub fn others_since(self, before: Ticks) -> f64 {
+    pub(crate) fn others_since(self, before: Ticks) -> f64 {
         let (all, idle, own) = (self.all - before.all, self.idle.saturating_sub(before.idle), self.own - before.own);
         all.saturating_sub(idle + own) as f64 * 100.0 / all.max(1) as f64
     }
 }
 
 /// What every daemon is started with.
-pub struct Setup {
+pub(crate) struct Setup {
     pub program: PathBuf,
     /// None for the daemon's own broker.
     pub server: Option<SocketAddr>,
@@ -126,7 +126,7 @@ pub struct Setup {
     pub work: PathBuf,
 }
 
-pub struct Daemon {
+pub(crate) struct Daemon {
     /// First, so that it has ended when its home goes.
     pub process: Process,
     pub home: TempDir,
@@ -137,10 +137,10 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    pub const OWNER: &str = "bench";
+    pub(crate) const OWNER: &str = "bench";
 
     /// Starts a daemon in a new home and waits until it is registered.
-    pub fn start(setup: &Setup) -> Daemon {
+    pub(crate) fn start(setup: &Setup) -> Daemon {
         let home = tempfile::tempdir_in(&setup.work).expect("made");
         let path = |name: &str| home.path().join(name);
         let mut config = json!({"owner": Daemon::OWNER, "defaultModel": "bench/bench"});

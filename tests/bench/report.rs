@@ -11,7 +11,7 @@ use crate::measure::percentile;
 /// Median and spread, as they are shown.
 type Figures = (String, String);
 
-pub struct Report {
+pub(crate) struct Report {
     /// Of an earlier run, by metric.
     earlier: Option<HashMap<String, Figures>>,
     /// What a file keeps: a line per metric, of fields with tabs in between.
@@ -30,7 +30,7 @@ fn number(value: f64) -> String {
 
 impl Report {
     /// `compare` is a file that was kept.
-    pub fn new(compare: Option<&Path>) -> Result<Report> {
+    pub(crate) fn new(compare: Option<&Path>) -> Result<Report> {
         let read = |path: &Path| -> Result<_> {
             let text = fs::read_to_string(path)?;
             let row = |line: &str| match line.split('\t').collect::<Vec<_>>()[..] {
@@ -64,7 +64,7 @@ impl Report {
 
     /// Prints a metric and keeps it. `most` is the share of the samples below the one that is shown beside their median;
     /// without it, the smallest and the largest are.
-    pub fn row(&mut self, metric: &str, unit: &str, mut samples: Vec<f64>, most: Option<f64>) {
+    pub(crate) fn row(&mut self, metric: &str, unit: &str, mut samples: Vec<f64>, most: Option<f64>) {
         samples.sort_by(f64::total_cmp);
         let median = number(percentile(&samples, 0.5));
         let at = |share| number(percentile(&samples, share));
@@ -82,7 +82,7 @@ impl Report {
         self.line(metric, &(median, spread), unit, before, &change);
     }
 
-    pub fn save(&self, path: &Path) -> Result<()> {
+    pub(crate) fn save(&self, path: &Path) -> Result<()> {
         fs::write(path, &self.kept)
     }
 }

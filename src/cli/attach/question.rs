@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 /// A question that waits for an answer.
 #[derive(Debug)]
-pub struct Question {
+pub(super) struct Question {
     pub id: String,
     parts: Vec<Part>,
     /// The answers to the parts so far.
@@ -24,7 +24,7 @@ struct Part {
 
 /// What an answer to a part leads to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Reply {
+pub(super) enum Reply {
     /// It is none; the text says why.
     Again(String),
     /// The next part is to be asked.
@@ -35,7 +35,7 @@ pub enum Reply {
 
 impl Question {
     /// Reads an entry of the list of questions, or the data of the event that opened one.
-    pub fn read(entry: &Value) -> Option<Question> {
+    pub(super) fn read(entry: &Value) -> Option<Question> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
         let part = |value: &Value| Part {
             header: text(&value["header"]),
@@ -55,7 +55,7 @@ impl Question {
     }
 
     /// The part that is to be asked now, as it is shown.
-    pub fn ask(&self) -> String {
+    pub(super) fn ask(&self) -> String {
         let Some(part) = self.parts.get(self.answers.len()) else { return String::new() };
         let mut out = format!("? {}", part.question);
         if !part.header.is_empty() {
@@ -77,7 +77,7 @@ impl Question {
     }
 
     /// Takes the answer to the part that was asked.
-    pub fn answer(&mut self, line: &str) -> Reply {
+    pub(super) fn answer(&mut self, line: &str) -> Reply {
         let Some(part) = self.parts.get(self.answers.len()) else { return self.proceed() };
         match part.labels(line.trim()) {
             Ok(labels) => {
@@ -89,7 +89,7 @@ impl Question {
     }
 
     /// Leaves the part that was asked without an answer.
-    pub fn skip(&mut self) -> Reply {
+    pub(super) fn skip(&mut self) -> Reply {
         self.answers.push(Vec::new());
         self.proceed()
     }

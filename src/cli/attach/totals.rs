@@ -5,7 +5,7 @@ use std::fmt;
 
 /// What some of the model's answers used.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Totals {
+pub(super) struct Totals {
     /// Tokens sent, those from the provider's cache included.
     input: u64,
     cached: u64,
@@ -16,7 +16,7 @@ pub struct Totals {
 
 impl Totals {
     /// Adds the usage of one answer, as messages carry it.
-    pub fn add(&mut self, usage: &Value) {
+    pub(super) fn add(&mut self, usage: &Value) {
         let tokens = |key: &str| usage[key].as_u64().unwrap_or_default();
         let cached = tokens("cacheRead");
         self.input =
@@ -26,7 +26,7 @@ impl Totals {
         self.cost += usage["cost"]["total"].as_f64().unwrap_or_default();
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.input == 0 && self.output == 0
     }
 }

@@ -2,7 +2,7 @@
 
 /// What to do with a typed line.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Typed {
+pub(super) enum Typed {
     Nothing,
     /// A message, or the answer to a question that is open.
     Text(String),
@@ -20,7 +20,7 @@ pub enum Typed {
 }
 
 /// Reads a line that a person typed.
-pub fn read(line: &str) -> Typed {
+pub(super) fn read(line: &str) -> Typed {
     let line = line.trim();
     let (command, text) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let text = text.trim_start();

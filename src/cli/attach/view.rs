@@ -38,7 +38,7 @@ struct Tool {
 }
 
 /// The state of the view. Text to be shown collects until it is taken.
-pub struct View {
+pub(super) struct View {
     /// Whether the terminal may be told to dim text and to clear a line.
     ansi: bool,
     out: String,
@@ -56,7 +56,7 @@ pub struct View {
 }
 
 impl View {
-    pub fn new(ansi: bool) -> View {
+    pub(super) fn new(ansi: bool) -> View {
         View {
             ansi,
             out: String::new(),
@@ -72,12 +72,12 @@ impl View {
     }
 
     /// Takes what there is to show.
-    pub fn take(&mut self) -> String {
+    pub(super) fn take(&mut self) -> String {
         std::mem::take(&mut self.out)
     }
 
     /// Shows that something can be typed, if nothing else is going on in the line.
-    pub fn prompt(&mut self) {
+    pub(super) fn prompt(&mut self) {
         if self.open != Open::Prompt {
             self.fresh();
             self.out.push_str("> ");
@@ -86,12 +86,12 @@ impl View {
     }
 
     /// A person ended a line, which put the cursor at the start of the next.
-    pub fn typed(&mut self) {
+    pub(super) fn typed(&mut self) {
         self.open = Open::Nothing;
     }
 
     /// Remembers a message that was sent from here.
-    pub fn sent(&mut self, text: &str) {
+    pub(super) fn sent(&mut self, text: &str) {
         if self.sent.len() == SENT {
             self.sent.pop_front();
         }
@@ -99,23 +99,23 @@ impl View {
     }
 
     /// Shows a line about the session or about this view.
-    pub fn note(&mut self, text: &str) {
+    pub(super) fn note(&mut self, text: &str) {
         self.line(&format!("-- {text}"));
     }
 
     /// Shows that something went wrong.
-    pub fn error(&mut self, text: &str) {
+    pub(super) fn error(&mut self, text: &str) {
         self.line(&format!("! {text}"));
     }
 
     /// Shows lines as they are.
-    pub fn block(&mut self, text: &str) {
+    pub(super) fn block(&mut self, text: &str) {
         self.fresh();
         self.out.push_str(text);
     }
 
     /// Shows the last messages among the events of the past in short, and takes over what is in progress.
-    pub fn past(&mut self, events: &[Record], now: Instant) {
+    pub(super) fn past(&mut self, events: &[Record], now: Instant) {
         let of_kind = |event: &Record, name: &str| event.get("event").and_then(Value::as_str) == Some(name);
         let after = events.iter().rposition(|event| of_kind(event, "message_end")).map_or(0, |at| at + 1);
         let ends = events[..after].iter().filter(|event| of_kind(event, "message_end"));
@@ -135,12 +135,12 @@ impl View {
     }
 
     /// Whether an event is already part of what was shown; sessions that do not count their events cannot tell.
-    pub fn is_known(&self, event: &Record) -> bool {
+    pub(super) fn is_known(&self, event: &Record) -> bool {
         event.get("seq").and_then(Value::as_u64).is_some_and(|seq| seq <= self.last_seq)
     }
 
     /// Shows an event.
-    pub fn event(&mut self, event: &Record, now: Instant) {
+    pub(super) fn event(&mut self, event: &Record, now: Instant) {
         let (Some(name), Some(data)) = (event.get("event").and_then(Value::as_str), event.get("data")) else { return };
         match name {
             "agent_start" => {
@@ -366,7 +366,7 @@ impl View {
     }
 
     /// Leaves the terminal with the cursor at the start of a line.
-    pub fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         if self.open != Open::Nothing {
             self.out.push('\n');
             self.open = Open::Nothing;

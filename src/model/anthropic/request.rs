@@ -128,7 +128,7 @@ struct OutputConfig<'a> {
 }
 
 /// Writes the HTTP request.
-pub fn prepare(context: &RequestContext<'_>) -> HttpRequest {
+pub(super) fn prepare(context: &RequestContext<'_>) -> HttpRequest {
     let model = context.model;
     let request = context.request;
     let cache = request.session_id.map(|_| CacheControl {

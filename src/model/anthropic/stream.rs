@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// Understands the answer's events.
 #[derive(Default)]
-pub struct AnthropicDecoder {
+pub(super) struct AnthropicDecoder {
     /// The blocks that have begun, those that have ended among them.
     blocks: Vec<StreamedBlock>,
     begun: bool,

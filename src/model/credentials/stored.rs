@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 /// One provider's entry of `auth.json`; fields that PI writes beyond these do not matter here.
-pub enum Entry {
+pub(super) enum Entry {
     ApiKey {
         /// Without one the entry only has variables.
         key: Option<String>,
@@ -64,14 +64,14 @@ impl Entry {
 
 #[derive(Default)]
 /// What `auth.json` holds, as far as requests need it.
-pub struct AuthFile {
+pub(super) struct AuthFile {
     pub entries: BTreeMap<String, Entry>,
     /// What the file's `!commands` printed. It lives as long as this content of the file.
     pub printed: Mutex<BTreeMap<String, Secret>>,
 }
 
 /// Reads the file's text. An entry that is of no use costs itself.
-pub fn parse(text: &str, odd: &mut Vec<String>) -> Result<AuthFile, String> {
+pub(super) fn parse(text: &str, odd: &mut Vec<String>) -> Result<AuthFile, String> {
     // The parser's complaints about syntax name the place, and quote nothing.
     let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|e| e.to_string())?;
     let fields = odd_values::object(value)?;

@@ -1,10 +1,10 @@
 //! What a model's name says about how Google's API takes its requests.
 
 /// What Google documents for calls that come from elsewhere and so have no signature.
-pub const NO_SIGNATURE: &str = "skip_thought_signature_validator";
+pub(crate) const NO_SIGNATURE: &str = "skip_thought_signature_validator";
 
 /// What a model's name says about it.
-pub struct Family {
+pub(crate) struct Family {
     /// `gemini-3` is 3; 0 for models that are no Gemini or do not say.
     gemini: u32,
     other: bool,
@@ -13,7 +13,7 @@ pub struct Family {
 }
 
 impl Family {
-    pub fn of(id: &str) -> Family {
+    pub(crate) fn of(id: &str) -> Family {
         let id = id.rsplit('/').next().unwrap_or(id);
         let after = id.strip_prefix("gemini-");
         let digits = |rest: &str| rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok());
@@ -24,17 +24,17 @@ impl Family {
     }
 
     /// Calls are refused without a signature.
-    pub fn wants_signatures(&self) -> bool {
+    pub(crate) fn wants_signatures(&self) -> bool {
         self.gemini >= 3
     }
 
     /// Tool calls and their results are matched by id.
-    pub fn sends_ids(&self, id: &str) -> bool {
+    pub(crate) fn sends_ids(&self, id: &str) -> bool {
         self.gemini >= 3 || id.starts_with("claude-") || id.starts_with("gpt-oss-")
     }
 
     /// Results may hold images.
-    pub fn images_in_results(&self) -> bool {
+    pub(crate) fn images_in_results(&self) -> bool {
         self.gemini >= 3 || self.other
     }
 }

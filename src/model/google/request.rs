@@ -70,7 +70,7 @@ struct FunctionResponse<'a> {
 }
 
 /// Writes the HTTP request.
-pub fn prepare(context: &RequestContext<'_>) -> HttpRequest {
+pub(super) fn prepare(context: &RequestContext<'_>) -> HttpRequest {
     let (model, request) = (context.model, context.request);
     let mut config = json!({"maxOutputTokens": context.max_tokens});
     if let Some(thinking) = thinking(context) {

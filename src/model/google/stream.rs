@@ -15,7 +15,7 @@ use event::{Chunk, FunctionCall, Part};
 
 /// Understands the answer's events.
 #[derive(Default)]
-pub struct GoogleDecoder {
+pub(super) struct GoogleDecoder {
     /// The block that text goes into, and whether it is one of thoughts.
     open: Option<(usize, bool)>,
     /// Why the model stopped, in the provider's word, and in more words where it has them.

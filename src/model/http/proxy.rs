@@ -9,7 +9,7 @@ use ureq::Proxy;
 ///
 /// # Errors
 /// The setting is of no use. It may hold a password, so the text does not quote it.
-pub fn choose(
+pub(super) fn choose(
     server: &str,
     setting: Option<&str>,
     environment: &dyn Fn(&str) -> Option<String>,

@@ -12,7 +12,7 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::NextTimeout;
 
 #[derive(Debug, Default)]
-pub struct ServerResolver {
+pub(super) struct ServerResolver {
     inner: DefaultResolver,
     /// The host and port that were asked for, and where they are. A proxy is asked for by its own name.
     known: Mutex<Option<(String, Vec<SocketAddr>)>>,

@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{
 /// Puts TLS over a connection, where the address asks for it. Connections share one configuration, so that even a new one
 /// resumes a known TLS session.
 #[derive(Default)]
-pub struct TlsConnector {
+pub(super) struct TlsConnector {
     config: OnceLock<Arc<ClientConfig>>,
 }
 

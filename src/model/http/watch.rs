@@ -11,7 +11,7 @@ use ureq::{Error, Timeout};
 
 /// What is allowed on, and known about, the connections of one agent.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub(super) struct Watch {
     bound: Mutex<Bound>,
     /// A connection was made since the request began.
     connected: AtomicBool,
@@ -35,24 +35,24 @@ impl Default for Bound {
 
 impl Watch {
     /// A request begins, which may wait for `limit` each time.
-    pub fn begin(&self, limit: Duration) {
+    pub(super) fn begin(&self, limit: Duration) {
         self.connected.store(false, Ordering::Relaxed);
         self.received.store(0, Ordering::Relaxed);
         self.limit(limit);
     }
 
     /// From now on, each wait for input may take `limit`.
-    pub fn limit(&self, limit: Duration) {
+    pub(super) fn limit(&self, limit: Duration) {
         self.set(Bound::Each(limit));
     }
 
     /// From now on, all waits together have to end at `end`.
-    pub fn limit_until(&self, end: Instant) {
+    pub(super) fn limit_until(&self, end: Instant) {
         self.set(Bound::Until(end));
     }
 
     /// The request used an old connection, on which nothing came back.
-    pub fn is_stale(&self) -> bool {
+    pub(super) fn is_stale(&self) -> bool {
         !self.connected.load(Ordering::Relaxed) && self.received.load(Ordering::Relaxed) == 0
     }
 
@@ -69,17 +69,17 @@ impl Watch {
 }
 
 /// Makes connections, whatever is below the watch.
-pub type InnerConnector = dyn Connector<Out = Box<dyn Transport>>;
+pub(super) type InnerConnector = dyn Connector<Out = Box<dyn Transport>>;
 
 /// Makes connections and puts the watch over them.
 #[derive(Debug)]
-pub struct WatchedConnector {
+pub(super) struct WatchedConnector {
     inner: Arc<InnerConnector>,
     watch: Arc<Watch>,
 }
 
 impl WatchedConnector {
-    pub fn new(inner: Arc<InnerConnector>, watch: Arc<Watch>) -> WatchedConnector {
+    pub(super) fn new(inner: Arc<InnerConnector>, watch: Arc<Watch>) -> WatchedConnector {
         WatchedConnector { inner, watch }
     }
 }
@@ -95,7 +95,7 @@ impl Connector for WatchedConnector {
 }
 
 #[derive(Debug)]
-pub struct WatchedTransport {
+pub(super) struct WatchedTransport {
     inner: Box<dyn Transport>,
     watch: Arc<Watch>,
 }

@@ -12,10 +12,10 @@ use tempfile::NamedTempFile;
 const MAX_BYTES: u64 = 4 << 20;
 
 /// The whole file, with whatever others keep in it.
-pub struct AuthDocument(Map<String, Value>);
+pub(super) struct AuthDocument(Map<String, Value>);
 
 /// What a refresh needs of a provider's entry.
-pub struct SignIn {
+pub(super) struct SignIn {
     pub access: String,
     pub refresh: String,
     /// Unix time in milliseconds.
@@ -25,7 +25,7 @@ pub struct SignIn {
 impl AuthDocument {
     /// # Errors
     /// What is wrong with the file, without its content.
-    pub fn read(path: &Path) -> Result<AuthDocument, String> {
+    pub(super) fn read(path: &Path) -> Result<AuthDocument, String> {
         let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
         let text = files::read_text(path, MAX_BYTES).map_err(|e| wrong(&e))?;
         // The parser's own words could quote a key.
@@ -34,7 +34,7 @@ impl AuthDocument {
     }
 
     /// The provider's sign-in, if it has one that can be refreshed.
-    pub fn sign_in(&self, provider: &str) -> Option<SignIn> {
+    pub(super) fn sign_in(&self, provider: &str) -> Option<SignIn> {
         let entry = self.0.get(provider).filter(|entry| entry["type"] == "oauth")?;
         let text = |name: &str| entry[name].as_str().filter(|text| !text.is_empty()).map(str::to_string);
         let expires = entry["expires"].as_i64().unwrap_or(0);
@@ -42,7 +42,7 @@ impl AuthDocument {
     }
 
     /// Puts the new tokens where the refresh token `used` is. False if it is there no more.
-    pub fn renew(&mut self, provider: &str, used: &str, renewed: &Renewed) -> bool {
+    pub(super) fn renew(&mut self, provider: &str, used: &str, renewed: &Renewed) -> bool {
         if self.sign_in(provider).is_none_or(|there| there.refresh != used) {
             return false;
         }
@@ -56,7 +56,7 @@ impl AuthDocument {
     }
 
     /// The file's new text, laid out as PI does it.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         // Serialising into memory has no way to fail.
         serde_json::to_string_pretty(&self.0).unwrap_or_default()
     }
@@ -64,7 +64,7 @@ impl AuthDocument {
 
 /// A file that is about to be replaced. All that can be is done before the content is known, since a refresh token is
 /// spent by then, and what came for it must not be lost.
-pub struct Replacement {
+pub(super) struct Replacement {
     target: PathBuf,
     new: NamedTempFile,
 }
@@ -74,7 +74,7 @@ impl Replacement {
     ///
     /// # Errors
     /// What the system says; a file that is read-only is not replaced either.
-    pub fn prepare(target: &Path) -> io::Result<Replacement> {
+    pub(super) fn prepare(target: &Path) -> io::Result<Replacement> {
         rustix::fs::access(target, rustix::fs::Access::WRITE_OK)?;
         let old = target.metadata()?;
         let mut new =
@@ -89,7 +89,7 @@ impl Replacement {
     ///
     /// # Errors
     /// What the system says.
-    pub fn finish(self, content: &str) -> io::Result<()> {
+    pub(super) fn finish(self, content: &str) -> io::Result<()> {
         let Replacement { target, new } = self;
         overwrite(new.as_file(), content)?;
         match new.persist(&target) {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use ureq::http::Uri;
 
 /// Providers whose sign-ins work only with the vendor's own programs: other addresses, and headers that name the program.
-pub const VENDOR_ONLY: [&str; 2] = ["github-copilot", "openai-codex"];
+pub(crate) const VENDOR_ONLY: [&str; 2] = ["github-copilot", "openai-codex"];
 const ANTHROPIC: &str = "anthropic";
 /// PI notes the end of an Anthropic token this much too early, in milliseconds.
 const ANTHROPIC_EARLIER_MS: i64 = 5 * 60_000;
@@ -24,12 +24,12 @@ const PIECE_LENGTH: usize = 6;
 
 /// The endpoints that the configuration names. Sign-ins of other providers are never refreshed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Endpoints(BTreeMap<String, Endpoint>);
+pub(crate) struct Endpoints(BTreeMap<String, Endpoint>);
 
 /// Where and as whom one provider's sign-in is refreshed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     pub token_url: String,
     client_id: String,
     body: Option<Body>,
@@ -45,7 +45,7 @@ enum Body {
 
 /// The tokens that an endpoint gave.
 #[derive(PartialEq, Eq)]
-pub struct Renewed {
+pub(super) struct Renewed {
     pub access: String,
     /// `None` = the former one stays good.
     pub refresh: Option<String>,
@@ -58,7 +58,7 @@ impl Endpoints {
     ///
     /// # Errors
     /// Which provider's entry is wrong, and how.
-    pub fn parse(text: &str) -> Result<Endpoints, String> {
+    pub(crate) fn parse(text: &str) -> Result<Endpoints, String> {
         let entries: Map<String, Value> = serde_json::from_str(text).map_err(|e| e.to_string())?;
         let mut endpoints = BTreeMap::new();
         for (provider, value) in entries {
@@ -68,7 +68,7 @@ impl Endpoints {
         Ok(Endpoints(endpoints))
     }
 
-    pub fn get(&self, provider: &str) -> Option<&Endpoint> {
+    pub(crate) fn get(&self, provider: &str) -> Option<&Endpoint> {
         self.0.get(provider)
     }
 }
@@ -99,7 +99,7 @@ impl Endpoint {
     }
 
     /// The content type and the body of the request.
-    pub fn request(&self, provider: &str, refresh: &str) -> (&'static str, Vec<u8>) {
+    pub(crate) fn request(&self, provider: &str, refresh: &str) -> (&'static str, Vec<u8>) {
         let usual = if provider == ANTHROPIC { Body::Json } else { Body::Form };
         let fields = [("grant_type", "refresh_token"), ("refresh_token", refresh), ("client_id", &self.client_id)];
         match self.body.unwrap_or(usual) {
@@ -128,7 +128,7 @@ fn form_encoded(text: &str) -> String {
 }
 
 /// Reads the answer of an endpoint that agreed. The errors quote nothing of it.
-pub fn renewed(provider: &str, body: &[u8], now_ms: i64) -> Result<Renewed, &'static str> {
+pub(super) fn renewed(provider: &str, body: &[u8], now_ms: i64) -> Result<Renewed, &'static str> {
     let answer: Map<String, Value> = serde_json::from_slice(body).map_err(|_| "the answer is not a JSON object")?;
     let token = |name: &str| {
         let text = answer.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())?;
@@ -147,7 +147,7 @@ pub fn renewed(provider: &str, body: &[u8], now_ms: i64) -> Result<Renewed, &'st
 
 /// What an endpoint said that refused: the two fields that the RFC has for it, without anything that is or may be a
 /// secret. Empty if it said nothing of that kind.
-pub fn error_text(body: &str, secrets: &[&str]) -> String {
+pub(super) fn error_text(body: &str, secrets: &[&str]) -> String {
     let answer: Map<String, Value> = serde_json::from_str(body).unwrap_or_default();
     let said = ["error", "error_description"].into_iter().filter_map(|name| answer.get(name)?.as_str());
     let said: Vec<String> = said.map(|text| redact(text, secrets)).filter(|text| !text.is_empty()).collect();

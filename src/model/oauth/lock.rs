@@ -21,7 +21,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The lock while it is held; dropping it gives it back.
-pub struct Lock {
+pub(super) struct Lock {
     // Dropped first: this makes the keeper give the lock back before its thread is joined.
     _held: Sender<Infallible>,
     _keeper: Thread,
@@ -32,7 +32,7 @@ impl Lock {
     ///
     /// # Errors
     /// A text that names the lock: it cannot be made, is held for too long, or `cancel` came first.
-    pub fn acquire(target: &Path, cancel: &Cancel) -> Result<Lock, String> {
+    pub(super) fn acquire(target: &Path, cancel: &Cancel) -> Result<Lock, String> {
         let path = path_of(target);
         let failed = |e: io::Error| format!("cannot lock {}: {e}", target.display());
         let end = Instant::now() + DEADLINE;

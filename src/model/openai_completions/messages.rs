@@ -15,7 +15,7 @@ use std::borrow::Cow;
 const MAX_ID: usize = 40;
 
 /// The id of another model's tool call in the form that this API takes.
-pub fn foreign_id(id: &str) -> String {
+pub(super) fn foreign_id(id: &str) -> String {
     let plain = id.split('|').map(sanitize).collect::<Vec<_>>().join("_");
     if plain.len() <= MAX_ID {
         return plain;
@@ -26,7 +26,7 @@ pub fn foreign_id(id: &str) -> String {
 
 #[derive(Serialize)]
 #[serde(tag = "role", rename_all = "lowercase")]
-pub enum ApiMessage<'a> {
+pub(super) enum ApiMessage<'a> {
     System {
         content: ApiContent<'a>,
     },
@@ -46,7 +46,7 @@ pub enum ApiMessage<'a> {
 }
 
 #[derive(Default, Serialize)]
-pub struct ApiAnswer<'a> {
+pub(super) struct ApiAnswer<'a> {
     content: Option<ApiContent<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_content: Option<String>,
@@ -74,14 +74,14 @@ enum Extra<'a> {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-pub enum ApiContent<'a> {
+pub(super) enum ApiContent<'a> {
     Text(Cow<'a, str>),
     Parts(Vec<Part<'a>>),
 }
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Part<'a> {
+pub(super) enum Part<'a> {
     Text {
         text: Cow<'a, str>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,13 +93,13 @@ pub enum Part<'a> {
 }
 
 #[derive(Serialize)]
-pub struct Url {
+pub(super) struct Url {
     url: String,
 }
 
 #[derive(Clone, Copy, Serialize)]
 #[serde(tag = "type", rename = "ephemeral")]
-pub struct CacheControl {
+pub(super) struct CacheControl {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<&'static str>,
 }
@@ -121,7 +121,7 @@ struct CalledFunction<'a> {
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename = "function")]
-pub struct Tool<'a> {
+pub(super) struct Tool<'a> {
     function: Function<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_control: Option<CacheControl>,
@@ -137,7 +137,7 @@ struct Function<'a> {
 }
 
 /// The tools; the last one carries the marker for the cache.
-pub fn tools<'a>(tools: &'a [ToolSpec], compat: &Compat, cache: Option<CacheControl>) -> Vec<Tool<'a>> {
+pub(super) fn tools<'a>(tools: &'a [ToolSpec], compat: &Compat, cache: Option<CacheControl>) -> Vec<Tool<'a>> {
     let tool = |(at, tool): (usize, &'a ToolSpec)| Tool {
         function: Function {
             name: &tool.name,
@@ -151,7 +151,7 @@ pub fn tools<'a>(tools: &'a [ToolSpec], compat: &Compat, cache: Option<CacheCont
 }
 
 /// The whole conversation, with the system prompt at its head. With `signatures`, the first call of each answer has one.
-pub fn api_messages<'a>(
+pub(super) fn api_messages<'a>(
     context: &RequestContext<'a>,
     compat: &Compat,
     signatures: bool,

@@ -36,7 +36,7 @@ struct Body<'a> {
 }
 
 /// Writes the HTTP request.
-pub fn prepare(context: &RequestContext<'_>) -> HttpRequest {
+pub(super) fn prepare(context: &RequestContext<'_>) -> HttpRequest {
     let (model, request) = (context.model, context.request);
     let mut compat = Compat::of(model);
     compat.developer_role &= !context.has(Habit::NoDeveloperRole);

@@ -22,7 +22,7 @@ use serde_json::Value;
 use std::borrow::Cow;
 
 /// Understands the answer's events.
-pub struct CompletionsDecoder {
+pub(super) struct CompletionsDecoder {
     /// The server says why it stopped.
     says_why: bool,
     text: Option<usize>,
@@ -43,7 +43,7 @@ pub struct CompletionsDecoder {
 }
 
 impl CompletionsDecoder {
-    pub fn new(compat: &Compat) -> CompletionsDecoder {
+    pub(super) fn new(compat: &Compat) -> CompletionsDecoder {
         CompletionsDecoder {
             says_why: compat.finish_reason,
             text: None,

@@ -20,20 +20,20 @@ const MIN_OUTPUT: u64 = 16;
 
 /// The id of another model's tool call in the form that this API takes: the call's part alone, since the item that the
 /// other part names is not sent.
-pub fn foreign_id(id: &str) -> String {
+pub(super) fn foreign_id(id: &str) -> String {
     let call = sanitize(id.split('|').next().unwrap_or(id));
     call.chars().take(MAX_ID).collect()
 }
 
 /// Whether an id that this API gave is taken back: the call's part has to be there, and not too long.
-pub fn takes_id(id: &str) -> bool {
+pub(super) fn takes_id(id: &str) -> bool {
     let call = id.split('|').next().unwrap_or(id);
     (1..=MAX_ID).contains(&call.len())
 }
 
 /// Whether a thought is taken back: nothing is stored at the provider, so that only a reasoning item with its encrypted
 /// content means something to it.
-pub fn takes_thought(signature: &str) -> bool {
+pub(super) fn takes_thought(signature: &str) -> bool {
     #[derive(Deserialize)]
     struct Reasoning {
         #[serde(rename = "type")]
@@ -138,7 +138,7 @@ enum Part<'a> {
 
 /// What a text block's signature holds: which item the text was.
 #[derive(Serialize, Deserialize)]
-pub struct TextSignature {
+pub(super) struct TextSignature {
     pub v: u32,
     pub id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,7 +146,7 @@ pub struct TextSignature {
 }
 
 /// Writes the HTTP request.
-pub fn prepare(context: &RequestContext<'_>) -> HttpRequest {
+pub(super) fn prepare(context: &RequestContext<'_>) -> HttpRequest {
     let (model, request) = (context.model, context.request);
     let on = request.thinking != ThinkingLevel::Off;
     let mapped = model.mapped(request.thinking);
@@ -304,7 +304,7 @@ fn assistant_items<'a>(
 }
 
 /// A block of an answer whose reasoning is not sent: it does not name its item.
-pub fn unnamed(block: &Block) -> Block {
+pub(super) fn unnamed(block: &Block) -> Block {
     match block {
         Block::Text { text, text_signature } => {
             let known = text_signature.as_deref().and_then(|known| serde_json::from_str::<TextSignature>(known).ok());

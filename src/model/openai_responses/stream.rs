@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 
 /// Understands the answer's events.
 #[derive(Default)]
-pub struct ResponsesDecoder {
+pub(super) struct ResponsesDecoder {
     items: Items,
     /// How the response ended.
     ending: Option<Result<StopReason, RequestError>>,

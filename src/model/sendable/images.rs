@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The message's number and the block's number in it.
-pub type Place = (usize, usize);
+pub(super) type Place = (usize, usize);
 
 const BLIND_USER: &str = "(image omitted: model does not support images)";
 const BLIND_TOOL: &str = "(tool image omitted: model does not support images)";
@@ -28,7 +28,7 @@ const STEPS: usize = 4;
 
 /// How much one request may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// The size of the whole body.
     pub bytes: usize,
     pub images: usize,
@@ -36,7 +36,7 @@ pub struct Limits {
 
 impl Limits {
     /// The documented limits of the providers that have some, and the strictest of them for servers that nobody knows.
-    pub fn of(model: &Model) -> Limits {
+    pub(crate) fn of(model: &Model) -> Limits {
         const MIB: usize = 1024 * 1024;
         let usual = match (model.provider.as_str(), model.api) {
             (_, Api::AnthropicMessages) => {
@@ -56,7 +56,7 @@ impl Limits {
 
 /// What becomes of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImageVerdict {
+pub(super) enum ImageVerdict {
     /// The image is sent, under the type that its bytes have.
     Send(&'static str),
     /// A remark stands in the image's place.
@@ -65,7 +65,7 @@ pub enum ImageVerdict {
 
 /// Decides about all images of the messages. `surplus` bytes of those that could be sent, at least, are left out, and as
 /// many as exceed the limit's number; the oldest first.
-pub fn verdicts(messages: &[Arc<Message>], options: &SendableOptions<'_>) -> HashMap<Place, ImageVerdict> {
+pub(super) fn verdicts(messages: &[Arc<Message>], options: &SendableOptions<'_>) -> HashMap<Place, ImageVerdict> {
     let mut verdicts = HashMap::new();
     let mut sent: Vec<(Place, usize)> = Vec::new();
     for (number, message) in messages.iter().enumerate() {
@@ -129,7 +129,7 @@ fn format(data: &str) -> Option<&'static str> {
 }
 
 /// The blocks as they are sent: each run of images with the same remark gives way to one text.
-pub fn replace(blocks: &[Block], number: usize, verdicts: &HashMap<Place, ImageVerdict>) -> Option<Vec<Block>> {
+pub(super) fn replace(blocks: &[Block], number: usize, verdicts: &HashMap<Place, ImageVerdict>) -> Option<Vec<Block>> {
     let verdict = |at: usize, block: &Block| match block {
         Block::Image { mime_type, .. } => verdicts
             .get(&(number, at))

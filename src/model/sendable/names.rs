@@ -13,7 +13,7 @@ fn is_plain(c: char) -> bool {
 /// (`bash<|channel|>commentary`), the namespace of their training before it (`functions.bash`, `default_api:bash`), quotes
 /// and blanks around it, a number behind it (`functions.bash:0`), and capitals into it. Whatever has blanks inside is
 /// a command rather than a name, and means no tool.
-pub fn resolve_tool_name<'a>(raw: &str, offered: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+pub(crate) fn resolve_tool_name<'a>(raw: &str, offered: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     if let Some(exact) = offered.clone().find(|name| *name == raw) {
         return Some(exact);
     }
@@ -38,7 +38,7 @@ pub fn resolve_tool_name<'a>(raw: &str, offered: impl Iterator<Item = &'a str> +
 }
 
 /// The name in a form that every provider takes: `[A-Za-z0-9_-]{1,64}`. With `letter_first`, it begins with a letter or `_`.
-pub fn sanitize_name(raw: &str, letter_first: bool) -> String {
+pub(super) fn sanitize_name(raw: &str, letter_first: bool) -> String {
     let plain = raw.trim().chars().map(|c| if is_plain(c) { c } else { '_' });
     let name: String = if letter_first && !raw.trim().starts_with(begins) {
         std::iter::once('_').chain(plain).take(MAX_NAME).collect()
@@ -50,7 +50,7 @@ pub fn sanitize_name(raw: &str, letter_first: bool) -> String {
 }
 
 /// Whether [`sanitize_name`] would leave the name as it is.
-pub fn is_sane_name(name: &str, letter_first: bool) -> bool {
+pub(super) fn is_sane_name(name: &str, letter_first: bool) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_plain) && (!letter_first || name.starts_with(begins))
 }
 

@@ -85,7 +85,7 @@ impl Refused {
 }
 
 /// A habit is remembered like a piece that no conversation has.
-pub fn habit_piece(model: &Model, habit: Habit) -> Piece {
+pub(super) fn habit_piece(model: &Model, habit: Habit) -> Piece {
     Piece::new(model, &habit_name(habit))
 }
 
@@ -94,7 +94,7 @@ fn habit_name(habit: Habit) -> String {
 }
 
 /// What a thought is known by: its signature, or its text where the signature is only the name of a field.
-pub fn thought(block: &Block) -> Option<&str> {
+pub(super) fn thought(block: &Block) -> Option<&str> {
     match block {
         Block::Thinking { thinking, thinking_signature, .. } => {
             let names_field = |signature: &&str| REASONING_FIELDS.contains(signature);

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 /// How often a refused request is repaired and sent again. What a refusal names is left out at once; where that is a guess,
 /// more follows the next time.
-pub const MAX_REPAIRS: usize = 3;
+pub(crate) const MAX_REPAIRS: usize = 3;
 
 /// A request that was refused.
-pub struct Refusal<'a> {
+pub(crate) struct Refusal<'a> {
     pub model: &'a Model,
     /// The provider's words, with the status before them.
     pub text: &'a str,
@@ -27,14 +27,14 @@ pub struct Refusal<'a> {
 
 /// What to leave out, and the words for it.
 #[derive(Debug)]
-pub struct Remedy {
+pub(crate) struct Remedy {
     pieces: Vec<(Piece, Omission)>,
     pub what: &'static str,
 }
 
 impl Remedy {
     /// Remembers what to leave out.
-    pub fn add_to(&self, refused: &mut Refused) {
+    pub(crate) fn add_to(&self, refused: &mut Refused) {
         for (piece, why) in &self.pieces {
             refused.add(*piece, *why);
         }
@@ -58,7 +58,7 @@ enum Complaint {
 }
 
 /// The remedy, if the refusal names something of the history that can be left out. A second one goes further than the first.
-pub fn remedy(refusal: &Refusal<'_>) -> Option<Remedy> {
+pub(crate) fn remedy(refusal: &Refusal<'_>) -> Option<Remedy> {
     let model = refusal.model;
     let complaint = complaint(&refusal.text.to_lowercase(), refusal.status, refusal.overflow)?;
     let images = || images(refusal.sent);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const MAX_FOLDERS: u32 = 100_000;
 
 /// The files of one session.
-pub struct Attachments {
+pub(crate) struct Attachments {
     /// Absolute; made when the first file comes.
     root: PathBuf,
     /// The folder that the last prompt's files went to.
@@ -19,7 +19,7 @@ pub struct Attachments {
 
 impl Attachments {
     /// Keeps files in `root`.
-    pub fn new(root: PathBuf) -> Attachments {
+    pub(crate) fn new(root: PathBuf) -> Attachments {
         Attachments { root, last: 0 }
     }
 
@@ -27,7 +27,7 @@ impl Attachments {
     ///
     /// # Errors
     /// The system's reason; then nothing of them is left.
-    pub fn stage(&mut self, files: &[Attachment], prompt: &str) -> io::Result<String> {
+    pub(crate) fn stage(&mut self, files: &[Attachment], prompt: &str) -> io::Result<String> {
         if files.is_empty() {
             return Ok(prompt.to_string());
         }
@@ -61,7 +61,7 @@ impl Attachments {
     ///
     /// # Errors
     /// The system's reason; that there are none is no error.
-    pub fn remove(&self) -> io::Result<()> {
+    pub(crate) fn remove(&self) -> io::Result<()> {
         match std::fs::remove_dir_all(&self.root) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other,

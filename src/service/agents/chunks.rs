@@ -11,12 +11,12 @@ const AROUND_TEXT: usize = BEFORE_TEXT.len() + AFTER_TEXT.len() + 2;
 const LONGEST_ESCAPE: usize = 6;
 
 /// The message that tells a caller at once that the prompt was taken.
-pub const ACK: &str = "ack";
+pub(crate) const ACK: &str = "ack";
 /// The message that tells a caller of a long silence that work goes on.
-pub const WORKING: &str = "working";
+pub(crate) const WORKING: &str = "working";
 
 /// A piece of the answer's text.
-pub fn response(text: &str) -> Vec<u8> {
+pub(crate) fn response(text: &str) -> Vec<u8> {
     let mut message = Vec::with_capacity(text.len() + AROUND_TEXT + text.len() / 8);
     message.extend_from_slice(BEFORE_TEXT);
     // Writing a text into a vector cannot fail.
@@ -27,7 +27,7 @@ pub fn response(text: &str) -> Vec<u8> {
 
 /// Where the first piece of `text` ends whose message is no longer than `limit` bytes. Always at a character's boundary,
 /// and after one character at least.
-pub fn response_end(text: &str, limit: usize) -> usize {
+pub(crate) fn response_end(text: &str, limit: usize) -> usize {
     let room = limit.saturating_sub(AROUND_TEXT);
     if text.len() <= room / LONGEST_ESCAPE {
         return text.len();
@@ -52,12 +52,12 @@ fn escaped_length(character: char) -> usize {
 }
 
 /// A status; callers ignore those that they do not know.
-pub fn status(token: &str) -> String {
+pub(crate) fn status(token: &str) -> String {
     json!({"type": "status", "data": token}).to_string()
 }
 
 /// A question whose answer is expected at `reply_subject`.
-pub fn query(id: &str, reply_subject: &str, prompt: &str) -> String {
+pub(crate) fn query(id: &str, reply_subject: &str, prompt: &str) -> String {
     json!({"type": "query", "data": {"id": id, "reply_subject": reply_subject, "prompt": prompt}}).to_string()
 }
 

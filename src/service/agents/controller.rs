@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use std::time::Instant;
 
 /// The verbs of its endpoints.
-pub const VERBS: [&str; 5] = ["prompt", "status", "spawn", "stop", "list"];
+pub(crate) const VERBS: [&str; 5] = ["prompt", "status", "spawn", "stop", "list"];
 
 /// Fields of a request for a session: their names here, and in requests to the intake.
 const FIELDS: [(&str, &str); 6] = [
@@ -28,7 +28,7 @@ const FIELDS: [(&str, &str); 6] = [
 ];
 
 /// The instance that discovery shows, and its statistics.
-pub struct Controller {
+pub(crate) struct Controller {
     counters: [Counters; VERBS.len()],
     /// Unix time in milliseconds.
     started_ms: i64,
@@ -42,12 +42,12 @@ impl Default for Controller {
 
 impl Controller {
     /// Statistics of an endpoint.
-    pub fn counters(&self, verb: &str) -> Option<&Counters> {
+    pub(crate) fn counters(&self, verb: &str) -> Option<&Counters> {
         VERBS.iter().zip(&self.counters).find_map(|(known, counters)| (*known == verb).then_some(counters))
     }
 
     /// What discovery shows.
-    pub fn instance<'a>(&'a self, host: &'a Host) -> Instance<'a> {
+    pub(crate) fn instance<'a>(&'a self, host: &'a Host) -> Instance<'a> {
         let identity = host.controller();
         let endpoints = VERBS.iter().zip(&self.counters).map(|(verb, counters)| match *verb {
             "prompt" => identity.prompt_endpoint(host.terms(false), counters),
@@ -68,7 +68,7 @@ impl Controller {
 ///
 /// # Errors
 /// The first check that fails.
-pub fn parse(verb: &str, payload: &[u8]) -> Result<Request, DaemonError> {
+pub(crate) fn parse(verb: &str, payload: &[u8]) -> Result<Request, DaemonError> {
     let mut fields = match payload.trim_ascii() {
         b"" => Map::new(),
         text => serde_json::from_slice(text).map_err(|e| DaemonError::InvalidJson { message: e.to_string() })?,
@@ -89,7 +89,7 @@ pub fn parse(verb: &str, payload: &[u8]) -> Result<Request, DaemonError> {
 }
 
 /// A session as callers of the controller see it.
-pub fn descriptor(host: &Host, identity: &SessionIdentity, stats: &SessionStats, now: Instant) -> Value {
+pub(crate) fn descriptor(host: &Host, identity: &SessionIdentity, stats: &SessionStats, now: Instant) -> Value {
     let id = agent_instance_id(identity);
     let agent = AgentIdentity { owner: &host.owner, instance_id: &id, session: Some(&identity.id) };
     let settings = stats.settings();
@@ -113,13 +113,13 @@ pub fn descriptor(host: &Host, identity: &SessionIdentity, stats: &SessionStats,
 }
 
 /// Answers with an error. The agent protocol has no number for a host that is about to leave.
-pub fn refuse(connection: &Connection, reply: &str, error: &DaemonError) {
+pub(crate) fn refuse(connection: &Connection, reply: &str, error: &DaemonError) {
     let status = if error.status() == 503 { 500 } else { error.status() };
     send_error(connection, reply, status, &error.summary(), &error.document(), false);
 }
 
 /// What a prompt to the controller is answered with.
-pub fn help(host: &Host) -> String {
+pub(crate) fn help(host: &Host) -> String {
     let identity = host.controller();
     let subject = |verb: &str| identity.subject(verb);
     format!(

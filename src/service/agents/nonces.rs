@@ -12,9 +12,9 @@ use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 
 /// How far a request's time may be from ours, milliseconds.
-pub const WINDOW_MS: i64 = 30_000;
+pub(super) const WINDOW_MS: i64 = 30_000;
 /// Requests of one key that are remembered. A window holds twice its length, so this is 66 a second.
-pub const MAX_OF_KEY: usize = 4_000;
+pub(super) const MAX_OF_KEY: usize = 4_000;
 /// Requests that are remembered where any key is taken. At some 130 bytes each this is the memory that senders can make us
 /// spend; only requests with a good signature count.
 const MAX_OF_ALL: usize = 20_000;
@@ -25,7 +25,7 @@ const MAX_FILE: u64 = 64 << 20;
 
 /// Why a request is not accepted.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(super) enum Refusal {
     UsedBefore,
     /// Before this daemon's start, when another one may have accepted it.
     BeforeStart,
@@ -44,7 +44,7 @@ struct Record {
 }
 
 /// The requests that were accepted within the window.
-pub struct Nonces {
+pub(super) struct Nonces {
     /// Unix time in milliseconds, by nonce, by key.
     accepted: HashMap<String, HashMap<String, i64>>,
     count: usize,
@@ -58,7 +58,7 @@ pub struct Nonces {
 
 impl Nonces {
     /// With `known_keys` that are the only ones, each has its full room.
-    pub fn new(known_keys: usize) -> Nonces {
+    pub(super) fn new(known_keys: usize) -> Nonces {
         Nonces {
             accepted: HashMap::new(),
             count: 0,
@@ -70,7 +70,7 @@ impl Nonces {
     }
 
     /// Takes up what the daemon before has left in `file`.
-    pub fn kept_in(mut self, file: PathBuf, now_ms: i64) -> Nonces {
+    pub(super) fn kept_in(mut self, file: PathBuf, now_ms: i64) -> Nonces {
         let read = files::read(&file, MAX_FILE).and_then(|text| Ok(serde_json::from_slice::<Record>(&text)?));
         match read {
             Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -98,7 +98,7 @@ impl Nonces {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn accept(&mut self, key: &str, nonce: &str, time_ms: i64, now_ms: i64) -> Result<(), Refusal> {
+    pub(super) fn accept(&mut self, key: &str, nonce: &str, time_ms: i64, now_ms: i64) -> Result<(), Refusal> {
         if time_ms < self.not_before {
             return Err(Refusal::BeforeStart);
         }
@@ -126,7 +126,7 @@ impl Nonces {
     }
 
     /// Forgets what is refused for its time already.
-    pub fn forget_old(&mut self, now_ms: i64) {
+    pub(super) fn forget_old(&mut self, now_ms: i64) {
         self.accepted.retain(|_, nonces| {
             nonces.retain(|_, time| *time >= now_ms - WINDOW_MS);
             !nonces.is_empty()
@@ -141,7 +141,7 @@ impl Nonces {
     }
 
     /// Leaves all of it to the next daemon, and accepts nothing more.
-    pub fn hand_over(&mut self) {
+    pub(super) fn hand_over(&mut self) {
         if self.noted.is_some() {
             let accepted = std::mem::take(&mut self.accepted);
             self.write(&Record { complete: true, accepted, ..Record::default() });

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The questions of one session that wait for an answer of a caller.
-pub struct Queries {
+pub(crate) struct Queries {
     connection: Connection,
     /// Where answers go: to the session, with its other requests.
     to: Arc<WaitingRoom>,
@@ -28,7 +28,7 @@ struct Query {
 
 /// An answer to a question of the session.
 #[derive(Debug, PartialEq)]
-pub struct QueryAnswer {
+pub(crate) struct QueryAnswer {
     /// The question's id.
     pub id: String,
     /// A list of labels for each part of the question.
@@ -36,7 +36,7 @@ pub struct QueryAnswer {
 }
 
 impl Queries {
-    pub fn new(connection: &Connection, to: Arc<WaitingRoom>) -> Queries {
+    pub(crate) fn new(connection: &Connection, to: Arc<WaitingRoom>) -> Queries {
         Queries { connection: connection.clone(), to, open: Mutex::default() }
     }
 
@@ -45,7 +45,7 @@ impl Queries {
     }
 
     /// Opens a way to answer a question; returns the message that asks it, if there can be one.
-    pub fn open(&self, id: &str, request: &Value) -> Option<String> {
+    pub(crate) fn open(&self, id: &str, request: &Value) -> Option<String> {
         let inbox = self.connection.new_inbox();
         let subscription = self.connection.subscribe(&inbox, None, self.to.clone()).ok()?;
         let message = chunks::query(id, &inbox, &prompt(request));
@@ -55,13 +55,13 @@ impl Queries {
     }
 
     /// A question is settled, whoever did it.
-    pub fn close(&self, id: &str) {
+    pub(crate) fn close(&self, id: &str) {
         self.open_queries().retain(|_, query| query.id != id);
     }
 
     /// Reads a message that came to the subject of a question. The question stays open until the session settles it, so
     /// that an answer that does not fit is no harm.
-    pub fn read(&self, message: &Message) -> Option<QueryAnswer> {
+    pub(crate) fn read(&self, message: &Message) -> Option<QueryAnswer> {
         let open = self.open_queries();
         let query = open.get(&message.subject)?;
         let text = intake::parse_prompt(&message.payload).map(|request| request.text).unwrap_or_default();

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 
 /// The header's name.
-pub const HEADER: &str = "Agent-Sender";
+pub(crate) const HEADER: &str = "Agent-Sender";
 /// The first line of what is signed.
 const SIGNED_TAG: &str = "AGENT-SENDER-V1";
 /// Longest header that is looked into, bytes; the SDKs have the same limit.
@@ -160,7 +160,7 @@ impl Signature {
 }
 
 /// What a signature says beside the payload.
-pub struct SignedParts<'a> {
+pub(crate) struct SignedParts<'a> {
     pub account: &'a str,
     pub user: &'a str,
     pub subject: &'a str,
@@ -175,7 +175,11 @@ impl SignedParts<'_> {
     }
 
     /// The header's value, with the signature that `sign` makes of those lines.
-    pub fn header(&self, payload: &[u8], sign: impl FnOnce(&[&dyn Display]) -> Option<String>) -> Option<String> {
+    pub(crate) fn header(
+        &self,
+        payload: &[u8],
+        sign: impl FnOnce(&[&dyn Display]) -> Option<String>,
+    ) -> Option<String> {
         let digest = sha256(payload);
         let lines = self.lines(&digest);
         let signature = sign(&lines.each_ref().map(|line| line as &dyn Display))?;

@@ -19,7 +19,7 @@ const MAX_SHOWN: usize = 4096;
 const MAX_ARGUMENTS: usize = 16 * 1024;
 
 /// An answer on its way to one caller.
-pub struct AgentStream {
+pub(crate) struct AgentStream {
     stream: Stream,
     stats: Arc<SessionStats>,
     queries: Arc<Queries>,
@@ -37,7 +37,12 @@ struct State {
 }
 
 impl AgentStream {
-    pub fn new(stream: Stream, stats: &Arc<SessionStats>, queries: &Arc<Queries>, tool_status: bool) -> AgentStream {
+    pub(crate) fn new(
+        stream: Stream,
+        stats: &Arc<SessionStats>,
+        queries: &Arc<Queries>,
+        tool_status: bool,
+    ) -> AgentStream {
         AgentStream { stream, stats: stats.clone(), queries: queries.clone(), tool_status, state: Mutex::default() }
     }
 

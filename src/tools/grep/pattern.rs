@@ -12,7 +12,7 @@ const IN_TWO_LINES: &str = r#"the literal "\n" is not allowed in a regex"#;
 ///
 /// # Errors
 /// A text that shows what is wrong with the pattern.
-pub fn compile(pattern: &str, literal: bool, ignore_case: bool) -> Result<Regex, String> {
+pub(super) fn compile(pattern: &str, literal: bool, ignore_case: bool) -> Result<Regex, String> {
     let escaped;
     let pattern = if literal {
         escaped = regex_syntax::escape(pattern);

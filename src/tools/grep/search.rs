@@ -8,11 +8,11 @@ use std::io::{self, Read};
 /// Bytes that are read at once.
 const CHUNK: usize = 64 * 1024;
 /// Memory in bytes (16 MiB) for the longest line, with the context before it; what follows a longer one is not searched.
-pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 
 /// What happens at a NUL byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Binary {
+pub(super) enum Binary {
     /// The search ends there, since nobody would want to read the lines of such a file.
     Skip,
     /// It ends a line.
@@ -21,7 +21,7 @@ pub enum Binary {
 
 /// A line that was found.
 #[derive(Debug)]
-pub struct Line<'a> {
+pub(super) struct Line<'a> {
     /// It matches; else it is context of one that does.
     pub matches: bool,
     /// Counted from 1.
@@ -31,7 +31,7 @@ pub struct Line<'a> {
 }
 
 /// Finds the lines that a regular expression matches, and those around them. The expression must not match line feeds.
-pub struct Searcher {
+pub(super) struct Searcher {
     regex: Regex,
     /// Lines to tell before and after each match.
     context: usize,
@@ -40,12 +40,12 @@ pub struct Searcher {
 }
 
 impl Searcher {
-    pub fn new(regex: Regex, context: usize) -> Searcher {
+    pub(super) fn new(regex: Regex, context: usize) -> Searcher {
         Searcher { regex, context, buffer: vec![0; CHUNK] }
     }
 
     /// Tells `found` of each line in its turn until it returns `false`.
-    pub fn search(
+    pub(super) fn search(
         &mut self,
         reader: impl Read,
         binary: Binary,

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct DeltaEvent<'a> {
+pub(super) struct DeltaEvent<'a> {
     pub index: Count,
     #[serde(borrow)]
     pub delta: Object<Delta<'a>>,
@@ -16,7 +16,7 @@ pub struct DeltaEvent<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Delta<'a> {
+pub(super) struct Delta<'a> {
     #[serde(borrow)]
     pub text: Text<'a>,
     #[serde(borrow)]
@@ -30,7 +30,7 @@ pub struct Delta<'a> {
 /// Every other event; absent fields are those of other events. A message that came whole has those of its start and its end.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct AnyEvent<'a> {
+pub(super) struct AnyEvent<'a> {
     #[serde(borrow, rename = "type")]
     pub kind: Text<'a>,
     pub index: Count,
@@ -56,7 +56,7 @@ pub struct AnyEvent<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Opening<'a> {
+pub(super) struct Opening<'a> {
     #[serde(borrow)]
     pub id: Text<'a>,
     #[serde(borrow)]
@@ -66,7 +66,7 @@ pub struct Opening<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct BlockStart<'a> {
+pub(super) struct BlockStart<'a> {
     #[serde(borrow, rename = "type")]
     pub kind: Text<'a>,
     #[serde(borrow)]
@@ -87,7 +87,7 @@ pub struct BlockStart<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Closing<'a> {
+pub(super) struct Closing<'a> {
     #[serde(borrow)]
     pub stop_reason: Text<'a>,
     pub stop_details: Value,
@@ -95,7 +95,7 @@ pub struct Closing<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct ReportedUsage {
+pub(super) struct ReportedUsage {
     pub input_tokens: Count,
     pub output_tokens: Count,
     pub cache_read_input_tokens: Count,
@@ -106,19 +106,19 @@ pub struct ReportedUsage {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct CacheCreation {
+pub(super) struct CacheCreation {
     pub ephemeral_1h_input_tokens: Count,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct OutputDetails {
+pub(super) struct OutputDetails {
     pub thinking_tokens: Count,
 }
 
 impl ReportedUsage {
     /// Takes over what is there: servers leave out what has not changed.
-    pub fn apply(&self, usage: &mut Usage) {
+    pub(super) fn apply(&self, usage: &mut Usage) {
         let set = |field: &mut u64, value: Count| *field = value.0.unwrap_or(*field);
         set(&mut usage.input, self.input_tokens);
         set(&mut usage.output, self.output_tokens);

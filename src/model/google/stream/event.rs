@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Chunk<'a> {
+pub(super) struct Chunk<'a> {
     #[serde(borrow)]
     pub candidates: First<Candidate<'a>>,
     pub usage_metadata: Object<ReportedUsage>,
@@ -27,7 +27,7 @@ pub struct Chunk<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Candidate<'a> {
+pub(super) struct Candidate<'a> {
     #[serde(borrow)]
     pub content: Object<Parts<'a>>,
     #[serde(borrow)]
@@ -40,14 +40,14 @@ pub struct Candidate<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Parts<'a> {
+pub(super) struct Parts<'a> {
     #[serde(borrow)]
     pub parts: List<Part<'a>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Part<'a> {
+pub(super) struct Part<'a> {
     #[serde(borrow)]
     pub text: Text<'a>,
     pub thought: Flag,
@@ -63,7 +63,7 @@ pub struct Part<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct FunctionCall<'a> {
+pub(super) struct FunctionCall<'a> {
     #[serde(borrow)]
     pub id: Text<'a>,
     #[serde(borrow)]
@@ -74,7 +74,7 @@ pub struct FunctionCall<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Feedback<'a> {
+pub(super) struct Feedback<'a> {
     #[serde(borrow)]
     pub block_reason: Text<'a>,
     #[serde(borrow)]
@@ -83,7 +83,7 @@ pub struct Feedback<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct ReportedUsage {
+pub(super) struct ReportedUsage {
     pub prompt_token_count: Count,
     pub candidates_token_count: Count,
     pub thoughts_token_count: Count,
@@ -92,7 +92,7 @@ pub struct ReportedUsage {
 }
 
 impl ReportedUsage {
-    pub fn apply(&self, usage: &mut Usage) {
+    pub(super) fn apply(&self, usage: &mut Usage) {
         let [prompt, candidates, thoughts, cached, total] = [
             self.prompt_token_count,
             self.candidates_token_count,

@@ -13,7 +13,7 @@ use crate::model::answer::Answer;
 const MIN_CALL: usize = 1 << 10;
 
 #[derive(Default)]
-pub struct Calls {
+pub(super) struct Calls {
     list: Vec<Call>,
 }
 
@@ -56,12 +56,12 @@ enum Owner {
 }
 
 impl Calls {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
     /// Takes in a piece of a call.
-    pub fn piece(&mut self, delta: &CallDelta<'_>, answer: &mut Answer<'_>) {
+    pub(super) fn piece(&mut self, delta: &CallDelta<'_>, answer: &mut Answer<'_>) {
         let piece = piece(delta);
         let at = match self.owner(&piece, answer) {
             Owner::Call(at) => at,
@@ -77,7 +77,7 @@ impl Calls {
     }
 
     /// Takes in a whole call, the `position`th of a message that repeats what came in pieces, or comes without any.
-    pub fn whole(&mut self, position: usize, delta: &CallDelta<'_>, answer: &mut Answer<'_>) {
+    pub(super) fn whole(&mut self, position: usize, delta: &CallDelta<'_>, answer: &mut Answer<'_>) {
         let mut piece = piece(delta);
         let by_id = self.list.iter().position(|call| !piece.id.is_empty() && call.id == piece.id);
         let known = by_id.or_else(|| {
@@ -96,14 +96,14 @@ impl Calls {
     }
 
     /// Keeps the extra content of a message with its first call, if that has none of its own.
-    pub fn sign_first(&mut self, extra: &str) {
+    pub(super) fn sign_first(&mut self, extra: &str) {
         if let Some(first) = self.list.first_mut() {
             first.extra.get_or_insert_with(|| extra.to_string());
         }
     }
 
     /// No more pieces will come. What has neither a name nor arguments was no call.
-    pub fn finish(&mut self, answer: &mut Answer<'_>) {
+    pub(super) fn finish(&mut self, answer: &mut Answer<'_>) {
         self.list.retain(|call| call.block.is_some() || !call.name.is_empty() || !call.waiting.is_empty());
         self.start_all(self.list.len(), answer);
         for call in &mut self.list {

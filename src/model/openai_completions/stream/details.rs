@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 /// The details of an answer.
 #[derive(Default)]
-pub struct Details(Vec<Map<String, Value>>);
+pub(super) struct Details(Vec<Map<String, Value>>);
 
 /// What a detail says, which comes in pieces.
 const WORDS: [&str; 3] = ["text", "summary", "data"];
@@ -12,18 +12,18 @@ const WORDS: [&str; 3] = ["text", "summary", "data"];
 const MAX_DETAILS: usize = 1000;
 
 impl Details {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The details as the JSON text of a list; none are left.
-    pub fn take(&mut self) -> String {
+    pub(super) fn take(&mut self) -> String {
         Value::Array(std::mem::take(&mut self.0).into_iter().map(Value::Object).collect()).to_string()
     }
 
     /// Adds a detail, or a piece of one. Pieces of one type and number are one detail: the signature of a thought covers all
     /// of its text, and is refused beside a part of it.
-    pub fn add(&mut self, piece: Map<String, Value>) {
+    pub(super) fn add(&mut self, piece: Map<String, Value>) {
         let Some(detail) = self.0.iter_mut().rev().find(|detail| is_one(detail, &piece)) else {
             if self.0.len() < MAX_DETAILS {
                 self.0.push(piece);
@@ -48,12 +48,12 @@ impl Details {
 }
 
 /// The words of a piece that are to be shown.
-pub fn words(piece: &Map<String, Value>) -> Option<&str> {
+pub(super) fn words(piece: &Map<String, Value>) -> Option<&str> {
     ["text", "summary"].iter().find_map(|key| piece.get(*key)?.as_str()).filter(|words| !words.is_empty())
 }
 
 /// How much a piece holds, in bytes.
-pub fn size(piece: &Map<String, Value>) -> usize {
+pub(super) fn size(piece: &Map<String, Value>) -> usize {
     // Other values take several times their text in memory.
     let held =
         |value: &Value| value.as_str().map_or_else(|| size_of::<Value>().max(16 * value.to_string().len()), str::len);

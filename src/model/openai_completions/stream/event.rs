@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Chunk<'a> {
+pub(super) struct Chunk<'a> {
     #[serde(borrow)]
     pub id: Text<'a>,
     #[serde(borrow)]
@@ -31,14 +31,14 @@ pub struct Chunk<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Groq {
+pub(super) struct Groq {
     pub usage: Object<Box<ReportedUsage>>,
 }
 
 /// The choices of a chunk. We ask for one; Copilot sends the text in one and the calls in another. Reading the first allocates
 /// nothing.
 #[derive(Default)]
-pub struct Choices<'a> {
+pub(super) struct Choices<'a> {
     pub first: Option<Choice<'a>>,
     pub others: Vec<Choice<'a>>,
 }
@@ -74,7 +74,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Choices<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Choice<'a> {
+pub(super) struct Choice<'a> {
     #[serde(borrow)]
     pub delta: Object<Delta<'a>>,
     /// The whole message, where a server does not stream or ends a stream with it.
@@ -93,7 +93,7 @@ pub struct Choice<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Delta<'a> {
+pub(super) struct Delta<'a> {
     #[serde(borrow)]
     pub content: Content<'a>,
     #[serde(borrow)]
@@ -116,7 +116,7 @@ pub struct Delta<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct CallDelta<'a> {
+pub(super) struct CallDelta<'a> {
     pub index: Count,
     #[serde(borrow)]
     pub id: Id<'a>,
@@ -128,7 +128,7 @@ pub struct CallDelta<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct FunctionDelta<'a> {
+pub(super) struct FunctionDelta<'a> {
     /// Where llama.cpp had the call's id.
     #[serde(borrow)]
     pub id: Id<'a>,
@@ -139,6 +139,6 @@ pub struct FunctionDelta<'a> {
 }
 
 /// The extra content that goes back with what it came with: an object that says something.
-pub fn extra(raw: Option<&RawValue>) -> Option<&str> {
+pub(super) fn extra(raw: Option<&RawValue>) -> Option<&str> {
     raw.map(RawValue::get).filter(|text| text.starts_with('{') && text.len() > "{}".len())
 }

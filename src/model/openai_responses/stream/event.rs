@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 /// A piece of text or thought.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Delta<'a> {
+pub(super) struct Delta<'a> {
     pub output_index: Count,
     #[serde(borrow)]
     pub item_id: Id<'a>,
@@ -21,7 +21,7 @@ pub struct Delta<'a> {
 /// Any other event, or a whole response, where a server does not stream.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Any<'a> {
+pub(super) struct Any<'a> {
     #[serde(borrow, rename = "type")]
     pub kind: Text<'a>,
     #[serde(borrow)]
@@ -45,7 +45,7 @@ pub struct Any<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Response<'a> {
+pub(super) struct Response<'a> {
     #[serde(borrow)]
     pub id: Text<'a>,
     #[serde(borrow)]
@@ -63,7 +63,7 @@ pub struct Response<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Incomplete<'a> {
+pub(super) struct Incomplete<'a> {
     #[serde(borrow)]
     pub reason: Text<'a>,
 }
@@ -71,7 +71,7 @@ pub struct Incomplete<'a> {
 /// An item of the answer.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct OutputItem<'a> {
+pub(super) struct OutputItem<'a> {
     #[serde(borrow, rename = "type")]
     pub kind: Text<'a>,
     #[serde(borrow)]
@@ -103,7 +103,7 @@ struct Thoughts<'a> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub(super) enum Kind {
     Text,
     Thinking,
     Tool,
@@ -111,7 +111,7 @@ pub enum Kind {
 
 impl OutputItem<'_> {
     /// What the item is to us. Work that the provider does for itself is no part of the answer.
-    pub fn kind(&self) -> Option<Kind> {
+    pub(super) fn kind(&self) -> Option<Kind> {
         match self.kind.as_str() {
             "reasoning" => Some(Kind::Thinking),
             "message" | "text" | "output_text" => Some(Kind::Text),
@@ -123,18 +123,18 @@ impl OutputItem<'_> {
     }
 
     /// What a message says.
-    pub fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         self.content.text.filled().unwrap_or_else(|| self.text.as_str())
     }
 
     /// The arguments of a call, where there are some.
-    pub fn arguments(&self) -> Option<&str> {
+    pub(super) fn arguments(&self) -> Option<&str> {
         self.arguments.0.as_deref().filter(|arguments| !arguments.trim().is_empty())
     }
 }
 
 /// The thoughts of a reasoning item: the summary, or else what there is.
-pub fn thoughts(item: &RawValue) -> String {
+pub(super) fn thoughts(item: &RawValue) -> String {
     let mut repaired = String::new();
     let thoughts: Thoughts<'_> = tolerant::parse(item.get().as_bytes(), &mut repaired).unwrap_or_default();
     let summary = thoughts.summary.joined();
@@ -142,7 +142,7 @@ pub fn thoughts(item: &RawValue) -> String {
 }
 
 /// The items of a response.
-pub fn items(output: Option<&RawValue>) -> Vec<&RawValue> {
+pub(super) fn items(output: Option<&RawValue>) -> Vec<&RawValue> {
     let Some(output) = output else { return Vec::new() };
     // One item alone stands for a list of it.
     serde_json::from_str(output.get()).unwrap_or_else(|_| vec![output])

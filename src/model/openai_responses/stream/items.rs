@@ -8,7 +8,7 @@ use super::event::{Kind, OutputItem};
 
 /// An item that has begun.
 #[derive(Debug)]
-pub struct Item {
+pub(super) struct Item {
     pub kind: Kind,
     /// The answer's block.
     pub index: usize,
@@ -30,18 +30,18 @@ pub struct Item {
 }
 
 #[derive(Default)]
-pub struct Items(pub Vec<Item>);
+pub(super) struct Items(pub Vec<Item>);
 
 /// When an item is looked for.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Moment {
+pub(super) enum Moment {
     Beginning,
     End,
 }
 
 impl Items {
     /// The open item that a piece belongs to.
-    pub fn of_piece(&self, kind: Kind, number: Option<u64>, id: &str) -> Option<usize> {
+    pub(super) fn of_piece(&self, kind: Kind, number: Option<u64>, id: &str) -> Option<usize> {
         let find = |fits: &dyn Fn(&Item) -> bool| {
             self.0.iter().rposition(|item| !item.ended && item.kind == kind && fits(item))
         };
@@ -62,12 +62,12 @@ impl Items {
     }
 
     /// Whether a piece belongs to an item that has ended.
-    pub fn has_ended(&self, kind: Kind, id: &str) -> bool {
+    pub(super) fn has_ended(&self, kind: Kind, id: &str) -> bool {
         !id.is_empty() && self.0.iter().any(|item| item.ended && item.kind == kind && item.id == id)
     }
 
     /// The item that is this one, whether it is open or has ended.
-    pub fn find(&self, at: Moment, kind: Kind, number: Option<u64>, item: &OutputItem<'_>) -> Option<usize> {
+    pub(super) fn find(&self, at: Moment, kind: Kind, number: Option<u64>, item: &OutputItem<'_>) -> Option<usize> {
         let (id, call) = (item.id.as_str(), item.call_id.as_str());
         let differ = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && a != b;
         let same = |a: &str, b: &str| !a.is_empty() && a == b;
