@@ -30,7 +30,7 @@ pub(crate) fn write_all(file: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// The system's, and the one asked for; part of the bytes may have been written.
 #[cfg(feature = "fault")]
-pub fn write_all(file: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_all(file: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     use injected::Fault;
     let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
     match injected::next() {
