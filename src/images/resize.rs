@@ -106,6 +106,7 @@ pub fn decodes(format: Format, data: &[u8], cancel: &Cancel) -> Option<Result<()
     Some(decode(format, data).map(drop))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "ImageError and ColorType may grow")]
 fn decode(format: Format, data: &[u8]) -> Result<Picture, Omission> {
     let codec = match format {
         Format::Png | Format::AnimatedPng => ImageFormat::Png,
