@@ -56,7 +56,10 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 fn model_in_use(config: &Config, services: &Services) -> String {
     let chosen = match &config.default_model {
         Some(spec) => services.resolve(spec).map(|(model, _)| (Some(model), "defaultModel")).map_err(|e| e.to_string()),
-        None => Ok((services.default_model(), "no defaultModel, so that of settings.json or of the first provider with a key")),
+        None => Ok((
+            services.default_model(),
+            "no defaultModel, so that of settings.json or of the first provider with a key",
+        )),
     };
     let usable = |(model, why): (Option<Arc<Model>>, &str)| {
         let model = model.ok_or("no provider has a key")?;
