@@ -118,7 +118,7 @@ impl Block {
     }
 
     /// The text of a block of text; a thought is none.
-    pub fn as_text(&self) -> Option<&str> {
+    pub(crate) fn as_text(&self) -> Option<&str> {
         if let Block::Text { text, .. } = self { Some(text) } else { None }
     }
 }
