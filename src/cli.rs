@@ -67,14 +67,13 @@ fn dispatch(arguments: Vec<OsString>, environment: Environment<'_>) -> Result<()
 
 fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Failure> {
     let word = invocation.words.first().map(String::as_str);
-    match invocation.row.verb {
-        Verb::Help => return print_help(word),
-        Verb::Completions => {
-            let script = completions::script(word.unwrap_or_default())
-                .ok_or_else(|| Failure::Usage("Name a shell: bash, zsh or fish".into()))?;
-            return output::print(&script);
-        }
-        _ => {}
+    if invocation.row.verb == Verb::Help {
+        return print_help(word);
+    }
+    if invocation.row.verb == Verb::Completions {
+        let script = completions::script(word.unwrap_or_default())
+            .ok_or_else(|| Failure::Usage("Name a shell: bash, zsh or fish".into()))?;
+        return output::print(&script);
     }
     let directory = directory::resolve(invocation.value(Flag::BridgeDir), environment)?;
     if invocation.row.verb == Verb::List {
@@ -82,9 +81,10 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
     }
     let timeout = invocation.timeout()?;
     // What is wrong with the command line is told before anything is looked for.
-    let request = match invocation.row.verb {
-        Verb::Attach => None,
-        _ => Some(request::build(invocation, &working_directory(), &read_stdin)?),
+    let request = if invocation.row.verb == Verb::Attach {
+        None
+    } else {
+        Some(request::build(invocation, &working_directory(), &read_stdin)?)
     };
     let deadline = Deadline::after(timeout);
     let target = resolve::resolve(invocation, &directory, deadline)?;
@@ -131,10 +131,10 @@ fn exchange(
     if json {
         output::print(&format!("{response}\n"))?;
     }
-    match response {
-        Value::Object(response) if !success => Err(Failure::Local(answer::error_of(&response))),
-        _ => answer::follow(connection, &request["id"], json),
+    if !success && let Value::Object(response) = response {
+        return Err(Failure::Local(answer::error_of(&response)));
     }
+    answer::follow(connection, &request["id"], json)
 }
 
 /// `pi-bridge list`.

@@ -324,7 +324,7 @@ fn check_text(row: &Row, text: &str) -> Result<(), String> {
             _ => Err(format!("{text:?} is no whole number from {min} to {max}")),
         },
         Kind::Switch if text != "true" && text != "false" => Err(format!("{text:?} is neither true nor false")),
-        _ => Ok(()),
+        Kind::Text | Kind::Secret | Kind::Path | Kind::Switch | Kind::List | Kind::Object => Ok(()),
     }
 }
 

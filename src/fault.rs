@@ -52,7 +52,7 @@ mod injected {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Fault {
+    pub(super) enum Fault {
         Kill,
         KillAfter,
         Torn,
@@ -60,7 +60,7 @@ mod injected {
     }
 
     /// What the next write has to suffer.
-    pub fn next() -> Option<Fault> {
+    pub(super) fn next() -> Option<Fault> {
         static PLAN: OnceLock<Option<(u64, Fault)>> = OnceLock::new();
         static WRITES: AtomicU64 = AtomicU64::new(0);
         let plan = PLAN.get_or_init(|| parse(&std::env::var("NATS_PI_BRIDGE_FAULT").ok()?));
@@ -81,7 +81,7 @@ mod injected {
     }
 
     /// Ends this process as `kill -9` does: nothing is flushed, nothing is told to anybody.
-    pub fn kill() -> io::Result<()> {
+    pub(super) fn kill() -> io::Result<()> {
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
         // The signal is delivered before the call returns to this thread, so this is only what the compiler wants.
         Ok(())

@@ -10,16 +10,11 @@ pub(crate) type Fields = Map<String, Value>;
 
 /// The fields of a JSON object; none of any other value.
 pub fn object(value: Value) -> Fields {
-    match value {
-        Value::Object(fields) => fields,
-        _ => Fields::new(),
-    }
+    if let Value::Object(fields) = value { fields } else { Fields::new() }
 }
 
 /// Takes a text out of an object, without copying it.
 pub(crate) fn take_text(fields: &mut Fields, key: &str) -> Option<String> {
-    match fields.get_mut(key)? {
-        Value::String(text) => Some(std::mem::take(text)),
-        _ => None,
-    }
+    let Value::String(text) = fields.get_mut(key)? else { return None };
+    Some(std::mem::take(text))
 }

@@ -319,6 +319,7 @@ impl<W: Wire> Session<W> {
     }
 
     /// Keeps what an event of the turn says about the session, and tells it to those who listen.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other events change nothing that the session keeps")]
     fn note(&mut self, event: AgentEvent) {
         log::trace!("session {}: {}", self.identity.id, event.name());
         self.stats.touch();

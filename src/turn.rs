@@ -520,7 +520,7 @@ fn says_nothing(message: &AssistantMessage) -> bool {
     message.content.iter().all(|block| match block {
         Block::Text { text, .. } => text.chars().all(invisible),
         Block::ToolCall { .. } => false,
-        _ => true,
+        Block::Thinking { .. } | Block::Image { .. } => true,
     })
 }
 

@@ -201,6 +201,7 @@ pub(super) fn same_id(a: &Value, b: &Value) -> bool {
 }
 
 /// An error of the system in words that fit a connection.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the system has words for the other kinds")]
 fn explain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such socket (has the session ended?)".to_string(),

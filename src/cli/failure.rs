@@ -29,9 +29,10 @@ impl Failure {
 
     /// For an error of writing to standard output.
     pub(super) fn output(error: io::Error) -> Failure {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::OutputClosed,
-            _ => Failure::Local(format!("Cannot write the output: {error}")),
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            Failure::OutputClosed
+        } else {
+            Failure::Local(format!("Cannot write the output: {error}"))
         }
     }
 }

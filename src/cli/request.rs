@@ -13,6 +13,7 @@ pub(super) type Stdin<'a> = &'a dyn Fn() -> Result<String, Failure>;
 ///
 /// # Errors
 /// Something is missing on the command line, or is not what it has to be.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the requests of the other subcommands have no fields of their own")]
 pub(super) fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Result<Record, Failure> {
     let verb = invocation.row.verb;
     if verb == Verb::Request {
@@ -161,12 +162,9 @@ fn given(invocation: &Invocation, stdin: Stdin<'_>) -> Result<Record, Failure> {
 }
 
 fn deliver_as(invocation: &Invocation) -> Option<&'static str> {
-    match invocation.last_of(&[Flag::Auto, Flag::Steer, Flag::FollowUp, Flag::Now])? {
-        Flag::Steer => Some("steer"),
-        Flag::FollowUp => Some("followUp"),
-        Flag::Now => Some("now"),
-        _ => Some("auto"),
-    }
+    let modes = [(Flag::Auto, "auto"), (Flag::Steer, "steer"), (Flag::FollowUp, "followUp"), (Flag::Now, "now")];
+    let last = invocation.last_of(&modes.map(|(flag, _)| flag))?;
+    modes.iter().find(|(flag, _)| *flag == last).map(|(_, mode)| *mode)
 }
 
 /// The number that an option's value begins with. A text that begins with none counts as no option.

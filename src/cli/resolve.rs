@@ -64,6 +64,7 @@ pub(super) fn filter(invocation: &Invocation) -> Filter {
 ///
 /// # Errors
 /// There is no such session or daemon, or there are several, whose table is printed.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other subcommands address one session")]
 pub(super) fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadline) -> Result<Target, Failure> {
     let (verb, filter) = (invocation.row.verb, filter(invocation));
     if let Some(socket) = invocation.value(Flag::Socket) {

@@ -163,7 +163,7 @@ impl Fields<'_> {
                 Value::Null | Value::Bool(false) => true,
                 Value::String(text) => text.is_empty(),
                 Value::Array(list) => list.is_empty(),
-                _ => false,
+                Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
             };
             // These say how tools talk to a server's JetStream, and how they look; neither concerns a connection.
             let harmless = name.starts_with("jetstream_") || name == "color_scheme";

@@ -170,7 +170,7 @@ impl Daemon {
                 let session_id = session_id.clone();
                 self.named(&session_id).is_some()
             }
-            _ => false,
+            Request::Create(_) | Request::List => false,
         };
         if let (false, Some(other)) = (matches!(self.phase, Phase::Serving), others.first()) {
             return self.hand_on(&work, other);

@@ -42,7 +42,7 @@ impl Rest {
     pub(super) fn number(self) -> Option<u64> {
         match self {
             Rest::Spilled(number) => Some(number),
-            _ => None,
+            Rest::None | Rest::Dropped | Rest::Refused => None,
         }
     }
 }

@@ -197,7 +197,7 @@ impl Reader {
             let state = self.0.lock();
             let slot = state.slots.get(&number).and_then(|slot| match slot.place {
                 Place::At(offset) => Some((offset, slot.bytes)),
-                _ => None,
+                Place::Pending | Place::Failed(_) => None,
             });
             let (Some((offset, bytes)), Some(file)) = (slot, state.file.clone()) else {
                 return Err(NOT_RETAINED.into());
@@ -362,7 +362,7 @@ impl SharedSpill {
                 .iter()
                 .filter_map(|(number, slot)| match slot.place {
                     Place::At(offset) => Some((*number, offset, slot.bytes)),
-                    _ => None,
+                    Place::Pending | Place::Failed(_) => None,
                 })
                 .collect();
             (state.file.clone(), live)

@@ -120,7 +120,7 @@ fn skeleton(fields: &Fields, depth: usize, max: usize) -> Fields {
                     }
                 }
             }
-            scalar => {
+            scalar @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => {
                 kept.insert(key.clone(), scalar.clone());
             }
         }
@@ -304,10 +304,7 @@ fn tool_update(mut fields: Fields, limits: Limits) -> Truncated {
 
 /// False if the value's JSON certainly needs more than `room` bytes, without making that JSON.
 fn may_fit(value: &Value, room: &mut usize) -> bool {
-    let size = match value {
-        Value::String(text) => text.len() + 2,
-        _ => 1,
-    };
+    let size = value.as_str().map_or(1, |text| text.len() + 2);
     if size > *room {
         return false;
     }
@@ -315,7 +312,7 @@ fn may_fit(value: &Value, room: &mut usize) -> bool {
     match value {
         Value::Array(items) => items.iter().all(|item| may_fit(item, room)),
         Value::Object(fields) => fields.values().all(|value| may_fit(value, room)),
-        _ => true,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
     }
 }
 
@@ -342,7 +339,7 @@ fn last_text(value: &Value) -> Option<&str> {
         Value::String(text) => Some(text.as_str()).filter(|text| !text.trim().is_empty()),
         Value::Array(items) => items.iter().rev().find_map(last_text),
         Value::Object(fields) => ["content", "text"].iter().filter_map(|key| fields.get(*key)).find_map(last_text),
-        _ => None,
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
 }
 

@@ -81,7 +81,7 @@ fn inflate(mut packed: &[u8], inflater: &mut Decompress, rows: &mut Rows, cancel
             _ if unpacked == 0 && packed.is_empty() => return Some(()),
             // Neither input was taken nor output made: it would stay so.
             Status::BufError if unpacked == 0 => return None,
-            _ => {}
+            Status::Ok | Status::BufError => {}
         }
     }
     Some(())

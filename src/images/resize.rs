@@ -106,6 +106,7 @@ pub(super) fn decodes(format: Format, data: &[u8], cancel: &Cancel) -> Option<Re
     Some(decode(format, data).map(drop))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "ColorType is non-exhaustive")]
 fn decode(format: Format, data: &[u8]) -> Result<Picture, Omission> {
     let codec = match format {
         Format::Png | Format::AnimatedPng => ImageFormat::Png,
@@ -115,10 +116,7 @@ fn decode(format: Format, data: &[u8]) -> Result<Picture, Omission> {
         Format::Gif | Format::Webp => return Err(Omission::TooLarge),
         Format::Bmp => return Err(Omission::Unsupported),
     };
-    let reason = |error: ImageError| match error {
-        ImageError::Limits(_) => Omission::TooLarge,
-        _ => Omission::Damaged,
-    };
+    let reason = |error| if matches!(error, ImageError::Limits(_)) { Omission::TooLarge } else { Omission::Damaged };
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_DECODED);
     let mut reader = ImageReader::with_format(Cursor::new(data), codec);

@@ -384,7 +384,7 @@ mod tests {
             .iter()
             .filter_map(|block| match block {
                 Block::ToolCall { id, name, .. } => Some((id.as_str(), name.as_str())),
-                _ => None,
+                Block::Text { .. } | Block::Thinking { .. } | Block::Image { .. } => None,
             })
             .collect();
         let expected =

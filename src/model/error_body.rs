@@ -83,7 +83,7 @@ impl Found {
                 Ok(inner @ (Value::Object(_) | Value::Array(_))) => self.visit(&inner, depth + 1),
                 _ => self.say(text),
             },
-            _ => {}
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
 
@@ -93,7 +93,7 @@ impl Found {
             match kind {
                 Value::String(word) if !word.is_empty() => self.kinds.push(word.clone()),
                 Value::Number(number) => self.kinds.push(number.to_string()),
-                _ => {}
+                Value::Null | Value::Bool(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {}
             }
         }
         for key in MESSAGES.iter().chain(DESCRIPTIONS).chain(NESTED) {

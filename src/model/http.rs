@@ -293,6 +293,10 @@ fn is_timeout(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
     matches!(error.downcast_ref(), Some(ureq::Error::Timeout(_)))
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "what is left are failures of the connection, and ureq may add more"
+)]
 fn explain(error: ureq::Error) -> HttpError {
     match error {
         ureq::Error::Timeout(what) => HttpError::TimedOut(what.to_string()),

@@ -33,10 +33,8 @@ pub(super) fn kind(value: &Value) -> &'static str {
 /// # Errors
 /// The value is no object; the text names its kind.
 pub(super) fn object(value: Value) -> Result<Map<String, Value>, String> {
-    match value {
-        Value::Object(fields) => Ok(fields),
-        other => Err(format!("{}, not an object", kind(&other))),
-    }
+    let Value::Object(fields) = value else { return Err(format!("{}, not an object", kind(&value))) };
+    Ok(fields)
 }
 
 /// Makes whole numbers of those that were written as `16384.0`, as programs do that know one kind of number only.
@@ -72,19 +70,15 @@ fn keeps(path: &mut Vec<String>, value: &mut Value, check: Check<'_>, odd: &mut 
     };
     let Err(why) = check(&alone(value.clone())) else { return true };
     let holds_fields = check(&alone(Value::Object(Map::new()))).is_ok();
-    match value {
-        Value::Object(fields) if holds_fields => {
-            fields.retain(|key, value| {
-                path.push(key.clone());
-                let kept = keeps(path, value, check, odd);
-                path.pop();
-                kept
-            });
-            true
-        }
-        _ => {
-            odd.push(format!("\"{}\" is left out: {}", path.join("."), without_value(&why)));
-            false
-        }
+    if holds_fields && let Value::Object(fields) = value {
+        fields.retain(|key, value| {
+            path.push(key.clone());
+            let kept = keeps(path, value, check, odd);
+            path.pop();
+            kept
+        });
+        return true;
     }
+    odd.push(format!("\"{}\" is left out: {}", path.join("."), without_value(&why)));
+    false
 }

@@ -210,7 +210,7 @@ fn spoken(message: &AssistantMessage) -> u64 {
     let chars = |block: &Block| match block {
         Block::Text { text, .. } => text.len() as u64,
         Block::Thinking { thinking, .. } => thinking.len() as u64,
-        _ => 16,
+        Block::ToolCall { .. } | Block::Image { .. } => 16,
     };
     message.content.iter().map(chars).sum()
 }
@@ -244,7 +244,9 @@ impl<'a> Run<'a> {
                 Message::User(user) => {
                     run.prompts.push(match &user.content {
                         Content::Text(text) => text.clone(),
-                        Content::Blocks(blocks) => blocks.iter().filter_map(block_text).collect::<Vec<_>>().join("\n"),
+                        Content::Blocks(blocks) => {
+                            blocks.iter().filter_map(Block::as_text).collect::<Vec<_>>().join("\n")
+                        }
                     });
                     run.results.clear();
                     run.called = 0;
@@ -254,7 +256,7 @@ impl<'a> Run<'a> {
                     run.called += m.content.iter().filter(|b| matches!(b, Block::ToolCall { .. })).count();
                 }
                 Message::ToolResult(m) => {
-                    let text = m.content.iter().find_map(block_text).unwrap_or("");
+                    let text = m.content.iter().find_map(Block::as_text).unwrap_or("");
                     run.results.push((&m.tool_name, text.lines().next().unwrap_or("")));
                 }
             }
@@ -331,13 +333,6 @@ impl<'a> Run<'a> {
             say(&format!("\nYou said: {quote}{more}"))?;
         }
         Ok(())
-    }
-}
-
-fn block_text(block: &Block) -> Option<&str> {
-    match block {
-        Block::Text { text, .. } => Some(text),
-        _ => None,
     }
 }
 

@@ -33,10 +33,7 @@ pub(super) struct Content<'a> {
 pub(super) struct Parts<'a>(pub Vec<Text<'a>>);
 
 pub(super) fn texts(blocks: &[Block]) -> impl Iterator<Item = &str> {
-    blocks.iter().filter_map(|block| match block {
-        Block::Text { text, .. } => Some(text.as_str()),
-        _ => None,
-    })
+    blocks.iter().filter_map(Block::as_text)
 }
 
 /// A tool result's text, or what stands in for it.

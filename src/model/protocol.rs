@@ -54,11 +54,11 @@ impl RequestContext<'_> {
         let mut headers = vec![("content-type".to_string(), "application/json".to_string())];
         if let Some(secret) = &self.authorization.secret {
             let key_header = provider.and_then(|p| p.key_header);
-            headers.push(match self.authorization.scheme {
-                Scheme::Key if own != "authorization" && key_header.is_none() => {
-                    (own.to_string(), secret.reveal().to_string())
-                }
-                _ => (key_header.unwrap_or("authorization").to_string(), format!("Bearer {}", secret.reveal())),
+            let is_key = matches!(self.authorization.scheme, Scheme::Key);
+            headers.push(if is_key && own != "authorization" && key_header.is_none() {
+                (own.to_string(), secret.reveal().to_string())
+            } else {
+                (key_header.unwrap_or("authorization").to_string(), format!("Bearer {}", secret.reveal()))
             });
         }
         if let Some(name) = provider.and_then(|p| p.session_header) {

@@ -194,6 +194,7 @@ fn is_json(data: &[u8]) -> bool {
     tolerant::parse::<IgnoredAny>(data, &mut String::new()).is_ok()
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other kinds of io::Error are a lost connection")]
 fn lost(error: &io::Error) -> RequestError {
     RequestError::lost(match error.kind() {
         ErrorKind::TimedOut => format!("Request timed out: {error}"),

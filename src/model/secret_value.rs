@@ -122,9 +122,12 @@ fn run(command: &str, timeout: Duration) -> Result<String, String> {
         let _ = kill_process_group(group, Signal::KILL);
     }
     let status = child.wait();
-    let output = output.map_err(|e| match e.kind() {
-        ErrorKind::TimedOut => format!("the key command took longer than {} s", timeout.as_secs()),
-        _ => format!("the key command's output could not be read: {e}"),
+    let output = output.map_err(|e| {
+        if e.kind() == ErrorKind::TimedOut {
+            format!("the key command took longer than {} s", timeout.as_secs())
+        } else {
+            format!("the key command's output could not be read: {e}")
+        }
     })?;
     match status {
         Ok(status) if !status.success() => return Err(format!("the key command failed: {status}")),

@@ -246,7 +246,7 @@ impl HistoryWriter<'_> {
             content = content.iter().map(|block| Cow::Owned((self.options.rules.unnamed)(block))).collect();
             let calls = content.iter().filter_map(|block| match &**block {
                 Block::ToolCall { id, .. } => Some(id),
-                _ => None,
+                Block::Text { .. } | Block::Thinking { .. } | Block::Image { .. } => None,
             });
             self.pending.iter_mut().zip(calls).for_each(|(call, id)| call.sent.clone_from(id));
         }
@@ -356,7 +356,7 @@ fn is_shallow(value: &Value, depth: usize) -> bool {
     match value {
         Value::Array(list) => depth > 1 && list.iter().all(|value| is_shallow(value, depth - 1)),
         Value::Object(map) => depth > 1 && map.values().all(|value| is_shallow(value, depth - 1)),
-        _ => true,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
     }
 }
 

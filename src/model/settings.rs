@@ -279,10 +279,10 @@ impl Settings {
 
 /// A time as PI takes it: a number, the text of one, or "disabled", which is 0. `None` for anything else.
 fn milliseconds(value: &Value) -> Option<u64> {
-    let number = match value {
-        Value::String(text) if text.trim().eq_ignore_ascii_case("disabled") => Some(0.0),
-        Value::String(text) => text.trim().parse().ok(),
-        value => value.as_f64(),
+    let number = match value.as_str().map(str::trim) {
+        Some(text) if text.eq_ignore_ascii_case("disabled") => Some(0.0),
+        Some(text) => text.parse().ok(),
+        None => value.as_f64(),
     };
     // A cast from a float saturates.
     number.filter(|ms| *ms >= 0.0).map(|ms| ms as u64)

@@ -53,10 +53,7 @@ pub(super) fn is_error_alone(data: &str) -> bool {
 /// (`"object": "error"` of vLLM and SGLang, `"type": "error"`), FastAPI's `detail`, a bare `message` with a `code`
 /// (DashScope), Baidu's `error_msg`, MiniMax's `base_resp`, Groq's `x_groq`, or put it into the choice (OpenRouter).
 fn find(value: &Value) -> Option<&Value> {
-    let value = match value {
-        Value::Array(list) => list.first()?,
-        value => value,
-    };
+    let value = if let Value::Array(list) = value { list.first()? } else { value };
     let object = value.as_object()?;
     let field = |name: &str| object.get(name).filter(|found| says_something(found));
     match field("error") {
@@ -109,7 +106,7 @@ fn is_failure_code(code: &Value) -> bool {
     match code {
         Value::Number(number) => !matches!(number.as_i64(), Some(0 | 200..=299)),
         Value::String(text) => !matches!(text.to_ascii_lowercase().as_str(), "" | "0" | "200" | "ok" | "success"),
-        _ => false,
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => false,
     }
 }
 

@@ -52,11 +52,10 @@ pub(super) fn max_tokens(request: &Request<'_>) -> u64 {
 
 /// Tokens of the prompt: what the provider counted last, and 3.5 characters per token for what came after that.
 fn estimate(request: &Request<'_>) -> u64 {
-    let counted = request.messages.iter().enumerate().rev().find_map(|(at, message)| match &**message {
-        Message::Assistant(m) if !matches!(m.stop_reason, StopReason::Error | StopReason::Aborted) => {
-            (m.usage.total_tokens > 0).then_some((at + 1, m.usage.total_tokens))
-        }
-        _ => None,
+    let counted = request.messages.iter().enumerate().rev().find_map(|(at, message)| {
+        let Message::Assistant(m) = &**message else { return None };
+        let failed = matches!(m.stop_reason, StopReason::Error | StopReason::Aborted);
+        (!failed && m.usage.total_tokens > 0).then_some((at + 1, m.usage.total_tokens))
     });
     let (from, tokens) = counted.unwrap_or((0, 0));
     let mut chars: u64 = request.messages[from..].iter().map(|m| m.chars()).sum();

@@ -187,7 +187,9 @@ impl Decoder {
             Verb::Info => ServerOp::Info(frame.text),
             Verb::Ok => ServerOp::Ok,
             Verb::Error => ServerOp::Error(unquote(frame.text)),
-            _ => return Err(DecodeError::UnknownOperation(shown(frame.line))),
+            Verb::Connect | Verb::Publish | Verb::HeaderPublish | Verb::Subscribe | Verb::Unsubscribe => {
+                return Err(DecodeError::UnknownOperation(shown(frame.line)));
+            }
         }))
     }
 
@@ -220,7 +222,9 @@ impl Decoder {
             Verb::Connect => ClientOp::Connect(frame.text),
             Verb::Ping => ClientOp::Ping,
             Verb::Pong => ClientOp::Pong,
-            _ => return Err(DecodeError::UnknownOperation(shown(frame.line))),
+            Verb::Info | Verb::Message | Verb::HeaderMessage | Verb::Ok | Verb::Error => {
+                return Err(DecodeError::UnknownOperation(shown(frame.line)));
+            }
         }))
     }
 

@@ -58,9 +58,6 @@ impl std::error::Error for RequestError {}
 
 impl From<PublishError> for RequestError {
     fn from(error: PublishError) -> RequestError {
-        match error {
-            PublishError::Closed => RequestError::Closed,
-            other => RequestError::Publish(other),
-        }
+        if let PublishError::Closed = error { RequestError::Closed } else { RequestError::Publish(error) }
     }
 }

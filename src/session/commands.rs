@@ -69,7 +69,7 @@ impl<W: Wire> Session<W> {
             Deliver::Auto if idle => Deliver::Now,
             Deliver::Auto if input.reply.is_some() => Deliver::Queue,
             Deliver::Auto => Deliver::Steer,
-            other => other,
+            other @ (Deliver::Now | Deliver::Steer | Deliver::FollowUp | Deliver::Queue) => other,
         };
         if deliver == Deliver::Now && !idle {
             return Err(ReplyError::coded(
@@ -85,7 +85,7 @@ impl<W: Wire> Session<W> {
         let behavior = match deliver {
             Deliver::Steer => Some("steer"),
             Deliver::FollowUp => Some("followUp"),
-            _ => None,
+            Deliver::Auto | Deliver::Now | Deliver::Queue => None,
         };
         self.publish(&AgentEvent::Input {
             text: input.text.clone(),
@@ -96,21 +96,20 @@ impl<W: Wire> Session<W> {
             sender: input.sender.clone(),
         });
         let message = Incoming { images: input.images, expand: input.expand, ..Incoming::new(input.text) };
-        match deliver {
-            Deliver::Steer | Deliver::FollowUp if !idle => {
-                let (from, sender) = (input.from.as_deref(), input.sender.as_ref());
-                self.memory.accepted(&message, from, sender, None).map_err(|e| ReplyError::storage(&e))?;
-                let queue = if deliver == Deliver::Steer { &mut self.steering } else { &mut self.follow_up };
-                queue.push(message);
-                self.memory.sync();
-            }
-            _ => self.accept(Prompt {
+        if behavior.is_some() && !idle {
+            let (from, sender) = (input.from.as_deref(), input.sender.as_ref());
+            self.memory.accepted(&message, from, sender, None).map_err(|e| ReplyError::storage(&e))?;
+            let queue = if deliver == Deliver::Steer { &mut self.steering } else { &mut self.follow_up };
+            queue.push(message);
+            self.memory.sync();
+        } else {
+            self.accept(Prompt {
                 message,
                 from: input.from,
                 sender: input.sender,
                 reply: input.reply.unwrap_or_else(|| Arc::new(SilentReply)),
                 received: Instant::now(),
-            })?,
+            })?;
         }
         if behavior.is_some() && !idle {
             self.queues_changed();

@@ -101,9 +101,9 @@ pub(super) fn closing_results(messages: &[Arc<Message>], intents: &HashSet<Strin
     let answered = |id: &str| {
         messages[last..].iter().any(|m| matches!(&**m, Message::ToolResult(result) if result.tool_call_id == id))
     };
-    let open = answer.content.iter().filter_map(|block| match block {
-        Block::ToolCall { id, name, .. } if !answered(id) => Some((id, name)),
-        _ => None,
+    let open = answer.content.iter().filter_map(|block| {
+        let Block::ToolCall { id, name, .. } = block else { return None };
+        (!answered(id)).then_some((id, name))
     });
     open.map(|(id, name)| ToolResultMessage {
         tool_call_id: id.clone(),

@@ -50,10 +50,10 @@ impl Client<'_> {
     /// Does what is asked and writes the response.
     pub(super) fn answer(&mut self, request: Request) {
         let Request { head, kind } = request;
-        let stream = match &kind {
-            Kind::Prompt(fields) if fields.stream => true,
-            Kind::Intake(asked, stream) => *stream && matches!(**asked, request::Request::Create(_)),
-            _ => false,
+        let stream = if let Kind::Intake(asked, stream) = &kind {
+            *stream && matches!(**asked, request::Request::Create(_))
+        } else {
+            matches!(&kind, Kind::Prompt(fields) if fields.stream)
         };
         let stream = stream.then(|| Arc::new(ChunkStream::new(self.link.clone(), head.id.clone())));
         let outcome = self.work(&head, kind, stream.as_ref());

@@ -256,7 +256,7 @@ fn parts(content: &Value) -> Option<(String, Vec<Block>)> {
     let parts = match content {
         Value::String(text) => return Some((text.clone(), Vec::new())),
         Value::Array(parts) => parts,
-        _ => return None,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => return None,
     };
     let (mut texts, mut images) = (Vec::new(), Vec::new());
     for part in parts {

@@ -80,7 +80,9 @@ impl Tool for Edit {
                 Value::Null => {
                     arguments.insert("edits".into(), json!([edit]));
                 }
-                first => *first = json!([first.take(), edit]),
+                first @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => {
+                    *first = json!([first.take(), edit])
+                }
             }
         }
         arguments

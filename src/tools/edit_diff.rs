@@ -47,10 +47,7 @@ pub fn diff(path: &str, old: &str, new: &str) -> Diff {
             if op.tag() != DiffTag::Equal {
                 first_changed_line.get_or_insert(op.new_range().start + 1);
             }
-            let (gone, came) = match op.tag() {
-                DiffTag::Equal => (' ', None),
-                _ => ('-', Some('+')),
-            };
+            let (gone, came) = if op.tag() == DiffTag::Equal { (' ', None) } else { ('-', Some('+')) };
             let gone = numbered(gone, &old, op.old_range());
             let came = came.into_iter().flat_map(|sign| numbered(sign, &new, op.new_range()));
             for (sign, number, line) in gone.chain(came) {

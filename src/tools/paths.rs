@@ -78,7 +78,7 @@ fn normalize(path: &Path) -> PathBuf {
             Component::ParentDir => {
                 result.pop();
             }
-            other => result.push(other),
+            other @ (Component::Prefix(_) | Component::RootDir | Component::Normal(_)) => result.push(other),
         }
     }
     result

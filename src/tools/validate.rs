@@ -16,10 +16,12 @@ pub(crate) fn check(spec: &ToolSpec, arguments: Map<String, Value>) -> Result<Ma
     coerce(&mut coerced, &spec.parameters);
     let mut problems = Vec::new();
     validate(&coerced, &spec.parameters, "", &mut problems);
-    match coerced {
-        Value::Object(arguments) if problems.is_empty() => Ok(arguments),
-        _ => Err(failure(&spec.name, &problems, &Value::Object(arguments))),
+    if problems.is_empty()
+        && let Value::Object(coerced) = coerced
+    {
+        return Ok(coerced);
     }
+    Err(failure(&spec.name, &problems, &Value::Object(arguments)))
 }
 
 fn failure(tool: &str, problems: &[String], received: &Value) -> String {
@@ -102,7 +104,7 @@ fn validate(value: &Value, schema: &Value, path: &str, problems: &mut Vec<String
                 validate(item, &schema["items"], &below(&index.to_string()), problems);
             }
         }
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 

@@ -54,9 +54,9 @@ pub(crate) fn tokens(messages: &[Arc<Message>]) -> u64 {
 /// was counted, `overhead` is added: the tokens of the system prompt and the tools.
 pub(crate) fn context_tokens(messages: &[Arc<Message>], overhead: u64) -> u64 {
     let counted = |m: &AssistantMessage| m.usage.total_tokens > 0 && !failed(m);
-    let last = messages.iter().enumerate().rev().find_map(|(at, m)| match &**m {
-        Message::Assistant(answer) if counted(answer) => Some((at + 1, answer.usage.total_tokens)),
-        _ => None,
+    let last = messages.iter().enumerate().rev().find_map(|(at, m)| {
+        let Message::Assistant(answer) = &**m else { return None };
+        counted(answer).then_some((at + 1, answer.usage.total_tokens))
     });
     let (after, known) = last.unwrap_or((0, overhead));
     known.saturating_add(tokens(&messages[after..]))
@@ -188,11 +188,7 @@ fn paragraph(message: &Message) -> String {
 }
 
 fn texts(blocks: &[Block]) -> String {
-    let texts = blocks.iter().filter_map(|block| match block {
-        Block::Text { text, .. } => Some(text.as_str()),
-        _ => None,
-    });
-    texts.collect::<Vec<_>>().join("\n")
+    blocks.iter().filter_map(Block::as_text).collect::<Vec<_>>().join("\n")
 }
 
 fn call(block: &Block) -> Option<String> {
@@ -300,12 +296,8 @@ pub(crate) fn summaries(messages: &[Arc<Message>]) -> usize {
 
 /// The summary in a message of [`summary_message`].
 pub(crate) fn summary_of(message: &Message) -> Option<&str> {
-    match message {
-        Message::User(UserMessage { content: Content::Text(text), .. }) => {
-            text.strip_prefix(LEAD_IN)?.strip_suffix(LEAD_OUT)
-        }
-        _ => None,
-    }
+    let Message::User(UserMessage { content: Content::Text(text), .. }) = message else { return None };
+    text.strip_prefix(LEAD_IN)?.strip_suffix(LEAD_OUT)
 }
 
 #[cfg(test)]

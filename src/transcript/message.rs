@@ -116,6 +116,11 @@ impl Block {
     pub fn image(data: String, mime_type: &str) -> Block {
         Block::Image { data, mime_type: mime_type.into() }
     }
+
+    /// The text of a block of text; a thought is none.
+    pub(crate) fn as_text(&self) -> Option<&str> {
+        if let Block::Text { text, .. } = self { Some(text) } else { None }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -239,13 +244,7 @@ impl Message {
 impl AssistantMessage {
     /// The answer's text: all text blocks, joined without separator.
     pub fn text(&self) -> String {
-        self.content
-            .iter()
-            .filter_map(|b| match b {
-                Block::Text { text, .. } => Some(text.as_str()),
-                _ => None,
-            })
-            .collect()
+        self.content.iter().filter_map(Block::as_text).collect()
     }
 
     /// It answers what was asked, and calls for nothing more.

@@ -110,10 +110,10 @@ fn timestamp(entry: &Fields, before: Option<&ContextMessage>) -> i64 {
 /// The message for the model that an entry stands for, if there is one.
 fn message(kind: &str, mut entry: Fields, timestamp: i64) -> Option<Message> {
     match kind {
-        "message" => match entry.remove("message")? {
-            Value::Object(message) => stored_message::for_model(message, timestamp),
-            _ => None,
-        },
+        "message" => {
+            let Value::Object(message) = entry.remove("message")? else { return None };
+            stored_message::for_model(message, timestamp)
+        }
         "custom_message" => {
             let content = content(entry.remove("content")?)?;
             Some(Message::User(UserMessage { content, timestamp }))

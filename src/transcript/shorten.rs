@@ -86,11 +86,10 @@ fn source(message: &Message) -> Option<Source> {
 
 /// Every text of a message that may be cut.
 fn each_text(message: &mut Message, work: &mut dyn FnMut(&mut String)) {
-    let blocks = match message {
-        Message::User(UserMessage { content: Content::Text(text), .. }) => return work(text),
-        _ => blocks(message),
-    };
-    for block in blocks {
+    if let Message::User(UserMessage { content: Content::Text(text), .. }) = message {
+        return work(text);
+    }
+    for block in blocks(message) {
         match block {
             Block::Text { text, .. } => work(text),
             Block::ToolCall { arguments, .. } => arguments.values_mut().for_each(|value| each_string(value, work)),

@@ -81,7 +81,7 @@ pub(super) fn content(value: Value) -> Option<Content> {
     match value {
         Value::String(text) => Some(Content::Text(text)),
         Value::Array(_) => Some(Content::Blocks(blocks(value))),
-        _ => None,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
     }
 }
 
@@ -90,7 +90,7 @@ pub(super) fn blocks(value: Value) -> Vec<Block> {
     match value {
         Value::String(text) => vec![Block::text(text)],
         Value::Array(list) => list.into_iter().filter_map(block).collect(),
-        _ => Vec::new(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => Vec::new(),
     }
 }
 

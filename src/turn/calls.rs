@@ -198,7 +198,7 @@ pub(super) fn calls(content: &[Block]) -> Vec<Call> {
                 arguments: arguments.clone(),
                 arguments_error: arguments_error.clone(),
             }),
-            _ => None,
+            Block::Text { .. } | Block::Thinking { .. } | Block::Image { .. } => None,
         })
         .collect()
 }

@@ -293,7 +293,7 @@ fn summary(answer: &AssistantMessage) -> Result<String, String> {
         }
         StopReason::Length => Err("the summary was cut off by the output limit".to_string()),
         _ if answer.has_tool_calls() => Err("the model called a tool in place of a summary".to_string()),
-        _ => Some(answer.text().trim().to_string())
+        StopReason::Stop | StopReason::ToolUse => Some(answer.text().trim().to_string())
             .filter(|text| !text.is_empty())
             .ok_or_else(|| "the model's summary is empty".to_string()),
     }

@@ -55,15 +55,14 @@ impl Streaming<'_> {
 
 impl Sink for Streaming<'_> {
     fn event(&mut self, event: StreamEvent<'_>) {
-        match event {
+        if let StreamEvent::Start = event {
             // A request that is repaired begins a second time.
-            StreamEvent::Start if !self.started => {
+            if !self.started {
                 self.started = true;
                 self.turn.emit(AgentEvent::MessageStart(self.turn.empty_answer()));
             }
-            StreamEvent::Start => {}
-            _ if self.restart.is_some() => self.begin_anew(),
-            _ => {}
+        } else if self.restart.is_some() {
+            self.begin_anew();
         }
         if let StreamEvent::TextDelta { delta, .. } = event {
             self.heard += delta.len();
@@ -96,9 +95,10 @@ fn delta(event: &StreamEvent<'_>) -> Option<Delta> {
         StreamEvent::ToolCallDelta { index, delta } => (DeltaKind::ToolCall, index, delta),
         StreamEvent::ToolCallEnd { index } => (DeltaKind::ToolCallEnd, index, ""),
     };
-    let call = match *event {
-        StreamEvent::ToolCallStart { id, name, .. } => Some((id.to_owned(), name.to_owned())),
-        _ => None,
+    let call = if let StreamEvent::ToolCallStart { id, name, .. } = *event {
+        Some((id.to_owned(), name.to_owned()))
+    } else {
+        None
     };
     Some(Delta { kind, index, text: text.to_owned(), call })
 }

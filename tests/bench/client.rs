@@ -48,7 +48,7 @@ impl Client {
             match operation {
                 ServerOp::Pong => return true,
                 ServerOp::Error(text) => panic!("the server says {:?}", String::from_utf8_lossy(text)),
-                _ => {}
+                ServerOp::Info(_) | ServerOp::Message(_) | ServerOp::Ping | ServerOp::Ok => {}
             }
         }
         false
@@ -72,7 +72,7 @@ impl Client {
                 ServerOp::Message(delivery) => handle(&delivery),
                 ServerOp::Ping => write(&self.output, codec::PONG),
                 ServerOp::Error(text) => panic!("the server says {:?}", String::from_utf8_lossy(text)),
-                _ => {}
+                ServerOp::Info(_) | ServerOp::Pong | ServerOp::Ok => {}
             }
         }
     }

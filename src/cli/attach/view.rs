@@ -360,7 +360,7 @@ impl View {
             Open::Nothing => {}
             // What may have been typed behind it stays with the terminal, which Ctrl-R shows again.
             Open::Prompt if self.ansi => self.out.push_str("\r\x1b[K"),
-            _ => self.out.push('\n'),
+            Open::Text | Open::Thinking | Open::Tool(_) | Open::Prompt => self.out.push('\n'),
         }
         self.open = Open::Nothing;
     }
@@ -383,7 +383,7 @@ fn text_of(content: &Value) -> Option<String> {
                 blocks.iter().filter(|block| block["type"] == "text").filter_map(|block| block["text"].as_str());
             Some(texts.collect())
         }
-        _ => None,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
     }
 }
 
@@ -406,10 +406,7 @@ fn tool_id(data: &Value) -> &str {
 fn tool_label(data: &Value) -> String {
     let name = data["toolName"].as_str().unwrap_or("tool");
     let preview = || serde_json::from_str(data["argsPreview"].as_str()?).ok();
-    let arguments = match &data["args"] {
-        Value::Object(_) => data["args"].clone(),
-        _ => preview().unwrap_or_default(),
-    };
+    let arguments = if data["args"].is_object() { data["args"].clone() } else { preview().unwrap_or_default() };
     let telling = ["command", "path", "file_path", "pattern", "query", "url"];
     let text = match telling.iter().find_map(|key| arguments[*key].as_str()) {
         Some(text) => text.to_string(),

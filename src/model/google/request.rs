@@ -159,7 +159,7 @@ fn constants_to_enums(schema: &mut Value) {
             map.values_mut().for_each(constants_to_enums);
         }
         Value::Array(list) => list.iter_mut().for_each(constants_to_enums),
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -254,14 +254,7 @@ fn tool_results<'a>(results: &mut Vec<&'a ToolResultMessage>, model: &Model, api
     let ids = family.sends_ids(&model.id);
     let (mut parts, mut images) = (Vec::with_capacity(results.len()), Vec::new());
     for result in results.drain(..) {
-        let texts: Vec<&str> = result
-            .content
-            .iter()
-            .filter_map(|block| match block {
-                Block::Text { text, .. } => Some(text.as_str()),
-                _ => None,
-            })
-            .collect();
+        let texts: Vec<&str> = result.content.iter().filter_map(Block::as_text).collect();
         let seen: Vec<Part<'a>> =
             result.content.iter().filter(|b| matches!(b, Block::Image { .. })).filter_map(user_part).collect();
         let text = texts.join("\n");

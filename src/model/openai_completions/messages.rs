@@ -216,7 +216,7 @@ fn image(block: &Block) -> Option<Part<'_>> {
         Block::Image { data, mime_type } => {
             Some(Part::ImageUrl { image_url: Url { url: format!("data:{mime_type};base64,{data}") } })
         }
-        _ => None,
+        Block::Text { .. } | Block::Thinking { .. } | Block::ToolCall { .. } => None,
     }
 }
 
@@ -250,7 +250,7 @@ fn api_answer<'a>(message: &'a AssistantMessage, compat: &Compat, signatures: bo
                 let fits = wanted.is_none_or(|w| thinking_signature.as_deref() == Some(w));
                 (fits && !thinking.is_empty()).then_some(thinking.as_str())
             }
-            _ => None,
+            Block::Text { .. } | Block::ToolCall { .. } | Block::Image { .. } => None,
         };
         let thoughts: Vec<_> = message.content.iter().filter_map(thought).collect();
         (!thoughts.is_empty()).then(|| thoughts.join("\n"))
@@ -276,7 +276,7 @@ fn api_answer<'a>(message: &'a AssistantMessage, compat: &Compat, signatures: bo
     }
     let signature = |block: &'a Block| match block {
         Block::Text { text_signature, .. } => text_signature.as_deref(),
-        _ => None,
+        Block::Thinking { .. } | Block::ToolCall { .. } | Block::Image { .. } => None,
     };
     out.extra_content = message.content.iter().filter_map(signature).find_map(extra_content);
     out.tool_calls.extend(message.content.iter().filter_map(|block| match block {
@@ -285,7 +285,7 @@ fn api_answer<'a>(message: &'a AssistantMessage, compat: &Compat, signatures: bo
             let extra_content = thought_signature.as_deref().and_then(extra_content);
             Some(Call { id, function: CalledFunction { name, arguments }, extra_content })
         }
-        _ => None,
+        Block::Text { .. } | Block::Thinking { .. } | Block::Image { .. } => None,
     }));
     if let Some(first) = out.tool_calls.first_mut().filter(|_| signatures) {
         let unsigned = || Extra::Unsigned(json!({"google": {"thought_signature": NO_SIGNATURE}}));
@@ -303,14 +303,16 @@ fn api_answer<'a>(message: &'a AssistantMessage, compat: &Compat, signatures: bo
 
 /// The reasoning details that a block holds: the list of a thought, and the single one that PI keeps with a call.
 fn details(block: &Block) -> Vec<&RawValue> {
-    match block {
-        Block::Thinking { thinking_signature: Some(list), .. } if list.starts_with('[') => {
-            serde_json::from_str(list).unwrap_or_default()
-        }
-        Block::ToolCall { thought_signature: Some(one), .. } if is_detail(one) => {
-            serde_json::from_str(one).ok().into_iter().collect()
-        }
-        _ => Vec::new(),
+    if let Block::Thinking { thinking_signature: Some(list), .. } = block
+        && list.starts_with('[')
+    {
+        serde_json::from_str(list).unwrap_or_default()
+    } else if let Block::ToolCall { thought_signature: Some(one), .. } = block
+        && is_detail(one)
+    {
+        serde_json::from_str(one).ok().into_iter().collect()
+    } else {
+        Vec::new()
     }
 }
 
@@ -346,9 +348,9 @@ fn mark(api_messages: &mut [ApiMessage<'_>], cache: CacheControl) {
             *content = ApiContent::Parts(vec![Part::Text { text, cache_control: None }]);
         }
         let ApiContent::Parts(parts) = content else { return false };
-        let last = parts.iter_mut().rev().find_map(|part| match part {
-            Part::Text { text, cache_control } if !text.is_empty() => Some(cache_control),
-            _ => None,
+        let last = parts.iter_mut().rev().find_map(|part| {
+            let Part::Text { text, cache_control } = part else { return None };
+            (!text.is_empty()).then_some(cache_control)
         });
         last.map(|last| *last = Some(cache)).is_some()
     };

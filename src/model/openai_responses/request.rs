@@ -239,7 +239,7 @@ fn parts<'a>(blocks: &'a [Block]) -> Vec<Part<'a>> {
         Block::Image { data, mime_type } => {
             Some(Part::InputImage { detail: "auto", image_url: format!("data:{mime_type};base64,{data}") })
         }
-        _ => None,
+        Block::Text { .. } | Block::Thinking { .. } | Block::ToolCall { .. } => None,
     };
     blocks.iter().filter_map(part).collect()
 }
@@ -320,7 +320,7 @@ pub(super) fn unnamed(block: &Block) -> Block {
             thought_signature: thought_signature.clone(),
             arguments_error: arguments_error.clone(),
         },
-        block => block.clone(),
+        block @ (Block::Thinking { .. } | Block::Image { .. }) => block.clone(),
     }
 }
 

@@ -475,7 +475,7 @@ fn failed(error: Option<&RawValue>) -> RequestError {
     let words = field("message").unwrap_or_else(|| match &value {
         Value::Null => String::new(),
         Value::String(words) => words.clone(),
-        value => value.to_string(),
+        value @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => value.to_string(),
     });
     let text = format!("{code}: {}", quoted(words.as_bytes()));
     RequestError { facts: provider_error(raw).facts, ..RequestError::new(text) }

@@ -135,7 +135,7 @@ pub(super) fn replace(blocks: &[Block], number: usize, verdicts: &HashMap<Place,
             .get(&(number, at))
             .copied()
             .filter(|verdict| !matches!(verdict, ImageVerdict::Send(is) if is == mime_type)),
-        _ => None,
+        Block::Text { .. } | Block::Thinking { .. } | Block::ToolCall { .. } => None,
     };
     if !blocks.iter().enumerate().any(|(at, block)| verdict(at, block).is_some()) {
         return None;

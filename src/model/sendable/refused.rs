@@ -100,7 +100,7 @@ pub(super) fn thought(block: &Block) -> Option<&str> {
             let names_field = |signature: &&str| REASONING_FIELDS.contains(signature);
             Some(thinking_signature.as_deref().filter(|s| !names_field(s)).unwrap_or(thinking))
         }
-        _ => None,
+        Block::Text { .. } | Block::ToolCall { .. } | Block::Image { .. } => None,
     }
 }
 

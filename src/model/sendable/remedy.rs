@@ -216,7 +216,7 @@ fn images(messages: &[Arc<Message>]) -> impl Iterator<Item = Image<'_>> {
         };
         blocks.iter().filter_map(move |block| match block {
             Block::Image { data, .. } => Some(Image { data, new: number >= answered }),
-            _ => None,
+            Block::Text { .. } | Block::Thinking { .. } | Block::ToolCall { .. } => None,
         })
     })
 }
@@ -225,7 +225,7 @@ fn images(messages: &[Arc<Message>]) -> impl Iterator<Item = Image<'_>> {
 fn answer(message: &Message) -> &[Block] {
     match message {
         Message::Assistant(message) => &message.content,
-        _ => &[],
+        Message::User(_) | Message::ToolResult(_) => &[],
     }
 }
 
@@ -268,7 +268,7 @@ fn collect(value: &Value, strings: &mut Vec<String>) {
         Value::String(text) => strings.push(text.clone()),
         Value::Array(list) => list.iter().for_each(|value| collect(value, strings)),
         Value::Object(map) => map.values().for_each(|value| collect(value, strings)),
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

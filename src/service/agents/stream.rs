@@ -84,6 +84,7 @@ impl Reply for AgentStream {
         self.stream.flush();
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "callers of an agent are told of these events only")]
     fn event(&self, event: &AgentEvent) {
         match event {
             AgentEvent::Question(data) => self.question(data),
