@@ -92,7 +92,7 @@
 //! - No secret in logs, events, errors, session files, or the environment of programs that tools run.
 //! - No provider's words, and no text of a caller, choose a code of ours: codes are `match`es over [`contract::error`].
 //! - No network but the NATS server, the model's endpoint and the configured token endpoints.
-//! - No `unsafe`.
+//! - No `unsafe` outside of `sys.rs`, where each block says why it is sound.
 //!
 //! # Where do I add …
 //!
