@@ -250,18 +250,24 @@ impl Daemon {
             // The daemon waits for this until it ends itself.
             let _ = ended.send((instance_id, reason.map_or("internal_error", EndReason::as_str)));
         };
+        // Before its thread runs, so that clients find it when its first prompt is answered.
+        if let Some(bridge) = &mut self.bridge {
+            bridge.session_started(socket, &identity, &stats, &commands);
+        }
         let name = format!("s-{}", identity.id);
         let thread = if identity.named {
             threads::spawn(&name, threads::SESSION_STACK, work)
         } else {
             threads::run(&name, work)
-        }
-        .map_err(|e| DaemonError::Busy { message: format!("no thread for a session: {e}") })?;
+        };
+        let thread = thread.map_err(|e| {
+            if let Some(bridge) = &mut self.bridge {
+                bridge.session_ended(&identity.instance_id, "busy");
+            }
+            DaemonError::Busy { message: format!("no thread for a session: {e}") }
+        })?;
         if identity.named {
             log::info!("session {} started in {}", identity.id, identity.cwd.display());
-        }
-        if let Some(bridge) = &mut self.bridge {
-            bridge.session_started(socket, &identity, &stats, &commands);
         }
         let entry = Entry { identity, stats, commands, service, stoppers: Vec::new(), thread };
         self.heartbeat(&entry);

@@ -74,7 +74,7 @@ struct Caller {
 
 impl Caller {
     fn new(daemon: &Daemon) -> Caller {
-        let client = Client::connect(daemon.address, Some("reply.*"));
+        let client = Client::connect(daemon.address, Some("_INBOX.*"));
         Caller { client, cwd: daemon.home.path().display().to_string(), sent: 0, faults: Faults::default() }
     }
 
@@ -104,7 +104,7 @@ impl Caller {
         self.sent += requests.len();
         let mut bytes = Vec::new();
         for (index, request) in requests.iter().enumerate() {
-            let reply = format!("reply.{}", first + index);
+            let reply = format!("_INBOX.{}", first + index);
             codec::put_pub(&mut bytes, &request.subject, Some(&reply), &[], request.payload.as_bytes());
         }
         let mut answers: Vec<_> = requests.iter().map(|request| Received::new(request.order.pieces)).collect();
@@ -117,7 +117,7 @@ impl Caller {
             if delivery.headers.is_some() {
                 panic!("the daemon answers {:?}", String::from_utf8_lossy(delivery.payload));
             }
-            let number = std::str::from_utf8(delivery.subject).ok().and_then(|subject| subject.strip_prefix("reply."));
+            let number = std::str::from_utf8(delivery.subject).ok().and_then(|subject| subject.strip_prefix("_INBOX."));
             let number: usize = number.and_then(|number| number.parse().ok()).expect("a reply subject");
             match number.checked_sub(first).map(|index| &mut answers[index]) {
                 Some(answer) if answer.ended == 0 && delivery.payload.is_empty() => {
