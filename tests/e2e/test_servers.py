@@ -32,6 +32,7 @@ def test_a_server_without_headers_is_used_without_them(own_server, own_bus, new_
     assert daemon.inspect("worker")["sessionId"] == "worker"
 
 
+@pytest.mark.any_server  # The embedded broker reads no configuration anew.
 @pytest.mark.parametrize("kind", ["password", "token"])
 def test_changed_credentials_of_a_context_are_read_again(own_server, own_bus, new_daemon, kind):
     def config(secret):
