@@ -19,21 +19,19 @@ mod client;
 mod peer;
 mod router;
 
+use crate::ids;
+use crate::nats::codec::{self, MAX_MESSAGE};
+use crate::nats::handshake::{Credentials, ServerInfo};
+use crate::nats::waker::{self, Interest, Waker};
+use crate::threads::{self, SMALL_STACK, Thread};
+use peer::Peer;
+use router::Router;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
-
-use crate::ids;
-use crate::nats::codec::{self, MAX_MESSAGE};
-use crate::nats::handshake::{Credentials, ServerInfo};
-use crate::nats::waker::{self, Interest, Waker};
-use peer::Peer;
-use router::Router;
-
-use crate::threads::{self, SMALL_STACK, Thread};
 
 /// Who may connect. It has no `Debug`, because it holds secrets.
 #[derive(Clone, PartialEq, Eq)]

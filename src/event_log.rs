@@ -16,12 +16,11 @@ mod history;
 mod spill;
 mod truncate;
 
+use crate::clock::{iso_time, now_ms};
 pub(crate) use envelope::Envelope;
+use envelope::{Rest, quoted};
 pub use history::HistoryQuery;
 pub(crate) use history::HistorySnapshot;
-
-use crate::clock::{iso_time, now_ms};
-use envelope::{Rest, quoted};
 use serde_json::{Value, json};
 use spill::Spill;
 use std::borrow::Cow;

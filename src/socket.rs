@@ -15,10 +15,6 @@ mod routes;
 mod server;
 mod stream;
 
-pub(crate) use framing::escape_separators;
-pub use framing::{Frame, Framer};
-pub use requests::{Kind, PromptFields, Request, Slash, parse, slash};
-
 use crate::cancel::Cancel;
 use crate::contract::error::DaemonError;
 use crate::contract::ids::SessionId;
@@ -31,8 +27,11 @@ use crate::sync::lock;
 use crate::threads::{self, Thread};
 use crossbeam_channel::Sender;
 use directory::BridgeDirectory;
+pub(crate) use framing::escape_separators;
+pub use framing::{Frame, Framer};
 use link::Link;
 use registry::Identity;
+pub use requests::{Kind, PromptFields, Request, Slash, parse, slash};
 use routes::{Route, Table};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use serde_json::{Value, json};

@@ -2,15 +2,14 @@
 //! and clients that misbehave.
 #![allow(deprecated)] // The peer library is kept for being independent of our code, not for new projects.
 
+use crossbeam_channel::bounded;
+use nats_pi_bridge::broker::{Broker, BrokerAuth, BrokerOptions};
+use nats_pi_bridge::nats::{Connection, Options, RequestError, ServerAddress};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::bounded;
-use nats_pi_bridge::broker::{Broker, BrokerAuth, BrokerOptions};
-use nats_pi_bridge::nats::{Connection, Options, RequestError, ServerAddress};
 
 /// Longer than anything in these tests takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);

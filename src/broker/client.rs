@@ -1,5 +1,11 @@
 //! One client's thread: reads its operations and does what they say.
 
+use super::BrokerState;
+use super::peer::{Peer, Sending, Subscription};
+use crate::nats::codec::{self, ClientOp, DecodeError, Decoder, Delivery, Limits, Publication};
+use crate::nats::handshake::{self, ConnectInfo, ServerInfo};
+use crate::nats::subject::{is_literal, is_pattern};
+use crate::nats::waker::{self, Interest};
 use std::io::{ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
@@ -7,13 +13,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
-
-use super::BrokerState;
-use super::peer::{Peer, Sending, Subscription};
-use crate::nats::codec::{self, ClientOp, DecodeError, Decoder, Delivery, Limits, Publication};
-use crate::nats::handshake::{self, ConnectInfo, ServerInfo};
-use crate::nats::subject::{is_literal, is_pattern};
-use crate::nats::waker::{self, Interest};
 
 /// Longest control line, in bytes: nats-server's `max_control_line`.
 const MAX_LINE: usize = 4096;

@@ -1,5 +1,7 @@
 //! What other threads may touch of a client: the buffer of what it is to be sent, and its subscriptions.
 
+use crate::nats::output::{Lifetime, Output};
+use crate::nats::waker::Waker;
 use crate::sync::lock;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Write};
@@ -7,9 +9,6 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-
-use crate::nats::output::{Lifetime, Output};
-use crate::nats::waker::Waker;
 
 /// A connected client.
 pub(super) struct Peer {

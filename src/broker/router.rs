@@ -1,10 +1,9 @@
 //! Who gets a message: a tree of the words of all subscribed patterns.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use super::peer::Subscription;
 use crate::nats::subject::words;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// All subscriptions of all clients.
 #[derive(Default)]

@@ -3,14 +3,12 @@
 //!
 //! A setting that we cannot follow is an error, not something to pass over: whoever wrote it expects it to hold.
 
+use crate::files;
+use crate::nats::{AddressError, Auth, Options, ServerAddress, Tls, valid_subject};
+use serde_json::{Map, Value};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-
-use serde_json::{Map, Value};
-
-use crate::files;
-use crate::nats::{AddressError, Auth, Options, ServerAddress, Tls, valid_subject};
 
 /// A context is some hundred bytes; more than this is something else.
 const MAX_FILE: u64 = 1 << 20;

@@ -4,10 +4,9 @@ mod family;
 mod request;
 mod stream;
 
-pub(super) use family::{Family, NO_SIGNATURE};
-
 use super::protocol::Protocol;
 use super::sendable::Rules;
+pub(super) use family::{Family, NO_SIGNATURE};
 
 /// How this API is spoken.
 pub(super) const PROTOCOL: Protocol = Protocol {

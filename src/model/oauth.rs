@@ -9,9 +9,6 @@ mod auth_file;
 mod endpoint;
 mod lock;
 
-pub(crate) use endpoint::Endpoints;
-pub(super) use endpoint::VENDOR_ONLY;
-
 use super::http::{Http, Timeouts};
 use super::request::{Failure, RequestError};
 use crate::cancel::Cancel;
@@ -20,6 +17,8 @@ use crate::sync::lock;
 use crate::threads;
 use auth_file::{AuthDocument, Replacement, SignIn};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
+pub(crate) use endpoint::Endpoints;
+pub(super) use endpoint::VENDOR_ONLY;
 use endpoint::{Endpoint, Renewed};
 use lock::Lock;
 use std::collections::BTreeMap;

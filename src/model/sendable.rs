@@ -19,18 +19,17 @@ mod names;
 mod refused;
 mod remedy;
 
-pub(super) use images::Limits;
-pub(super) use names::resolve_tool_name;
-pub(super) use refused::{Habit, Refused};
-pub(super) use remedy::{MAX_REPAIRS, Refusal, Remedy, remedy};
-
 use super::ids;
 use super::model_info::Model;
 use crate::transcript::{
     AssistantMessage, Block, Content, Message, StopReason, ToolResultMessage, ToolSpec, UserMessage,
 };
+pub(super) use images::Limits;
 use images::{ImageVerdict, Place, replace, verdicts};
+pub(super) use names::resolve_tool_name;
 use names::{is_sane_name, sanitize_name};
+pub(super) use refused::{Habit, Refused};
+pub(super) use remedy::{MAX_REPAIRS, Refusal, Remedy, remedy};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};

@@ -1,10 +1,9 @@
 //! Server addresses as users write them: `nats://user:pass@host:4222`, `tls://host`, `host`, lists with commas.
 
+use super::auth::Auth;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
-
-use super::auth::Auth;
 
 /// The port of nats-server when an address names none.
 const DEFAULT_PORT: u16 = 4222;

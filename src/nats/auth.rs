@@ -1,11 +1,10 @@
 //! From configured credentials to what CONNECT carries.
 
-use std::path::{Path, PathBuf};
-use std::{fmt, io};
-
 use super::handshake::Credentials;
 use super::identity::Known;
 use super::nkey::{NkeyError, UserKey};
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 /// Reads a file with keys or certificates: all of its bytes.
 pub type ReadFile = fn(&Path) -> io::Result<Vec<u8>>;

@@ -1,14 +1,5 @@
 //! From an address to a connection that the server has accepted, within one deadline.
 
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use std::{fmt, io, thread};
-
-use crossbeam_channel::{TryRecvError, bounded};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-
 use super::address::ServerAddress;
 use super::auth::{self, AuthError};
 use super::codec::{self, DecodeError, Decoder, Limits, ServerOp};
@@ -19,6 +10,13 @@ use super::shared::{Shared, deadline_after, random_token};
 use super::tls::{self, TlsError};
 use super::transport::Transport;
 use super::waker::{self, Interest};
+use crossbeam_channel::{TryRecvError, bounded};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{fmt, io, thread};
 
 /// How long the server may take to say who we are.
 const IDENTITY_TIMEOUT: Duration = Duration::from_secs(2);

@@ -5,14 +5,6 @@
 //! not take at once, and everything on a TLS connection, is left to the thread `nats-io` (see `io.rs`). No call here waits
 //! for the server unless it says so and takes a timeout.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use std::{io, thread};
-
-use crossbeam_channel::{Receiver, Sender, bounded};
-
 use super::error::{PublishError, RequestError};
 use super::identity::UserIdentity;
 use super::inbox::Inbox;
@@ -23,6 +15,12 @@ use super::shared::{Shared, deadline_after, random_token};
 use super::subject::{MAX_SUBJECT, valid_pattern, valid_subject};
 use super::subscription::Subscription;
 use super::subscriptions::Target;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
 /// Held output goes out without being asked for when this much of it waits, in bytes.
 const HELD: usize = 32 << 10;

@@ -1,13 +1,11 @@
 //! Who we are to others on the server: the public key of our user, its account, and signatures that prove it.
 
-use std::fmt::Display;
-
+use super::nkey::{self, UserKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::Value;
-
-use super::nkey::{self, UserKey};
+use std::fmt::Display;
 
 /// Where a server says who the asker is.
 pub(super) const WHO_AM_I: &str = "$SYS.REQ.USER.INFO";

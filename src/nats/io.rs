@@ -3,12 +3,6 @@
 //! It connects, hands what it reads to the subscribers without waiting for any of them, keeps the connection alive, and
 //! starts over when the connection ends.
 
-use std::io::ErrorKind;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-use std::{fmt, io};
-
 use super::address::ServerAddress;
 use super::codec::{DecodeError, Decoder, MAX_MESSAGE, ServerOp};
 use super::connect::{self, ConnectError, Established};
@@ -19,6 +13,11 @@ use super::shared::{Link, Pong, Shared, deadline_after};
 use super::subscriptions::Delivered;
 use super::transport::Transport;
 use super::waker::{self, Interest};
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 /// This many unanswered PINGs mean that nobody is there any more.
 const MAX_UNANSWERED: u32 = 2;

@@ -1,10 +1,9 @@
 //! NATS keys: Ed25519 keys whose seeds and public parts are written in base32 with a prefix and a checksum.
 
-use std::fmt;
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{Ed25519KeyPair, KeyPair};
+use std::fmt;
 
 /// First byte of a decoded seed; its five top bits make the `S` at the beginning.
 const SEED: u8 = 18 << 3;

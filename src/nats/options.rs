@@ -1,12 +1,11 @@
 //! What a connection is told at its start, and what it reports while it lives.
 
+use super::address::ServerAddress;
+use super::auth::{Auth, ReadFile};
 use rustls::RootCertStore;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-use super::address::ServerAddress;
-use super::auth::{Auth, ReadFile};
 
 /// How to reach and convince a server. It has no `Debug`, because it holds secrets.
 #[derive(Clone)]

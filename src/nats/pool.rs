@@ -1,8 +1,7 @@
 //! Which server to try next, and when.
 
-use std::time::Duration;
-
 use super::address::ServerAddress;
+use std::time::Duration;
 
 /// The wait after a round in which every server failed: it doubles from the first to the second value.
 const DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));

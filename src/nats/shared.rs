@@ -2,16 +2,6 @@
 //!
 //! Locks are taken in this order: subscriptions, wire. Neither is held while anything is waited for.
 
-use std::collections::{HashMap, VecDeque};
-use std::io::{self, Write};
-use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Sender, bounded};
-use ring::rand::{SecureRandom, SystemRandom};
-
 use super::codec;
 use super::error::PublishError;
 use super::identity::UserIdentity;
@@ -22,6 +12,14 @@ use super::output::{Lifetime, Output};
 use super::subject::{valid_pattern, valid_subject};
 use super::subscriptions::{Subscriptions, Target};
 use super::waker::Waker;
+use crossbeam_channel::{Sender, bounded};
+use ring::rand::{SecureRandom, SystemRandom};
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What SUB, UNSUB and PING may take of the buffer above `max_pending`, in bytes: room for some 10,000 of them, so that
 /// ending a subscription does not fail for want of room.

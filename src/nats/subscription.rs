@@ -1,9 +1,8 @@
 //! The handle of a subscription.
 
+use super::shared::Shared;
 use std::sync::Arc;
 use std::time::Duration;
-
-use super::shared::Shared;
 
 /// A live subscription. Dropping it ends it; messages that already lie in its channel stay there.
 #[must_use = "dropping it ends the subscription"]

@@ -1,14 +1,13 @@
 //! The table of subscriptions: who gets which messages.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
 use super::codec::{self, Delivery};
 use super::inbox::Inbox;
 use super::message::{Headers, Message};
 use super::options::ConnectionEvent;
 use super::output::{Lifetime, Output};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// How often a slow subscriber is reported at most.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,14 +1,12 @@
 //! TLS settings of the NATS connection. Certificates are loaded when TLS is used and not before.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
+use super::options::{Options, Tls};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
-
-use super::options::{Options, Tls};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Why TLS cannot even begin.
 #[derive(Debug)]

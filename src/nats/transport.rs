@@ -1,11 +1,10 @@
 //! The byte stream to the server, plain or TLS, without ever blocking.
 
+use rustls::ClientConnection;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-
-use rustls::ClientConnection;
 
 /// A connected socket in non-blocking mode.
 pub(super) enum Transport {

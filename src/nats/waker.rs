@@ -1,13 +1,11 @@
 //! Waking a thread that waits in poll(2), and waiting there.
 
+use super::transport::Transport;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
-
-use super::transport::Transport;
 
 /// Wakes one thread out of [`wait`]. A wake-up that is not yet noticed is not repeated: that would be a system call per
 /// message.

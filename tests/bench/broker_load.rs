@@ -9,18 +9,16 @@
 mod client;
 mod measure;
 
+use client::{Client, PATIENCE, write};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use measure::{memory, percentile};
+use nats_pi_bridge::nats::codec;
 use std::net::SocketAddr;
 use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, Sender, bounded};
-use nats_pi_bridge::nats::codec;
-
-use client::{Client, PATIENCE, write};
-use measure::{memory, percentile};
 
 const CLIENTS: usize = 200;
 /// Of all clients together, in a second.

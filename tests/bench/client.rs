@@ -2,12 +2,11 @@
 //!
 //! Every wait ends: reading and writing time out, and a time-out becomes a panic.
 
+use nats_pi_bridge::nats::codec::{self, Decoder, Delivery, Limits, ServerOp};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-use nats_pi_bridge::nats::codec::{self, Decoder, Delivery, Limits, ServerOp};
 
 /// Longer than anything that works is ever silent here, however slow the machine is.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

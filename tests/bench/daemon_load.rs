@@ -11,18 +11,16 @@ mod pieces;
 mod processes;
 mod report;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::Duration;
-
-use nats_pi_bridge::nats::codec;
-use serde_json::json;
-
 use client::Client;
 use model::Order;
+use nats_pi_bridge::nats::codec;
 use pieces::{Faults, Received};
 use processes::{Daemon, Setup, Ticks};
 use report::Report;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 
 /// How long a process rests before its memory is read: nothing says when it has given back what it no longer needs.
 const REST: Duration = Duration::from_millis(500);

@@ -2,13 +2,12 @@
 //!
 //! It stamps each piece of text right before it writes it. Its threads end with the program.
 
+use crate::client::PATIENCE;
+use crate::pieces;
 use std::io::{BufRead, BufReader, BufWriter, Result, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use crate::client::PATIENCE;
-use crate::pieces;
 
 /// What a prompt orders: first calls of `bash`, one in a turn, then pieces of text.
 #[derive(Clone, Copy)]

@@ -1,17 +1,15 @@
 //! The processes that `bench-load` starts: nats-server and daemons. Each of them is gone when its value is dropped.
 
+use crate::client::PATIENCE;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
 use tempfile::TempDir;
-
-use crate::client::PATIENCE;
 
 /// How often it is looked whether something has happened, which is how exact the times of a start and an end are.
 const LOOK: Duration = Duration::from_micros(200);

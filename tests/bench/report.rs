@@ -1,12 +1,11 @@
 //! The table of figures, the file that keeps one, and a kept one beside a new one.
 
+use crate::measure::percentile;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::fs;
 use std::io::Result;
 use std::path::Path;
-
-use crate::measure::percentile;
 
 /// Median and spread, as they are shown.
 type Figures = (String, String);

@@ -1,13 +1,11 @@
 //! Proving who we are and checking who they are.
 
-use std::fs;
-use std::path::PathBuf;
-
-use crossbeam_channel::bounded;
-use nats_pi_bridge::nats::{Auth, Options, Tls};
-
 use crate::keys::{Certificates, Nkey, Tenant};
 use crate::server::{Client, PATIENCE, Server, eventually, options};
+use crossbeam_channel::bounded;
+use nats_pi_bridge::nats::{Auth, Options, Tls};
+use std::fs;
+use std::path::PathBuf;
 
 /// The connection works in both directions.
 fn check(client: &Client) {

@@ -1,12 +1,10 @@
 //! Publishing, subscribing, requests and reconnects, with the `nats` crate as the other side.
 
-use std::thread;
-use std::time::{Duration, Instant};
-
+use crate::server::{Client, PATIENCE, Server, eventually};
 use crossbeam_channel::bounded;
 use nats_pi_bridge::nats::{ConnectionEvent, PublishError, RequestError};
-
-use crate::server::{Client, PATIENCE, Server, eventually};
+use std::thread;
+use std::time::{Duration, Instant};
 
 #[test]
 fn exchanges_messages_with_another_client() {

@@ -1,13 +1,11 @@
 //! A server that says exactly what a test wants it to say.
 
+use crate::server::{PATIENCE, options};
+use nats_pi_bridge::nats::Options;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 use std::{io, thread};
-
-use nats_pi_bridge::nats::Options;
-
-use crate::server::{PATIENCE, options};
 
 pub const INFO: &str = "INFO {\"server_id\":\"fake\",\"headers\":true,\"max_payload\":1048576,\"proto\":1}\r\n";
 

@@ -1,12 +1,10 @@
 //! Servers that are slow, silent, broken or hostile, and networks that break at the wrong moment.
 
-use std::time::{Duration, Instant};
-
-use crossbeam_channel::bounded;
-use nats_pi_bridge::nats::{ConnectionEvent, Options, PublishError};
-
 use crate::fake::{FakeServer, INFO};
 use crate::server::{Client, PATIENCE, Server, eventually, options};
+use crossbeam_channel::bounded;
+use nats_pi_bridge::nats::{ConnectionEvent, Options, PublishError};
+use std::time::{Duration, Instant};
 
 /// So short that a test waits for it, so long that a busy machine does not run into it by accident where it must not.
 const SHORT: Duration = Duration::from_millis(300);

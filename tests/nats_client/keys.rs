@@ -1,13 +1,12 @@
 //! Keys, tokens and certificates for the tests of who is who.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// An Ed25519 key in the notation of NATS.
 pub struct Nkey {

@@ -1,15 +1,13 @@
 //! Figures instead of verdicts: `cargo test --release --test nats_client probe -- --ignored --nocapture --test-threads 1`.
 
+use crate::server::{PATIENCE, Server};
+use crossbeam_channel::bounded;
+use nats_pi_bridge::nats::codec::{Decoder, Limits, ServerOp, put_pub};
+use nats_pi_bridge::nats::{Connection, PublishError};
 use std::fs;
 use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::bounded;
-use nats_pi_bridge::nats::codec::{Decoder, Limits, ServerOp, put_pub};
-use nats_pi_bridge::nats::{Connection, PublishError};
-
-use crate::server::{PATIENCE, Server};
 
 fn publish(connection: &Connection, held: bool, payload: &[u8]) {
     loop {

@@ -1,13 +1,12 @@
 //! A real nats-server for one test.
 
+use crossbeam_channel::{Receiver, bounded};
+use nats_pi_bridge::nats::{Connection, ConnectionEvent, Options, ServerAddress};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
-
-use crossbeam_channel::{Receiver, bounded};
-use nats_pi_bridge::nats::{Connection, ConnectionEvent, Options, ServerAddress};
 
 /// Longer than anything in these tests takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
