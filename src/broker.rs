@@ -23,7 +23,7 @@ use crate::ids;
 use crate::nats::codec::{self, MAX_MESSAGE};
 use crate::nats::handshake::{Credentials, ServerInfo};
 use crate::nats::waker::{self, Interest, Waker};
-use crate::threads::{self, SMALL_STACK, Thread};
+use crate::threads::{self, SMALL_STACK, TURN_STACK, Thread};
 use peer::Peer;
 use router::Router;
 use std::io::{self, ErrorKind, Write};
@@ -192,7 +192,8 @@ fn start_client(shared: &Arc<BrokerState>, socket: TcpStream, address: SocketAdd
     let (shared, for_thread) = (shared.clone(), peer.clone());
     // Thread names hold 15 bytes; an id has up to 10 of them here and is shown in full in the log.
     let name = format!("nats-{}", id % 10_000_000_000);
-    let thread = threads::spawn(&name, SMALL_STACK, move || client::run(&shared, &for_thread, address))?;
+    // Matching goes one call deeper with every word of a subject, and a line has room for 2,000.
+    let thread = threads::spawn(&name, TURN_STACK, move || client::run(&shared, &for_thread, address))?;
     Ok(Running { peer, thread })
 }
 

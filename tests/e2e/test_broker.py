@@ -181,3 +181,18 @@ def test_ordinary_use_by_a_client_nobody_here_wrote(alone):
         await two.drain()
 
     asyncio.run(asyncio.wait_for(use(), 30))
+
+
+@pytest.mark.parametrize("pattern", [["*"] * 2000, ["a"] * 1999 + [">"], ["a"] * 2000], ids=["wildcards", "tail", "literal"])
+def test_subjects_of_2000_words_harm_nobody(alone, pattern):
+    """As many as a line has room for; matching them must not exhaust a thread's stack."""
+    daemon = alone()
+    host, port = daemon.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=DEADLINE) as client:
+        subject = ".".join(["a"] * 2000)
+        client.sendall(f'CONNECT {{"verbose":false}}\r\nSUB {".".join(pattern)} 1\r\nPUB {subject} 1\r\nx\r\nPING\r\n'.encode())
+        heard = b""
+        while not heard.endswith(b"PONG\r\n"):
+            heard += client.recv(65536)
+        assert f"MSG {subject} 1 1\r\nx\r\n".encode() in heard
+    assert daemon.list()["sessions"] == []
