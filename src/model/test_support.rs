@@ -11,7 +11,8 @@ use super::sendable::Refused;
 use super::sse::Events;
 use super::thinking::{Budgets, ThinkingLevel};
 use crate::cancel::Cancel;
-use crate::transcript::{AssistantMessage, Message, ToolSpec};
+use crate::transcript::{AssistantMessage, Block, Message, ToolSpec};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -246,4 +247,25 @@ impl Connection {
     pub(crate) fn wait_closed(&mut self) {
         let _ = self.stream.read(&mut [0; 64]);
     }
+}
+
+/// Text, thoughts and calls of an answer in a few words; ids that were made up are `?`.
+pub(crate) fn brief(outcome: &Outcome) -> Vec<String> {
+    let mut found: Vec<_> = outcome
+        .message
+        .content
+        .iter()
+        .map(|block| match block {
+            Block::Text { text, .. } => text.clone(),
+            Block::Thinking { thinking, .. } => format!("({thinking})"),
+            Block::ToolCall { id, name, arguments, arguments_error: None, .. } => {
+                let id = if id.starts_with("call_") { "?" } else { id };
+                format!("{id} {name} {}", Value::Object(arguments.clone()))
+            }
+            Block::ToolCall { id, name, .. } => format!("{id} {name} unusable"),
+            Block::Image { .. } => String::new(),
+        })
+        .collect();
+    found.extend(outcome.message.error_message.clone().map(|error| format!("error: {error}")));
+    found
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::model_info::{Api, Model};
 use crate::model::request::Outcome;
-use crate::model::test_support::{decoded, test_model};
+use crate::model::test_support::{brief, decoded, test_model};
 use serde_json::json;
 
 fn decode_stream(stream: &str) -> Outcome {
@@ -20,27 +20,6 @@ fn decode(events: &[Value]) -> Outcome {
     let (one, other) = (decode_stream(&unnamed), decode_stream(&named));
     assert_eq!(brief(&one), brief(&other), "{events:?}");
     one
-}
-
-/// Text, thoughts and calls of an answer in a few words; ids that were made up are `?`.
-fn brief(outcome: &Outcome) -> Vec<String> {
-    let mut found: Vec<_> = outcome
-        .message
-        .content
-        .iter()
-        .map(|block| match block {
-            Block::Text { text, .. } => text.clone(),
-            Block::Thinking { thinking, .. } => format!("({thinking})"),
-            Block::ToolCall { id, name, arguments, arguments_error: None, .. } => {
-                let id = if id.starts_with("call_") { "?" } else { id };
-                format!("{id} {name} {}", Value::Object(arguments.clone()))
-            }
-            Block::ToolCall { id, name, .. } => format!("{id} {name} unusable"),
-            Block::Image { .. } => String::new(),
-        })
-        .collect();
-    found.extend(outcome.message.error_message.clone().map(|error| format!("error: {error}")));
-    found
 }
 
 fn event(kind: &str, fields: Value) -> Value {
