@@ -393,12 +393,16 @@ impl Daemon {
                 if self.registered {
                     log::info!("reconnected to {server}");
                 } else {
-                    self.registered = true;
                     log::info!("connected");
-                    log::info!("intake registered on {}", self.intake.subject);
                 }
                 self.peers.connected();
                 self.heartbeats();
+            }
+            // Only now: who reads it and sends a request at once is heard.
+            ConnectionEvent::Subscribed if self.registered => {}
+            ConnectionEvent::Subscribed => {
+                self.registered = true;
+                log::info!("intake registered on {}", self.intake.subject);
             }
             ConnectionEvent::Disconnected { reason } => log::warn!("disconnected: {reason}"),
             ConnectionEvent::ConnectFailed { server, error } => {

@@ -317,8 +317,11 @@ impl<'a> ServerSession<'a> {
                 }
                 ServerOp::Ping => self.shared.answer_ping(),
                 ServerOp::Pong => {
-                    if let Some(Pong::RoundTrip(to)) = self.shared.wire().pongs.pop_front() {
-                        let _ = to.try_send(());
+                    let asked = self.shared.wire().pongs.pop_front();
+                    match asked {
+                        Some(Pong::Subscribed) => self.shared.emit(ConnectionEvent::Subscribed),
+                        Some(Pong::RoundTrip(to)) => drop(to.try_send(())),
+                        Some(Pong::KeepAlive) | None => {}
                     }
                     self.unanswered = 0;
                 }

@@ -81,6 +81,8 @@ pub enum ConnectionEvent {
         server: String,
         generation: u64,
     },
+    /// The server has taken the subscriptions with which the connection began: what others publish now arrives.
+    Subscribed,
     /// A connection that stood has ended; the next attempt is under way.
     Disconnected {
         reason: String,

@@ -75,6 +75,8 @@ pub(super) enum Link {
 
 /// Who asked for a PONG.
 pub(super) enum Pong {
+    /// The connection has just begun, with all subscriptions.
+    Subscribed,
     KeepAlive,
     RoundTrip(Sender<()>),
 }
@@ -315,7 +317,11 @@ impl Shared {
     pub(super) fn link_up(&self, link: Link, server: String) -> u64 {
         let subscriptions = self.subscriptions();
         let mut wire = self.wire();
-        wire.output.prepend(subscriptions.operations());
+        let mut first = subscriptions.operations();
+        // Its PONG tells that the server has them.
+        first.push(Lifetime::ThisConnection, |bytes| bytes.extend_from_slice(codec::PING));
+        wire.output.prepend(first);
+        wire.pongs.push_back(Pong::Subscribed);
         wire.link = link;
         wire.server = server;
         wire.overrun = false;

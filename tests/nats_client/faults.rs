@@ -42,7 +42,7 @@ fn info_may_come_in_pieces_and_more_than_once() {
     client.say(INFO);
     client.say(INFO.replace("1048576", "77"));
     client.say("PING\r\nPONG\r\n");
-    assert_eq!(client.line(), "PONG");
+    assert_eq!((client.line(), client.line()), ("PONG".into(), "PING".into()));
     ours.wait_connected();
     assert_eq!(ours.connection.max_payload(), 77);
     client.say(INFO.replace("1048576", "99"));
@@ -105,6 +105,21 @@ fn malformed_operations_end_the_connection_and_nothing_else() {
     assert_eq!(client.line(), "SUB a 1");
     client.say(vec![b'x'; 40 << 10]);
     assert!(ours.wait_disconnected().contains("longer than"));
+}
+
+#[test]
+fn subscribed_is_said_when_the_server_has_answered_behind_the_subscriptions() {
+    let server = FakeServer::new();
+    let ours = Client::start(server.options());
+    let (to, _from) = bounded(1);
+    let _subscription = ours.connection.subscribe("a", None, to).expect("subscribed");
+    let mut client = server.greet();
+    client.pings_to_skip = 0;
+    assert_eq!((client.line(), client.line()), ("SUB a 1".into(), "PING".into()));
+    ours.wait_connected();
+    assert!(ours.events.is_empty());
+    client.say("PONG\r\n");
+    assert_eq!(ours.event(), ConnectionEvent::Subscribed);
 }
 
 #[test]

@@ -121,8 +121,8 @@ impl Client {
 
     pub fn connect(options: Options) -> Client {
         let client = Client::start(options);
-        match client.event() {
-            ConnectionEvent::Connected { .. } => client,
+        match (client.event(), client.event()) {
+            (ConnectionEvent::Connected { .. }, ConnectionEvent::Subscribed) => client,
             other => panic!("not connected: {other:?}"),
         }
     }
