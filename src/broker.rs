@@ -10,29 +10,39 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod.rs` | options, accepting, stopping |
+//! | `broker.rs` | options, accepting, stopping |
+//! | `admission.rs` | who is let in, and who has to go for it |
 //! | `client.rs` | one client's thread: what each operation does |
 //! | `peer.rs` | what others may touch of a client: its buffer and its subscriptions |
 //! | `router.rs` | who gets a message |
+//! | `sockets.rs` | whose the other end of a connection within this host is |
+//!
+//! What clients can make the broker hold is bounded: connections, those of them that have not said who they are,
+//! subscriptions and their bytes for each client and for all, bytes that wait. Where connections have to give way, those
+//! that use the broker stay.
 
+mod admission;
 mod client;
 mod peer;
 mod router;
+pub mod sockets;
 
-use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::nats::codec::{self, MAX_MESSAGE};
+use crate::nats::codec::MAX_MESSAGE;
 use crate::nats::handshake::{Credentials, ServerInfo};
 use crate::nats::random_token;
 use crate::nats::waker::{self, Interest, Waker};
+use admission::BoundedLog;
 use peer::Peer;
 use router::Router;
+use sockets::Owner;
 
 /// Who may connect. It has no `Debug`, because it holds secrets.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,8 +60,16 @@ pub struct BrokerOptions {
     /// Largest header block and payload of a message, in bytes; 64 MiB at most.
     pub max_payload: usize,
     pub max_connections: usize,
+    /// So many more are let in, of this process's user, where all are in use and none of them can be sent away.
+    pub reserved_connections: usize,
+    /// Of those, the ones that have not said who they are, where that is asked for.
+    pub max_unauthenticated: usize,
     /// For each connection.
     pub max_subscriptions: usize,
+    /// What the subscriptions of one connection may take, in bytes.
+    pub max_subscription_bytes: usize,
+    /// What those of all connections may take.
+    pub max_all_subscription_bytes: usize,
     /// How much may wait for a client that does not read, in bytes, before it is cut off.
     pub max_pending: usize,
     /// A client is asked for a sign of life this often, and cut off when three in a row go unanswered.
@@ -60,6 +78,12 @@ pub struct BrokerOptions {
     pub write_timeout: Duration,
     /// How long a client may take to say who it is, where that is asked for.
     pub auth_timeout: Duration,
+    /// How long whoever said something wrong waits until it is told so.
+    pub login_delay: Duration,
+    /// Whether the socket of that inode is held by a program that must not come in: one that an agent's tool has started.
+    pub is_held_by_tool: fn(u64) -> bool,
+    /// Whose connection has no limits: a daemon must not be kept from its sessions by what protects it from others.
+    pub is_unlimited: fn(&Owner) -> bool,
 }
 
 impl Default for BrokerOptions {
@@ -70,11 +94,18 @@ impl Default for BrokerOptions {
             auth: BrokerAuth::None,
             max_payload: 1 << 20,
             max_connections: 256,
+            reserved_connections: 32,
+            max_unauthenticated: 64,
             max_subscriptions: 65_536,
+            max_subscription_bytes: 32 << 20,
+            max_all_subscription_bytes: 96 << 20,
             max_pending: 8 << 20,
             ping_interval: Duration::from_secs(120),
             write_timeout: Duration::from_secs(10),
             auth_timeout: Duration::from_secs(2),
+            login_delay: Duration::from_secs(1),
+            is_held_by_tool: |_| false,
+            is_unlimited: |_| false,
         }
     }
 }
@@ -82,19 +113,26 @@ impl Default for BrokerOptions {
 /// A running broker. Dropping it cuts off all clients and waits for their threads, which takes milliseconds.
 pub struct Broker {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<BrokerState>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// What all of the broker's threads have in common.
-struct Shared {
+struct BrokerState {
     options: BrokerOptions,
     info: ServerInfo,
+    /// Only this user's own processes and root's are let in.
+    same_user_only: bool,
+    /// What all subscriptions take, in bytes.
+    subscription_bytes: AtomicUsize,
+    log: BoundedLog,
     router: RwLock<Router>,
     waker: Waker,
     stopping: AtomicBool,
 }
 
+/// The version of nats-server whose core messaging this is. Clients use headers and "no responders" from 2.2 on.
+const COMPATIBLE_WITH: &str = "2.10.0";
 /// How long accepting pauses when the system has no file descriptor or thread left.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long accepting waits at most before it looks after ended clients.
@@ -110,7 +148,7 @@ impl Broker {
         let info = ServerInfo {
             server_id: random_token::<22>(),
             server_name: options.name.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: COMPATIBLE_WITH.into(),
             go: "rust".into(),
             host: address.ip().to_string(),
             port: address.port(),
@@ -120,9 +158,12 @@ impl Broker {
             proto: 1,
             ..ServerInfo::default()
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(BrokerState {
+            same_user_only: options.auth == BrokerAuth::None && address.ip().is_loopback(),
             options,
             info,
+            subscription_bytes: AtomicUsize::new(0),
+            log: BoundedLog::default(),
             router: RwLock::default(),
             waker: Waker::new()?,
             stopping: AtomicBool::new(false),
@@ -172,16 +213,15 @@ impl Drop for Running {
 }
 
 /// Accepts clients until the broker stops, then ends them.
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, shared: &Arc<BrokerState>) {
     let mut clients: Vec<Running> = Vec::new();
     let mut last_id = 0;
     while !shared.stopping.load(Ordering::Acquire) {
         clients.retain(|client| !client.is_finished());
         let accepted = match listener.accept() {
-            Ok((socket, _)) if clients.len() >= shared.options.max_connections => refuse(socket),
             Ok((socket, address)) => {
                 last_id += 1;
-                start_client(shared, socket, address, last_id).map(|client| clients.push(client))
+                admission::admit(shared, &mut clients, socket, address, last_id)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let _ = waker::wait(&shared.waker, Some(Interest::read_socket(listener.as_fd())), ROUND);
@@ -197,26 +237,6 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     for client in &clients {
         client.peer.waker.wake();
     }
-}
-
-fn start_client(shared: &Arc<Shared>, socket: TcpStream, address: SocketAddr, id: u64) -> io::Result<Running> {
-    socket.set_nonblocking(true)?;
-    socket.set_nodelay(true)?;
-    let peer = Arc::new(Peer::new(id, socket, shared.options.max_pending)?);
-    let (shared, for_thread) = (shared.clone(), peer.clone());
-    // Thread names hold 15 bytes; an id has up to 10 of them here and is shown in full in the log.
-    let name = format!("nats-{}", id % 10_000_000_000);
-    let thread = thread::Builder::new().name(name).spawn(move || client::run(&shared, &for_thread, address))?;
-    Ok(Running { peer, thread: Some(thread) })
-}
-
-fn refuse(mut socket: TcpStream) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    codec::put_error(&mut bytes, "maximum connections exceeded");
-    socket.set_nonblocking(true)?;
-    // An empty socket takes this much, and if not it is refused without words.
-    let _ = socket.write(&bytes);
-    Ok(())
 }
 
 impl BrokerAuth {
