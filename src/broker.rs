@@ -31,7 +31,7 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -126,6 +126,8 @@ struct BrokerState {
     /// What all subscriptions take, in bytes.
     subscription_bytes: AtomicUsize,
     log: BoundedLog,
+    /// Held by whoever looks what holds a socket.
+    checking: Mutex<()>,
     router: RwLock<Router>,
     waker: Waker,
     stopping: AtomicBool,
@@ -164,6 +166,7 @@ impl Broker {
             info,
             subscription_bytes: AtomicUsize::new(0),
             log: BoundedLog::default(),
+            checking: Mutex::default(),
             router: RwLock::default(),
             waker: Waker::new()?,
             stopping: AtomicBool::new(false),

@@ -714,7 +714,7 @@ fn connections_that_do_nothing_make_room() {
             }
         });
         eprintln!("worst answer {worst:?}");
-    assert!(worst < QUICK, "{worst:?}");
+        assert!(worst < QUICK, "{worst:?}");
     }
 }
 

@@ -27,8 +27,9 @@ const MAX_UNANSWERED: u32 = 2;
 /// How long a client that is cut off may take to read why.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-/// So many subscriptions of a client that is gone are removed at once. Nobody is served meanwhile, for about 0.1 ms.
-const REMOVED_AT_ONCE: usize = 256;
+/// So many subscriptions of a client that is gone are removed at once. Nobody is served meanwhile: for less than 1 ms even
+/// when each has as many words as it may.
+const REMOVED_AT_ONCE: usize = 32;
 /// A client whose subscriptions took more than this many bytes leaves memory behind that is worth giving back.
 const WORTH_RELEASING: usize = 1 << 20;
 /// How much of a client's name the log shows, in characters.
@@ -181,6 +182,8 @@ impl Client<'_> {
             );
             return Err(End::Refused(OTHER_USER));
         };
+        // One after the other: a burst of connections must leave a processor to those that are served.
+        let _one_at_a_time = self.shared.checking.lock().unwrap_or_else(PoisonError::into_inner);
         // A program that is being started holds this process's own sockets for a moment, which says nothing.
         if (self.shared.options.is_held_by_tool)(owner.inode) && !owner.is_this_process() {
             self.peer.standing().stage = Stage::Refused;

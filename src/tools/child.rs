@@ -74,8 +74,13 @@ pub fn descendant_holds_socket(inode: u64) -> bool {
     })
 }
 
-/// What descends from this process. Since it adopts orphans, nobody gets out of that by losing parents.
+/// What descends from this process. Since it adopts orphans, nobody gets out of that by losing parents. Costs one system
+/// call when there is nothing.
 fn descendants() -> Vec<Process> {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    if waitid(WaitId::All, look).is_err_and(|error| error == rustix::io::Errno::CHILD) {
+        return Vec::new();
+    }
     let own = getpid().as_raw_pid();
     let mut members = processes::with_descendants(&processes::all(), |process| process.parent == own);
     members.retain(|process| process.pid != own);
