@@ -10,27 +10,37 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod.rs` | options, accepting, stopping |
+//! | `broker.rs` | options, accepting, stopping |
+//! | `admission.rs` | who is let in, and who has to go for it |
 //! | `client.rs` | one client's thread: what each operation does |
 //! | `peer.rs` | what others may touch of a client: its buffer and its subscriptions |
 //! | `router.rs` | who gets a message |
+//! | `sockets.rs` | whose the other end of a connection within this host is |
+//!
+//! What clients can make the broker hold is bounded: connections, those of them that have not said who they are,
+//! subscriptions and their bytes for each client and for all, bytes that wait. Where connections have to give way, those
+//! that use the broker stay.
 
+mod admission;
 mod client;
 mod peer;
 mod router;
+pub mod sockets;
 
 use crate::ids;
-use crate::nats::codec::{self, MAX_MESSAGE};
+use crate::nats::codec::MAX_MESSAGE;
 use crate::nats::handshake::{Credentials, ServerInfo};
 use crate::nats::waker::{self, Interest, Waker};
-use crate::threads::{self, SMALL_STACK, TURN_STACK, Thread};
+use crate::threads::{self, SMALL_STACK, Thread};
+use admission::BoundedLog;
 use peer::Peer;
 use router::Router;
-use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use sockets::Owner;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 /// Who may connect. It has no `Debug`, because it holds secrets.
@@ -49,8 +59,16 @@ pub struct BrokerOptions {
     /// Largest header block and payload of a message, in bytes; 64 MiB at most.
     pub max_payload: usize,
     pub max_connections: usize,
+    /// So many more are let in, of this process's user, where all are in use and none of them can be sent away.
+    pub reserved_connections: usize,
+    /// Of those, the ones that have not said who they are, where that is asked for.
+    pub max_unauthenticated: usize,
     /// For each connection.
     pub max_subscriptions: usize,
+    /// What the subscriptions of one connection may take, in bytes.
+    pub max_subscription_bytes: usize,
+    /// What those of all connections may take.
+    pub max_all_subscription_bytes: usize,
     /// How much may wait for a client that does not read, in bytes, before it is cut off.
     pub max_pending: usize,
     /// A client is asked for a sign of life this often, and cut off when three in a row go unanswered.
@@ -59,6 +77,12 @@ pub struct BrokerOptions {
     pub write_timeout: Duration,
     /// How long a client may take to say who it is, where that is asked for.
     pub auth_timeout: Duration,
+    /// How long whoever said something wrong waits until it is told so.
+    pub login_delay: Duration,
+    /// Whether the socket of that inode is held by a program that must not come in: one that an agent's tool has started.
+    pub is_held_by_tool: fn(u64) -> bool,
+    /// Whose connection has no limits: a daemon must not be kept from its sessions by what protects it from others.
+    pub is_unlimited: fn(&Owner) -> bool,
 }
 
 impl Default for BrokerOptions {
@@ -69,11 +93,18 @@ impl Default for BrokerOptions {
             auth: BrokerAuth::None,
             max_payload: 1 << 20,
             max_connections: 256,
+            reserved_connections: 32,
+            max_unauthenticated: 64,
             max_subscriptions: 65_536,
+            max_subscription_bytes: 32 << 20,
+            max_all_subscription_bytes: 96 << 20,
             max_pending: 8 << 20,
             ping_interval: Duration::from_secs(120),
             write_timeout: Duration::from_secs(10),
             auth_timeout: Duration::from_secs(2),
+            login_delay: Duration::from_secs(1),
+            is_held_by_tool: |_| false,
+            is_unlimited: |_| false,
         }
     }
 }
@@ -89,11 +120,20 @@ pub struct Broker {
 struct BrokerState {
     options: BrokerOptions,
     info: ServerInfo,
+    /// Only this user's own processes and root's are let in.
+    same_user_only: bool,
+    /// What all subscriptions take, in bytes.
+    subscription_bytes: AtomicUsize,
+    log: BoundedLog,
+    /// Held by whoever looks what holds a socket.
+    checking: Mutex<()>,
     router: RwLock<Router>,
     waker: Waker,
     stopping: AtomicBool,
 }
 
+/// The version of nats-server whose core messaging this is. Clients use headers and "no responders" from 2.2 on.
+const COMPATIBLE_WITH: &str = "2.10.0";
 /// How long accepting pauses when the system has no file descriptor or thread left.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long accepting waits at most before it looks after ended clients.
@@ -109,7 +149,7 @@ impl Broker {
         let info = ServerInfo {
             server_id: ids::nuid(),
             server_name: options.name.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: COMPATIBLE_WITH.into(),
             go: "rust".into(),
             host: address.ip().to_string(),
             port: address.port(),
@@ -120,8 +160,12 @@ impl Broker {
             ..ServerInfo::default()
         };
         let shared = Arc::new(BrokerState {
+            same_user_only: options.auth == BrokerAuth::None && address.ip().is_loopback(),
             options,
             info,
+            subscription_bytes: AtomicUsize::new(0),
+            log: BoundedLog::default(),
+            checking: Mutex::default(),
             router: RwLock::default(),
             waker: Waker::new()?,
             stopping: AtomicBool::new(false),
@@ -164,10 +208,9 @@ fn accept(listener: &TcpListener, shared: &Arc<BrokerState>) {
     while !shared.stopping.load(Ordering::Acquire) {
         clients.retain(|client| !client.thread.is_finished());
         let accepted = match listener.accept() {
-            Ok((socket, _)) if clients.len() >= shared.options.max_connections => refuse(socket),
             Ok((socket, address)) => {
                 last_id += 1;
-                start_client(shared, socket, address, last_id).map(|client| clients.push(client))
+                admission::admit(shared, &mut clients, socket, address, last_id)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let _ = waker::wait(&shared.waker, Some(Interest::read_socket(listener.as_fd())), ROUND);
@@ -183,27 +226,6 @@ fn accept(listener: &TcpListener, shared: &Arc<BrokerState>) {
     for client in &clients {
         client.peer.waker.wake();
     }
-}
-
-fn start_client(shared: &Arc<BrokerState>, socket: TcpStream, address: SocketAddr, id: u64) -> io::Result<Running> {
-    socket.set_nonblocking(true)?;
-    socket.set_nodelay(true)?;
-    let peer = Arc::new(Peer::new(id, socket, shared.options.max_pending)?);
-    let (shared, for_thread) = (shared.clone(), peer.clone());
-    // Thread names hold 15 bytes; an id has up to 10 of them here and is shown in full in the log.
-    let name = format!("nats-{}", id % 10_000_000_000);
-    // Matching goes one call deeper with every word of a subject, and a line has room for 2,000.
-    let thread = threads::spawn(&name, TURN_STACK, move || client::run(&shared, &for_thread, address))?;
-    Ok(Running { peer, thread })
-}
-
-fn refuse(mut socket: TcpStream) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    codec::put_error(&mut bytes, "maximum connections exceeded");
-    socket.set_nonblocking(true)?;
-    // An empty socket takes this much, and if not it is refused without words.
-    let _ = socket.write(&bytes);
-    Ok(())
 }
 
 impl BrokerAuth {

@@ -6,6 +6,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use crate::broker::sockets::{self, Owner};
 use crate::broker::{BrokerAuth, BrokerOptions};
 use crate::event_log;
 use crate::files;
@@ -16,6 +17,7 @@ use crate::service::agents::SenderTrust;
 use crate::service::host::HostOptions;
 use crate::session::SessionOptions;
 use crate::sys;
+use crate::tools::child;
 use crate::trust_roots;
 use crate::turn::TurnOptions;
 pub(crate) use bridge::BridgePlan;
@@ -473,7 +475,13 @@ impl Settings {
             );
             return Err(self.wrong("listen", &why));
         }
-        Ok(Some(BrokerPlan { listen, options: BrokerOptions { auth, ..BrokerOptions::default() } }))
+        let options = BrokerOptions {
+            auth,
+            is_held_by_tool: child::descendant_holds_socket,
+            is_unlimited: Owner::is_this_process,
+            ..BrokerOptions::default()
+        };
+        Ok(Some(BrokerPlan { listen, options }))
     }
 
     /// What decides whether there is a broker.
@@ -517,6 +525,9 @@ impl Settings {
             None => nats::Options::new(servers),
         };
         options.name = "nats-pi-bridge".to_string();
+        if ["server", "context"].iter().all(|key| self.text(key).is_none()) {
+            options.check_server = sockets::check_found_server;
+        }
         options.authorities = || trust_roots::trusted().authorities.clone();
         options.read_file = nats_context::read;
         if let Some(auth) = self.auth() {

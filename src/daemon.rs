@@ -9,7 +9,7 @@ mod peers;
 mod requests;
 mod sessions;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, sockets};
 use crate::config::{self, BrokerPlan, Config};
 use crate::contract::documents;
 use crate::contract::ids::InstanceId;
@@ -530,14 +530,23 @@ impl Daemon {
     }
 }
 
-/// Serves a broker, unless something listens there already, which then is taken for the server.
+/// Serves a broker, unless something listens there already that may be taken for the server.
 fn start_broker(plan: &BrokerPlan) -> Result<Option<Broker>, String> {
     match Broker::start(plan.listen, plan.options.clone()) {
         Ok(broker) => {
             log::info!("no NATS server is configured: serving one on {}", broker.address());
             Ok(Some(broker))
         }
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => match sockets::listener(plan.listen) {
+            // Who listens may have gone meanwhile, and is looked at again when there is a connection.
+            None => Ok(None),
+            Some(owner) if owner.may_serve() => Ok(None),
+            Some(owner) => Err(format!(
+                "{} is in use by another user (uid {}), who could see and say everything there; name a free address with \
+                 --listen, or this server with --server if it is to be used",
+                plan.listen, owner.uid
+            )),
+        },
         Err(e) => Err(format!("cannot serve a NATS broker on {}: {e}", plan.listen)),
     }
 }

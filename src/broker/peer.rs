@@ -1,13 +1,16 @@
 //! What other threads may touch of a client: the buffer of what it is to be sent, and its subscriptions.
 
+use super::router::has_wildcard;
+use super::sockets::Owner;
 use crate::nats::output::{Lifetime, Output};
+use crate::nats::subject::words;
 use crate::nats::waker::Waker;
 use crate::sync::lock;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 /// A connected client.
@@ -21,6 +24,31 @@ pub(super) struct Peer {
     max_pending: usize,
     outbox: Mutex<Outbox>,
     subscriptions: Mutex<HashMap<Box<[u8]>, Arc<Subscription>>>,
+    standing: Mutex<Standing>,
+    /// Another client takes its place.
+    evicted: AtomicBool,
+    /// Who holds the other end, where that was looked up.
+    pub(super) owner: OnceLock<Option<Owner>>,
+    /// What its subscriptions take, in bytes.
+    pub(super) subscription_bytes: AtomicUsize,
+}
+
+/// What decides who has to go where there is no more room: the smaller ones first, of equal ones the one that was heard
+/// last the longest ago.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Standing {
+    pub(super) stage: Stage,
+    pub(super) heard: Instant,
+}
+
+/// How far a client has come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    /// It may not come in, and is about to be told so.
+    Refused,
+    /// It has not said who it is.
+    Silent,
+    Connected,
 }
 
 #[derive(Default)]
@@ -49,7 +77,14 @@ pub(super) struct Subscription {
     /// Messages so far, and the number after which it ends; 0 for no end.
     delivered: AtomicU64,
     max: AtomicU64,
+    /// Where it is among the subscriptions with its pattern; the router's business.
+    pub(super) place: AtomicUsize,
 }
+
+/// What one subscription takes beside its texts, in bytes, and what each word of a pattern with wildcards does (both
+/// measured, rounded up).
+const SUBSCRIPTION: usize = 400;
+const WORD: usize = 400;
 
 impl Peer {
     pub(super) fn new(id: u64, socket: TcpStream, max_pending: usize) -> io::Result<Peer> {
@@ -61,7 +96,25 @@ impl Peer {
             max_pending,
             outbox: Mutex::default(),
             subscriptions: Mutex::default(),
+            standing: Mutex::new(Standing { stage: Stage::Silent, heard: Instant::now() }),
+            evicted: AtomicBool::new(false),
+            owner: OnceLock::new(),
+            subscription_bytes: AtomicUsize::new(0),
         })
+    }
+
+    pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
+        lock(&self.standing)
+    }
+
+    /// Takes its place away from it.
+    pub(super) fn evict(&self) {
+        self.evicted.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub(super) fn is_evicted(&self) -> bool {
+        self.evicted.load(Ordering::Acquire)
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {
@@ -136,7 +189,15 @@ impl Subscription {
             sid: sid.into(),
             delivered: AtomicU64::new(0),
             max: AtomicU64::new(0),
+            place: AtomicUsize::new(0),
         }
+    }
+
+    /// The memory that it takes, in bytes.
+    pub(super) fn size(&self) -> usize {
+        let words = if has_wildcard(&self.pattern) { words(&self.pattern).count() } else { 0 };
+        let texts = 2 * (self.pattern.len() + self.sid.len()) + self.queue.as_deref().map_or(0, <[u8]>::len);
+        SUBSCRIPTION + texts + words * WORD
     }
 
     /// Counts a message; whether it may still be delivered, and whether it is the last one.

@@ -1,15 +1,32 @@
-//! Who gets a message: a tree of the words of all subscribed patterns.
+//! Who gets a message: a table of the literal patterns, and a tree of the words of those with wildcards.
+//!
+//! Most patterns are literal (inboxes, subjects of sessions), and a table needs neither a node for each word nor a walk. All
+//! work is linear in what is subscribed: a subscription knows its place, so that removing one does not search, and the groups
+//! of a message are found by their names.
 
 use super::peer::Subscription;
 use crate::nats::subject::words;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The most words of a pattern with wildcards. The walk through the tree calls itself once for each.
+pub(super) const MAX_WORDS: usize = 64;
+/// A table of at least so many places is made smaller when three quarters of it are empty.
+const SHRINK_FROM: usize = 1024;
+/// Up to so many queue groups of one message are searched one after the other, which is faster than a table of them.
+const FEW_GROUPS: usize = 8;
 
 /// All subscriptions of all clients.
 #[derive(Default)]
 pub(super) struct Router {
-    root: Node,
+    literal: HashMap<Box<[u8]>, Subscribers>,
+    wildcard: Node,
 }
+
+/// The subscriptions with one pattern. Each knows its place in the list.
+#[derive(Default)]
+struct Subscribers(Vec<Arc<Subscription>>);
 
 /// What follows after some words.
 #[derive(Default)]
@@ -17,72 +34,132 @@ struct Node {
     /// By the next word, wildcards included.
     next: HashMap<Box<[u8]>, Node>,
     /// Patterns that end here.
-    subscriptions: Vec<Arc<Subscription>>,
+    subscribers: Subscribers,
 }
 
 /// The subscriptions found so far.
 #[derive(Default)]
-struct Targets {
+struct Targets<'a> {
     list: Vec<Arc<Subscription>>,
     /// Where in `list` a queue group's member is, and among how many it was drawn.
     groups: Vec<(usize, usize)>,
+    /// Where in `groups` a group is, by its name, once there are more than a few.
+    by_name: HashMap<&'a [u8], usize>,
+}
+
+/// Whether a word of the pattern stands for other words.
+pub(super) fn has_wildcard(pattern: &[u8]) -> bool {
+    words(pattern).any(|word| matches!(word, b"*" | b">"))
 }
 
 impl Router {
     pub(super) fn add(&mut self, subscription: Arc<Subscription>) {
-        let mut node = &mut self.root;
+        if !has_wildcard(&subscription.pattern) {
+            self.literal.entry(subscription.pattern.clone()).or_default().add(subscription);
+            return;
+        }
+        let mut node = &mut self.wildcard;
         for word in words(&subscription.pattern) {
             node = node.next.entry(word.into()).or_default();
         }
-        node.subscriptions.push(subscription.clone());
+        node.subscribers.add(subscription.clone());
     }
 
     pub(super) fn remove(&mut self, subscription: &Arc<Subscription>) {
-        let path: Vec<&[u8]> = words(&subscription.pattern).collect();
-        self.root.remove(&path, subscription);
+        if has_wildcard(&subscription.pattern) {
+            let path: Vec<&[u8]> = words(&subscription.pattern).collect();
+            self.wildcard.remove(&path, subscription);
+        } else if let Some(subscribers) = self.literal.get_mut(&subscription.pattern) {
+            subscribers.remove(subscription);
+            if subscribers.0.is_empty() {
+                self.literal.remove(&subscription.pattern);
+                shrink(&mut self.literal);
+            }
+        }
     }
 
     /// The subscriptions that a message to `subject` goes to, among those for which `wanted` is true. Of a queue group one
     /// member is drawn. A subject with empty words reaches nobody.
-    pub(super) fn targets(&self, subject: &[u8], wanted: impl Fn(&Subscription) -> bool) -> Vec<Arc<Subscription>> {
+    pub(super) fn targets<'a>(
+        &'a self,
+        subject: &[u8],
+        wanted: impl Fn(&Subscription) -> bool,
+    ) -> Vec<Arc<Subscription>> {
         let path: Vec<&[u8]> = words(subject).collect();
         let mut targets = Targets::default();
         if !path.iter().any(|word| word.is_empty()) {
-            self.root.collect(&path, &mut |subscription| {
+            let mut add = |subscription: &'a Arc<Subscription>| {
                 if wanted(subscription) {
                     targets.add(subscription);
                 }
-            });
+            };
+            if let Some(subscribers) = self.literal.get(subject) {
+                subscribers.0.iter().for_each(&mut add);
+            }
+            self.wildcard.collect(&path, &mut add);
         }
         targets.list
     }
 }
 
+impl Subscribers {
+    fn add(&mut self, subscription: Arc<Subscription>) {
+        subscription.place.store(self.0.len(), Ordering::Relaxed);
+        self.0.push(subscription);
+    }
+
+    /// Removes a subscription if it is still there, and tells the last one, which takes its place, where it is now.
+    fn remove(&mut self, subscription: &Arc<Subscription>) {
+        let place = subscription.place.load(Ordering::Relaxed);
+        if !self.0.get(place).is_some_and(|other| Arc::ptr_eq(other, subscription)) {
+            return;
+        }
+        self.0.swap_remove(place);
+        if let Some(moved) = self.0.get(place) {
+            moved.place.store(place, Ordering::Relaxed);
+        }
+        if self.0.capacity() >= SHRINK_FROM && self.0.len() < self.0.capacity() / 4 {
+            self.0.shrink_to(self.0.len() * 2);
+        }
+    }
+}
+
+/// Gives memory back when a table is mostly empty.
+fn shrink<V>(table: &mut HashMap<Box<[u8]>, V>) {
+    if table.capacity() >= SHRINK_FROM && table.len() < table.capacity() / 4 {
+        table.shrink_to(table.len() * 2);
+    }
+}
+
 impl Node {
     fn is_empty(&self) -> bool {
-        self.next.is_empty() && self.subscriptions.is_empty()
+        self.next.is_empty() && self.subscribers.0.is_empty()
     }
 
     fn remove(&mut self, path: &[&[u8]], subscription: &Arc<Subscription>) {
         let Some((word, rest)) = path.split_first() else {
-            self.subscriptions.retain(|other| !Arc::ptr_eq(other, subscription));
+            self.subscribers.remove(subscription);
             return;
         };
         if let Some(node) = self.next.get_mut(*word) {
             node.remove(rest, subscription);
             if node.is_empty() {
                 self.next.remove(*word);
+                shrink(&mut self.next);
             }
         }
     }
 
-    fn collect(&self, path: &[&[u8]], found: &mut impl FnMut(&Arc<Subscription>)) {
+    fn collect<'a>(&'a self, path: &[&[u8]], found: &mut impl FnMut(&'a Arc<Subscription>)) {
         let Some((word, rest)) = path.split_first() else {
-            self.subscriptions.iter().for_each(found);
+            self.subscribers.0.iter().for_each(found);
             return;
         };
+        if self.next.is_empty() {
+            return;
+        }
         if let Some(node) = self.next.get(&b">"[..]) {
-            node.subscriptions.iter().for_each(&mut *found);
+            node.subscribers.0.iter().for_each(&mut *found);
         }
         if let Some(node) = self.next.get(&b"*"[..]) {
             node.collect(rest, found);
@@ -96,22 +173,36 @@ impl Node {
     }
 }
 
-impl Targets {
-    fn add(&mut self, subscription: &Arc<Subscription>) {
-        // A group is its name, whatever patterns its members have: as with nats-server, a message goes to one of them.
-        let same = |other: &Arc<Subscription>| other.queue == subscription.queue;
-        if subscription.queue.is_none() {
+impl<'a> Targets<'a> {
+    fn add(&mut self, subscription: &'a Arc<Subscription>) {
+        let Some(queue) = subscription.queue.as_deref() else {
             self.list.push(subscription.clone());
-        } else if let Some((at, members)) = self.groups.iter_mut().find(|(at, _)| same(&self.list[*at])) {
-            *members += 1;
-            // Each of n members is drawn with the same chance: the n-th replaces its predecessor once in n times.
-            if fastrand::usize(..*members) == 0 {
-                self.list[*at] = subscription.clone();
+            return;
+        };
+        // A group is its name, whatever patterns its members have: as with nats-server, a message goes to one of them.
+        let Some(group) = self.group(queue) else {
+            if self.groups.len() >= FEW_GROUPS {
+                self.by_name.insert(queue, self.groups.len());
             }
-        } else {
             self.groups.push((self.list.len(), 1));
             self.list.push(subscription.clone());
+            return;
+        };
+        let Some((at, members)) = self.groups.get_mut(group) else { return };
+        *members += 1;
+        // Each of n members is drawn with the same chance: the n-th replaces its predecessor once in n times.
+        if fastrand::usize(..*members) == 0
+            && let Some(drawn) = self.list.get_mut(*at)
+        {
+            *drawn = subscription.clone();
         }
+    }
+
+    /// Where in `groups` the group of that name is: among the first few, or in the table of the others.
+    fn group(&self, queue: &[u8]) -> Option<usize> {
+        let named = |at: usize| self.list.get(at).and_then(|member| member.queue.as_deref()) == Some(queue);
+        let first = self.groups.iter().take(FEW_GROUPS).position(|(at, _)| named(*at));
+        first.or_else(|| self.by_name.get(queue).copied())
     }
 }
 
@@ -168,7 +259,7 @@ mod tests {
             let sid = String::from_utf8_lossy(&one.sid).into_owned();
             assert!(!found(&router, &sid, None).contains(&sid));
         }
-        assert!(router.root.is_empty(), "nothing is left behind");
+        assert!(router.wildcard.is_empty() && router.literal.is_empty(), "nothing is left behind");
     }
 
     #[test]
@@ -199,5 +290,27 @@ mod tests {
         assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
         let without_two = found(&router, "a", Some(2));
         assert!(matches!(&without_two[..], [p, q, r, w] if p == "p1" && q.starts_with('q') && r == "r1" && w == "w1"));
+    }
+
+    #[test]
+    fn many_groups_and_members_take_linear_time() {
+        const MANY: usize = 30_000;
+        let mut router = Router::default();
+        let peer = peer(1);
+        let subscription = |pattern: &str, queue: &str, sid: usize| {
+            let sid = sid.to_string();
+            Arc::new(Subscription::new(peer.clone(), pattern.as_bytes(), Some(queue.as_bytes()), sid.as_bytes()))
+        };
+        let groups = (0..MANY).map(|number| subscription("a", &format!("q{number}"), number));
+        let members = (0..MANY).map(|number| subscription("*", "q7", MANY + number));
+        let all: Vec<_> = groups.chain(members).collect();
+        let start = std::time::Instant::now();
+        all.iter().for_each(|one| router.add(one.clone()));
+        assert_eq!(router.targets(b"a", |_| true).len(), MANY);
+        all.iter().for_each(|one| router.remove(one));
+        // Quadratic work takes some 10 s here, linear work 0.1 s.
+        assert!(start.elapsed() < std::time::Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(router.wildcard.is_empty() && router.literal.is_empty());
+        assert!(router.literal.capacity() < SHRINK_FROM);
     }
 }

@@ -213,10 +213,8 @@ impl Decoder {
             },
             Verb::Unsubscribe => match *frame.args.list() {
                 [sid] => ClientOp::Unsubscribe { sid, max: None },
-                [sid, max] => {
-                    let max = number(max).ok_or_else(|| bad_arguments(frame.line))?;
-                    ClientOp::Unsubscribe { sid, max: Some(max) }
-                }
+                // What is no number is none, as in nats-server.
+                [sid, max] => ClientOp::Unsubscribe { sid, max: number(max) },
                 _ => return Err(bad_arguments(frame.line)),
             },
             Verb::Connect => ClientOp::Connect(frame.text),

@@ -108,6 +108,7 @@ pub(super) fn connect(address: &ServerAddress, shared: &Shared) -> Result<Establ
         if options.tls.first { attempt.tls(socket, address, options)? } else { Transport::Plain(Arc::new(socket)) };
     let mut decoder = Decoder::new(Limits::default());
     let mut info = attempt.first_info(&mut transport, &mut decoder)?;
+    attempt.check_server(&transport)?;
     if !options.tls.first && (want_tls || info.tls_required) {
         if !info.tls_required && !info.tls_available {
             return Err(ConnectError::TlsNotOffered);
@@ -224,6 +225,17 @@ impl Attempt<'_> {
                 return Ok(TcpStream::from(socket));
             }
         }
+    }
+
+    /// Done once the server has spoken: before, nobody holds its end of the connection yet.
+    fn check_server(&self, transport: &Transport) -> Result<(), ConnectError> {
+        let socket = transport.socket();
+        let own = rustix::net::getsockname(socket).ok().and_then(|end| SocketAddr::try_from(end).ok());
+        let server = rustix::net::getpeername(socket).ok().flatten().and_then(|end| SocketAddr::try_from(end).ok());
+        let (Some(own), Some(server)) = (own, server) else {
+            return Err(ConnectError::Unexpected("the connection is gone already"));
+        };
+        (self.shared.options.check_server)(own, server).map_err(ConnectError::Unexpected)
     }
 
     fn tls(&self, socket: TcpStream, address: &ServerAddress, options: &Options) -> Result<Transport, ConnectError> {

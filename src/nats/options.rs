@@ -3,6 +3,7 @@
 use super::address::ServerAddress;
 use super::auth::{Auth, ReadFile};
 use rustls::RootCertStore;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Options {
     pub authorities: fn() -> Arc<RootCertStore>,
     /// Reads the files that [`Auth`] and [`Tls`] name.
     pub read_file: ReadFile,
+    /// Says why a server must not be told our credentials and used, from the two ends of the connection, ours first.
+    pub check_server: fn(SocketAddr, SocketAddr) -> Result<(), &'static str>,
     /// How much output may wait, in bytes, while the server does not read or is away.
     pub max_pending: usize,
 }
@@ -49,6 +52,7 @@ impl Options {
             ping_interval: Duration::from_secs(5),
             authorities: || Arc::new(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }),
             read_file: |path| std::fs::read(path),
+            check_server: |_, _| Ok(()),
             max_pending: 8 << 20,
         }
     }

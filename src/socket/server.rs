@@ -4,6 +4,7 @@ use super::client::Client;
 use super::link::{Link, error_line};
 use super::{DAEMON, Shared, WAKE_UP, stop_line};
 use crate::threads::{self, Thread};
+use crate::tools::child;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -109,6 +110,14 @@ impl Accept<'_> {
             let uid = peer.uid.as_raw();
             log::warn!("side channel: a client of user {uid} (process {}) was refused", peer.pid.as_raw_nonzero());
             refuse(&socket, "this socket is for its owner only");
+            return Ok(());
+        }
+        if child::is_descendant(peer.pid.as_raw_pid()) {
+            log::warn!(
+                "side channel: a program that an agent has started (process {}) was refused",
+                peer.pid.as_raw_pid()
+            );
+            refuse(&socket, "programs that an agent has started may not use this socket");
             return Ok(());
         }
         self.join_finished();

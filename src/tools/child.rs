@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 const CALL_VARIABLE: &str = "NATS_PI_BRIDGE_CALL";
 /// For processes to be gone after SIGKILL; one that sits in the kernel for longer is left to [`reap_orphans`].
 const KILL_TIME: Duration = Duration::from_secs(1);
+/// More parents than a process has.
+const MAX_DEPTH: usize = 10_000;
 /// Between two looks at dying processes.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -53,6 +55,38 @@ pub(crate) fn reap_orphans() {
     }
     left_behind().retain(|pid| matches!(take_end(*pid), Ok(None)));
     processes::all().iter().filter(|process| process.zombie && is_adopted(process)).for_each(reap);
+}
+
+/// Whether a process was started by this one, directly or by others in between.
+pub(crate) fn is_descendant(pid: i32) -> bool {
+    let own = getpid().as_raw_pid();
+    let parents = std::iter::successors(processes::find(pid), |process| processes::find(process.parent));
+    // The list of parents is no snapshot of one moment, so that it might be a circle.
+    parents.take(MAX_DEPTH).any(|process| process.parent == own)
+}
+
+/// Whether a process that this one has started, directly or by others in between, holds the socket of that inode. Takes
+/// some 10 µs for each process of the machine.
+pub(crate) fn descendant_holds_socket(inode: u64) -> bool {
+    let name = format!("socket:[{inode}]");
+    descendants().iter().any(|process| {
+        // A process that has ended holds nothing, and what another user holds is not this user's socket.
+        let Ok(files) = std::fs::read_dir(format!("/proc/{}/fd", process.pid)) else { return false };
+        files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == &*name))
+    })
+}
+
+/// What descends from this process. Since it adopts orphans, nobody gets out of that by losing parents. Costs one system
+/// call when there is nothing.
+fn descendants() -> Vec<Process> {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    if waitid(WaitId::All, look).is_err_and(|error| error == rustix::io::Errno::CHILD) {
+        return Vec::new();
+    }
+    let own = getpid().as_raw_pid();
+    let mut members = processes::with_descendants(&processes::all(), |process| process.parent == own);
+    members.retain(|process| process.pid != own);
+    members
 }
 
 /// A child of this process that it did not start itself.

@@ -1,13 +1,23 @@
 """The daemon serves NATS itself where no server is named."""
 
 import asyncio
+import contextlib
+import os
+import signal
 import socket
+import sys
 
 import nats
 import pytest
 
+from support.model_script import ToolCall
 from support.nats_server import free_port
 from support.waiting import DEADLINE
+
+STRANGER = 54321
+"""The number of a user who is nobody here."""
+SYSTEM_USER = 54
+as_another_user = pytest.mark.skipif(os.geteuid() != 0, reason="only root can try it as another user")
 
 
 @pytest.fixture
@@ -183,8 +193,16 @@ def test_ordinary_use_by_a_client_nobody_here_wrote(alone):
     asyncio.run(asyncio.wait_for(use(), 30))
 
 
-@pytest.mark.parametrize("pattern", [["*"] * 2000, ["a"] * 1999 + [">"], ["a"] * 2000], ids=["wildcards", "tail", "literal"])
-def test_subjects_of_2000_words_harm_nobody(alone, pattern):
+@pytest.mark.parametrize(
+    ("pattern", "answer"),
+    [
+        (["a"] * 2000, "MSG {subject} 1 1\r\nx\r\n"),
+        (["*"] * 2000, "-ERR 'Permissions Violation for Subscription to"),
+        (["a"] * 1999 + [">"], "-ERR 'Permissions Violation for Subscription to"),
+    ],
+    ids=["literal", "wildcards", "tail"],
+)
+def test_subjects_of_2000_words_harm_nobody(alone, pattern, answer):
     """As many as a line has room for; matching them must not exhaust a thread's stack."""
     daemon = alone()
     host, port = daemon.address.split(":")
@@ -194,5 +212,133 @@ def test_subjects_of_2000_words_harm_nobody(alone, pattern):
         heard = b""
         while not heard.endswith(b"PONG\r\n"):
             heard += client.recv(65536)
-        assert f"MSG {subject} 1 1\r\nx\r\n".encode() in heard
+        assert answer.format(subject=subject).encode() in heard
     assert daemon.list()["sessions"] == []
+
+
+@contextlib.contextmanager
+def forked(uid, act):
+    """Runs `act(out)` as another user, in a process of its own. It must not load anything, as that user may read nothing
+    of ours. Gives the file into which what it writes to `out` comes."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            act(write)
+        finally:
+            os._exit(0)
+    os.close(write)
+    try:
+        with os.fdopen(read, "rb", buffering=0) as output:
+            yield output
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def squatting(port):
+    """Says what a NATS server says first, and writes down what it hears."""
+
+    def act(out):
+        server = socket.create_server(("127.0.0.1", port))
+        os.write(out, b"ready\n")
+        while True:
+            connection, _ = server.accept()
+            connection.sendall(b'INFO {"server_id":"x","version":"2.10.0","headers":true,"max_payload":1048576,"proto":1}\r\n')
+            while heard := connection.recv(4096):
+                os.write(out, heard)
+                connection.sendall(b"PONG\r\n")
+
+    return act
+
+
+@as_another_user
+def test_another_user_is_refused(alone):
+    daemon = alone()
+    host, port = daemon.address.rsplit(":", 1)
+
+    def knock(out):
+        with socket.create_connection((host, int(port)), timeout=DEADLINE) as client:
+            client.sendall(b'CONNECT {"verbose":false}\r\nPUB agents.pi-exec.tester 0\r\n\r\nPING\r\n')
+            while part := client.recv(4096):
+                os.write(out, part)
+
+    with forked(STRANGER, knock) as output:
+        answer = b"".join(iter(lambda: output.read(4096), b"")).decode()
+    assert "-ERR 'Authorization Violation: only processes of the user who runs this server" in answer
+    assert "PONG" not in answer
+    daemon.wait_log(f"connections of other users were refused.*of user {STRANGER}")
+    assert daemon.session_ids() == [], "its own user is served on"
+
+
+@as_another_user
+def test_a_port_that_another_user_holds_is_not_used(new_daemon):
+    port = free_port()
+    with forked(STRANGER, squatting(port)) as output:
+        assert output.read(6) == b"ready\n"
+        daemon = new_daemon(bus=None)
+        del daemon.config["server"]
+        done = daemon.run_to_end("--listen", f"127.0.0.1:{port}", "--token", "s3cret-8")
+        assert done.returncode != 0
+        assert f"127.0.0.1:{port} is in use by another user (uid {STRANGER})" in done.stderr
+        assert "--listen" in done.stderr and "--server" in done.stderr
+        os.set_blocking(output.fileno(), False)
+        assert output.read(1000) is None, "it was told nothing"
+    # Named, it is used, whoever it belongs to.
+    with forked(STRANGER, squatting(port)) as output:
+        assert output.read(6) == b"ready\n"
+        daemon = new_daemon(bus=None)
+        del daemon.config["server"]
+        daemon.spawn("--server", f"127.0.0.1:{port}")
+        assert b"CONNECT" in output.read(4096)
+
+
+@as_another_user
+def test_a_server_of_the_system_is_used(new_daemon):
+    port = free_port()
+    with forked(SYSTEM_USER, squatting(port)) as output:
+        assert output.read(6) == b"ready\n"
+        daemon = new_daemon(bus=None)
+        del daemon.config["server"]
+        daemon.spawn("--listen", f"127.0.0.1:{port}")
+        assert b"CONNECT" in output.read(4096)
+
+
+@as_another_user
+def test_who_takes_the_port_of_a_server_that_went_away_is_told_nothing(new_daemon, own_server):
+    server = own_server()
+    daemon = new_daemon(bus=None)
+    del daemon.config["server"]
+    daemon.spawn("--listen", server.address)
+    daemon.wait_log("intake registered")
+    server.stop()
+    with forked(STRANGER, squatting(server.port)) as output:
+        assert output.read(6) == b"ready\n"
+        daemon.wait_log("it belongs to another user of this host, and is used only if --server names it")
+        os.set_blocking(output.fileno(), False)
+        assert output.read(1000) is None, "it was told nothing"
+    daemon.wait_log(f"serving one on {server.address}$")
+
+
+def test_programs_of_sessions_are_refused(alone, model):
+    daemon = alone()
+    host, port = daemon.address.rsplit(":", 1)
+    # By itself, and after it has lost its parents, its session and the variables that mark it.
+    knock = f"exec 3<>/dev/tcp/{host}/{port}; head -n 2 <&3 | tail -n 1"
+    hide = f"(setsid env -i bash -c '{knock} > hidden.part; mv hidden.part hidden' &); until test -e hidden; do sleep 0.02; done"
+    reach = (
+        f"{sys.executable} -c 'import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+        f"print(s.makefile().readline())' {daemon.socket}"
+    )
+    model.script([ToolCall("bash", {"command": f"{knock}; {hide}; cat hidden; {reach}"})], "done")
+    assert daemon.session("one", "hi").text() == "done"
+    ((result, _),) = model.requests[-1].tool_results
+    said = "-ERR 'Authorization Violation: programs that an agent has started may not connect'"
+    assert result.count(said) == 2, result
+    assert "programs that an agent has started may not use this socket" in result
+    # Others, this test among them, are served while such programs run.
+    assert daemon.session_ids() == ["one"]

@@ -58,6 +58,7 @@ fn reads_what_a_client_says() {
         (b"sub a q x9\r\n", ClientOp::Subscribe { subject: b"a", queue: Some(b"q"), sid: b"x9" }),
         (b"UNSUB 1\r\n", ClientOp::Unsubscribe { sid: b"1", max: None }),
         (b"UNSUB 1 5\r\n", ClientOp::Unsubscribe { sid: b"1", max: Some(5) }),
+        (b"UNSUB 1 x\r\n", ClientOp::Unsubscribe { sid: b"1", max: None }),
         (b"PUB a 2\r\nhi\r\n", publication(b"a", None, None, b"hi")),
         (b"PUB a r 0\r\n\r\n", publication(b"a", Some(b"r"), None, b"")),
         (b"HPUB a r 12 13\r\nNATS/1.0\r\n\r\nx\r\n", publication(b"a", Some(b"r"), Some(b"NATS/1.0\r\n\r\n"), b"x")),
@@ -93,7 +94,7 @@ fn refuses_what_it_cannot_follow() {
         let mut decoder = decoder(bytes);
         assert_eq!(decoder.next_server_op(), Err(expected.clone()), "{}", shown(bytes));
     }
-    for bytes in [&b"UNSUB 1 x\r\n"[..], b"SUB a\r\n", b"SUB a b c d\r\n", b"PUB 1\r\n", b"UNSUB\r\n"] {
+    for bytes in [&b"UNSUB 1 2 3\r\n"[..], b"SUB a\r\n", b"SUB a b c d\r\n", b"PUB 1\r\n", b"UNSUB\r\n"] {
         assert!(matches!(decoder(bytes).next_client_op(), Err(DecodeError::BadArguments(_))), "{}", shown(bytes));
     }
 }
