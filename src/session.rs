@@ -167,8 +167,10 @@ impl<W: Wire> Session<W> {
     #[expect(clippy::boxed_local, reason = "on the caller's stack they would stay there for good")]
     fn new(parts: Box<Parts<W>>) -> (Box<Session<W>>, Storage, Option<Box<Prompt>>) {
         let parts = *parts;
-        let restarts =
-            parts.state.as_ref().map_or(0, |state| state.starts().saturating_sub(parts.identity.created_at_start));
+        let restarts = match &parts.state {
+            Some(state) if parts.identity.named => state.starts().saturating_sub(parts.identity.created_at_start),
+            Some(_) | None => 0,
+        };
         let last_seq = restarts.saturating_mul(EVENTS_PER_START);
         let session = Session {
             queue: Queue::new(parts.options.max_queue),

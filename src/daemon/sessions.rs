@@ -74,7 +74,11 @@ impl Daemon {
             from: from.clone(),
             project_trusted,
             tools,
-            created_at_start: self.state.as_ref().map_or(0, |state| state.starts()),
+            created_at_start: self
+                .state
+                .as_ref()
+                .filter(|_| create.session_id.is_some())
+                .map_or(0, |state| state.starts()),
             created_ms: now_ms(),
         });
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// The largest file that is read, in bytes; one of a session has less than a thousandth of it.
@@ -66,7 +67,7 @@ pub(crate) struct SavedSession {
 /// The folder of one daemon. Dropping it lets another one use it.
 pub(crate) struct StateDir {
     folder: PathBuf,
-    starts: u64,
+    starts: OnceLock<u64>,
     _lock: File,
 }
 
@@ -87,13 +88,25 @@ impl StateDir {
             Err(e) => return Err(OpenError::Io(e.into())),
         }
         let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
-        let starts = count_start(&folder.join("starts")).map_err(OpenError::Io)?;
-        Ok(StateDir { folder: folder.to_path_buf(), starts, _lock: lock })
+        Ok(StateDir { folder: folder.to_path_buf(), starts: OnceLock::new(), _lock: lock })
     }
 
-    /// How often a daemon was started on this folder, this time included.
+    /// How often a daemon that had sessions was started on this folder, this time included. It is counted on disk when it is
+    /// first asked for, because a start need not wait for the disk.
     pub(crate) fn starts(&self) -> u64 {
-        self.starts
+        *self.starts.get_or_init(|| {
+            let path = self.folder.join("starts");
+            let before = files::read_text(&path, 32).ok().and_then(|text| text.trim().parse::<u64>().ok());
+            let starts = before.unwrap_or_default().saturating_add(1);
+            let counted = private::replace(&path, |file| {
+                file.write_all(starts.to_string().as_bytes())?;
+                file.sync_data()
+            });
+            if let Err(e) = counted {
+                log::warn!("numbers of events may come again after a restart: {}: {e}", path.display());
+            }
+            starts
+        })
     }
 
     fn path(&self, id: &str) -> PathBuf {
@@ -159,17 +172,6 @@ impl StateDir {
 
 fn has_extension(path: &Path, wanted: &str) -> bool {
     path.extension().is_some_and(|extension| extension == wanted)
-}
-
-/// Adds one to the number in a file and returns it; a file that is not there or says nothing counts as 0.
-fn count_start(path: &Path) -> io::Result<u64> {
-    let before = files::read_text(path, 32).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let starts = before.unwrap_or_default().saturating_add(1);
-    private::replace(path, |file| {
-        file.write_all(starts.to_string().as_bytes())?;
-        file.sync_data()
-    })?;
-    Ok(starts)
 }
 
 /// A lifetime in seconds.
