@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from support.model_script import ToolCall, Usage
-from support.pi import INSTALL_TIMEOUT, RELEASES, Pi
+from support.npm import INSTALL_TIMEOUT
+from support.pi import RELEASES, Pi
 
 # The first test that runs may have to install PI.
 pytestmark = [pytest.mark.any_server, pytest.mark.npm, pytest.mark.timeout(INSTALL_TIMEOUT + 120)]

@@ -1,25 +1,16 @@
 """The PI agent as its makers publish it, for the tests of what both read and write."""
 
-import fcntl
-import functools
 import json
-import os
 import platform
 import queue
-import re
-import shutil
 import subprocess
 import threading
-from pathlib import Path
 
-import pytest
-
+from . import npm
 from .waiting import DEADLINE
 
-INSTALL_TIMEOUT = 240
 # Node starts, loads the package, asks the model and ends.
 RUN_TIMEOUT = 45
-REGISTRY_TIMEOUT = 30
 # From npm as well, for a release that needs a newer one than the system has.
 NODE = "22.23.3"
 
@@ -35,26 +26,15 @@ class Release:
 
     def installed(self):
         """The command that starts PI. Installs the package at first; skips the test where that cannot be done."""
-        for program in ("node", "npm"):
-            if not shutil.which(program):
-                pytest.skip(f"{program} is not installed")
-        version = self._version or newest(self._package)
+        npm.required()
+        version = self._version or npm.newest(self._package)
         wanted = [f"{self._package}@{version}"]
         node = "node"
-        if node_version() < self._oldest_node:
+        if npm.node_version() < self._oldest_node:
             package = f"node-linux-{'arm64' if platform.machine() == 'aarch64' else 'x64'}"
             wanted.append(f"{package}@{NODE}")
             node = None
-        target = Path(os.environ.get("CARGO_TARGET_DIR") or Path(__file__).parents[3] / "target")
-        folder = target / "npm" / f"pi-coding-agent-{version}"
-        folder.mkdir(parents=True, exist_ok=True)
-        # Several workers want it at the same time; the stamp says that an installation was completed.
-        with open(folder / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            stamp = folder / "installed"
-            if not stamp.exists():
-                install(folder, wanted)
-                stamp.touch()
+        folder = npm.installed(f"pi-coding-agent-{version}", wanted)
         program = folder / "node_modules" / self._package / "dist/cli.js"
         assert program.is_file()
         return [node or str(folder / "node_modules" / package / "bin/node"), str(program)]
@@ -65,39 +45,6 @@ RELEASES = [
     Release("@mariozechner/pi-coding-agent", "0.73.1", (20, 6)),
     Release("@earendil-works/pi-coding-agent", None, (22, 19)),
 ]
-
-
-def node_version():
-    version = subprocess.run(["node", "--version"], capture_output=True, text=True, timeout=DEADLINE).stdout
-    numbers = re.match(r"v(\d+)\.(\d+)", version)
-    return tuple(map(int, numbers.groups())) if numbers else (0, 0)
-
-
-@functools.cache
-def newest(package):
-    try:
-        asked = subprocess.run(
-            ["npm", "view", package, "version"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=REGISTRY_TIMEOUT,
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip("npm's registry does not answer")
-    if asked.returncode != 0:
-        pytest.skip(f"npm does not know {package}: {asked.stderr[-500:]}")
-    return asked.stdout.strip()
-
-
-def install(folder, packages):
-    (folder / "package.json").write_text('{"private": true}')
-    command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", *packages]
-    try:
-        done = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INSTALL_TIMEOUT
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"npm did not install {packages} within {INSTALL_TIMEOUT} s")
-    if done.returncode != 0:
-        pytest.skip(f"npm cannot install {packages}: {done.stderr[-500:]}")
 
 
 class Pi:
