@@ -138,6 +138,7 @@ impl Daemon {
         }
         self.host.senders.identify(message, now_ms()).map_err(|ReplyError { kind, message }| match kind.status() {
             401 => DaemonError::Unauthorized { message },
+            403 => DaemonError::Forbidden { message },
             429 => DaemonError::Busy { message },
             _ => DaemonError::InvalidRequest { message },
         })
