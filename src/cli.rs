@@ -121,8 +121,11 @@ fn exchange(
     if verb == Verb::Stream {
         return stream::run(connection, &request, target.session.as_deref(), deadline);
     }
-    let response = connection.ask(&request, deadline)?;
+    let mut response = connection.ask(&request, deadline)?;
     let success = response["success"] == true;
+    if verb == Verb::Sessions && success {
+        complete(connection, &request, &mut response, deadline)?;
+    }
     let json = invocation.has(Flag::Json);
     if !followed {
         output::print_json(&response)?;
@@ -135,6 +138,39 @@ fn exchange(
         return Err(Failure::Local(answer::error_of(&response)));
     }
     answer::follow(connection, &request["id"], json)
+}
+
+/// Adds the further pages of `list` to the first one.
+///
+/// # Errors
+/// One of them does not come, or the pages never end.
+fn complete(
+    connection: &mut Connection,
+    request: &Value,
+    first: &mut Value,
+    deadline: Deadline,
+) -> Result<(), Failure> {
+    while let Some(next) = first["data"].as_object_mut().and_then(|data| data.remove("next")) {
+        let mut request = request.clone();
+        request["id"] = connection::new_id().into();
+        request["after"] = next.clone();
+        let mut page = connection.ask(&request, deadline)?;
+        if page["success"] != true {
+            return Err(Failure::Local(page.as_object().map(answer::error_of).unwrap_or_default()));
+        }
+        if page["data"]["next"] == next {
+            return Err(Failure::Local("The pages of the list do not end".into()));
+        }
+        for rows in ["sessions", "runs"] {
+            if let (Some(all), Some(more)) = (first["data"][rows].as_array_mut(), page["data"][rows].as_array_mut()) {
+                all.append(more);
+            }
+        }
+        if !page["data"]["next"].is_null() {
+            first["data"]["next"] = page["data"]["next"].take();
+        }
+    }
+    Ok(())
 }
 
 /// `pi-bridge list`.

@@ -38,6 +38,10 @@ const PUBLIC_SERVER: &str = "demo.nats.io";
 /// The owner where nobody says who that is.
 const UNKNOWN_OWNER: &str = "unknown";
 
+/// What it means to be root, for somebody who may not have meant to.
+const AS_ROOT: &str = "this daemon is root, and so are the programs that its sessions run: whoever may prompt one can change \
+    everything on this machine or in this container; refuseRoot forbids it";
+
 /// Everything the daemon was told, immutable from here on.
 pub(crate) struct Config {
     pub nats: nats::Options,
@@ -591,6 +595,13 @@ impl Settings {
         }
         let servers = nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let mut warnings = Vec::new();
+        if rustix::process::geteuid().is_root() {
+            if self.text("refuseRoot") == Some("true") {
+                let why = "this process is root; start it as another user, or allow it";
+                return Err(ConfigError::Invalid(self.wrong("refuseRoot", why).to_string()));
+            }
+            warnings.push(AS_ROOT.to_string());
+        }
         if !trusted_senders.is_empty() && min_sender_trust == SenderTrust::Any {
             warnings.push("trustedSenders keeps nobody out unless minSenderTrust is signed".to_string());
         }

@@ -15,6 +15,7 @@ use crate::contract::documents;
 use crate::contract::ids::InstanceId;
 use crate::contract::prompt::{Command, EndReason};
 use crate::contract::reply::Reply;
+use crate::contract::request::Page;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::model::Services;
@@ -455,15 +456,19 @@ impl Daemon {
         log::log!(level, "the NATS server says: {text}");
     }
 
-    /// The document of `list`, of at most so many bytes.
-    fn listing(&self, limit: usize) -> Value {
+    /// A page of `list`, of at most so many bytes.
+    fn listing(&self, page: &Page, bytes: usize) -> Value {
         let now = Instant::now();
-        let mut entries: Vec<&Entry> = self.sessions.values().collect();
-        entries.sort_by_key(|entry| entry.identity.created_ms);
-        let (sessions, runs): (Vec<&Entry>, Vec<&Entry>) = entries.into_iter().partition(|e| e.identity.named);
-        let rows =
-            |entries: Vec<&Entry>| entries.iter().map(|e| documents::summary(&e.identity, &e.stats, now)).collect();
-        documents::listing(rows(sessions), rows(runs), limit)
+        let row = |entry: &Entry| (entry.identity.named, documents::summary(&entry.identity, &entry.stats, now));
+        documents::listing(self.entries_of(page).map(row), page.limit, bytes)
+    }
+
+    /// The sessions and runs that a page of `list` may begin with, in its order.
+    fn entries_of(&self, page: &Page) -> impl Iterator<Item = &Entry> {
+        let mut entries: Vec<&Entry> =
+            self.sessions.values().filter(|entry| page.reaches(&entry.identity.id)).collect();
+        entries.sort_by(|one, other| one.identity.id.cmp(&other.identity.id));
+        entries.into_iter()
     }
 
     /// The session of that id, named or an ephemeral run; ids of runs are never those of named sessions that live.

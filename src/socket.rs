@@ -20,7 +20,7 @@ use crate::contract::error::DaemonError;
 use crate::contract::ids::SessionId;
 use crate::contract::prompt::Command;
 use crate::contract::reply::Reply;
-use crate::contract::request::Create;
+use crate::contract::request::{Create, Page};
 use crate::contract::session::{SessionIdentity, SessionStats, Watcher};
 use crate::prompt::UserFolders;
 use crate::sync::lock;
@@ -61,8 +61,8 @@ pub(crate) enum DaemonAsk {
     Create { create: Create, reply: Arc<dyn Reply> },
     /// `{ok, sessionId}`, once it is over.
     Stop { session_id: SessionId },
-    /// The document of `list`.
-    List,
+    /// A page of `list`.
+    List(Page),
     /// `{requested: true}`.
     ShutDown,
 }

@@ -189,5 +189,6 @@ pub(crate) const ROWS: &[Row] = &[
         .or("256"),
     row("noRawEvents", "--no-raw-events", Kind::Switch, "", "never keep what was shortened in a file"),
     row("maxRawSpillBytes", "--max-raw-spill-bytes", BYTES, "BYTES", "size of that file, 0 = no limit").or("16777216"),
+    row("refuseRoot", "--refuse-root", Kind::Switch, "", "do not start as root"),
     row("log", "--log", Kind::Text, "LEVEL", "error, warn, info, debug or trace").env("PI_EXEC_LOG").or("info"),
 ];

@@ -5,6 +5,10 @@ use crate::contract::session::{SessionIdentity, SessionStats};
 use serde_json::{Map, Value, json};
 use std::time::Instant;
 
+/// Bytes of a page of `list` beside its rows: the names of its fields, `next`, and what daemons put around it when they tell
+/// each other.
+const LISTING_FRAME: usize = 320;
+
 /// What a session does at this moment, known only to its own thread.
 pub(crate) struct Activity {
     pub current: Option<CurrentPrompt>,
@@ -91,30 +95,46 @@ pub(crate) fn inspection(identity: &SessionIdentity, stats: &SessionStats, activ
     document
 }
 
-/// The answer to `list`: as many rows as fit into `limit` bytes, and the truth about the rest.
-pub(crate) fn listing(sessions: Vec<Value>, runs: Vec<Value>, limit: usize) -> Value {
-    let mut room = limit.saturating_sub(200);
-    let mut fit = |rows: Vec<Value>| -> (Vec<Value>, usize) {
-        let all = rows.len();
-        let kept: Vec<Value> = rows
-            .into_iter()
-            .take_while(|row| {
-                let size = row.to_string().len() + 1;
-                let fits = size <= room;
-                room = room.saturating_sub(size);
-                fits
-            })
-            .collect();
-        let left_out = all - kept.len();
-        (kept, left_out)
-    };
-    let (sessions, more_sessions) = fit(sessions);
-    let (runs, more_runs) = fit(runs);
+/// The answer to `list`: the first of these rows, which are in the order of their ids and say whether they are named
+/// sessions; at most `limit` of them, and not more than fit into a message of `bytes`. `next` is there if that is not all.
+pub(crate) fn listing(rows: impl Iterator<Item = (bool, Value)>, limit: Option<usize>, bytes: usize) -> Value {
+    let mut room = bytes.saturating_sub(LISTING_FRAME);
+    let (mut sessions, mut runs, mut next) = (Vec::new(), Vec::new(), None);
+    let mut last = None;
+    for (named, mut row) in rows {
+        let mut size = row.to_string().len() + 1;
+        if size > room && last.is_none() {
+            // A page without rows would be the last one.
+            row = shortened(&row);
+            size = row.to_string().len() + 1;
+        }
+        if last.is_some() && (size > room || limit.is_some_and(|limit| sessions.len() + runs.len() >= limit)) {
+            next = last;
+            break;
+        }
+        room = room.saturating_sub(size);
+        last = row_id(&row).map(str::to_string);
+        if named { sessions.push(row) } else { runs.push(row) }
+    }
     let mut document = json!({"sessions": sessions, "runs": runs});
-    if more_sessions + more_runs > 0 {
-        document["omitted"] = json!({"sessions": more_sessions, "runs": more_runs});
+    if let Some(next) = next {
+        document["next"] = json!(next);
     }
     document
+}
+
+/// The id of a row of `list`, as the intake and as the controller write it.
+pub(crate) fn row_id(row: &Value) -> Option<&str> {
+    row["sessionId"].as_str().or_else(|| row["session_id"].as_str())
+}
+
+/// What is left of a row that no message has room for.
+fn shortened(row: &Value) -> Value {
+    let names = ["sessionId", "session_id", "host"];
+    let mut left: Map<String, Value> =
+        names.into_iter().filter_map(|name| Some((name.to_string(), row.get(name)?.clone()))).collect();
+    left.insert("truncated".to_string(), json!(true));
+    Value::Object(left)
 }
 
 #[cfg(test)]
@@ -122,16 +142,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listing_never_exceeds_its_limit() {
-        let rows: Vec<Value> = (0..100).map(|n| json!({"sessionId": format!("session-{n}")})).collect();
-        let all = listing(rows.clone(), vec![], 1_000_000);
-        assert_eq!(all["sessions"].as_array().map(Vec::len), Some(100));
-        assert_eq!(all.get("omitted"), None);
-        let some = listing(rows.clone(), rows, 1000);
-        assert!(some.to_string().len() <= 1000);
-        let kept = some["sessions"].as_array().map_or(0, Vec::len);
-        assert!(kept > 10, "{kept}");
-        assert_eq!(some["omitted"], json!({"sessions": 100 - kept, "runs": 100}));
+    fn a_page_never_exceeds_its_limits_and_no_row_is_lost() {
+        let rows: Vec<(bool, Value)> =
+            (0..100).map(|n| (n % 3 > 0, json!({"sessionId": format!("session-{n:02}")}))).collect();
+        let ids = |page: &Value| -> Vec<String> {
+            let tables = ["sessions", "runs"].map(|name| page[name].as_array().cloned().unwrap_or_default());
+            let mut ids: Vec<_> = tables.concat().iter().filter_map(row_id).map(str::to_string).collect();
+            ids.sort();
+            ids
+        };
+        for (limit, bytes, pages) in
+            [(None, 1_000_000, 1), (Some(30), 1_000_000, 4), (Some(25), 1_000_000, 4), (None, 1000, 4)]
+        {
+            let (mut found, mut after, mut asked) = (Vec::new(), String::new(), 0);
+            loop {
+                let left = rows.iter().filter(|(_, row)| row_id(row).is_some_and(|id| id > after.as_str())).cloned();
+                let page = listing(left, limit, bytes);
+                assert!(page.to_string().len() <= bytes && ids(&page).len() <= limit.unwrap_or(100));
+                found.extend(ids(&page));
+                asked += 1;
+                match page["next"].as_str() {
+                    Some(next) => after = next.to_string(),
+                    None => break,
+                }
+            }
+            assert_eq!(found.len(), 100, "{limit:?} {bytes}");
+            assert!(found.is_sorted() && asked == pages, "{asked} pages for {limit:?} {bytes}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_too_long_for_any_page_is_named() {
+        let row = |id: &str| (true, json!({"sessionId": id, "cwd": "x".repeat(2000), "host": "h"}));
+        let page = listing([row("a"), row("b")].into_iter(), None, 1000);
+        let named = json!({"sessionId": "a", "host": "h", "truncated": true});
+        assert_eq!(page, json!({"sessions": [named], "runs": [], "next": "a"}));
     }
 
     #[test]

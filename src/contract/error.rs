@@ -47,6 +47,10 @@ pub enum DaemonError {
     Unauthorized {
         message: String,
     },
+    /// The request is signed by somebody who is not let in.
+    Forbidden {
+        message: String,
+    },
 }
 
 impl DaemonError {
@@ -64,6 +68,7 @@ impl DaemonError {
             DaemonError::ShuttingDown => "shutting_down",
             DaemonError::DuplicateRequest => "duplicate_request",
             DaemonError::Unauthorized { .. } => "unauthorized",
+            DaemonError::Forbidden { .. } => "forbidden",
         }
     }
 
@@ -73,6 +78,7 @@ impl DaemonError {
             DaemonError::SessionExists { .. } | DaemonError::DuplicateRequest => 409,
             DaemonError::NotFound { .. } => 404,
             DaemonError::Unauthorized { .. } => 401,
+            DaemonError::Forbidden { .. } => 403,
             DaemonError::Busy { .. } => 429,
             DaemonError::ShuttingDown => 503,
             DaemonError::InvalidJson { .. }
@@ -92,6 +98,7 @@ impl DaemonError {
             | DaemonError::InvalidRequest { message }
             | DaemonError::SessionCreateFailed { message }
             | DaemonError::Unauthorized { message }
+            | DaemonError::Forbidden { message }
             | DaemonError::Busy { message } => json!({"error": code, "message": cut(message, MAX_MESSAGE)}),
             DaemonError::InvalidSessionMode { mode } => json!({"error": code, "sessionMode": mode}),
             DaemonError::MissingFields { required } => json!({"error": code, "required": required}),
@@ -141,6 +148,8 @@ pub enum ErrorKind {
     UnknownVerb,
     SignatureRequired,
     SenderRejected,
+    /// The signature is good, and its user is not among the trusted ones.
+    SenderForbidden,
     /// The session or the question is not there, or not any more.
     NotFound,
     /// What is asked cannot be done now.
@@ -164,7 +173,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     #[cfg(test)]
-    pub const ALL: [ErrorKind; 24] = [
+    pub const ALL: [ErrorKind; 25] = [
         ErrorKind::BadRequest,
         ErrorKind::InvalidJson,
         ErrorKind::InvalidRequest,
@@ -176,6 +185,7 @@ impl ErrorKind {
         ErrorKind::UnknownVerb,
         ErrorKind::SignatureRequired,
         ErrorKind::SenderRejected,
+        ErrorKind::SenderForbidden,
         ErrorKind::NotFound,
         ErrorKind::Conflict,
         ErrorKind::DuplicateRequest,
@@ -205,6 +215,7 @@ impl ErrorKind {
             ErrorKind::UnknownVerb => "unknown_verb",
             ErrorKind::SignatureRequired => "signature_required",
             ErrorKind::SenderRejected => "sender_rejected",
+            ErrorKind::SenderForbidden => "sender_forbidden",
             ErrorKind::NotFound => "not_found",
             ErrorKind::Conflict => "conflict",
             ErrorKind::DuplicateRequest => "duplicate_request",
@@ -232,6 +243,7 @@ impl ErrorKind {
             | ErrorKind::MissingPrompt
             | ErrorKind::EmptyPrompt => 400,
             ErrorKind::SignatureRequired | ErrorKind::SenderRejected => 401,
+            ErrorKind::SenderForbidden => 403,
             ErrorKind::UnknownVerb | ErrorKind::NotFound => 404,
             ErrorKind::Conflict | ErrorKind::DuplicateRequest | ErrorKind::Working => 409,
             ErrorKind::Busy | ErrorKind::QueueFull => 429,

@@ -3,6 +3,7 @@
 use super::error::{DaemonError, echo};
 use super::ids::SessionId;
 use crate::model::ThinkingLevel;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -14,7 +15,42 @@ pub enum Request {
     Stop {
         session_id: SessionId,
     },
-    List,
+    List(Page),
+}
+
+/// Which rows of `list` are wanted. They are in the order of their ids, those of sessions and of runs together.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Page {
+    /// Only those whose ids come after this text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// At most so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+impl Page {
+    fn read(fields: &Map<String, Value>) -> Result<Page, DaemonError> {
+        let invalid = |message: String| DaemonError::InvalidRequest { message };
+        let after = match fields.get("after") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(after)) if after.len() <= MAX_OPTION => Some(after.clone()),
+            Some(_) => return Err(invalid(format!("after must be a string of at most {MAX_OPTION} bytes"))),
+        };
+        let limit = match fields.get("limit") {
+            None | Some(Value::Null) => None,
+            Some(limit) => {
+                let limit = limit.as_u64().and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
+                Some(limit.ok_or_else(|| invalid("limit must be a whole number >= 1".into()))?)
+            }
+        };
+        Ok(Page { after, limit })
+    }
+
+    /// Whether the row of this id may be on the page or on one behind it.
+    pub(crate) fn reaches(&self, id: &str) -> bool {
+        self.after.as_deref().is_none_or(|after| id > after)
+    }
 }
 
 /// A request for a new session. Model, thinking level and lifetime are checked after the working directory, in the order
@@ -45,7 +81,7 @@ pub(crate) fn read(mode: &str, mut map: Map<String, Value>) -> Result<Request, D
         "run" => (&["body", "cwd"], false),
         "session" => (&["body", "cwd", "sessionId"], true),
         "stop" => (&["sessionId"], true),
-        "list" => return Ok(Request::List),
+        "list" => return Page::read(&map).map(Request::List),
         other => return Err(DaemonError::InvalidSessionMode { mode: echo(other) }),
     };
     let stop = mode == "stop";

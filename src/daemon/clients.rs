@@ -15,8 +15,8 @@ use std::time::Instant;
 
 /// Clients' requests that may wait for the main thread; a client waits when there are more.
 const WAITING: usize = 64;
-/// The longest `list`, bytes. Clients have no limit of their own; this is far more than any person reads.
-const LIST: usize = 4 << 20;
+/// The longest page of `list`, bytes: a line of 1 MiB, without what stands around the document.
+const LIST: usize = (1 << 20) - 4096;
 
 /// Starts the side channel. Without one the daemon serves all the same, unless it was asked for.
 ///
@@ -56,7 +56,7 @@ impl Daemon {
                 }
             }
             _ if !serving => respond(Err(DaemonError::ShuttingDown)),
-            DaemonAsk::List => respond(Ok(self.listing(LIST))),
+            DaemonAsk::List(page) => respond(Ok(self.listing(&page, LIST))),
             DaemonAsk::Create { create, reply } => self.begin_for_client(NewSession { create, reply, respond }),
             DaemonAsk::Stop { session_id } => match self.by_id(&session_id) {
                 Some(entry) => entry.stop(Box::new(|document| respond(Ok(document)))),

@@ -150,8 +150,9 @@ impl Peers {
 fn question(work: &Work) -> Ask {
     let ask = Ask { key: work.named.as_ref().map(|named| named.key.clone()), ..Ask::default() };
     match &work.request {
-        Request::List => {
-            Ask { list: Some(if work.wire == Wire::Intake { "intake" } else { "controller" }.into()), ..ask }
+        Request::List(page) => {
+            let list = if work.wire == Wire::Intake { "intake" } else { "controller" };
+            Ask { list: Some(list.into()), page: page.clone(), ..ask }
         }
         Request::Stop { session_id } => Ask { session: Some(session_id.clone()), ..ask },
         Request::Create(create) => {
@@ -170,7 +171,7 @@ impl Daemon {
                 let session_id = session_id.clone();
                 self.named(&session_id).is_some()
             }
-            Request::Create(_) | Request::List => false,
+            Request::Create(_) | Request::List(_) => false,
         };
         if let (false, Some(other)) = (matches!(self.phase, Phase::Serving), others.first()) {
             return self.hand_on(&work, other);
@@ -264,7 +265,7 @@ impl Daemon {
         };
         if let Some(wire) = &ask.list {
             let wire = if wire == "controller" { Wire::Controller("list") } else { Wire::Intake };
-            answer.listing = Some(self.list(wire));
+            answer.listing = Some(self.list(wire, &ask.page));
         }
         let peers = &mut self.peers;
         for pending in peers.pending.iter_mut().filter(|pending| ask.claim && pending.ask.claim) {
@@ -311,9 +312,9 @@ impl Daemon {
             (Verdict::Theirs { .. }, Request::Create(Create { session_id: Some(id), .. })) => {
                 self.refuse(work.wire, &work.message, &self.session_exists(id));
             }
-            (_, Request::List) if !listings.is_empty() => {
-                let own = (self.peers.me.as_str(), self.list(work.wire));
-                let document = peers::merge(own, listings, self.connection.max_payload());
+            (_, Request::List(page)) if !listings.is_empty() => {
+                let own = (self.peers.me.as_str(), self.list(work.wire, page));
+                let document = peers::merge(own, &listings, page, self.connection.max_payload());
                 self.answer(work.wire, &work.message, &document, Instant::now());
             }
             _ => self.perform(work),

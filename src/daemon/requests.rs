@@ -2,14 +2,14 @@
 //!
 //! A request without a reply subject is done as well, unless all that it asks for is an answer.
 
-use super::{Caller, Daemon, Phase};
+use super::{Caller, Daemon, Entry, Phase};
 use crate::cancel::Cancel;
 use crate::clock::now_ms;
 use crate::contract::documents;
 use crate::contract::error::{DaemonError, ReplyError};
 use crate::contract::ids::SessionId;
 use crate::contract::reply::{Reply, SilentReply};
-use crate::contract::request::Request;
+use crate::contract::request::{Page, Request};
 use crate::contract::sender::AgentSender;
 use crate::nats::{Connection, Message};
 use crate::service::agents::controller;
@@ -113,7 +113,7 @@ impl Daemon {
         let request = request.and_then(|request| Ok((self.identify(&message, &request)?, request)));
         match request {
             Ok((sender, request)) => {
-                let named = recent::named(&message, sender.as_ref()).filter(|_| request != Request::List);
+                let named = recent::named(&message, sender.as_ref()).filter(|_| !matches!(request, Request::List(_)));
                 Some(Work { message, wire, request, named, sender, received })
             }
             Err(error) => {
@@ -133,11 +133,12 @@ impl Daemon {
 
     /// Who asks, where that matters.
     fn identify(&self, message: &Message, request: &Request) -> Result<Option<AgentSender>, DaemonError> {
-        if *request == Request::List {
+        if matches!(request, Request::List(_)) {
             return Ok(None);
         }
         self.host.senders.identify(message, now_ms()).map_err(|ReplyError { kind, message }| match kind.status() {
             401 => DaemonError::Unauthorized { message },
+            403 => DaemonError::Forbidden { message },
             429 => DaemonError::Busy { message },
             _ => DaemonError::InvalidRequest { message },
         })
@@ -154,7 +155,7 @@ impl Daemon {
         }
         let result = match request {
             _ if !matches!(self.phase, Phase::Serving) => Err(DaemonError::ShuttingDown),
-            Request::List => Ok(Some(self.list(wire))),
+            Request::List(page) => Ok(Some(self.list(wire, &page))),
             Request::Stop { session_id } => self.stop(session_id, wire, &message, received).map(|document| {
                 self.remember(named, document);
                 None
@@ -210,16 +211,15 @@ impl Daemon {
         }
     }
 
-    pub(super) fn list(&self, wire: Wire) -> Value {
+    pub(super) fn list(&self, wire: Wire, page: &Page) -> Value {
+        let bytes = self.connection.max_payload();
         match wire {
-            Wire::Intake => self.listing(self.connection.max_payload()),
+            Wire::Intake => self.listing(page, bytes),
             Wire::Controller(_) => {
                 let now = Instant::now();
-                let mut named: Vec<_> = self.sessions.values().filter(|entry| entry.identity.named).collect();
-                named.sort_by_key(|entry| entry.identity.created_ms);
-                let rows =
-                    named.iter().map(|e| controller::descriptor(&self.host, &e.identity, &e.stats, now)).collect();
-                documents::listing(rows, Vec::new(), self.connection.max_payload())
+                let named = self.entries_of(page).filter(|entry| entry.identity.named);
+                let row = |e: &Entry| (true, controller::descriptor(&self.host, &e.identity, &e.stats, now));
+                documents::listing(named.map(row), page.limit, bytes)
             }
         }
     }

@@ -73,6 +73,7 @@ pub(crate) fn parse_prompt(payload: &[u8]) -> Result<PromptRequest, &'static str
 mod tests {
     use super::*;
     use crate::contract::error::MAX_ECHO;
+    use crate::contract::request::Page;
     use crate::model::ThinkingLevel;
     use serde_json::json;
     use std::time::Duration;
@@ -101,6 +102,9 @@ mod tests {
             (r#"{"sessionMode":"session","body":"x","cwd":"/","sessionId":"a.b"}"#, "invalid_sessionId"),
             (r#"{"sessionMode":"stop"}"#, "missing_fields"),
             (r#"{"sessionMode":"stop","sessionId":">"}"#, "invalid_sessionId"),
+            (r#"{"sessionMode":"list","after":7}"#, "invalid_request"),
+            (r#"{"sessionMode":"list","limit":0}"#, "invalid_request"),
+            (r#"{"sessionMode":"list","limit":1.5}"#, "invalid_request"),
         ] {
             let error = parse(payload.as_bytes()).expect_err(payload);
             assert_eq!(error.code(), code, "{payload}");
@@ -108,7 +112,9 @@ mod tests {
         }
         let missing = parse(br#"{"sessionMode":"session"}"#).expect_err("fields are missing");
         assert_eq!(missing.document()["required"], json!(["body", "cwd", "sessionId"]));
-        assert_eq!(parse(br#"{"sessionMode":"list","body":7}"#), Ok(Request::List));
+        assert_eq!(parse(br#"{"sessionMode":"list","body":7}"#), Ok(Request::List(Page::default())));
+        let page = Page { after: Some("a".into()), limit: Some(7) };
+        assert_eq!(parse(br#"{"sessionMode":"list","after":"a","limit":7}"#), Ok(Request::List(page)));
         assert_eq!(
             parse(br#"{"sessionMode":"stop","sessionId":"a-B_9"}"#),
             Ok(Request::Stop { session_id: "a-B_9".to_owned().try_into().expect("an id") })

@@ -2,7 +2,9 @@
 //! not have the session it is about; the daemons then ask each other. A daemon that is alone knows it and asks nobody.
 
 use super::recent::Key;
+use crate::contract::documents::{listing, row_id};
 use crate::contract::ids::SessionId;
+use crate::contract::request::Page;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +63,9 @@ pub(crate) struct Ask {
     pub claim: bool,
     /// Which sessions are there, as a wire has them: `intake` or `controller`?
     pub list: Option<String>,
+    /// Which of them.
+    #[serde(flatten)]
+    pub page: Page,
 }
 
 /// One daemon's answer.
@@ -71,7 +76,7 @@ pub(crate) struct Answer {
     pub has_session: bool,
     #[serde(default, rename = "seen")]
     pub has_seen: bool,
-    /// A document of `list`.
+    /// A page of `list`.
     pub listing: Option<Value>,
 }
 
@@ -177,21 +182,30 @@ impl<T> Pending<T> {
     }
 }
 
-/// One document of `list` for all daemons, of at most `limit` bytes: every row says whose it is.
-pub(crate) fn merge(own: (&str, Value), others: Vec<(String, Value)>, limit: usize) -> Value {
-    let mut merged: [Vec<Value>; 2] = Default::default();
+/// One page of `list` for all daemons, of at most `bytes`, made of a page of each: every row says whose it is. What comes
+/// after the end of a page that is not the last one of its daemon has to wait for the next page, so that no row is left out.
+pub(crate) fn merge(own: (&str, Value), others: &[(String, Value)], page: &Page, bytes: usize) -> Value {
     let others = others.iter().map(|(host, listing)| (host.as_str(), listing));
-    for (host, listing) in std::iter::once((own.0, &own.1)).chain(others) {
-        for (rows, name) in merged.iter_mut().zip(["sessions", "runs"]) {
-            for row in listing[name].as_array().into_iter().flatten() {
+    let pages: Vec<(&str, &Value)> = std::iter::once((own.0, &own.1)).chain(others).collect();
+    let end = pages.iter().filter_map(|(_, listing)| listing["next"].as_str()).min();
+    // A daemon that knows of no pages tells all that it has.
+    let wanted = |id: &str| page.reaches(id) && end.is_none_or(|end| id <= end);
+    let mut rows = Vec::new();
+    for (host, listing) in pages {
+        for (name, named) in [("sessions", true), ("runs", false)] {
+            for row in listing[name].as_array().into_iter().flatten().filter(|row| row_id(row).is_some_and(wanted)) {
                 let mut row = row.clone();
                 row["host"] = json!(host);
-                rows.push(row);
+                rows.push((named, row));
             }
         }
     }
-    let [sessions, runs] = merged;
-    crate::contract::documents::listing(sessions, runs, limit)
+    rows.sort_by(|(_, one), (_, other)| row_id(one).cmp(&row_id(other)));
+    let mut merged = listing(rows.into_iter(), page.limit, bytes);
+    if let (None, Some(end)) = (merged.get("next"), end) {
+        merged["next"] = json!(end);
+    }
+    merged
 }
 
 #[cfg(test)]
@@ -218,6 +232,7 @@ mod tests {
                     key: Some(key),
                     claim: true,
                     list: Some("intake".into()),
+                    page: Page { after: Some("a".into()), limit: Some(7) },
                 },
             },
             PeerMessage::Ask { host: host.clone(), ask: Ask::default() },
@@ -311,11 +326,42 @@ mod tests {
     }
 
     #[test]
-    fn a_merged_list_says_whose_the_rows_are() {
-        let listing = |id: &str| json!({"sessions": [{"sessionId": id}], "runs": []});
-        let merged = merge(("me", listing("a")), vec![("other".into(), listing("b"))], 10_000);
-        let sessions = json!([{"sessionId": "a", "host": "me"}, {"sessionId": "b", "host": "other"}]);
+    fn a_merged_page_says_whose_the_rows_are_and_leaves_none_out() {
+        let row = |id: &str| json!({"sessionId": id});
+        let page = |ids: &[&str], next: Option<&str>| {
+            let mut page = json!({"sessions": ids.iter().map(|id| row(id)).collect::<Vec<_>>(), "runs": []});
+            next.into_iter().for_each(|next| page["next"] = json!(next));
+            page
+        };
+        let all = Page::default();
+        let merged = merge(("me", page(&["b"], None)), &[("other".into(), page(&["a"], None))], &all, 10_000);
+        let sessions = json!([{"sessionId": "a", "host": "other"}, {"sessionId": "b", "host": "me"}]);
         assert_eq!(merged, json!({"sessions": sessions, "runs": []}));
-        assert!(merge(("me", listing("a")), vec![("other".into(), listing("b"))], 210)["omitted"].is_object());
+        // (our page, the other's, what is asked for, bytes, the ids of the merged page, its next)
+        for (own, other, asked, bytes, ids, next) in [
+            (page(&["a", "d"], None), page(&["b", "c"], Some("c")), all.clone(), 9999, "abc", Some("c")),
+            (page(&["a", "b"], Some("b")), page(&["c"], Some("c")), all.clone(), 9999, "ab", Some("b")),
+            (
+                page(&["a", "d"], None),
+                page(&["b"], None),
+                Page { limit: Some(2), ..all.clone() },
+                9999,
+                "ab",
+                Some("b"),
+            ),
+            (
+                page(&["c"], None),
+                page(&["a", "b", "d"], None),
+                Page { after: Some("b".into()), ..all.clone() },
+                9999,
+                "cd",
+                None,
+            ),
+            (page(&["a"], None), page(&["b"], None), all.clone(), 370, "a", Some("a")),
+        ] {
+            let merged = merge(("me", own), &[("other".into(), other)], &asked, bytes);
+            let found: String = merged["sessions"].as_array().into_iter().flatten().filter_map(row_id).collect();
+            assert_eq!((found.as_str(), merged["next"].as_str()), (ids, next), "{merged}");
+        }
     }
 }

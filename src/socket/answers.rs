@@ -339,7 +339,7 @@ impl Client<'_> {
             return Err(invalid(why));
         }
         match asked {
-            request::Request::List => self.ask_daemon(DaemonAsk::List, ANSWER),
+            request::Request::List(page) => self.ask_daemon(DaemonAsk::List(page), ANSWER),
             request::Request::Stop { session_id } => self.ask_daemon(DaemonAsk::Stop { session_id }, END),
             request::Request::Create(create) => {
                 let watched = reply.is_some() && create.session_id.is_none();

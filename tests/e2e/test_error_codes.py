@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import pytest
 
 from support import error_forms as forms
+from support.agents import prompt_subject
 from support.daemon import API_KEY
 from support.error_forms import Caller, bare, ended
-from support.keys import new_user
+from support.keys import Signer, new_user
 from support.model_script import Failure, Gate, Raw, Text, ToolCall
 from support.waiting import eventually
 
@@ -510,6 +511,26 @@ def a_request_that_is_not_signed(place):
     caller.daemon.config["minSenderTrust"] = "signed"
     caller.daemon.start()
     return on_all_of_nats(caller)
+
+
+@case("sender_forbidden", 403, "sender_forbidden: this user is not among the trusted ones")
+def a_good_signature_of_a_stranger(place):
+    caller, stranger = place.worker(), Signer()
+    caller.daemon.signal()
+    assert caller.daemon.wait_exit() == 0
+    caller.daemon.config.update(minSenderTrust="signed", trustedSenders=[new_user()[0]])
+    caller.daemon.start()
+    subject = caller.daemon.subject("s")
+
+    def headers(subject, payload):
+        return {"payload": payload, "headers": stranger.headers(subject, payload)}
+
+    return {
+        "plain": caller.hear(caller.plain(**headers(subject, "go"))),
+        "agent": caller.hear(caller.agent(**headers(prompt_subject(caller.daemon, "s"), "go"))),
+        "verb:steer": caller.hear(caller.verb("steer", **headers(f"{subject}.steer", "left"))),
+        "verb:abort": caller.hear(caller.verb("abort", **headers(f"{subject}.abort", b""))),
+    }
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+import json
+
 import pytest
 
 from support import error_forms as forms
 from support.error_forms import Caller, bare
+from support.keys import Signer, new_user
 from support.model_script import Gate
 
 STREAMING = ("run", "session")
@@ -24,17 +27,29 @@ class Case:
     client: tuple = ()
     """Fields of requests with their type."""
     headers: dict = None
+    signer: Signer = None
+    """Who signs the requests over NATS."""
+
+    def signed(self, subject, payload):
+        """The payload as it is sent, and its headers."""
+        if self.signer is None:
+            return payload, self.headers
+        payload = json.dumps(payload)
+        return payload, self.signer.headers(subject, payload)
 
     def check(self, caller, **places):
         document = fill(self.document, places)
         for payload in self.intake:
             payload = fill(payload, places)
             mode = payload.get("sessionMode") if isinstance(payload, dict) else None
-            found = caller.hear(caller.intake(payload, self.headers))
-            assert found == forms.intake(document, self.status, mode not in ("stop", "list")), payload
+            stream = caller.intake(*self.signed(caller.daemon.intake, payload))
+            stream.has_end = mode not in ("stop", "list")
+            found = caller.hear(stream)
+            assert found == forms.intake(document, self.status, stream.has_end), payload
         for verb, payload in self.controller:
             payload = fill(payload, places)
-            found = caller.hear(caller.controller(verb, payload, self.headers))
+            subject = f"agents.{verb}.pi-exec.{caller.daemon.owner}.control"
+            found = caller.hear(caller.controller(verb, *self.signed(subject, payload)))
             assert found == forms.controller(document, self.status), (verb, payload)
         for request in self.client:
             request = fill(request, places)
@@ -239,6 +254,20 @@ def test_requests_that_are_not_signed(new_caller):
     UNSIGNED.check(caller, **places(caller))
 
 
+FORBIDDEN = Case(
+    403,
+    {"error": "forbidden", "message": "sender_forbidden: this user is not among the trusted ones"},
+    intake=UNSIGNED.intake,
+    controller=UNSIGNED.controller,
+    signer=Signer(),
+)
+
+
+def test_requests_that_a_stranger_signed(new_caller):
+    caller = new_caller(minSenderTrust="signed", trustedSenders=[new_user()[0]])
+    FORBIDDEN.check(caller, **places(caller))
+
+
 ANOTHER = Case(
     409,
     {"error": "duplicate_request", "message": "the Nats-Msg-Id was used for another request"},
@@ -281,5 +310,5 @@ def test_the_forms_in_full():
 
 
 def test_every_code_has_its_golden_answer():
-    cases = [*CASES.values(), FULL, ENDING, UNSIGNED, ANOTHER]
+    cases = [*CASES.values(), FULL, ENDING, UNSIGNED, FORBIDDEN, ANOTHER]
     assert {(case.document["error"], case.status) for case in cases} == forms.errors_of("DaemonError")

@@ -129,9 +129,9 @@ def test_only_trusted_users_count(callers, model):
     friend.daemon.config["trustedSenders"] = [friend.key]
     friend.daemon.start()
     model.script("done", "done")
-    assert "sender_rejected" in json.dumps(stranger.spawn("other"))
+    assert stranger.spawn("other")["error"] == "forbidden"
     assert friend.spawn()["session_id"] == "worker"
-    assert stranger.send(stranger.sign(b"go")) == "sender_rejected"
+    assert stranger.send(stranger.sign(b"go")) == "sender_forbidden"
     assert friend.send(friend.sign(b"go")) is None
 
 

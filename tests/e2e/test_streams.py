@@ -29,19 +29,6 @@ def test_pieces_fit_the_servers_limit_and_are_cut_between_characters(own_server,
         assert len(stream.payloads) <= len(text.encode()) // 1000 + 2
 
 
-def test_a_list_that_does_not_fit_says_so(own_server, own_bus, new_daemon, model):
-    server = own_server("max_payload: 4096")
-    bus = own_bus(server.url)
-    daemon = new_daemon(server.url, bus).start()
-    model.answer(lambda request: "ok")
-    for number in range(20):
-        daemon.session(f"s{number}", "x").text()
-    listing = daemon.list()
-    assert 0 < len(listing["sessions"]) < 20
-    assert listing["omitted"] == {"sessions": 20 - len(listing["sessions"]), "runs": 0}
-    assert daemon.inspect("s19")["sessionId"] == "s19"
-
-
 def test_one_piece_larger_than_the_usual_limit(daemon, model):
     text = "0123456789abcde\n" * 150_000  # 2.4 MB; the limit is 1 MiB.
     model.script(text)

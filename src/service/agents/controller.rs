@@ -84,7 +84,7 @@ pub(crate) fn parse(verb: &str, payload: &[u8]) -> Result<Request, DaemonError> 
             Create::without_prompt(fields).map(Request::Create)
         }
         "stop" => request::read("stop", fields),
-        _ => Ok(Request::List),
+        _ => request::read("list", fields),
     }
 }
 
@@ -138,6 +138,7 @@ pub(crate) fn help(host: &Host) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::request::Page;
 
     #[test]
     fn requests_are_those_of_the_intake_in_other_words() {
@@ -156,7 +157,7 @@ mod tests {
             parse("stop", br#"{"session_id":"w1"}"#),
             Ok(Request::Stop { session_id: "w1".to_owned().try_into().expect("an id") })
         );
-        assert_eq!(parse("list", b""), Ok(Request::List));
+        assert_eq!(parse("list", b""), Ok(Request::List(Page::default())));
     }
 
     #[test]

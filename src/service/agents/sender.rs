@@ -77,8 +77,8 @@ impl Senders {
     /// Who sent a request, if it says so. `now_ms` is Unix time in milliseconds.
     ///
     /// # Errors
-    /// 400 for a malformed header, 401 for a signature that proves nothing or is missing where it is demanded, 429 if more
-    /// is signed than we can remember.
+    /// 400 for a malformed header, 401 for a signature that proves nothing or is missing where it is demanded, 403 for a good
+    /// one of somebody who is not trusted, 429 if more is signed than we can remember.
     pub fn identify(&self, message: &Message, now_ms: i64) -> Result<Option<AgentSender>, ReplyError> {
         let mut values = message.headers.iter().flat_map(|headers| headers.iter());
         let mut next = || values.by_ref().find(|(name, _)| name.eq_ignore_ascii_case(HEADER)).map(|(_, value)| value);
@@ -97,10 +97,11 @@ impl Senders {
         let verified = match &header.signature {
             None => unsigned().map(|()| false)?,
             Some(signature) => {
-                if self.trust == SenderTrust::Signed && !self.trusts(&header.user) {
-                    return Err(rejected("this user is not among the trusted ones"));
-                }
                 signature.verify(&header, message, now_ms)?;
+                if self.trust == SenderTrust::Signed && !self.trusts(&header.user) {
+                    let why = "this user is not among the trusted ones";
+                    return Err(ReplyError::coded(ErrorKind::SenderForbidden, why));
+                }
                 self.remember(&header.user, signature, now_ms)?;
                 true
             }

@@ -140,7 +140,7 @@ fn only_trusted_users_count_where_proof_is_wanted() {
     ] {
         let senders = Senders::trusting(trust, trusted.iter().map(|key| key.to_string()).collect(), None);
         let result = senders.identify(&message(&[(HEADER, &signed(b"hi", "n").to_string())], b"hi"), TIME_MS);
-        assert_eq!(result.map_err(|e| e.code()).map(|_| ()), if taken { Ok(()) } else { Err("sender_rejected") });
+        assert_eq!(result.map_err(|e| e.code()).map(|_| ()), if taken { Ok(()) } else { Err("sender_forbidden") });
     }
 }
 
