@@ -7,18 +7,22 @@ mod prepared;
 mod resize;
 
 use crate::cancel::Cancel;
+use crate::threads;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use crossbeam_channel::{bounded, select};
 pub(crate) use format::{Format, SNIFF_BYTES, sniff};
 use prepared::fits;
 pub(crate) use prepared::{MAX_PIXELS, Omission, Prepared};
+use std::sync::Arc;
 
 /// Largest image file in bytes (32 MiB) that is looked at; photographs have a third of it.
 pub(crate) const MAX_SOURCE: u64 = 32 * 1024 * 1024;
-/// Most pixels (67 million) of an image that is looked at: more than any telephone's camera has, and about a second's work.
-const MAX_AREA: u64 = 64 * 1024 * 1024;
+/// Most pixels (24 million) of an image that is looked at: what most cameras have. A file of 65 KB can promise thousands of
+/// times as many, so that its header is asked before anything is unpacked.
+const MAX_AREA: u64 = 24_000_000;
 
 /// Base64 with or without padding, whatever the unused bits of its last character are.
 const TOLERANT: GeneralPurpose = GeneralPurpose::new(
@@ -31,10 +35,36 @@ const TOLERANT: GeneralPurpose = GeneralPurpose::new(
 /// Brings the image file `data` into a form that models take. Within the limits it is left as it is, and with `resize`
 /// off wherever its format is one that models know. What is damaged or cannot be decoded is left out: a provider would
 /// refuse it, and every later request of the conversation with it. Returns `None` when cancelled.
-pub(crate) fn prepare(format: Format, data: &[u8], resize: bool, cancel: &Cancel) -> Option<Prepared> {
+///
+/// Decoders cannot be interrupted, so that the work is done on a thread of its own. Who cancels does not wait for it; it
+/// ends at its next step.
+pub(crate) fn prepare(format: Format, data: Vec<u8>, resize: bool, cancel: &Cancel) -> Option<Prepared> {
+    let data = Arc::new(data);
+    let (finished, result) = bounded(1);
+    let (waiting, cancelled) = bounded::<()>(0);
+    let work = {
+        let (data, cancel) = (data.clone(), cancel.clone());
+        // Whoever does not wait any more needs no result.
+        move || drop(finished.send(look_through(format, &data, resize, &cancel)))
+    };
+    let Ok(thread) = threads::run("image", work) else {
+        return look_through(format, &data, resize, cancel);
+    };
+    let _wakes = cancel.on_cancel(move || drop(waiting));
+    select! {
+        // A decoder that panics has no result.
+        recv(result) -> prepared => prepared.unwrap_or_else(|_| Some(Prepared::left_out(format, Omission::Damaged))),
+        recv(cancelled) -> _ => {
+            thread.abandon();
+            None
+        }
+    }
+}
+
+fn look_through(format: Format, data: &[u8], resize: bool, cancel: &Cancel) -> Option<Prepared> {
     let (width, height) = format::dimensions(format, data).unwrap_or_default();
-    if u64::from(width) * u64::from(height) > MAX_AREA {
-        return Some(Prepared::left_out(format, Omission::TooLarge));
+    if too_many_pixels(width, height) {
+        return Some(Prepared::left_out(format, Omission::TooManyPixels));
     }
     if !integrity::is_whole(format, data, cancel)? {
         return Some(Prepared::left_out(format, Omission::Damaged));
@@ -49,6 +79,10 @@ pub(crate) fn prepare(format: Format, data: &[u8], resize: bool, cancel: &Cancel
     scaled_down(format, data, cancel)
 }
 
+fn too_many_pixels(width: u32, height: u32) -> bool {
+    u64::from(width) * u64::from(height) > MAX_AREA
+}
+
 /// Brings an image that came with a prompt into a form that models take: its base64 text is read as tolerantly as can be,
 /// and its type is told by its bytes, because providers refuse what is called by another name. Returns `None` when
 /// cancelled.
@@ -58,7 +92,7 @@ pub(crate) fn prepare_base64(text: &str, resize: bool, cancel: &Cancel) -> Optio
         text.split_once(";base64,").filter(|(start, _)| start.starts_with("data:")).map_or(text, |(_, text)| text);
     let plain: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let data = if plain.len() as u64 > MAX_SOURCE.div_ceil(3) * 4 { None } else { TOLERANT.decode(&plain).ok() };
-    match data.as_deref().and_then(|data| Some((sniff(data)?, data))) {
+    match data.and_then(|data| Some((sniff(&data)?, data))) {
         Some((format, data)) => prepare(format, data, resize, cancel),
         None => Some(Prepared { mime_type: "", data: None, notes: vec![Omission::NoImage.note()] }),
     }
@@ -88,7 +122,7 @@ mod tests {
         let mut png = format::tests::png(2000, 2000);
         // What follows the end is no part of the image.
         png.resize(3_538_941, 0);
-        let prepared = prepare(Format::Png, &png, true, &Cancel::new()).expect("not cancelled");
+        let prepared = prepare(Format::Png, png.clone(), true, &Cancel::new()).expect("not cancelled");
         let data = Some(STANDARD.encode(&png));
         assert_eq!(prepared, Prepared { mime_type: "image/png", data, notes: vec![] });
         assert!(fits(3_538_941) && !fits(3_538_942));
@@ -100,12 +134,14 @@ mod tests {
             (Format::Png, format::tests::cut_png(10, 10), Omission::Damaged),
             (Format::Png, format::tests::cut_png(2001, 10), Omission::Damaged),
             (Format::Png, format::tests::cut_png(0, 10), Omission::Damaged),
-            (Format::Png, format::tests::cut_png(u32::MAX, u32::MAX), Omission::TooLarge),
+            (Format::Png, format::tests::cut_png(u32::MAX, u32::MAX), Omission::TooManyPixels),
+            (Format::Png, format::tests::cut_png(6000, 4001), Omission::TooManyPixels),
+            (Format::Png, format::tests::cut_png(6000, 4000), Omission::Damaged),
             (Format::Gif, b"GIF89a\x01\0\x01\0".to_vec(), Omission::Damaged),
             (Format::Bmp, format::tests::bmp(), Omission::Unsupported),
         ] {
             for resize in [true, false] {
-                let prepared = prepare(format, &data, resize, &Cancel::new());
+                let prepared = prepare(format, data.clone(), resize, &Cancel::new());
                 assert_eq!(prepared, Some(Prepared::left_out(format, reason)), "{format:?} {resize}");
             }
         }
@@ -114,7 +150,7 @@ mod tests {
     #[test]
     fn images_that_are_not_to_be_resized_stay_as_they_are() {
         let large = format::tests::png(2001, 10);
-        let prepared = prepare(Format::Png, &large, false, &Cancel::new()).expect("not cancelled");
+        let prepared = prepare(Format::Png, large.clone(), false, &Cancel::new()).expect("not cancelled");
         assert_eq!(prepared, Prepared::new(Format::Png, &large, Vec::new()));
     }
 
@@ -143,6 +179,6 @@ mod tests {
     fn a_cancelled_check_has_no_result() {
         let cancel = Cancel::new();
         cancel.cancel();
-        assert_eq!(prepare(Format::Png, &format::tests::png(3, 2), true, &cancel), None);
+        assert_eq!(prepare(Format::Png, format::tests::png(3, 2), true, &cancel), None);
     }
 }

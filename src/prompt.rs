@@ -3,6 +3,7 @@
 //! The same input gives the same text, without a date or anything else that changes by itself, since providers charge less
 //! for a prompt that they have seen before.
 
+mod boundary;
 pub(crate) mod commands;
 mod context_files;
 mod frontmatter;
@@ -16,6 +17,7 @@ mod text_file;
 mod xml;
 mod yaml;
 
+use boundary::Boundary;
 pub(crate) use places::{Places, UserFolders};
 use skills::Skill;
 
@@ -49,7 +51,7 @@ pub(crate) fn system_prompt(input: &PromptInput<'_>) -> String {
         None => vec![PREAMBLE.to_owned(), section("tools", &tools(input.tools)), section("rules", &rules(input.tools))],
     };
     sections.extend(configured(places, "APPEND_SYSTEM.md").map(|text| section("addendum", &text)));
-    let context = context_files::section(places.agent_dir, places.cwd);
+    let context = context_files::section(places);
     sections.extend(context.map(|text| section("project_context", &text)));
     if ["read", "bash"].into_iter().any(|name| has(input.tools, name)) {
         sections.extend(skills::section(input.skills).map(|text| section("skills", &text)));
@@ -60,15 +62,16 @@ pub(crate) fn system_prompt(input: &PromptInput<'_>) -> String {
 
 /// A file of the project's configuration, if the project is trusted and has it, else that of the user.
 fn configured(places: &Places<'_>, name: &str) -> Option<String> {
-    let project = places.project_trusted.then(|| places.cwd.join(".pi").join(name));
-    let path = project.into_iter().chain([places.agent_dir.join(name)]).find(|path| path.is_file())?;
-    match text_file::read(&path) {
-        Ok(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
-        Err(error) => {
-            log::warn!("{} is left out: {error}", path.display());
-            None
-        }
-    }
+    let project =
+        places.project_trusted.then(|| (places.cwd.join(".pi").join(name), Boundary::of_repository(places.cwd)));
+    let user = (places.agent_dir.join(name), Boundary::of_user(places));
+    let mut files = project.into_iter().chain([user]).filter(|(path, _)| text_file::is_there(path));
+    let text = files.find_map(|(path, boundary)| {
+        text_file::read(&path, &boundary)
+            .inspect_err(|error| log::warn!("{} is left out: {error}", path.display()))
+            .ok()
+    })?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 fn has(tools: &[ToolText<'_>], name: &str) -> bool {

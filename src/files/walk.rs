@@ -16,7 +16,10 @@ const MAX_RULES: u64 = 1024 * 1024;
 ///
 /// # Errors
 /// A text if the ignore rules that apply to `dir` cannot be read safely.
-pub(crate) fn walk(dir: &Path, keep: fn(&DirEntry) -> bool) -> Result<WalkBuilder, String> {
+pub(crate) fn walk(
+    dir: &Path,
+    keep: impl Fn(&DirEntry) -> bool + Send + Sync + 'static,
+) -> Result<WalkBuilder, String> {
     if let Some(odd) = odd_global().or_else(|| dir.ancestors().find_map(odd_rules)) {
         return Err(format!("The ignore rules in {} are no regular file or too large", odd.display()));
     }

@@ -24,6 +24,7 @@ pub(crate) struct Prepared {
 pub(crate) enum Omission {
     Damaged,
     TooLarge,
+    TooManyPixels,
     /// Models do not take the format, and it cannot be made another one.
     Unsupported,
     NoImage,
@@ -34,6 +35,7 @@ impl Omission {
     pub(super) fn note(self) -> String {
         let reason = match self {
             Omission::Damaged => "the file is damaged or incomplete, and cannot be decoded",
+            Omission::TooManyPixels => "it has more than 24 megapixels; make it smaller with a program first",
             Omission::TooLarge => "could not be resized below the inline image size limit",
             Omission::Unsupported => "could not be converted to a supported inline image format",
             Omission::NoImage => "the data is no image in a known format",

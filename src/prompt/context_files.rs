@@ -1,36 +1,46 @@
 //! The instruction files of the user and of the project, from the general to the particular.
 
-use super::text_file::read;
+use super::boundary::{Boundary, repository};
+use super::places::Places;
+use super::text_file::{is_there, read, read_own};
 use super::xml;
 use std::path::{Path, PathBuf};
 
-/// The names under which instructions are found; the first one that a folder has is taken.
+/// The names under which instructions are found; the first one that a folder has and that may be read is taken.
 const NAMES: [&str; 5] = ["AGENTS.override.md", "AGENTS.md", "AGENTS.MD", "CLAUDE.md", "CLAUDE.MD"];
-/// The text of the section on instruction files: that of `agent_dir`, then those from the root of the file system down
-/// to `cwd`. `None` = there is none.
-pub(super) fn section(agent_dir: &Path, cwd: &Path) -> Option<String> {
-    let mut dirs: Vec<&Path> = cwd.ancestors().collect();
-    dirs.push(agent_dir);
-    dirs.reverse();
-    let skipped = shadowed_repository(cwd);
+
+/// The text of the section on instruction files: that of the user's own folder, then those from the root of the file system
+/// down to the working directory. `None` = there is none.
+pub(super) fn section(places: &Places<'_>) -> Option<String> {
+    let skipped = shadowed_repository(places.cwd);
+    let mut dirs: Vec<(&Path, Boundary)> = places
+        .cwd
+        .ancestors()
+        .filter(|dir| skipped.as_deref() != Some(*dir))
+        .map(|dir| (dir, Boundary::of_repository(dir)))
+        .collect();
+    dirs.push((places.agent_dir, Boundary::of_user(places)));
     let mut seen: Vec<PathBuf> = Vec::new();
     let mut blocks = Vec::new();
-    for path in dirs.into_iter().filter(|dir| skipped.as_deref() != Some(*dir)).filter_map(instructions_in) {
-        let Ok(real) = path.canonicalize() else { continue };
-        if seen.contains(&real) {
-            continue;
-        }
-        seen.push(real);
-        match read(&path) {
-            Ok(text) => {
-                let shown = path.to_string_lossy();
-                let end = text.trim_end_matches('\n');
-                blocks.push(format!(
-                    "<project_instructions path=\"{}\">\n{end}\n</project_instructions>",
-                    xml::escaped(&shown)
-                ));
+    for (dir, boundary) in dirs.into_iter().rev() {
+        for path in instructions_in(dir) {
+            let Ok(real) = path.canonicalize() else { continue };
+            if seen.contains(&real) {
+                break;
             }
-            Err(error) => log::warn!("instructions in {} are left out: {error}", path.display()),
+            match read(&path, &boundary) {
+                Ok(text) => {
+                    seen.push(real);
+                    let shown = path.to_string_lossy();
+                    let end = text.trim_end_matches('\n');
+                    blocks.push(format!(
+                        "<project_instructions path=\"{}\">\n{end}\n</project_instructions>",
+                        xml::escaped(&shown)
+                    ));
+                    break;
+                }
+                Err(error) => log::warn!("instructions in {} are left out: {error}", path.display()),
+            }
         }
     }
     if blocks.is_empty() {
@@ -39,24 +49,25 @@ pub(super) fn section(agent_dir: &Path, cwd: &Path) -> Option<String> {
     Some(format!("Instructions that come with this machine and project:\n\n{}", blocks.join("\n\n")))
 }
 
-fn instructions_in(dir: &Path) -> Option<PathBuf> {
-    NAMES.iter().map(|name| dir.join(name)).find(|path| path.is_file())
+/// The files of instructions in a folder, the one that counts most first.
+fn instructions_in(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    NAMES.iter().map(|name| dir.join(name)).filter(|path| is_there(path))
 }
 
 /// The root of the main repository around a linked worktree that lies inside it and has instructions of its own: those
 /// of the main repository are for the same project, and most often the same.
 fn shadowed_repository(cwd: &Path) -> Option<PathBuf> {
-    let worktree = cwd.ancestors().find(|dir| dir.join(".git").exists())?;
+    let worktree = repository(cwd)?;
     let link = worktree.join(".git");
     if !link.is_file() {
         return None;
     }
-    let text = read(&link).ok()?;
+    let text = read_own(&link).ok()?;
     let git_dir = worktree.join(text.strip_prefix("gitdir:")?.trim());
     let worktrees = git_dir.parent().filter(|dir| dir.ends_with(".git/worktrees"))?;
     let main = worktrees.parent()?.parent()?;
     let nested = worktree != main && worktree.starts_with(main);
-    (nested && instructions_in(worktree).is_some()).then(|| main.to_owned())
+    (nested && instructions_in(worktree).next().is_some()).then(|| main.to_owned())
 }
 
 #[cfg(test)]
@@ -68,7 +79,7 @@ mod tests {
     impl Tree {
         /// The contents of the files that were taken, in order.
         fn taken(&self, cwd: &str) -> Vec<String> {
-            let text = section(&self.path("agent"), &self.path(cwd)).unwrap_or_default();
+            let text = section(&self.places(cwd, false)).unwrap_or_default();
             text.split("<project_instructions path=\"")
                 .skip(1)
                 .filter_map(|block| {
@@ -87,10 +98,10 @@ mod tests {
             ("p/q/below/AGENTS.md", "not above the working directory"),
         ]);
         assert_eq!(tree.taken("p/q"), ["user", "outer", "inner"]);
-        let text = section(&tree.path("agent"), &tree.path("p/q")).expect("there are some");
+        let text = section(&tree.places("p/q", false)).expect("there are some");
         let path = format!("<project_instructions path=\"{}\">\nouter\n", tree.path("p/CLAUDE.md").display());
         assert!(text.contains(&path), "{text}");
-        assert_eq!(section(Path::new("/nonexistent"), Path::new("/nonexistent/x")), None);
+        assert_eq!(section(&Tree::new(&[]).places("p", false)), None);
     }
 
     #[test]

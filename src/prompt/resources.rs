@@ -1,5 +1,6 @@
 //! Skills and templates in places of the user's own choice, which `settings.json` names.
 
+use super::boundary::Boundary;
 use super::places::Places;
 use super::text_file;
 use crate::json::comments;
@@ -7,17 +8,22 @@ use serde_json::Value;
 use std::path::PathBuf;
 
 /// The folders and files that the user's settings have under `key`, then those of the project's settings if it is trusted.
-/// Relative ones begin where the settings file is. PI's filters (`!name`, `+name`, `-name`) are not places.
-pub(super) fn named(places: &Places<'_>, key: &str) -> Vec<PathBuf> {
+/// Relative ones begin where the settings file is. PI's filters (`!name`, `+name`, `-name`) are not places. Each comes with
+/// how far links in it may lead.
+pub(super) fn named(places: &Places<'_>, key: &str) -> Vec<(PathBuf, Boundary)> {
     let mut found = Vec::new();
     for (base, settings) in settings(places) {
+        let boundary =
+            if base == places.agent_dir { Boundary::of_user(places) } else { Boundary::of_repository(places.cwd) };
         let paths = settings.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-        found.extend(paths.filter(|path| !path.starts_with(['!', '+', '-'])).map(
-            |path| match path.strip_prefix("~/") {
+        found.extend(paths.filter(|path| !path.starts_with(['!', '+', '-'])).map(|path| {
+            let path = match path.strip_prefix("~/") {
                 Some(below_home) => places.home.join(below_home),
                 None => base.join(path),
-            },
-        ));
+            };
+            let boundary = boundary.of_named(&path);
+            (path, boundary)
+        }));
     }
     found
 }
@@ -34,7 +40,7 @@ pub(super) fn skill_commands(places: &Places<'_>) -> bool {
 fn settings(places: &Places<'_>) -> Vec<(PathBuf, Value)> {
     let project = places.project_trusted.then(|| places.cwd.join(".pi"));
     let read = |base: PathBuf| {
-        let text = text_file::read(&base.join("settings.json")).ok()?;
+        let text = text_file::read_own(&base.join("settings.json")).ok()?;
         Some((base, comments::parse(&text).ok()?))
     };
     std::iter::once(places.agent_dir.to_path_buf()).chain(project).filter_map(read).collect()
@@ -63,7 +69,8 @@ mod tests {
             ("q", true, user.to_vec(), true),
         ] {
             let places = tree.places(cwd, trusted);
-            assert_eq!(named(&places, "skills"), expected, "{cwd} {trusted}");
+            let found: Vec<PathBuf> = named(&places, "skills").into_iter().map(|(path, _)| path).collect();
+            assert_eq!(found, expected, "{cwd} {trusted}");
             assert_eq!(skill_commands(&places), commands, "{cwd} {trusted}");
             assert!(named(&places, "prompts").is_empty());
         }

@@ -1,9 +1,11 @@
 //! Skills: instructions for particular tasks, of which a model sees the descriptions and reads the rest when it needs it.
 
+use super::boundary::{Boundary, repository};
 use super::places::Places;
 use super::text_file::read;
 use super::{frontmatter, resources, xml};
 use crate::files::walk::walk;
+use ignore::DirEntry;
 use std::path::{Path, PathBuf};
 
 /// The file that makes a folder a skill.
@@ -23,6 +25,8 @@ pub(crate) struct Skill {
     pub description: String,
     /// The file with its instructions, absolute.
     pub file: PathBuf,
+    /// How far links to that file may lead.
+    pub boundary: Boundary,
     /// Only users invoke it; models do not see it.
     pub hidden: bool,
 }
@@ -31,24 +35,26 @@ pub(crate) struct Skill {
 /// with one name the first one counts. What cannot be read is left out; the log tells.
 pub(crate) fn discover(places: &Places<'_>) -> Vec<Skill> {
     let mut found = Found::default();
-    found.folder(&places.agent_dir.join("skills"), true);
-    found.folder(&places.home.join(".agents/skills"), false);
+    let user = Boundary::of_user(places);
+    found.folder(&places.agent_dir.join("skills"), &user, true);
+    found.folder(&places.home.join(".agents/skills"), &user, false);
     if places.project_trusted {
-        found.folder(&places.cwd.join(".pi/skills"), true);
+        let project = Boundary::of_repository(places.cwd);
+        found.folder(&places.cwd.join(".pi/skills"), &project, true);
         for dir in project_folders(places.cwd) {
-            found.folder(&dir.join(".agents/skills"), false);
+            found.folder(&dir.join(".agents/skills"), &project, false);
         }
     }
-    for path in resources::named(places, "skills") {
-        if path.is_file() { found.file(&path) } else { found.folder(&path, true) }
+    for (path, boundary) in resources::named(places, "skills") {
+        if path.is_file() { found.file(&path, &boundary) } else { found.folder(&path, &boundary, true) }
     }
     found.skills
 }
 
 /// The working directory and the folders above it up to the root of its repository; without a repository only itself.
 fn project_folders(cwd: &Path) -> Vec<&Path> {
-    let root = cwd.ancestors().position(|dir| dir.join(".git").exists()).unwrap_or(0);
-    cwd.ancestors().take(root + 1).collect()
+    let root = repository(cwd).unwrap_or(cwd);
+    cwd.ancestors().take_while(|dir| dir.starts_with(root)).collect()
 }
 
 #[derive(Default)]
@@ -60,11 +66,15 @@ struct Found {
 impl Found {
     /// Takes the skills in a folder: itself, if it is one, else those in the folders below it; with `files` also the
     /// Markdown files right in it.
-    fn folder(&mut self, dir: &Path, files: bool) {
-        if !dir.is_dir() {
+    fn folder(&mut self, dir: &Path, boundary: &Boundary, files: bool) {
+        if !dir.is_dir() || !boundary.admits_folder(dir) {
             return;
         }
-        let mut walk = match walk(dir, |entry| entry.file_name() != "node_modules") {
+        let inside = boundary.clone();
+        let leads_out = move |entry: &DirEntry| {
+            entry.path_is_symlink() && entry.path().is_dir() && !inside.admits_folder(entry.path())
+        };
+        let mut walk = match walk(dir, move |entry| entry.file_name() != "node_modules" && !leads_out(entry)) {
             Ok(walk) => walk,
             Err(text) => return log::warn!("skills in {} are left out: {text}", dir.display()),
         };
@@ -79,22 +89,22 @@ impl Found {
             if path.is_dir() {
                 let file = path.join(SKILL_FILE);
                 if file.is_file() {
-                    self.file(&file);
+                    self.file(&file, boundary);
                     taken.push(path.to_owned());
                 }
             } else if files && entry.depth() == 1 && path.extension().is_some_and(|extension| extension == "md") {
-                self.file(path);
+                self.file(path, boundary);
             }
         }
     }
 
-    fn file(&mut self, file: &Path) {
+    fn file(&mut self, file: &Path, boundary: &Boundary) {
         let Ok(real) = file.canonicalize() else { return };
         if self.files.contains(&real) {
             return;
         }
         self.files.push(real);
-        match load(file) {
+        match load(file, boundary) {
             Ok(Some(skill)) if self.skills.iter().any(|known| known.name == skill.name) => {
                 log::warn!("the skill {} in {} is left out: there is one of that name", skill.name, file.display());
             }
@@ -109,8 +119,8 @@ impl Found {
 }
 
 /// `None` = it has no description, thus is no skill.
-fn load(file: &Path) -> std::io::Result<Option<Skill>> {
-    let text = read(file)?;
+fn load(file: &Path, boundary: &Boundary) -> std::io::Result<Option<Skill>> {
+    let text = read(file, boundary)?;
     let (head, _) = frontmatter::parse(&text);
     let is_folder = file.file_name().is_some_and(|name| name == SKILL_FILE);
     let fallback = if is_folder { file.parent().and_then(Path::file_name) } else { file.file_stem() };
@@ -129,7 +139,7 @@ fn load(file: &Path) -> std::io::Result<Option<Skill>> {
         log::warn!("the skill {name} in {} has a description over {MAX_DESCRIPTION} characters", file.display());
     }
     let hidden = head.get("disable-model-invocation").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    Ok(Some(Skill { name, description, file: file.to_owned(), hidden }))
+    Ok(Some(Skill { name, description, file: file.to_owned(), boundary: boundary.clone(), hidden }))
 }
 
 fn is_usual_name(name: &str) -> bool {
@@ -183,7 +193,7 @@ pub(crate) fn call<'a>(text: &'a str, skills: &[Skill]) -> Option<Result<Call<'a
     let call = text.strip_prefix("/skill:")?;
     let (name, arguments) = call.split_once(char::is_whitespace).unwrap_or((call, ""));
     let skill = skills.iter().find(|skill| skill.name == name)?;
-    let content = match read(&skill.file) {
+    let content = match read(&skill.file, &skill.boundary) {
         Ok(content) => content,
         Err(error) => return Some(Err(format!("{}: {error}", skill.file.display()))),
     };
@@ -270,6 +280,7 @@ mod tests {
             name: "a".into(),
             description: "First.".into(),
             file: tree.path("agent/skills/a/SKILL.md"),
+            boundary: Boundary::of_user(&tree.places("p", true)),
             hidden: false,
         };
         assert_eq!(discover(&tree.places("p", true)), [expected]);
@@ -281,6 +292,7 @@ mod tests {
             name: name.into(),
             description: "Less < more & more".into(),
             file: format!("/s/{name}/SKILL.md").into(),
+            boundary: Boundary::of_repository(Path::new("/s")),
             hidden,
         };
         assert_eq!(section(&[skill("x", true)]), None);

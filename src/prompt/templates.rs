@@ -1,5 +1,6 @@
 //! Prompt templates: texts with placeholders, invoked as `/name arguments`.
 
+use super::boundary::Boundary;
 use super::places::Places;
 use super::text_file::read;
 use super::{frontmatter, resources};
@@ -26,21 +27,21 @@ pub(crate) struct Template {
 /// The templates of the user, of the project if it is trusted, and of the folders and files that the settings name, in this order. Of several
 /// with one name the first one counts. What cannot be read is left out; the log tells.
 pub(crate) fn discover(places: &Places<'_>) -> Vec<Template> {
-    let mut paths = markdown_in(&places.agent_dir.join("prompts"));
+    let mut paths = markdown_in(&places.agent_dir.join("prompts"), &Boundary::of_user(places));
     if places.project_trusted {
-        paths.extend(markdown_in(&places.cwd.join(".pi/prompts")));
+        paths.extend(markdown_in(&places.cwd.join(".pi/prompts"), &Boundary::of_repository(places.cwd)));
     }
-    for path in resources::named(places, "prompts") {
-        if path.is_file() { paths.push(path) } else { paths.extend(markdown_in(&path)) }
+    for (path, boundary) in resources::named(places, "prompts") {
+        if path.is_file() { paths.push((path, boundary)) } else { paths.extend(markdown_in(&path, &boundary)) }
     }
     let mut templates: Vec<Template> = Vec::new();
-    for path in paths {
+    for (path, boundary) in paths {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if templates.len() >= MAX_TEMPLATES || templates.iter().any(|known| known.name == name) {
             log::warn!("the template in {} is left out: its name is taken, or there are too many", path.display());
             continue;
         }
-        match read(&path) {
+        match read(&path, &boundary) {
             Ok(text) => templates.push(parse(name, &text, path)),
             Err(error) => log::warn!("the template in {} is left out: {error}", path.display()),
         }
@@ -48,12 +49,15 @@ pub(crate) fn discover(places: &Places<'_>) -> Vec<Template> {
     templates
 }
 
-fn markdown_in(dir: &Path) -> Vec<PathBuf> {
+fn markdown_in(dir: &Path, boundary: &Boundary) -> Vec<(PathBuf, Boundary)> {
+    if !dir.is_dir() || !boundary.admits_folder(dir) {
+        return Vec::new();
+    }
     let Ok(entries) = dir.read_dir() else { return Vec::new() };
     let is_markdown = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "md") && path.is_file();
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_markdown).collect();
     paths.sort();
-    paths
+    paths.into_iter().map(|path| (path, boundary.clone())).collect()
 }
 
 fn parse(name: String, text: &str, file: PathBuf) -> Template {

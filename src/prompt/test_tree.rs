@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 /// Removed when dropped.
 pub(super) struct Tree {
-    root: tempfile::TempDir,
+    _removed: tempfile::TempDir,
+    /// Without links, as sessions' folders are.
+    root: PathBuf,
     agent_dir: PathBuf,
     home: PathBuf,
 }
@@ -13,8 +15,9 @@ pub(super) struct Tree {
 impl Tree {
     /// A tree with these files.
     pub(super) fn new(files: &[(&str, &str)]) -> Tree {
-        let root = tempfile::tempdir().expect("a directory");
-        let tree = Tree { agent_dir: root.path().join("agent"), home: root.path().join("home"), root };
+        let removed = tempfile::tempdir().expect("a directory");
+        let root = removed.path().canonicalize().expect("it exists");
+        let tree = Tree { _removed: removed, agent_dir: root.join("agent"), home: root.join("home"), root };
         for (name, content) in files {
             tree.write(name, content.as_bytes());
         }
@@ -22,7 +25,7 @@ impl Tree {
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
+        self.root.join(name)
     }
 
     /// Writes a file, with its folders.

@@ -107,7 +107,7 @@ fn read_image(
         rest.take(images::MAX_SOURCE).read_to_end(&mut data)?;
         // What makes a PNG an animation may stand further behind.
         let format = images::sniff(&data).unwrap_or(format);
-        images::prepare(format, &data, context.resize_images, context.cancel).ok_or(Failure::Aborted)?
+        images::prepare(format, data, context.resize_images, context.cancel).ok_or(Failure::Aborted)?
     } else {
         Prepared::left_out(format, Omission::TooLarge)
     };

@@ -1,0 +1,111 @@
+"""What one call of a tool may cost: memory for pictures and patterns, and time after an abort."""
+
+import base64
+import json
+import struct
+import time
+import zlib
+
+import pytest
+
+from support import proc
+from support.bridge import Bridge
+from support.model_script import ToolCall
+from support.pictures import chunk
+from support.waiting import eventually
+
+pytestmark = pytest.mark.any_server
+
+MIB = 1024 * 1024
+# Abort is answered within 0.3 s; the rest is room for a machine that has other work.
+ANSWERED = 1.0
+
+
+def grey_png(width, height):
+    """A PNG without a pixel that is not black, a thousandth as large as what it unpacks to."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    packer = zlib.compressobj(9)
+    rows = b"".join([packer.compress(bytes(1 + width)) for _ in range(height)] + [packer.flush()])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def grey_jpeg(width, height):
+    """A JPEG whose blocks of 64 pixels have two bits each."""
+    frame = b"\xff\xc0\0\x0b\x08" + struct.pack(">HH", height, width) + b"\x01\x01\x11\0"
+    tables = b"".join(b"\xff\xc4\0\x14" + bytes([kind, 1, *[0] * 15, 0]) for kind in (0x00, 0x10))
+    scan = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0" + bytes(width * height // 256 + 1)
+    return b"\xff\xd8\xff\xdb\0\x43\0" + bytes([1] * 64) + frame + tables + scan + b"\xff\xd9"
+
+
+def peak(pid):
+    """The most memory that was resident so far, in bytes."""
+    return int(proc.status(pid)["VmHWM"].split()[0]) * 1024
+
+
+def cost_of(daemon, model, *calls):
+    """What a model is told about calls, and how much more memory than before they took."""
+    model.script("ready")
+    daemon.run("ready?").text()
+    before = peak(daemon.pid)
+    model.script(list(calls), "done")
+    # A build for tests is many times slower than a release.
+    assert daemon.run("go").text(120) == "done"
+    return model.requests[-1].tool_results, peak(daemon.pid) - before
+
+
+def abort_during(daemon, model, call, working):
+    """Aborts once a call works; returns how long that took in seconds, and has the session do something else."""
+    model.script("made")
+    daemon.session("s", "start").text()
+    model.script([call])
+    with Bridge(daemon.session_socket("s")) as client:
+        client.wait_idle()
+        used = proc.cpu_seconds(daemon.pid)
+        client.ask("prompt", id=1, message="go", stream=True)
+        eventually(lambda: working() and proc.cpu_seconds(daemon.pid) - used > 0.1, "it works")
+        start = time.monotonic()
+        assert client.ask("abort")["isIdle"] is True
+        return time.monotonic() - start
+
+
+def test_a_small_file_with_many_pixels_is_not_unpacked(daemon, model):
+    picture = grey_png(8000, 8000)
+    assert len(picture) < 70_000
+    (daemon.cwd / "a.png").write_bytes(picture)
+    results, cost = cost_of(daemon, model, ToolCall("read", {"path": "a.png"}))
+    assert "more than 24 megapixels" in results[0][0]
+    assert cost < 32 * MIB, f"{cost / MIB:.0f} MiB"
+
+
+def test_the_largest_picture_takes_little_more_than_its_pixels(daemon, model):
+    (daemon.cwd / "a.png").write_bytes(grey_png(6000, 4000))
+    results, cost = cost_of(daemon, model, ToolCall("read", {"path": "a.png"}))
+    assert "original 6000x4000, displayed at 2000x1333" in results[0][0]
+    # Three bytes a pixel are 69 MiB.
+    assert cost < 160 * MIB, f"{cost / MIB:.0f} MiB"
+
+
+@pytest.mark.parametrize("name, make", [("a.png", grey_png), ("a.jpg", grey_jpeg)])
+def test_an_abort_does_not_wait_for_a_picture(daemon, model, name, make):
+    (daemon.cwd / name).write_bytes(make(6000, 4000))
+    call = ToolCall("read", {"path": name})
+    took = abort_during(daemon, model, call, lambda: "image" in proc.threads(daemon.pid))
+    assert took < ANSWERED
+    # It is not waited for later, either.
+    model.script("fine")
+    assert daemon.prompt("s", "and now?").text() == "fine"
+
+
+def test_an_abort_does_not_wait_for_a_picture_of_the_prompt(daemon, model):
+    model.script("made")
+    daemon.session("s", "start").text()
+    data = base64.b64encode(grey_png(6000, 4000)).decode()
+    with Bridge(daemon.session_socket("s")) as client:
+        client.wait_idle()
+        content = [{"type": "text", "text": "look"}, {"type": "image", "data": data, "mimeType": "image/png"}]
+        client.ask("prompt", content=content)
+        eventually(lambda: "image" in proc.threads(daemon.pid), "it is looked at")
+        start = time.monotonic()
+        assert client.ask("abort")["isIdle"] is True
+        assert time.monotonic() - start < ANSWERED
+    assert "image/png" not in json.dumps([request.body for request in model.requests])
