@@ -35,6 +35,39 @@ pub(crate) fn user_name() -> Option<String> {
     })
 }
 
+/// Keeps a program that is about to be started away from the terminal that this process was started from, so that what
+/// asks on `/dev/tty` fails at once (ENXIO) instead of waiting for somebody. The program stays in this process's session, by
+/// which its end is told from that of an orphan. Costs nothing without a terminal, as services have none; with one, the
+/// program is started by `fork` instead of `posix_spawn`.
+pub(crate) fn without_terminal(command: &mut std::process::Command) {
+    use std::ffi::{c_char, c_int, c_ulong};
+    use std::os::unix::process::CommandExt;
+    /// TIOCNOTTY of asm-generic/ioctls.h, which all architectures use that this program is made for.
+    const GIVE_UP_TERMINAL: c_ulong = 0x5422;
+    const TERMINAL: &std::ffi::CStr = c"/dev/tty";
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    unsafe extern "C" {
+        fn open(path: *const c_char, flags: c_int, ...) -> c_int;
+        fn ioctl(file: c_int, request: c_ulong, ...) -> c_int;
+    }
+    if rustix::fs::open(TERMINAL, flags, rustix::fs::Mode::empty()).is_err() {
+        return;
+    }
+    let flags = flags.bits().cast_signed();
+    // SAFETY: the closure makes two system calls, which are allowed between fork and exec, and touches no memory but a
+    // constant. What it opens is closed by the exec.
+    unsafe {
+        command.pre_exec(move || {
+            let terminal = open(TERMINAL.as_ptr(), flags);
+            // Only the leader of a session would take the terminal from others as well, and a new process leads none.
+            if terminal >= 0 && ioctl(terminal, GIVE_UP_TERMINAL) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}
+
 /// Gives memory that is free, but lies between pieces in use, back to the system. Takes about a millisecond for every
 /// 10 MB, in which other threads may have to wait for memory.
 pub(crate) fn release_free_memory() {

@@ -1,11 +1,16 @@
 //! Replacing files as a whole: readers see the old content or the new, never a part.
 
 use super::open::{Links, open, refuse_special};
+use rustix::fs::{FallocateFlags, XattrFlags};
+use rustix::io::Errno;
 use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 
+/// Bytes of all names of a file's attributes, and of the value of one; Linux allows no more (64 KiB).
+const MAX_ATTRIBUTES: usize = 64 * 1024;
 /// As many symbolic links as Linux itself follows before it gives up.
 const MAX_LINKS: usize = 40;
 
@@ -46,37 +51,82 @@ pub(crate) fn check_writable(target: &Path) -> io::Result<Option<Metadata>> {
 }
 
 /// Replaces or creates the file `target` (a [`real_path`]) as a whole: readers see the old content or the new, never a
-/// part. Mode and owner of a replaced file are kept; a new one gets mode 0666 less the umask, as any editor does it.
+/// part. Mode, owner, access lists and other attributes of a replaced file are kept; where another file could not have them,
+/// or has other names that mean this one, it is the file itself that takes the new content. A new one gets mode 0666 less the
+/// umask, as any editor does it.
 ///
 /// # Errors
 /// As [`check_writable`], and what the system says while writing; the old content is then still there.
 pub(crate) fn replace(target: &Path, content: &[u8]) -> io::Result<()> {
-    let old = check_writable(target)?;
-    match replace_by_rename(target, content, old.as_ref()) {
+    let Some(old) = check_writable(target)? else {
+        return new_file(target, 0o666, content)?.persist(target).map(drop).map_err(|failed| failed.error);
+    };
+    // Other names would go on meaning the old content.
+    if old.nlink() > 1 {
+        return write_in_place(target, content);
+    }
+    match replace_by_rename(target, content, &old) {
+        Ok(true) => Ok(()),
+        Ok(false) => write_in_place(target, content),
         // A folder that takes no new file, or a file that is a mount point, as containers have: the file itself may
         // still take new content, though not all at once.
-        Err(error) if old.is_some() && cannot_rename(&error) => write_in_place(target, content),
-        result => result,
+        Err(error) if cannot_rename(&error) => write_in_place(target, content),
+        Err(error) => Err(error),
     }
 }
 
 fn cannot_rename(error: &io::Error) -> bool {
-    use rustix::io::Errno;
     matches!(Errno::from_io_error(error), Some(Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::ROFS))
 }
 
-fn replace_by_rename(target: &Path, content: &[u8], old: Option<&Metadata>) -> io::Result<()> {
+/// `false` = nothing was done, since the new file cannot have all that the old one has.
+fn replace_by_rename(target: &Path, content: &[u8], old: &Metadata) -> io::Result<bool> {
+    // Created private, as the old one may be; the final mode follows before the rename.
+    let file = new_file(target, 0o600, content)?;
+    // The folder may give new files an access list that the old one does not have.
+    let _ = rustix::fs::fremovexattr(file.as_file(), "system.posix_acl_access");
+    keep_access(file.as_file(), old)?;
+    let new = file.as_file().metadata()?;
+    let same_owner = (new.uid(), new.gid()) == (old.uid(), old.gid());
+    if !same_owner || !keep_attributes(file.as_file(), target)? {
+        return Ok(false);
+    }
+    file.persist(target).map_err(|failed| failed.error)?;
+    Ok(true)
+}
+
+/// A file beside `target` that is gone unless it gets its name.
+fn new_file(target: &Path, mode: u32, content: &[u8]) -> io::Result<NamedTempFile> {
     let folder = target.parent().unwrap_or(Path::new("/"));
-    // Created private where it replaces a file that may be private; the final mode follows before the rename.
-    let mode = if old.is_some() { 0o600 } else { 0o666 };
     let mut file =
         tempfile::Builder::new().prefix(".tmp-").permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
     file.write_all(content)?;
-    if let Some(old) = old {
-        keep_access(file.as_file(), old)?;
+    Ok(file)
+}
+
+/// Gives a file the extended attributes of another, access lists included. `false` = it cannot have all of them.
+fn keep_attributes(new: &File, old: &Path) -> io::Result<bool> {
+    let mut names = vec![0; MAX_ATTRIBUTES];
+    let length = match rustix::fs::llistxattr(old, &mut names) {
+        Ok(length) => length,
+        Err(Errno::NOTSUP) => return Ok(true),
+        Err(error) => return Err(error.into()),
+    };
+    let mut value = vec![0; MAX_ATTRIBUTES];
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let length = rustix::fs::lgetxattr(old, name, &mut value)?;
+        let set = rustix::fs::fsetxattr(new, name, &value[..length], XattrFlags::empty());
+        // What the system itself gives to every new file, such as a label, may be there already.
+        if set.is_err() && !has_attribute(new, name, &value[..length]) {
+            return Ok(false);
+        }
     }
-    file.persist(target).map_err(|failed| failed.error)?;
-    Ok(())
+    Ok(true)
+}
+
+fn has_attribute(file: &File, name: &[u8], value: &[u8]) -> bool {
+    let mut found = vec![0; MAX_ATTRIBUTES];
+    rustix::fs::fgetxattr(file, name, &mut found).is_ok_and(|length| found[..length] == *value)
 }
 
 /// Gives a file that is to replace another the owner and the mode of that one.
@@ -103,8 +153,14 @@ pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
 
 fn write_in_place(target: &Path, content: &[u8]) -> io::Result<()> {
     let (mut file, _) = open(target, File::options().write(true), Links::Refuse)?;
-    file.set_len(0)?;
-    file.write_all(content)
+    let length = content.len() as u64;
+    // Room first, so that a full disk does not cost the old content. Not every file system can promise it.
+    match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, length.max(1)) {
+        Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => return Err(error.into()),
+        _ => {}
+    }
+    file.write_all(content)?;
+    file.set_len(length)
 }
 
 #[cfg(test)]
@@ -149,6 +205,44 @@ mod tests {
         replace(&path.join("by-us"), b"").expect("it is created");
         assert_eq!(mode(&path.join("by-us")), mode(&path.join("by-std")), "the umask applies as to any new file");
         assert_eq!(path.read_dir().expect("it is listed").count(), 3);
+    }
+
+    #[test]
+    fn other_names_and_attributes_stay() {
+        let (_dir, path) = dir();
+        let (file, other) = (path.join("f"), path.join("g"));
+        std::fs::write(&file, "old and longer").expect("it is written");
+        std::fs::hard_link(&file, &other).expect("a link");
+        replace(&file, b"new").expect("it is replaced");
+        assert_eq!(std::fs::read(&other).expect("it is there"), b"new");
+        std::fs::remove_file(&other).expect("it is removed");
+
+        // u::rw, u:65534:rw, g::---, m::rw, o::---, as the kernel keeps it.
+        let entry = |tag: u16, rights: u16, id: u32| {
+            [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+        };
+        let list = [
+            2_u32.to_le_bytes().to_vec(),
+            entry(1, 6, u32::MAX),
+            entry(2, 6, 65_534),
+            entry(4, 0, u32::MAX),
+            entry(0x10, 6, u32::MAX),
+            entry(0x20, 0, u32::MAX),
+        ]
+        .concat();
+        let set = |name: &str, value: &[u8]| rustix::fs::setxattr(&file, name, value, XattrFlags::empty()).is_ok();
+        let kept: Vec<(&str, &[u8])> = [("system.posix_acl_access", &*list), ("user.note", b"mine")]
+            .into_iter()
+            .filter(|(name, value)| set(name, value))
+            .collect();
+        let before = mode(&file);
+        replace(&file, b"newer").expect("it is replaced");
+        for (name, value) in kept {
+            let mut found = vec![0; MAX_ATTRIBUTES];
+            let length = rustix::fs::getxattr(&file, name, &mut found).expect("it is there");
+            assert_eq!(&found[..length], value, "{name}");
+        }
+        assert_eq!((std::fs::read(&file).expect("it is there").as_slice(), mode(&file)), (&b"newer"[..], before));
     }
 
     #[test]

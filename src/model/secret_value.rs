@@ -1,6 +1,7 @@
 //! The syntax of configured secrets: `$NAME` and `${NAME}` are environment variables, `$$` and `$!` a plain `$` and `!`,
 //! a leading `!` makes the rest a shell command whose output is the value, everything else stands for itself.
 
+use crate::sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::fmt;
@@ -107,14 +108,16 @@ fn parts(text: &str) -> impl Iterator<Item = Part<'_>> {
 
 /// Runs a shell command in a process group of its own, which is killed after `timeout`.
 fn run(command: &str, timeout: Duration) -> Result<String, String> {
-    let mut child = Command::new("/bin/sh")
+    let mut builder = Command::new("/bin/sh");
+    builder
         .args(["-c", command])
+        .env("GIT_TERMINAL_PROMPT", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .map_err(|e| format!("the key command did not start: {e}"))?;
+        .process_group(0);
+    sys::without_terminal(&mut builder);
+    let mut child = builder.spawn().map_err(|e| format!("the key command did not start: {e}"))?;
     let output = collect(&mut child, Instant::now() + timeout);
     let group = Pid::from_child(&child);
     if output.is_err() {

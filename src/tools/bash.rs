@@ -5,6 +5,7 @@ use super::output::{Output, Shown};
 use super::tool::{Tool, ToolContext, ToolOutput};
 use super::truncate::{MAX_BYTES, MAX_LINES};
 use crate::files::{describe, size};
+use crate::threads;
 use crate::transcript::{Block, ToolSpec};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
@@ -18,16 +19,22 @@ use std::time::{Duration, Instant};
 
 /// Longest timeout in seconds that can be asked for: what fits into 31 bits of milliseconds.
 const MAX_TIMEOUT: f64 = 2_147_483.647;
+/// From this number of seconds on a timeout may be one in milliseconds, in which models that learned other tools think.
+const LIKE_MILLISECONDS: f64 = 1000.0;
 /// Longest command in bytes: Linux takes no single argument of 128 KiB or more.
 const MAX_COMMAND: usize = 128 * 1024 - 1;
 /// Once the shell has ended, its output is over when nothing came for this long, even if somebody holds the pipe.
 const QUIET: Duration = Duration::from_millis(100);
+/// Once the shell has ended, the call does not last longer than this, even if somebody goes on writing.
+const LINGER: Duration = Duration::from_secs(1);
 /// At least this long between two updates.
 const UPDATE_EVERY: Duration = Duration::from_millis(100);
 /// How often to ask whether the shell has ended, where the system cannot tell by itself.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 /// Bytes per read, as much as a pipe holds.
 const CHUNK: usize = 64 * 1024;
+/// Bytes per read of what programs in the background print, for as long as they do.
+const KEPT_OPEN_CHUNK: usize = 4 * 1024;
 /// Most bytes that are still taken from the pipe after a kill (1 MiB, the most a pipe can be made to hold).
 const MAX_DRAIN: usize = 1024 * 1024;
 
@@ -45,7 +52,7 @@ static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
         "type": "object",
         "properties": {
             "command": {"type": "string", "description": "The command"},
-            "timeout": {"type": "number", "description": "Seconds after which the command is killed"},
+            "timeout": {"type": "number", "description": "Seconds (not milliseconds) after which the command is killed"},
         },
         "required": ["command"],
     }),
@@ -79,9 +86,13 @@ impl Tool for Bash {
         (context.on_update)(ToolOutput { content: Vec::new(), details: None, is_error: false });
         let mut output = Output::new(context.spill_dir);
         let result = match execute(command, timeout, context, &mut output) {
-            Ok(end) => {
+            Ok((end, pipe)) => {
                 output.finish();
-                conclude(output.show(), end, timeout)
+                let result = conclude(output.show(), end, timeout);
+                if let Some(pipe) = pipe {
+                    keep_open(pipe, output);
+                }
+                result
             }
             Err(error) => ToolOutput::error(format!("Could not run the command: {}", describe(&error))),
         };
@@ -95,18 +106,27 @@ impl Tool for Bash {
 enum End {
     /// With the shell's exit code.
     Exited(i32),
-    TimedOut {
-        /// Only what the shell had started was still writing.
-        shell_gone: bool,
-    },
+    TimedOut,
     Aborted,
 }
 
-fn timeout(asked: Option<&Value>, default: Option<Duration>) -> Result<Option<Duration>, String> {
-    let Some(asked) = asked else { return Ok(default) };
+/// How long a command may take.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    time: Duration,
+    /// The call asked for more, as models do that mean milliseconds.
+    less_than_asked: bool,
+}
+
+/// The limit that was asked for; the operator's, `usual`, if none was, or one that is more and looks like milliseconds.
+fn timeout(asked: Option<&Value>, usual: Option<Duration>) -> Result<Option<Limit>, String> {
+    let limit = |time, less_than_asked| Limit { time, less_than_asked };
+    let Some(asked) = asked else { return Ok(usual.map(|usual| limit(usual, false))) };
     let seconds = asked.as_f64().unwrap_or(f64::NAN);
     if seconds > 0.0 && seconds <= MAX_TIMEOUT {
-        return Ok(Some(Duration::from_secs_f64(seconds)));
+        let asked = Duration::from_secs_f64(seconds);
+        let less = usual.filter(|usual| *usual < asked && seconds >= LIKE_MILLISECONDS);
+        return Ok(Some(less.map_or(limit(asked, false), |usual| limit(usual, true))));
     }
     Err(format!("Invalid timeout: {asked}. It must be more than 0 and at most {MAX_TIMEOUT} seconds."))
 }
@@ -135,14 +155,15 @@ fn shell(environment: &[(String, String)]) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("/bin/sh"))
 }
 
+/// Runs a command to its end. What comes beside that is the pipe that programs in the background still hold.
 fn execute(
     command: &str,
-    timeout: Option<Duration>,
+    timeout: Option<Limit>,
     context: &ToolContext<'_>,
-    output: &mut Output<'_>,
-) -> io::Result<End> {
+    output: &mut Output,
+) -> io::Result<(End, Option<PipeReader>)> {
     // A point in time too far away to be represented is no limit.
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let deadline = timeout.and_then(|limit| Instant::now().checked_add(limit.time));
     let cancelled = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let wake = cancelled.clone();
     let _registered = context.cancel.on_cancel(move || {
@@ -172,22 +193,39 @@ fn execute(
         group.kill_all();
         run.drain()?;
     }
-    Ok(end)
+    Ok((end, run.pipe))
+}
+
+/// Goes on taking what programs in the background print, since a program whose output nobody holds is ended by its next line.
+/// What follows the call goes into the spill file, as far as that may grow. Ends with those programs, at the latest with their
+/// session.
+fn keep_open(mut pipe: PipeReader, mut output: Output) {
+    let work = move || {
+        let mut chunk = vec![0; KEPT_OPEN_CHUNK];
+        while let Ok(length @ 1..) = pipe.read(&mut chunk) {
+            output.spill_only(&chunk[..length]);
+        }
+    };
+    match threads::spawn("tool-output", threads::SMALL_STACK, work) {
+        Ok(thread) => thread.abandon(),
+        Err(error) => log::warn!("the output of a program in the background is closed: {error}"),
+    }
 }
 
 /// A command that is running, seen from its output.
-struct Run<'r, 'o> {
+struct Run<'r> {
     /// `None` = everybody has closed the other end.
     pipe: Option<PipeReader>,
     chunk: Vec<u8>,
-    output: &'r mut Output<'o>,
+    output: &'r mut Output,
     context: &'r ToolContext<'r>,
 }
 
-impl Run<'_, '_> {
+impl Run<'_> {
     fn until_end(&mut self, group: &Group, deadline: Option<Instant>, cancelled: &OwnedFd) -> io::Result<End> {
         let mut exit: Option<i32> = None;
         let mut quiet_at = None;
+        let mut linger_until = None;
         let mut update_at = Instant::now() + UPDATE_EVERY;
         let mut shown_all = true;
         loop {
@@ -195,13 +233,12 @@ impl Run<'_, '_> {
             if self.context.cancel.is_cancelled() {
                 return Ok(End::Aborted);
             }
-            if let Some(code) = exit
-                && (self.pipe.is_none() || quiet_at.is_some_and(|at| at <= now))
-            {
-                return Ok(End::Exited(code));
-            }
-            if deadline.is_some_and(|at| at <= now) {
-                return Ok(End::TimedOut { shell_gone: exit.is_some() });
+            if let Some(code) = exit {
+                if self.pipe.is_none() || [quiet_at, linger_until].into_iter().flatten().any(|at| at <= now) {
+                    return Ok(End::Exited(code));
+                }
+            } else if deadline.is_some_and(|at| at <= now) {
+                return Ok(End::TimedOut);
             }
             if !shown_all && update_at <= now {
                 self.update();
@@ -211,7 +248,8 @@ impl Run<'_, '_> {
             let handle = if exit.is_none() { group.handle() } else { None };
             let ask_at = (exit.is_none() && handle.is_none()).then(|| now + ASK_EVERY);
             let show_at = (!shown_all).then_some(update_at);
-            let until = [deadline, quiet_at, ask_at, show_at].into_iter().flatten().min();
+            let deadline = deadline.filter(|_| exit.is_none());
+            let until = [deadline, quiet_at, linger_until, ask_at, show_at].into_iter().flatten().min();
             let mut waits = vec![PollFd::new(cancelled, PollFlags::IN)];
             waits.extend(handle.iter().map(|handle| PollFd::new(handle, PollFlags::IN)));
             waits.extend(self.pipe.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
@@ -224,6 +262,7 @@ impl Run<'_, '_> {
             if exit.is_none() {
                 exit = group.exit_code();
                 quiet_at = exit.map(|_| Instant::now() + QUIET);
+                linger_until = exit.map(|_| Instant::now() + LINGER);
             }
         }
     }
@@ -278,7 +317,7 @@ fn wait(waits: &mut [PollFd<'_>], limit: Option<Duration>) -> io::Result<()> {
 }
 
 /// The result for the model: the output, then how the command ended where that is not well.
-fn conclude(shown: Shown, end: End, timeout: Option<Duration>) -> ToolOutput {
+fn conclude(shown: Shown, end: End, timeout: Option<Limit>) -> ToolOutput {
     let Shown { mut text, details } = shown;
     if let End::Exited(_) = end
         && text.is_empty()
@@ -289,10 +328,13 @@ fn conclude(shown: Shown, end: End, timeout: Option<Duration>) -> ToolOutput {
         End::Exited(0) => None,
         End::Exited(code) => Some(format!("Command exited with code {code}")),
         End::Aborted => Some("Command aborted".to_owned()),
-        End::TimedOut { shell_gone } => {
-            let seconds = timeout.unwrap_or_default().as_secs_f64();
-            let more =
-                if shell_gone { ". The shell had ended before; what it left running went on printing." } else { "" };
+        End::TimedOut => {
+            let seconds = timeout.map_or(0.0, |limit| limit.time.as_secs_f64());
+            let more = if timeout.is_some_and(|limit| limit.less_than_asked) {
+                ", the most that is allowed here. The timeout is a number of seconds, not of milliseconds."
+            } else {
+                ""
+            };
             Some(format!("Command timed out after {seconds} seconds{more}"))
         }
     };

@@ -12,6 +12,7 @@
 use super::processes::{self, Process};
 use crate::ids;
 use crate::sync::lock;
+use crate::sys;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid, kill_process, kill_process_group, pidfd_open,
     pidfd_send_signal, set_child_subreaper, waitid,
@@ -176,6 +177,7 @@ impl Group {
     pub(crate) fn spawn(command: &mut Command) -> io::Result<Group> {
         let mark = ids::hex16();
         command.env(CALL_VARIABLE, &mark).process_group(0);
+        sys::without_terminal(command);
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);
         Ok(Group { child, pid, handle: pidfd_open(pid, PidfdFlags::empty()).ok(), mark })

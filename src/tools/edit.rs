@@ -5,6 +5,7 @@ use super::edit_match::{Edit as Replacement, Mismatch, apply, with_lf};
 use super::tool::{Tool, ToolContext, ToolOutput};
 use super::{locks, paths};
 use crate::files::{self, check_writable, describe, error_code, real_path, replace};
+use crate::json::tolerant;
 use crate::transcript::{Block, ToolSpec};
 use serde_json::{Map, Value, json};
 use std::io;
@@ -62,12 +63,11 @@ impl Tool for Edit {
         ]
     }
 
-    /// Takes `edits` as JSON text, and the older form with one `oldText` and `newText` beside the path.
+    /// Takes `edits`, or each of them, as JSON text, and the older form with one `oldText` and `newText` beside the path.
     fn prepare(&self, mut arguments: Map<String, Value>) -> Map<String, Value> {
-        if let Some(Value::String(text)) = arguments.get("edits")
-            && let Ok(edits @ (Value::Array(_) | Value::Object(_))) = serde_json::from_str(text)
-        {
-            arguments.insert("edits".into(), edits);
+        if let Some(edits) = arguments.get_mut("edits") {
+            read_text(edits);
+            edits.as_array_mut().into_iter().flatten().for_each(read_text);
         }
         let is_text = |name: &str| arguments.get(name).is_some_and(Value::is_string);
         if is_text("oldText") && is_text("newText") {
@@ -115,9 +115,9 @@ impl Tool for Edit {
             },
             Err(error) => return ToolOutput::error(unreadable(given, &error)),
         };
-        let (bom, old) = match content.strip_prefix(BOM) {
-            Some(rest) => (BOM, rest),
-            None => ("", content.as_str()),
+        let (bom, old, edits) = match content.strip_prefix(BOM) {
+            Some(rest) => (BOM, rest, edits.into_iter().map(without_bom).collect()),
+            None => ("", content.as_str(), edits),
         };
         let new = match apply(old, &edits) {
             Ok(new) => new,
@@ -134,6 +134,25 @@ impl Tool for Edit {
             details: Some(details(given, old, &new)),
             is_error: false,
         }
+    }
+}
+
+/// Puts what a JSON text stands for in its place; raw line ends and escapes that do not exist are taken as meant.
+fn read_text(value: &mut Value) {
+    if let Value::String(text) = value
+        && let Ok(read @ (Value::Array(_) | Value::Object(_))) = tolerant::parse_whole(text.as_bytes())
+    {
+        *value = read;
+    }
+}
+
+/// An edit without the byte order mark, which `read` shows as the first character of a file, and which is not touched.
+fn without_bom(edit: Replacement) -> Replacement {
+    match edit.old.strip_prefix(BOM) {
+        Some(old) => {
+            Replacement { old: old.to_owned(), new: edit.new.strip_prefix(BOM).unwrap_or(&edit.new).to_owned() }
+        }
+        None => edit,
     }
 }
 
@@ -209,6 +228,9 @@ mod tests {
         assert_eq!(bench.file("f"), "\u{feff}1\r\n2\r\n3\r\n");
         let details = output.details.expect("details");
         assert_eq!(details["firstChangedLine"], 1);
+        // As `read` shows it.
+        assert!(!edit(&bench, json!([{"oldText": "\u{feff}1", "newText": "\u{feff}one"}])).is_error);
+        assert_eq!(bench.file("f"), "\u{feff}one\r\n2\r\n3\r\n");
         assert!(details["diff"].as_str().is_some_and(|diff| diff.contains("+1 1\n")), "{details}");
         assert!(details["patch"].as_str().is_some_and(|patch| patch.starts_with("--- f\n+++ f\n")), "{details}");
     }
@@ -221,6 +243,9 @@ mod tests {
             json!({"path": "f", "edits": one}),
             json!({"path": "f", "edits": one.to_string()}),
             json!({"path": "f", "edits": json!([one]).to_string()}),
+            json!({"path": "f", "edits": [one.to_string()]}),
+            json!({"path": "f", "edits": ["{\"oldText\": \"a\", \"newText\": \"b c\nnew\tline\"}"]}),
+            json!({"path": "f", "edits": "[{\"oldText\":\"a\",\"newText\":\"b c\nline one\n\tline two \\d\"}]"}),
             json!({"path": "f", "oldText": "a", "newText": "b"}),
             json!({"path": "f", "edits": [], "oldText": "a", "newText": "b"}),
             json!({"path": "f", "edits": null, "oldText": "a", "newText": "b"}),

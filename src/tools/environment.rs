@@ -3,8 +3,11 @@
 /// Variables that programs need to behave as their user expects; none of them is a secret.
 const ALLOWED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TERM", "TZ", "TMPDIR"];
 
+/// What programs get unless it is said otherwise: git fails at once instead of asking for a password where nobody is.
+const DEFAULTS: [(&str, &str); 1] = [("GIT_TERMINAL_PROMPT", "0")];
+
 /// The environment of a child process: of `inherit` only what is known to be harmless (locale included) or named in
-/// `extra_names`, then `added`, which wins. It is a list of what may pass, not of what may not, because a secret that
+/// `extra_names`, then `added`, which wins, as both do over the defaults. It is a list of what may pass, not of what may not, because a secret that
 /// nobody thought of must stay behind too.
 pub(crate) fn child_environment(
     inherit: &[(String, String)],
@@ -14,7 +17,7 @@ pub(crate) fn child_environment(
     let passes = |name: &str| {
         ALLOWED.contains(&name) || name.starts_with("LC_") || extra_names.iter().any(|extra| extra == name)
     };
-    let mut result: Vec<(String, String)> = Vec::new();
+    let mut result = DEFAULTS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     for (name, value) in inherit.iter().filter(|(name, _)| passes(name)).chain(added) {
         // The system takes no such entry: the child could not even be started.
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
@@ -51,14 +54,17 @@ mod tests {
             ("LD_PRELOAD", "/evil.so"),
         ]);
         let seen = child_environment(&inherit, &["GOPATH".to_owned()], &[]);
-        assert_eq!(seen, pairs(&[("PATH", "/bin"), ("HOME", "/root"), ("LC_ALL", "C"), ("GOPATH", "/go")]));
+        let git = ("GIT_TERMINAL_PROMPT", "0");
+        assert_eq!(seen, pairs(&[git, ("PATH", "/bin"), ("HOME", "/root"), ("LC_ALL", "C"), ("GOPATH", "/go")]));
     }
 
     #[test]
     fn added_variables_win_and_impossible_ones_are_dropped() {
         let inherit = pairs(&[("PATH", "/bin"), ("TERM", "xterm"), ("LC_\0", "x"), ("LC_A=B", "x"), ("TZ", "a\0b")]);
-        let added = pairs(&[("PATH", "/agent/bin:/bin"), ("PI_SESSION_ID", "s"), ("", "x"), ("A", "1"), ("A", "2")]);
+        let git = ("GIT_TERMINAL_PROMPT", "1");
+        let path = ("PATH", "/agent/bin:/bin");
+        let added = pairs(&[path, ("PI_SESSION_ID", "s"), ("", "x"), ("A", "1"), ("A", "2"), git]);
         let seen = child_environment(&inherit, &[], &added);
-        assert_eq!(seen, pairs(&[("PATH", "/agent/bin:/bin"), ("TERM", "xterm"), ("PI_SESSION_ID", "s"), ("A", "2")]));
+        assert_eq!(seen, pairs(&[git, path, ("TERM", "xterm"), ("PI_SESSION_ID", "s"), ("A", "2")]));
     }
 }

@@ -17,8 +17,8 @@ const SPILL_MAX: u64 = 16 * 1024 * 1024;
 const SPILL_NOTE: &str = "\n[The output went on, but no more of it is kept.]\n";
 
 /// Collects the output of one program. Memory is bounded by the tail and by what precedes the spill file.
-pub(super) struct Output<'a> {
-    spill_dir: &'a Path,
+pub(super) struct Output {
+    spill_dir: PathBuf,
     /// Everything so far, as long as there is no spill file.
     unspilled: Vec<u8>,
     spill: Spill,
@@ -56,11 +56,11 @@ pub(super) struct Shown {
     pub details: Option<Value>,
 }
 
-impl<'a> Output<'a> {
+impl Output {
     /// A collector that puts its spill file, if one is needed, into `spill_dir`.
-    pub(super) fn new(spill_dir: &'a Path) -> Output<'a> {
+    pub(super) fn new(spill_dir: &Path) -> Output {
         Output {
-            spill_dir,
+            spill_dir: spill_dir.to_owned(),
             unspilled: Vec::new(),
             spill: Spill::NotNeeded,
             pending: Vec::new(),
@@ -110,6 +110,13 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// Takes what follows after the output was shown for the last time.
+    pub(super) fn spill_only(&mut self, bytes: &[u8]) {
+        self.tail = String::new();
+        self.spill_now();
+        self.write_spill(bytes);
+    }
+
     fn push_text(&mut self, text: &str) {
         let bytes = text.as_bytes();
         match memchr::memrchr(b'\n', bytes) {
@@ -152,7 +159,7 @@ impl<'a> Output<'a> {
         if !matches!(self.spill, Spill::NotNeeded) {
             return;
         }
-        self.spill = match create_spill(self.spill_dir) {
+        self.spill = match create_spill(&self.spill_dir) {
             Ok((file, path)) => Spill::Open { file, path, written: 0 },
             Err(error) => Spill::Failed(describe(&error)),
         };
