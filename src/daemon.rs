@@ -29,6 +29,7 @@ use crate::service::waiting_room::{Class, Limits, WaitingRoom};
 use crate::session::SessionOptions;
 use crate::session::state_dir::{OpenError, StateDir};
 use crate::socket::{ClientRequest, SocketServer};
+use crate::supervisor::Supervisor;
 use crate::sys;
 use crate::threads::Thread;
 use crate::tools::child;
@@ -150,6 +151,7 @@ struct Daemon {
     discovery_room: Arc<WaitingRoom>,
     discovery_requests: Receiver<Box<Message>>,
     ticks: Receiver<Instant>,
+    supervisor: Supervisor,
     heartbeats: Receiver<Instant>,
     /// Where clients can talk to sessions on this machine, unless there is no such place.
     bridge: Option<SocketServer>,
@@ -215,6 +217,8 @@ impl From<String> for Fatal {
 pub(crate) fn serve(config: Config, signals: Receiver<i32>) -> Result<(), Fatal> {
     let mut daemon = Daemon::start(config, signals)?;
     daemon.restore_sessions();
+    daemon.supervisor.ready();
+    daemon.tell_status();
     while daemon.handle_next().is_continue() {}
     daemon.close();
     Ok(())
@@ -222,6 +226,7 @@ pub(crate) fn serve(config: Config, signals: Receiver<i32>) -> Result<(), Fatal>
 
 impl Daemon {
     fn start(mut config: Config, signals: Receiver<i32>) -> Result<Daemon, Fatal> {
+        let supervisor = Supervisor::from_environment();
         let state = open_state(&config)?;
         let plan = config.broker.take();
         let broker = plan.as_ref().map(start_broker).transpose()?.flatten();
@@ -282,7 +287,8 @@ impl Daemon {
             intake_requests,
             discovery_room,
             discovery_requests,
-            ticks: tick(TICK),
+            ticks: tick(supervisor.period().map_or(TICK, |period| period.min(TICK))),
+            supervisor,
             bridge,
             client_requests,
             ended,
@@ -357,6 +363,8 @@ impl Daemon {
             Event::Tick => {
                 child::reap_orphans();
                 self.host.tick(Instant::now());
+                self.supervisor.alive();
+                self.tell_status();
                 self.remind();
                 self.release_memory();
             }
@@ -485,6 +493,7 @@ impl Daemon {
         let now = Instant::now();
         match self.phase {
             Phase::Serving => {
+                self.supervisor.stopping();
                 log::info!("shutting down ({} sessions)", self.sessions.len());
                 // Peers takes over what comes from now on.
                 if self.peers.leave() {
@@ -507,6 +516,13 @@ impl Daemon {
             }
             Phase::Ending(_) => {}
         }
+    }
+
+    /// Says in one line for `systemctl status` what goes on.
+    fn tell_status(&mut self) {
+        let nats = if self.connection.is_connected() { "connected" } else { "no NATS server" };
+        let running = self.sessions.values().filter(|entry| entry.stats.running()).count();
+        self.supervisor.status(format!("{nats}, {} sessions, {running} running", self.sessions.len()));
     }
 
     fn tell_all(&self, command: impl Fn() -> Command) {

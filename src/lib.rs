@@ -135,6 +135,7 @@ mod service;
 mod session;
 mod socket;
 mod startup;
+mod supervisor;
 mod sync;
 mod sys;
 mod threads;

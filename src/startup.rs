@@ -4,7 +4,7 @@ use crate::config::{self, Config};
 use crate::daemon::Fatal;
 use crate::model::{Model, Services};
 use crate::tools::child;
-use crate::{daemon, sys, threads};
+use crate::{daemon, supervisor, sys, threads};
 use crossbeam_channel::{Sender, bounded};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -160,11 +160,19 @@ fn end_now(signal: i32) {
 fn start_log(level: &str) {
     let mut builder = env_logger::Builder::new();
     builder.filter_module("nats_pi_bridge", level.parse().unwrap_or(log::LevelFilter::Info));
-    builder.format(|out, record| match record.level() {
-        log::Level::Error => writeln!(out, "pi-exec: error: {}", record.args()),
-        log::Level::Warn => writeln!(out, "pi-exec: warning: {}", record.args()),
-        log::Level::Info => writeln!(out, "pi-exec: {}", record.args()),
-        log::Level::Debug | log::Level::Trace => writeln!(out, "pi-exec: debug: {}", record.args()),
+    let journal = supervisor::logs_to_journal();
+    builder.format(move |out, record| {
+        let (priority, level) = match record.level() {
+            log::Level::Error => ("<3>", "error: "),
+            log::Level::Warn => ("<4>", "warning: "),
+            log::Level::Info => ("<6>", ""),
+            log::Level::Debug | log::Level::Trace => ("<7>", "debug: "),
+        };
+        match journal {
+            // Each line of a text needs its level.
+            true => record.args().to_string().lines().try_for_each(|line| writeln!(out, "{priority}{line}")),
+            false => writeln!(out, "pi-exec: {level}{}", record.args()),
+        }
     });
     builder.init();
 }
