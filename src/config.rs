@@ -71,6 +71,9 @@ pub(crate) struct Config {
     pub default_max_lifetime: Duration,
     pub max_sessions: usize,
     pub max_queue: usize,
+    /// Bytes that a session may keep of each kind for its callers and its model, and all together; zero is no limit.
+    pub max_session_bytes: u64,
+    pub max_host_bytes: u64,
     pub grace: Duration,
     pub bash_timeout: Option<Duration>,
     /// How long the model's questions wait for an answer; `None` = no limit.
@@ -661,6 +664,8 @@ impl Settings {
             default_max_lifetime: Duration::from_secs(self.number("defaultMaxLifetime")),
             max_sessions: self.number("maxSessions") as usize,
             max_queue: self.number("maxQueue") as usize,
+            max_session_bytes: self.number("maxSessionBytes"),
+            max_host_bytes: self.number("maxHostBytes"),
             grace: Duration::from_secs(self.number("grace")),
             bash_timeout: self.limit("bashTimeout"),
             question_timeout: self.limit("questionTimeout"),

@@ -20,6 +20,7 @@ use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::model::Services;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
+use crate::quota::HostQuota;
 use crate::service::agents::controller::{self, Controller};
 use crate::service::agents::{AgentIdentity, QUEUE_GROUP as AGENTS_QUEUE_GROUP};
 use crate::service::host::Host;
@@ -142,6 +143,7 @@ struct Daemon {
     controller: Controller,
     peers: Peers,
     spill_root: tempfile::TempDir,
+    quota: Arc<HostQuota>,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
     signals: Receiver<i32>,
@@ -261,6 +263,7 @@ impl Daemon {
             let subscription = connection.subscribe(&subject, None, discovery_room.clone());
             discovery_subscriptions.push(subscription.map_err(|e| named(&subject) + &e.to_string())?);
         }
+        let quota = HostQuota::new(config.max_session_bytes, config.max_host_bytes);
         let (ended_sender, ended) = bounded(ENDED_WAITING);
         let spill_root = tempfile::Builder::new()
             .prefix("nats-pi-bridge-")
@@ -280,6 +283,7 @@ impl Daemon {
             connection,
             sessions: BTreeMap::new(),
             spill_root,
+            quota,
             state,
             signals,
             connection_events,

@@ -131,6 +131,7 @@ mod model;
 #[expect(clippy::disallowed_methods, reason = "it stands alone, and is handed the function that reads files")]
 pub mod nats;
 mod prompt;
+mod quota;
 mod service;
 mod session;
 mod socket;

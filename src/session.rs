@@ -26,6 +26,7 @@ use crate::contract::session::{SessionIdentity, SessionStats, state};
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
 use crate::model::Services;
+use crate::quota::SessionQuota;
 use crate::session::questions::Questions;
 use crate::session::state_dir::StateDir;
 use crate::sys;
@@ -81,6 +82,8 @@ pub(crate) struct Parts<W> {
     pub commands: Receiver<Command>,
     /// Where tools may put what does not fit into a result; removed with the session.
     pub spill_dir: PathBuf,
+    /// What of it, of waiting prompts and of files that came with them may be kept.
+    pub quota: Arc<SessionQuota>,
     /// What events leave out; made when first needed, removed with the session.
     pub raw_file: PathBuf,
     /// The daemon's memory of its sessions.
@@ -117,6 +120,7 @@ struct Session<W> {
     wire: Option<W>,
     commands: Receiver<Command>,
     spill_dir: PathBuf,
+    quota: Arc<SessionQuota>,
     memory: Memory,
     state: Option<Arc<StateDir>>,
     context_tokens: u64,
@@ -187,6 +191,7 @@ impl<W: Wire> Session<W> {
             wire: parts.wire,
             commands: parts.commands,
             spill_dir: parts.spill_dir,
+            quota: parts.quota,
             memory: Memory::default(),
             state: parts.state,
             taken: VecDeque::new(),
@@ -310,7 +315,8 @@ impl<W: Wire> Session<W> {
 
     /// A message over the session's wire.
     fn message(&mut self, message: &W::Message) {
-        let requests = self.wire.as_mut().map_or_else(Vec::new, |wire| wire.read(message));
+        let closed = self.closed();
+        let requests = self.wire.as_mut().map_or_else(Vec::new, |wire| wire.read(message, closed));
         for request in requests {
             match request {
                 WireRequest::Prompt(prompt) => self.arrive(prompt),

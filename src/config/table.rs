@@ -120,6 +120,16 @@ pub(crate) const ROWS: &[Row] = &[
         .or("2000"),
     row("maxQueue", "--max-queue", Kind::Number { min: 1, max: 10_000 }, "N", "prompts that may wait in one session")
         .or("32"),
+    row(
+        "maxSessionBytes",
+        "--max-session-bytes",
+        BYTES,
+        "BYTES",
+        "what a session may keep of attachments, of outputs and of waiting prompts, 0 = no limit",
+    )
+    .or("268435456"),
+    row("maxHostBytes", "--max-host-bytes", BYTES, "BYTES", "what all sessions may keep of each, 0 = no limit")
+        .or("2147483648"),
     row("grace", "--grace", Kind::Number { min: 0, max: 3600 }, "SECONDS", "time for running prompts at shutdown")
         .or("20"),
     row(

@@ -1,6 +1,7 @@
 //! What can go wrong with what clients ask: one enum for requests to the daemon, one for prompts and other requests to a session.
 
 use super::ids::{InvalidId, SessionId};
+use crate::quota::QuotaExceeded;
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -160,6 +161,8 @@ pub enum ErrorKind {
     /// There is no room for more.
     Busy,
     QueueFull,
+    /// What the session, or all of them, may keep is used up.
+    QuotaExceeded,
     ShuttingDown,
     Storage,
     Interrupted,
@@ -173,7 +176,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     #[cfg(test)]
-    pub const ALL: [ErrorKind; 25] = [
+    pub const ALL: [ErrorKind; 26] = [
         ErrorKind::BadRequest,
         ErrorKind::InvalidJson,
         ErrorKind::InvalidRequest,
@@ -192,6 +195,7 @@ impl ErrorKind {
         ErrorKind::Working,
         ErrorKind::Busy,
         ErrorKind::QueueFull,
+        ErrorKind::QuotaExceeded,
         ErrorKind::ShuttingDown,
         ErrorKind::Storage,
         ErrorKind::Interrupted,
@@ -221,6 +225,7 @@ impl ErrorKind {
             ErrorKind::DuplicateRequest => "duplicate_request",
             ErrorKind::Working | ErrorKind::Busy => "busy",
             ErrorKind::QueueFull => "queue_full",
+            ErrorKind::QuotaExceeded => "quota_exceeded",
             ErrorKind::ShuttingDown => "shutting_down",
             ErrorKind::Storage => "storage_error",
             ErrorKind::Interrupted => "interrupted",
@@ -248,6 +253,7 @@ impl ErrorKind {
             ErrorKind::Conflict | ErrorKind::DuplicateRequest | ErrorKind::Working => 409,
             ErrorKind::Busy | ErrorKind::QueueFull => 429,
             ErrorKind::ShuttingDown => 503,
+            ErrorKind::QuotaExceeded => 507,
             ErrorKind::Storage
             | ErrorKind::Interrupted
             | ErrorKind::Aborted
@@ -295,6 +301,10 @@ impl ReplyError {
 
     pub fn queue_full(waiting: usize) -> ReplyError {
         ReplyError::coded(ErrorKind::QueueFull, format_args!("{waiting} prompts are waiting already"))
+    }
+
+    pub(crate) fn quota_exceeded(why: &QuotaExceeded) -> ReplyError {
+        ReplyError::coded(ErrorKind::QuotaExceeded, why)
     }
 
     pub fn busy(why: &str) -> ReplyError {

@@ -3,6 +3,7 @@
 use super::control::ControlRequest;
 use super::reply::Reply;
 use super::sender::AgentSender;
+use crate::quota::Room;
 use crate::transcript::Block;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,12 +17,20 @@ pub(crate) struct Incoming {
     pub images: Vec<Block>,
     /// A text that invokes a skill or a template is to be replaced by its words.
     pub expand: bool,
+    /// What it takes of the session's quota, as long as it waits.
+    pub room: Option<Arc<Room>>,
 }
 
 impl Incoming {
     /// A text as it came from outside.
     pub(crate) fn new(text: String) -> Incoming {
-        Incoming { id: crate::ids::hex16(), text, images: Vec::new(), expand: true }
+        Incoming { id: crate::ids::hex16(), text, images: Vec::new(), expand: true, room: None }
+    }
+
+    /// How much has to be kept of it while it waits, bytes.
+    pub(crate) fn size(&self) -> u64 {
+        let image = |block: &Block| if let Block::Image { data, .. } = block { data.len() } else { 0 };
+        (self.text.len() + self.images.iter().map(image).sum::<usize>()) as u64
     }
 }
 

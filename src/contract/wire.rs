@@ -18,8 +18,9 @@ pub(crate) trait Wire: Send + 'static {
     /// The messages to the session, in the order of their arrival.
     fn messages(&self) -> &Receiver<Box<Self::Message>>;
 
-    /// Reads one of them. What needs no session is answered by the wire, and asks nothing of the session.
-    fn read(&mut self, message: &Self::Message) -> Vec<WireRequest>;
+    /// Reads one of them. What needs no session is answered by the wire, and asks nothing of the session. While the session
+    /// is `closed` to prompts, and why, nothing is kept for one.
+    fn read(&mut self, message: &Self::Message, closed: Option<ReplyError>) -> Vec<WireRequest>;
 
     /// Who listens to the session's events from its beginning, if anybody does.
     fn listener(&self) -> Option<Arc<dyn EventSink>>;

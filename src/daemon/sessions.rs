@@ -209,6 +209,7 @@ impl Daemon {
         first: Option<Prompt>,
     ) -> Result<(), DaemonError> {
         let service = identity.named.then(Arc::<SessionService>::default);
+        let quota = self.quota.session();
         let spill_dir = self.spill_root.path().join(&*identity.instance_id);
         let wire = match &service {
             None => None,
@@ -221,6 +222,7 @@ impl Daemon {
                     stats: stats.clone(),
                     attachments: kept
                         .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&identity.id)),
+                    quota: quota.clone(),
                     settings,
                     max_queue: self.config.max_queue,
                 };
@@ -241,6 +243,7 @@ impl Daemon {
                 None => spill_dir.join("events.jsonl"),
             },
             spill_dir,
+            quota,
             state: self.state.clone(),
             storage,
             first,

@@ -3,6 +3,7 @@
 //! the owner has.
 
 use super::agents::attachments::Attachments;
+use super::agents::envelope::Envelope;
 use super::agents::queries::Queries;
 use super::agents::stream::AgentStream;
 use super::agents::{self, AgentIdentity, envelope};
@@ -25,6 +26,7 @@ use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::contract::wire::{Wire, WireRequest, WireSettings};
 use crate::event_log::EventSink;
 use crate::nats::{Message, PublishError, Subscription};
+use crate::quota::SessionQuota;
 use crossbeam_channel::Receiver;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -54,6 +56,8 @@ pub(crate) struct Place {
     pub stats: Arc<SessionStats>,
     /// Where files that come with prompts are kept.
     pub attachments: PathBuf,
+    /// How much may be kept there.
+    pub quota: Arc<SessionQuota>,
     pub settings: WireSettings,
     /// Prompts that may wait in the session's queue.
     pub max_queue: usize,
@@ -79,6 +83,14 @@ struct Reader {
     tool_status: bool,
     /// There while events are published.
     publisher: Option<Arc<dyn EventSink>>,
+}
+
+/// Whether prompts are taken.
+enum Admission {
+    /// The session takes them, unless it says why not.
+    Open { closed: Option<ReplyError> },
+    /// The session is over: whoever sends one is told so by it.
+    Over,
 }
 
 /// The end of a subject that says what is asked.
@@ -120,7 +132,7 @@ impl SessionSubjects {
     /// # Errors
     /// The connection takes no more.
     pub(crate) fn open(place: Place) -> Result<SessionSubjects, PublishError> {
-        let Place { host, service, identity, stats, attachments, settings, max_queue } = place;
+        let Place { host, service, identity, stats, attachments, quota, settings, max_queue } = place;
         let connection = host.connection.clone();
         let limits = [Limits { requests: max_queue + WAITING, bytes: WAITING_BYTES }, QUERIES, URGENT];
         let (room, requests) =
@@ -136,7 +148,7 @@ impl SessionSubjects {
         ];
         let mut reader = Reader {
             queries: Arc::new(Queries::new(&connection, room.clone())),
-            attachments: Attachments::new(attachments),
+            attachments: Attachments::new(attachments, quota),
             tool_status: false,
             publisher: None,
             host,
@@ -157,9 +169,9 @@ impl Wire for SessionSubjects {
         &self.requests
     }
 
-    fn read(&mut self, message: &Message) -> Vec<WireRequest> {
+    fn read(&mut self, message: &Message, closed: Option<ReplyError>) -> Vec<WireRequest> {
         self.room.taken(message);
-        self.reader.read(message)
+        self.reader.read(message, Admission::Open { closed })
     }
 
     fn listener(&self) -> Option<Arc<dyn EventSink>> {
@@ -189,7 +201,7 @@ impl Wire for SessionSubjects {
         }
         let late: Vec<_> = requests.try_iter().collect();
         let mut prompts = Vec::new();
-        for request in late.iter().flat_map(|message| reader.read(message)) {
+        for request in late.iter().flat_map(|message| reader.read(message, Admission::Over)) {
             match request {
                 WireRequest::Prompt(prompt) => prompts.push(prompt),
                 WireRequest::Refused { reply, error } => reply.finish(Err(error)),
@@ -204,6 +216,11 @@ impl Wire for SessionSubjects {
         }
         prompts
     }
+}
+
+/// The answer of a prompt whose caller wants none.
+fn silent() -> Arc<dyn Reply> {
+    Arc::new(SilentReply)
 }
 
 /// Refuses a request that has an answer of one message.
@@ -243,11 +260,11 @@ fn refuse_unread(
 }
 
 impl Reader {
-    fn read(&mut self, message: &Message) -> Vec<WireRequest> {
+    fn read(&mut self, message: &Message, admission: Admission) -> Vec<WireRequest> {
         match asks(&message.subject) {
             Asks::Verb(verb) => self.control(message, verb),
             Asks::Query => self.answer(message).into_iter().collect(),
-            Asks::Prompt(form) => self.prompt(message, form).into_iter().collect(),
+            Asks::Prompt(form) => self.prompt(message, form, admission).into_iter().collect(),
             Asks::Status => {
                 message.reply.iter().for_each(|reply| self.status(reply));
                 Vec::new()
@@ -256,60 +273,63 @@ impl Reader {
     }
 
     /// A prompt without reply subject is worked on like any other; its answer is in the history and in the events.
-    fn prompt(&mut self, message: &Message, form: Form) -> Option<WireRequest> {
+    fn prompt(&mut self, message: &Message, form: Form, admission: Admission) -> Option<WireRequest> {
         let received = Instant::now();
         let counters = self.service.prompt_counters(form).clone();
         counters.count_request();
-        let counted = |reply| -> Arc<dyn Reply> { Arc::new(CountedReply::new(reply, counters, received)) };
+        let counted = |reply| -> Arc<dyn Reply> { Arc::new(CountedReply::new(reply, counters.clone(), received)) };
+        let refused = |reply, error| Some(WireRequest::Refused { reply: counted(reply), error });
         let stream = message.reply.clone().map(|reply| Stream::new(&self.host.connection, reply, form));
-        let (text, from, sender) = match self.understand(message, form) {
+        let (envelope, from, sender) = match self.understand(message, form) {
             Ok(understood) => understood,
-            Err(error) => {
-                let reply: Arc<dyn Reply> = match stream {
-                    Some(stream) => Arc::new(stream),
-                    None => Arc::new(SilentReply),
-                };
-                return Some(WireRequest::Refused { reply: counted(reply), error });
-            }
+            Err(error) => return refused(stream.map_or_else(silent, |stream| Arc::new(stream)), error),
         };
         let mut reply: Arc<dyn Reply> = match (stream, form) {
-            (None, _) => Arc::new(SilentReply),
+            (None, _) => silent(),
             (Some(stream), Form::Text) => Arc::new(stream),
             (Some(stream), Form::Agent) => self.agent_reply(stream),
         };
-        if let Some(request) = recent::named(message, sender.as_ref()) {
-            if self.host.recent.is_taken(&request) {
-                let error =
-                    ReplyError::coded(ErrorKind::DuplicateRequest, "the Nats-Msg-Id was used for another request");
-                return Some(WireRequest::Refused { reply: counted(reply), error });
+        let named = recent::named(message, sender.as_ref());
+        if let Some(request) = &named {
+            if self.host.recent.is_taken(request) {
+                let why = "the Nats-Msg-Id was used for another request";
+                return refused(reply, ReplyError::coded(ErrorKind::DuplicateRequest, why));
             }
             if self.host.recent.join(&request.key, || reply.clone()) {
                 return None;
             }
+        }
+        let text = match admission {
+            Admission::Open { closed: Some(error) } => return refused(reply, error),
+            Admission::Open { closed: None } => match self.attachments.stage(&envelope.attachments, &envelope.prompt) {
+                Ok(text) => text,
+                Err(error) => return refused(reply, error),
+            },
+            Admission::Over => envelope.prompt,
+        };
+        if let Some(request) = named {
             reply = self.host.recent.share(request, reply, received);
         }
         let reply = counted(reply);
         Some(WireRequest::Prompt(Prompt { message: Incoming::new(text), from, sender, reply, received }))
     }
 
-    /// The text of a prompt, the name that its sender gave itself, and who it is.
+    /// A prompt with its files, the name that its sender gave itself, and who it is.
     fn understand(
-        &mut self,
+        &self,
         message: &Message,
         form: Form,
-    ) -> Result<(String, Option<String>, Option<AgentSender>), ReplyError> {
+    ) -> Result<(Envelope, Option<String>, Option<AgentSender>), ReplyError> {
         match form {
             Form::Text => {
                 let request =
                     crate::service::intake::parse_prompt(&message.payload).map_err(ReplyError::empty_prompt)?;
-                Ok((request.text, request.from, self.host.senders.identify(message, now_ms())?))
+                let envelope = Envelope { prompt: request.text, attachments: Vec::new() };
+                Ok((envelope, request.from, self.host.senders.identify(message, now_ms())?))
             }
             Form::Agent => {
                 let envelope = envelope::parse(&message.payload)?;
-                let sender = self.host.senders.identify(message, now_ms())?;
-                let staged = self.attachments.stage(&envelope.attachments, &envelope.prompt);
-                let text = staged.map_err(|e| ReplyError::storage(&e))?;
-                Ok((text, None, sender))
+                Ok((envelope, None, self.host.senders.identify(message, now_ms())?))
             }
         }
     }

@@ -395,10 +395,10 @@ impl SharedStream {
         }
     }
 
-    /// The number of an error. The agent protocol has no number for a host that is about to leave.
+    /// The number of an error. The agent protocol has none for a host that is about to leave or has no room left.
     fn status(&self, error: &ReplyError) -> u16 {
         match (self.form, error.status()) {
-            (Form::Agent, 503) => 500,
+            (Form::Agent, 503 | 507) => 500,
             (_, status) => status,
         }
     }

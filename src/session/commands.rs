@@ -87,15 +87,16 @@ impl<W: Wire> Session<W> {
             Deliver::FollowUp => Some("followUp"),
             Deliver::Auto | Deliver::Now | Deliver::Queue => None,
         };
+        let mut message = Incoming { images: input.images, expand: input.expand, ..Incoming::new(input.text) };
+        self.make_room(&mut message)?;
         self.publish(&AgentEvent::Input {
-            text: input.text.clone(),
-            images: input.images.len(),
+            text: message.text.clone(),
+            images: message.images.len(),
             source: input.source,
             behavior: behavior.filter(|_| !idle),
             from: input.from.clone(),
             sender: input.sender.clone(),
         });
-        let message = Incoming { images: input.images, expand: input.expand, ..Incoming::new(input.text) };
         if behavior.is_some() && !idle {
             let (from, sender) = (input.from.as_deref(), input.sender.as_ref());
             self.memory.accepted(&message, from, sender, None).map_err(|e| ReplyError::storage(&e))?;

@@ -149,13 +149,8 @@ impl<W: Wire> Session<W> {
         for accepted in waiting {
             let reply = self.reply_of(&accepted);
             let Accepted { id, text, images, expanded, from, .. } = accepted;
-            self.queue.push_last(Prompt {
-                message: Incoming { id, text, images, expand: !expanded },
-                from,
-                sender: None,
-                reply,
-                received: Instant::now(),
-            });
+            let message = self.with_room(Incoming { id, text, images, expand: !expanded, room: None });
+            self.queue.push_last(Prompt { message, from, sender: None, reply, received: Instant::now() });
             self.stats.count_prompt();
         }
         self.start_next();

@@ -6,9 +6,10 @@ use crate::contract::control::Answer;
 use crate::contract::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
-use crate::contract::prompt::Prompt;
+use crate::contract::prompt::{Incoming, Prompt};
 use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::wire::Wire;
+use crate::quota::Kind;
 use crate::threads;
 use crate::turn::{Settled, Turn, Work};
 use crossbeam_channel::bounded;
@@ -25,35 +26,59 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 
 impl<W: Wire> Session<W> {
     /// Takes a prompt that came straight from its caller.
-    pub(super) fn arrive(&mut self, prompt: Prompt) {
-        if !self.draining && !self.queue.is_full() {
-            self.publish(&AgentEvent::Input {
-                text: prompt.message.text.clone(),
-                images: prompt.message.images.len(),
-                source: "rpc",
-                behavior: None,
-                from: prompt.from.clone(),
-                sender: prompt.sender.clone(),
-            });
+    pub(super) fn arrive(&mut self, mut prompt: Prompt) {
+        let admitted = self.closed().map_or(Ok(()), Err).and_then(|()| self.make_room(&mut prompt.message));
+        if let Err(error) = admitted {
+            self.stats.touch();
+            return self.refuse(&*prompt.reply, error);
         }
+        self.publish(&AgentEvent::Input {
+            text: prompt.message.text.clone(),
+            images: prompt.message.images.len(),
+            source: "rpc",
+            behavior: None,
+            from: prompt.from.clone(),
+            sender: prompt.sender.clone(),
+        });
         // Whoever sent it hears of a refusal through its reply.
         let _ = self.accept(prompt);
     }
 
-    /// Takes a prompt in, or refuses it.
-    ///
-    /// # Errors
-    /// Why it was refused, which its caller was told.
-    pub(super) fn accept(&mut self, prompt: Prompt) -> Result<(), ReplyError> {
-        self.stats.touch();
-        let refusal = if self.draining {
+    /// Why no prompt can be taken now, if none can.
+    pub(super) fn closed(&self) -> Option<ReplyError> {
+        if self.draining {
             Some(ReplyError::shutting_down())
         } else if self.queue.is_full() {
             Some(ReplyError::queue_full(self.queue.len()))
         } else {
-            self.keep(&prompt).err().map(|e| ReplyError::storage(&e))
-        };
-        if let Some(error) = refusal {
+            None
+        }
+    }
+
+    /// Takes room for a message that is to wait.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn make_room(&self, message: &mut Incoming) -> Result<(), ReplyError> {
+        let room = self.quota.take(Kind::Prompts, message.size()).map_err(|why| ReplyError::quota_exceeded(&why))?;
+        message.room = Some(Arc::new(room));
+        Ok(())
+    }
+
+    /// A message that waited before a restart, with the room that it takes.
+    pub(super) fn with_room(&self, message: Incoming) -> Incoming {
+        let room = self.quota.take_anyway(Kind::Prompts, message.size());
+        Incoming { room: Some(Arc::new(room)), ..message }
+    }
+
+    /// Takes in a prompt for which there is room.
+    ///
+    /// # Errors
+    /// Why it was refused all the same, which its caller was told.
+    pub(super) fn accept(&mut self, prompt: Prompt) -> Result<(), ReplyError> {
+        self.stats.touch();
+        if let Err(e) = self.keep(&prompt) {
+            let error = ReplyError::storage(&e);
             self.refuse(&*prompt.reply, error.clone());
             return Err(error);
         }
@@ -120,6 +145,7 @@ impl<W: Wire> Session<W> {
             cancel: cancel.clone(),
             steps,
             spill_dir: self.spill_dir.clone(),
+            quota: self.quota.clone(),
             produced: Vec::new(),
             overhead: 0,
         };

@@ -8,6 +8,7 @@ use crate::contract::wire::WireSettings;
 use crate::event_log::Envelope;
 use crate::model::{Answer as ModelAnswer, LocalModel, Request, RequestError, ThinkingLevel, offline};
 use crate::prompt::UserFolders;
+use crate::quota::HostQuota;
 use crate::threads;
 use crate::transcript::Content;
 use crossbeam_channel::{Sender, bounded, unbounded};
@@ -87,7 +88,7 @@ impl Wire for TestWire {
         &self.messages
     }
 
-    fn read(&mut self, (caller, text): &Self::Message) -> Vec<WireRequest> {
+    fn read(&mut self, (caller, text): &Self::Message, _: Option<ReplyError>) -> Vec<WireRequest> {
         let reply = Arc::new(Caller(caller.clone()));
         if text.is_empty() {
             return vec![WireRequest::Refused { reply, error: ReplyError::empty_prompt("nothing is asked") }];
@@ -110,7 +111,7 @@ impl Wire for TestWire {
 
     fn close(mut self, _: bool) -> Vec<Prompt> {
         let late: Vec<_> = self.messages.try_iter().collect();
-        let requests = late.iter().flat_map(|message| self.read(message));
+        let requests = late.iter().flat_map(|message| self.read(message, None));
         requests
             .filter_map(|request| if let WireRequest::Prompt(prompt) = request { Some(prompt) } else { None })
             .collect()
@@ -171,6 +172,7 @@ impl Running {
             wire: Some(TestWire { messages, listener: Arc::new(Listener(events)) }),
             commands: receiver,
             spill_dir: nowhere.clone(),
+            quota: HostQuota::new(0, 0).session(),
             raw_file: nowhere,
             state: None,
             storage: Storage::None,

@@ -84,7 +84,7 @@ impl Tool for Bash {
             return ToolOutput::error("Command aborted");
         }
         (context.on_update)(ToolOutput { content: Vec::new(), details: None, is_error: false });
-        let mut output = Output::new(context.spill_dir);
+        let mut output = Output::new(context.spill_dir, context.quota);
         let result = match execute(command, timeout, context, &mut output) {
             Ok((end, pipe)) => {
                 output.finish();

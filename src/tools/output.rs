@@ -3,10 +3,12 @@
 use super::truncate::{self, MAX_BYTES, MAX_LINES, TruncatedBy, Truncation};
 use crate::files::{describe, private, size};
 use crate::ids;
+use crate::quota::{Kind, SessionQuota};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The tail is cut to [`TAIL_KEPT`] bytes when it exceeds this many (200 KiB); in between nothing has to be moved.
 const TAIL_MAX: usize = 200 * 1024;
@@ -19,6 +21,7 @@ const SPILL_NOTE: &str = "\n[The output went on, but no more of it is kept.]\n";
 /// Collects the output of one program. Memory is bounded by the tail and by what precedes the spill file.
 pub(super) struct Output {
     spill_dir: PathBuf,
+    quota: Arc<SessionQuota>,
     /// Everything so far, as long as there is no spill file.
     unspilled: Vec<u8>,
     spill: Spill,
@@ -43,8 +46,8 @@ enum Spill {
         path: PathBuf,
         written: u64,
     },
-    /// As open, but the limit is reached.
-    Full(PathBuf),
+    /// As open, but a limit is reached, after so many bytes.
+    Full(PathBuf, u64),
     /// Why there is no file.
     Failed(String),
 }
@@ -57,10 +60,11 @@ pub(super) struct Shown {
 }
 
 impl Output {
-    /// A collector that puts its spill file, if one is needed, into `spill_dir`.
-    pub(super) fn new(spill_dir: &Path) -> Output {
+    /// A collector that puts its spill file, if one is needed, into `spill_dir`, as far as `quota` has room.
+    pub(super) fn new(spill_dir: &Path, quota: &Arc<SessionQuota>) -> Output {
         Output {
             spill_dir: spill_dir.to_owned(),
+            quota: quota.clone(),
             unspilled: Vec::new(),
             spill: Spill::NotNeeded,
             pending: Vec::new(),
@@ -150,7 +154,7 @@ impl Output {
         match &mut self.spill {
             Spill::NotNeeded => self.unspilled.extend_from_slice(bytes),
             Spill::Open { .. } => self.write_spill(bytes),
-            Spill::Full(_) | Spill::Failed(_) => {}
+            Spill::Full(..) | Spill::Failed(_) => {}
         }
     }
 
@@ -159,9 +163,15 @@ impl Output {
         if !matches!(self.spill, Spill::NotNeeded) {
             return;
         }
-        self.spill = match create_spill(&self.spill_dir) {
-            Ok((file, path)) => Spill::Open { file, path, written: 0 },
-            Err(error) => Spill::Failed(describe(&error)),
+        // A file in which there is room for nothing is not made.
+        let note = SPILL_NOTE.len() as u64;
+        self.spill = if self.quota.keep_up_to(Kind::Outputs, note) < note {
+            Spill::Failed(self.quota.exceeded(Kind::Outputs, note).to_string())
+        } else {
+            match create_spill(&self.spill_dir) {
+                Ok((file, path)) => Spill::Open { file, path, written: 0 },
+                Err(error) => Spill::Failed(describe(&error)),
+            }
         };
         let before = std::mem::take(&mut self.unspilled);
         self.write_spill(&before);
@@ -172,12 +182,13 @@ impl Output {
             return;
         };
         let room = SPILL_MAX - SPILL_NOTE.len() as u64 - *written;
+        let room = self.quota.keep_up_to(Kind::Outputs, room.min(bytes.len() as u64));
         let part = &bytes[..usize::try_from(room).map_or(bytes.len(), |room| room.min(bytes.len()))];
         let mut result = file.write_all(part);
         *written += part.len() as u64;
         if part.len() < bytes.len() {
             result = result.and_then(|()| file.write_all(SPILL_NOTE.as_bytes()));
-            self.spill = Spill::Full(std::mem::take(path));
+            self.spill = Spill::Full(std::mem::take(path), *written + SPILL_NOTE.len() as u64);
         }
         if let Err(error) = result {
             self.spill = Spill::Failed(describe(&error));
@@ -196,12 +207,11 @@ impl Output {
         let mut details = Map::new();
         details.insert("truncation".into(), cut.to_json());
         let kept = match &self.spill {
-            Spill::Open { path, .. } | Spill::Full(path) => {
+            Spill::Open { path, .. } | Spill::Full(path, _) => {
                 details.insert("fullOutputPath".into(), path.to_string_lossy().into());
-                let limit = if matches!(self.spill, Spill::Full(_)) {
-                    format!(" (its first {})", size(SPILL_MAX))
-                } else {
-                    String::new()
+                let limit = match &self.spill {
+                    Spill::Full(_, kept) => format!(" (its first {})", size(*kept)),
+                    Spill::Open { .. } | Spill::NotNeeded | Spill::Failed(_) => String::new(),
                 };
                 format!("Full output: {}{limit}", path.display())
             }
@@ -246,6 +256,7 @@ fn create_spill(dir: &Path) -> io::Result<(File, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quota::HostQuota;
     use std::os::unix::fs::PermissionsExt;
 
     struct Dir(tempfile::TempDir);
@@ -271,7 +282,8 @@ mod tests {
 
     fn shown(dir: &Dir, bytes: &[u8]) -> Shown {
         let spill = dir.spill();
-        let mut output = Output::new(&spill);
+        let unlimited = HostQuota::new(0, 0).session();
+        let mut output = Output::new(&spill, &unlimited);
         bytes.chunks(4099).for_each(|chunk| output.push(chunk));
         output.finish();
         output.show()
@@ -333,9 +345,10 @@ mod tests {
 
     #[test]
     fn characters_may_be_cut_anywhere() {
+        let unlimited = HostQuota::new(0, 0).session();
         let text = "aé€😀\u{fffd}z\n";
         for size in 1..text.len() {
-            let mut output = Output::new(Path::new("/nonexistent"));
+            let mut output = Output::new(Path::new("/nonexistent"), &unlimited);
             text.as_bytes().chunks(size).for_each(|chunk| output.push(chunk));
             output.finish();
             assert_eq!(output.show().text, text, "in pieces of {size}");
@@ -346,7 +359,7 @@ mod tests {
             (b"open \xe2\x82", "open \u{fffd}"),
             (b"nul\0\x1b[1m", "nul\0\x1b[1m"),
         ] {
-            let mut output = Output::new(Path::new("/nonexistent"));
+            let mut output = Output::new(Path::new("/nonexistent"), &unlimited);
             bytes.iter().for_each(|byte| output.push(&[*byte]));
             output.finish();
             assert_eq!(output.show().text, expected);
@@ -356,9 +369,10 @@ mod tests {
 
     #[test]
     fn memory_and_disk_stay_bounded() {
+        let unlimited = HostQuota::new(0, 0).session();
         let dir = Dir::new();
         let spill = dir.spill();
-        let mut output = Output::new(&spill);
+        let mut output = Output::new(&spill, &unlimited);
         let chunk = format!("{}\n", "z".repeat(65_535)).into_bytes();
         for _ in 0..400 {
             output.push(&chunk);
@@ -376,8 +390,29 @@ mod tests {
     }
 
     #[test]
+    fn files_take_room_of_the_quota_as_far_as_there_is() {
+        let dir = Dir::new();
+        let (spill, quota) = (dir.spill(), HostQuota::new(100_000, 0).session());
+        let show = || {
+            let mut output = Output::new(&spill, &quota);
+            "line\n".repeat(30_000).as_bytes().chunks(4099).for_each(|chunk| output.push(chunk));
+            output.finish();
+            output.show().text
+        };
+        let text = show();
+        assert!(text.ends_with("(its first 97.7KB)]"), "{}", &text[text.len() - 200..]);
+        let file = dir.files().pop().expect("a spill file");
+        let content = std::fs::read(file).expect("it is read");
+        assert!(content.len() == 100_000 && content.ends_with(SPILL_NOTE.as_bytes()), "{}", content.len());
+        let text = show();
+        assert!(text.contains("Full output could not be kept: the session's 97.7KB"), "{}", &text[text.len() - 200..]);
+        assert_eq!(dir.files().len(), 1);
+    }
+
+    #[test]
     fn a_spill_file_that_cannot_be_made_is_told() {
-        let mut output = Output::new(Path::new("/proc/nowhere"));
+        let unlimited = HostQuota::new(0, 0).session();
+        let mut output = Output::new(Path::new("/proc/nowhere"), &unlimited);
         output.push(numbered(3000).as_bytes());
         output.push(numbered(10).as_bytes());
         let shown = output.show();

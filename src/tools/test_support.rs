@@ -3,6 +3,7 @@
 use super::tool::{Tool, ToolContext, ToolOutput};
 use super::validate::check;
 use crate::cancel::Cancel;
+use crate::quota::HostQuota;
 use crate::transcript::Block;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -84,6 +85,7 @@ impl Bench {
             cancel: &self.cancel,
             environment: &self.environment,
             spill_dir: &self.spill_dir,
+            quota: &HostQuota::new(0, 0).session(),
             images: self.images,
             resize_images: true,
             shell: self.shell.as_deref(),

@@ -1,9 +1,11 @@
 //! What a tool is, what it is given, and what it returns.
 
 use crate::cancel::Cancel;
+use crate::quota::SessionQuota;
 use crate::transcript::{Block, ToolSpec};
 use serde_json::{Map, Value};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A tool. Tools know nothing of sessions or models: what they need comes with the call.
@@ -30,6 +32,8 @@ pub(crate) struct ToolContext<'a> {
     pub environment: &'a [(String, String)],
     /// Where spill files go; private to the session. Created when first needed.
     pub spill_dir: &'a Path,
+    /// How much may go there.
+    pub quota: &'a Arc<SessionQuota>,
     /// The model takes images.
     pub images: bool,
     /// Images that are too large for models are made smaller.

@@ -174,6 +174,7 @@ impl Turn {
             cancel: &self.cancel,
             environment: &environment,
             spill_dir: &self.spill_dir,
+            quota: &self.quota,
             images: self.model.images,
             resize_images: settings.resize_images,
             shell: settings.shell.as_deref(),

@@ -472,6 +472,19 @@ def a_question_that_nobody_asked(place):
     return {"verb": caller.hear(caller.verb("reject", answer)), "response": caller.asked("reject", **answer)}
 
 
+@case("quota_exceeded", 507, "quota_exceeded: the session's 5.0KB for waiting prompts are used up")
+def a_prompt_for_which_there_is_no_room(place):
+    caller, long = place.worker(maxSessionBytes=5120), "x" * 5121
+    return {
+        "plain": caller.hear(caller.plain(long)),
+        "agent": caller.hear(caller.agent(long)),
+        "verb:steer": caller.hear(caller.verb("steer", long)),
+        "run": caller.hear(caller.run(body=long)),
+        "response": caller.asked("prompt", message=long),
+        "run end": ended(caller.streaming(caller.daemon.socket, "run", body=long)),
+    }
+
+
 # Who asks.
 
 

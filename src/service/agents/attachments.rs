@@ -2,9 +2,13 @@
 //! may be about them too.
 
 use super::envelope::{Attachment, MAX_FILENAME};
+use crate::contract::error::ReplyError;
 use crate::files::private;
+use crate::quota::{Kind, SessionQuota};
+use std::fs::Metadata;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How many folders of earlier prompts are passed over when a session continues where another process left it.
 const MAX_FOLDERS: u32 = 100_000;
@@ -15,30 +19,37 @@ pub(crate) struct Attachments {
     root: PathBuf,
     /// The folder that the last prompt's files went to.
     last: u32,
+    quota: Arc<SessionQuota>,
 }
 
 impl Attachments {
-    /// Keeps files in `root`.
-    pub(crate) fn new(root: PathBuf) -> Attachments {
-        Attachments { root, last: 0 }
+    /// Keeps files in `root`, as far as `quota` has room. What is there already counts.
+    pub(crate) fn new(root: PathBuf, quota: Arc<SessionQuota>) -> Attachments {
+        quota.take_anyway(Kind::Attachments, stored(&root)).keep();
+        Attachments { root, last: 0, quota }
     }
 
     /// Stores the files of one prompt; returns the prompt with their paths in front of it.
     ///
     /// # Errors
-    /// The system's reason; then nothing of them is left.
-    pub(crate) fn stage(&mut self, files: &[Attachment], prompt: &str) -> io::Result<String> {
+    /// There is no room, or the system's reason; then nothing of them is left.
+    pub(crate) fn stage(&mut self, files: &[Attachment], prompt: &str) -> Result<String, ReplyError> {
         if files.is_empty() {
             return Ok(prompt.to_string());
         }
-        let folder = self.new_folder()?;
+        let bytes = files.iter().map(|file| file.content.len() as u64).sum();
+        let room = self.quota.take(Kind::Attachments, bytes).map_err(|why| ReplyError::quota_exceeded(&why))?;
+        let folder = self.new_folder().map_err(|e| ReplyError::storage(&e))?;
         let stored: io::Result<Vec<PathBuf>> = files.iter().map(|file| store(&folder, file)).collect();
         match stored {
-            Ok(paths) => Ok(with_paths(&paths, prompt)),
+            Ok(paths) => {
+                room.keep();
+                Ok(with_paths(&paths, prompt))
+            }
             Err(error) => {
                 // What is left behind is removed with the session at the latest.
                 let _ = std::fs::remove_dir_all(&folder);
-                Err(error)
+                Err(ReplyError::storage(&error))
             }
         }
     }
@@ -67,6 +78,13 @@ impl Attachments {
             other => other,
         }
     }
+}
+
+/// Bytes of the files of earlier prompts.
+fn stored(root: &Path) -> u64 {
+    let folders = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let files = folders.filter_map(|folder| std::fs::read_dir(folder.path()).ok()).flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).filter(Metadata::is_file).map(|metadata| metadata.len()).sum()
 }
 
 /// Stores a file; a second one of the same name gets a number.
@@ -108,7 +126,12 @@ fn with_paths(paths: &[PathBuf], prompt: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quota::HostQuota;
     use std::os::unix::fs::PermissionsExt;
+
+    fn unlimited() -> Arc<SessionQuota> {
+        HostQuota::new(0, 0).session()
+    }
 
     fn file(filename: &str, content: &[u8]) -> Attachment {
         Attachment { filename: filename.into(), content: content.into() }
@@ -116,6 +139,27 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         std::fs::metadata(path).expect("it exists").permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn files_are_stored_as_far_as_the_quota_has_room_and_count_after_a_restart() {
+        let place = tempfile::tempdir().expect("a folder");
+        let root = place.path().join("files");
+        let host = HostQuota::new(10, 0);
+        let mut attachments = Attachments::new(root.clone(), host.session());
+        attachments.stage(&[file("a", b"12345"), file("a", b"67")], "x").expect("stored");
+        let refused = attachments.stage(&[file("b", b"8901")], "x").map_err(|e| e.code());
+        assert_eq!(refused, Err("quota_exceeded"));
+        assert!(!root.join("2").exists(), "nothing is made for what is refused");
+        attachments.stage(&[file("b", b"890")], "x").expect("stored");
+        drop(attachments);
+        let mut again = Attachments::new(root.clone(), host.session());
+        assert_eq!(again.stage(&[file("b", b"1")], "x").map_err(|e| e.code()), Err("quota_exceeded"));
+        // What could not be written is not counted.
+        again.remove().expect("removed");
+        let mut empty = Attachments::new(root, host.session());
+        assert!(empty.stage(&[file("fine", b"1234567890"), file("n/", b"")], "x").is_err());
+        empty.stage(&[file("b", b"1234567890")], "x").expect("stored");
     }
 
     #[test]
@@ -132,7 +176,7 @@ mod tests {
     fn files_are_private_and_stay_until_the_session_ends() {
         let place = tempfile::tempdir().expect("a folder");
         let root = place.path().join("not/yet");
-        let mut attachments = Attachments::new(root.clone());
+        let mut attachments = Attachments::new(root.clone(), unlimited());
         assert_eq!(attachments.stage(&[], "plain").expect("no files"), "plain");
         assert!(!root.exists(), "nothing is made for prompts without files");
         let text = attachments.stage(&[file("a.txt", b"one"), file("a.txt", b"two")], "look").expect("stored");
@@ -146,7 +190,7 @@ mod tests {
         assert_eq!(std::fs::read(&second).expect("stored"), b"two");
         assert_eq!((mode(&root), mode(&root.join("1")), mode(&first)), (0o700, 0o700, 0o600));
         // Another process goes on with the session.
-        let mut attachments = Attachments::new(root.clone());
+        let mut attachments = Attachments::new(root.clone(), unlimited());
         attachments.stage(&[file("b", b"")], "more").expect("stored");
         assert!(root.join("2/b").exists() && first.exists());
         attachments.remove().expect("removed");
@@ -157,7 +201,7 @@ mod tests {
     #[test]
     fn a_failure_leaves_nothing_behind() {
         let place = tempfile::tempdir().expect("a folder");
-        let mut attachments = Attachments::new(place.path().join("files"));
+        let mut attachments = Attachments::new(place.path().join("files"), unlimited());
         // Longer than a request may have it, and than the file system takes.
         let name = "n".repeat(MAX_FILENAME + 1);
         assert!(attachments.stage(&[file("fine", b""), file(&name, b"")], "x").is_err());

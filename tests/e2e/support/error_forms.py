@@ -48,8 +48,8 @@ def plain(code, status, message, **_):
 
 
 def agent(code, status, message, **_):
-    # The agent protocol has no number for a host that is about to leave.
-    return nats({"error": code, "message": message}, 500 if status == 503 else status, message, 1)
+    # The agent protocol has no number for a host that is about to leave or has no room left.
+    return nats({"error": code, "message": message}, 500 if status in (503, 507) else status, message, 1)
 
 
 def verb(code, status, message, **_):
