@@ -7,6 +7,7 @@ mod table;
 mod tests;
 
 use crate::broker::{BrokerAuth, BrokerOptions};
+use crate::contract::session::OnRestart;
 use crate::event_log;
 use crate::files;
 use crate::model::{OauthEndpoints, ThinkingLevel};
@@ -66,6 +67,8 @@ pub(crate) struct Config {
     pub max_sessions: usize,
     pub max_queue: usize,
     pub grace: Duration,
+    /// What becomes of a prompt that a restart interrupts, in sessions whose request does not say.
+    pub on_restart: OnRestart,
     pub bash_timeout: Option<Duration>,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
@@ -571,6 +574,9 @@ impl Settings {
         if log.parse::<log::LevelFilter>().is_err() {
             return Err(self.wrong("log", &format!("{log:?} is no log level")));
         }
+        let on_restart = self.text("onRestart").unwrap_or_default();
+        let on_restart = OnRestart::parse(on_restart)
+            .ok_or_else(|| self.wrong("onRestart", &format!("{on_restart:?} is none of continue, hold, end")))?;
         let trust = self.text("minSenderTrust").unwrap_or_default();
         let min_sender_trust = SenderTrust::parse(trust)
             .ok_or_else(|| self.wrong("minSenderTrust", &format!("{trust:?} is neither any nor signed")))?;
@@ -646,6 +652,7 @@ impl Settings {
             heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),
             events: self.text("events") == Some("true"),
             min_sender_trust,
+            on_restart,
             reply_prefixes: self.reply_prefixes()?,
             trusted_senders,
             home: self.home,
