@@ -8,6 +8,7 @@ mod tests;
 
 use crate::broker::sockets::{self, Owner};
 use crate::broker::{BrokerAuth, BrokerOptions};
+use crate::contract::session::OnRestart;
 use crate::event_log;
 use crate::files;
 use crate::model::{OauthEndpoints, ThinkingLevel};
@@ -75,6 +76,8 @@ pub(crate) struct Config {
     pub max_session_bytes: u64,
     pub max_host_bytes: u64,
     pub grace: Duration,
+    /// What becomes of a prompt that a restart interrupts, in sessions whose request does not say.
+    pub on_restart: OnRestart,
     pub bash_timeout: Option<Duration>,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
@@ -589,6 +592,9 @@ impl Settings {
         if log.parse::<log::LevelFilter>().is_err() {
             return Err(self.wrong("log", &format!("{log:?} is no log level")));
         }
+        let on_restart = self.text("onRestart").unwrap_or_default();
+        let on_restart = OnRestart::parse(on_restart)
+            .ok_or_else(|| self.wrong("onRestart", &format!("{on_restart:?} is none of continue, hold, end")))?;
         let trust = self.text("minSenderTrust").unwrap_or_default();
         let min_sender_trust = SenderTrust::parse(trust)
             .ok_or_else(|| self.wrong("minSenderTrust", &format!("{trust:?} is neither any nor signed")))?;
@@ -673,6 +679,7 @@ impl Settings {
             heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),
             events: self.text("events") == Some("true"),
             min_sender_trust,
+            on_restart,
             reply_prefixes: self.reply_prefixes()?,
             trusted_senders,
             home: self.home,

@@ -5,6 +5,7 @@
 
 mod asking;
 mod commands;
+mod continuing;
 mod memory;
 mod opening;
 mod prompts;
@@ -17,12 +18,13 @@ mod tests;
 mod waiting;
 
 use crate::cancel::Cancel;
+use crate::clock::now_ms;
 use crate::contract::control::Respond;
 use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::{Command, EndReason, Prompt};
 use crate::contract::reply::Reply;
-use crate::contract::session::{SessionIdentity, SessionStats, state};
+use crate::contract::session::{OnRestart, SessionIdentity, SessionStats, state};
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
 use crate::model::Services;
@@ -31,12 +33,12 @@ use crate::session::questions::Questions;
 use crate::session::state_dir::StateDir;
 use crate::sys;
 use crate::threads::Thread;
-use crate::transcript::{Message, StopReason};
+use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{self, Action, Settled, Step, TurnOptions, Verdict};
 use asking::Asker;
 use crossbeam_channel::{Receiver, Sender, never, select};
 use memory::Memory;
-pub(crate) use opening::Storage;
+pub(crate) use opening::{Callers, Storage};
 use queue::Queue;
 pub(crate) use recovery::settled_totals;
 use serde_json::{Map, Value, json};
@@ -106,6 +108,10 @@ struct Running {
     thread: Thread,
     /// What could not be written, which is why it is ended.
     storage_error: Option<ReplyError>,
+    /// Calls of the model's last message that were allowed to run.
+    batch: usize,
+    /// The host ends in the middle of it, and it is gone on with after the next start.
+    to_be_continued: bool,
     /// Those who wait for its end after an abort.
     aborters: Vec<Respond>,
     /// Whoever asked for a compaction, which this is.
@@ -211,15 +217,22 @@ impl<W: Wire> Session<W> {
     fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
         self.stats.set_listeners(self.listeners.len());
         match (self.open(storage), first) {
-            (Ok(()), first) => {
+            (Ok(unfinished), first) => {
                 self.announce();
                 if let Some(first) = first {
                     self.arrive(*first);
                 }
-                None
+                match unfinished {
+                    Some((unfinished, callers)) => self.take_up(*unfinished, &callers),
+                    None => (self.running.is_none() && !self.identity.named).then_some(EndReason::Finished),
+                }
             }
             (Err(e), Some(first)) => {
                 self.refuse(&*first.reply, ReplyError::storage(&e));
+                Some(EndReason::Finished)
+            }
+            (Err(e), None) if !self.identity.named => {
+                log::error!("run {}: its file cannot be used, so it is over: {e}", self.identity.id);
                 Some(EndReason::Finished)
             }
             (Err(e), None) => {
@@ -332,6 +345,7 @@ impl<W: Wire> Session<W> {
         log::trace!("session {}: {}", self.identity.id, event.name());
         self.stats.touch();
         match &event {
+            AgentEvent::MessageEnd(message) if self.is_void(message) => {}
             AgentEvent::MessageEnd(message) => {
                 if let Message::Assistant(answer) = &**message
                     && !matches!(answer.stop_reason, StopReason::Error | StopReason::Aborted)
@@ -349,6 +363,23 @@ impl<W: Wire> Session<W> {
                     running.tool_calls += 1;
                 }
             }
+            AgentEvent::ToolExecutionEnd { id, name, content, details, is_error, duration_ms: Some(duration_ms) }
+                if self.running.as_ref().is_some_and(|running| running.batch > 1) =>
+            {
+                let result = ToolResultMessage {
+                    tool_call_id: id.clone(),
+                    tool_name: name.clone(),
+                    content: content.clone(),
+                    details: details.clone(),
+                    is_error: *is_error,
+                    duration_ms: Some(*duration_ms),
+                    timestamp: now_ms(),
+                };
+                if !self.is_void(&Message::ToolResult(result.clone())) {
+                    let written = self.memory.finished(result);
+                    self.check_written(written);
+                }
+            }
             AgentEvent::AutoRetryStart { attempt, max_attempts, delay_ms, error } => {
                 log::info!(
                     "session {}: attempt {attempt} of {max_attempts} in {delay_ms} ms after: {error}",
@@ -362,6 +393,18 @@ impl<W: Wire> Session<W> {
             _ => {}
         }
         self.record_event(&event);
+    }
+
+    /// A message that is only there because the host ends in the middle of a turn that will be gone on with. What it says of
+    /// a call or of an answer is not what became of it.
+    fn is_void(&self, message: &Message) -> bool {
+        let to_be_continued = self.running.as_ref().is_some_and(|running| running.to_be_continued);
+        to_be_continued
+            && match message {
+                Message::Assistant(answer) => matches!(answer.stop_reason, StopReason::Error | StopReason::Aborted),
+                Message::ToolResult(result) => result.is_error,
+                Message::User(_) => false,
+            }
     }
 
     /// What cannot be kept must not go on happening.
@@ -401,6 +444,9 @@ impl<W: Wire> Session<W> {
             Action::Tools(calls) => {
                 let written = self.memory.intends(calls);
                 self.check_written(written);
+                if let Some(running) = &mut self.running {
+                    running.batch = calls.len();
+                }
                 Vec::new()
             }
             Action::Model => self.steering.take(modes.steering),
@@ -422,31 +468,29 @@ impl<W: Wire> Session<W> {
     /// Ends the session: every stream gets its end, no child process and no file of the session stays behind.
     #[inline(never)]
     fn end(&mut self, reason: EndReason) {
-        self.reject_questions("shutdown");
-        if let Some(running) = self.running.take() {
+        let goes_on = reason == EndReason::ShutDown && self.goes_on();
+        if !goes_on {
+            self.reject_questions("shutdown");
+        }
+        let ends = self.running.is_some() && self.identity.on_restart == OnRestart::End;
+        let remembered = reason == EndReason::ShutDown && (goes_on || self.identity.named && !ends);
+        if let Some(running) = &mut self.running {
+            running.to_be_continued = goes_on;
             running.cancel.cancel();
-            let settled = self.wait_for_settlement(&running);
-            self.record_settled(&running.ids, "ended");
-            self.refuse(&*running.reply, self.farewell(reason));
-            if settled {
-                drop(running.thread);
-            } else {
-                log::warn!("session {}: its turn is stuck and was left behind", self.identity.id);
-                running.thread.abandon();
-            }
-            let farewell = self.farewell(reason);
-            running.compaction.into_iter().for_each(|respond| respond(Err(farewell.clone())));
-            for respond in running.aborters {
-                respond(Ok(self.state_answer("abort")));
-            }
+            let settled = self.wait_for_settlement();
+            self.end_running(goes_on, settled, self.farewell(reason));
         }
         self.refuse_queue(&self.farewell(reason));
         self.stats.set_running(false);
-        if reason != EndReason::ShutDown
-            && self.identity.named
-            && let Some(state) = &self.state
-        {
-            state.forget(&self.identity.id);
+        if !remembered {
+            let waiting = self.steering.take_all().into_iter().chain(self.follow_up.take_all());
+            let ids: Vec<String> = waiting.map(|message| message.id).collect();
+            if !ids.is_empty() {
+                self.record_settled(&ids, "ended");
+            }
+            if let Some(state) = &self.state {
+                state.forget(&self.identity.id);
+            }
         }
         if let Some(wire) = self.wire.take() {
             for prompt in wire.close(reason == EndReason::ShutDown) {
@@ -464,16 +508,55 @@ impl<W: Wire> Session<W> {
         self.publish(&AgentEvent::Bridge { name: "bridge_stop", data: json!({"reason": reason.as_str()}) });
     }
 
-    /// True if the turn settled in time. What it still says belongs to the transcript.
-    fn wait_for_settlement(&mut self, running: &Running) -> bool {
+    /// Whether the next start goes on with the prompt that runs. A run whose caller is told that it ends is of no use to
+    /// anybody.
+    fn goes_on(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| {
+            running.compaction.is_none()
+                && self.identity.on_restart == OnRestart::Continue
+                && (self.identity.named || running.reply.address().is_none())
+                && self.state.is_some()
+                && self.memory.path().is_some()
+        })
+    }
+
+    /// Closes what runs when the session ends.
+    fn end_running(&mut self, goes_on: bool, settled: Option<Settled>, farewell: ReplyError) {
+        let Some(running) = self.running.take() else { return };
+        if settled == Some(Settled::Done) {
+            self.record_settled(&running.ids, Settled::Done.as_str());
+            running.reply.finish(Ok(()));
+        } else {
+            if !goes_on {
+                self.record_settled(&running.ids, "ended");
+            } else if let Err(e) = self.memory.interrupted(&running.ids) {
+                log::warn!("session {}: {e}", self.identity.id);
+            }
+            self.refuse(&*running.reply, farewell.clone());
+        }
+        if settled.is_some() {
+            drop(running.thread);
+        } else {
+            log::warn!("session {}: its turn is stuck and was left behind", self.identity.id);
+            running.thread.abandon();
+        }
+        running.compaction.into_iter().for_each(|respond| respond(Err(farewell.clone())));
+        for respond in running.aborters {
+            respond(Ok(self.state_answer("abort")));
+        }
+    }
+
+    /// How the turn settled, if it did so in time. What it still says belongs to the transcript.
+    fn wait_for_settlement(&mut self) -> Option<Settled> {
+        let steps = self.running.as_ref()?.steps.clone();
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         loop {
-            match running.steps.recv_deadline(deadline) {
-                Ok(Step::Settled(_)) => return true,
+            match steps.recv_deadline(deadline) {
+                Ok(Step::Settled(settled)) => return Some(settled),
                 Ok(Step::Event(event)) => self.note(event),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
                 Ok(Step::Ask { .. } | Step::Compacted { .. } | Step::Shortened(_) | Step::Omitted) => {}
-                Err(e) => return e.is_disconnected(),
+                Err(e) => return e.is_disconnected().then_some(Settled::Aborted),
             }
         }
     }

@@ -96,9 +96,6 @@ fn configure_allocator() {
 /// A text that says what could not be set up.
 fn run(config: Config) -> Result<(), Fatal> {
     start_log(&config.log);
-    for warning in &config.warnings {
-        log::warn!("{warning}");
-    }
     sys::tune_allocator();
     sys::forbid_foreign_name_services();
     raise_file_limit();
@@ -129,6 +126,10 @@ fn run(config: Config) -> Result<(), Fatal> {
         }
     })
     .map_err(|e| format!("cannot handle signals: {e}"))?;
+    // Only now, when a signal ends a process whose log nobody reads.
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
     let result = daemon::serve(config, receiver);
     handle.close();
     drop(thread);

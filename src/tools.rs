@@ -23,9 +23,13 @@ mod truncate;
 mod validate;
 mod write;
 
+use crate::files::real_path;
 pub use edit_diff::diff;
 pub use edit_match::{Edit as Replacement, Mismatch, apply, with_lf};
 pub(crate) use environment::child_environment;
+use serde_json::{Map, Value};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 pub(crate) use tool::{Tool, ToolContext, ToolOutput};
 pub(crate) use validate::check;
 
@@ -41,6 +45,25 @@ static ALL: [&dyn Tool; 8] =
 /// The tool of that name.
 pub(crate) fn by_name(name: &str) -> Option<&'static dyn Tool> {
     ALL.into_iter().find(|tool| tool.spec().name == name)
+}
+
+/// One file, whatever its names are.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) enum FileId {
+    /// The numbers of its device and of itself.
+    There(u64, u64),
+    NotYet(PathBuf),
+}
+
+/// The file that a call of a tool reads or changes, as far as its arguments say so.
+pub(crate) fn file_of(tool: &dyn Tool, arguments: &Map<String, Value>, cwd: &Path, home: &Path) -> Option<FileId> {
+    let one_file = matches!(&*tool.spec().name, "read" | "edit" | "write");
+    let path = arguments.get("path").filter(|_| one_file)?.as_str()?;
+    let path = paths::resolve_existing(path, cwd, Some(home));
+    Some(match path.metadata() {
+        Ok(file) => FileId::There(file.dev(), file.ino()),
+        Err(_) => FileId::NotYet(real_path(&path)),
+    })
 }
 
 /// The tools that a list of names stands for: the names themselves, `*` for all; or changes to `usual`, if every name

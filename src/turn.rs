@@ -84,8 +84,9 @@ pub(crate) enum Verdict {
 pub(crate) enum Work {
     /// Answer these messages.
     Prompt(Vec<Incoming>),
-    /// Answer what the transcript ends with, because that was interrupted before anything else happened.
-    Continue,
+    /// Go on with what the transcript ends with, because the host was restarted. The answer to its prompt begins anew with
+    /// what was `said`, since nobody knows how much of that arrived, and with a mark that has this number.
+    Continue { said: String, attempt: u32 },
     /// Make the context smaller, with regard to these words.
     Compact(Option<String>),
 }
@@ -162,8 +163,9 @@ impl Run {
     /// The model is to be asked once more for the same answer.
     fn again(&mut self) {
         self.requests += 1;
-        let void_bytes = std::mem::take(&mut self.heard) + self.restart.map_or(0, |restart| restart.void_bytes);
-        self.restart = (void_bytes > 0).then_some(Restart { attempt: self.requests, void_bytes });
+        let void_bytes =
+            std::mem::take(&mut self.heard) + self.restart.and_then(|restart| restart.void_bytes).unwrap_or(0);
+        self.restart = (void_bytes > 0).then_some(Restart { attempt: self.requests, void_bytes: Some(void_bytes) });
     }
 
     /// The answer is there; the next request is for another one.
@@ -279,8 +281,15 @@ impl Turn {
 
     fn work(&mut self, work: Work) -> Settled {
         let messages = match work {
-            Work::Prompt(messages) => messages,
-            Work::Continue => Vec::new(),
+            Work::Prompt(messages) => Some(messages),
+            Work::Continue { said, attempt } => {
+                let restart = Restart { attempt, void_bytes: None };
+                self.reply.restart(restart);
+                self.emit(AgentEvent::Bridge { name: "bridge_restart", data: restart.document() });
+                self.reply.text(&said, &self.cancel);
+                self.reply.flush();
+                None
+            }
             Work::Compact(focus) => {
                 return match self.compact(focus.as_deref()) {
                     Ok(()) => Settled::Done,
@@ -298,8 +307,9 @@ impl Turn {
         settled
     }
 
-    /// Asks the model and runs its tools until it has nothing more to do.
-    fn answer(&mut self, messages: Vec<Incoming>) -> Settled {
+    /// Asks the model and runs its tools until it has nothing more to do. Without messages it goes on with what the
+    /// transcript ends with.
+    fn answer(&mut self, messages: Option<Vec<Incoming>>) -> Settled {
         let tools: Vec<&'static dyn Tool> =
             self.identity.tools.iter().filter_map(|name| tools::by_name(name)).collect();
         let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
@@ -316,9 +326,16 @@ impl Turn {
         self.keep_room();
         let mut run = Run { turn: 0, attempt: 0, overflows: 0, emptied: false, requests: 1, heard: 0, restart: None };
         self.begin_run(&mut run);
-        messages.into_iter().for_each(|message| self.take_in(message));
-        // The session approved the first request when it started the turn.
-        let mut approved = true;
+        // The session approved the first request when it started the turn; before one that goes on, more may wait.
+        let mut approved = messages.is_some();
+        messages.into_iter().flatten().for_each(|message| self.take_in(message));
+        if matches!(self.transcript.last().map(|m| &**m), Some(Message::Assistant(last)) if last.is_final()) {
+            let more = self.waiting(Action::Stop).unwrap_or_default();
+            if more.is_empty() {
+                return self.end_run(&run, None, Settled::Done);
+            }
+            more.into_iter().for_each(|message| self.take_in(message));
+        }
         loop {
             if !std::mem::take(&mut approved) {
                 let Some(messages) = self.waiting(Action::Model) else {
@@ -431,6 +448,8 @@ impl Turn {
         let mut sink = Streaming { turn: self, started: false, heard: 0, restart, delta: None };
         let outcome = self.services.stream(&request, &self.cancel, &mut sink);
         sink.finish();
+        // Tools may take long, and what was said before them must not wait for their end.
+        self.reply.flush();
         (run.heard, run.restart) = (sink.heard, sink.restart);
         if !sink.started {
             self.emit(AgentEvent::MessageStart(self.empty_answer()));

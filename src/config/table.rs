@@ -157,6 +157,14 @@ pub(crate) const ROWS: &[Row] = &[
         "between two signs of life of an agent on NATS",
     )
     .or("5"),
+    row(
+        "onRestart",
+        "--on-restart",
+        Kind::Text,
+        "continue|hold|end",
+        "what becomes of a prompt that a restart interrupts, unless a request says otherwise",
+    )
+    .or("continue"),
     row("events", "--events", Kind::Switch, "", "publish the events of all sessions on NATS"),
     row(
         "minSenderTrust",

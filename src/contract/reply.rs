@@ -42,18 +42,28 @@ pub(crate) struct Restart {
     /// The number of the request whose answer comes now, counted from 1 for each answer of the model.
     pub attempt: u32,
     /// How much of the text right before is void, bytes. It ends where the model's last complete answer, or the attempt before
-    /// this one, ended.
-    pub void_bytes: usize,
+    /// this one, ended. `None` = all of it: the host was restarted and does not know what arrived, so that the answer to the
+    /// prompt comes from its very beginning.
+    pub void_bytes: Option<usize>,
 }
 
 impl Restart {
     /// For those who take an answer for plain text.
     pub(crate) fn line(&self) -> String {
-        format!("[The answer begins anew: attempt {}]", self.attempt)
+        let host = if self.void_bytes.is_none() { "The host was restarted. " } else { "" };
+        format!("[{host}The answer begins anew: attempt {}]", self.attempt)
+    }
+
+    /// How much is void, for programs: a number of bytes, or `all`.
+    pub(crate) fn void(&self) -> String {
+        self.void_bytes.map_or_else(|| "all".into(), |bytes| bytes.to_string())
     }
 
     /// For programs.
     pub(crate) fn document(&self) -> Value {
-        json!({"attempt": self.attempt, "voidBytes": self.void_bytes})
+        match self.void_bytes {
+            Some(bytes) => json!({"attempt": self.attempt, "voidBytes": bytes}),
+            None => json!({"attempt": self.attempt, "voidBytes": self.void(), "reason": "host_restarted"}),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::error::{DaemonError, echo};
 use super::ids::SessionId;
+use super::session::OnRestart;
 use crate::model::ThinkingLevel;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -204,6 +205,17 @@ impl Create {
         let Some(text) = self.text("thinkingLevel")? else { return Ok(None) };
         ThinkingLevel::parse(text).map(Some).ok_or_else(|| DaemonError::InvalidRequest {
             message: format!("thinkingLevel {:?} is none of off, minimal, low, medium, high, xhigh, max", echo(text)),
+        })
+    }
+
+    /// What is to become of a prompt that a restart of the host interrupts.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything else than the three words.
+    pub fn on_restart(&self) -> Result<Option<OnRestart>, DaemonError> {
+        let Some(text) = self.text("onRestart")? else { return Ok(None) };
+        OnRestart::parse(text).map(Some).ok_or_else(|| DaemonError::InvalidRequest {
+            message: format!("onRestart {:?} is none of continue, hold, end", echo(text)),
         })
     }
 

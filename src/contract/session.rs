@@ -6,11 +6,40 @@ use crate::model::{Model, ThinkingLevel};
 use crate::sync::lock;
 use crate::transcript::Usage;
 use crossbeam_channel::bounded;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
+
+/// What becomes of a prompt that was being worked on when the host ended.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRestart {
+    /// It is gone on with.
+    #[default]
+    Continue,
+    /// It is closed; the session waits for the next one.
+    Hold,
+    /// It is closed, and the session with it.
+    End,
+}
+
+impl OnRestart {
+    /// Reads the name in the configuration and in requests.
+    pub(crate) fn parse(text: &str) -> Option<OnRestart> {
+        [OnRestart::Continue, OnRestart::Hold, OnRestart::End].into_iter().find(|policy| policy.as_str() == text)
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            OnRestart::Continue => "continue",
+            OnRestart::Hold => "hold",
+            OnRestart::End => "end",
+        }
+    }
+}
 
 /// What a session was created with; never changes.
 pub(crate) struct SessionIdentity {
@@ -24,6 +53,7 @@ pub(crate) struct SessionIdentity {
     pub cwd: PathBuf,
     /// The label that the creator gave itself.
     pub from: Option<String>,
+    pub on_restart: OnRestart,
     /// The operator trusts the project in `cwd`: its own `.pi` and `.agents` folders count.
     pub project_trusted: bool,
     /// Names of the tools that the model is offered.

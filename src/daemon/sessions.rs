@@ -12,8 +12,9 @@ use crate::model::{Services, ThinkingLevel};
 use crate::service::services::SessionService;
 use crate::service::session_subjects::session_subject;
 use crate::service::session_subjects::{Place, SessionSubjects};
+use crate::service::stream::Stream;
 use crate::session::state_dir::SavedSession;
-use crate::session::{self, Parts, Storage};
+use crate::session::{self, Callers, Parts, Storage};
 use crate::socket::SessionSocket;
 use crate::transcript::locate;
 use crate::{threads, tools};
@@ -62,9 +63,6 @@ impl Daemon {
             Some(names) => tools::select(&names, &usual).map_err(|message| DaemonError::InvalidRequest { message })?,
             None => usual,
         };
-        let storage = self.storage(create, &cwd)?;
-        let invalid = |name: &str| DaemonError::InvalidRequest { message: format!("{name} must be true or false") };
-        let wire_settings = crate::service::control::wire_settings(create.options()).map_err(invalid)?;
         let identity = Arc::new(SessionIdentity {
             id: create.session_id.clone().unwrap_or_else(SessionId::of_run),
             subject: create.session_id.as_ref().map(|id| session_subject(&self.config.owner, id)),
@@ -72,6 +70,7 @@ impl Daemon {
             named: create.session_id.is_some(),
             cwd,
             from: from.clone(),
+            on_restart: create.on_restart()?.unwrap_or(self.config.on_restart),
             project_trusted,
             tools,
             created_at_start: self
@@ -81,6 +80,9 @@ impl Daemon {
                 .map_or(0, |state| state.starts()),
             created_ms: now_ms(),
         });
+        let storage = self.storage(create, &identity)?;
+        let invalid = |name: &str| DaemonError::InvalidRequest { message: format!("{name} must be true or false") };
+        let wire_settings = crate::service::control::wire_settings(create.options()).map_err(invalid)?;
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
         let name = create.name()?.map(str::to_owned);
         let settings = SessionSettings { model, thinking, name, max_lifetime, deadline, file: None };
@@ -140,7 +142,8 @@ impl Daemon {
     }
 
     /// Where a new session's transcript is kept.
-    fn storage(&self, create: &Create, cwd: &Path) -> Result<Storage, DaemonError> {
+    fn storage(&self, create: &Create, identity: &SessionIdentity) -> Result<Storage, DaemonError> {
+        let cwd = identity.cwd.as_path();
         if let Some(wanted) = create.resume()? {
             let root = self.session_dir().unwrap_or_else(|| self.config.agent_dir.join("sessions"));
             let file = locate::find(&root, cwd, wanted)
@@ -152,7 +155,11 @@ impl Daemon {
             Some(_) => create.switch("persist")?.unwrap_or(self.config.persist),
             None => create.switch("keep")?.unwrap_or(false),
         };
-        Ok(if keep { Storage::New(self.session_folder(cwd)) } else { Storage::None })
+        Ok(match &self.state {
+            _ if keep => Storage::New(self.session_folder(cwd)),
+            Some(state) if !identity.named => Storage::Run(state.run_file(&identity.id)),
+            _ => Storage::None,
+        })
     }
 
     /// Brings back the sessions of before the restart.
@@ -170,14 +177,16 @@ impl Daemon {
         let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
         let totals = session::settled_totals(&saved.file).unwrap_or_default();
         let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
+        let dispensable = self.state.as_ref().is_some_and(|state| saved.file == state.run_file(&saved.id));
         let identity = Arc::new(SessionIdentity {
-            subject: Some(session_subject(&self.config.owner, &saved.id)),
+            subject: (!saved.run).then(|| session_subject(&self.config.owner, &saved.id)),
             id: saved.id,
             instance_id: saved.instance_id,
-            named: true,
+            named: !saved.run,
             project_trusted: self.trusts(&saved.cwd),
             cwd: saved.cwd,
             from: saved.from,
+            on_restart: saved.on_restart,
             tools: saved.tools,
             created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
@@ -188,12 +197,17 @@ impl Daemon {
             name: saved.name,
             max_lifetime: saved.max_lifetime,
             deadline: left.and_then(|left| Instant::now().checked_add(left)),
-            file: Some(saved.file.clone()),
+            file: Some(saved.file.clone()).filter(|_| !dispensable),
         }));
         if let Some(totals) = &totals {
             stats.restore(totals);
         }
-        let storage = Storage::Saved { file: saved.file, totals };
+        let host = self.host.clone();
+        let callers: Callers = Box::new(move |address| {
+            let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
+            Some(Arc::new(stream))
+        });
+        let storage = Storage::Saved { file: saved.file, totals, dispensable, callers };
         let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
         self.start_session(identity, stats, settings, socket, storage, None).map_err(|e| e.summary())

@@ -473,7 +473,7 @@ mod tests {
         let (recent, cancel, now) = (Recent::default(), Cancel::new(), Instant::now());
         let ((first, first_reply), (second, second_reply), (third, third_reply)) = (record(), record(), record());
         let shared = recent.share(request("1"), first_reply, now);
-        let restart = |attempt| shared.restart(Restart { attempt, void_bytes: 1 });
+        let restart = |attempt| shared.restart(Restart { attempt, void_bytes: Some(1) });
         shared.text("a", &cancel);
         restart(2);
         assert!(recent.join(&id("1"), || second_reply.clone()));

@@ -369,9 +369,9 @@ impl SharedStream {
                     headers.push((CODE_HEADER, error.code().to_string()));
                 }
             }
-            (Piece::Restart(Restart { attempt, void_bytes }), Form::Text) => {
-                headers.push((RESTART_HEADER, attempt.to_string()));
-                headers.push((VOID_HEADER, void_bytes.to_string()));
+            (Piece::Restart(restart), Form::Text) => {
+                headers.push((RESTART_HEADER, restart.attempt.to_string()));
+                headers.push((VOID_HEADER, restart.void()));
             }
             _ => {}
         }

@@ -99,7 +99,7 @@ impl<W: Wire> Session<W> {
         });
         if behavior.is_some() && !idle {
             let (from, sender) = (input.from.as_deref(), input.sender.as_ref());
-            self.memory.accepted(&message, from, sender, None).map_err(|e| ReplyError::storage(&e))?;
+            self.memory.accepted(&message, from, sender, None, Some(deliver)).map_err(|e| ReplyError::storage(&e))?;
             let queue = if deliver == Deliver::Steer { &mut self.steering } else { &mut self.follow_up };
             queue.push(message);
             self.memory.sync();

@@ -3,18 +3,19 @@
 //! Everything is in the file before anybody is told of it: a prompt before it is accepted, the intent to run a tool before
 //! the tool runs. After a crash the file tells what was accepted and not begun, and what was begun and not finished.
 
-use super::recovery::{ACCEPTED, INTENT, PROMPT_ID, SETTLED, Unfinished};
+use super::recovery::{ACCEPTED, CONTINUED, INTENT, INTERRUPTED, PROMPT_ID, SETTLED, Unfinished};
+use crate::contract::control::Deliver;
 use crate::contract::prompt::Incoming;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::SessionStats;
 use crate::json::object;
-use crate::transcript::Message;
 use crate::transcript::compaction::forget_counts;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::SessionFile;
+use crate::transcript::{Message, ToolResultMessage};
 use serde_json::{Map, Value, json};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The memory of one session, owned by its actor.
@@ -28,6 +29,10 @@ pub(super) struct Memory {
     asleep: Option<PathBuf>,
     /// How many messages there were before it fell asleep.
     slept_with: usize,
+    /// Results that are in the file and not yet among the messages: the calls' ids and the entries'.
+    early: Vec<(String, String)>,
+    /// The file is there for the sake of a restart only; without it everything goes on.
+    pub(super) dispensable: bool,
 }
 
 impl Memory {
@@ -49,6 +54,11 @@ impl Memory {
     /// How many messages there are.
     pub(super) fn count(&self) -> usize {
         if self.is_asleep() { self.slept_with } else { self.messages.len() }
+    }
+
+    /// The file that it is kept in.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(SessionFile::path).or(self.asleep.as_deref())
     }
 
     /// It could sleep: everything is in a file.
@@ -95,9 +105,15 @@ impl Memory {
 
     /// Writes an entry, if there is a file.
     fn append(&mut self, kind: &str, fields: Map<String, Value>) -> io::Result<String> {
-        match &mut self.file {
-            Some(file) => file.append(kind, fields),
-            None => Ok(String::new()),
+        let Some(file) = &mut self.file else { return Ok(String::new()) };
+        let written = file.append(kind, fields);
+        match &written {
+            Err(e) if self.dispensable => {
+                log::warn!("{}: {e}; the run would not be gone on with after a restart", file.path().display());
+                self.file = None;
+                Ok(String::new())
+            }
+            _ => written,
         }
     }
 
@@ -138,6 +154,7 @@ impl Memory {
         from: Option<&str>,
         sender: Option<&AgentSender>,
         reply: Option<Value>,
+        deliver: Option<Deliver>,
     ) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
@@ -160,6 +177,9 @@ impl Memory {
         if let Some(reply) = reply {
             put("reply", reply);
         }
+        if let Some(deliver) = deliver {
+            put("deliver", json!(deliver.as_str()));
+        }
         self.append_custom(ACCEPTED, data)
     }
 
@@ -168,9 +188,13 @@ impl Memory {
     /// # Errors
     /// It could not be written. It is remembered all the same, and written before the next prompt.
     pub(super) fn push(&mut self, message: Arc<Message>, accepted: Option<&str>) -> io::Result<()> {
-        let written = match &self.file {
-            Some(_) => self.append("message", message_fields(&message, accepted)),
-            None => Ok(String::new()),
+        let early = match &*message {
+            Message::ToolResult(result) => self.early.iter().position(|(call, _)| *call == result.tool_call_id),
+            Message::User(_) | Message::Assistant(_) => None,
+        };
+        let written = match early {
+            Some(at) => Ok(self.early.swap_remove(at).1),
+            None => self.append("message", message_fields(&message, accepted)),
         };
         self.messages.push(message);
         match written {
@@ -185,6 +209,22 @@ impl Memory {
         }
     }
 
+    /// A call has come to its end before others of its message. Its result is written now, so that a crash does not lose it.
+    ///
+    /// # Errors
+    /// It could not be written; it is tried again with the other results.
+    pub(super) fn finished(&mut self, result: ToolResultMessage) -> io::Result<()> {
+        // Of two calls with one id nobody could tell whose result this is.
+        if self.file.is_none() || self.early.iter().any(|(call, _)| *call == result.tool_call_id) {
+            return Ok(());
+        }
+        self.catch_up()?;
+        let call = result.tool_call_id.clone();
+        let entry = self.append("message", message_fields(&Message::ToolResult(result), None))?;
+        self.early.push((call, entry));
+        Ok(())
+    }
+
     /// Tools are about to run: the ids of the calls, and the tools' names.
     ///
     /// # Errors
@@ -194,6 +234,7 @@ impl Memory {
             return Ok(());
         }
         self.catch_up()?;
+        self.early.clear();
         for (call_id, tool) in calls {
             self.append_custom(INTENT, json!({"toolCallId": call_id, "toolName": tool}))?;
         }
@@ -202,17 +243,44 @@ impl Memory {
     }
 
     /// The prompts of these ids are answered, refused or given up; with the session's figures, so that they can be had
-    /// without reading the file.
+    /// without reading the file, unless other messages that were accepted are `waiting`.
     ///
     /// # Errors
     /// It could not be written. At worst somebody is told once more, after a restart, that a prompt was interrupted.
-    pub(super) fn settled(&mut self, ids: &[String], outcome: &str, stats: &SessionStats) -> io::Result<()> {
+    pub(super) fn settled(
+        &mut self,
+        ids: &[String],
+        outcome: &str,
+        stats: &SessionStats,
+        waiting: usize,
+    ) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
         }
         self.catch_up()?;
-        let data = json!({"ids": ids, "outcome": outcome, "totals": stats.totals(self.messages.len())});
+        let mut data = json!({"ids": ids, "outcome": outcome, "totals": stats.totals(self.messages.len())});
+        if waiting > 0 {
+            data["waiting"] = json!(waiting);
+        }
         self.append_custom(SETTLED, data)
+    }
+
+    /// The host ends in the middle of these prompts, and has told their callers.
+    ///
+    /// # Errors
+    /// It could not be written. At worst their callers hear more of them after the restart.
+    pub(super) fn interrupted(&mut self, ids: &[String]) -> io::Result<()> {
+        self.append_custom(INTERRUPTED, json!({"ids": ids}))
+    }
+
+    /// After a restart these prompts are worked on once more.
+    ///
+    /// # Errors
+    /// It could not be written, so they must not be.
+    pub(super) fn continued(&mut self, ids: &[String]) -> io::Result<()> {
+        self.append_custom(CONTINUED, json!({"ids": ids}))?;
+        self.sync();
+        Ok(())
     }
 
     /// Something else that the file knows an entry for, such as `model_change`.

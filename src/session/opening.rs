@@ -2,25 +2,23 @@
 
 use super::Session;
 use super::memory::Memory;
-use super::recovery::{Accepted, Unfinished, closing_results};
+use super::recovery::Unfinished;
 use crate::clock::{iso_time, now_ms};
-use crate::contract::error::{ErrorKind, ReplyError};
-use crate::contract::prompt::{Incoming, Prompt};
-use crate::contract::reply::{Reply, SilentReply};
+use crate::contract::reply::Reply;
 use crate::contract::wire::Wire;
 use crate::ids;
 use crate::json::object;
 use crate::model::ThinkingLevel;
-use crate::session::state_dir::SavedSession;
+use crate::session::state_dir::{LAST_CHILDREN, SavedSession};
+use crate::transcript::locate;
 use crate::transcript::restore::Restored;
 use crate::transcript::session_file::SessionFile;
-use crate::transcript::{Message, locate};
-use crate::turn::{Settled, Work, kill_leftovers};
+use crate::turn::kill_leftovers;
 use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where a session's transcript is kept.
 pub(crate) enum Storage {
@@ -30,55 +28,93 @@ pub(crate) enum Storage {
     New(PathBuf),
     /// In a session file that is there; what the request did not choose is taken from it.
     Resume { file: PathBuf, model: bool, thinking: bool },
+    /// For a run that keeps nothing: in this new file, so that it is gone on with after a restart, and only until it is over.
+    Run(PathBuf),
     /// As before the restart, with the figures of then. Without figures a crash left something undone.
-    Saved { file: PathBuf, totals: Option<Value> },
+    Saved {
+        file: PathBuf,
+        totals: Option<Value>,
+        /// The session file goes with the session.
+        dispensable: bool,
+        /// Finds callers of before the restart again, where the session has no wire.
+        callers: Callers,
+    },
 }
 
+/// Where the answer to a prompt of before a restart goes, by [`Reply::address`]; `None` if that cannot be reached.
+pub(crate) type Callers = Box<dyn Fn(&Value) -> Option<Arc<dyn Reply>> + Send>;
+
 impl<W: Wire> Session<W> {
-    /// Makes the session's memory, before anything is accepted.
+    /// Makes the session's memory, before anything is accepted. Returns what a crash left undone, and how to find those who
+    /// wait for it.
     ///
     /// # Errors
     /// The session file cannot be made, read or written.
-    pub(super) fn open(&mut self, storage: Storage) -> io::Result<()> {
+    pub(super) fn open(&mut self, storage: Storage) -> io::Result<Option<(Box<Unfinished>, Callers)>> {
         match storage {
-            Storage::None => Ok(()),
+            Storage::None => {}
             Storage::New(folder) => {
-                self.create_file(&folder)?;
+                let (created, id) = (self.identity.created_ms, ids::uuid(self.identity.created_ms));
+                let path = folder.join(locate::file_name(created, &id));
+                self.create_file(&path, &id)?;
+                self.stats.change(|settings| settings.file = Some(path));
                 self.save();
-                Ok(())
+            }
+            Storage::Run(path) => {
+                let id = ids::uuid(self.identity.created_ms);
+                match self.create_file(&path, &id) {
+                    Ok(()) => {
+                        self.memory.dispensable = true;
+                        self.save();
+                    }
+                    Err(e) => log::warn!("{}: {e}; the run would not be gone on with after a restart", path.display()),
+                }
             }
             Storage::Resume { file, model, thinking } => {
                 self.memory = Memory::asleep(file.clone());
                 self.stats.change(|settings| settings.file = Some(file));
-                if let Some((restored, unfinished)) = self.memory.wake()? {
+                if let Some((restored, mut unfinished)) = self.memory.wake()? {
                     self.adopt(&restored, model, thinking);
-                    self.close_interrupted(&unfinished)?;
+                    self.close_calls(&unfinished.intents)?;
+                    // They were another session's, and nobody expects them of this one.
+                    let ids: Vec<String> = unfinished.all().map(|accepted| accepted.id.clone()).collect();
+                    if !ids.is_empty() {
+                        self.record_settled(&ids, "ended");
+                    }
                 }
                 self.save();
-                Ok(())
             }
-            Storage::Saved { file, totals } => {
+            Storage::Saved { file, totals, dispensable, callers } => {
                 self.memory = Memory::asleep(file);
+                self.memory.dispensable = dispensable;
                 if let Some(totals) = totals {
                     let messages = totals["messages"].as_u64().unwrap_or_default();
                     self.memory.set_count(usize::try_from(messages).unwrap_or(usize::MAX));
-                    return Ok(());
+                    return Ok(None);
                 }
                 // Whatever the last process had started is still running, and would go on unseen.
                 kill_leftovers(&self.identity);
-                if let Some((restored, unfinished)) = self.memory.wake()? {
+                let deadline = Instant::now() + LAST_CHILDREN;
+                let woken = loop {
+                    match self.memory.wake() {
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                            std::thread::sleep(Duration::from_millis(5));
+                        }
+                        woken => break woken?,
+                    }
+                };
+                if let Some((restored, unfinished)) = woken {
                     self.stats.restore_usage(&restored.usage);
-                    self.take_up(unfinished)?;
+                    return Ok(Some((Box::new(unfinished), callers)));
                 }
-                Ok(())
             }
         }
+        Ok(None)
     }
 
-    fn create_file(&mut self, folder: &Path) -> io::Result<()> {
-        let (created, id) = (self.identity.created_ms, ids::uuid(self.identity.created_ms));
-        let path = folder.join(locate::file_name(created, &id));
-        let mut file = SessionFile::create(&path, &id, &iso_time(created), &self.identity.cwd, None)?;
+    fn create_file(&mut self, path: &Path, id: &str) -> io::Result<()> {
+        let created = iso_time(self.identity.created_ms);
+        let mut file = SessionFile::create(path, id, &created, &self.identity.cwd, None)?;
         let settings = self.stats.settings();
         if self.identity.named {
             let name = settings.name.as_deref().unwrap_or(&self.identity.id);
@@ -88,7 +124,6 @@ impl<W: Wire> Session<W> {
         file.append("model_change", object(model))?;
         file.append("thinking_level_change", object(json!({"thinkingLevel": settings.thinking.as_str()})))?;
         self.memory = Memory::in_file(file);
-        self.stats.change(|settings| settings.file = Some(path));
         Ok(())
     }
 
@@ -109,75 +144,23 @@ impl<W: Wire> Session<W> {
         });
     }
 
-    /// Gives every call that was interrupted a result that says so, because nothing else is known of it.
-    fn close_interrupted(&mut self, unfinished: &Unfinished) -> io::Result<()> {
-        for result in closing_results(self.memory.messages(), &unfinished.intents) {
-            self.memory.push(Arc::new(Message::ToolResult(result)), None)?;
-        }
-        Ok(())
-    }
-
-    /// Goes on after a crash: what was begun is closed or, if nothing had happened yet, begun again; what had only been
-    /// accepted waits for its turn.
-    fn take_up(&mut self, unfinished: Unfinished) -> io::Result<()> {
-        self.close_interrupted(&unfinished)?;
-        let Unfinished { waiting, interrupted, .. } = unfinished;
-        let last = self.memory.messages().last().map(|message| &**message);
-        let untouched = matches!(last, Some(Message::User(_)));
-        let complete = matches!(last, Some(Message::Assistant(answer)) if answer.is_final());
-        if !interrupted.is_empty() && complete {
-            let ids: Vec<String> = interrupted.iter().map(|accepted| accepted.id.clone()).collect();
-            interrupted.iter().for_each(|accepted| self.reply_of(accepted).finish(Ok(())));
-            self.record_settled(&ids, Settled::Done.as_str());
-        } else if !interrupted.is_empty() && untouched {
-            log::info!("session {}: the prompt that was interrupted is answered now", self.identity.id);
-            let reply = self.reply_of(&interrupted[0]);
-            let ids = interrupted.into_iter().map(|accepted| accepted.id).collect();
-            self.begin(Work::Continue, ids, None, reply);
-        } else if !interrupted.is_empty() {
-            log::info!("session {}: the prompt that was interrupted is closed", self.identity.id);
-            let ids: Vec<String> = interrupted.iter().map(|accepted| accepted.id.clone()).collect();
-            self.record_settled(&ids, "interrupted");
-            self.stats.count_error();
-            let why = "the host was restarted while it worked on this prompt";
-            let error = ReplyError::coded(ErrorKind::Interrupted, why);
-            self.last_error = Some(error.message.clone());
-            for accepted in &interrupted {
-                self.reply_of(accepted).finish(Err(error.clone()));
-            }
-        }
-        for accepted in waiting {
-            let reply = self.reply_of(&accepted);
-            let Accepted { id, text, images, expanded, from, .. } = accepted;
-            let message = self.with_room(Incoming { id, text, images, expand: !expanded, room: None });
-            self.queue.push_last(Prompt { message, from, sender: None, reply, received: Instant::now() });
-            self.stats.count_prompt();
-        }
-        self.start_next();
-        Ok(())
-    }
-
-    fn reply_of(&self, accepted: &Accepted) -> Arc<dyn Reply> {
-        let found = accepted.reply.as_ref().and_then(|address| self.wire.as_ref()?.reply_to(address));
-        found.unwrap_or_else(|| Arc::new(SilentReply))
-    }
-
     /// Makes the daemon remember the session as it is now. A session that is kept in memory only is not remembered.
     pub(super) fn save(&self) {
-        let (Some(state), true) = (&self.state, self.identity.named) else { return };
+        let (Some(state), Some(file)) = (&self.state, self.memory.path()) else { return };
         let settings = self.stats.settings();
-        let Some(file) = settings.file else { return };
         let wire = self.wire.as_ref().map(Wire::settings).unwrap_or_default();
         let left = settings.deadline.map(|end| end.saturating_duration_since(Instant::now()));
         let saved = SavedSession {
             id: self.identity.id.clone(),
             instance_id: self.identity.instance_id.clone(),
-            file,
+            file: file.to_path_buf(),
+            run: !self.identity.named,
             cwd: self.identity.cwd.clone(),
             model: settings.model.spec(),
             thinking: settings.thinking.as_str().to_owned(),
             name: settings.name,
             from: self.identity.from.clone(),
+            on_restart: self.identity.on_restart,
             tools: self.identity.tools.clone(),
             created_at_start: self.identity.created_at_start,
             events: wire.events.unwrap_or(false),
@@ -203,7 +186,9 @@ impl<W: Wire> Session<W> {
 
     /// Records that messages are answered, refused or given up.
     pub(super) fn record_settled(&mut self, ids: &[String], outcome: &str) {
-        if let Err(e) = self.memory.settled(ids, outcome, &self.stats) {
+        let waiting =
+            self.queue.len() + self.steering.len() + self.follow_up.len() + usize::from(self.running.is_some());
+        if let Err(e) = self.memory.settled(ids, outcome, &self.stats, waiting) {
             log::warn!("session {}: the end of a prompt is not recorded: {e}", self.identity.id);
         }
     }

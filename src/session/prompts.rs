@@ -95,7 +95,8 @@ impl<W: Wire> Session<W> {
     /// Writes a prompt down, so that it is not lost from here on.
     fn keep(&mut self, prompt: &Prompt) -> io::Result<()> {
         self.memory.wake()?;
-        self.memory.accepted(&prompt.message, prompt.from.as_deref(), prompt.sender.as_ref(), prompt.reply.address())
+        let (from, sender) = (prompt.from.as_deref(), prompt.sender.as_ref());
+        self.memory.accepted(&prompt.message, from, sender, prompt.reply.address(), None)
     }
 
     /// Ends an answer with an error, and counts it.
@@ -162,6 +163,8 @@ impl<W: Wire> Session<W> {
                     steps: receiver,
                     thread,
                     storage_error: None,
+                    batch: 0,
+                    to_be_continued: false,
                     aborters: Vec::new(),
                     compaction: None,
                 });
@@ -198,6 +201,11 @@ impl<W: Wire> Session<W> {
             });
         }
         self.stats.wait_until_shown_idle(SHOWN_WITHIN);
+        let aborted = settled == Settled::Aborted;
+        if aborted {
+            // What whoever aborted takes for ended must not go on after a crash.
+            self.record_settled(&running.ids, outcome);
+        }
         match settled {
             Settled::Done => running.reply.finish(Ok(())),
             Settled::Failed(error) => self.refuse(&*running.reply, error),
@@ -210,7 +218,9 @@ impl<W: Wire> Session<W> {
             respond(Ok(self.state_answer("abort")));
         }
         // Last, because whoever waits shall rather hear the end twice, after a crash right here, than not at all.
-        self.record_settled(&running.ids, outcome);
+        if !aborted {
+            self.record_settled(&running.ids, outcome);
+        }
     }
 
     /// Messages that a failed run did not come to take in become a prompt of their own. After an abort they wait for the

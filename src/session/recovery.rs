@@ -1,20 +1,24 @@
 //! What a crash left undone, as the session file tells it.
 
 use crate::clock::now_ms;
+use crate::contract::control::Deliver;
 use crate::files;
 use crate::transcript::contents::Contents;
-use crate::transcript::{Block, Message, ToolResultMessage};
-use serde_json::{Map, Value};
+use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
+use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
 /// Kinds of our own records in a session file, which the PI agent keeps and ignores: a message was accepted, a tool is
-/// about to run, messages are answered.
+/// about to run, messages are answered; the host ended and told the callers of messages so; after a restart messages are
+/// worked on once more.
 pub(super) const ACCEPTED: &str = "nats-pi-bridge.accepted";
 pub(super) const INTENT: &str = "nats-pi-bridge.intent";
 pub(super) const SETTLED: &str = "nats-pi-bridge.settled";
+pub(super) const INTERRUPTED: &str = "nats-pi-bridge.interrupted";
+pub(super) const CONTINUED: &str = "nats-pi-bridge.continued";
 /// In a user message's entry: the accepted message that it is.
 pub(super) const PROMPT_ID: &str = "promptId";
 
@@ -30,8 +34,12 @@ pub(super) struct Accepted {
     /// The text has taken the place of a command already.
     pub expanded: bool,
     pub from: Option<String>,
-    /// Where its answer was to go.
+    /// Where its answer was to go; absent where nobody waits for it.
     pub reply: Option<Value>,
+    /// How it was to reach the model, if not as a prompt of its own.
+    pub deliver: Option<Deliver>,
+    /// How often it was worked on once more after a restart, since a tool came to its end.
+    pub continued: u32,
 }
 
 /// What is undone.
@@ -43,6 +51,10 @@ pub(super) struct Unfinished {
     pub interrupted: Vec<Accepted>,
     /// Calls of tools that may have run.
     pub intents: HashSet<String>,
+    /// The prompt that came to an end last was aborted.
+    pub aborted: bool,
+    /// The complete answers of the model to the interrupted prompt: their entries' ids and their texts.
+    said: Vec<(String, String)>,
 }
 
 impl Unfinished {
@@ -61,19 +73,62 @@ impl Unfinished {
                 unfinished.interrupted.push(begun);
             }
             let data = entry.remove("data").unwrap_or_default();
+            let named = |accepted: &Accepted| {
+                data["ids"].as_array().is_some_and(|ids| ids.iter().any(|id| id == accepted.id.as_str()))
+            };
             match entry.get("customType").and_then(Value::as_str) {
+                None => unfinished.read(&entry),
                 Some(ACCEPTED) => unfinished.waiting.push(Accepted::from_json(&data)),
                 Some(INTENT) => unfinished.intents.extend(text(&data, "toolCallId")),
                 Some(SETTLED) => {
-                    let ids = data["ids"].as_array().map_or(&[][..], Vec::as_slice);
-                    let settled = |accepted: &Accepted| ids.iter().any(|id| id == accepted.id.as_str());
-                    unfinished.waiting.retain(|accepted| !settled(accepted));
-                    unfinished.interrupted.retain(|accepted| !settled(accepted));
+                    unfinished.waiting.retain(|accepted| !named(accepted));
+                    unfinished.interrupted.retain(|accepted| !named(accepted));
+                    unfinished.aborted = data["outcome"] == "aborted";
+                    if unfinished.interrupted.is_empty() {
+                        unfinished.said.clear();
+                    }
                 }
-                _ => {}
+                Some(INTERRUPTED) => unfinished.all().filter(|a| named(a)).for_each(|accepted| accepted.reply = None),
+                Some(CONTINUED) => unfinished.all().filter(|a| named(a)).for_each(|accepted| accepted.continued += 1),
+                Some(_) => {}
             }
         }
         unfinished
+    }
+
+    pub(super) fn all(&mut self) -> impl Iterator<Item = &mut Accepted> {
+        self.waiting.iter_mut().chain(&mut self.interrupted)
+    }
+
+    /// Takes note of an entry that is no record of ours.
+    fn read(&mut self, entry: &Map<String, Value>) {
+        let field = |key: &str| entry.get(key).unwrap_or(&Value::Null);
+        let message = field("message");
+        match (field("type").as_str(), message["role"].as_str()) {
+            (Some("message"), Some("assistant")) => {
+                // The ids of calls are the model's, and may come again with another answer.
+                self.intents.clear();
+                if !self.interrupted.is_empty() && !matches!(message["stopReason"].as_str(), Some("error" | "aborted"))
+                {
+                    let blocks = message["content"].as_array().map_or(&[][..], Vec::as_slice);
+                    let words = blocks.iter().filter(|block| block["type"] == "text");
+                    let words = words.filter_map(|block| block["text"].as_str()).collect();
+                    self.said.push((field("id").as_str().unwrap_or_default().to_owned(), words));
+                }
+            }
+            (Some("message"), Some("toolResult")) if message["details"][BY_RESTART] != true => {
+                self.interrupted.iter_mut().for_each(|accepted| accepted.continued = 0);
+            }
+            (Some("context_edit"), _) if field("replacement").is_null() => {
+                self.said.retain(|(id, _)| field("targetId") != id.as_str());
+            }
+            _ => {}
+        }
+    }
+
+    /// What the model has said to the interrupted prompt, without what is void.
+    pub(super) fn said(&self) -> String {
+        self.said.iter().map(|(_, text)| text.as_str()).collect()
     }
 }
 
@@ -86,6 +141,8 @@ impl Accepted {
             expanded: data["expanded"] == true,
             from: text(data, "from"),
             reply: data.get("reply").cloned(),
+            deliver: [Deliver::Steer, Deliver::FollowUp].into_iter().find(|way| data["deliver"] == way.as_str()),
+            continued: 0,
         }
     }
 }
@@ -94,10 +151,28 @@ fn text(data: &Value, key: &str) -> Option<String> {
     data.get(key)?.as_str().map(str::to_owned)
 }
 
-/// The results that close what was interrupted: for every call of the last answer that has none.
+/// In the details of a result that a restart made, because the call has no other.
+const BY_RESTART: &str = "interrupted";
+
+/// The results that close what was interrupted: for every call of the last answer that has none. Of calls that may have
+/// run, the first tells the model what that means for all of them.
 pub(super) fn closing_results(messages: &[Arc<Message>], intents: &HashSet<String>) -> Vec<ToolResultMessage> {
     let Some(last) = messages.iter().rposition(|m| matches!(**m, Message::Assistant(_))) else { return Vec::new() };
     let Message::Assistant(answer) = &*messages[last] else { return Vec::new() };
+    // The calls of a failed answer are left out with it.
+    if matches!(answer.stop_reason, StopReason::Error | StopReason::Aborted) {
+        return Vec::new();
+    }
+    let mut told = false;
+    let mut text = |id: &str| match (intents.contains(id), told) {
+        (false, _) => "not run: the host was restarted before this began.",
+        (true, true) => "interrupted, outcome unknown, like the first",
+        (true, false) => {
+            told = true;
+            "interrupted, outcome unknown: the host was restarted while this ran, and it was not run again. Look at what it \
+             may have done before you repeat it."
+        }
+    };
     let answered = |id: &str| {
         messages[last..].iter().any(|m| matches!(&**m, Message::ToolResult(result) if result.tool_call_id == id))
     };
@@ -108,13 +183,8 @@ pub(super) fn closing_results(messages: &[Arc<Message>], intents: &HashSet<Strin
     open.map(|(id, name)| ToolResultMessage {
         tool_call_id: id.clone(),
         tool_name: name.clone(),
-        content: vec![Block::text(if intents.contains(id) {
-            "interrupted, outcome unknown: the host was restarted while the tool ran. It was not run again; look at what \
-             it may have done before you repeat it."
-        } else {
-            "interrupted before it began: the host was restarted. The tool was not run."
-        })],
-        details: None,
+        content: vec![Block::text(text(id))],
+        details: Some(json!({BY_RESTART: true})),
         is_error: true,
         duration_ms: None,
         timestamp: now_ms(),
@@ -122,7 +192,7 @@ pub(super) fn closing_results(messages: &[Arc<Message>], intents: &HashSet<Strin
     .collect()
 }
 
-/// The session's figures, if a file ends with the record that everything in it is settled.
+/// The session's figures, if a file ends with the record that everything in it is settled and nothing waits.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -134,14 +204,13 @@ pub(crate) fn settled_totals(path: &Path) -> io::Result<Option<Value>> {
     let Some(lines) = tail.strip_suffix(b"\n") else { return Ok(None) };
     let start = lines.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
     let entry: Value = serde_json::from_slice(&lines[start..]).unwrap_or_default();
-    let settled = entry["customType"] == SETTLED;
+    let settled = entry["customType"] == SETTLED && entry["data"].get("waiting").is_none();
     Ok(settled.then(|| entry["data"]["totals"].clone()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn unfinished(entries: &[Value]) -> Unfinished {
         Unfinished::from_entries(entries.iter().filter_map(|entry| entry.as_object().cloned()))
@@ -191,6 +260,41 @@ mod tests {
     }
 
     #[test]
+    fn what_the_caller_was_told_and_what_was_tried_again_is_known() {
+        let answer = |id: &str, text: &str, reason: &str| {
+            json!({"type": "message", "id": id, "message": {"role": "assistant", "stopReason": reason,
+                "content": [{"type": "text", "text": text}, {"type": "toolCall", "id": "t"}]}})
+        };
+        let record = |kind: &str| json!({"type": "custom", "customType": kind, "data": {"ids": ["a"]}});
+        let result = |details: Value| json!({"type": "message", "message": {"role": "toolResult", "details": details}});
+        let intent = json!({"type": "custom", "customType": INTENT, "data": {"toolCallId": "t"}});
+        let omitted = json!({"type": "context_edit", "targetId": "2", "replacement": null});
+        let (closed, ran) = (result(json!({BY_RESTART: true})), result(Value::Null));
+        let begin = [accepted("a"), begun("a"), answer("1", "one ", "toolUse")];
+        for (then, said, continued, intents) in [
+            (vec![], "one ", 0, 0),
+            (vec![intent.clone(), record(CONTINUED), record(CONTINUED)], "one ", 2, 1),
+            (vec![intent, answer("2", "two", "stop")], "one two", 0, 0),
+            (vec![record(CONTINUED), closed], "one ", 1, 0),
+            (vec![record(CONTINUED), ran], "one ", 0, 0),
+            (vec![answer("2", "two", "error"), answer("3", "three", "stop")], "one three", 0, 0),
+            (vec![answer("2", "two", "length"), omitted], "one ", 0, 0),
+        ] {
+            let found = unfinished(&[&begin[..], &then[..]].concat());
+            assert_eq!(
+                (found.said().as_str(), found.interrupted[0].continued, found.intents.len()),
+                (said, continued, intents),
+                "{then:?}"
+            );
+        }
+        assert_eq!(unfinished(&[&begin[..], &[record(SETTLED)]].concat()).said(), "");
+        let mut asked = accepted("a");
+        asked["data"]["reply"] = json!({"text": "x"});
+        let waits = |then: &[Value]| unfinished(&[&[asked.clone()], then].concat()).waiting[0].reply.is_some();
+        assert_eq!((waits(&[]), waits(&[record(INTERRUPTED)])), (true, false));
+    }
+
+    #[test]
     fn open_calls_are_closed_without_being_run() {
         let call = |id: &str| json!({"type": "toolCall", "id": id, "name": "bash", "arguments": {}});
         let message = |value: Value| Arc::new(serde_json::from_value::<Message>(value).expect("a message"));
@@ -210,7 +314,10 @@ mod tests {
             .collect();
         assert_eq!(texts.len(), 2);
         assert!(texts[0].0 == "t1" && texts[0].1.contains("interrupted, outcome unknown"), "{texts:?}");
-        assert!(texts[1].0 == "t3" && texts[1].1.contains("was not run"), "{texts:?}");
+        assert!(texts[1].0 == "t3" && texts[1].1.contains("not run: "), "{texts:?}");
+        let all = closing_results(&messages[..2], &["t1", "t2", "t3"].map(str::to_owned).into());
+        let long = |result: &ToolResultMessage| result.content[0].as_text().is_some_and(|text| text.len() > 60);
+        assert_eq!(all.iter().map(long).collect::<Vec<_>>(), [true, false, false], "it is told once");
         assert!(closing_results(&messages[..1], &HashSet::new()).is_empty());
     }
 
@@ -221,6 +328,7 @@ mod tests {
         let record = json!({"type": "custom", "customType": SETTLED, "data": {"ids": [], "totals": {"prompts": 3}}});
         for (text, expected) in [
             (format!("{{\"type\":\"session\"}}\n{record}\n"), Some(json!({"prompts": 3}))),
+            (format!("{}\n", json!({"customType": SETTLED, "data": {"totals": {}, "waiting": 1}})), None),
             (format!("{}\n{record}\n", "x".repeat(100_000)), Some(json!({"prompts": 3}))),
             (format!("{record}\n{}\n", accepted("a")), None),
             (format!("{record}"), None),

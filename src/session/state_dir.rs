@@ -4,18 +4,22 @@
 
 use crate::clock::now_ms;
 use crate::contract::ids::{InstanceId, SessionId};
+use crate::contract::session::OnRestart;
 use crate::fault;
 use crate::files::{self, private};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The largest file that is read, in bytes; one of a session has less than a thousandth of it.
 const MAX_FILE: u64 = 1 << 20;
+/// A program that a daemon was just starting when it was killed has the daemon's locks until it runs, which is at once.
+pub(super) const LAST_CHILDREN: Duration = Duration::from_secs(1);
 /// Ends the names of files that were set aside because nothing could be read from them.
 const DAMAGED: &str = "bad";
 
@@ -43,6 +47,11 @@ pub(crate) struct SavedSession {
     pub thinking: String,
     pub name: Option<String>,
     pub from: Option<String>,
+    /// It is a run, which ends with its prompt.
+    #[serde(default)]
+    pub run: bool,
+    #[serde(default)]
+    pub on_restart: OnRestart,
     pub tools: Vec<String>,
     /// The start of the daemon, counted by [`StateDir::starts`], at which the session was created.
     #[serde(default, rename = "createdAtStart")]
@@ -80,12 +89,16 @@ impl StateDir {
         private::create_folder(folder).and_then(|()| private::close_folder(folder)).map_err(OpenError::Io)?;
         let path = folder.join("lock");
         let mut lock = private::open_or_create(&path).map_err(OpenError::Io)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(OpenError::Taken(files::read_text(&path, 32).unwrap_or_default()));
+        let deadline = Instant::now() + LAST_CHILDREN;
+        while let Err(e) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if e != rustix::io::Errno::WOULDBLOCK {
+                return Err(OpenError::Io(e.into()));
             }
-            Err(e) => return Err(OpenError::Io(e.into())),
+            let holder = files::read_text(&path, 32).unwrap_or_default();
+            if is_alive(&holder) || Instant::now() >= deadline {
+                return Err(OpenError::Taken(holder));
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
         let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
         Ok(StateDir { folder: folder.to_path_buf(), starts: OnceLock::new(), _lock: lock })
@@ -132,7 +145,22 @@ impl StateDir {
             }
         }
         sessions.sort_by_key(|session| session.created_ms);
+        self.remove_orphans(&sessions);
         sessions
+    }
+
+    /// Removes files of runs of which nothing else is remembered.
+    fn remove_orphans(&self, sessions: &[SavedSession]) {
+        let Ok(entries) = self.folder.read_dir() else { return };
+        let files = entries.flatten().map(|entry| entry.path()).filter(|path| has_extension(path, "jsonl"));
+        for path in files.filter(|path| !sessions.iter().any(|session| session.file == *path)) {
+            let _ = std::fs::remove_file(&path).map_err(|e| log::warn!("cannot remove {}: {e}", path.display()));
+        }
+    }
+
+    /// The session file of a run that keeps none.
+    pub(crate) fn run_file(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("{id}.jsonl"))
     }
 
     /// Remembers a session, in place of what was remembered of it.
@@ -159,8 +187,12 @@ impl StateDir {
 
     /// Forgets a session and its files. That none is remembered is no error.
     pub(crate) fn forget(&self, id: &str) {
-        let (path, files) = (self.path(id), self.attachments(id));
-        for (path, removed) in [(&path, std::fs::remove_file(&path)), (&files, std::fs::remove_dir_all(&files))] {
+        let (path, run, files) = (self.path(id), self.run_file(id), self.attachments(id));
+        for (path, removed) in [
+            (&path, std::fs::remove_file(&path)),
+            (&run, std::fs::remove_file(&run)),
+            (&files, std::fs::remove_dir_all(&files)),
+        ] {
             if let Err(e) = removed
                 && e.kind() != io::ErrorKind::NotFound
             {
@@ -168,6 +200,12 @@ impl StateDir {
             }
         }
     }
+}
+
+/// Whether there is a process of that number, which may be nobody's by now.
+fn is_alive(pid: &str) -> bool {
+    let pid = pid.trim().parse().ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
 fn has_extension(path: &Path, wanted: &str) -> bool {
@@ -204,6 +242,8 @@ mod tests {
             thinking: "off".into(),
             name: None,
             from: Some("ci".into()),
+            run: false,
+            on_restart: OnRestart::Hold,
             tools: vec!["read".into()],
             created_at_start: 3,
             events: true,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::contract::control::{Answer, Control, ControlRequest, Deliver, Input};
 use crate::contract::reply::Restart;
-use crate::contract::session::SessionSettings;
+use crate::contract::session::{OnRestart, SessionSettings};
 use crate::contract::wire::WireSettings;
 use crate::event_log::Envelope;
 use crate::model::{Answer as ModelAnswer, LocalModel, Request, RequestError, ThinkingLevel, offline};
@@ -154,6 +154,7 @@ impl Running {
             named: true,
             cwd: "/".into(),
             from: None,
+            on_restart: OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
             created_at_start: 0,

@@ -116,6 +116,7 @@ pub(super) mod tests {
             named,
             cwd: "/project".into(),
             from: None,
+            on_restart: crate::contract::session::OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
             created_at_start: 0,

@@ -124,11 +124,14 @@ impl Reply for ChunkStream {
     fn restart(&self, restart: Restart) {
         match &mut *self.phase() {
             // The client has not seen what is void.
-            Phase::Waiting(held, _) => held.truncate(held.len().saturating_sub(restart.void_bytes)),
+            Phase::Waiting(held, _) => {
+                held.truncate(restart.void_bytes.map_or(0, |bytes| held.len().saturating_sub(bytes)));
+            }
             Phase::Open => {
                 let mut record = self.record("restart");
-                record["attempt"] = json!(restart.attempt);
-                record["voidBytes"] = json!(restart.void_bytes);
+                if let (Value::Object(record), Value::Object(fields)) = (&mut record, restart.document()) {
+                    record.extend(fields);
+                }
                 self.link.send(record.to_string());
             }
             Phase::Ended => {}
@@ -149,6 +152,11 @@ impl Reply for ChunkStream {
             }
             Phase::Ended => {}
         }
+    }
+
+    /// Somebody waits, but cannot be reached over a restart.
+    fn address(&self) -> Option<Value> {
+        Some(json!({"socket": null}))
     }
 }
 
@@ -185,10 +193,10 @@ mod tests {
         let found = read(Some(json!({"a": 1})), |stream| {
             stream.text("early ", &cancel);
             stream.text("void", &cancel);
-            stream.restart(Restart { attempt: 2, void_bytes: 4 });
+            stream.restart(Restart { attempt: 2, void_bytes: Some(4) });
             stream.text("text", &cancel);
             stream.open();
-            stream.restart(Restart { attempt: 3, void_bytes: 4 });
+            stream.restart(Restart { attempt: 3, void_bytes: Some(4) });
             stream.text("late", &cancel);
             stream.finish(Ok(()));
             stream.finish(Err(ReplyError::stopped()));

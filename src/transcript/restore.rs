@@ -2,7 +2,7 @@
 
 use super::compaction::{forget_count, summary_message};
 use super::contents::Contents;
-use super::message::{Message, Usage, UserMessage};
+use super::message::{Block, Message, Usage, UserMessage};
 use super::stored_message::{self, blocks, content};
 use crate::clock::parse_time;
 use crate::json::{Fields, take_text};
@@ -83,11 +83,32 @@ pub fn restore(contents: &Contents) -> Restored {
         }
     }
     context.retain_mut(|item| edits.get(&item.entry_id).is_none_or(|edit| apply(edit, &mut item.message)));
+    order_results(&mut context);
     for item in summary.into_iter().chain(context) {
         restored.entry_ids.push(item.entry_id);
         restored.messages.push(Arc::new(item.message));
     }
     restored
+}
+
+/// Brings results of calls that ran at the same time, which are in the file as they came, into the order of the calls.
+fn order_results(context: &mut [ContextMessage]) {
+    let mut rest = context;
+    while let Some((first, after)) = rest.split_first_mut() {
+        let results = after.iter().take_while(|item| matches!(item.message, Message::ToolResult(_))).count();
+        if let (Message::Assistant(answer), 2..) = (&first.message, results) {
+            let call = |item: &ContextMessage| match &item.message {
+                Message::ToolResult(result) => answer
+                    .content
+                    .iter()
+                    .position(|block| matches!(block, Block::ToolCall { id, .. } if *id == result.tool_call_id)),
+                Message::User(_) | Message::Assistant(_) => None,
+            };
+            // Those of calls that are not there stay behind the others.
+            after[..results].sort_by_key(|item| call(item).unwrap_or(usize::MAX));
+        }
+        rest = after;
+    }
 }
 
 /// The id of the first entry that a compaction kept.

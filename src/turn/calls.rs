@@ -1,13 +1,15 @@
-//! The tools that an answer calls: prepared in order, run at the same time, answered in order.
+//! The tools that an answer calls: prepared in order, run at the same time, answered in order. Those on one file run one
+//! after the other, in the order in which they stand in the answer.
 
 use super::{Action, SESSION_VARIABLE, Step, Turn};
 use crate::clock::now_ms;
 use crate::contract::event::AgentEvent;
 use crate::threads::{self, TURN_STACK};
-use crate::tools::{self, Tool, ToolContext, ToolOutput};
+use crate::tools::{self, FileId, Tool, ToolContext, ToolOutput};
 use crate::transcript::{Block, ToolResultMessage};
 use crossbeam_channel::bounded;
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,22 +58,26 @@ impl Turn {
             }
         }
         let results: Vec<OnceLock<ToolResultMessage>> = prepared.iter().map(|_| OnceLock::new()).collect();
+        let home = &self.options.folders.home;
+        let file = |ready: &Ready| tools::file_of(ready.0, &ready.1, &self.identity.cwd, home);
+        let chains = chains(prepared.iter().map(|(_, ready)| ready.as_ref().ok().and_then(file)));
         let next = AtomicUsize::new(0);
         let work = || {
-            while let at = next.fetch_add(1, Ordering::Relaxed)
-                && let Some((call, ready)) = prepared.get(at)
-            {
-                let result = match ready {
-                    Ok(ready) => self.run_tool(call, ready),
-                    Err(done) => ToolResultMessage::clone(done),
-                };
-                // Each index is taken once.
-                let _ = results[at].set(result);
+            while let Some(chain) = chains.get(next.fetch_add(1, Ordering::Relaxed)) {
+                for at in chain {
+                    let (call, ready) = &prepared[*at];
+                    let result = match ready {
+                        Ok(ready) => self.run_tool(call, ready),
+                        Err(done) => ToolResultMessage::clone(done),
+                    };
+                    // Each index is taken once.
+                    let _ = results[*at].set(result);
+                }
             }
         };
         std::thread::scope(|scope| {
             // The turn's own thread is one of those that work; where the system refuses others, it does all.
-            for _ in 1..prepared.len().min(AT_A_TIME) {
+            for _ in 1..chains.len().min(AT_A_TIME) {
                 let _ = threads::spawn_scoped(scope, "tool", TURN_STACK, work);
             }
             work();
@@ -188,6 +194,20 @@ impl Turn {
     }
 }
 
+/// Which calls have to run one after the other, by their indices: those on one file. All chains may run at the same time.
+fn chains(files: impl Iterator<Item = Option<FileId>>) -> Vec<Vec<usize>> {
+    let mut chains: Vec<Vec<usize>> = Vec::new();
+    let mut by_file: HashMap<FileId, usize> = HashMap::new();
+    for (at, file) in files.enumerate() {
+        let chain = file.map_or(chains.len(), |file| *by_file.entry(file).or_insert(chains.len()));
+        match chains.get_mut(chain) {
+            Some(chain) => chain.push(at),
+            None => chains.push(vec![at]),
+        }
+    }
+    chains
+}
+
 /// The calls of an answer.
 pub(super) fn calls(content: &[Block]) -> Vec<Call> {
     content
@@ -213,5 +233,26 @@ fn result(call: &Call, output: ToolOutput, duration_ms: Option<u64>) -> ToolResu
         is_error: output.is_error,
         duration_ms,
         timestamp: now_ms(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_on_one_file_are_a_chain() {
+        let file = |number| Some(FileId::There(1, number));
+        for (files, expected) in [
+            (vec![], vec![]),
+            (vec![None, None], vec![vec![0], vec![1]]),
+            (vec![file(1), None, file(2), file(1), file(1)], vec![vec![0, 3, 4], vec![1], vec![2]]),
+            (
+                vec![Some(FileId::NotYet("/a".into())), file(1), Some(FileId::NotYet("/a".into()))],
+                vec![vec![0, 2], vec![1]],
+            ),
+        ] {
+            assert_eq!(chains(files.into_iter()), expected);
+        }
     }
 }

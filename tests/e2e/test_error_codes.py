@@ -207,7 +207,7 @@ def an_expired_session(place):
 def a_restart_in_the_middle(place):
     found = {}
     for wire in ("plain", "agent"):
-        caller = place.worker()
+        caller = place.worker(("--on-restart", "hold"))
         marker = caller.daemon.cwd / "ran"
         place.model.script([ToolCall("bash", {"command": f"touch {marker}; sleep 600"})])
         stream = getattr(caller, wire)()

@@ -95,7 +95,7 @@ def test_an_interrupted_tool_is_closed_and_not_run_again(daemon, model):
     marker = daemon.cwd / "ran"
     command = f"echo $$ >> {marker}; sleep 600"
     model.script([ToolCall("bash", {"command": command})])
-    stream = daemon.session("tool", "go")
+    stream = daemon.session("tool", "go", onRestart="hold")
     eventually(lambda: marker.exists() and marker.read_text(), "the tool has begun")
     shell = marker.read_text()
     kill(daemon)

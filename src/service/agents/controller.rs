@@ -18,11 +18,12 @@ use std::time::Instant;
 pub(crate) const VERBS: [&str; 5] = ["prompt", "status", "spawn", "stop", "list"];
 
 /// Fields of a request for a session: their names here, and in requests to the intake.
-const FIELDS: [(&str, &str); 6] = [
+const FIELDS: [(&str, &str); 7] = [
     ("session_id", "sessionId"),
     ("model", "model"),
     ("thinking_level", "thinkingLevel"),
     ("max_lifetime_s", "maxLifetime"),
+    ("on_restart", "onRestart"),
     ("tool_status", "toolStatus"),
     ("cwd", "cwd"),
 ];

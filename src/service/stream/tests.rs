@@ -178,7 +178,7 @@ fn an_answer_that_begins_anew_is_marked() {
             let cancel = Cancel::new();
             cancel.cancel();
             call.stream.text("hel", &cancel);
-            call.stream.restart(Restart { attempt: 2, void_bytes: 3 });
+            call.stream.restart(Restart { attempt: 2, void_bytes: Some(3) });
             call.stream.text("hel", &cancel);
             call.stream.text("lo", &cancel);
             call.stream.finish(Ok(()));
@@ -196,7 +196,7 @@ fn an_answer_that_begins_anew_is_marked() {
         }
     }
     let call = call(Form::Text);
-    call.stream.restart(Restart { attempt: 7, void_bytes: 0 });
+    call.stream.restart(Restart { attempt: 7, void_bytes: Some(0) });
     call.stream.finish(Err(ReplyError::model("529: Overloaded")));
     assert!(call.connection.round_trip(Duration::from_secs(20)));
     let header = |name: &str| call.answers.recv().ok().and_then(|message| message.header(name).map(str::to_string));

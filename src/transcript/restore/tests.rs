@@ -196,3 +196,20 @@ fn what_was_counted_before_a_compaction_or_an_edit_is_forgotten_whatever_the_dat
     let edit = json!({"type":"context_edit","id":"e","targetId":"b","replacement":{"content":"y"},"timestamp":future});
     assert_eq!(counts(json!([counted("a"), counted("b"), counted("c"), edit, counted("d")])), [7, 0, 0, 7]);
 }
+
+#[test]
+fn results_stand_in_the_order_of_their_calls() {
+    let call = |id: &str| json!({"type":"toolCall","id":id,"name":"ls","arguments":{}});
+    let answer = json!({"role":"assistant","content":[call("a"), call("b"), call("c")],"api":"a","provider":"p",
+        "model":"m","usage":{},"stopReason":"toolUse","timestamp":1});
+    let result = |id: &str| {
+        json!({"type":"message","id":id,"message":{"role":"toolResult","toolCallId":id,"toolName":"ls","content":[],
+            "isError":false,"timestamp":1}})
+    };
+    let entry = json!({"type":"message","id":"m","message":answer});
+    let found = restored(json!([entry, result("c"), result("x"), result("a"), result("b"), user("u", None, "1")]));
+    // The user's words begin another branch.
+    assert_eq!(found.entry_ids, ["u"]);
+    let found = restored(json!([entry, result("c"), result("x"), result("a"), result("b")]));
+    assert_eq!(found.entry_ids, ["m", "a", "b", "c", "x"]);
+}
