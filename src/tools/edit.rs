@@ -101,7 +101,9 @@ impl Tool for Edit {
         if edits.is_empty() {
             return ToolOutput::error("Edit tool input is invalid. edits must contain at least one replacement.");
         }
-        let target = real_path(&paths::resolve(given, context.cwd, context.home()));
+        let path = paths::resolve(given, context.cwd, context.home());
+        let shown = paths::shown(given, &path, context.cwd);
+        let (target, given) = (real_path(&path), shown.as_str());
         let Some(_lock) = locks::lock(&target, context.cancel) else {
             return ToolOutput::aborted();
         };

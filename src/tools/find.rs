@@ -1,9 +1,8 @@
 //! The `find` tool: files by the pattern of their name or path.
 
-use super::listing::{Listing, limit};
+use super::listing::{self, Listing, is_ignored, limit};
 use super::paths;
 use super::tool::{Tool, ToolContext, ToolOutput};
-use crate::files::walk::walk;
 use crate::transcript::ToolSpec;
 use globset::{GlobBuilder, GlobMatcher};
 use serde_json::{Map, Value, json};
@@ -65,16 +64,24 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
         return Err(format!("Not a directory: {}", dir.display()));
     }
     let matcher = Matcher::new(pattern)?;
-    let mut walk = walk(&dir, |_| true)?;
+    let (mut walk, note) = listing::walk(&dir)?;
     // Outside of any repository, .gitignore files are meant all the same.
     walk.require_git(dir.ancestors().any(|dir| dir.join(".git").exists()));
     let mut listing = Listing::default();
+    let left_out = || {
+        ignored_in(pattern, &dir)
+            .map(|name| format!("{name} is ignored by version control; name it as path to search it"))
+    };
+    if let Some(note) = note.or_else(left_out) {
+        listing.note(note);
+    }
     let mut found = 0;
     for entry in walk.build().filter_map(Result::ok).filter(|entry| entry.depth() > 0) {
         if context.cancel.is_cancelled() {
             return Ok(None);
         }
-        if !matcher.matches(entry.path()) {
+        let is_folder = entry.file_type().is_some_and(|kind| kind.is_dir());
+        if !matcher.matches(entry.path(), is_folder) {
             continue;
         }
         if found == limit {
@@ -87,7 +94,7 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
         }
         found += 1;
         let path = entry.path().strip_prefix(&dir).unwrap_or(entry.path());
-        let slash = if entry.file_type().is_some_and(|kind| kind.is_dir()) { "/" } else { "" };
+        let slash = if is_folder { "/" } else { "" };
         listing.push(&format!("{}{slash}", path.display()));
         if listing.is_full() {
             break;
@@ -96,15 +103,31 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
     Ok(Some(listing))
 }
 
+/// The ignored folder of `dir` that a pattern names without any wildcard.
+fn ignored_in<'p>(pattern: &'p str, dir: &Path) -> Option<&'p str> {
+    let name = pattern.trim_start_matches("./").split('/').next()?;
+    let folder = dir.join(name);
+    let is_plain = !name.is_empty() && !name.contains(['*', '?', '[', '{', '\\']);
+    (is_plain && folder.is_dir() && is_ignored(&folder) && !is_ignored(dir)).then_some(name)
+}
+
 /// A glob pattern as fd takes it: for the name, or with a slash in it for the whole path; without regard to case unless
 /// it has capitals itself.
 struct Matcher {
     glob: GlobMatcher,
     whole_path: bool,
+    /// The pattern ends in a slash.
+    folders_only: bool,
 }
 
 impl Matcher {
     fn new(pattern: &str) -> Result<Matcher, String> {
+        let mut pattern = pattern;
+        while let Some(rest) = pattern.strip_prefix("./") {
+            pattern = rest.trim_start_matches('/');
+        }
+        let folders_only = pattern.len() > 1 && pattern.ends_with('/');
+        let pattern = if folders_only { pattern.trim_end_matches('/') } else { pattern };
         let whole_path = pattern.contains('/');
         let anchored = !whole_path || pattern.starts_with('/') || pattern.starts_with("**/");
         let full = if anchored { pattern.to_owned() } else { format!("**/{pattern}") };
@@ -113,11 +136,13 @@ impl Matcher {
             .case_insensitive(!pattern.chars().any(char::is_uppercase))
             .build()
             .map_err(|error| error.to_string())?;
-        Ok(Matcher { glob: glob.compile_matcher(), whole_path })
+        Ok(Matcher { glob: glob.compile_matcher(), whole_path, folders_only })
     }
 
-    fn matches(&self, path: &Path) -> bool {
-        if self.whole_path {
+    fn matches(&self, path: &Path, is_folder: bool) -> bool {
+        if self.folders_only && !is_folder {
+            false
+        } else if self.whole_path {
             self.glob.is_match(path)
         } else {
             path.file_name().is_some_and(|name| self.glob.is_match(name))
@@ -145,6 +170,11 @@ mod tests {
             ("readme", None, &["README"]),
             ("src/*.rs", None, &["src/B.rs"]),
             ("src/**/*.rs", None, &["src/B.rs", "src/lib/c.rs"]),
+            ("./src/*.rs", None, &["src/B.rs"]),
+            ("././a.rs", None, &["a.rs"]),
+            ("lib/", None, &["src/lib/"]),
+            ("./src/lib/", None, &["src/lib/"]),
+            ("a.rs/", None, &[]),
             ("**/c.*", None, &["src/lib/c.rs", "src/lib/c.txt"]),
             ("lib", None, &["src/lib/"]),
             ("{a,c}.rs", None, &["a.rs", "src/lib/c.rs"]),
@@ -172,6 +202,27 @@ mod tests {
             "No files found matching pattern"
         );
         assert_eq!(text(&bench.run(&Find, json!({"pattern": "x", "path": "repo"}))), "x");
+    }
+
+    #[test]
+    fn ignored_folders_that_are_named_are_told() {
+        let bench = Bench::new();
+        for name in [".git/HEAD", "target/x.rs", "target/y.tmp"] {
+            bench.write(name, "");
+        }
+        bench.write(".gitignore", "target/\n*.tmp\n");
+        let found = |pattern: &str, path: Option<&str>| {
+            text(&bench.run(&Find, json!({"pattern": pattern, "path": path}))).to_owned()
+        };
+        let target = bench.path("target").display().to_string();
+        let searched = format!("\n\n[{target} is ignored by version control; it was searched all the same]");
+        assert_eq!(found("*", Some("target")), format!("x.rs\ny.tmp{searched}"));
+        assert_eq!(found("none", Some("target")), format!("No files found matching pattern{searched}"));
+        let left_out = "[target is ignored by version control; name it as path to search it]";
+        for pattern in ["target/**", "./target/x.rs", "target", "target/"] {
+            assert_eq!(found(pattern, None), format!("No files found matching pattern\n\n{left_out}"), "{pattern}");
+        }
+        assert_eq!(found("none", None), "No files found matching pattern");
     }
 
     #[test]

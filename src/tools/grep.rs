@@ -1,14 +1,14 @@
 //! The `grep` tool: lines that match a pattern, found as ripgrep finds them.
 
-mod decode;
+pub(super) mod decode;
 mod pattern;
 mod search;
 
-use super::listing::{Listing, limit};
+use super::listing::{self, Listing, limit};
 use super::paths;
 use super::tool::{Tool, ToolContext, ToolOutput};
 use crate::cancel::Cancel;
-use crate::files::{describe, open_regular, walk::walk};
+use crate::files::{describe, open_regular};
 use crate::transcript::ToolSpec;
 use ignore::overrides::OverrideBuilder;
 use search::{Binary, Line, Searcher};
@@ -81,7 +81,7 @@ fn grep(arguments: &Map<String, Value>, context: &ToolContext<'_>) -> Result<Lis
     let mut search = Search {
         searcher: Searcher::new(regex, lines),
         cancel: context.cancel,
-        found: Found { limit: limit(arguments, DEFAULT_LIMIT), ..Found::default() },
+        found: Found { limit: limit(arguments, DEFAULT_LIMIT), context: lines, ..Found::default() },
     };
     if target.is_dir() {
         search.folder(&target, text("glob"))?;
@@ -99,7 +99,10 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn folder(&mut self, dir: &Path, glob: Option<&str>) -> Result<(), String> {
-        let mut walk = walk(dir, |_| true)?;
+        let (mut walk, note) = listing::walk(dir)?;
+        if let Some(note) = note {
+            self.found.listing.note(note);
+        }
         if let Some(glob) = glob {
             let mut overrides = OverrideBuilder::new(dir);
             overrides.add(glob.strip_prefix("./").unwrap_or(glob)).map_err(|error| error.to_string())?;
@@ -130,6 +133,7 @@ impl Search<'_> {
 
     fn contents(&mut self, file: File, name: &Path, binary: Binary) -> io::Result<()> {
         self.found.name = name.to_string_lossy().into_owned();
+        self.found.shown_to = 0;
         let file = Cancellable { file, cancel: self.cancel };
         let result =
             decode::text(file).and_then(|text| self.searcher.search(text, binary, |line| self.found.add(line)));
@@ -157,6 +161,10 @@ struct Found {
     name: String,
     limit: usize,
     matches: usize,
+    /// Lines of context that belong to a match.
+    context: usize,
+    /// Number of the last line of this file that belongs to a match that is shown, its context included.
+    shown_to: u64,
     /// There was one more match than is shown.
     more: bool,
     lines_cut: bool,
@@ -173,7 +181,14 @@ impl Found {
             self.more = true;
             return false;
         }
-        self.matches += usize::from(line.matches);
+        // That of a match that is not shown any more.
+        if !line.matches && self.matches == self.limit && line.number > self.shown_to {
+            return true;
+        }
+        if line.matches {
+            self.matches += 1;
+            self.shown_to = line.number + self.context as u64;
+        }
         let mark = if line.matches { ':' } else { '-' };
         let number = line.number;
         let line = String::from_utf8_lossy(line.bytes);
@@ -243,6 +258,15 @@ mod tests {
             assert_eq!(bench.run(&Grep, arguments.clone()), ToolOutput::text(expected), "{arguments}");
         }
         assert!(text(&bench.run(&Grep, json!({"pattern": "fn", "path": "a/fn.bin"}))).starts_with("fn.bin:1: fn "));
+    }
+
+    #[test]
+    fn context_of_matches_beyond_the_limit_is_not_shown() {
+        let bench = Bench::new();
+        bench.write("f", "a\nhit\nb\nc\nd\nhit\ne\n");
+        let output = bench.run(&Grep, json!({"pattern": "hit", "context": 1, "limit": 1}));
+        let notice = "\n\n[1 matches limit reached. Use limit=2 for more, or refine pattern]";
+        assert_eq!(text(&output), format!("f-1- a\nf:2: hit\nf-3- b{notice}"));
     }
 
     #[test]

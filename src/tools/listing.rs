@@ -2,9 +2,15 @@
 
 use super::tool::ToolOutput;
 use super::truncate::{self, MAX_BYTES};
-use crate::files::size;
+use crate::files::{self, size};
 use crate::transcript::Block;
+use ignore::WalkBuilder;
+use ignore::gitignore::Gitignore;
 use serde_json::{Map, Value};
+use std::path::Path;
+
+/// Most bytes of a file with ignore rules that is looked at (1 MiB).
+const MAX_RULES: u64 = 1024 * 1024;
 
 /// Rows that are being collected.
 #[derive(Default)]
@@ -14,6 +20,8 @@ pub(super) struct Listing {
     limit: Option<String>,
     /// What is to be known about single rows.
     remark: Option<String>,
+    /// What is to be known about the search, also if it finds nothing.
+    note: Option<String>,
     details: Map<String, Value>,
 }
 
@@ -40,10 +48,16 @@ impl Listing {
         self.details.insert(name.to_owned(), true.into());
     }
 
+    /// Something is to be known about the search, also if it finds nothing.
+    pub(super) fn note(&mut self, note: String) {
+        self.note = Some(note);
+    }
+
     /// The result; `empty` is its text if there are no rows.
     pub(super) fn finish(mut self, empty: &str) -> ToolOutput {
         if self.rows.is_empty() {
-            return ToolOutput::text(empty);
+            let note = self.note.map(|note| format!("\n\n[{note}]")).unwrap_or_default();
+            return ToolOutput::text(format!("{empty}{note}"));
         }
         let rows = self.rows.trim_end_matches('\n');
         let cut = truncate::head(rows, None);
@@ -52,7 +66,7 @@ impl Listing {
             too_long = Some(format!("{} limit reached", size(MAX_BYTES as u64)));
             self.details.insert("truncation".into(), cut.to_json());
         }
-        let notices: Vec<String> = [self.limit, too_long, self.remark].into_iter().flatten().collect();
+        let notices: Vec<String> = [self.limit, too_long, self.remark, self.note].into_iter().flatten().collect();
         let mut text = cut.content;
         if !notices.is_empty() {
             text = format!("{text}\n\n[{}]", notices.join(". "));
@@ -60,6 +74,32 @@ impl Listing {
         let details = (!self.details.is_empty()).then(|| self.details.into());
         ToolOutput { content: vec![Block::text(text)], details, is_error: false }
     }
+}
+
+/// A walk through `dir`. Where that itself is ignored, whoever names it means what is in it: no rules apply then, which the
+/// note says that comes with it.
+///
+/// # Errors
+/// The text for the model.
+pub(super) fn walk(dir: &Path) -> Result<(WalkBuilder, Option<String>), String> {
+    let mut walk = files::walk::walk(dir, |_| true)?;
+    let note = is_ignored(dir).then(|| {
+        walk.git_ignore(false).git_global(false).git_exclude(false).ignore(false).parents(false);
+        format!("{} is ignored by version control; it was searched all the same", dir.display())
+    });
+    Ok((walk, note))
+}
+
+/// Whether a folder is left out of searches that begin above it, by a `.gitignore` of its repository.
+pub(super) fn is_ignored(dir: &Path) -> bool {
+    let rules = |above: &Path| {
+        let file = above.join(".gitignore");
+        files::open_regular(&file).is_ok_and(|(_, metadata)| metadata.len() <= MAX_RULES)
+            && Gitignore::new(file).0.matched_path_or_any_parents(dir, true).is_ignore()
+    };
+    let root = dir.ancestors().find(|above| above.join(".git").exists());
+    let within = |above: &&Path| root.is_none_or(|root| above.starts_with(root));
+    dir.ancestors().skip(1).take_while(within).any(rules)
 }
 
 /// The `limit` argument: at least 1, without a fraction.

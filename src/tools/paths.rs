@@ -3,39 +3,71 @@
 use std::path::{Component, Path, PathBuf};
 use unicode_normalization::UnicodeNormalization;
 
-/// Resolves what a model gave as a path against `cwd`: Unicode spaces become plain ones, one leading `@` goes, `~` is
-/// `home`, `file://` URLs are paths, and `.` and `..` are resolved by name. There is no sandbox: any absolute path is fine.
+/// Entries of a folder among which a name that reads the same is looked for.
+const MAX_ENTRIES: usize = 20_000;
+
+/// Resolves what a model gave as a path against `cwd`; `.` and `..` are resolved by name. What is there under the very name
+/// that was given is meant. Otherwise one leading `@` is a mention, `~` is `home`, `file://` URLs are paths, and each part of
+/// the path may be written a little differently on the disk: with other blanks, accents or apostrophes, as macOS names
+/// screenshots, which models do not reproduce exactly. There is no sandbox: any absolute path is fine.
 pub(super) fn resolve(path: &str, cwd: &Path, home: Option<&Path>) -> PathBuf {
-    let path: String = path.chars().map(|c| if is_unicode_space(c) { ' ' } else { c }).collect();
-    let path = path.strip_prefix('@').unwrap_or(&path);
-    let expanded = match (path.strip_prefix('~'), path.strip_prefix("file://"), home) {
+    let literal = normalize(&cwd.join(path));
+    if exists(&literal) {
+        return literal;
+    }
+    let plain: String = path.chars().map(|c| if is_unicode_space(c) { ' ' } else { c }).collect();
+    let plain = plain.strip_prefix('@').unwrap_or(&plain);
+    let expanded = match (plain.strip_prefix('~'), plain.strip_prefix("file://"), home) {
         (Some(""), _, Some(home)) => home.to_owned(),
         (Some(rest), _, Some(home)) if rest.starts_with('/') => home.join(rest.trim_start_matches('/')),
         (_, Some(url), _) => from_file_url(url),
-        _ => PathBuf::from(path),
+        _ => PathBuf::from(plain),
     };
-    normalize(&cwd.join(expanded))
+    let expanded = on_disk(&normalize(&cwd.join(expanded)));
+    let literal = on_disk(&literal);
+    let has_its_folder = || path.starts_with('@') && path.contains('/') && literal.parent().is_some_and(exists);
+    if exists(&literal) || (!exists(&expanded) && has_its_folder()) { literal } else { expanded }
 }
 
-/// As [`resolve`], for a file that should exist. macOS gives screenshots names that models do not reproduce exactly: a
-/// narrow no-break space before AM or PM, decomposed accents, typographic apostrophes. Those spellings are tried in turn.
-pub(super) fn resolve_existing(path: &str, cwd: &Path, home: Option<&Path>) -> PathBuf {
-    let resolved = resolve(path, cwd, home);
-    let exists = |path: &Path| path.symlink_metadata().is_ok();
-    let Some(text) = resolved.to_str().filter(|_| !exists(&resolved)) else {
-        return resolved;
+/// How a result names the file that a call was about: as it was given, unless what that means is a matter of taste.
+pub(super) fn shown(given: &str, resolved: &Path, cwd: &Path) -> String {
+    let stands_for_home = given.starts_with('~') && !resolved.starts_with(cwd);
+    if stands_for_home || normalize(&cwd.join(given)) == resolved {
+        return given.to_owned();
+    }
+    resolved.strip_prefix(cwd).unwrap_or(resolved).display().to_string()
+}
+
+/// The path as it is written on the disk, as far as it is there.
+fn on_disk(path: &Path) -> PathBuf {
+    let mut found = PathBuf::new();
+    for part in path.components() {
+        let next = found.join(part);
+        found = if exists(&next) { next } else { alike(&found, part).unwrap_or(next) };
+    }
+    found
+}
+
+/// The only entry of a folder whose name reads the same.
+fn alike(folder: &Path, part: Component<'_>) -> Option<PathBuf> {
+    let wanted = levelled(part.as_os_str().to_str()?);
+    let entries = folder.read_dir().ok()?.take(MAX_ENTRIES).flatten();
+    let mut same = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| levelled(name) == wanted));
+    let only = same.next()?;
+    same.next().is_none().then(|| only.path())
+}
+
+fn levelled(name: &str) -> String {
+    let level = |c| match c {
+        '\u{2018}' | '\u{2019}' => '\'',
+        c if is_unicode_space(c) => ' ',
+        c => c,
     };
-    let decomposed: String = text.nfd().collect();
-    [
-        text.replace(" AM.", "\u{202f}AM.").replace(" PM.", "\u{202f}PM."),
-        decomposed.clone(),
-        text.replace('\'', "\u{2019}"),
-        decomposed.replace('\'', "\u{2019}"),
-    ]
-    .into_iter()
-    .map(PathBuf::from)
-    .find(|variant| exists(variant))
-    .unwrap_or(resolved)
+    name.nfc().map(level).collect()
+}
+
+fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 /// The folder or file that a tool was asked to look at, which exists, by default the working directory.
@@ -125,8 +157,37 @@ mod tests {
             ("plain.txt", "plain.txt"),
         ] {
             std::fs::write(dir.path().join(on_disk), "x").expect("it is written");
-            assert_eq!(resolve_existing(asked, dir.path(), None), dir.path().join(on_disk));
+            assert_eq!(resolve(asked, dir.path(), None), dir.path().join(on_disk));
         }
-        assert_eq!(resolve_existing("none.txt", dir.path(), None), dir.path().join("none.txt"));
+        assert_eq!(resolve("none.txt", dir.path(), None), dir.path().join("none.txt"));
+    }
+
+    #[test]
+    fn what_is_there_comes_first() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for folder in ["@types", "src", "a\u{a0}b"] {
+            std::fs::create_dir(dir.path().join(folder)).expect("it is made");
+        }
+        for file in ["@types/x", "src/x", "a\u{a0}b/c\u{202f}d", "@x", "two words", "two\u{a0}words", "y"] {
+            std::fs::write(dir.path().join(file), "x").expect("it is written");
+        }
+        for (given, expected, shown) in [
+            ("@types/x", "@types/x", "@types/x"),
+            ("@types/new", "@types/new", "@types/new"),
+            ("@src/x", "src/x", "src/x"),
+            ("@src/new", "src/new", "src/new"),
+            ("@y", "y", "y"),
+            ("@x", "@x", "@x"),
+            ("@new", "new", "new"),
+            ("a b/c d", "a\u{a0}b/c\u{202f}d", "a\u{a0}b/c\u{202f}d"),
+            ("a b/new\u{a0}one", "a\u{a0}b/new one", "a\u{a0}b/new one"),
+            ("./y", "y", "./y"),
+            ("two words", "two words", "two words"),
+            ("two\u{2009}words", "two words", "two words"),
+        ] {
+            let resolved = resolve(given, dir.path(), None);
+            assert_eq!(resolved, dir.path().join(expected), "{given}");
+            assert_eq!(super::shown(given, &resolved, dir.path()), shown, "{given}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The `read` tool: text files in pieces, images as images.
 
+use super::grep::decode;
 use super::paths;
 use super::tool::{Tool, ToolContext, ToolOutput};
 use super::truncate::{self, MAX_BYTES, MAX_LINES, TruncatedBy};
@@ -53,7 +54,7 @@ impl Tool for Read {
 
     fn run(&self, arguments: &Map<String, Value>, context: &ToolContext<'_>) -> ToolOutput {
         let given = arguments.get("path").and_then(Value::as_str).unwrap_or_default();
-        let path = paths::resolve_existing(given, context.cwd, context.home());
+        let path = paths::resolve(given, context.cwd, context.home());
         let number = |name: &str| arguments.get(name).and_then(Value::as_f64).map(|n| n.max(0.0) as u64);
         let range = Range { start: number("offset").unwrap_or(0).saturating_sub(1), limit: number("limit") };
         match read(&path, range, context) {
@@ -90,7 +91,10 @@ fn read(path: &Path, range: Range, context: &ToolContext<'_>) -> Result<ToolOutp
     if let Some(format) = images::sniff(&start) {
         return read_image(format, start, file, metadata.len(), context);
     }
-    let selection = select(start.as_slice().chain(file), range, context.cancel)?;
+    let marked = start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]);
+    let raw = start.as_slice().chain(file);
+    let text: Box<dyn io::Read> = if marked { decode::text(raw)? } else { Box::new(raw) };
+    let selection = select(text, range, context.cancel)?;
     Ok(present(&selection, range, path))
 }
 

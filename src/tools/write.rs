@@ -39,7 +39,9 @@ impl Tool for Write {
     fn run(&self, arguments: &Map<String, Value>, context: &ToolContext<'_>) -> ToolOutput {
         let text = |name: &str| arguments.get(name).and_then(Value::as_str).unwrap_or_default();
         let (given, content) = (text("path"), text("content"));
-        let target = real_path(&paths::resolve(given, context.cwd, context.home()));
+        let path = paths::resolve(given, context.cwd, context.home());
+        let shown = paths::shown(given, &path, context.cwd);
+        let (target, given) = (real_path(&path), shown.as_str());
         let Some(_lock) = locks::lock(&target, context.cancel) else {
             return ToolOutput::aborted();
         };

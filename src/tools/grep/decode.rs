@@ -5,7 +5,7 @@ use std::io::{self, Read};
 const CHUNK: usize = 8 * 1024;
 
 /// The text of a file in UTF-8, or, if no byte order mark tells its encoding, its bytes as they are.
-pub(super) fn text<'a>(mut file: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub(in crate::tools) fn text<'a>(mut file: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut start = Vec::new();
     file.by_ref().take(3).read_to_end(&mut start)?;
     let unit = match start[..] {
