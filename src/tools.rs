@@ -59,7 +59,7 @@ pub(crate) enum FileId {
 pub(crate) fn file_of(tool: &dyn Tool, arguments: &Map<String, Value>, cwd: &Path, home: &Path) -> Option<FileId> {
     let one_file = matches!(&*tool.spec().name, "read" | "edit" | "write");
     let path = arguments.get("path").filter(|_| one_file)?.as_str()?;
-    let path = paths::resolve_existing(path, cwd, Some(home));
+    let path = paths::resolve(path, cwd, Some(home));
     Some(match path.metadata() {
         Ok(file) => FileId::There(file.dev(), file.ino()),
         Err(_) => FileId::NotYet(real_path(&path)),
