@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import termios
 import time
@@ -46,6 +47,9 @@ def at_a_terminal(offline, request, monkeypatch):
     offline.start("--bash-timeout", "20")
     monkeypatch.undo()
     yield offline
+    # A shell's child is in the shell's group, which is not ended with it.
+    for child in proc.children(offline.pid):
+        os.kill(child, signal.SIGKILL)
     os.close(slave)
     os.close(master)
 
