@@ -80,7 +80,7 @@ def test_git_does_not_ask(offline):
 
 def test_a_server_in_the_background_goes_on_printing(offline):
     offline.start()
-    server = "python3 -u -m http.server 0 --bind 127.0.0.1 > >(tee port) 2>&1 & until grep -q http port; do sleep 0.05; done"
+    server = "python3 -u -m http.server 0 --bind 127.0.0.1 > >(tee port) 2>&1 & until grep -qs http port; do sleep 0.05; done"
     assert "Serving HTTP" in offline.session("s", tool(server)).text()
     ask = "curl -s -o /dev/null -w '%{http_code}' $(grep -o 'http://[^ /)]*' port)/"
     for _ in range(3):
