@@ -123,6 +123,7 @@ impl<W: Wire> Session<W> {
             spill_dir: self.spill_dir.clone(),
             produced: Vec::new(),
             overhead: 0,
+            has_spoken: false,
         };
         let name = format!("t-{}", self.identity.id);
         match threads::run(&name, move || turn.run(work)) {
