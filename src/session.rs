@@ -449,6 +449,12 @@ impl<W: Wire> Session<W> {
                 }
                 Vec::new()
             }
+            Action::Speak => {
+                let ids = self.running.as_ref().map(|running| running.ids.clone()).unwrap_or_default();
+                let written = self.memory.heard(&ids);
+                self.check_written(written);
+                Vec::new()
+            }
             Action::Model => self.steering.take(modes.steering),
             Action::Stop if self.steering.len() > 0 => self.steering.take(modes.steering),
             Action::Stop => self.follow_up.take(modes.follow_up),

@@ -67,6 +67,8 @@ pub(crate) enum Step {
 pub(crate) enum Action {
     /// To ask the model again.
     Model,
+    /// To hand the first words of the answer to somebody who could be reached after a restart, and would hear them twice.
+    Speak,
     /// To run these: the ids of the calls, and the names of the tools.
     Tools(Vec<(String, String)>),
     /// To be done; messages make it go on.
@@ -85,8 +87,9 @@ pub(crate) enum Work {
     /// Answer these messages.
     Prompt(Vec<Incoming>),
     /// Go on with what the transcript ends with, because the host was restarted. The answer to its prompt begins anew with
-    /// what was `said`, since nobody knows how much of that arrived, and with a mark that has this number.
-    Continue { said: String, attempt: u32 },
+    /// what was `said`, since nobody knows how much of that arrived, and with a mark that
+    /// has this number, unless its caller had heard nothing yet.
+    Continue { said: String, attempt: Option<u32> },
     /// Make the context smaller, with regard to these words.
     Compact(Option<String>),
 }
@@ -139,6 +142,8 @@ pub(crate) struct Turn {
     pub produced: Vec<Arc<Message>>,
     /// Tokens of the system prompt and the tools, estimated; 0 until they are known.
     pub overhead: u64,
+    /// The caller has heard something, and the session has a record of that.
+    pub has_spoken: bool,
 }
 
 /// How far a run has come.
@@ -283,11 +288,14 @@ impl Turn {
         let messages = match work {
             Work::Prompt(messages) => Some(messages),
             Work::Continue { said, attempt } => {
-                let restart = Restart { attempt, void_bytes: None };
-                self.reply.restart(restart);
-                self.emit(AgentEvent::Bridge { name: "bridge_restart", data: restart.document() });
-                self.reply.text(&said, &self.cancel);
-                self.reply.flush();
+                if let Some(attempt) = attempt {
+                    let restart = Restart { attempt, void_bytes: None };
+                    self.reply.restart(restart);
+                    self.emit(AgentEvent::Bridge { name: "bridge_restart", data: restart.document() });
+                    self.reply.text(&said, &self.cancel);
+                    self.reply.flush();
+                    self.has_spoken = true;
+                }
                 None
             }
             Work::Compact(focus) => {
@@ -434,7 +442,7 @@ impl Turn {
     }
 
     /// One request, streamed to the caller.
-    fn ask(&self, system: &str, tools: &[ToolSpec], run: &mut Run) -> Outcome {
+    fn ask(&mut self, system: &str, tools: &[ToolSpec], run: &mut Run) -> Outcome {
         let request = Request {
             model: &self.model,
             system,
@@ -445,13 +453,16 @@ impl Turn {
             session: &self.identity.instance_id,
         };
         let restart = run.restart.take();
-        let mut sink = Streaming { turn: self, started: false, heard: 0, restart, delta: None };
+        let mut sink =
+            Streaming { turn: self, started: false, heard: 0, restart, delta: None, speaks: self.has_spoken };
         let outcome = self.services.stream(&request, &self.cancel, &mut sink);
         sink.finish();
         // Tools may take long, and what was said before them must not wait for their end.
         self.reply.flush();
         (run.heard, run.restart) = (sink.heard, sink.restart);
-        if !sink.started {
+        let (started, speaks) = (sink.started, sink.speaks);
+        self.has_spoken = speaks;
+        if !started {
             self.emit(AgentEvent::MessageStart(self.empty_answer()));
         }
         outcome

@@ -29,7 +29,9 @@ pub(super) fn follow(connection: &mut Connection, id: &Value, json: bool) -> Res
             Some("restart") if !json => {
                 let number = |name| record.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
                 let attempt = number("attempt").and_then(|n| u32::try_from(n).ok()).unwrap_or_default();
-                let line = Restart { attempt, void_bytes: number("voidBytes") }.line();
+                let whole = record.get("voidBytes").and_then(Value::as_str) == Some("all");
+                let void_bytes = (!whole).then(|| number("voidBytes").unwrap_or_default());
+                let line = Restart { attempt, void_bytes }.line();
                 output::print(&format!("{}{line}\n", if line_is_open { "\n" } else { "" }))?;
                 line_is_open = false;
             }

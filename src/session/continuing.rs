@@ -7,7 +7,7 @@ use crate::contract::control::Deliver;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::{EndReason, Incoming, Prompt};
-use crate::contract::reply::{Reply, Restart, SilentReply};
+use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::session::OnRestart;
 use crate::contract::wire::Wire;
 use crate::transcript::Message;
@@ -76,7 +76,7 @@ impl<W: Wire> Session<W> {
                 if done { reply.finish(Ok(())) } else { self.refuse(&*reply, interrupted_error(exhausted(accepted))) }
             }
         }
-        for (at, accepted) in waiting.into_iter().enumerate() {
+        for accepted in waiting {
             // What an abort left behind waits on, as whoever aborted wants quiet.
             let taken_in = goes_on || aborted && ids.is_empty();
             let reply = reply_to(&accepted.id);
@@ -84,10 +84,6 @@ impl<W: Wire> Session<W> {
                 self.record_settled(std::slice::from_ref(&accepted.id), "interrupted");
                 self.refuse(&*reply, interrupted_error(true));
                 continue;
-            }
-            if at == 0 && ids.is_empty() {
-                // It may have been begun, and its caller have heard something, just before that was written.
-                reply.restart(Restart { attempt: accepted.continued + 2, void_bytes: None });
             }
             let Accepted { id, text, images, expanded, from, deliver, .. } = accepted;
             let message = self.with_room(Incoming { id, text, images, expand: !expanded, room: None });
@@ -109,7 +105,8 @@ impl<W: Wire> Session<W> {
         if let Some(first) = interrupted.into_iter().next().filter(|_| goes_on) {
             log::info!("session {}: the prompt that was interrupted is gone on with", self.identity.id);
             let reply = reply_to(&first.id);
-            self.begin(Work::Continue { said, attempt: first.continued + 2 }, ids, first.from, reply);
+            let attempt = first.heard.then_some(first.continued + 2);
+            self.begin(Work::Continue { said, attempt }, ids, first.from, reply);
         }
         self.start_next();
         (self.running.is_none() && !self.identity.named).then_some(EndReason::Finished)

@@ -149,6 +149,7 @@ impl<W: Wire> Session<W> {
             quota: self.quota.clone(),
             produced: Vec::new(),
             overhead: 0,
+            has_spoken: false,
         };
         let name = format!("t-{}", self.identity.id);
         match threads::run(&name, move || turn.run(work)) {

@@ -11,10 +11,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Kinds of our own records in a session file, which the PI agent keeps and ignores: a message was accepted, a tool is
-/// about to run, messages are answered; the host ended and told the callers of messages so; after a restart messages are
+/// Kinds of our own records in a session file, which the PI agent keeps and ignores: a message was accepted, its
+/// caller is about to hear the first words of its answer, a tool is about to run, messages are answered; the host ended and told the callers of messages so; after a restart messages are
 /// worked on once more.
 pub(super) const ACCEPTED: &str = "nats-pi-bridge.accepted";
+pub(super) const HEARD: &str = "nats-pi-bridge.heard";
 pub(super) const INTENT: &str = "nats-pi-bridge.intent";
 pub(super) const SETTLED: &str = "nats-pi-bridge.settled";
 pub(super) const INTERRUPTED: &str = "nats-pi-bridge.interrupted";
@@ -36,6 +37,8 @@ pub(super) struct Accepted {
     pub from: Option<String>,
     /// Where its answer was to go; absent where nobody waits for it.
     pub reply: Option<Value>,
+    /// Its caller may have heard some of the answer.
+    pub heard: bool,
     /// How it was to reach the model, if not as a prompt of its own.
     pub deliver: Option<Deliver>,
     /// How often it was worked on once more after a restart, since a tool came to its end.
@@ -88,6 +91,7 @@ impl Unfinished {
                         unfinished.said.clear();
                     }
                 }
+                Some(HEARD) => unfinished.all().filter(|a| named(a)).for_each(|accepted| accepted.heard = true),
                 Some(INTERRUPTED) => unfinished.all().filter(|a| named(a)).for_each(|accepted| accepted.reply = None),
                 Some(CONTINUED) => unfinished.all().filter(|a| named(a)).for_each(|accepted| accepted.continued += 1),
                 Some(_) => {}
@@ -142,6 +146,7 @@ impl Accepted {
             from: text(data, "from"),
             reply: data.get("reply").cloned(),
             deliver: [Deliver::Steer, Deliver::FollowUp].into_iter().find(|way| data["deliver"] == way.as_str()),
+            heard: false,
             continued: 0,
         }
     }

@@ -1,6 +1,6 @@
 //! One answer as it streams: its text to the caller, and all of its pieces to the session while somebody listens.
 
-use super::Turn;
+use super::{Action, Turn};
 use crate::contract::event::{AgentEvent, Delta, DeltaKind};
 use crate::contract::reply::Restart;
 use crate::model::{Sink, StreamEvent};
@@ -17,6 +17,8 @@ pub(super) struct Streaming<'a> {
     pub restart: Option<Restart>,
     /// A piece that the session could not take yet, to which the next ones are added.
     pub delta: Option<Delta>,
+    /// The session knows that the caller hears something.
+    pub speaks: bool,
 }
 
 impl Streaming<'_> {
@@ -65,8 +67,11 @@ impl Sink for Streaming<'_> {
             self.begin_anew();
         }
         if let StreamEvent::TextDelta { delta, .. } = event {
-            self.heard += delta.len();
-            self.turn.reply.text(delta, &self.turn.cancel);
+            self.speaks = self.speaks || self.turn.reply.address().is_none() || self.turn.gate(Action::Speak).is_some();
+            if self.speaks {
+                self.heard += delta.len();
+                self.turn.reply.text(delta, &self.turn.cancel);
+            }
         }
         if self.turn.stats.listened_to()
             && let Some(delta) = delta(&event)

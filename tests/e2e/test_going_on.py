@@ -313,7 +313,7 @@ def test_a_run_leaves_nothing_on_disk(daemon, model):
     daemon.run("go").failure()
     stream = daemon.run("go")
     eventually(lambda: len(model.requests) == 3, "it is asked")
-    (run,) = daemon.list()["runs"]
+    (run,) = eventually(lambda: len(runs := daemon.list()["runs"]) == 1 and runs, "the others are over")
     assert "sessionFile" not in run
     daemon.stop_session(run["sessionId"])
     stream.failure()
@@ -389,6 +389,20 @@ def test_other_words_are_refused(daemon, new_daemon):
     assert refusal.error == "invalid_request" and "continue, hold, end" in refusal.document["message"]
     done = new_daemon().run_to_end("--on-restart", "later", "--check")
     assert done.returncode == 2 and "--on-restart" in done.stderr
+
+
+def test_nothing_was_heard(daemon, model):
+    """There is no mark where the caller has nothing that could be doubled."""
+    model.script("hello", [ToolCall("ls", {})], [Stall()])
+    daemon.session("s", "hi").text()
+    streams = [daemon.prompt("s", "go"), prompt(daemon, "s", "and you").ack()]
+    eventually(lambda: len(model.requests) == 3, "it is asked")
+    daemon.wait_session("s", lambda facts: facts["queuedRequests"] == 1, "one waits")
+    kill(daemon)
+    model.script("one", "two")
+    daemon.start()
+    assert (streams[0].text(), streams[0].restarts) == ("one", [])
+    assert streams[1].rest() == [("response", "two")]
 
 
 @pytest.mark.parametrize("where", ["stream", "tool"])
