@@ -374,6 +374,7 @@ impl Daemon {
             }
             Event::Heartbeat => {
                 self.peers.announce();
+                self.note_company();
                 self.heartbeats();
             }
             Event::Deadline => {

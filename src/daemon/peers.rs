@@ -3,10 +3,13 @@
 use super::clients::NewSession;
 use super::requests::{Wire, Work};
 use super::{Daemon, Phase};
+use crate::clock::now_ms;
 use crate::contract::error::DaemonError;
 use crate::contract::ids::SessionId;
 use crate::contract::request::{Create, Request};
 use crate::nats::{Connection, Message, PublishError, Subscription};
+use crate::service::agents::nonces::SignedNonce;
+use crate::service::agents::sender;
 use crate::service::host::Host;
 use crate::service::peers::{self, Answer, Ask, HELLO_TIME, PeerMessage, PeerSet, Pending, Verdict};
 use crate::service::session_subjects::session_subject;
@@ -60,6 +63,13 @@ impl Peers {
     pub(super) fn new(host: &Host) -> Result<Peers, PublishError> {
         let (sender, messages) = bounded(WAITING);
         let inbox = host.connection.new_inbox();
+        let (connection, subject, me) = (host.connection.clone(), peers::subject(&host.owner), host.id.clone());
+        host.senders.tell(Box::new(move |signed| {
+            let accepted = PeerMessage::Accepted { host: me.clone(), signed: signed.clone() };
+            if let Err(e) = connection.publish(&subject, None, &[], &accepted.encode()) {
+                log::warn!("the other daemons of this owner do not hear what was accepted: {e}");
+            }
+        }));
         Ok(Peers {
             _answers: host.connection.subscribe(&inbox, None, sender.clone())?,
             connection: host.connection.clone(),
@@ -148,7 +158,8 @@ impl Peers {
 
 /// What the others have to be asked about a request, if anything.
 fn question(work: &Work) -> Ask {
-    let ask = Ask { key: work.named.as_ref().map(|named| named.key.clone()), ..Ask::default() };
+    let key = work.named.as_ref().map(|named| named.key.clone());
+    let ask = Ask { key, signed: work.signed.clone(), ..Ask::default() };
     match &work.request {
         Request::List(page) => {
             let list = if work.wire == Wire::Intake { "intake" } else { "controller" };
@@ -214,6 +225,12 @@ impl Daemon {
         self.peers.pending.iter().any(claims)
     }
 
+    /// Accepted signatures are told to the others while there are any.
+    pub(super) fn note_company(&mut self) {
+        let alone = self.peers.peers.present(Instant::now()).is_empty();
+        self.host.senders.set_shared(!alone);
+    }
+
     /// Takes a message of another daemon.
     pub(super) fn peer(&mut self, message: Message) {
         let now = Instant::now();
@@ -237,13 +254,16 @@ impl Daemon {
                     log::info!("another nats-pi-bridge ({host}) serves {} as well", self.host.owner);
                     self.peers.announce();
                 }
+                self.note_company();
             }
             PeerMessage::Gone { host } => {
                 self.peers.peers.gone(&host);
+                self.note_company();
                 self.peers.pending.iter_mut().for_each(|pending| pending.answer(&host, Answer::default()));
             }
             PeerMessage::Ask { host, ask } if host != self.peers.me => {
                 self.peers.peers.heard(&host, now);
+                self.note_company();
                 let answer = PeerMessage::Answer { answer: self.peer_answer(&host, &ask), host: self.peers.me.clone() };
                 message.reply.iter().for_each(|reply| self.peers.send(reply, &answer));
             }
@@ -251,7 +271,10 @@ impl Daemon {
                 let asked = self.peers.pending.iter_mut().find(|pending| pending.ask.number == answer.number);
                 asked.into_iter().for_each(|pending| pending.answer(&host, answer.clone()));
             }
-            PeerMessage::Hello { .. } | PeerMessage::Ask { .. } => {}
+            PeerMessage::Accepted { host, signed } if host != self.peers.me => {
+                self.host.senders.accepted_by_another(&signed, now_ms());
+            }
+            PeerMessage::Hello { .. } | PeerMessage::Ask { .. } | PeerMessage::Accepted { .. } => {}
         }
         self.advance_peers();
     }
@@ -261,8 +284,12 @@ impl Daemon {
             number: ask.number,
             has_session: ask.session.as_deref().is_some_and(|id| self.named(id).is_some()),
             has_seen: ask.key.as_ref().is_some_and(|key| self.host.recent.has_seen(key)),
+            has_accepted: false,
             listing: None,
         };
+        if let Some(signed) = &ask.signed {
+            answer.has_accepted = self.has_accepted(host, signed);
+        }
         if let Some(wire) = &ask.list {
             let wire = if wire == "controller" { Wire::Controller("list") } else { Wire::Intake };
             answer.listing = Some(self.list(wire, &ask.page));
@@ -277,6 +304,22 @@ impl Daemon {
             }
         }
         answer
+    }
+
+    /// Whether a signed request that another daemon asks about was accepted here. If both ask about it at the same time, one
+    /// gives way.
+    fn has_accepted(&mut self, host: &str, signed: &SignedNonce) -> bool {
+        let asked = |pending: &&mut Pending<HeldRequest>| pending.ask.signed.as_ref() == Some(signed);
+        match self.peers.pending.iter_mut().find(asked) {
+            None => self.host.senders.is_ours(signed),
+            Some(pending) => {
+                let stays = pending.replayed(&self.peers.me, host);
+                if !stays {
+                    self.host.senders.leave_to_another(signed);
+                }
+                stays
+            }
+        }
     }
 
     /// Goes on with what need not wait any longer.
@@ -306,6 +349,10 @@ impl Daemon {
 
     fn decided(&mut self, work: Work, verdict: Verdict, listings: Vec<(String, serde_json::Value)>) {
         match (verdict, &work.request) {
+            (Verdict::Replayed, _) => {
+                let error = DaemonError::Unauthorized { message: sender::used_before().message };
+                self.refuse(work.wire, &work.message, &error);
+            }
             (Verdict::Theirs { host, has_seen: true }, _) | (Verdict::Theirs { host, .. }, Request::Stop { .. }) => {
                 self.hand_on(&work, &host);
             }
@@ -340,7 +387,7 @@ impl Daemon {
         let Some(subject) = message.header(SUBJECT).map(str::to_string) else { return };
         let mut message = Message { subject, ..message };
         self.host.reply_subjects.check(&mut message);
-        let Some(work) = self.understand(message) else { return };
+        let Some(work) = self.understand(message, true) else { return };
         let key = work.named.as_ref().map(|named| named.key.clone());
         let same = |pending: &&mut Pending<HeldRequest>| key.is_some() && pending.ask.key == key;
         match self.peers.pending.iter_mut().find(same) {

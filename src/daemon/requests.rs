@@ -13,6 +13,7 @@ use crate::contract::request::{Page, Request};
 use crate::contract::sender::AgentSender;
 use crate::nats::{Connection, Message};
 use crate::service::agents::controller;
+use crate::service::agents::nonces::SignedNonce;
 use crate::service::intake;
 use crate::service::micro::Counters;
 use crate::service::recent::{self, NamedRequest};
@@ -38,9 +39,14 @@ pub(super) struct Work {
     pub request: Request,
     /// Names the request, if its caller did.
     pub named: Option<NamedRequest>,
+    /// Tells a signed request from every other one.
+    pub signed: Option<SignedNonce>,
     sender: Option<AgentSender>,
     received: Instant,
 }
+
+/// Who asks, if that is said, and what tells the request from every other one, if it is signed.
+type Identified = (Option<AgentSender>, Option<SignedNonce>);
 
 /// The wire of a request's subject, if it is one of ours.
 fn wire(subject: &str) -> Option<Wire> {
@@ -88,13 +94,13 @@ fn send_refusal(connection: &Connection, wire: Wire, message: &Message, reply: &
 impl Daemon {
     /// Takes a request that came from a caller.
     pub(super) fn request(&mut self, message: Message) {
-        if let Some(work) = self.understand(message) {
+        if let Some(work) = self.understand(message, false) {
             self.begin(work);
         }
     }
 
-    /// Understands a request; what is no work is answered at once.
-    pub(super) fn understand(&mut self, message: Message) -> Option<Work> {
+    /// Understands a request, which another daemon may have handed on; what is no work is answered at once.
+    pub(super) fn understand(&mut self, message: Message, handed_on: bool) -> Option<Work> {
         let received = Instant::now();
         let wire = wire(&message.subject)?;
         self.counters(wire, Counters::count_request);
@@ -110,11 +116,11 @@ impl Daemon {
             }
             Wire::Controller(verb) => controller::parse(verb, &message.payload),
         };
-        let request = request.and_then(|request| Ok((self.identify(&message, &request)?, request)));
+        let request = request.and_then(|request| Ok((self.identify(&message, &request, handed_on)?, request)));
         match request {
-            Ok((sender, request)) => {
+            Ok(((sender, signed), request)) => {
                 let named = recent::named(&message, sender.as_ref()).filter(|_| !matches!(request, Request::List(_)));
-                Some(Work { message, wire, request, named, sender, received })
+                Some(Work { message, wire, request, named, signed, sender, received })
             }
             Err(error) => {
                 self.refuse(wire, &message, &error);
@@ -132,21 +138,23 @@ impl Daemon {
     }
 
     /// Who asks, where that matters.
-    fn identify(&self, message: &Message, request: &Request) -> Result<Option<AgentSender>, DaemonError> {
+    fn identify(&self, message: &Message, request: &Request, handed_on: bool) -> Result<Identified, DaemonError> {
         if matches!(request, Request::List(_)) {
-            return Ok(None);
+            return Ok((None, None));
         }
-        self.host.senders.identify(message, now_ms()).map_err(|ReplyError { kind, message }| match kind.status() {
-            401 => DaemonError::Unauthorized { message },
-            403 => DaemonError::Forbidden { message },
-            429 => DaemonError::Busy { message },
-            _ => DaemonError::InvalidRequest { message },
+        self.host.senders.identify_signed(message, now_ms(), handed_on).map_err(|ReplyError { kind, message }| {
+            match kind.status() {
+                401 => DaemonError::Unauthorized { message },
+                403 => DaemonError::Forbidden { message },
+                429 => DaemonError::Busy { message },
+                _ => DaemonError::InvalidRequest { message },
+            }
         })
     }
 
     /// Does what a request asks.
     pub(super) fn perform(&mut self, work: Work) {
-        let Work { message, wire, request, named, sender, received } = work;
+        let Work { message, wire, request, named, sender, received, .. } = work;
         if named.as_ref().is_some_and(|named| self.host.recent.is_taken(named)) {
             return self.refuse(wire, &message, &DaemonError::DuplicateRequest);
         }

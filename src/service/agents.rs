@@ -14,7 +14,7 @@ pub(crate) mod attachments;
 pub(crate) mod chunks;
 pub(crate) mod controller;
 pub(crate) mod envelope;
-mod nonces;
+pub(crate) mod nonces;
 pub(crate) mod queries;
 pub(crate) mod sender;
 pub(crate) mod stream;

@@ -1,6 +1,7 @@
 //! The other daemons of the same owner. They share the intake's queue group, so that a request may reach a daemon that does
 //! not have the session it is about; the daemons then ask each other. A daemon that is alone knows it and asks nobody.
 
+use super::agents::nonces::SignedNonce;
 use super::recent::Key;
 use crate::contract::documents::{listing, row_id};
 use crate::contract::ids::SessionId;
@@ -37,6 +38,12 @@ pub(crate) enum PeerMessage {
     Gone {
         host: String,
     },
+    /// A signed request was accepted, and is not to be accepted again.
+    Accepted {
+        host: String,
+        #[serde(flatten)]
+        signed: SignedNonce,
+    },
     Ask {
         host: String,
         #[serde(flatten)]
@@ -66,6 +73,9 @@ pub(crate) struct Ask {
     /// Which of them.
     #[serde(flatten)]
     pub page: Page,
+    /// Who has accepted this signed request?
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<SignedNonce>,
 }
 
 /// One daemon's answer.
@@ -76,6 +86,9 @@ pub(crate) struct Answer {
     pub has_session: bool,
     #[serde(default, rename = "seen")]
     pub has_seen: bool,
+    /// It accepted the signed request itself.
+    #[serde(default, rename = "accepted", skip_serializing_if = "std::ops::Not::not")]
+    pub has_accepted: bool,
     /// A page of `list`.
     pub listing: Option<Value>,
 }
@@ -127,6 +140,8 @@ pub(crate) enum Verdict {
     Ours,
     /// This daemon has seen the request, or has the session.
     Theirs { host: String, has_seen: bool },
+    /// Another daemon accepted the very same signed request: somebody sent it again.
+    Replayed,
 }
 
 /// A request that waits until the others have said what they know.
@@ -156,7 +171,9 @@ impl<T> Pending<T> {
     /// Another daemon answered.
     pub(crate) fn answer(&mut self, host: &str, answer: Answer) {
         self.waiting.remove(host);
-        if answer.has_seen || answer.has_session {
+        if answer.has_accepted {
+            self.theirs = Some(Verdict::Replayed);
+        } else if self.theirs != Some(Verdict::Replayed) && (answer.has_seen || answer.has_session) {
             self.theirs = Some(Verdict::Theirs { host: host.to_string(), has_seen: answer.has_seen });
         }
         self.listings.extend(answer.listing.map(|listing| (host.to_string(), listing)));
@@ -172,10 +189,23 @@ impl<T> Pending<T> {
         false
     }
 
-    /// What is to be done, once that is known.
+    /// Like [`Pending::rival`], where the other daemon asks about the very same signed request.
+    pub(crate) fn replayed(&mut self, me: &str, host: &str) -> bool {
+        if me < host {
+            return true;
+        }
+        self.theirs = Some(Verdict::Replayed);
+        false
+    }
+
+    /// What is to be done, once that is known. Of a signed request everybody has to be heard: one may have a session of that
+    /// id, and another one may have accepted the request.
     pub(crate) fn verdict(&self, now: Instant) -> Option<Verdict> {
+        let waits = self.ask.signed.is_some() && !self.waiting.is_empty() && now < self.deadline;
         match &self.theirs {
-            Some(theirs) => Some(theirs.clone()),
+            Some(Verdict::Replayed) => self.theirs.clone(),
+            Some(theirs) if !waits => Some(theirs.clone()),
+            Some(_) => None,
             None if self.waiting.is_empty() || now >= self.deadline => Some(Verdict::Ours),
             None => None,
         }
@@ -212,6 +242,10 @@ pub(crate) fn merge(own: (&str, Value), others: &[(String, Value)], page: &Page,
 mod tests {
     use super::*;
 
+    fn signed() -> SignedNonce {
+        SignedNonce { user: "U".into(), nonce: "n".into(), time: 1 }
+    }
+
     fn peers(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|name| (*name).to_string()).collect()
     }
@@ -224,6 +258,7 @@ mod tests {
             PeerMessage::Hello { host: host.clone() },
             PeerMessage::Here { host: host.clone() },
             PeerMessage::Gone { host: host.clone() },
+            PeerMessage::Accepted { host: host.clone(), signed: signed() },
             PeerMessage::Ask {
                 host: host.clone(),
                 ask: Ask {
@@ -233,6 +268,7 @@ mod tests {
                     claim: true,
                     list: Some("intake".into()),
                     page: Page { after: Some("a".into()), limit: Some(7) },
+                    signed: Some(signed()),
                 },
             },
             PeerMessage::Ask { host: host.clone(), ask: Ask::default() },
@@ -242,6 +278,7 @@ mod tests {
                     number: 7,
                     has_session: true,
                     has_seen: false,
+                    has_accepted: true,
                     listing: Some(json!({"sessions": []})),
                 },
             },
@@ -310,6 +347,29 @@ mod tests {
         taken.answer("b", Answer { has_session: true, ..Answer::default() });
         assert_eq!(taken.verdict(now), Some(Verdict::Theirs { host: "b".into(), has_seen: false }));
         assert_eq!(pending().verdict(now + ANSWER_TIME), Some(Verdict::Ours), "who does not answer is not there");
+    }
+
+    #[test]
+    fn a_signed_request_waits_for_all_and_is_done_by_one() {
+        let now = Instant::now();
+        let pending = || Pending::new(Ask { signed: Some(signed()), ..Ask::default() }, (), peers(&["a", "b"]), now);
+        let (has_session, has_accepted) =
+            (Answer { has_session: true, ..Answer::default() }, Answer { has_accepted: true, ..Answer::default() });
+        let mut theirs = pending();
+        theirs.answer("a", has_session.clone());
+        assert_eq!(theirs.verdict(now), None);
+        theirs.answer("b", Answer::default());
+        assert_eq!(theirs.verdict(now), Some(Verdict::Theirs { host: "a".into(), has_seen: false }));
+        for answers in [[&has_session, &has_accepted], [&has_accepted, &has_session]] {
+            let mut replayed = pending();
+            for (host, answer) in ["a", "b"].iter().zip(answers) {
+                replayed.answer(host, answer.clone());
+            }
+            assert_eq!(replayed.verdict(now), Some(Verdict::Replayed));
+        }
+        let (mut here, mut there) = (pending(), pending());
+        assert!(here.replayed("a", "b") && !there.replayed("b", "a"));
+        assert_eq!(there.verdict(now), Some(Verdict::Replayed));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Which signed requests were accepted, so that nobody can send one again, also after a restart.
+//! Which signed requests were accepted, here or by another daemon of the owner, so that nobody can send one again, also after
+//! a restart.
 //!
 //! The file is written whole when the daemon ends in good order. While it runs, the file says only that it runs: whoever
 //! starts and finds that knows that the one before was cut off, and refuses what was signed before its own start. Requests
@@ -7,7 +8,7 @@
 
 use crate::files::{self, private};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 
@@ -32,6 +33,16 @@ pub(super) enum Refusal {
     Full,
 }
 
+/// What tells a signed request from every other one.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct SignedNonce {
+    /// The user's public key.
+    pub user: String,
+    pub nonce: String,
+    /// Unix time in milliseconds.
+    pub time: i64,
+}
+
 /// The file's content.
 #[derive(Default, Deserialize, Serialize)]
 struct Record {
@@ -47,6 +58,8 @@ struct Record {
 pub(super) struct Nonces {
     /// Unix time in milliseconds, by nonce, by key.
     accepted: HashMap<String, HashMap<String, i64>>,
+    /// Those of them that another daemon accepted, by key and nonce. That daemon may hand one on.
+    by_others: HashSet<(String, String)>,
     count: usize,
     max: usize,
     /// Unix time in milliseconds.
@@ -61,6 +74,7 @@ impl Nonces {
     pub(super) fn new(known_keys: usize) -> Nonces {
         Nonces {
             accepted: HashMap::new(),
+            by_others: HashSet::new(),
             count: 0,
             max: MAX_OF_ALL.max(known_keys.saturating_mul(MAX_OF_KEY)),
             not_before: i64::MIN,
@@ -103,10 +117,13 @@ impl Nonces {
             return Err(Refusal::BeforeStart);
         }
         // What is older than the window is refused for its time already.
-        let of_key = self.accepted.get(key);
-        if of_key.and_then(|nonces| nonces.get(nonce)).is_some_and(|time| *time >= now_ms - WINDOW_MS) {
+        if self.knows(key, nonce).is_some_and(|time| time >= now_ms - WINDOW_MS) {
             return Err(Refusal::UsedBefore);
         }
+        self.remember(key, nonce, time_ms, now_ms)
+    }
+
+    fn remember(&mut self, key: &str, nonce: &str, time_ms: i64, now_ms: i64) -> Result<(), Refusal> {
         if self.is_full(key) {
             self.forget_old(now_ms);
             if self.is_full(key) {
@@ -121,6 +138,38 @@ impl Nonces {
         Ok(())
     }
 
+    fn knows(&self, key: &str, nonce: &str) -> Option<i64> {
+        self.accepted.get(key)?.get(nonce).copied()
+    }
+
+    /// Another daemon accepted a request.
+    pub(super) fn accepted_by_another(&mut self, signed: &SignedNonce, now_ms: i64) {
+        let SignedNonce { user, nonce, time } = signed;
+        // Where there is no room for it, there is none for the request either.
+        if (now_ms - time).abs() <= WINDOW_MS
+            && self.knows(user, nonce).is_none()
+            && self.remember(user, nonce, *time, now_ms).is_ok()
+        {
+            self.leave_to_another(user, nonce);
+        }
+    }
+
+    /// Whether this daemon accepted a request itself.
+    pub(super) fn is_ours(&self, signed: &SignedNonce) -> bool {
+        let SignedNonce { user, nonce, .. } = signed;
+        self.knows(user, nonce).is_some() && !self.by_others.contains(&(user.clone(), nonce.clone()))
+    }
+
+    /// What was accepted here counts as accepted by another daemon.
+    pub(super) fn leave_to_another(&mut self, user: &str, nonce: &str) {
+        self.by_others.insert((user.to_string(), nonce.to_string()));
+    }
+
+    /// Takes over, once, what another daemon accepted. False if there is nothing of the kind.
+    pub(super) fn take_over(&mut self, user: &str, nonce: &str) -> bool {
+        self.by_others.remove(&(user.to_string(), nonce.to_string()))
+    }
+
     fn is_full(&self, key: &str) -> bool {
         self.count >= self.max || self.accepted.get(key).is_some_and(|nonces| nonces.len() >= MAX_OF_KEY)
     }
@@ -131,6 +180,8 @@ impl Nonces {
             nonces.retain(|_, time| *time >= now_ms - WINDOW_MS);
             !nonces.is_empty()
         });
+        let accepted = &self.accepted;
+        self.by_others.retain(|(user, nonce)| accepted.get(user).is_some_and(|nonces| nonces.contains_key(nonce)));
         self.count = self.accepted.values().map(HashMap::len).sum();
     }
 
@@ -236,6 +287,24 @@ mod tests {
         third.hand_over();
         drop(open(NOW + 42_000));
         assert_eq!(open(NOW + 43_000).accept("a", "late", NOW + 60_000, NOW + 43_000), Err(Refusal::BeforeStart));
+    }
+
+    #[test]
+    fn what_another_daemon_accepted_is_taken_over_once() {
+        let mut nonces = Nonces::new(0);
+        let signed = |nonce: &str, time| SignedNonce { user: "a".into(), nonce: nonce.into(), time };
+        nonces.accepted_by_another(&signed("1", NOW), NOW);
+        assert_eq!(nonces.accept("a", "1", NOW, NOW), Err(Refusal::UsedBefore));
+        assert!(!nonces.is_ours(&signed("1", NOW)));
+        assert!(nonces.take_over("a", "1") && nonces.is_ours(&signed("1", NOW)) && !nonces.take_over("a", "1"));
+        nonces.accepted_by_another(&signed("1", NOW), NOW);
+        assert!(nonces.is_ours(&signed("1", NOW)), "it stays ours");
+        nonces.leave_to_another("a", "1");
+        assert!(!nonces.is_ours(&signed("1", NOW)));
+        nonces.accepted_by_another(&signed("old", NOW - WINDOW_MS - 1), NOW);
+        assert_eq!(nonces.count, 1);
+        nonces.forget_old(NOW + WINDOW_MS + 1);
+        assert!(nonces.by_others.is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Who sent a request: the header `Agent-Sender`, and the signature that proves it.
 
 use super::SenderTrust;
-use super::nonces::{Nonces, Refusal, WINDOW_MS};
+use super::nonces::{Nonces, Refusal, SignedNonce, WINDOW_MS};
 use crate::clock::now_ms;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::sender::AgentSender;
@@ -15,7 +15,8 @@ use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::fmt::{Display, Write};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 /// The header's name.
 pub(crate) const HEADER: &str = "Agent-Sender";
@@ -53,7 +54,14 @@ pub struct Senders {
     /// The only users whose signatures count where one is demanded; empty = all.
     trusted: HashSet<String>,
     accepted: Mutex<Nonces>,
+    /// Tells the owner's other daemons what was accepted.
+    tell: OnceLock<Tell>,
+    /// There are other daemons.
+    shared: AtomicBool,
 }
+
+/// Says what was accepted. Is called on any thread and must not wait.
+pub(crate) type Tell = Box<dyn Fn(&SignedNonce) + Send + Sync>;
 
 impl Senders {
     pub fn new(trust: SenderTrust) -> Senders {
@@ -67,7 +75,7 @@ impl Senders {
             Some(file) => nonces.kept_in(file, now_ms()),
             None => nonces,
         };
-        Senders { trust, trusted, accepted: Mutex::new(nonces) }
+        Senders { trust, trusted, accepted: Mutex::new(nonces), tell: OnceLock::new(), shared: AtomicBool::new(false) }
     }
 
     pub fn trust(&self) -> SenderTrust {
@@ -80,6 +88,20 @@ impl Senders {
     /// 400 for a malformed header, 401 for a signature that proves nothing or is missing where it is demanded, 403 for a good
     /// one of somebody who is not trusted, 429 if more is signed than we can remember.
     pub fn identify(&self, message: &Message, now_ms: i64) -> Result<Option<AgentSender>, ReplyError> {
+        self.identify_signed(message, now_ms, false).map(|(sender, _)| sender)
+    }
+
+    /// Like [`Senders::identify`], with what tells a signed request from every other one. A request that is `handed_on` may be
+    /// one that the daemon which hands it on accepted.
+    ///
+    /// # Errors
+    /// As [`Senders::identify`].
+    pub(crate) fn identify_signed(
+        &self,
+        message: &Message,
+        now_ms: i64,
+        handed_on: bool,
+    ) -> Result<(Option<AgentSender>, Option<SignedNonce>), ReplyError> {
         let mut values = message.headers.iter().flat_map(|headers| headers.iter());
         let mut next = || values.by_ref().find(|(name, _)| name.eq_ignore_ascii_case(HEADER)).map(|(_, value)| value);
         let header = match (next(), next()) {
@@ -93,34 +115,71 @@ impl Senders {
                 Err(ReplyError::coded(ErrorKind::SignatureRequired, "this agent wants signed requests"))
             }
         };
-        let Some(header) = header else { return unsigned().map(|()| None) };
-        let verified = match &header.signature {
-            None => unsigned().map(|()| false)?,
+        let Some(header) = header else { return unsigned().map(|()| (None, None)) };
+        let signed = match &header.signature {
+            None => unsigned().map(|()| None)?,
             Some(signature) => {
                 signature.verify(&header, message, now_ms)?;
                 if self.trust == SenderTrust::Signed && !self.trusts(&header.user) {
                     let why = "this user is not among the trusted ones";
                     return Err(ReplyError::coded(ErrorKind::SenderForbidden, why));
                 }
-                self.remember(&header.user, signature, now_ms)?;
-                true
+                let Signature { nonce, time_ms, .. } = signature;
+                let signed = SignedNonce { user: header.user.clone(), nonce: nonce.clone(), time: *time_ms };
+                if !(handed_on && self.accepted().take_over(&signed.user, &signed.nonce)) {
+                    self.remember(&signed, now_ms)?;
+                }
+                Some(signed)
             }
         };
-        Ok(Some(AgentSender { account: header.account, user: header.user, name: header.name, verified }))
+        let verified = signed.is_some();
+        let sender = AgentSender { account: header.account, user: header.user, name: header.name, verified };
+        Ok((Some(sender), signed))
     }
 
     fn trusts(&self, user: &str) -> bool {
         self.trusted.is_empty() || self.trusted.contains(user)
     }
 
-    fn remember(&self, user: &str, signature: &Signature, now_ms: i64) -> Result<(), ReplyError> {
-        self.accepted().accept(user, &signature.nonce, signature.time_ms, now_ms).map_err(|refusal| match refusal {
-            Refusal::UsedBefore => rejected("the nonce was used before"),
+    fn remember(&self, signed: &SignedNonce, now_ms: i64) -> Result<(), ReplyError> {
+        self.accepted().accept(&signed.user, &signed.nonce, signed.time, now_ms).map_err(|refusal| match refusal {
+            Refusal::UsedBefore => used_before(),
             Refusal::BeforeStart => {
                 rejected("it was signed before this daemon started, and may have been accepted by the one before")
             }
             Refusal::Full => ReplyError::busy("too many signed requests at a time"),
-        })
+        })?;
+        if self.shared.load(Ordering::Relaxed)
+            && let Some(tell) = self.tell.get()
+        {
+            tell(signed);
+        }
+        Ok(())
+    }
+
+    /// Who is told from now on what is accepted, while there are other daemons. Only the first call counts.
+    pub(crate) fn tell(&self, tell: Tell) {
+        let _ = self.tell.set(tell);
+    }
+
+    /// Whether there are other daemons.
+    pub(crate) fn set_shared(&self, shared: bool) {
+        self.shared.store(shared, Ordering::Relaxed);
+    }
+
+    /// Another daemon accepted a request.
+    pub(crate) fn accepted_by_another(&self, signed: &SignedNonce, now_ms: i64) {
+        self.accepted().accepted_by_another(signed, now_ms);
+    }
+
+    /// Whether this daemon accepted a request itself.
+    pub(crate) fn is_ours(&self, signed: &SignedNonce) -> bool {
+        self.accepted().is_ours(signed)
+    }
+
+    /// A request that was accepted here is done by another daemon.
+    pub(crate) fn leave_to_another(&self, signed: &SignedNonce) {
+        self.accepted().leave_to_another(&signed.user, &signed.nonce);
     }
 
     fn accepted(&self) -> MutexGuard<'_, Nonces> {
@@ -203,6 +262,11 @@ fn sha256(bytes: &[u8]) -> String {
 
 fn malformed(why: &str) -> ReplyError {
     ReplyError::coded(ErrorKind::InvalidSender, format_args!("the header {HEADER} is malformed: {why}"))
+}
+
+/// Somebody sent again what was accepted, here or by another daemon.
+pub(crate) fn used_before() -> ReplyError {
+    rejected("the nonce was used before")
 }
 
 fn rejected(why: &str) -> ReplyError {
