@@ -1,6 +1,6 @@
 //! The `find` tool: files by the pattern of their name or path.
 
-use super::listing::{Listing, limit};
+use super::listing::{Listing, checked_glob, limit};
 use super::paths;
 use super::tool::{Tool, ToolContext, ToolOutput};
 use crate::files::walk::walk;
@@ -64,15 +64,16 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
     if !dir.is_dir() {
         return Err(format!("Not a directory: {}", dir.display()));
     }
-    let matcher = Matcher::new(pattern)?;
-    let mut walk = walk(&dir, |_| true)?;
+    let matcher = Matcher::new(checked_glob(pattern)?)?;
+    let cancel = context.cancel.clone();
+    let mut walk = walk(&dir, move |_| !cancel.is_cancelled())?;
     // Outside of any repository, .gitignore files are meant all the same.
     walk.require_git(dir.ancestors().any(|dir| dir.join(".git").exists()));
     let mut listing = Listing::default();
     let mut found = 0;
     for entry in walk.build().filter_map(Result::ok).filter(|entry| entry.depth() > 0) {
         if context.cancel.is_cancelled() {
-            return Ok(None);
+            break;
         }
         if !matcher.matches(entry.path()) {
             continue;
@@ -93,7 +94,8 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
             break;
         }
     }
-    Ok(Some(listing))
+    // A walk that is cancelled ends early by itself.
+    Ok((!context.cancel.is_cancelled()).then_some(listing))
 }
 
 /// A glob pattern as fd takes it: for the name, or with a slash in it for the whole path; without regard to case unless

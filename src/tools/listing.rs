@@ -3,8 +3,12 @@
 use super::tool::ToolOutput;
 use super::truncate::{self, MAX_BYTES};
 use crate::files::size;
+use crate::files::walk::nests_too_deep;
 use crate::transcript::Block;
 use serde_json::{Map, Value};
+
+/// Most bytes of a glob pattern (4 KiB, as of a path).
+const MAX_GLOB: usize = 4096;
 
 /// Rows that are being collected.
 #[derive(Default)]
@@ -59,6 +63,20 @@ impl Listing {
         }
         let details = (!self.details.is_empty()).then(|| self.details.into());
         ToolOutput { content: vec![Block::text(text)], details, is_error: false }
+    }
+}
+
+/// A glob pattern that is neither too long nor nested too deep.
+///
+/// # Errors
+/// The text for the model.
+pub(super) fn checked_glob(glob: &str) -> Result<&str, String> {
+    if glob.len() > MAX_GLOB {
+        Err(format!("The glob pattern is longer than {MAX_GLOB} bytes"))
+    } else if nests_too_deep(glob.as_bytes()) {
+        Err("The glob pattern has too many braces within each other".into())
+    } else {
+        Ok(glob)
     }
 }
 
