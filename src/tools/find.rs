@@ -3,7 +3,8 @@
 use super::listing::{Listing, checked_glob, limit};
 use super::paths;
 use super::tool::{Tool, ToolContext, ToolOutput};
-use crate::files::walk::walk;
+use crate::files::describe;
+use crate::files::walk::{entries, walk};
 use crate::transcript::ToolSpec;
 use globset::{GlobBuilder, GlobMatcher};
 use serde_json::{Map, Value, json};
@@ -71,10 +72,8 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
     walk.require_git(dir.ancestors().any(|dir| dir.join(".git").exists()));
     let mut listing = Listing::default();
     let mut found = 0;
-    for entry in walk.build().filter_map(Result::ok).filter(|entry| entry.depth() > 0) {
-        if context.cancel.is_cancelled() {
-            break;
-        }
+    let entries = entries(&walk, context.cancel).map_err(|error| describe(&error))?;
+    for entry in entries.filter(|entry| entry.depth() > 0) {
         if !matcher.matches(entry.path()) {
             continue;
         }
@@ -94,7 +93,7 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
             break;
         }
     }
-    // A walk that is cancelled ends early by itself.
+    // A walk that is cancelled just ends.
     Ok((!context.cancel.is_cancelled()).then_some(listing))
 }
 
