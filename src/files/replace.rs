@@ -155,9 +155,9 @@ fn write_in_place(target: &Path, content: &[u8]) -> io::Result<()> {
     let (mut file, _) = open(target, File::options().write(true), Links::Refuse)?;
     let length = content.len() as u64;
     // Room first, so that a full disk does not cost the old content. Not every file system can promise it.
-    match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, length.max(1)) {
-        Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => return Err(error.into()),
-        _ => {}
+    let room = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, length.max(1));
+    if let Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) = room {
+        return Err(error.into());
     }
     file.write_all(content)?;
     file.set_len(length)
