@@ -6,6 +6,7 @@ import pytest
 
 from support.agents import AgentClient
 from support.bus import NoResponders
+from test_two_daemons import MANY, Pair
 
 ALIAS = "pi-headless"
 
@@ -63,6 +64,24 @@ def test_signs_of_life_come_by_both_names(daemon):
             assert beat["endpoints"]["prompt"]["subject"] == f"agents.prompt.{agent}.{daemon.owner}.{name}"
             status = daemon.bus.ask_json(f"agents.status.{agent}.{daemon.owner}.{name}")
             assert status["instance_id"] == beat["instance_id"]
+
+
+def test_a_list_of_two_daemons_is_by_the_name_that_was_asked(new_daemon, bus, model):
+    model.answer(lambda _request: "ok")
+
+    def make(**options):
+        daemon = new_daemon(**options)
+        daemon.config["agentAlias"] = ALIAS
+        return daemon
+
+    pair = Pair(make, bus)
+    names = [f"s{number:02}" for number in range(MANY)]
+    for name in names:
+        pair.request("session", sessionId=name, body="hi").text()
+    assert {pair.owner_of(name) for name in names} == set(pair.daemons)
+    for agent in (ALIAS, "pi-exec"):
+        rows = bus.ask_json(f"agents.list.{agent}.{pair.owner}.control")["sessions"]
+        assert [row["subject"] for row in rows] == [f"agents.prompt.{agent}.{pair.owner}.{name}" for name in names]
 
 
 def test_without_the_setting_there_is_one_name(new_daemon, model):
