@@ -14,7 +14,7 @@ use crate::files;
 use crate::model::{OauthEndpoints, ThinkingLevel};
 use crate::nats::{self, Auth, ServerAddress, nkey};
 use crate::prompt::UserFolders;
-use crate::service::agents::SenderTrust;
+use crate::service::agents::{AGENT, SenderTrust};
 use crate::service::host::HostOptions;
 use crate::session::SessionOptions;
 use crate::sys;
@@ -52,6 +52,8 @@ pub(crate) struct Config {
     pub context_name: String,
     /// One subject token.
     pub owner: String,
+    /// A further name of the kind of agent that the controller and the sessions are.
+    pub agent_alias: Option<String>,
     pub home: PathBuf,
     pub agent_dir: PathBuf,
     /// Where the agent's sign-ins are refreshed; nowhere else.
@@ -127,6 +129,7 @@ impl Config {
     pub(crate) fn host_options(&self, nonces: Option<PathBuf>) -> HostOptions {
         HostOptions {
             owner: self.owner.clone(),
+            agent_alias: self.agent_alias.clone(),
             heartbeat_interval: self.heartbeat_interval,
             events: self.events,
             min_sender_trust: self.min_sender_trust,
@@ -570,6 +573,17 @@ impl Settings {
         }
     }
 
+    fn agent_alias(&self) -> Result<Option<String>, ConfigError> {
+        let Some(name) = self.text("agentAlias") else { return Ok(None) };
+        let is_token = (1..=63).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'));
+        if is_token && name != AGENT {
+            return Ok(Some(name.to_string()));
+        }
+        let why = format!("{name:?} is no other name than {AGENT} of 1 to 63 of the characters a-z 0-9 _ -");
+        Err(self.wrong("agentAlias", &why))
+    }
+
     fn into_config(self, environment: &HashMap<String, String>) -> Result<Config, ConfigError> {
         let context = self.context(environment)?;
         let broker = self.broker()?;
@@ -590,6 +604,7 @@ impl Settings {
                     .ok_or_else(|| self.wrong("defaultThinkingLevel", &format!("{text:?} is no thinking level")))?,
             ),
         };
+        let agent_alias = self.agent_alias()?;
         let log = self.text("log").unwrap_or("info").to_string();
         if log.parse::<log::LevelFilter>().is_err() {
             return Err(self.wrong("log", &format!("{log:?} is no log level")));
@@ -667,6 +682,7 @@ impl Settings {
             trusted_folders,
             tools: tools.map_err(|why| self.wrong("tools", &why))?,
             owner,
+            agent_alias,
             default_model: self.text("defaultModel").map(str::to_string),
             default_thinking,
             default_max_lifetime: Duration::from_secs(self.number("defaultMaxLifetime")),

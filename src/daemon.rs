@@ -21,8 +21,8 @@ use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::model::Services;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::quota::HostQuota;
+use crate::service::agents::QUEUE_GROUP as AGENTS_QUEUE_GROUP;
 use crate::service::agents::controller::{self, Controller};
-use crate::service::agents::{AgentIdentity, QUEUE_GROUP as AGENTS_QUEUE_GROUP};
 use crate::service::host::Host;
 use crate::service::micro;
 use crate::service::services::{IntakeService, SessionService};
@@ -254,9 +254,10 @@ impl Daemon {
             connection.subscribe(subject, Some(queue), intake_room.clone()).map_err(|e| named(subject) + &e.to_string())
         };
         let mut intake_subscriptions = vec![subscribe(&subject, micro::QUEUE_GROUP)?];
-        for verb in controller::VERBS {
-            let subject = AgentIdentity { owner: &config.owner, instance_id: "", session: None }.subject(verb);
-            intake_subscriptions.push(subscribe(&subject, AGENTS_QUEUE_GROUP)?);
+        for agent in host.agents(None) {
+            for verb in controller::VERBS {
+                intake_subscriptions.push(subscribe(&agent.subject(verb), AGENTS_QUEUE_GROUP)?);
+            }
         }
         let mut discovery_subscriptions = Vec::new();
         for subject in micro::subjects() {

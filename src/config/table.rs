@@ -79,6 +79,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("replyPrefixes", "--reply-prefixes", Kind::List, "TEXT[,TEXT]", "what reply subjects of requests begin with")
         .or("_INBOX.,_R_."),
     row("owner", "--owner", Kind::Text, "NAME", "the <owner> of agents.pi-exec.<owner> [$USER]").env("PI_EXEC_OWNER"),
+    row("agentAlias", "--agent-alias", Kind::Text, "NAME", "be agents of this name as well, such as pi-headless"),
     row("agentDir", "--agent-dir", Kind::Path, "DIR", "auth.json, models.json, AGENTS.md of the PI agent")
         .env("PI_CODING_AGENT_DIR")
         .or("~/.pi/agent"),

@@ -3,10 +3,8 @@
 use super::{Daemon, Entry};
 use crate::clock::now_ms;
 use crate::nats::Message;
-use crate::service::agents::AgentIdentity;
 use crate::service::micro;
 use crate::service::replies::send_document;
-use crate::service::services::agent_instance_id;
 
 impl Daemon {
     /// Answers a discovery request for all instances that it asks.
@@ -15,9 +13,12 @@ impl Daemon {
         if let Some(document) = self.intake.answer(query) {
             send_document(&self.connection, reply, &document);
         }
-        let controller = self.controller.instance(&self.host);
-        if query.asks(controller.service, controller.id) {
-            send_document(&self.connection, reply, &controller.document(query.verb));
+        for agent in self.host.agents(None) {
+            let id = agent.instance_id();
+            let controller = self.controller.instance(&id, agent, &self.host);
+            if query.asks(controller.service, controller.id) {
+                send_document(&self.connection, reply, &controller.document(query.verb));
+            }
         }
         for entry in self.sessions.values() {
             let Some(service) = &entry.service else { continue };
@@ -29,7 +30,7 @@ impl Daemon {
 
     /// A sign of life of every agent.
     pub(super) fn heartbeats(&self) {
-        self.host.heartbeat(self.host.controller(), now_ms());
+        self.host.agents(None).for_each(|agent| self.host.heartbeat(agent, now_ms()));
         for entry in self.sessions.values() {
             self.beat(entry);
         }
@@ -47,10 +48,6 @@ impl Daemon {
         if entry.service.is_none() {
             return;
         }
-        let id = agent_instance_id(&entry.identity);
-        self.host.heartbeat(
-            AgentIdentity { owner: &self.host.owner, instance_id: &id, session: Some(&entry.identity.id) },
-            now_ms(),
-        );
+        self.host.agents(Some(&entry.identity)).for_each(|agent| self.host.heartbeat(agent, now_ms()));
     }
 }

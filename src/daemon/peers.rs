@@ -8,6 +8,7 @@ use crate::contract::error::DaemonError;
 use crate::contract::ids::SessionId;
 use crate::contract::request::{Create, Request};
 use crate::nats::{Connection, Message, PublishError, Subscription};
+use crate::service::agents::CalledAs;
 use crate::service::agents::nonces::SignedNonce;
 use crate::service::agents::sender;
 use crate::service::host::Host;
@@ -162,7 +163,11 @@ fn question(work: &Work) -> Ask {
     let ask = Ask { key, signed: work.signed.clone(), ..Ask::default() };
     match &work.request {
         Request::List(page) => {
-            let list = if work.wire == Wire::Intake { "intake" } else { "controller" };
+            let list = match work.wire {
+                Wire::Intake => "intake",
+                Wire::Controller(_, CalledAs::Itself) => "controller",
+                Wire::Controller(_, CalledAs::Alias) => "alias",
+            };
             Ask { list: Some(list.into()), page: page.clone(), ..ask }
         }
         Request::Stop { session_id } => Ask { session: Some(session_id.clone()), ..ask },
@@ -291,7 +296,11 @@ impl Daemon {
             answer.has_accepted = self.has_accepted(host, signed);
         }
         if let Some(wire) = &ask.list {
-            let wire = if wire == "controller" { Wire::Controller("list") } else { Wire::Intake };
+            let wire = match wire.as_str() {
+                "controller" => Wire::Controller("list", CalledAs::Itself),
+                "alias" => Wire::Controller("list", CalledAs::Alias),
+                _ => Wire::Intake,
+            };
             answer.listing = Some(self.list(wire, &ask.page));
         }
         let peers = &mut self.peers;

@@ -12,6 +12,7 @@ use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::request::{Page, Request};
 use crate::contract::sender::AgentSender;
 use crate::nats::{Connection, Message};
+use crate::service::agents::CalledAs;
 use crate::service::agents::controller;
 use crate::service::agents::nonces::SignedNonce;
 use crate::service::intake;
@@ -28,8 +29,8 @@ use std::time::Instant;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wire {
     Intake,
-    /// The verb of the controller's endpoint.
-    Controller(&'static str),
+    /// The verb of the controller's endpoint, and by which name it was called.
+    Controller(&'static str, CalledAs),
 }
 
 /// A request that was understood, on its way to being done here or elsewhere.
@@ -52,7 +53,10 @@ type Identified = (Option<AgentSender>, Option<SignedNonce>);
 fn wire(subject: &str) -> Option<Wire> {
     match subject.split('.').nth(1) {
         Some("pi-exec") => Some(Wire::Intake),
-        verb => controller::VERBS.into_iter().find(|known| Some(*known) == verb).map(Wire::Controller),
+        verb => {
+            let verb = controller::VERBS.into_iter().find(|known| Some(*known) == verb)?;
+            Some(Wire::Controller(verb, CalledAs::by_subject(subject)))
+        }
     }
 }
 
@@ -62,7 +66,7 @@ const MAX_GLANCE: usize = 1024;
 /// Whether a request ends work, at a glance.
 pub(super) fn class(message: &Message) -> Class {
     let stop = match wire(&message.subject) {
-        Some(Wire::Controller(verb)) => verb == "stop",
+        Some(Wire::Controller(verb, _)) => verb == "stop",
         _ => message.payload.len() <= MAX_GLANCE && memchr::memmem::find(&message.payload, b"\"stop\"").is_some(),
     };
     if stop { Class::Urgent } else { Class::Work }
@@ -87,7 +91,7 @@ fn send_refusal(connection: &Connection, wire: Wire, message: &Message, reply: &
             let stream = crate::service::intake::expects_stream(&message.payload);
             send_error(connection, reply, error.status(), &error.summary(), &error.document(), stream);
         }
-        Wire::Controller(_) => controller::refuse(connection, reply, error),
+        Wire::Controller(..) => controller::refuse(connection, reply, error),
     }
 }
 
@@ -106,15 +110,16 @@ impl Daemon {
         self.counters(wire, Counters::count_request);
         let request = match wire {
             Wire::Intake => intake::parse(&message.payload),
-            Wire::Controller("prompt") => {
-                self.controller_prompt(message.reply?);
+            Wire::Controller("prompt", called) => {
+                self.controller_prompt(message.reply?, called);
                 return None;
             }
-            Wire::Controller("status") => {
-                send_document(&self.connection, &message.reply?, &self.host.controller_heartbeat(now_ms()));
+            Wire::Controller("status", called) => {
+                let document = self.host.status(self.host.agent(called, None), now_ms());
+                send_document(&self.connection, &message.reply?, &document);
                 return None;
             }
-            Wire::Controller(verb) => controller::parse(verb, &message.payload),
+            Wire::Controller(verb, _) => controller::parse(verb, &message.payload),
         };
         let request = request.and_then(|request| Ok((self.identify(&message, &request, handed_on)?, request)));
         match request {
@@ -130,10 +135,10 @@ impl Daemon {
     }
 
     /// The controller does not work on prompts itself; it says what it is there for.
-    fn controller_prompt(&self, reply: String) {
+    fn controller_prompt(&self, reply: String, called: CalledAs) {
         let stream = Stream::new(&self.connection, reply, Form::Agent);
         stream.accepted();
-        stream.text(&controller::help(&self.host), &Cancel::new());
+        stream.text(&controller::help(self.host.agent(called, None)), &Cancel::new());
         stream.finish(Ok(()));
     }
 
@@ -188,10 +193,10 @@ impl Daemon {
                 let created = self.create(&create, Caller { reply: &reply, sender, received });
                 match (created, wire) {
                     (Ok(_), Wire::Intake) => Ok(None),
-                    (Ok(instance_id), Wire::Controller(_)) => {
+                    (Ok(instance_id), Wire::Controller(_, called)) => {
                         let now = Instant::now();
                         let entry = self.sessions.get(&instance_id);
-                        let document = entry.map(|e| controller::descriptor(&self.host, &e.identity, &e.stats, now));
+                        let document = entry.map(|entry| self.descriptor(entry, called, now));
                         let document = document.unwrap_or_default();
                         self.remember(named, document.clone());
                         let (connection, reply) = (self.connection.clone(), message.reply.clone());
@@ -223,13 +228,18 @@ impl Daemon {
         let bytes = self.connection.max_payload();
         match wire {
             Wire::Intake => self.listing(page, bytes),
-            Wire::Controller(_) => {
+            Wire::Controller(_, called) => {
                 let now = Instant::now();
                 let named = self.entries_of(page).filter(|entry| entry.identity.named);
-                let row = |e: &Entry| (true, controller::descriptor(&self.host, &e.identity, &e.stats, now));
+                let row = |entry: &Entry| (true, self.descriptor(entry, called, now));
                 documents::listing(named.map(row), page.limit, bytes)
             }
         }
+    }
+
+    fn descriptor(&self, entry: &Entry, called: CalledAs, now: Instant) -> Value {
+        let agent = self.host.agent(called, Some(&entry.identity));
+        controller::descriptor(agent, &entry.identity, &entry.stats, now)
     }
 
     /// Stops a session; its caller hears of it when it is over. Returns what it will hear.
@@ -244,7 +254,7 @@ impl Daemon {
         let counters = self.intake.counters.clone();
         let document = match wire {
             Wire::Intake => json!({"ok": true, "sessionId": session_id}),
-            Wire::Controller(_) => json!({"ok": true, "session_id": session_id}),
+            Wire::Controller(..) => json!({"ok": true, "session_id": session_id}),
         };
         let answer = document.clone();
         let Some(entry) = self.by_id(&session_id) else { return Err(DaemonError::NotFound { session_id }) };
@@ -278,7 +288,7 @@ impl Daemon {
     fn counters(&self, wire: Wire, count: impl FnOnce(&Counters)) {
         match wire {
             Wire::Intake => count(&self.intake.counters),
-            Wire::Controller(verb) => {
+            Wire::Controller(verb, _) => {
                 if let Some(counters) = self.controller.counters(verb) {
                     count(counters);
                 }

@@ -32,7 +32,7 @@ pub(crate) const SERVICE: &str = "agents";
 /// Queue group of the endpoints, as the protocol demands.
 pub(crate) const QUEUE_GROUP: &str = "agents";
 /// What kind of agent we are.
-const AGENT: &str = "pi-exec";
+pub(crate) const AGENT: &str = "pi-exec";
 const PROTOCOL_VERSION: &str = "0.3";
 /// The first line of what is signed to show whose agent this is.
 const ID_TAG: &str = "AGENT-ID-V1";
@@ -62,17 +62,45 @@ impl SenderTrust {
     }
 }
 
+/// By which of the names of its kind an agent is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CalledAs {
+    /// [`AGENT`]
+    Itself,
+    /// The name that the settings add, for interfaces that look for other kinds of agents.
+    Alias,
+}
+
+impl CalledAs {
+    /// The name that a request's subject has; there are no subscriptions to others.
+    pub(crate) fn by_subject(subject: &str) -> CalledAs {
+        if subject.split('.').nth(2) == Some(AGENT) { CalledAs::Itself } else { CalledAs::Alias }
+    }
+}
+
 /// What an agent is called.
 #[derive(Clone, Copy)]
 pub(crate) struct AgentIdentity<'a> {
+    /// What kind of agent it is.
+    pub agent: &'a str,
     pub owner: &'a str,
-    /// Identifies this one life of the agent.
-    pub instance_id: &'a str,
+    /// Identifies this one life of the session, or of the daemon for the controller.
+    pub life: &'a str,
     /// The session that it stands for; absent for the controller.
     pub session: Option<&'a str>,
 }
 
 impl AgentIdentity<'_> {
+    /// The id of its instance. Ids have to differ between instances, also of different services and names.
+    pub(crate) fn instance_id(&self) -> String {
+        let kind = match (self.agent == AGENT, self.session) {
+            (true, None) => "",
+            (true, Some(_)) => "A",
+            (false, _) => "B",
+        };
+        format!("{}{kind}", self.life)
+    }
+
     /// The last word of the agent's subjects. A session that is called like the controller gets a character that no other
     /// session's name has.
     fn name(&self) -> Cow<'_, str> {
@@ -85,7 +113,7 @@ impl AgentIdentity<'_> {
 
     /// The agent's subject for a verb of the protocol, such as `prompt`.
     pub(crate) fn subject(&self, verb: &str) -> String {
-        format!("agents.{verb}.{AGENT}.{}.{}", self.owner, self.name())
+        format!("agents.{verb}.{}.{}.{}", self.agent, self.owner, self.name())
     }
 
     /// What discovery says of every agent.
@@ -93,11 +121,11 @@ impl AgentIdentity<'_> {
     pub(crate) fn metadata(&self, user: Option<&UserIdentity>) -> Map<String, Value> {
         let subject = self.subject("prompt");
         let known = user.map(|user| {
-            let proof = user.sign(&[&ID_TAG, &user.user, &user.account, &AGENT, &self.owner, &subject]);
+            let proof = user.sign(&[&ID_TAG, &user.user, &user.account, &self.agent, &self.owner, &subject]);
             [("user_nkey", Some(user.user.clone())), ("account", Some(user.account.clone())), ("id_sig", proof)]
         });
         let session = self.session.unwrap_or(CONTROLLER);
-        [("agent", AGENT), ("owner", self.owner), ("protocol_version", PROTOCOL_VERSION), ("session", session)]
+        [("agent", self.agent), ("owner", self.owner), ("protocol_version", PROTOCOL_VERSION), ("session", session)]
             .into_iter()
             .chain([("role", if self.session.is_some() { "session" } else { "controller" })])
             .map(|(key, value)| (key, Some(value.to_string())))
@@ -131,10 +159,10 @@ impl AgentIdentity<'_> {
     /// A sign of life, also the answer of the status endpoint. With it a listener knows enough to send a prompt.
     pub(crate) fn heartbeat(&self, terms: Terms, interval: Duration, now_ms: i64) -> Value {
         json!({
-            "agent": AGENT,
+            "agent": self.agent,
             "owner": self.owner,
             "session": self.session.unwrap_or(CONTROLLER),
-            "instance_id": self.instance_id,
+            "instance_id": self.instance_id(),
             "ts": iso_time(now_ms),
             "interval_s": interval.as_secs(),
             "protocol_version": PROTOCOL_VERSION,
@@ -182,7 +210,7 @@ mod tests {
     const TERMS: Terms = Terms { max_payload: 1 << 20, trust: SenderTrust::Any, attachments: true };
 
     fn identity(session: Option<&str>) -> AgentIdentity<'_> {
-        AgentIdentity { owner: "ada", instance_id: "I", session }
+        AgentIdentity { agent: AGENT, owner: "ada", life: "I", session }
     }
 
     #[test]
@@ -215,6 +243,21 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_has_subjects_and_ids_by_each_of_its_names() {
+        let called = |agent, session| AgentIdentity { agent, ..identity(session) };
+        for (identity, subject, id) in [
+            (called(AGENT, None), "agents.hb.pi-exec.ada.control", "I"),
+            (called(AGENT, Some("w")), "agents.hb.pi-exec.ada.w", "IA"),
+            (called("pi-headless", None), "agents.hb.pi-headless.ada.control", "IB"),
+            (called("pi-headless", Some("w")), "agents.hb.pi-headless.ada.w", "IB"),
+        ] {
+            assert_eq!((identity.subject("hb").as_str(), identity.instance_id().as_str()), (subject, id));
+            assert_eq!(identity.metadata(None)["agent"], identity.agent);
+            assert_eq!(CalledAs::by_subject(subject) == CalledAs::Itself, identity.agent == AGENT);
+        }
+    }
+
+    #[test]
     fn documents_have_what_the_protocol_demands() {
         let counters = Counters::default();
         let worker = identity(Some("worker"));
@@ -229,7 +272,7 @@ mod tests {
         assert_eq!(Value::Object(endpoint.metadata), terms);
         assert_eq!(
             worker.heartbeat(TERMS, Duration::from_secs(5), 1_700_000_000_120),
-            json!({"agent": "pi-exec", "owner": "ada", "session": "worker", "instance_id": "I",
+            json!({"agent": "pi-exec", "owner": "ada", "session": "worker", "instance_id": "IA",
                 "ts": "2023-11-14T22:13:20.120Z", "interval_s": 5, "protocol_version": "0.3",
                 "endpoints": {"prompt": {"subject": "agents.prompt.pi-exec.ada.worker", "metadata": terms}}})
         );

@@ -2,12 +2,13 @@
 
 use super::agents::SenderTrust;
 use super::agents::sender::{self, Senders};
-use super::agents::{AgentIdentity, Terms};
+use super::agents::{AGENT, AgentIdentity, CalledAs, Terms};
 use super::recent::Recent;
 use super::replies::report;
 use super::reply_subjects::ReplySubjects;
 use super::stream::KeepAlive;
 use crate::clock::now_ms;
+use crate::contract::session::SessionIdentity;
 use crate::ids;
 use crate::nats::Connection;
 use serde_json::Value;
@@ -24,6 +25,8 @@ const MAX_RENDERING: usize = 4;
 pub(crate) struct HostOptions {
     /// One subject token.
     pub owner: String,
+    /// A further name of the kind of agent that the controller and the sessions are; one subject token.
+    pub agent_alias: Option<String>,
     /// Between two heartbeats of an agent.
     pub heartbeat_interval: Duration,
     /// Sessions publish their events unless told otherwise.
@@ -42,6 +45,7 @@ pub(crate) struct Host {
     pub connection: Connection,
     /// One subject token.
     pub owner: String,
+    agent_alias: Option<String>,
     /// Identifies this process among the hosts of its owner; also the controller's instance id.
     pub id: String,
     /// Between two heartbeats of an agent.
@@ -60,6 +64,7 @@ impl Host {
         Host {
             connection: connection.clone(),
             owner: options.owner,
+            agent_alias: options.agent_alias,
             id: ids::nuid(),
             heartbeat_interval: options.heartbeat_interval,
             events: options.events,
@@ -76,21 +81,34 @@ impl Host {
         Terms { max_payload: self.connection.max_payload(), trust: self.senders.trust(), attachments }
     }
 
-    /// The controller as an agent.
-    pub(crate) fn controller(&self) -> AgentIdentity<'_> {
-        AgentIdentity { owner: &self.owner, instance_id: &self.id, session: None }
+    /// A session, or the controller, as an agent of the name that it is called by.
+    pub(crate) fn agent<'a>(&'a self, called: CalledAs, session: Option<&'a SessionIdentity>) -> AgentIdentity<'a> {
+        let agent = match called {
+            CalledAs::Itself => AGENT,
+            CalledAs::Alias => self.agent_alias.as_deref().unwrap_or(AGENT),
+        };
+        let life = session.map_or(&*self.id, |session| &*session.instance_id);
+        AgentIdentity { agent, owner: &self.owner, life, session: session.map(|session| &*session.id) }
     }
 
-    /// The controller's sign of life.
-    pub(crate) fn controller_heartbeat(&self, now_ms: i64) -> Value {
-        self.controller().heartbeat(self.terms(false), self.heartbeat_interval, now_ms)
+    /// A session, or the controller, as the agents that it is.
+    pub(crate) fn agents<'a>(
+        &'a self,
+        session: Option<&'a SessionIdentity>,
+    ) -> impl Iterator<Item = AgentIdentity<'a>> {
+        let alias = self.agent_alias.as_ref().map(|_| CalledAs::Alias);
+        std::iter::once(CalledAs::Itself).chain(alias).map(move |called| self.agent(called, session))
+    }
+
+    /// A sign of life, as the answer of a status endpoint.
+    pub(crate) fn status(&self, identity: AgentIdentity<'_>, now_ms: i64) -> Value {
+        identity.heartbeat(self.terms(identity.session.is_some()), self.heartbeat_interval, now_ms)
     }
 
     /// Publishes a sign of life. While there is no connection it would only wait, and be old when it goes out.
     pub(crate) fn heartbeat(&self, identity: AgentIdentity<'_>, now_ms: i64) {
         if self.connection.is_connected() {
-            let document = identity.heartbeat(self.terms(identity.session.is_some()), self.heartbeat_interval, now_ms);
-            let (subject, document) = (identity.subject("hb"), document.to_string());
+            let (subject, document) = (identity.subject("hb"), self.status(identity, now_ms).to_string());
             let user = self.connection.identity();
             let proof = user.and_then(|user| identity.heartbeat_header(&user, &document, now_ms));
             let headers = proof.as_deref().map(|proof| (sender::HEADER, proof));

@@ -68,7 +68,7 @@ pub(crate) struct Ask {
     /// Whoever asks is about to do it, so that of two who ask at the same time one has to give way.
     #[serde(default)]
     pub claim: bool,
-    /// Which sessions are there, as a wire has them: `intake` or `controller`?
+    /// Which sessions are there, as a wire has them: `intake`, `controller`, or `alias` for the controller by its other name?
     pub list: Option<String>,
     /// Which of them.
     #[serde(flatten)]

@@ -66,11 +66,6 @@ impl Default for SessionService {
     }
 }
 
-/// The id of a session's instance on the agent protocol. Ids have to differ between instances, also of different services.
-pub(crate) fn agent_instance_id(identity: &SessionIdentity) -> String {
-    format!("{}A", identity.instance_id)
-}
-
 impl SessionService {
     /// Statistics of the endpoint that takes prompts on this wire.
     pub(crate) fn prompt_counters(&self, form: Form) -> &Arc<Counters> {
@@ -97,9 +92,11 @@ impl SessionService {
         if query.asks(micro::SERVICE, &identity.instance_id) {
             answers.push(self.session(host, identity).document(query.verb));
         }
-        let id = agent_instance_id(identity);
-        if query.asks(super::agents::SERVICE, &id) {
-            answers.push(self.agent(&id, host, identity, stats).document(query.verb));
+        for agent in host.agents(Some(identity)) {
+            let id = agent.instance_id();
+            if query.asks(super::agents::SERVICE, &id) {
+                answers.push(self.agent(&id, agent, host, identity, stats).document(query.verb));
+            }
         }
         answers
     }
@@ -124,11 +121,11 @@ impl SessionService {
     fn agent<'a>(
         &'a self,
         id: &'a str,
+        agent: AgentIdentity<'_>,
         host: &Host,
         identity: &'a SessionIdentity,
         stats: &SessionStats,
     ) -> Instance<'a> {
-        let agent = AgentIdentity { owner: &host.owner, instance_id: id, session: Some(&identity.id) };
         let settings = stats.settings();
         let cwd = identity.cwd.to_string_lossy();
         let mut metadata = agent.metadata(host.connection.identity().as_deref());

@@ -6,14 +6,14 @@ use super::agents::attachments::Attachments;
 use super::agents::envelope::Envelope;
 use super::agents::queries::Queries;
 use super::agents::stream::AgentStream;
-use super::agents::{self, AgentIdentity, envelope};
+use super::agents::{self, CalledAs, envelope};
 use super::control::{self, INSPECT, Responder};
 use super::events::EventPublisher;
 use super::host::Host;
 use super::micro::QUEUE_GROUP;
 use super::recent;
 use super::replies::{CountedReply, send_document, send_error};
-use super::services::{SessionService, agent_instance_id};
+use super::services::SessionService;
 use super::stream::{Form, Stream};
 use super::waiting_room::{Class, Limits, WaitingRoom};
 use crate::clock::now_ms;
@@ -67,7 +67,7 @@ pub(crate) struct Place {
 pub(crate) struct SessionSubjects {
     room: Arc<WaitingRoom>,
     requests: Receiver<Box<Message>>,
-    subscriptions: [Subscription; 4],
+    subscriptions: Vec<Subscription>,
     reader: Reader,
 }
 
@@ -139,13 +139,13 @@ impl SessionSubjects {
             WaitingRoom::new(limits, class, refuse_unread(&host, &service, max_queue), host.reply_subjects.clone());
         let subscribe = |subject: &str, queue| connection.subscribe(subject, Some(queue), room.clone());
         let subject = session_subject(&host.owner, &identity.id);
-        let agent = AgentIdentity { owner: &host.owner, instance_id: "", session: Some(&identity.id) };
-        let subscriptions = [
-            subscribe(&subject, QUEUE_GROUP)?,
-            subscribe(&format!("{subject}.*"), QUEUE_GROUP)?,
-            subscribe(&agent.subject("prompt"), agents::QUEUE_GROUP)?,
-            subscribe(&agent.subject("status"), agents::QUEUE_GROUP)?,
-        ];
+        let mut subscriptions =
+            vec![subscribe(&subject, QUEUE_GROUP)?, subscribe(&format!("{subject}.*"), QUEUE_GROUP)?];
+        for agent in host.agents(Some(&identity)) {
+            for verb in ["prompt", "status"] {
+                subscriptions.push(subscribe(&agent.subject(verb), agents::QUEUE_GROUP)?);
+            }
+        }
         let mut reader = Reader {
             queries: Arc::new(Queries::new(&connection, room.clone())),
             attachments: Attachments::new(attachments, quota),
@@ -266,7 +266,7 @@ impl Reader {
             Asks::Query => self.answer(message).into_iter().collect(),
             Asks::Prompt(form) => self.prompt(message, form, admission).into_iter().collect(),
             Asks::Status => {
-                message.reply.iter().for_each(|reply| self.status(reply));
+                message.reply.iter().for_each(|reply| self.status(reply, CalledAs::by_subject(&message.subject)));
                 Vec::new()
             }
         }
@@ -339,12 +339,10 @@ impl Reader {
         Arc::new(AgentStream::new(stream, &self.stats, &self.queries, self.tool_status))
     }
 
-    fn status(&self, reply: &str) {
+    fn status(&self, reply: &str, called: CalledAs) {
         let begun = Instant::now();
         self.service.agent_status.count_request();
-        let id = agent_instance_id(&self.identity);
-        let agent = AgentIdentity { owner: &self.host.owner, instance_id: &id, session: Some(&self.identity.id) };
-        let document = agent.heartbeat(self.host.terms(true), self.host.heartbeat_interval, now_ms());
+        let document = self.host.status(self.host.agent(called, Some(&self.identity)), now_ms());
         send_document(&self.host.connection, reply, &document);
         self.service.agent_status.add_time(begun.elapsed());
     }

@@ -10,7 +10,6 @@ use crate::nats::Connection;
 use crate::service::host::Host;
 use crate::service::micro::{Counters, Instance};
 use crate::service::replies::send_error;
-use crate::service::services::agent_instance_id;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
 
@@ -47,16 +46,15 @@ impl Controller {
         VERBS.iter().zip(&self.counters).find_map(|(known, counters)| (*known == verb).then_some(counters))
     }
 
-    /// What discovery shows.
-    pub(crate) fn instance<'a>(&'a self, host: &'a Host) -> Instance<'a> {
-        let identity = host.controller();
+    /// What discovery shows of it as one of the agents that it is; `id` is that of its instance.
+    pub(crate) fn instance<'a>(&'a self, id: &'a str, identity: AgentIdentity<'_>, host: &Host) -> Instance<'a> {
         let endpoints = VERBS.iter().zip(&self.counters).map(|(verb, counters)| match *verb {
             "prompt" => identity.prompt_endpoint(host.terms(false), counters),
             verb => identity.endpoint(verb, counters),
         });
         Instance {
             service: super::SERVICE,
-            id: &host.id,
+            id,
             description: format!("controller of {}'s sessions", host.owner),
             metadata: identity.metadata(host.connection.identity().as_deref()),
             endpoints: endpoints.collect(),
@@ -89,10 +87,13 @@ pub(crate) fn parse(verb: &str, payload: &[u8]) -> Result<Request, DaemonError> 
     }
 }
 
-/// A session as callers of the controller see it.
-pub(crate) fn descriptor(host: &Host, identity: &SessionIdentity, stats: &SessionStats, now: Instant) -> Value {
-    let id = agent_instance_id(identity);
-    let agent = AgentIdentity { owner: &host.owner, instance_id: &id, session: Some(&identity.id) };
+/// A session, as the agent that it is by the name that the controller was called by.
+pub(crate) fn descriptor(
+    agent: AgentIdentity<'_>,
+    identity: &SessionIdentity,
+    stats: &SessionStats,
+    now: Instant,
+) -> Value {
     let settings = stats.settings();
     let left = settings.deadline.map(|end| end.saturating_duration_since(now).as_secs());
     json!({
@@ -109,7 +110,7 @@ pub(crate) fn descriptor(host: &Host, identity: &SessionIdentity, stats: &Sessio
         "last_activity": iso_time(stats.last_activity_ms()),
         "active_request": stats.running(),
         "queued_requests": stats.queued(),
-        "instance_id": id,
+        "instance_id": agent.instance_id(),
     })
 }
 
@@ -120,8 +121,7 @@ pub(crate) fn refuse(connection: &Connection, reply: &str, error: &DaemonError) 
 }
 
 /// What a prompt to the controller is answered with.
-pub(crate) fn help(host: &Host) -> String {
-    let identity = host.controller();
+pub(crate) fn help(identity: AgentIdentity<'_>) -> String {
     let subject = |verb: &str| identity.subject(verb);
     format!(
         "I start, stop and list agent sessions on this machine; I do not work on prompts myself. Send JSON requests to:\n\
