@@ -2,6 +2,7 @@
 
 use super::open::read;
 use ignore::{DirEntry, WalkBuilder};
+use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,9 @@ const CUSTOM_RULES: [&str; 2] = [".rgignore", ".fdignore"];
 const RULES: [&str; 5] = [".gitignore", ".ignore", CUSTOM_RULES[0], CUSTOM_RULES[1], ".git/info/exclude"];
 /// Most bytes of a file with ignore rules (1 MiB).
 const MAX_RULES: u64 = 1024 * 1024;
+/// Braces within braces of a glob pattern. They are read by recursion: two thousand of them overflow a thread's stack, which
+/// ends the process.
+const MAX_NESTING: usize = 50;
 
 /// A walk through `dir` in the order of names, without following links, git's own folder and what `keep` refuses.
 ///
@@ -21,7 +25,8 @@ pub(crate) fn walk(
     keep: impl Fn(&DirEntry) -> bool + Send + Sync + 'static,
 ) -> Result<WalkBuilder, String> {
     if let Some(odd) = odd_global().or_else(|| dir.ancestors().find_map(odd_rules)) {
-        return Err(format!("The ignore rules in {} are no regular file or too large", odd.display()));
+        let odd = odd.display();
+        return Err(format!("The ignore rules in {odd} are no regular file, too large, or have too many braces"));
     }
     let mut builder = WalkBuilder::new(dir);
     builder.hidden(false).current_dir(dir).sort_by_file_name(std::ffi::OsStr::cmp).filter_entry(move |entry| {
@@ -34,14 +39,33 @@ pub(crate) fn walk(
     Ok(builder)
 }
 
-/// A file with ignore rules in `dir` that must not be opened, as a pipe of that name would be waited for, and a device or
-/// a huge file would fill the memory.
+/// Whether a glob pattern, or one of those in the lines of a file, has more braces within each other than can be read.
+pub(crate) fn nests_too_deep(globs: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    globs.iter().any(|byte| {
+        depth = match byte {
+            b'{' => depth + 1,
+            b'}' => depth.saturating_sub(1),
+            b'\n' => 0,
+            _ => depth,
+        };
+        depth > MAX_NESTING
+    })
+}
+
+/// A file with ignore rules in `dir` that must not be read, as a pipe of that name would be waited for, a device or a huge
+/// file would fill the memory, and some patterns overflow the stack.
 fn odd_rules(dir: &Path) -> Option<PathBuf> {
     RULES.iter().map(|name| dir.join(name)).find(|path| is_odd(path)).or_else(|| odd_worktree(&dir.join(".git")))
 }
 
 fn is_odd(path: &Path) -> bool {
-    path.metadata().is_ok_and(|metadata| !metadata.is_file() || metadata.len() > MAX_RULES)
+    let is_odd = |metadata: Metadata| {
+        !metadata.is_file()
+            || metadata.len() > MAX_RULES
+            || read(path, MAX_RULES).is_ok_and(|text| nests_too_deep(&text))
+    };
+    path.metadata().is_ok_and(is_odd)
         // The usual way to have none.
         && path.canonicalize().ok().as_deref() != Some(Path::new("/dev/null"))
 }
@@ -123,7 +147,10 @@ mod tests {
 
     #[test]
     fn rules_that_could_hang_or_fill_the_memory_are_not_read() {
-        let tree = Tree::new(&[("d/x", ""), ("e/x", ""), ("f/x", ""), ("g/x", ""), ("h/x", ""), ("i/x", "")]);
+        let tree =
+            Tree::new(&[("d/x", ""), ("e/x", ""), ("f/x", ""), ("g/x", ""), ("h/x", ""), ("i/x", ""), ("j/x", "")]);
+        std::fs::write(tree.path("j/.gitignore"), format!("x\n{}{}\n", "{".repeat(5000), "}".repeat(5000)))
+            .expect("it is written");
         let fifo = tree.path("d/.gitignore");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o600)).expect("a FIFO");
         std::os::unix::fs::symlink("/dev/zero", tree.path("e/.ignore")).expect("a link");
@@ -151,6 +178,7 @@ mod tests {
             ("f", "/f/.fdignore"),
             ("g", "/.git/worktrees/g/commondir"),
             ("h", "/../../../i/.repo/info/exclude"),
+            ("j", "/j/.gitignore"),
         ] {
             assert!(walk(&tree.path(name), |_| true).is_err_and(|text| text.contains(odd)), "{name}");
         }

@@ -1,6 +1,6 @@
 //! The `find` tool: files by the pattern of their name or path.
 
-use super::listing::{self, Listing, is_ignored, limit};
+use super::listing::{self, Listing, checked_glob, is_ignored, limit};
 use super::paths;
 use super::tool::{Tool, ToolContext, ToolOutput};
 use crate::transcript::ToolSpec;
@@ -63,8 +63,8 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
     if !dir.is_dir() {
         return Err(format!("Not a directory: {}", dir.display()));
     }
-    let matcher = Matcher::new(pattern)?;
-    let (mut walk, note) = listing::walk(&dir)?;
+    let matcher = Matcher::new(checked_glob(pattern)?)?;
+    let (mut walk, note) = listing::walk(&dir, context.cancel)?;
     // Outside of any repository, .gitignore files are meant all the same.
     walk.require_git(dir.ancestors().any(|dir| dir.join(".git").exists()));
     let mut listing = Listing::default();
@@ -78,7 +78,7 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
     let mut found = 0;
     for entry in walk.build().filter_map(Result::ok).filter(|entry| entry.depth() > 0) {
         if context.cancel.is_cancelled() {
-            return Ok(None);
+            break;
         }
         let is_folder = entry.file_type().is_some_and(|kind| kind.is_dir());
         if !matcher.matches(entry.path(), is_folder) {
@@ -100,7 +100,8 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
             break;
         }
     }
-    Ok(Some(listing))
+    // A walk that is cancelled ends early by itself.
+    Ok((!context.cancel.is_cancelled()).then_some(listing))
 }
 
 /// The ignored folder of `dir` that a pattern names without any wildcard.

@@ -4,7 +4,7 @@ pub(super) mod decode;
 mod pattern;
 mod search;
 
-use super::listing::{self, Listing, limit};
+use super::listing::{self, Listing, checked_glob, limit};
 use super::paths;
 use super::tool::{Tool, ToolContext, ToolOutput};
 use crate::cancel::Cancel;
@@ -77,9 +77,10 @@ fn grep(arguments: &Map<String, Value>, context: &ToolContext<'_>) -> Result<Lis
     let lines =
         arguments.get("context").and_then(Value::as_f64).map_or(0, |lines| lines.clamp(0.0, MAX_CONTEXT) as usize);
     let target = paths::existing(text("path"), context.cwd, context.home())?;
-    let regex = pattern::compile(text("pattern").unwrap_or_default(), flag("literal"), flag("ignoreCase"))?;
+    let pattern = text("pattern").unwrap_or_default();
+    let pattern = pattern::compile(pattern, flag("literal"), flag("ignoreCase"), context.cancel)?;
     let mut search = Search {
-        searcher: Searcher::new(regex, lines),
+        searcher: Searcher::new(pattern, lines),
         cancel: context.cancel,
         found: Found { limit: limit(arguments, DEFAULT_LIMIT), context: lines, ..Found::default() },
     };
@@ -99,11 +100,12 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn folder(&mut self, dir: &Path, glob: Option<&str>) -> Result<(), String> {
-        let (mut walk, note) = listing::walk(dir)?;
+        let (mut walk, note) = listing::walk(dir, self.cancel)?;
         if let Some(note) = note {
             self.found.listing.note(note);
         }
         if let Some(glob) = glob {
+            let glob = checked_glob(glob)?;
             let mut overrides = OverrideBuilder::new(dir);
             overrides.add(glob.strip_prefix("./").unwrap_or(glob)).map_err(|error| error.to_string())?;
             walk.overrides(overrides.build().map_err(|error| error.to_string())?);

@@ -2,6 +2,8 @@
 
 use super::tool::ToolOutput;
 use super::truncate::{self, MAX_BYTES};
+use crate::cancel::Cancel;
+use crate::files::walk::nests_too_deep;
 use crate::files::{self, size};
 use crate::transcript::Block;
 use ignore::WalkBuilder;
@@ -11,6 +13,9 @@ use std::path::Path;
 
 /// Most bytes of a file with ignore rules that is looked at (1 MiB).
 const MAX_RULES: u64 = 1024 * 1024;
+
+/// Most bytes of a glob pattern (4 KiB, as of a path).
+const MAX_GLOB: usize = 4096;
 
 /// Rows that are being collected.
 #[derive(Default)]
@@ -81,8 +86,9 @@ impl Listing {
 ///
 /// # Errors
 /// The text for the model.
-pub(super) fn walk(dir: &Path) -> Result<(WalkBuilder, Option<String>), String> {
-    let mut walk = files::walk::walk(dir, |_| true)?;
+pub(super) fn walk(dir: &Path, cancel: &Cancel) -> Result<(WalkBuilder, Option<String>), String> {
+    let cancel = cancel.clone();
+    let mut walk = files::walk::walk(dir, move |_| !cancel.is_cancelled())?;
     let note = is_ignored(dir).then(|| {
         walk.git_ignore(false).git_global(false).git_exclude(false).ignore(false).parents(false);
         format!("{} is ignored by version control; it was searched all the same", dir.display())
@@ -100,6 +106,20 @@ pub(super) fn is_ignored(dir: &Path) -> bool {
     let root = dir.ancestors().find(|above| above.join(".git").exists());
     let within = |above: &&Path| root.is_none_or(|root| above.starts_with(root));
     dir.ancestors().skip(1).take_while(within).any(rules)
+}
+
+/// A glob pattern that is neither too long nor nested too deep.
+///
+/// # Errors
+/// The text for the model.
+pub(super) fn checked_glob(glob: &str) -> Result<&str, String> {
+    if glob.len() > MAX_GLOB {
+        Err(format!("The glob pattern is longer than {MAX_GLOB} bytes"))
+    } else if nests_too_deep(glob.as_bytes()) {
+        Err("The glob pattern has too many braces within each other".into())
+    } else {
+        Ok(glob)
+    }
 }
 
 /// The `limit` argument: at least 1, without a fraction.

@@ -42,6 +42,15 @@ def peak(pid):
     return int(proc.status(pid)["VmHWM"].split()[0]) * 1024
 
 
+@pytest.fixture
+def searching(new_daemon):
+    """A daemon whose sessions have all tools that search."""
+    daemon = new_daemon()
+    daemon.config["tools"] = ["grep", "find", "ls"]
+    daemon.start()
+    return daemon
+
+
 def cost_of(daemon, model, *calls):
     """What a model is told about calls, and how much more memory than before they took."""
     model.script("ready")
@@ -109,3 +118,49 @@ def test_an_abort_does_not_wait_for_a_picture_of_the_prompt(daemon, model):
         assert client.ask("abort")["isIdle"] is True
         assert time.monotonic() - start < ANSWERED
     assert "image/png" not in json.dumps([request.body for request in model.requests])
+
+
+@pytest.mark.parametrize("pattern", [r"\w{200}", r"\w{1000}", r"\w{5000}", r"(?:\w+\s+){100}zz", r"\w{1000}{1000}", r"\w" * 2000, r"\w" * 500_000])
+def test_a_pattern_takes_little_memory_or_is_refused(searching, model, pattern):
+    (searching.cwd / "a.txt").write_text("word and word\n" * 1000)
+    results, cost = cost_of(searching, model, ToolCall("grep", {"pattern": pattern}))
+    text, is_error = results[0]
+    assert is_error and "use a " in text or text == "No matches found"
+    assert cost < 128 * MIB, f"{cost / MIB:.0f} MiB"
+
+
+@pytest.mark.parametrize("pattern", ["{" * 300_000 + "}" * 300_000, "{" * 2000 + "}" * 2000, "[" * 5000])
+def test_a_glob_pattern_may_be_anything(searching, model, pattern):
+    (searching.cwd / "a.txt").write_text("x")
+    calls = [ToolCall("find", {"pattern": pattern}), ToolCall("grep", {"pattern": "x", "glob": pattern})]
+    results, cost = cost_of(searching, model, *calls)
+    assert len(results) == 2
+    assert cost < 128 * MIB, f"{cost / MIB:.0f} MiB"
+
+
+def test_ignore_rules_may_be_anything(searching, model):
+    (searching.cwd / "a.txt").write_text("x")
+    (searching.cwd / ".gitignore").write_text("{" * 20_000 + "}" * 20_000)
+    results, _ = cost_of(searching, model, ToolCall("find", {"pattern": "*"}), ToolCall("grep", {"pattern": "x"}))
+    assert all(is_error and "too many braces" in text for text, is_error in results)
+
+
+@pytest.mark.parametrize("lines", [1, 1000], ids=["one long line", "many lines"])
+def test_an_abort_does_not_wait_for_a_pattern(searching, model, lines):
+    (searching.cwd / "a.txt").write_text(("some words and more " * (1_000_000 // lines) + "\n") * lines)
+    call = ToolCall("grep", {"pattern": r"(?:\w+\s+){50}zz"})
+    assert abort_during(searching, model, call, lambda: True) < ANSWERED
+
+
+@pytest.mark.parametrize(
+    "call",
+    [ToolCall("find", {"pattern": "*.zz"}), ToolCall("grep", {"pattern": "zz"}), ToolCall("ls", {"path": "many"})],
+    ids=lambda call: call.name,
+)
+def test_an_abort_does_not_wait_for_a_large_folder(searching, model, call):
+    folder = searching.cwd / "many"
+    folder.mkdir()
+    for number in range(40_000):
+        (folder / f"{number}.o").touch()
+    (searching.cwd / ".gitignore").write_text("*.o\n")
+    assert abort_during(searching, model, call, lambda: True) < ANSWERED

@@ -1,8 +1,7 @@
 //! Searching one file after the other for the lines that match, in bounded memory and without reading a line at a time.
 
+use super::pattern::Pattern;
 use memchr::{memchr, memchr_iter, memrchr};
-use regex_automata::Input;
-use regex_automata::meta::Regex;
 use std::io::{self, Read};
 
 /// Bytes that are read at once.
@@ -30,9 +29,9 @@ pub(super) struct Line<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Finds the lines that a regular expression matches, and those around them. The expression must not match line feeds.
+/// Finds the lines that a pattern matches, and those around them.
 pub(super) struct Searcher {
-    regex: Regex,
+    pattern: Pattern,
     /// Lines to tell before and after each match.
     context: usize,
     /// Kept from file to file.
@@ -40,8 +39,8 @@ pub(super) struct Searcher {
 }
 
 impl Searcher {
-    pub(super) fn new(regex: Regex, context: usize) -> Searcher {
-        Searcher { regex, context, buffer: vec![0; CHUNK] }
+    pub(super) fn new(pattern: Pattern, context: usize) -> Searcher {
+        Searcher { pattern, context, buffer: vec![0; CHUNK] }
     }
 
     /// Tells `found` of each line in its turn until it returns `false`.
@@ -55,7 +54,7 @@ impl Searcher {
         let mut place = Place { number: 1, ..Place::default() };
         while window.fill()? {
             let text = &window.buffer[..window.complete];
-            if !place.lines(&self.regex, text, self.context, &mut found) {
+            if !place.lines(&mut self.pattern, text, self.context, &mut found)? {
                 return Ok(());
             }
             place.roll(&mut window, self.context);
@@ -131,10 +130,15 @@ struct Place {
 
 impl Place {
     /// Searches `text`, which ends with a whole line. `false` = `found` has had enough.
-    fn lines(&mut self, regex: &Regex, text: &[u8], context: usize, found: &mut impl FnMut(Line<'_>) -> bool) -> bool {
+    fn lines(
+        &mut self,
+        pattern: &mut Pattern,
+        text: &[u8],
+        context: usize,
+        found: &mut impl FnMut(Line<'_>) -> bool,
+    ) -> io::Result<bool> {
         while self.searched < text.len() {
-            let input = Input::new(text).range(self.searched..).earliest(true);
-            let Some(at) = regex.search_half(&input).map(|half| half.offset()) else { break };
+            let Some(at) = pattern.find(text, self.searched)? else { break };
             let start = line_start(text, self.searched, at);
             if start == text.len() {
                 // An empty match after the last line feed is in no line.
@@ -142,7 +146,7 @@ impl Place {
             }
             let end = line_end(text, at);
             if !self.owed_lines(&text[..start], found) {
-                return false;
+                return Ok(false);
             }
             let mut before = start;
             for _ in 0..context {
@@ -153,17 +157,17 @@ impl Place {
             self.count_to(text, before);
             while self.counted < start {
                 if !self.tell(text, false, found) {
-                    return false;
+                    return Ok(false);
                 }
             }
             if !self.tell(text, true, found) {
-                return false;
+                return Ok(false);
             }
             self.searched = end;
             self.owed = context;
         }
         self.searched = text.len();
-        self.owed_lines(text, found)
+        Ok(self.owed_lines(text, found))
     }
 
     /// Tells the context after the last match as far as `text` goes.
