@@ -1,9 +1,12 @@
 //! Walking folders as developers expect it: what version control ignores is left out, hidden files are not.
 
 use super::open::read;
+use crate::cancel::{Cancel, OnCancel};
+use crate::threads::{self, Thread};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use ignore::{DirEntry, WalkBuilder};
 use std::fs::Metadata;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// Files with ignore rules that are read in every folder on the way, beside those of git that need no name here.
@@ -12,6 +15,8 @@ const CUSTOM_RULES: [&str; 2] = [".rgignore", ".fdignore"];
 const RULES: [&str; 5] = [".gitignore", ".ignore", CUSTOM_RULES[0], CUSTOM_RULES[1], ".git/info/exclude"];
 /// Most bytes of a file with ignore rules (1 MiB).
 const MAX_RULES: u64 = 1024 * 1024;
+/// Entries that a walk may be ahead of whoever takes them.
+const AHEAD: usize = 256;
 /// Braces within braces of a glob pattern. They are read by recursion: two thousand of them overflow a thread's stack, which
 /// ends the process.
 const MAX_NESTING: usize = 50;
@@ -37,6 +42,48 @@ pub(crate) fn walk(
         builder.add_custom_ignore_filename(name);
     }
     Ok(builder)
+}
+
+/// What a walk finds, in its order. It goes on ahead on a thread of its own: a folder is read and sorted as a whole, which takes
+/// seconds for a million entries, and nothing can interrupt it. So who cancels does not wait; the walk ends at its next entry.
+pub(crate) struct Entries {
+    found: Receiver<DirEntry>,
+    cancelled: Receiver<()>,
+    _wakes: OnCancel,
+    thread: Option<Thread>,
+}
+
+/// Starts a walk. What cannot be read is left out.
+///
+/// # Errors
+/// The system refuses another thread.
+pub(crate) fn entries(walk: &WalkBuilder, cancel: &Cancel) -> io::Result<Entries> {
+    let (to, found) = bounded(AHEAD);
+    let (waiting, cancelled): (Sender<()>, _) = bounded(0);
+    let walk = walk.build();
+    let work = move || drop(walk.filter_map(Result::ok).try_for_each(|entry| to.send(entry)));
+    let thread = Some(threads::run("walk", work)?);
+    Ok(Entries { found, cancelled, _wakes: cancel.on_cancel(move || drop(waiting)), thread })
+}
+
+impl Iterator for Entries {
+    type Item = DirEntry;
+
+    /// `None` = there are no more, or the walk was cancelled.
+    fn next(&mut self) -> Option<DirEntry> {
+        select! {
+            recv(self.found) -> entry => entry.ok(),
+            recv(self.cancelled) -> _ => None,
+        }
+    }
+}
+
+impl Drop for Entries {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.abandon();
+        }
+    }
 }
 
 /// Whether a glob pattern, or one of those in the lines of a file, has more braces within each other than can be read.
@@ -143,6 +190,23 @@ mod tests {
             walked(&tree),
             [".fdignore", ".gitignore", ".hidden", ".rgignore", "a.rs", "b.rs", "kept", "kept/y"]
         );
+    }
+
+    #[test]
+    fn who_cancels_does_not_wait_for_the_walk() {
+        let tree = Tree::new(&[("a", ""), ("b", "")]);
+        let (hold, held) = bounded::<()>(0);
+        let walk = walk(tree.0.path(), move |entry| entry.file_name() != "b" || held.recv().is_ok());
+        let cancel = Cancel::new();
+        let mut entries = entries(&walk.expect("the rules are fine"), &cancel).expect("a thread");
+        assert_eq!(entries.by_ref().take(2).count(), 2, "the folder itself and its first file");
+        let canceller = cancel.clone();
+        let other = std::thread::spawn(move || canceller.cancel());
+        assert!(entries.next().is_none());
+        other.join().expect("it does not panic");
+        // Until here the walk was stuck at the second file.
+        drop(entries);
+        drop(hold);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use super::listing::{self, Listing, checked_glob, is_ignored, limit};
 use super::paths;
 use super::tool::{Tool, ToolContext, ToolOutput};
+use crate::files::describe;
+use crate::files::walk::entries;
 use crate::transcript::ToolSpec;
 use globset::{GlobBuilder, GlobMatcher};
 use serde_json::{Map, Value, json};
@@ -76,10 +78,8 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
         listing.note(note);
     }
     let mut found = 0;
-    for entry in walk.build().filter_map(Result::ok).filter(|entry| entry.depth() > 0) {
-        if context.cancel.is_cancelled() {
-            break;
-        }
+    let entries = entries(&walk, context.cancel).map_err(|error| describe(&error))?;
+    for entry in entries.filter(|entry| entry.depth() > 0) {
         let is_folder = entry.file_type().is_some_and(|kind| kind.is_dir());
         if !matcher.matches(entry.path(), is_folder) {
             continue;
@@ -100,7 +100,7 @@ fn find(pattern: &str, path: Option<&str>, limit: usize, context: &ToolContext<'
             break;
         }
     }
-    // A walk that is cancelled ends early by itself.
+    // A walk that is cancelled just ends.
     Ok((!context.cancel.is_cancelled()).then_some(listing))
 }
 

@@ -8,6 +8,7 @@ use super::listing::{self, Listing, checked_glob, limit};
 use super::paths;
 use super::tool::{Tool, ToolContext, ToolOutput};
 use crate::cancel::Cancel;
+use crate::files::walk::entries;
 use crate::files::{describe, open_regular};
 use crate::transcript::ToolSpec;
 use ignore::overrides::OverrideBuilder;
@@ -110,7 +111,7 @@ impl Search<'_> {
             overrides.add(glob.strip_prefix("./").unwrap_or(glob)).map_err(|error| error.to_string())?;
             walk.overrides(overrides.build().map_err(|error| error.to_string())?);
         }
-        for entry in walk.build().filter_map(Result::ok) {
+        for entry in entries(&walk, self.cancel).map_err(|error| describe(&error))? {
             if self.cancel.is_cancelled() || self.found.is_complete() {
                 break;
             }

@@ -125,7 +125,7 @@ def test_a_pattern_takes_little_memory_or_is_refused(searching, model, pattern):
     (searching.cwd / "a.txt").write_text("word and word\n" * 1000)
     results, cost = cost_of(searching, model, ToolCall("grep", {"pattern": pattern}))
     text, is_error = results[0]
-    assert is_error and "use a " in text or text == "No matches found"
+    assert (is_error and "use a " in text) or text == "No matches found"
     assert cost < 128 * MIB, f"{cost / MIB:.0f} MiB"
 
 
