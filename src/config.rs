@@ -136,9 +136,11 @@ impl Config {
         }
     }
 
-    /// The configuration names this folder among those whose projects are trusted.
+    /// The configuration names this folder among those whose projects are trusted. A session's folder had no links when the
+    /// session was made; one that is brought back and has become a link is another folder, which nobody named.
     pub(crate) fn trusts(&self, folder: &Path) -> bool {
-        self.trusted_folders.iter().any(|trusted| folder.starts_with(trusted))
+        let is_itself = || folder.canonicalize().is_ok_and(|real| real == folder);
+        self.trusted_folders.iter().any(|trusted| folder.starts_with(trusted)) && is_itself()
     }
 }
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from support.model_script import ToolCall
+
 pytestmark = pytest.mark.any_server
 
 SECRET = "s3cr3t-0f-s0m3b0dy"
@@ -150,3 +152,23 @@ def test_a_working_folder_that_becomes_a_link_says_nothing(tree, model):
     daemon.cwd.symlink_to(other)
     assert daemon.prompt("s", "and now?").text() == "two"
     assert SECRET not in system(model)
+
+
+def test_a_session_that_comes_back_to_a_link_trusts_nothing(tree, model):
+    daemon = tree
+    sub = daemon.cwd / "sub"
+    write(sub / ".pi/settings.json", json.dumps({"shellCommandPrefix": "echo own"}))
+    daemon.start()
+    model.script([ToolCall("bash", {"command": "true"})], "one")
+    daemon.session("s", "go", cwd=str(sub)).text()
+    assert "own" in model.requests[-1].tool_results[-1][0]
+    daemon.signal()
+    daemon.wait_exit()
+    other = daemon.cwd.parent / "other"
+    write(other / ".pi/settings.json", json.dumps({"shellCommandPrefix": f"echo {SECRET}"}))
+    sub.rename(daemon.cwd / "moved")
+    sub.symlink_to(other)
+    daemon.start()
+    model.script([ToolCall("bash", {"command": "true"})], "two")
+    assert daemon.prompt("s", "and now?").text() == "two"
+    assert SECRET not in model.requests[-1].tool_results[-1][0]
