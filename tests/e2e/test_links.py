@@ -156,17 +156,18 @@ def test_a_working_folder_that_becomes_a_link_says_nothing(tree, model):
 
 def test_a_session_that_comes_back_to_a_link_trusts_nothing(tree, model):
     daemon = tree
-    write(daemon.cwd / ".pi/settings.json", json.dumps({"shellCommandPrefix": "echo own"}))
+    sub = daemon.cwd / "sub"
+    write(sub / ".pi/settings.json", json.dumps({"shellCommandPrefix": "echo own"}))
     daemon.start()
     model.script([ToolCall("bash", {"command": "true"})], "one")
-    daemon.session("s", "go").text()
-    assert "own" in model.requests[-1].tool_results[0][0]
+    daemon.session("s", "go", cwd=str(sub)).text()
+    assert "own" in model.requests[-1].tool_results[-1][0]
     daemon.signal()
     daemon.wait_exit()
     other = daemon.cwd.parent / "other"
     write(other / ".pi/settings.json", json.dumps({"shellCommandPrefix": f"echo {SECRET}"}))
-    daemon.cwd.rename(daemon.cwd.parent / "moved")
-    daemon.cwd.symlink_to(other)
+    sub.rename(daemon.cwd / "moved")
+    sub.symlink_to(other)
     daemon.start()
     model.script([ToolCall("bash", {"command": "true"})], "two")
     assert daemon.prompt("s", "and now?").text() == "two"
