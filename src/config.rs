@@ -2,6 +2,7 @@
 
 mod bridge;
 pub(crate) mod nats_context;
+mod settings;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -10,7 +11,6 @@ use crate::broker::sockets::{self, Owner};
 use crate::broker::{BrokerAuth, BrokerOptions};
 use crate::contract::session::OnRestart;
 use crate::event_log;
-use crate::files;
 use crate::model::{OauthEndpoints, ThinkingLevel};
 use crate::nats::{self, Auth, ServerAddress, nkey};
 use crate::prompt::UserFolders;
@@ -23,17 +23,15 @@ use crate::trust_roots;
 use crate::turn::TurnOptions;
 pub(crate) use bridge::BridgePlan;
 use nats_context::Context;
-use serde_json::{Map, Value};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use settings::{Origin, Settings, expand};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-pub(crate) use table::{Kind, ROWS, Row};
+pub(crate) use table::{Kind, ROWS};
 
-/// The largest file that is read, in bytes.
-const MAX_FILE: u64 = 1 << 20;
 /// The public server of the reference's quick start.
 const PUBLIC_SERVER: &str = "demo.nats.io";
 /// The owner where nobody says who that is.
@@ -179,39 +177,6 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Origin {
-    Flag(&'static str),
-    Environment(&'static str),
-    File,
-    Default,
-}
-
-impl Origin {
-    /// The higher one wins.
-    fn rank(&self) -> u8 {
-        match self {
-            Origin::Flag(_) => 3,
-            Origin::Environment(_) => 2,
-            Origin::File => 1,
-            Origin::Default => 0,
-        }
-    }
-}
-
-struct Setting {
-    text: String,
-    origin: Origin,
-}
-
-/// The settings that have a value, by key.
-struct Settings {
-    values: BTreeMap<&'static str, Setting>,
-    file: PathBuf,
-    home: PathBuf,
-}
-
 /// What the command line asks for.
 pub(crate) enum Command {
     Serve(Box<Config>),
@@ -252,7 +217,7 @@ pub(crate) fn from_command_line(
     if let Some(rest) = args.finish().first() {
         return Err(ConfigError::Usage(format!("unknown argument {}; see --help", rest.to_string_lossy())));
     }
-    let config = Box::new(resolve(flags, file, &environment)?);
+    let config = Box::new(settings::resolve(flags, file, &environment)?.into_config(&environment)?);
     Ok(if check { Command::Check(config) } else { Command::Serve(config) })
 }
 
@@ -271,15 +236,6 @@ fn help() -> String {
     line("--version".into(), "print the version, then exit");
     line("--help".into(), "print this, then exit");
     out
-}
-
-/// `path` with a leading `~/` replaced.
-fn expand(path: &str, home: &Path) -> PathBuf {
-    match path.strip_prefix("~/") {
-        Some(rest) => home.join(rest),
-        None if path == "~" => home.to_path_buf(),
-        None => PathBuf::from(path),
-    }
 }
 
 /// Makes one subject token of a user's name: lower case, other characters than letters, digits, `_` and `-` become `-`.
@@ -305,138 +261,7 @@ pub(crate) fn address_of(listen: SocketAddr) -> ServerAddress {
     ServerAddress::from(SocketAddr::new(ip, listen.port()))
 }
 
-fn read_file(path: &Path, named: bool) -> Result<Map<String, Value>, ConfigError> {
-    let invalid = |what: String| ConfigError::Invalid(format!("{}: {what}", path.display()));
-    let text = match files::read_text(path, MAX_FILE) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => return Ok(Map::new()),
-        Err(e) => return Err(invalid(e.to_string())),
-    };
-    match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(invalid("not a JSON object".into())),
-        Err(e) => Err(invalid(format!("line {}: {e}", e.line()))),
-    }
-}
-
-/// A value of the file as text, if its type fits the row.
-fn file_text(row: &Row, value: &Value) -> Option<String> {
-    match (row.kind, value) {
-        (Kind::Text | Kind::Secret | Kind::Path, Value::String(text)) => Some(text.clone()),
-        (Kind::Object, Value::Object(_)) => Some(value.to_string()),
-        (Kind::Switch, Value::Bool(on)) => Some(on.to_string()),
-        (Kind::Number { .. }, Value::Number(number)) => Some(number.to_string()),
-        (Kind::List, Value::Array(items)) => {
-            items.iter().map(Value::as_str).collect::<Option<Vec<_>>>().map(|names| names.join(","))
-        }
-        _ => None,
-    }
-}
-
-/// Says why `text` is no value for the row.
-fn check_text(row: &Row, text: &str) -> Result<(), String> {
-    match row.kind {
-        Kind::Number { min, max } => match text.parse::<u64>() {
-            Ok(number) if (min..=max).contains(&number) => Ok(()),
-            _ => Err(format!("{text:?} is no whole number from {min} to {max}")),
-        },
-        Kind::Switch if text != "true" && text != "false" => Err(format!("{text:?} is neither true nor false")),
-        Kind::Text | Kind::Secret | Kind::Path | Kind::Switch | Kind::List | Kind::Object => Ok(()),
-    }
-}
-
-fn resolve(
-    flags: HashMap<&'static str, String>,
-    file: Option<String>,
-    environment: &HashMap<String, String>,
-) -> Result<Config, ConfigError> {
-    let home = PathBuf::from(environment.get("HOME").map_or("/", String::as_str));
-    let path = file.as_deref().map_or_else(|| home.join(".pi-exec/config.json"), |f| expand(f, &home));
-    let map = read_file(&path, file.is_some())?;
-    for key in map.keys() {
-        if !ROWS.iter().any(|row| row.key == key) {
-            return Err(ConfigError::Invalid(format!("{}: unknown key {key:?}", path.display())));
-        }
-    }
-    let mut values = BTreeMap::new();
-    for row in ROWS {
-        let from_environment =
-            row.environment.and_then(|name| Some((name, environment.get(name)?))).filter(|(_, text)| !text.is_empty());
-        let (text, origin) = if let Some(text) = flags.get(row.key) {
-            (text.clone(), Origin::Flag(row.flag))
-        } else if let Some((name, text)) = from_environment {
-            (text.clone(), Origin::Environment(name))
-        } else if let Some(value) = map.get(row.key).filter(|v| !v.is_null()) {
-            let text = file_text(row, value).ok_or_else(|| {
-                ConfigError::Invalid(format!("{}: {:?} has the wrong type of value", path.display(), row.key))
-            })?;
-            (text, Origin::File)
-        } else if let Some(default) = row.default {
-            (default.to_string(), Origin::Default)
-        } else {
-            continue;
-        };
-        check_text(row, &text).map_err(|why| at(&origin, row, &path, &why))?;
-        values.insert(row.key, Setting { text, origin });
-    }
-    Settings { values, file: path, home }.into_config(environment)
-}
-
-/// An error about one setting, which names the place that it came from.
-fn at(origin: &Origin, row: &Row, file: &Path, why: &str) -> ConfigError {
-    match origin {
-        Origin::Flag(flag) => ConfigError::Usage(format!("{flag}: {why}")),
-        Origin::Environment(name) => ConfigError::Invalid(format!("${name}: {why}")),
-        Origin::File => ConfigError::Invalid(format!("{}: {:?}: {why}", file.display(), row.key)),
-        Origin::Default => ConfigError::Invalid(format!("{}: {why}", row.key)),
-    }
-}
-
 impl Settings {
-    fn text(&self, key: &str) -> Option<&str> {
-        self.values.get(key).map(|s| s.text.as_str()).filter(|text| !text.is_empty())
-    }
-
-    fn number(&self, key: &str) -> u64 {
-        // Every number has a default and was checked when it was read.
-        self.text(key).and_then(|text| text.parse().ok()).unwrap_or_default()
-    }
-
-    /// A time in seconds; zero is none.
-    fn limit(&self, key: &str) -> Option<Duration> {
-        Some(Duration::from_secs(self.number(key))).filter(|time| !time.is_zero())
-    }
-
-    fn path(&self, key: &str) -> Option<PathBuf> {
-        self.text(key).map(|text| expand(text, &self.home))
-    }
-
-    fn absolute(&self, key: &str) -> Result<Option<PathBuf>, ConfigError> {
-        let path = self.path(key).map(std::path::absolute).transpose();
-        path.map_err(|e| self.wrong(key, &e.to_string()))
-    }
-
-    fn list(&self, key: &str) -> Vec<String> {
-        let items = self.text(key).unwrap_or_default().split(',').map(|item| item.trim().to_string());
-        items.filter(|item| !item.is_empty()).collect()
-    }
-
-    fn wrong(&self, key: &str, why: &str) -> ConfigError {
-        match (self.values.get(key), ROWS.iter().find(|row| row.key == key)) {
-            (Some(setting), Some(row)) => at(&setting.origin, row, &self.file, why),
-            _ => ConfigError::Invalid(format!("{key}: {why}")),
-        }
-    }
-
-    fn origin(&self, key: &str) -> String {
-        match self.values.get(key).map(|s| &s.origin) {
-            Some(Origin::Flag(flag)) => (*flag).to_string(),
-            Some(Origin::Environment(name)) => format!("${name}"),
-            Some(Origin::File) => self.file.display().to_string(),
-            Some(Origin::Default) | None => "default".to_string(),
-        }
-    }
-
     /// The named NATS context, if there is one.
     fn context(&self, environment: &HashMap<String, String>) -> Result<Option<Context>, ConfigError> {
         let Some(name) = self.text("context") else { return Ok(None) };

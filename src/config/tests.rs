@@ -1,5 +1,5 @@
 use super::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Resolves a configuration in a home folder of its own.
 struct Case {

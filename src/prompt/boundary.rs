@@ -12,8 +12,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Component, Path, PathBuf};
 
-/// Folders of a user's home in which agents keep instructions, and which may therefore lead to each other.
-const AGENTS_OF_HOME: [&str; 4] = [".agents", ".claude", ".codex", ".pi"];
 /// What the kernel shows as files, and where secrets are handed to programs.
 const SYSTEM: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
 /// Folders of keys.
@@ -64,12 +62,13 @@ impl Boundary {
         Boundary(vec![repository(folder).unwrap_or(folder).to_owned()])
     }
 
-    /// For what is in the folder of the user's own configuration, and what agents keep in the user's home.
+    /// For what is in the folder of the user's own configuration: its repository, and the user's home, where many keep one for
+    /// such files. Nobody but the user writes there.
     pub(super) fn of_user(places: &Places<'_>) -> Boundary {
-        let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
-        let agent_dir = real(places.agent_dir.to_owned());
+        let real = |path: &Path| path.canonicalize().unwrap_or(path.to_owned());
+        let agent_dir = real(places.agent_dir);
         let own = repository(&agent_dir).map(Path::to_owned).unwrap_or(agent_dir);
-        Boundary(std::iter::once(own).chain(AGENTS_OF_HOME.map(|name| real(places.home.join(name)))).collect())
+        Boundary(vec![own, real(places.home)])
     }
 
     /// For what settings name by its path: this boundary where the path stays inside it by name, else the place itself.

@@ -101,12 +101,12 @@ def test_links_inside_a_repository_are_followed(tree, model):
     assert "left out" not in daemon.log_text()
 
 
-def test_the_users_own_files_stay_in_the_users_own_folders(tree, model):
+def test_the_users_own_files_stay_in_the_users_home(tree, model):
     daemon = tree
     link(daemon.agent_dir / "AGENTS.md", "../../../outside/x.md")
     link(daemon.agent_dir / "SYSTEM.md", "auth.json")
-    link(daemon.agent_dir / "APPEND_SYSTEM.md", daemon.agent_dir / "texts/append.md")
-    write(daemon.agent_dir / "texts/append.md", "mine\n")
+    link(daemon.agent_dir / "APPEND_SYSTEM.md", daemon.home / "dotfiles/append.md")
+    write(daemon.home / "dotfiles/append.md", "mine\n")
     link(daemon.agent_dir / "skills/a", daemon.agent_dir.parents[1] / ".agents/skills/a")
     write(daemon.agent_dir.parents[1] / ".agents/skills/a/SKILL.md", SKILL.format("kept at home"))
     link(daemon.agent_dir / "skills/b", daemon.cwd.parent / "outside/skills/theirs")
