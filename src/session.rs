@@ -37,7 +37,7 @@ use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{self, Action, Settled, Step, TurnOptions, Verdict};
 use asking::Asker;
 use crossbeam_channel::{Receiver, Sender, never, select};
-use memory::Memory;
+use memory::{Foreign, Memory};
 pub(crate) use opening::{Callers, Storage};
 use queue::Queue;
 pub(crate) use recovery::settled_totals;
@@ -409,11 +409,27 @@ impl<W: Wire> Session<W> {
 
     /// What cannot be kept must not go on happening.
     fn check_written(&mut self, written: io::Result<()>) {
+        self.tell_foreign();
         let Err(error) = &written else { return };
         log::error!("session {}: {error}", self.identity.id);
         if let Some(running) = &mut self.running {
             running.storage_error = Some(ReplyError::storage(error));
             running.cancel.cancel();
+        }
+    }
+
+    /// Tells what others did to the session file.
+    fn tell_foreign(&mut self) {
+        for foreign in std::mem::take(&mut self.memory.foreign) {
+            let (name, data) = match foreign {
+                Foreign::Entries(entries) => {
+                    ("foreign_entries", json!({"entries": entries, "messages": self.memory.count()}))
+                }
+                Foreign::Writer => ("foreign_writer", json!({})),
+                Foreign::Restored(cause) => ("session_file_restored", json!({"cause": cause})),
+            };
+            log::warn!("session {}: another program changed its file: {name} {data}", self.identity.id);
+            self.publish(&AgentEvent::Bridge { name, data });
         }
     }
 

@@ -17,9 +17,11 @@ use crate::session::state_dir::SavedSession;
 use crate::session::{self, Callers, Parts, Storage};
 use crate::socket::SessionSocket;
 use crate::transcript::locate;
+use crate::transcript::session_file::SessionFile;
 use crate::{threads, tools};
 use crossbeam_channel::bounded;
 use serde_json::json;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -148,6 +150,16 @@ impl Daemon {
             let root = self.session_dir().unwrap_or_else(|| self.config.agent_dir.join("sessions"));
             let file = locate::find(&root, cwd, wanted)
                 .map_err(|e| DaemonError::SessionCreateFailed { message: format!("resume {wanted:?}: {e}") })?;
+            let refused =
+                |why: String| DaemonError::SessionCreateFailed { message: format!("resume {wanted:?}: {why}") };
+            // A session that sleeps does not hold its file's lock.
+            let number = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+            let this = number(&file);
+            let has_it = |entry: &&Entry| entry.stats.settings().file.is_some_and(|own| number(&own) == this);
+            if let Some(other) = self.sessions.values().find(has_it).filter(|_| this.is_some()) {
+                return Err(refused(format!("it is the file of session {:?}", other.identity.id)));
+            }
+            SessionFile::check(&file).map_err(|e| refused(e.to_string()))?;
             let (model, thinking) = (create.model()?.is_none(), create.thinking()?.is_none());
             return Ok(Storage::Resume { file, model, thinking });
         }

@@ -11,7 +11,7 @@ use crate::contract::session::SessionStats;
 use crate::json::object;
 use crate::transcript::compaction::forget_counts;
 use crate::transcript::restore::{Restored, restore};
-use crate::transcript::session_file::SessionFile;
+use crate::transcript::session_file::{Change, SessionFile};
 use crate::transcript::{Message, ToolResultMessage};
 use serde_json::{Map, Value, json};
 use std::io;
@@ -29,10 +29,25 @@ pub(super) struct Memory {
     asleep: Option<PathBuf>,
     /// How many messages there were before it fell asleep.
     slept_with: usize,
+    /// How many entries the file had then, where that is known.
+    slept_entries: Option<usize>,
+    /// What others did to the file, to be told.
+    pub(super) foreign: Vec<Foreign>,
     /// Results that are in the file and not yet among the messages: the calls' ids and the entries'.
     early: Vec<(String, String)>,
     /// The file is there for the sake of a restart only; without it everything goes on.
     pub(super) dispensable: bool,
+}
+
+/// What others did to the session file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Foreign {
+    /// They appended so many entries, and the conversation goes on from those.
+    Entries(usize),
+    /// They appended something while a turn was running, which is another branch now.
+    Writer,
+    /// They deleted or shortened the file, which was written once more.
+    Restored(&'static str),
 }
 
 impl Memory {
@@ -77,6 +92,7 @@ impl Memory {
         {
             self.asleep = Some(file.path().to_path_buf());
             self.slept_with = self.messages.len();
+            self.slept_entries = Some(file.entries());
             self.messages = Vec::new();
             self.ids = Vec::new();
         }
@@ -91,11 +107,68 @@ impl Memory {
         let (file, contents) = SessionFile::open(path)?;
         let unfinished = Unfinished::of(&contents);
         let restored = restore(&contents);
-        self.messages.clone_from(&restored.messages);
-        self.ids.clone_from(&restored.entry_ids);
+        if let Some(more) = self.slept_entries.take().and_then(|before| file.entries().checked_sub(before))
+            && more > 0
+        {
+            self.foreign.push(Foreign::Entries(more));
+        }
+        self.take_over(&restored);
         self.file = Some(file);
         self.asleep = None;
         Ok(Some((restored, unfinished)))
+    }
+
+    fn take_over(&mut self, restored: &Restored) {
+        self.messages.clone_from(&restored.messages);
+        self.ids.clone_from(&restored.entry_ids);
+    }
+
+    /// Takes in what others have appended to the file. Only between two prompts. Returns what the file says then.
+    ///
+    /// # Errors
+    /// The file cannot be read or written, or is another one.
+    pub(super) fn refresh(&mut self) -> io::Result<Option<Restored>> {
+        let all_written = self.ids.iter().all(|id| !id.is_empty());
+        let Some(file) = self.file.as_mut().filter(|_| all_written) else { return Ok(None) };
+        let before = file.entries();
+        let contents = match file.change()? {
+            Change::Appended => file.reload()?,
+            Change::Replaced => file.reopen()?,
+            Change::None | Change::Shortened | Change::Deleted => return self.look_after().map(|()| None),
+        };
+        let more = file.entries().saturating_sub(before);
+        let restored = restore(&contents);
+        self.take_over(&restored);
+        self.foreign.push(Foreign::Entries(more));
+        Ok(Some(restored))
+    }
+
+    /// Makes the file one that can be appended to, whatever others did to it.
+    ///
+    /// # Errors
+    /// That is not possible.
+    fn look_after(&mut self) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let done = match file.change()? {
+            Change::None => return Ok(()),
+            Change::Appended => {
+                file.pass_over()?;
+                Foreign::Writer
+            }
+            Change::Deleted => {
+                file.put_back()?;
+                Foreign::Restored("deleted")
+            }
+            Change::Shortened => {
+                let entries = self.ids.iter().zip(&self.messages);
+                let entries = entries.map(|(id, message)| (id.clone(), "message", message_fields(message, None)));
+                self.ids = file.write_anew(entries.collect())?;
+                Foreign::Restored("shortened")
+            }
+            Change::Replaced => return Err(io::Error::other("the session file was replaced by another file")),
+        };
+        self.foreign.push(done);
+        Ok(())
     }
 
     /// What was said, as the model gets it.
@@ -105,15 +178,15 @@ impl Memory {
 
     /// Writes an entry, if there is a file.
     fn append(&mut self, kind: &str, fields: Map<String, Value>) -> io::Result<String> {
+        let looked = self.look_after();
         let Some(file) = &mut self.file else { return Ok(String::new()) };
-        let written = file.append(kind, fields);
-        match &written {
+        match looked.and_then(|()| file.append(kind, fields)) {
             Err(e) if self.dispensable => {
                 log::warn!("{}: {e}; the run would not be gone on with after a restart", file.path().display());
                 self.file = None;
                 Ok(String::new())
             }
-            _ => written,
+            written => written,
         }
     }
 

@@ -176,8 +176,8 @@ impl<W: Wire> Session<W> {
 
     /// Writes an entry about the session, if it has a file and that is open. What cannot be written is only reported.
     pub(super) fn record(&mut self, kind: &str, entry: Value) {
-        if self.memory.is_asleep() {
-            let _ = self.memory.wake().map_err(|e| log::warn!("session {}: {e}", self.identity.id));
+        if let Err(e) = self.look_at_file() {
+            log::warn!("session {}: {e}", self.identity.id);
         }
         if let Err(e) = self.memory.note(kind, entry) {
             log::warn!("session {}: {kind} is not recorded: {e}", self.identity.id);

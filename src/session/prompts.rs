@@ -94,9 +94,23 @@ impl<W: Wire> Session<W> {
 
     /// Writes a prompt down, so that it is not lost from here on.
     fn keep(&mut self, prompt: &Prompt) -> io::Result<()> {
-        self.memory.wake()?;
+        self.look_at_file()?;
         let (from, sender) = (prompt.from.as_deref(), prompt.sender.as_ref());
         self.memory.accepted(&prompt.message, from, sender, prompt.reply.address(), None)
+    }
+
+    /// Reads the session file if nothing of it is in memory, or if others have appended to it while nothing runs.
+    pub(super) fn look_at_file(&mut self) -> io::Result<()> {
+        let restored = match self.memory.wake()? {
+            Some((restored, _)) => Some(restored).filter(|_| !self.memory.foreign.is_empty()),
+            None if self.running.is_none() => self.memory.refresh()?,
+            None => None,
+        };
+        if let Some(restored) = restored {
+            self.stats.restore_usage(&restored.usage);
+        }
+        self.tell_foreign();
+        Ok(())
     }
 
     /// Ends an answer with an error, and counts it.

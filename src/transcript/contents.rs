@@ -46,6 +46,10 @@ pub struct Contents {
     pub duplicates: usize,
     /// What all requests of the file have used, whichever branch they belong to.
     pub usage: Usage,
+    /// The version of the format that the header names.
+    pub version: u64,
+    /// The header's place.
+    header: (u32, u32),
     entries: Vec<Entry>,
     bytes: Vec<u8>,
 }
@@ -63,7 +67,7 @@ pub fn read_id(path: &Path) -> io::Result<String> {
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
         if let Some(fields) = parse_line(&line) {
-            return session_id(fields);
+            return session_id(fields).map(|(id, _)| id);
         }
         line.clear();
     }
@@ -106,8 +110,8 @@ pub(super) fn parse_line(line: &[u8]) -> Option<Fields> {
     fields.get("type")?.is_string().then_some(fields)
 }
 
-/// The id in a header, which is of a version that is understood.
-fn session_id(mut fields: Fields) -> io::Result<String> {
+/// The id in a header, which is of a version that is understood, and that version.
+fn session_id(mut fields: Fields) -> io::Result<(String, u64)> {
     if fields.get("type").and_then(Value::as_str) != Some("session") {
         return Err(no_header());
     }
@@ -117,7 +121,7 @@ fn session_id(mut fields: Fields) -> io::Result<String> {
         let text = format!("the session file is of version {version}, and only versions up to {VERSION} are known");
         return Err(io::Error::new(ErrorKind::InvalidData, text));
     }
-    take_text(&mut fields, "id").ok_or_else(no_header)
+    take_text(&mut fields, "id").map(|id| (id, version)).ok_or_else(no_header)
 }
 
 impl Contents {
@@ -146,8 +150,10 @@ impl Contents {
             };
             match &mut found {
                 None => {
-                    session_id(fields)?;
+                    let (_, version) = session_id(fields)?;
                     found = Some(Contents {
+                        version,
+                        header: place,
                         malformed: 0,
                         duplicates: 0,
                         usage: Usage::default(),
@@ -223,6 +229,17 @@ impl Contents {
     pub fn entry(&self, index: usize) -> Option<Fields> {
         let entry = self.entries.get(index)?;
         parse_line(self.bytes.get(entry.start as usize..entry.end as usize)?)
+    }
+
+    /// The id of the entry that the one at `index` follows.
+    pub(super) fn parent_id(&self, index: usize) -> Option<&str> {
+        self.id(self.entries.get(index)?.parent? as usize)
+    }
+
+    /// The fields of the header.
+    pub(super) fn header(&self) -> Fields {
+        let (start, end) = self.header;
+        self.bytes.get(start as usize..end as usize).and_then(parse_line).unwrap_or_default()
     }
 
     /// Indices of the entries of the active branch, oldest first: the one that ends in the file's last entry.

@@ -112,7 +112,7 @@ fn order_results(context: &mut [ContextMessage]) {
 }
 
 /// The id of the first entry that a compaction kept.
-fn first_kept(compaction: &Fields, contents: &Contents) -> Option<String> {
+pub(super) fn first_kept(compaction: &Fields, contents: &Contents) -> Option<String> {
     if let Some(id) = compaction.get("firstKeptEntryId").and_then(Value::as_str) {
         return Some(id.to_string());
     }

@@ -1,9 +1,13 @@
 //! The one writer of a session file: JSON lines in version 3 of PI's format.
 //!
 //! A line is one write, so that a crash tears at most the last line, and one that fails is taken back: whatever happens,
-//! the file stays one that can be read and appended to. Nothing is ever changed or removed but a torn last line.
+//! the file stays one that can be read and appended to. Nothing is ever changed or removed but a torn last line; a file of
+//! an older version is written anew in this one before something is added to it, as PI does it when it reads one.
+//!
+//! PI takes no lock. [`SessionFile::change`] tells what others did to the file.
 
 use super::contents::{self, Contents, MAX_ENTRIES, MAX_FILE, MAX_LINE, VERSION, too_large};
+use super::restore::first_kept;
 use crate::clock::{iso_time, now_ms};
 use crate::fault;
 use crate::files::{self, Links};
@@ -11,10 +15,15 @@ use crate::ids;
 use crate::json::{Fields, object};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+/// The longest list of locks that is looked through, bytes; a line has about 60.
+const MAX_LOCKS: u64 = 1 << 20;
 
 /// The writing end of a session file. The file is locked against other writers while this exists.
 #[derive(Debug)]
@@ -29,6 +38,25 @@ pub struct SessionFile {
     leaf: Option<String>,
     /// The ids in the file that a new one could be equal to.
     ids: HashSet<u32>,
+    /// How many entries there are.
+    entries: usize,
+    /// The version of the format that the file is in.
+    version: u64,
+    /// The fields of the header.
+    header: Fields,
+}
+
+/// What others did to a session file.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    None,
+    /// There is more than we wrote.
+    Appended,
+    /// There is less.
+    Shortened,
+    /// Another file has its name.
+    Replaced,
+    Deleted,
 }
 
 impl SessionFile {
@@ -42,7 +70,7 @@ impl SessionFile {
         if let Some(folder) = path.parent() {
             files::private::create_folder(folder)?;
         }
-        let (file, _) = files::open(path, File::options().append(true).create_new(true), Links::Refuse)?;
+        let (file, _) = files::open(path, File::options().read(true).append(true).create_new(true), Links::Refuse)?;
         lock(&file)?;
         let mut header = object(json!({
             "type": "session", "version": VERSION, "id": id, "timestamp": created, "cwd": cwd.to_string_lossy(),
@@ -51,7 +79,17 @@ impl SessionFile {
             header.insert("parentSession".into(), json!(parent.to_string_lossy()));
         }
         let path = path.to_path_buf();
-        let mut session = SessionFile { path, file, length: 0, torn: false, leaf: None, ids: HashSet::new() };
+        let mut session = SessionFile {
+            path,
+            file,
+            length: 0,
+            torn: false,
+            leaf: None,
+            ids: HashSet::new(),
+            entries: 0,
+            version: VERSION,
+            header: header.clone(),
+        };
         if let Err(error) = session.write_line(Value::Object(header)) {
             // A file without a header is no session file, and nobody could make one in its place.
             let _ = std::fs::remove_file(&session.path);
@@ -88,9 +126,13 @@ impl SessionFile {
             length: file.metadata()?.len(),
             file,
             torn: false,
-            leaf: contents.leaf().map(str::to_string),
-            ids: contents.ids().filter_map(short_id).collect(),
+            leaf: None,
+            ids: HashSet::new(),
+            entries: 0,
+            version: VERSION,
+            header: Fields::new(),
         };
+        session.take_over(&contents);
         if is_whole {
             session.write(b"\n")?;
         } else if !tail.is_empty() {
@@ -100,8 +142,173 @@ impl SessionFile {
         Ok((session, contents))
     }
 
+    /// Looks whether a file could be opened now: it is a session file, and nobody else writes to it.
+    ///
+    /// # Errors
+    /// As [`SessionFile::open`], as far as the header tells.
+    pub(crate) fn check(path: &Path) -> io::Result<()> {
+        contents::read_id(path)?;
+        let (file, _) = files::open(path, File::options().read(true).append(true), Links::Refuse)?;
+        lock(&file)?;
+        Ok(flock(&file, FlockOperation::Unlock)?)
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many entries there are.
+    pub(crate) fn entries(&self) -> usize {
+        self.entries
+    }
+
+    fn take_over(&mut self, contents: &Contents) {
+        self.leaf = contents.leaf().map(str::to_string);
+        self.ids = contents.ids().filter_map(short_id).collect();
+        self.entries = contents.ids().count();
+        self.version = contents.version;
+        self.header = contents.header();
+    }
+
+    /// What others did to the file since the last time that something was written or read.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn change(&self) -> io::Result<Change> {
+        let ours = self.file.metadata()?;
+        let there = match self.path.symlink_metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Change::Deleted),
+            there => there?,
+        };
+        if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
+            return Ok(Change::Replaced);
+        }
+        Ok(match ours.len().cmp(&self.length) {
+            // What is there too much is our own.
+            _ if self.torn => Change::None,
+            Ordering::Equal => Change::None,
+            Ordering::Greater => Change::Appended,
+            Ordering::Less => Change::Shortened,
+        })
+    }
+
+    /// Reads what others appended, to go on behind it.
+    ///
+    /// # Errors
+    /// As [`SessionFile::open`].
+    pub(crate) fn reload(&mut self) -> io::Result<Contents> {
+        self.file.seek(SeekFrom::Start(0))?;
+        let contents = contents::read_file(&self.file)?;
+        self.take_over(&contents);
+        self.pass_over()?;
+        Ok(contents)
+    }
+
+    /// Goes on with the file that has the name now, if that is the same session's.
+    ///
+    /// # Errors
+    /// As [`SessionFile::open`]; `InvalidData` for another session's.
+    pub(crate) fn reopen(&mut self) -> io::Result<Contents> {
+        let (file, contents) = SessionFile::open(&self.path)?;
+        if file.header.get("id") != self.header.get("id") {
+            return Err(io::Error::new(ErrorKind::InvalidData, "the session file was replaced by another session's"));
+        }
+        *self = file;
+        Ok(contents)
+    }
+
+    /// Leaves what others appended beside our own entries, which go on from ours: another branch.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn pass_over(&mut self) -> io::Result<()> {
+        self.length = self.file.metadata()?.len();
+        let mut last = [0];
+        if self.file.read_at(&mut last, self.length.saturating_sub(1))? == 1 && last != *b"\n" {
+            self.write(b"\n")?;
+        }
+        Ok(())
+    }
+
+    /// Writes a file that was deleted once more, as it was.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn put_back(&mut self) -> io::Result<()> {
+        let mut all = Vec::new();
+        self.file.seek(SeekFrom::Start(0))?;
+        (&self.file).take(self.length).read_to_end(&mut all)?;
+        self.replace(&all)
+    }
+
+    /// Writes the file anew with these entries: their ids, their types, and the other fields. New ids are made for those
+    /// that are empty; returns all of them.
+    ///
+    /// # Errors
+    /// The file system's; the file is then as it was.
+    pub(crate) fn write_anew(&mut self, entries: Vec<(String, &str, Fields)>) -> io::Result<Vec<String>> {
+        let mut lines = format!("{}\n", Value::Object(self.header.clone()));
+        let mut parent: Option<String> = None;
+        let mut ids = Vec::new();
+        for (id, kind, fields) in entries {
+            let id = if id.is_empty() { format!("{:08x}", self.new_number()) } else { id };
+            let mut entry =
+                object(json!({"type": kind, "id": id, "parentId": parent, "timestamp": iso_time(now_ms())}));
+            entry.extend(fields);
+            lines.push_str(&Value::Object(entry).to_string());
+            lines.push('\n');
+            self.ids.extend(short_id(&id));
+            parent = Some(id.clone());
+            ids.push(id);
+        }
+        self.replace(lines.as_bytes())?;
+        (self.leaf, self.entries) = (parent, ids.len());
+        Ok(ids)
+    }
+
+    /// Brings a file of an older version into the newest one, in the way in which it is read.
+    fn upgrade(&mut self) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(0))?;
+        let contents = contents::read_file(&self.file)?;
+        let mut header = self.header.clone();
+        header.insert("version".into(), json!(VERSION));
+        let mut lines = format!("{}\n", Value::Object(header.clone()));
+        for index in 0..contents.ids().count() {
+            let Some(mut entry) = contents.entry(index) else { continue };
+            entry.insert("id".into(), json!(contents.id(index)));
+            entry.insert("parentId".into(), json!(contents.parent_id(index)));
+            if entry.get("type").and_then(Value::as_str) == Some("compaction") {
+                entry.insert("firstKeptEntryId".into(), json!(first_kept(&entry, &contents)));
+                entry.remove("firstKeptEntryIndex");
+            }
+            if let Some(role) = entry.get_mut("message").and_then(|message| message.get_mut("role"))
+                && role == "hookMessage"
+            {
+                *role = json!("custom");
+            }
+            lines.push_str(&Value::Object(entry).to_string());
+            lines.push('\n');
+        }
+        self.replace(lines.as_bytes())?;
+        (self.version, self.header) = (VERSION, header);
+        Ok(())
+    }
+
+    /// Puts another file in the place of this one, which stays locked.
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(folder) = self.path.parent() {
+            files::private::create_folder(folder)?;
+        }
+        files::private::replace(&self.path, |file| fault::write_all(file, bytes).and_then(|()| file.sync_data()))?;
+        let (file, _) = files::open(&self.path, File::options().read(true).append(true), Links::Refuse)?;
+        lock(&file)?;
+        self.file = file;
+        (self.length, self.torn) = (bytes.len() as u64, false);
+        Ok(())
+    }
+
+    fn new_number(&self) -> u32 {
+        std::iter::repeat_with(ids::number).find(|number| !self.ids.contains(number)).unwrap_or_default()
     }
 
     /// Appends an entry of type `kind` behind the last one, with `fields` beside those that every entry has; returns its
@@ -115,14 +322,17 @@ impl SessionFile {
         if self.ids.len() >= MAX_ENTRIES {
             return Err(too_large(format!("a session file takes at most {MAX_ENTRIES} entries")));
         }
-        let number = std::iter::repeat_with(ids::number).find(|number| !self.ids.contains(number));
-        let number = number.unwrap_or_default();
+        if self.version < VERSION {
+            self.upgrade()?;
+        }
+        let number = self.new_number();
         let id = format!("{number:08x}");
         let mut entry = object(json!({"type": kind, "id": id, "parentId": self.leaf, "timestamp": iso_time(now_ms())}));
         entry.extend(fields);
         self.write_line(Value::Object(entry))?;
         self.ids.insert(number);
         self.leaf = Some(id.clone());
+        self.entries += 1;
         Ok(id)
     }
 
@@ -160,7 +370,8 @@ impl SessionFile {
             self.length = before;
             self.torn = self.file.set_len(before).is_err();
         } else {
-            self.length = after;
+            // What others have appended at this moment is seen with the next look.
+            self.length += bytes.len() as u64;
         }
         written
     }
@@ -178,10 +389,23 @@ impl Drop for SessionFile {
 fn lock(file: &File) -> io::Result<()> {
     flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match io::Error::from(error) {
         error if error.kind() == ErrorKind::WouldBlock => {
-            io::Error::new(ErrorKind::WouldBlock, "the session file is in use by another session or daemon")
+            let holder = holder(file).map_or_else(|| "another process".into(), |pid| format!("process {pid}"));
+            io::Error::new(ErrorKind::WouldBlock, format!("the session file is in use by {holder}"))
         }
         error => error,
     })
+}
+
+/// The process that has the lock of a file, as far as the system tells.
+fn holder(file: &File) -> Option<u32> {
+    let inode = format!(":{}", file.metadata().ok()?.ino());
+    // `1: FLOCK  ADVISORY  WRITE 4711 08:01:1234567 0 EOF`
+    let locks = files::read_text(Path::new("/proc/locks"), MAX_LOCKS).ok()?;
+    let words = locks.lines().map(|line| line.split_whitespace().skip(1).collect::<Vec<_>>());
+    let found = words
+        .filter(|words| words.first() == Some(&"FLOCK"))
+        .find(|words| words.get(4).is_some_and(|id| id.ends_with(&inode)));
+    found?.get(3)?.parse().ok()
 }
 
 /// The number that an id of eight hexadecimal digits stands for; other ids are never made here.

@@ -211,11 +211,14 @@ def test_a_session_file_is_gone_on_with(daemon, model):
     facts = daemon.inspect("second")
     assert facts["name"] == "first"
     assert (facts["model"], facts["thinkingLevel"], facts["sessionFile"]) == ("scripted/thinker", "high", str(path))
-    refusal = daemon.refusal({"sessionMode": "session", "sessionId": "x", "cwd": "/", "body": "?", "resume": "nope"})
+    request = {"sessionMode": "session", "sessionId": "x", "cwd": "/", "body": "?", "resume": "nope"}
+    refusal = daemon.refusal(request)
     assert refusal.error == "session_create_failed" and "nope" in refusal.document["message"]
     # Two writers would mix their lines.
-    message = daemon.session("third", "?", resume=str(path)).message()
-    assert message.data.startswith(b"error: storage_error"), message.data
+    request["resume"] = str(path)
+    refusal = daemon.refusal(request)
+    assert refusal.error == "session_create_failed" and '"second"' in refusal.document["message"]
+    assert daemon.session_ids() == ["second"]
 
 
 def test_what_was_configured_stays(daemon, model):
