@@ -259,7 +259,7 @@ def test_old_files_become_new_ones_with_the_first_write(daemon, model, version):
     header, *rest = entries(path)
     assert header == {**OLD[version][0], "version": 3}
     old = rest[:len(OLD[version]) - 1]
-    assert [entry.get("message") for entry in old if "message" in entry][0]["content"] == "1"
+    assert old[0]["message"]["content"] == "1"
     assert all("id" in entry and "parentId" in entry for entry in rest)
     if version == 1:
         assert [entry["parentId"] for entry in rest] == [None, *[entry["id"] for entry in rest[:-1]]]

@@ -1,0 +1,26 @@
+"""A host that is killed at any time, under callers on both wires. `scripts/chaos` does it longer."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from support.chaos import DEADLINE, Chaos
+from support.daemon import BINARY
+
+FAULTY = os.environ.get("NATS_PI_BRIDGE_FAULTY") or f"{BINARY}-fault"
+KILLS = int(os.environ.get("CHAOS_KILLS", "5"))
+SESSIONS = int(os.environ.get("CHAOS_SESSIONS", "3"))
+SEED = os.environ.get("CHAOS_SEED", "1")
+
+pytestmark = [pytest.mark.timeout(4 * DEADLINE + 10 * KILLS), pytest.mark.any_server]
+
+
+@pytest.mark.parametrize("at_a_write", [False, True], ids=["at any time", "at any write"])
+def test_killed_again_and_again(new_daemon, model, at_a_write):
+    if at_a_write and not Path(FAULTY).exists():
+        pytest.skip("needs a build with the feature `fault`; scripts/test makes one")
+    daemon = new_daemon(binary=FAULTY if at_a_write else BINARY)
+    figures = Chaos(daemon, model, SESSIONS, SEED).run(KILLS, at_a_write)
+    print(figures)
+    assert figures["ends"].get("done"), figures
