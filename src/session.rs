@@ -30,6 +30,7 @@ use crate::session::questions::Questions;
 use crate::session::state_dir::StateDir;
 use crate::sys;
 use crate::threads::Thread;
+use crate::tools::runner::Runner;
 use crate::transcript::{Message, StopReason};
 use crate::turn::{self, Action, Settled, Step, TurnOptions, Verdict};
 use asking::Asker;
@@ -117,6 +118,8 @@ struct Session<W> {
     wire: Option<W>,
     commands: Receiver<Command>,
     spill_dir: PathBuf,
+    /// Where the tools run.
+    runner: Arc<Runner>,
     memory: Memory,
     state: Option<Arc<StateDir>>,
     context_tokens: u64,
@@ -170,6 +173,8 @@ impl<W: Wire> Session<W> {
         let restarts =
             parts.state.as_ref().map_or(0, |state| state.starts().saturating_sub(parts.identity.created_at_start));
         let last_seq = restarts.saturating_mul(EVENTS_PER_START);
+        let sandbox = parts.identity.sandbox.clone();
+        let runner = Runner::new(sandbox, parts.identity.cwd.clone(), parts.spill_dir.clone());
         let session = Session {
             queue: Queue::new(parts.options.max_queue),
             steering: Waiting::default(),
@@ -184,6 +189,7 @@ impl<W: Wire> Session<W> {
             stats: parts.stats,
             wire: parts.wire,
             commands: parts.commands,
+            runner: Arc::new(runner),
             spill_dir: parts.spill_dir,
             memory: Memory::default(),
             state: parts.state,
@@ -446,6 +452,7 @@ impl<W: Wire> Session<W> {
             }
         }
         if self.used_tools {
+            self.runner.end();
             turn::kill_leftovers(&self.identity);
             if let Err(e) = std::fs::remove_dir_all(&self.spill_dir)
                 && e.kind() != std::io::ErrorKind::NotFound

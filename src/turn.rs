@@ -17,6 +17,7 @@ use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
+use crate::tools::runner::Runner;
 use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage};
 use calls::calls;
@@ -131,6 +132,8 @@ pub(crate) struct Turn {
     pub steps: Sender<Step>,
     /// Where tools may put what does not fit into a result.
     pub spill_dir: PathBuf,
+    /// Where they run.
+    pub runner: Arc<Runner>,
     /// What this run added to the transcript.
     pub produced: Vec<Arc<Message>>,
     /// Tokens of the system prompt and the tools, estimated; 0 until they are known.

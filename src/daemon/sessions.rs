@@ -74,6 +74,7 @@ impl Daemon {
             from: from.clone(),
             project_trusted,
             tools,
+            sandbox: self.config.sandbox.clone(),
             created_at_start: self.state.as_ref().map_or(0, |state| state.starts()),
             created_ms: now_ms(),
         });
@@ -175,6 +176,7 @@ impl Daemon {
             cwd: saved.cwd,
             from: saved.from,
             tools: saved.tools,
+            sandbox: self.config.sandbox.clone(),
             created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
         });

@@ -120,6 +120,7 @@ impl<W: Wire> Session<W> {
             cancel: cancel.clone(),
             steps,
             spill_dir: self.spill_dir.clone(),
+            runner: self.runner.clone(),
             produced: Vec::new(),
             overhead: 0,
         };

@@ -9,6 +9,7 @@ use crate::event_log::Envelope;
 use crate::model::{Answer as ModelAnswer, LocalModel, Request, RequestError, ThinkingLevel, offline};
 use crate::prompt::UserFolders;
 use crate::threads;
+use crate::tools::runner::Sandbox;
 use crate::transcript::Content;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use std::time::Duration;
@@ -155,6 +156,7 @@ impl Running {
             from: None,
             project_trusted: false,
             tools: Vec::new(),
+            sandbox: Arc::new(Sandbox::off()),
             created_at_start: 0,
             created_ms: 0,
         };

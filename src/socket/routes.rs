@@ -118,6 +118,7 @@ pub(super) mod tests {
             from: None,
             project_trusted: false,
             tools: Vec::new(),
+            sandbox: Arc::new(crate::tools::runner::Sandbox::off()),
             created_at_start: 0,
             created_ms: 1_700_000_000_000,
         };
