@@ -2,6 +2,7 @@
 
 mod bridge;
 pub(crate) mod nats_context;
+mod sandbox;
 mod settings;
 mod table;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use crate::service::host::HostOptions;
 use crate::session::SessionOptions;
 use crate::sys;
 use crate::tools::child;
+use crate::tools::runner::Sandbox;
 use crate::trust_roots;
 use crate::turn::TurnOptions;
 pub(crate) use bridge::BridgePlan;
@@ -79,6 +81,8 @@ pub(crate) struct Config {
     /// What becomes of a prompt that a restart interrupts, in sessions whose request does not say.
     pub on_restart: OnRestart,
     pub bash_timeout: Option<Duration>,
+    /// What tools are confined to.
+    pub sandbox: Arc<Sandbox>,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
     /// The whole environment of child processes.
@@ -472,6 +476,14 @@ impl Settings {
         if ["password", "token"].iter().any(|key| secrets(key) && self.origin(key).starts_with("--")) {
             warnings.push("a secret on the command line can be seen by every user of this machine".to_string());
         }
+        let sandbox = self.sandbox(self.absolute("agentDir")?.unwrap_or_default())?;
+        if let Some(missing) = sandbox.missing() {
+            warnings.push(format!(
+                "the sandbox reaches level {} only: {missing}{}",
+                sandbox.level.as_str(),
+                if sandbox.required.is_some_and(|level| sandbox.level < level) { "; tools are refused" } else { "" }
+            ));
+        }
         let (bridge, event_log) = (self.bridge(environment)?, self.event_log());
         let names = self.list("toolEnvironment");
         let trusted =
@@ -489,6 +501,7 @@ impl Settings {
             ("broker", broker.as_ref().map_or("off".into(), |b| b.listen.to_string()), self.broker_origin()),
             ("owner", owner.clone(), owner_origin),
             ("subject", format!("agents.pi-exec.{owner}"), "owner".to_string()),
+            ("sandboxLevel", sandbox.level.as_str().to_string(), "what this machine can enforce".to_string()),
             (
                 "bridgeDir",
                 bridge.as_ref().map_or("off".into(), |bridge| bridge.root.display().to_string()),
@@ -517,6 +530,7 @@ impl Settings {
             max_host_bytes: self.number("maxHostBytes"),
             grace: Duration::from_secs(self.number("grace")),
             bash_timeout: self.limit("bashTimeout"),
+            sandbox: Arc::new(sandbox),
             question_timeout: self.limit("questionTimeout"),
             tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
             heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),

@@ -33,6 +33,7 @@ use crate::session::questions::Questions;
 use crate::session::state_dir::StateDir;
 use crate::sys;
 use crate::threads::Thread;
+use crate::tools::runner::Runner;
 use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{self, Action, Settled, Step, TurnOptions, Verdict};
 use asking::Asker;
@@ -127,6 +128,8 @@ struct Session<W> {
     commands: Receiver<Command>,
     spill_dir: PathBuf,
     quota: Arc<SessionQuota>,
+    /// Where the tools run.
+    runner: Arc<Runner>,
     memory: Memory,
     state: Option<Arc<StateDir>>,
     context_tokens: u64,
@@ -182,6 +185,8 @@ impl<W: Wire> Session<W> {
             Some(_) | None => 0,
         };
         let last_seq = restarts.saturating_mul(EVENTS_PER_START);
+        let sandbox = parts.identity.sandbox.clone();
+        let runner = Runner::new(sandbox, parts.identity.cwd.clone(), parts.spill_dir.clone());
         let session = Session {
             queue: Queue::new(parts.options.max_queue),
             steering: Waiting::default(),
@@ -196,6 +201,7 @@ impl<W: Wire> Session<W> {
             stats: parts.stats,
             wire: parts.wire,
             commands: parts.commands,
+            runner: Arc::new(runner),
             spill_dir: parts.spill_dir,
             quota: parts.quota,
             memory: Memory::default(),
@@ -363,9 +369,15 @@ impl<W: Wire> Session<W> {
                     running.tool_calls += 1;
                 }
             }
-            AgentEvent::ToolExecutionEnd { id, name, content, details, is_error, duration_ms: Some(duration_ms) }
-                if self.running.as_ref().is_some_and(|running| running.batch > 1) =>
-            {
+            AgentEvent::ToolExecutionEnd {
+                id,
+                name,
+                content,
+                details,
+                is_error,
+                duration_ms: Some(duration_ms),
+                sandbox: _,
+            } if self.running.as_ref().is_some_and(|running| running.batch > 1) => {
                 let result = ToolResultMessage {
                     tool_call_id: id.clone(),
                     tool_name: name.clone(),
@@ -520,6 +532,7 @@ impl<W: Wire> Session<W> {
             }
         }
         if self.used_tools {
+            self.runner.end();
             turn::kill_leftovers(&self.identity);
             if let Err(e) = std::fs::remove_dir_all(&self.spill_dir)
                 && e.kind() != std::io::ErrorKind::NotFound

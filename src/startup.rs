@@ -3,7 +3,7 @@
 use crate::config::{self, Config};
 use crate::daemon::Fatal;
 use crate::model::{Model, Services};
-use crate::tools::child;
+use crate::tools::{child, runner};
 use crate::{daemon, supervisor, sys, threads};
 use crossbeam_channel::{Sender, bounded};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
@@ -28,6 +28,9 @@ const END_AFTER: Duration = Duration::from_secs(10);
 
 /// The daemon, from its command line to its exit code.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    if arguments.len() == 1 && arguments[0] == runner::ARGUMENT {
+        return runner::serve();
+    }
     let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
     match config::from_command_line(arguments, environment.collect()) {
         Ok(config::Command::Print(text)) => print!("{text}"),

@@ -16,6 +16,7 @@ mod paths;
 mod processes;
 mod question;
 mod read;
+pub(crate) mod runner;
 #[cfg(test)]
 mod test_support;
 mod tool;

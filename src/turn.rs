@@ -18,6 +18,7 @@ use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::quota::SessionQuota;
+use crate::tools::runner::Runner;
 use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage};
 use calls::calls;
@@ -138,6 +139,8 @@ pub(crate) struct Turn {
     pub spill_dir: PathBuf,
     /// How much of that.
     pub quota: Arc<SessionQuota>,
+    /// Where they run.
+    pub runner: Arc<Runner>,
     /// What this run added to the transcript.
     pub produced: Vec<Arc<Message>>,
     /// Tokens of the system prompt and the tools, estimated; 0 until they are known.

@@ -149,6 +149,29 @@ pub(crate) const ROWS: &[Row] = &[
         "how long the model's questions wait for an answer, 0 = no limit",
     )
     .or("1800"),
+    row("sandbox", "--sandbox", Kind::Text, "PROFILE", "what tools may do: read-only, workspace or off").or("off"),
+    row("sandboxRequired", "--sandbox-required", Kind::Text, "LEVEL", "no tool runs below this: net, files or full")
+        .or("none"),
+    row("network", "--network", Kind::Text, "on|off", "whether tools in a sandbox may use the network").or("on"),
+    row("writable", "--writable", Kind::List, "PATH[,PATH]", "what they may write beside the working folder"),
+    row("unreadable", "--unreadable", Kind::List, "PATH[,PATH]", "what they must not read beside the usual secrets"),
+    row("unixSockets", "--unix-sockets", Kind::Switch, "", "they may use Unix sockets, such as Docker's"),
+    row(
+        "toolMemory",
+        "--tool-memory",
+        Kind::Text,
+        "BYTES",
+        "memory of one of their processes, such as 512M [no limit]",
+    ),
+    row("toolFileSize", "--tool-file-size", Kind::Text, "BYTES", "size of a file that they write [no limit]"),
+    row(
+        "toolProcesses",
+        "--tool-processes",
+        Kind::Number { min: 0, max: 1 << 22 },
+        "N",
+        "processes of the user, 0 = no limit",
+    )
+    .or("0"),
     row("toolEnvironment", "--tool-env", Kind::List, "NAME[,NAME]", "further variables that commands may see"),
     row(
         "heartbeatInterval",

@@ -4,6 +4,7 @@
 
 use crate::contract::sender::AgentSender;
 use crate::model::ThinkingLevel;
+use crate::tools::runner::Sandbox;
 use crate::transcript::{Block, Message};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub(crate) enum AgentEvent {
         id: String,
         name: String,
         arguments: Map<String, Value>,
+        /// What the tool is confined to, if it is.
+        sandbox: Option<Arc<Sandbox>>,
     },
     /// An intermediate result, which replaces the one before. Only told while somebody listens.
     ToolExecutionUpdate {
@@ -56,6 +59,8 @@ pub(crate) enum AgentEvent {
         is_error: bool,
         /// Milliseconds; absent if the tool never began.
         duration_ms: Option<u64>,
+        /// What the tool was confined to, if it was.
+        sandbox: Option<Arc<Sandbox>>,
     },
     AutoRetryStart {
         attempt: u32,
@@ -247,22 +252,24 @@ impl AgentEvent {
                 put("message", json!({"role": "assistant"}));
                 put("assistantMessageEvent", delta.to_json());
             }
-            AgentEvent::ToolExecutionStart { id, name, arguments } => {
+            AgentEvent::ToolExecutionStart { id, name, arguments, sandbox } => {
                 put("toolCallId", json!(id));
                 put("toolName", json!(name));
                 put("args", Value::Object(arguments.clone()));
+                sandbox.iter().for_each(|sandbox| put("sandbox", sandbox.facts()));
             }
             AgentEvent::ToolExecutionUpdate { id, name, partial } => {
                 put("toolCallId", json!(id));
                 put("toolName", json!(name));
                 put("partialResult", json!({"content": partial}));
             }
-            AgentEvent::ToolExecutionEnd { id, name, content, details, is_error, duration_ms } => {
+            AgentEvent::ToolExecutionEnd { id, name, content, details, is_error, duration_ms, sandbox } => {
                 put("toolCallId", json!(id));
                 put("toolName", json!(name));
                 put("result", json!({"content": content, "details": details}));
                 put("isError", json!(is_error));
                 put("durationMs", json!(duration_ms));
+                sandbox.iter().for_each(|sandbox| put("sandbox", sandbox.facts()));
             }
             AgentEvent::AutoRetryStart { attempt, max_attempts, delay_ms, error }
             | AgentEvent::SummarizationRetryScheduled { attempt, max_attempts, delay_ms, error } => {

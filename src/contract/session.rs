@@ -4,6 +4,7 @@ use super::ids::{InstanceId, SessionId};
 use crate::clock::now_ms;
 use crate::model::{Model, ThinkingLevel};
 use crate::sync::lock;
+use crate::tools::runner::Sandbox;
 use crate::transcript::Usage;
 use crossbeam_channel::bounded;
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,8 @@ pub(crate) struct SessionIdentity {
     pub project_trusted: bool,
     /// Names of the tools that the model is offered.
     pub tools: Vec<String>,
+    /// What they are confined to.
+    pub sandbox: Arc<Sandbox>,
     /// How often the daemon had been started when the session was created; 0 where nobody counts.
     pub created_at_start: u64,
     /// Unix time in milliseconds.

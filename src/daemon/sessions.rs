@@ -75,6 +75,7 @@ impl Daemon {
             on_restart: create.on_restart()?.unwrap_or(self.config.on_restart),
             project_trusted,
             tools,
+            sandbox: self.config.sandbox.clone(),
             created_at_start: self
                 .state
                 .as_ref()
@@ -200,6 +201,7 @@ impl Daemon {
             from: saved.from,
             on_restart: saved.on_restart,
             tools: saved.tools,
+            sandbox: self.config.sandbox.clone(),
             created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
         });

@@ -1,11 +1,11 @@
 //! Replacing files as a whole: readers see the old content or the new, never a part.
 
 use super::open::{Links, open, refuse_special};
-use rustix::fs::{FallocateFlags, XattrFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
-use std::fs::{File, Metadata, Permissions};
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -98,8 +98,10 @@ fn replace_by_rename(target: &Path, content: &[u8], old: &Metadata) -> io::Resul
 /// A file beside `target` that is gone unless it gets its name.
 fn new_file(target: &Path, mode: u32, content: &[u8]) -> io::Result<NamedTempFile> {
     let folder = target.parent().unwrap_or(Path::new("/"));
-    let mut file =
-        tempfile::Builder::new().prefix(".tmp-").permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    // Opened here, since the crate's own errors hide those of the system, by which others are told apart.
+    let open = |path: &Path| Ok(File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?));
+    let mut file = tempfile::Builder::new().prefix(".tmp-").make_in(folder, open)?;
     file.write_all(content)?;
     Ok(file)
 }
@@ -167,7 +169,8 @@ fn write_in_place(target: &Path, content: &[u8]) -> io::Result<()> {
 mod tests {
     use super::super::open::read;
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn dir() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().expect("a directory");

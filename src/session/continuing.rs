@@ -122,6 +122,7 @@ impl<W: Wire> Session<W> {
                 details: result.details.clone(),
                 is_error: true,
                 duration_ms: None,
+                sandbox: None,
             });
             self.memory.push(Arc::new(Message::ToolResult(result)), None)?;
         }

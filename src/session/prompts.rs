@@ -161,6 +161,7 @@ impl<W: Wire> Session<W> {
             steps,
             spill_dir: self.spill_dir.clone(),
             quota: self.quota.clone(),
+            runner: self.runner.clone(),
             produced: Vec::new(),
             overhead: 0,
             has_spoken: false,

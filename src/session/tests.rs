@@ -10,6 +10,7 @@ use crate::model::{Answer as ModelAnswer, LocalModel, Request, RequestError, Thi
 use crate::prompt::UserFolders;
 use crate::quota::HostQuota;
 use crate::threads;
+use crate::tools::runner::Sandbox;
 use crate::transcript::Content;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use std::time::Duration;
@@ -157,6 +158,7 @@ impl Running {
             on_restart: OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
+            sandbox: Arc::new(Sandbox::off()),
             created_at_start: 0,
             created_ms: 0,
         };

@@ -119,6 +119,7 @@ pub(super) mod tests {
             on_restart: crate::contract::session::OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
+            sandbox: Arc::new(crate::tools::runner::Sandbox::off()),
             created_at_start: 0,
             created_ms: 1_700_000_000_000,
         };

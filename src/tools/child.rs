@@ -124,6 +124,23 @@ pub(crate) fn kill_children() {
     kill_all(|process| process.parent == own);
 }
 
+/// Kills the process of that number, and first everything that descends from it, so that nothing gets another parent.
+pub(crate) fn kill_tree(root: i32) {
+    kill_all(|process| process.parent == root);
+    kill_all(|process| process.pid == root);
+}
+
+/// Kills what this process has adopted, but for those of these numbers.
+pub(crate) fn kill_adopted(except: &[i32]) {
+    kill_all(|process| is_adopted(process) && !except.contains(&process.pid));
+}
+
+/// This process has children, be it those that have ended.
+pub(crate) fn has_children() -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::All, look).is_ok()
+}
+
 /// Kills what `is_member` names, with all descendants, until nothing of it is left or [`KILL_TIME`] has passed. Looks
 /// more than once, as processes may be starting others meanwhile.
 fn kill_all(is_member: impl Fn(&Process) -> bool) {

@@ -3,6 +3,7 @@
 use crate::cancel::Cancel;
 use crate::quota::SessionQuota;
 use crate::transcript::{Block, ToolSpec};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;
 use std::sync::Arc;
@@ -53,7 +54,7 @@ pub(crate) struct ToolContext<'a> {
 }
 
 /// What a tool call came to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ToolOutput {
     pub content: Vec<Block>,
     /// Facts for people and programs; never sent to the model.

@@ -5,14 +5,15 @@ use super::{Action, SESSION_VARIABLE, Step, Turn};
 use crate::clock::now_ms;
 use crate::contract::event::AgentEvent;
 use crate::threads::{self, TURN_STACK};
+use crate::tools::runner::{Profile, Sandbox};
 use crate::tools::{self, FileId, Tool, ToolContext, ToolOutput};
 use crate::transcript::{Block, ToolResultMessage};
 use crossbeam_channel::bounded;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// The variable that names the session's file to programs.
@@ -126,6 +127,7 @@ impl Turn {
             details: output.details.clone(),
             is_error: output.is_error,
             duration_ms,
+            sandbox: self.sandbox(&call.name),
         });
         result(call, output, duration_ms)
     }
@@ -143,7 +145,14 @@ impl Turn {
             id: call.id.clone(),
             name: call.name.clone(),
             arguments: call.arguments.clone(),
+            sandbox: self.sandbox(&call.name),
         });
+    }
+
+    /// What a tool is confined to; `None` = it does what the daemon may do.
+    fn sandbox(&self, tool: &str) -> Option<Arc<Sandbox>> {
+        let sandbox = &self.identity.sandbox;
+        (sandbox.profile != Profile::Off && tool != tools::QUESTION).then(|| sandbox.clone())
     }
 
     fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {
@@ -189,7 +198,7 @@ impl Turn {
             on_update: &update,
             ask: &|request| self.ask_people(request),
         };
-        catch_unwind(AssertUnwindSafe(|| tool.run(arguments, &context)))
+        catch_unwind(AssertUnwindSafe(|| self.runner.call(tool, arguments, &context)))
             .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"))
     }
 }

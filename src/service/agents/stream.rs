@@ -93,7 +93,7 @@ impl Reply for AgentStream {
                     self.state().cost += answer.usage.cost.total;
                 }
             }
-            AgentEvent::ToolExecutionStart { id, name, arguments } if self.tool_status => {
+            AgentEvent::ToolExecutionStart { id, name, arguments, .. } if self.tool_status => {
                 self.status("tool_use", &json!({"id": id, "name": name, "input": shown_arguments(arguments)}));
             }
             AgentEvent::ToolExecutionEnd { id, content, is_error, .. } if self.tool_status => {

@@ -1,0 +1,197 @@
+//! What tools may do, as the operator says it, and how much of that this machine can enforce.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// What tools may read and write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Profile {
+    /// They read what `workspace` reads, and write to their private folder only.
+    ReadOnly,
+    /// They write to the working folder, and read all but secrets.
+    Workspace,
+    /// They do what the daemon's user may do, in the daemon's own process.
+    Off,
+}
+
+/// How much of a profile holds here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    None,
+    /// System calls are filtered: network, sockets, ways around.
+    Net,
+    /// Files, too (Landlock).
+    Files,
+    /// Signals and abstract sockets, too (Landlock's sixth ABI, Linux 6.12).
+    Full,
+}
+
+/// What the tools of a session are confined to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Sandbox {
+    pub profile: Profile,
+    /// How much of it this machine can enforce.
+    pub level: Level,
+    /// Below this level no tool runs.
+    pub required: Option<Level>,
+    pub network: bool,
+    /// Sockets with a path, such as those of Docker and of SSH agents.
+    pub unix_sockets: bool,
+    /// Folders and files that may be written beside the working folder.
+    pub writable: Vec<PathBuf>,
+    /// What must not be read, beside what is known to be secret.
+    pub unreadable: Vec<PathBuf>,
+    /// The home folder, in which secrets are.
+    pub home: PathBuf,
+    /// Where the agent's keys are.
+    pub agent_dir: PathBuf,
+    /// Bytes of memory of one process.
+    pub memory: Option<u64>,
+    /// Bytes of one file.
+    pub file_size: Option<u64>,
+    /// Processes of the user.
+    pub processes: Option<u64>,
+}
+
+/// In the home folder. They hold keys or passwords, or let whoever has them act as the user.
+const SECRETS: [&str; 33] = [
+    ".pi-exec",
+    ".config/nats",
+    ".ssh",
+    ".gnupg",
+    ".aws",
+    ".azure",
+    ".config/gcloud",
+    ".config/gh",
+    ".config/hub",
+    ".config/op",
+    ".config/sops",
+    ".config/rclone",
+    ".kube",
+    ".docker",
+    ".netrc",
+    ".git-credentials",
+    ".config/git/credentials",
+    ".npmrc",
+    ".yarnrc.yml",
+    ".pypirc",
+    ".cargo/credentials",
+    ".cargo/credentials.toml",
+    ".gem/credentials",
+    ".m2/settings.xml",
+    ".pgpass",
+    ".vault-token",
+    ".terraform.d/credentials.tfrc.json",
+    ".password-store",
+    ".local/share/keyrings",
+    ".mozilla",
+    ".config/google-chrome",
+    ".config/chromium",
+    ".config/BraveSoftware",
+];
+/// Elsewhere. Root could read them, and containers keep secrets there.
+const SYSTEM_SECRETS: [&str; 8] = [
+    "/etc/shadow",
+    "/etc/shadow-",
+    "/etc/gshadow",
+    "/etc/gshadow-",
+    "/etc/sudoers",
+    "/etc/sudoers.d",
+    "/run/secrets",
+    "/var/run/secrets",
+];
+
+impl Sandbox {
+    /// None.
+    #[cfg(test)]
+    pub(crate) fn off() -> Sandbox {
+        Sandbox {
+            profile: Profile::Off,
+            level: Level::None,
+            required: None,
+            network: true,
+            unix_sockets: true,
+            writable: Vec::new(),
+            unreadable: Vec::new(),
+            home: PathBuf::new(),
+            agent_dir: PathBuf::new(),
+            memory: None,
+            file_size: None,
+            processes: None,
+        }
+    }
+
+    /// What everybody may know of it.
+    pub(crate) fn facts(&self) -> Value {
+        json!({
+            "profile": self.profile.as_str(),
+            "level": self.level.as_str(),
+            "network": if self.network { "on" } else { "off" },
+        })
+    }
+
+    /// What does not hold although the profile says so; `None` = nothing is missing, or nothing was asked for.
+    pub(crate) fn missing(&self) -> Option<&'static str> {
+        match self.level {
+            _ if self.profile == Profile::Off => None,
+            Level::None => Some("nothing of it can be enforced here: the kernel filters no system calls"),
+            Level::Net => Some("files are not protected: the kernel has no Landlock"),
+            Level::Files => Some("signals to other processes are not refused: the kernel is older than 6.12"),
+            Level::Full => None,
+        }
+    }
+
+    /// All that must not be read, under each name that leads there.
+    pub(super) fn secrets(&self) -> Vec<PathBuf> {
+        let own = [self.agent_dir.join("auth.json"), self.home.join(".pi/agent/auth.json")];
+        let named: Vec<PathBuf> = SECRETS
+            .iter()
+            .map(|name| self.home.join(name))
+            .chain(SYSTEM_SECRETS.iter().map(PathBuf::from))
+            .chain(own)
+            .chain(self.unreadable.iter().cloned())
+            .collect();
+        let real = named.iter().filter_map(|path| path.canonicalize().ok());
+        let mut all: Vec<PathBuf> = real.chain(named.iter().cloned()).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+impl Profile {
+    pub(crate) const NAMES: &str = "read-only, workspace or off";
+
+    pub(crate) fn parse(text: &str) -> Option<Profile> {
+        [Profile::ReadOnly, Profile::Workspace, Profile::Off].into_iter().find(|profile| profile.as_str() == text)
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Profile::ReadOnly => "read-only",
+            Profile::Workspace => "workspace",
+            Profile::Off => "off",
+        }
+    }
+}
+
+impl Level {
+    pub(crate) const NAMES: &str = "none, net, files or full";
+
+    pub(crate) fn parse(text: &str) -> Option<Level> {
+        [Level::None, Level::Net, Level::Files, Level::Full].into_iter().find(|level| level.as_str() == text)
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Level::None => "none",
+            Level::Net => "net",
+            Level::Files => "files",
+            Level::Full => "full",
+        }
+    }
+}

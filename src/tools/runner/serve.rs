@@ -1,0 +1,190 @@
+//! The process in which tools run, from its start to its end.
+
+use super::confine::{Confinement, confine};
+use super::frame::{self, Answer, CallContext, Order};
+use super::policy::Sandbox;
+use crate::cancel::Cancel;
+use crate::quota::HostQuota;
+use crate::sync::lock;
+use crate::threads::{self, TURN_STACK};
+use crate::tools::tool::{ToolContext, ToolOutput};
+use crate::tools::{by_name, child};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+/// Seconds without a call after which a runner without programs ends.
+const IDLE: i64 = 60;
+
+/// Folders within the private one, and the variables that name them to programs. Caches are the session's own, since what it
+/// puts into shared ones would be taken by the user's builds.
+const FOLDERS: [(&str, &str); 7] = [
+    ("TMPDIR", "tmp"),
+    ("XDG_CACHE_HOME", "cache"),
+    ("CARGO_HOME", "cache/cargo"),
+    ("npm_config_cache", "cache/npm"),
+    ("PIP_CACHE_DIR", "cache/pip"),
+    ("GOCACHE", "cache/go-build"),
+    ("GOMODCACHE", "cache/go-mod"),
+];
+
+/// What the threads of a runner share.
+struct Shared {
+    socket: Mutex<UnixStream>,
+    calls: Mutex<HashMap<u64, Cancel>>,
+    confinement: Confinement,
+    /// Variables that come to each call's.
+    environment: Vec<(String, String)>,
+}
+
+/// The runner: takes its orders from standard input, which is a socket.
+pub(crate) fn serve() -> ExitCode {
+    let Ok(mut orders) = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from) else {
+        return ExitCode::FAILURE;
+    };
+    let Ok(Some(Order::Setup { sandbox, cwd, private })) = frame::read(&mut orders) else {
+        return ExitCode::FAILURE;
+    };
+    let confinement = match set_up(&sandbox, &cwd, &private) {
+        Ok(confinement) => confinement,
+        Err(error) => {
+            let _ = frame::write(&mut orders, &Answer::Failed { why: error.to_string() });
+            return ExitCode::FAILURE;
+        }
+    };
+    let Ok(socket) = orders.try_clone() else { return ExitCode::FAILURE };
+    let shared = Arc::new(Shared {
+        socket: Mutex::new(socket),
+        calls: Mutex::default(),
+        environment: environment(&private),
+        confinement,
+    });
+    shared.say(&Answer::Ready { level: shared.confinement.level() });
+    take_orders(orders, &shared);
+    for cancel in lock(&shared.calls).values() {
+        cancel.cancel();
+    }
+    child::kill_children();
+    ExitCode::SUCCESS
+}
+
+fn set_up(sandbox: &Sandbox, cwd: &Path, private: &Path) -> io::Result<Confinement> {
+    for (_, folder) in FOLDERS {
+        crate::files::private::create_folder(&private.join(folder))?;
+    }
+    // Nothing that is asked on a terminal is waited for, and what programs leave behind comes to this process.
+    rustix::process::setsid()?;
+    child::adopt_orphans()?;
+    confine(sandbox, cwd, private)
+}
+
+fn environment(private: &Path) -> Vec<(String, String)> {
+    FOLDERS
+        .iter()
+        .map(|(name, folder)| ((*name).to_owned(), private.join(folder).to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// Does what the daemon says until it is gone, or until there has been nothing to do for long.
+fn take_orders(mut orders: UnixStream, shared: &Arc<Shared>) {
+    let idle = Timespec { tv_sec: IDLE, tv_nsec: 0 };
+    loop {
+        match poll(&mut [PollFd::new(&orders, PollFlags::IN)], Some(&idle)) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return,
+            Ok(0) => {
+                child::reap_orphans();
+                if lock(&shared.calls).is_empty() && !child::has_children() {
+                    return;
+                }
+                continue;
+            }
+            Ok(_) => {}
+        }
+        match frame::read(&mut orders) {
+            Ok(Some(Order::Call { id, tool, arguments, context })) => begin(id, tool, arguments, *context, shared),
+            Ok(Some(Order::Cancel { id })) => {
+                let cancel = lock(&shared.calls).get(&id).cloned();
+                if let Some(cancel) = cancel {
+                    cancel.cancel();
+                }
+            }
+            Ok(Some(Order::Setup { .. }) | None) | Err(_) => return,
+        }
+    }
+}
+
+fn begin(id: u64, tool: String, arguments: Map<String, Value>, context: CallContext, shared: &Arc<Shared>) {
+    let cancel = Cancel::new();
+    lock(&shared.calls).insert(id, cancel.clone());
+    shared.say(&Answer::Begun { id });
+    let work = {
+        let shared = shared.clone();
+        move || {
+            let output = shared.run(id, &tool, &arguments, context, &cancel);
+            lock(&shared.calls).remove(&id);
+            shared.say(&Answer::Done { id, output });
+        }
+    };
+    match threads::spawn("tool", TURN_STACK, work) {
+        // It tells its end by itself, and the process ends without waiting for it.
+        Ok(thread) => thread.abandon(),
+        Err(error) => {
+            lock(&shared.calls).remove(&id);
+            let output = ToolOutput::error(format!("The tool could not be started: {error}"));
+            shared.say(&Answer::Done { id, output });
+        }
+    }
+}
+
+impl Shared {
+    fn say(&self, answer: &Answer) {
+        let mut socket = lock(&self.socket);
+        match frame::write(&mut *socket, answer) {
+            // Nobody is there any more, which the thread that reads notices.
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    fn run(
+        &self,
+        id: u64,
+        tool: &str,
+        arguments: &Map<String, Value>,
+        context: CallContext,
+        cancel: &Cancel,
+    ) -> ToolOutput {
+        let Some(tool) = by_name(tool) else { return ToolOutput::error(format!("Tool {tool} not found")) };
+        if let Err(error) = self.confinement.confine_call() {
+            return ToolOutput::error(format!("The call could not be confined: {error}"));
+        }
+        let mut environment = context.environment;
+        environment.retain(|(name, _)| !self.environment.iter().any(|(own, _)| own == name));
+        environment.extend(self.environment.iter().cloned());
+        let shell: Option<PathBuf> = context.shell;
+        let context = ToolContext {
+            cwd: &context.cwd,
+            cancel,
+            environment: &environment,
+            spill_dir: &context.spill_dir,
+            // What a runner's calls may keep is bounded for each call only: the session's account is the daemon's.
+            quota: &HostQuota::new(0, 0).session(),
+            images: context.images,
+            resize_images: context.resize_images,
+            shell: shell.as_deref(),
+            command_prefix: context.command_prefix.as_deref(),
+            default_timeout: context.default_timeout,
+            on_update: &|output| self.say(&Answer::Update { id, output }),
+            ask: &|_| Err("questions are asked by the daemon".into()),
+        };
+        catch_unwind(AssertUnwindSafe(|| tool.run(arguments, &context)))
+            .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"))
+    }
+}
