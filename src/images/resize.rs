@@ -395,7 +395,7 @@ mod tests {
         }
         let cancel = Cancel::new();
         cancel.cancel();
-        assert!(super::scaled(&image, (10, 7), &cancel).is_none());
+        assert!(super::scaled(&image, (900, 630), &cancel).is_none());
     }
 
     #[test]
