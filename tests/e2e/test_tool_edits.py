@@ -31,7 +31,7 @@ def file(daemon):
     ("foo\nbar\n", "foo \nbar", "x", "x\n"),
     ("print(\"你好，世界：ok\")  # say “hi”\n", 'say "hi"', 'say "ho"', "print(\"你好，世界：ok\")  # say \"ho\"\n"),
     ("“a” ﬁ ｶﾞ  \r\n“b”  \r\n", '"b"', "b", "“a” ﬁ ｶﾞ  \r\nb  \r\n"),
-    ("cafe\u0301 – x\n", "é - x", "y", "cafy\n"),
+    ("cafe\u0301 \u2013 x\n", "é - x", "y", "cafy\n"),
     ("\ufeffone\ntwo\n", "\ufeffone", "\ufeff1", "\ufeff1\ntwo\n"),
 ])
 def test_only_what_was_found_changes(daemon, model, file, content, old, new, expected):
