@@ -29,7 +29,7 @@ def file(daemon):
     ("foo\u2019bar\n", "foo' ", "x", None),
     ("ﬁle\n", "ile", "x", None),
     ("foo\nbar\n", "foo \nbar", "x", "x\n"),
-    ("print(\"你好，世界：ok\")  # say “hi”\n", 'say "hi"', 'say "ho"', "print(\"你好，世界：ok\")  # say \"ho\"\n"),
+    ("print(\"你好\uff0c世界\uff1aok\")  # say “hi”\n", 'say "hi"', 'say "ho"', "print(\"你好\uff0c世界\uff1aok\")  # say \"ho\"\n"),
     ("“a” ﬁ ｶﾞ  \r\n“b”  \r\n", '"b"', "b", "“a” ﬁ ｶﾞ  \r\nb  \r\n"),
     ("cafe\u0301 \u2013 x\n", "é - x", "y", "cafy\n"),
     ("\ufeffone\ntwo\n", "\ufeffone", "\ufeff1", "\ufeff1\ntwo\n"),
