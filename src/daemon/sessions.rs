@@ -62,6 +62,8 @@ impl Daemon {
             Some(names) => tools::select(&names, &usual).map_err(|message| DaemonError::InvalidRequest { message })?,
             None => usual,
         };
+        let sandbox = self.config.sandbox.narrowed(create.sandbox()?);
+        let sandbox = sandbox.map_err(|message| DaemonError::InvalidRequest { message })?;
         let storage = self.storage(create, &cwd)?;
         let invalid = |name: &str| DaemonError::InvalidRequest { message: format!("{name} must be true or false") };
         let wire_settings = crate::service::control::wire_settings(create.options()).map_err(invalid)?;
@@ -74,7 +76,7 @@ impl Daemon {
             from: from.clone(),
             project_trusted,
             tools,
-            sandbox: self.config.sandbox.clone(),
+            sandbox,
             created_at_start: self.state.as_ref().map_or(0, |state| state.starts()),
             created_ms: now_ms(),
         });
@@ -176,7 +178,7 @@ impl Daemon {
             cwd: saved.cwd,
             from: saved.from,
             tools: saved.tools,
-            sandbox: self.config.sandbox.clone(),
+            sandbox: self.config.sandbox.at_most(saved.sandbox),
             created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
         });

@@ -184,6 +184,7 @@ impl<W: Wire> Session<W> {
             name: settings.name,
             from: self.identity.from.clone(),
             tools: self.identity.tools.clone(),
+            sandbox: self.identity.sandbox.narrowing(),
             created_at_start: self.identity.created_at_start,
             events: wire.events.unwrap_or(false),
             tool_status: wire.tool_status.unwrap_or(false),

@@ -6,6 +6,7 @@ use crate::clock::now_ms;
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::fault;
 use crate::files::{self, private};
+use crate::tools::runner::Narrowing;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -43,6 +44,9 @@ pub(crate) struct SavedSession {
     pub name: Option<String>,
     pub from: Option<String>,
     pub tools: Vec<String>,
+    /// What they are confined to at most.
+    #[serde(default)]
+    pub sandbox: Narrowing,
     /// The start of the daemon, counted by [`StateDir::starts`], at which the session was created.
     #[serde(default, rename = "createdAtStart")]
     pub created_at_start: u64,
@@ -203,6 +207,7 @@ mod tests {
             name: None,
             from: Some("ci".into()),
             tools: vec!["read".into()],
+            sandbox: Narrowing::default(),
             created_at_start: 3,
             events: true,
             tool_status: false,

@@ -17,7 +17,7 @@ use crate::threads::{self, SMALL_STACK, Thread};
 pub(crate) use confine::reachable;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select};
 use frame::{Answer, CallContext, Order};
-pub(crate) use policy::{Level, Profile, Sandbox};
+pub(crate) use policy::{Level, Narrowing, Profile, Sandbox};
 use rustix::process::Pid;
 use serde_json::{Map, Value};
 pub(crate) use serve::serve;

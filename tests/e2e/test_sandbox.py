@@ -445,3 +445,45 @@ def test_an_abort_ends_what_has_left_everything(daemon):
     gone, kept = (int((daemon.cwd / name).read_text()) for name in ("pid", "kept"))
     eventually(lambda: not proc.alive(gone), "it ends with its call", timeout=5)
     assert proc.alive(kept), "that of an earlier call goes on"
+
+
+def test_a_session_may_ask_for_less(make):
+    daemon = make()
+    for asked, expected in [({"sandbox": "read-only"}, ("read-only", "on")), ({"network": "off"}, ("workspace", "off")), ({}, ("workspace", "on"))]:
+        session = f"s{len(daemon.session_ids())}"
+        daemon.model.script("hello")
+        daemon.session(session, "x", **asked).text()
+        found = daemon.inspect(session)["sandbox"]
+        assert (found["profile"], found["network"]) == expected
+    if ABI:
+        assert "refused" in bash(daemon, "echo x > f || echo refused", session="s0")
+    daemon.process.terminate()
+    daemon.process.wait(20)
+    daemon.start()
+    assert {row["sessionId"]: row["sandbox"]["profile"] for row in daemon.list()["sessions"]} == {
+        "s0": "read-only", "s1": "workspace", "s2": "workspace"}
+    assert daemon.inspect("s1")["sandbox"]["network"] == "off"
+
+
+@pytest.mark.parametrize(("config", "asked", "word"), [
+    ({"profile": "workspace"}, {"sandbox": "off"}, "narrowed"),
+    ({"profile": "read-only"}, {"sandbox": "workspace"}, "narrowed"),
+    ({"network": "off"}, {"network": "on"}, "narrowed"),
+    ({}, {"sandbox": "none"}, "read-only, workspace or off"),
+    ({}, {"sandbox": True}, "must be a string"),
+    ({}, {"network": "maybe"}, "on nor off"),
+])
+def test_a_session_may_not_ask_for_more(make, config, asked, word):
+    daemon = make(**config)
+    refusal = daemon.refusal({"sessionMode": "session", "sessionId": "s", "body": "x", "cwd": str(daemon.cwd), **asked})
+    assert refusal.document["error"] == "invalid_request" and word in json.dumps(refusal.document)
+
+
+def test_a_session_may_ask_for_a_sandbox_where_there_is_none(make):
+    daemon = make(profile="off")
+    daemon.model.script("hello")
+    daemon.session("s", "x", sandbox="workspace").text()
+    found = daemon.inspect("s")["sandbox"]
+    assert found["profile"] == "workspace" and (found["level"] == "full") == (ABI >= 6)
+    if ABI:
+        assert "refused" in bash(daemon, f"echo x > {daemon.home}/f || echo refused", session="s")
