@@ -4,6 +4,7 @@ use super::error::{DaemonError, echo};
 use super::ids::SessionId;
 use super::session::OnRestart;
 use crate::model::ThinkingLevel;
+use crate::tools::runner::{Narrowing, Profile};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -183,6 +184,23 @@ impl Create {
             .flatten()
             .map(Some)
             .ok_or_else(|| DaemonError::InvalidRequest { message: "tools must be a list of names".into() })
+    }
+
+    /// What the tools are to be confined to, beside what the configuration says.
+    ///
+    /// # Errors
+    /// `invalid_request` for what is no profile, or neither `on` nor `off`.
+    pub(crate) fn sandbox(&self) -> Result<Narrowing, DaemonError> {
+        let invalid = |message: String| DaemonError::InvalidRequest { message };
+        let profile = self.text("sandbox")?.map(|text| {
+            Profile::parse(text).ok_or_else(|| invalid(format!("sandbox {:?} is not {}", echo(text), Profile::NAMES)))
+        });
+        let network = self.text("network")?.map(|text| match text {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(invalid(format!("network {:?} is neither on nor off", echo(text)))),
+        });
+        Ok(Narrowing { profile: profile.transpose()?, network: network.transpose()? })
     }
 
     /// A switch that the request sets.

@@ -65,6 +65,8 @@ impl Daemon {
             Some(names) => tools::select(&names, &usual).map_err(|message| DaemonError::InvalidRequest { message })?,
             None => usual,
         };
+        let sandbox = self.config.sandbox.narrowed(create.sandbox()?);
+        let sandbox = sandbox.map_err(|message| DaemonError::InvalidRequest { message })?;
         let identity = Arc::new(SessionIdentity {
             id: create.session_id.clone().unwrap_or_else(SessionId::of_run),
             subject: create.session_id.as_ref().map(|id| session_subject(&self.config.owner, id)),
@@ -75,7 +77,7 @@ impl Daemon {
             on_restart: create.on_restart()?.unwrap_or(self.config.on_restart),
             project_trusted,
             tools,
-            sandbox: self.config.sandbox.clone(),
+            sandbox,
             created_at_start: self
                 .state
                 .as_ref()
@@ -201,7 +203,7 @@ impl Daemon {
             from: saved.from,
             on_restart: saved.on_restart,
             tools: saved.tools,
-            sandbox: self.config.sandbox.clone(),
+            sandbox: self.config.sandbox.at_most(saved.sandbox),
             created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
         });

@@ -7,6 +7,7 @@ use crate::contract::ids::{InstanceId, SessionId};
 use crate::contract::session::OnRestart;
 use crate::fault;
 use crate::files::{self, private};
+use crate::tools::runner::Narrowing;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,9 @@ pub(crate) struct SavedSession {
     #[serde(default)]
     pub on_restart: OnRestart,
     pub tools: Vec<String>,
+    /// What they are confined to at most.
+    #[serde(default)]
+    pub sandbox: Narrowing,
     /// The start of the daemon, counted by [`StateDir::starts`], at which the session was created.
     #[serde(default, rename = "createdAtStart")]
     pub created_at_start: u64,
@@ -245,6 +249,7 @@ mod tests {
             run: false,
             on_restart: OnRestart::Hold,
             tools: vec!["read".into()],
+            sandbox: Narrowing::default(),
             created_at_start: 3,
             events: true,
             tool_status: false,

@@ -130,6 +130,14 @@ pub(crate) fn kill_tree(root: i32) {
     kill_all(|process| process.pid == root);
 }
 
+/// The numbers of the processes that this one has adopted.
+pub(crate) fn adopted() -> Vec<i32> {
+    if !has_children() {
+        return Vec::new();
+    }
+    processes::all().iter().filter(|process| is_adopted(process)).map(|process| process.pid).collect()
+}
+
 /// Kills what this process has adopted, but for those of these numbers.
 pub(crate) fn kill_adopted(except: &[i32]) {
     kill_all(|process| is_adopted(process) && !except.contains(&process.pid));

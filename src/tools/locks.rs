@@ -1,11 +1,16 @@
 //! One writer per file: calls that change the same file run one after the other, in the order they came, whichever
-//! sessions they belong to.
+//! sessions they belong to. Sessions whose tools run in processes of their own keep to that by a lock on the file itself.
 
 use crate::cancel::Cancel;
-use crate::sync;
+use crate::{files, sync};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// Who waits for a file, in order; the first one has it.
 type Queues = HashMap<PathBuf, VecDeque<u64>>;
@@ -29,7 +34,14 @@ impl Locks {
 pub(super) struct FileLock {
     path: PathBuf,
     id: u64,
+    /// Holds the lock that other processes see.
+    file: Option<File>,
 }
+
+/// The longest wait for a lock of another process, which may be no tool of ours.
+const OTHERS: Duration = Duration::from_secs(5);
+/// Between two tries to get it.
+const TRY_AGAIN: Duration = Duration::from_millis(2);
 
 /// Waits for the right to change the file `path`, which must be a real path, as two links may lead to one file. `None` =
 /// cancelled while waiting.
@@ -44,10 +56,12 @@ pub(super) fn lock(path: &Path, cancel: &Cancel) -> Option<FileLock> {
     let id = queues.1;
     queues.1 += 1;
     queues.0.entry(path.to_owned()).or_default().push_back(id);
-    let ticket = FileLock { path: path.to_owned(), id };
+    let mut ticket = FileLock { path: path.to_owned(), id, file: None };
     while !cancel.is_cancelled() {
         if queues.0.get(path).and_then(VecDeque::front) == Some(&id) {
-            return Some(ticket);
+            drop(queues);
+            ticket.file = lock_for_others(path, cancel);
+            return (!cancel.is_cancelled()).then_some(ticket);
         }
         queues = sync::wait(&LOCKS.changed, queues);
     }
@@ -56,8 +70,27 @@ pub(super) fn lock(path: &Path, cancel: &Cancel) -> Option<FileLock> {
     None
 }
 
+/// Locks the file that has this path, once other processes are done with it; `None` = there is none, or no way to lock it.
+fn lock_for_others(path: &Path, cancel: &Cancel) -> Option<File> {
+    let end = Instant::now() + OTHERS;
+    while Instant::now() < end {
+        let (file, metadata) = files::open(path, File::options().read(true), files::Links::Refuse).ok()?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // Meanwhile another file may have taken its place.
+            Ok(()) if path.metadata().is_ok_and(|now| now.ino() == metadata.ino() && now.dev() == metadata.dev()) => {
+                return Some(file);
+            }
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) if !cancel.sleep(TRY_AGAIN) => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
 impl Drop for FileLock {
     fn drop(&mut self) {
+        self.file = None;
         let mut queues = LOCKS.queues();
         if let Some(queue) = queues.0.get_mut(&self.path) {
             queue.retain(|id| *id != self.id);
@@ -73,7 +106,6 @@ impl Drop for FileLock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
 
     fn waiters(path: &Path) -> usize {
         LOCKS.queues().0.get(path).map_or(0, VecDeque::len)

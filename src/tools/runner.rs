@@ -17,7 +17,7 @@ use crate::threads::{self, SMALL_STACK, Thread};
 pub(crate) use confine::reachable;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select};
 use frame::{Answer, CallContext, Order};
-pub(crate) use policy::{Level, Profile, Sandbox};
+pub(crate) use policy::{Level, Narrowing, Profile, Sandbox};
 use rustix::process::Pid;
 use serde_json::{Map, Value};
 pub(crate) use serve::serve;
@@ -48,6 +48,9 @@ const ABORT_COMMAND_TIME: Duration = Duration::from_millis(1500);
 const END_TIME: Duration = Duration::from_millis(1500);
 /// Answers that may wait for a call; of updates each replaces the one before, so that one may be left out.
 const WAITING_ANSWERS: usize = 16;
+
+/// What of the daemon's environment a runner has itself: where git's rules for all repositories are.
+const PASSED: [&str; 4] = ["HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"];
 
 /// The runners that there are, by which they are told from what a dead one leaves behind.
 static RUNNERS: Mutex<Vec<i32>> = Mutex::new(Vec::new());
@@ -164,6 +167,7 @@ impl Live {
                 .arg0("nats-pi-bridge")
                 .arg(ARGUMENT)
                 .env_clear()
+                .envs(PASSED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
                 .stdin(OwnedFd::from(theirs))
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())

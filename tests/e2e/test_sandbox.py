@@ -170,8 +170,9 @@ def test_the_runner_has_no_keys(daemon):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to lose")
 def test_roots_privileges_are_gone(daemon):
     text = bash(daemon, "grep -E 'Cap(Eff|Prm|Bnd|Amb|Inh)|NoNewPrivs' /proc/self/status")
-    sets = [word for name in ("Inh", "Prm", "Eff", "Bnd", "Amb") for word in (f"Cap{name}:", "0" * 16)]
-    assert text.split() == [*sets, "NoNewPrivs:", "1"]
+    found = dict(line.split(":\t") for line in text.splitlines())
+    assert found.pop("NoNewPrivs") == "1"
+    assert found == dict.fromkeys(["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"], "0" * 16)
 
 
 # Processes.
@@ -416,3 +417,73 @@ def test_what_is_told_of_it(daemon):
     assert daemon.inspect("s")["sandbox"] == expected
     assert daemon.list()["sessions"][0]["sandbox"] == expected
     assert daemon.settings()["sandboxLevel"][0] == expected["level"]
+
+
+def test_edits_of_one_file_by_two_sessions(make):
+    daemon = make("--model", "offline/demo")
+    (daemon.cwd / "f").write_text("".join(f"<{n}>\n" for n in range(40)))
+
+    def edits(numbers):
+        calls = [{"path": "f", "edits": [{"oldText": f"<{n}>", "newText": f"[{n}]"}]} for n in numbers]
+        return "@parallel\n" + "\n".join(f"@tool edit {json.dumps(call)}" for call in calls)
+
+    streams = [daemon.session("a", edits(range(20))), daemon.session("b", edits(range(20, 40)))]
+    for stream in streams:
+        stream.text()
+    assert (daemon.cwd / "f").read_text() == "".join(f"[{n}]\n" for n in range(40))
+
+
+def test_an_abort_ends_what_has_left_everything(daemon):
+    daemon.model.script("hello")
+    daemon.session("s", "x").text()
+    bash(daemon, "(env -i setsid sleep 600 >/dev/null 2>&1 & echo $! > kept)", session="s")
+    command = "(env -i setsid sh -c 'echo $$ > pid; exec sleep 600' >/dev/null 2>&1 &); until [ -s pid ]; do sleep 0.01; done; touch begun; sleep 600"
+    daemon.model.script([ToolCall("bash", {"command": command})], "never")
+    daemon.prompt("s", "go")
+    eventually(lambda: (daemon.cwd / "begun").exists(), "it has begun")
+    daemon.bus.ask_json(f"{daemon.subject('s')}.abort")
+    gone, kept = (int((daemon.cwd / name).read_text()) for name in ("pid", "kept"))
+    eventually(lambda: not proc.alive(gone), "it ends with its call", timeout=5)
+    assert proc.alive(kept), "that of an earlier call goes on"
+
+
+def test_a_session_may_ask_for_less(make):
+    daemon = make()
+    for asked, expected in [({"sandbox": "read-only"}, ("read-only", "on")), ({"network": "off"}, ("workspace", "off")), ({}, ("workspace", "on"))]:
+        session = f"s{len(daemon.session_ids())}"
+        daemon.model.script("hello")
+        daemon.session(session, "x", **asked).text()
+        found = daemon.inspect(session)["sandbox"]
+        assert (found["profile"], found["network"]) == expected
+    if ABI:
+        assert "refused" in bash(daemon, "echo x > f || echo refused", session="s0")
+    daemon.process.terminate()
+    daemon.process.wait(20)
+    daemon.start()
+    assert {row["sessionId"]: row["sandbox"]["profile"] for row in daemon.list()["sessions"]} == {
+        "s0": "read-only", "s1": "workspace", "s2": "workspace"}
+    assert daemon.inspect("s1")["sandbox"]["network"] == "off"
+
+
+@pytest.mark.parametrize(("config", "asked", "word"), [
+    ({"profile": "workspace"}, {"sandbox": "off"}, "narrowed"),
+    ({"profile": "read-only"}, {"sandbox": "workspace"}, "narrowed"),
+    ({"network": "off"}, {"network": "on"}, "narrowed"),
+    ({}, {"sandbox": "none"}, "read-only, workspace or off"),
+    ({}, {"sandbox": True}, "must be a string"),
+    ({}, {"network": "maybe"}, "on nor off"),
+])
+def test_a_session_may_not_ask_for_more(make, config, asked, word):
+    daemon = make(**config)
+    refusal = daemon.refusal({"sessionMode": "session", "sessionId": "s", "body": "x", "cwd": str(daemon.cwd), **asked})
+    assert refusal.document["error"] == "invalid_request" and word in json.dumps(refusal.document)
+
+
+def test_a_session_may_ask_for_a_sandbox_where_there_is_none(make):
+    daemon = make(profile="off")
+    daemon.model.script("hello")
+    daemon.session("s", "x", sandbox="workspace").text()
+    found = daemon.inspect("s")["sandbox"]
+    assert found["profile"] == "workspace" and (found["level"] == "full") == (ABI >= 6)
+    if ABI:
+        assert "refused" in bash(daemon, f"echo x > {daemon.home}/f || echo refused", session="s")

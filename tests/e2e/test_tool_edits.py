@@ -27,11 +27,11 @@ def file(daemon):
 @pytest.mark.parametrize(("content", "old", "new", "expected"), [
     ("foobar = 1\n", "foo ", "qux ", None),
     ("foo\u2019bar\n", "foo' ", "x", None),
-    ("\ufb01le\n", "ile", "x", None),
+    ("ﬁle\n", "ile", "x", None),
     ("foo\nbar\n", "foo \nbar", "x", "x\n"),
-    ("print(\"\u4f60\u597d\uff0c\u4e16\u754c\uff1aok\")  # say \u201chi\u201d\n", 'say "hi"', 'say "ho"', "print(\"\u4f60\u597d\uff0c\u4e16\u754c\uff1aok\")  # say \"ho\"\n"),
-    ("\u201ca\u201d \ufb01 \uff76\uff9e  \r\n\u201cb\u201d  \r\n", '"b"', "b", "\u201ca\u201d \ufb01 \uff76\uff9e  \r\nb  \r\n"),
-    ("cafe\u0301 \u2013 x\n", "\u00e9 - x", "y", "cafy\n"),
+    ("print(\"你好\uff0c世界\uff1aok\")  # say “hi”\n", 'say "hi"', 'say "ho"', "print(\"你好\uff0c世界\uff1aok\")  # say \"ho\"\n"),
+    ("“a” ﬁ ｶﾞ  \r\n“b”  \r\n", '"b"', "b", "“a” ﬁ ｶﾞ  \r\nb  \r\n"),
+    ("cafe\u0301 \u2013 x\n", "é - x", "y", "cafy\n"),
     ("\ufeffone\ntwo\n", "\ufeffone", "\ufeff1", "\ufeff1\ntwo\n"),
 ])
 def test_only_what_was_found_changes(daemon, model, file, content, old, new, expected):

@@ -1,8 +1,10 @@
 //! What tools may do, as the operator says it, and how much of that this machine can enforce.
 
+use super::confine::reachable;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What tools may read and write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -55,6 +57,13 @@ pub(crate) struct Sandbox {
     pub file_size: Option<u64>,
     /// Processes of the user.
     pub processes: Option<u64>,
+}
+
+/// What a request asks for beside the configuration, which it may only narrow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Narrowing {
+    pub profile: Option<Profile>,
+    pub network: Option<bool>,
 }
 
 /// In the home folder. They hold keys or passwords, or let whoever has them act as the user.
@@ -123,6 +132,37 @@ impl Sandbox {
             file_size: None,
             processes: None,
         }
+    }
+
+    /// What a session gets that asks for something of its own.
+    ///
+    /// # Errors
+    /// A text that says what is more than the configuration allows.
+    pub(crate) fn narrowed(self: &Arc<Sandbox>, asked: Narrowing) -> Result<Arc<Sandbox>, String> {
+        if asked.profile.is_some_and(|profile| profile > self.profile) {
+            return Err(format!("sandbox may only be narrowed, and the configuration says {}", self.profile.as_str()));
+        }
+        if asked.network == Some(true) && !self.network {
+            return Err("network may only be narrowed, and the configuration says off".to_owned());
+        }
+        Ok(self.at_most(asked))
+    }
+
+    /// What is left of it for a session that has asked for less.
+    pub(crate) fn at_most(self: &Arc<Sandbox>, asked: Narrowing) -> Arc<Sandbox> {
+        let profile = asked.profile.map_or(self.profile, |profile| profile.min(self.profile));
+        let network = self.network && asked.network != Some(false);
+        if (profile, network) == (self.profile, self.network) {
+            return self.clone();
+        }
+        let mut narrowed = Sandbox { profile, network, ..Sandbox::clone(self) };
+        narrowed.level = reachable(&narrowed);
+        Arc::new(narrowed)
+    }
+
+    /// What keeps a session as narrow over a restart.
+    pub(crate) fn narrowing(&self) -> Narrowing {
+        Narrowing { profile: Some(self.profile), network: Some(self.network) }
     }
 
     /// What everybody may know of it.

@@ -184,7 +184,13 @@ impl Shared {
             on_update: &|output| self.say(&Answer::Update { id, output }),
             ask: &|_| Err("questions are asked by the daemon".into()),
         };
-        catch_unwind(AssertUnwindSafe(|| tool.run(arguments, &context)))
-            .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"))
+        let before = child::adopted();
+        let output = catch_unwind(AssertUnwindSafe(|| tool.run(arguments, &context)))
+            .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"));
+        // What has come meanwhile without any mark is this call's if there is no other.
+        if cancel.is_cancelled() && lock(&self.calls).len() == 1 {
+            child::kill_adopted(&before);
+        }
+        output
     }
 }
