@@ -41,6 +41,7 @@ use crossbeam_channel::{Receiver, Sender, never, select};
 use memory::{Foreign, Memory};
 pub(crate) use opening::{Callers, Storage};
 use queue::Queue;
+use recovery::KeptQuestion;
 pub(crate) use recovery::settled_totals;
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, VecDeque};
@@ -145,6 +146,8 @@ struct Session<W> {
     taken: VecDeque<String>,
     idle_since: Instant,
     questions: Questions,
+    /// Questions of before a restart, which the turn that goes on asks again.
+    kept_questions: Vec<KeptQuestion>,
     /// Those who wait for an answer, by the question's id.
     askers: HashMap<String, Asker>,
     log: EventLog,
@@ -194,6 +197,7 @@ impl<W: Wire> Session<W> {
             log: EventLog::new(parts.options.event_log.clone(), &parts.identity.id, parts.raw_file, last_seq),
             listeners: parts.wire.as_ref().and_then(Wire::listener).into_iter().collect(),
             questions: Questions::default(),
+            kept_questions: Vec::new(),
             askers: HashMap::new(),
             options: parts.options,
             services: parts.services,

@@ -340,6 +340,15 @@ impl Turn {
         // The session approved the first request when it started the turn; before one that goes on, more may wait.
         let mut approved = messages.is_some();
         messages.into_iter().flatten().for_each(|message| self.take_in(message));
+        let open = if approved { Vec::new() } else { self.open_questions() };
+        if !open.is_empty() {
+            for result in self.execute(open) {
+                self.add_whole(Message::ToolResult(result));
+            }
+            if self.cancel.is_cancelled() {
+                return self.end_run(&run, None, Settled::Aborted);
+            }
+        }
         if matches!(self.transcript.last().map(|m| &**m), Some(Message::Assistant(last)) if last.is_final()) {
             let more = self.waiting(Action::Stop).unwrap_or_default();
             if more.is_empty() {

@@ -7,6 +7,7 @@ use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::wire::Wire;
 use crate::session::questions::Settled;
+use crate::session::recovery::KeptQuestion;
 use crossbeam_channel::Sender;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -15,14 +16,30 @@ use std::time::Duration;
 pub(super) type Asker = Sender<Result<Value, String>>;
 
 impl<W: Wire> Session<W> {
-    /// Opens a question of the model's.
+    /// Opens a question of the model's, or again one of before a restart, with the time that is left.
     pub(super) fn ask(&mut self, request: Value, asker: Asker) {
-        let now = now_ms();
-        let timeout = self.options.question_timeout.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
-        match self.questions.open(request, "tool", now, timeout.map(|time| now.saturating_add(time))) {
-            Ok(opened) => {
-                self.askers.insert(opened.id, asker);
-                self.publish(&AgentEvent::Question(opened.event));
+        let kept = self.kept_questions.iter().position(|kept| kept.request == request);
+        let (mut asked, now) = (request.clone(), now_ms());
+        let (opened, deadline, is_new) = match kept.map(|at| self.kept_questions.remove(at)) {
+            Some(KeptQuestion { result: Some(result), .. }) => return drop(asker.try_send(Ok(result))),
+            Some(kept) => {
+                asked["id"] = json!(kept.id);
+                (kept.opened, kept.deadline, false)
+            }
+            None => {
+                let timeout = self.options.question_timeout.map(|time| i64::try_from(time.as_millis()));
+                (now, timeout.map(|time| now.saturating_add(time.unwrap_or(i64::MAX))), true)
+            }
+        };
+        match self.questions.open(asked, "tool", opened, deadline) {
+            Ok(question) => {
+                if is_new {
+                    let written = self.memory.question(json!({"requestId": question.id, "opened": opened,
+                        "deadline": deadline, "request": request}));
+                    self.check_written(written);
+                }
+                self.askers.insert(question.id, asker);
+                self.publish(&AgentEvent::Question(question.event));
             }
             Err(why) => drop(asker.try_send(Err(why))),
         }
@@ -65,6 +82,10 @@ impl<W: Wire> Session<W> {
 
     fn question_settled(&mut self, settled: Settled) -> String {
         if let Some(asker) = self.askers.remove(&settled.id) {
+            // Before whoever answered is told that this is the answer.
+            if let Err(e) = self.memory.question(json!({"requestId": settled.id, "result": settled.result})) {
+                log::warn!("session {}: an answer is not recorded: {e}", self.identity.id);
+            }
             // A turn that does not wait any more was cancelled.
             let _ = asker.try_send(Ok(settled.result));
         }

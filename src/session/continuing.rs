@@ -27,7 +27,7 @@ impl<W: Wire> Session<W> {
     /// waits for its turn. Returns a reason to end at once.
     pub(super) fn take_up(&mut self, unfinished: Unfinished, callers: &Callers) -> Option<EndReason> {
         let said = unfinished.said();
-        let Unfinished { waiting, interrupted, intents, aborted, .. } = unfinished;
+        let Unfinished { waiting, interrupted, intents, questions, aborted, .. } = unfinished;
         let answered =
             matches!(self.memory.messages().last().map(|m| &**m), Some(Message::Assistant(last)) if last.is_final());
         let exhausted = |accepted: &Accepted| accepted.continued + 1 >= MAX_INTERRUPTIONS;
@@ -52,7 +52,9 @@ impl<W: Wire> Session<W> {
         }
         let ids: Vec<String> = interrupted.iter().map(|accepted| accepted.id.clone()).collect();
         let goes_on = !ids.is_empty() && policy == OnRestart::Continue;
-        let written = self.close_calls(&intents).and_then(|()| match (goes_on, waiting.first()) {
+        let written = self.close_calls(&intents, goes_on).and_then(|()| match (goes_on, waiting.first()) {
+            // To wait for people costs nothing, however often it begins.
+            (true, _) if !questions.is_empty() => Ok(()),
             (true, _) => self.memory.continued(&ids),
             // It may be what ended the host before a word of it was in the conversation.
             (false, Some(next)) if ids.is_empty() => self.memory.continued(std::slice::from_ref(&next.id)),
@@ -103,6 +105,7 @@ impl<W: Wire> Session<W> {
             return Some(EndReason::Stopped);
         }
         if let Some(first) = interrupted.into_iter().next().filter(|_| goes_on) {
+            self.kept_questions = questions;
             log::info!("session {}: the prompt that was interrupted is gone on with", self.identity.id);
             let reply = reply_to(&first.id);
             let attempt = first.heard.then_some(first.continued + 2);
@@ -113,8 +116,9 @@ impl<W: Wire> Session<W> {
     }
 
     /// Gives every call that was interrupted a result that says so, because nothing else is known of it.
-    pub(super) fn close_calls(&mut self, intents: &HashSet<String>) -> io::Result<()> {
-        for result in closing_results(self.memory.messages(), intents) {
+    /// Questions that are `asked_again` stay open.
+    pub(super) fn close_calls(&mut self, intents: &HashSet<String>, asked_again: bool) -> io::Result<()> {
+        for result in closing_results(self.memory.messages(), intents, asked_again) {
             self.record_event(&AgentEvent::ToolExecutionEnd {
                 id: result.tool_call_id.clone(),
                 name: result.tool_name.clone(),

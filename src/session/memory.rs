@@ -3,7 +3,7 @@
 //! Everything is in the file before anybody is told of it: a prompt before it is accepted, the intent to run a tool before
 //! the tool runs. After a crash the file tells what was accepted and not begun, and what was begun and not finished.
 
-use super::recovery::{ACCEPTED, CONTINUED, HEARD, INTENT, INTERRUPTED, PROMPT_ID, SETTLED, Unfinished};
+use super::recovery::{ACCEPTED, CONTINUED, HEARD, INTENT, INTERRUPTED, PROMPT_ID, QUESTION, SETTLED, Unfinished};
 use crate::contract::control::Deliver;
 use crate::contract::prompt::Incoming;
 use crate::contract::sender::AgentSender;
@@ -288,6 +288,14 @@ impl Memory {
     /// It could not be written, so the caller must hear nothing.
     pub(super) fn heard(&mut self, ids: &[String]) -> io::Result<()> {
         self.append_custom(HEARD, json!({"ids": ids}))
+    }
+
+    /// A question was opened, or came to its end.
+    ///
+    /// # Errors
+    /// It could not be written. At worst it is asked once more after a restart.
+    pub(super) fn question(&mut self, data: Value) -> io::Result<()> {
+        self.append_custom(QUESTION, data)
     }
 
     /// A call has come to its end before others of its message. Its result is written now, so that a crash does not lose it.

@@ -3,6 +3,7 @@
 use crate::clock::now_ms;
 use crate::contract::control::Deliver;
 use crate::files;
+use crate::tools::QUESTION as QUESTION_TOOL;
 use crate::transcript::contents::Contents;
 use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
 use serde_json::{Map, Value, json};
@@ -12,11 +13,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Kinds of our own records in a session file, which the PI agent keeps and ignores: a message was accepted, its
-/// caller is about to hear the first words of its answer, a tool is about to run, messages are answered; the host ended and told the callers of messages so; after a restart messages are
+/// caller is about to hear the first words of its answer, a tool is about to run, a question to people was
+/// opened or came to its end, messages are answered; the host ended and told the callers of messages so; after a restart messages are
 /// worked on once more.
 pub(super) const ACCEPTED: &str = "nats-pi-bridge.accepted";
 pub(super) const HEARD: &str = "nats-pi-bridge.heard";
 pub(super) const INTENT: &str = "nats-pi-bridge.intent";
+pub(super) const QUESTION: &str = "nats-pi-bridge.question";
 pub(super) const SETTLED: &str = "nats-pi-bridge.settled";
 pub(super) const INTERRUPTED: &str = "nats-pi-bridge.interrupted";
 pub(super) const CONTINUED: &str = "nats-pi-bridge.continued";
@@ -45,6 +48,20 @@ pub(super) struct Accepted {
     pub continued: u32,
 }
 
+/// A question to people that the model has no result of yet.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct KeptQuestion {
+    pub id: String,
+    /// Unix time in milliseconds, as the next one.
+    pub opened: i64,
+    /// When nobody waits for an answer any more.
+    pub deadline: Option<i64>,
+    /// As the tool asked it.
+    pub request: Value,
+    /// What became of it, if that is known.
+    pub result: Option<Value>,
+}
+
 /// What is undone.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Unfinished {
@@ -54,6 +71,8 @@ pub(super) struct Unfinished {
     pub interrupted: Vec<Accepted>,
     /// Calls of tools that may have run.
     pub intents: HashSet<String>,
+    /// Questions of the model's last answer.
+    pub questions: Vec<KeptQuestion>,
     /// The prompt that came to an end last was aborted.
     pub aborted: bool,
     /// The complete answers of the model to the interrupted prompt: their entries' ids and their texts.
@@ -83,6 +102,7 @@ impl Unfinished {
                 None => unfinished.read(&entry),
                 Some(ACCEPTED) => unfinished.waiting.push(Accepted::from_json(&data)),
                 Some(INTENT) => unfinished.intents.extend(text(&data, "toolCallId")),
+                Some(QUESTION) => unfinished.question(&data),
                 Some(SETTLED) => {
                     unfinished.waiting.retain(|accepted| !named(accepted));
                     unfinished.interrupted.retain(|accepted| !named(accepted));
@@ -104,6 +124,21 @@ impl Unfinished {
         self.waiting.iter_mut().chain(&mut self.interrupted)
     }
 
+    fn question(&mut self, data: &Value) {
+        let Some(id) = text(data, "requestId") else { return };
+        match (data.get("request"), self.questions.iter_mut().find(|question| question.id == id)) {
+            (Some(request), None) => self.questions.push(KeptQuestion {
+                id,
+                opened: data["opened"].as_i64().unwrap_or_default(),
+                deadline: data["deadline"].as_i64(),
+                request: request.clone(),
+                result: None,
+            }),
+            (None, Some(question)) => question.result = data.get("result").cloned(),
+            _ => {}
+        }
+    }
+
     /// Takes note of an entry that is no record of ours.
     fn read(&mut self, entry: &Map<String, Value>) {
         let field = |key: &str| entry.get(key).unwrap_or(&Value::Null);
@@ -112,6 +147,7 @@ impl Unfinished {
             (Some("message"), Some("assistant")) => {
                 // The ids of calls are the model's, and may come again with another answer.
                 self.intents.clear();
+                self.questions.clear();
                 if !self.interrupted.is_empty() && !matches!(message["stopReason"].as_str(), Some("error" | "aborted"))
                 {
                     let blocks = message["content"].as_array().map_or(&[][..], Vec::as_slice);
@@ -159,9 +195,13 @@ fn text(data: &Value, key: &str) -> Option<String> {
 /// In the details of a result that a restart made, because the call has no other.
 const BY_RESTART: &str = "interrupted";
 
-/// The results that close what was interrupted: for every call of the last answer that has none. Of calls that may have
-/// run, the first tells the model what that means for all of them.
-pub(super) fn closing_results(messages: &[Arc<Message>], intents: &HashSet<String>) -> Vec<ToolResultMessage> {
+/// The results that close what was interrupted: for every call of the last answer that has none, but for questions where
+/// those are `asked_again`. Of calls that may have run, the first tells the model what that means for all of them.
+pub(super) fn closing_results(
+    messages: &[Arc<Message>],
+    intents: &HashSet<String>,
+    asked_again: bool,
+) -> Vec<ToolResultMessage> {
     let Some(last) = messages.iter().rposition(|m| matches!(**m, Message::Assistant(_))) else { return Vec::new() };
     let Message::Assistant(answer) = &*messages[last] else { return Vec::new() };
     // The calls of a failed answer are left out with it.
@@ -183,7 +223,8 @@ pub(super) fn closing_results(messages: &[Arc<Message>], intents: &HashSet<Strin
     };
     let open = answer.content.iter().filter_map(|block| {
         let Block::ToolCall { id, name, .. } = block else { return None };
-        (!answered(id)).then_some((id, name))
+        let closed = answered(id) || asked_again && name == QUESTION_TOOL;
+        (!closed).then_some((id, name))
     });
     open.map(|(id, name)| ToolResultMessage {
         tool_call_id: id.clone(),
@@ -265,6 +306,29 @@ mod tests {
     }
 
     #[test]
+    fn questions_are_kept_until_the_model_goes_on() {
+        let record = |data: Value| json!({"type": "custom", "customType": QUESTION, "data": data});
+        let opened = record(json!({"requestId": "q", "opened": 5, "deadline": 9, "request": {"a": 1}}));
+        let answered = record(json!({"requestId": "q", "result": {"b": 2}}));
+        let answer = json!({"type": "message", "message": {"role": "assistant", "content": []}});
+        let kept = |result: Option<Value>| KeptQuestion {
+            id: "q".into(),
+            opened: 5,
+            deadline: Some(9),
+            request: json!({"a": 1}),
+            result,
+        };
+        for (entries, expected) in [
+            (vec![opened.clone()], vec![kept(None)]),
+            (vec![opened.clone(), answered.clone()], vec![kept(Some(json!({"b": 2})))]),
+            (vec![answered], vec![]),
+            (vec![opened, answer], vec![]),
+        ] {
+            assert_eq!(unfinished(&entries).questions, expected);
+        }
+    }
+
+    #[test]
     fn what_the_caller_was_told_and_what_was_tried_again_is_known() {
         let answer = |id: &str, text: &str, reason: &str| {
             json!({"type": "message", "id": id, "message": {"role": "assistant", "stopReason": reason,
@@ -310,7 +374,7 @@ mod tests {
             message(json!({"role": "toolResult", "toolCallId": "t2", "toolName": "bash", "content": [],
                 "isError": false, "timestamp": 1})),
         ];
-        let results = closing_results(&messages, &HashSet::from(["t1".to_owned(), "t2".to_owned()]));
+        let results = closing_results(&messages, &HashSet::from(["t1".to_owned(), "t2".to_owned()]), false);
         let texts: Vec<(String, String)> = results
             .iter()
             .map(|r| {
@@ -320,10 +384,10 @@ mod tests {
         assert_eq!(texts.len(), 2);
         assert!(texts[0].0 == "t1" && texts[0].1.contains("interrupted, outcome unknown"), "{texts:?}");
         assert!(texts[1].0 == "t3" && texts[1].1.contains("not run: "), "{texts:?}");
-        let all = closing_results(&messages[..2], &["t1", "t2", "t3"].map(str::to_owned).into());
+        let all = closing_results(&messages[..2], &["t1", "t2", "t3"].map(str::to_owned).into(), false);
         let long = |result: &ToolResultMessage| result.content[0].as_text().is_some_and(|text| text.len() > 60);
         assert_eq!(all.iter().map(long).collect::<Vec<_>>(), [true, false, false], "it is told once");
-        assert!(closing_results(&messages[..1], &HashSet::new()).is_empty());
+        assert!(closing_results(&messages[..1], &HashSet::new(), false).is_empty());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::contract::event::AgentEvent;
 use crate::threads::{self, TURN_STACK};
 use crate::tools::runner::{Profile, Sandbox};
 use crate::tools::{self, FileId, Tool, ToolContext, ToolOutput};
-use crate::transcript::{Block, ToolResultMessage};
+use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
 use crossbeam_channel::bounded;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -84,6 +84,22 @@ impl Turn {
             work();
         });
         results.into_iter().filter_map(OnceLock::into_inner).collect()
+    }
+
+    /// The questions of the last answer that a restart left open. To ask them again changes nothing, which holds for no other
+    /// tool.
+    pub(super) fn open_questions(&self) -> Vec<Call> {
+        let is_result = |message: &Arc<Message>| matches!(**message, Message::ToolResult(_));
+        let Some(at) = self.transcript.iter().rposition(|message| !is_result(message)) else { return Vec::new() };
+        let Message::Assistant(answer) = &*self.transcript[at] else { return Vec::new() };
+        if matches!(answer.stop_reason, StopReason::Error | StopReason::Aborted) {
+            return Vec::new();
+        }
+        let answered = |call: &Call| {
+            let mut results = self.transcript[at..].iter();
+            results.any(|m| matches!(&**m, Message::ToolResult(result) if result.tool_call_id == call.id))
+        };
+        calls(&answer.content).into_iter().filter(|call| call.name == tools::QUESTION && !answered(call)).collect()
     }
 
     /// Finds the tool and checks its arguments, or says what is wrong with the call.

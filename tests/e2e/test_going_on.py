@@ -405,6 +405,55 @@ def test_nothing_was_heard(daemon, model):
     assert streams[1].rest() == [("response", "two")]
 
 
+QUESTION = {"questions": [{"question": "Go?", "options": [{"label": "yes"}, {"label": "no"}]}]}
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_question_stays_open(new_daemon, model, how):
+    daemon = new_daemon()
+    daemon.config["grace"] = 0
+    daemon.start()
+    model.script([ToolCall("question", QUESTION), ToolCall("ls", {})])
+    stream = daemon.session("s", "go")
+
+    def asked():
+        if not daemon.session_socket("s").exists():
+            return None
+        with Bridge(daemon.session_socket("s")) as client:
+            return client.ask("questions")["questions"]
+
+    (before,) = eventually(asked, "it is asked")
+    for _ in range(4):
+        # However often: nobody pays for it.
+        daemon.signal(how)
+        daemon.wait_exit()
+        daemon.start()
+        assert eventually(asked, "it is asked again") == [before]
+    assert len(model.requests) == 1
+    model.script("done")
+    answer = {"requestId": before["requestId"], "answers": [["yes"]]}
+    assert daemon.bus.ask_json(daemon.subject("s") + ".answer", answer)["answered"]
+    daemon.wait_session("s", lambda facts: not facts["activeRequest"], "it is answered")
+    if how == signal.SIGKILL:
+        assert stream.text() == "done"
+    results = [text for text, _ in model.requests[-1].tool_results]
+    assert len(results) == 2 and "yes" in results[0] + results[1]
+    assert "interrupted" not in str(results)
+
+
+def test_a_questions_time_goes_on(new_daemon, model):
+    daemon = new_daemon().start("--question-timeout", "2")
+    model.script([ToolCall("question", QUESTION)])
+    stream = daemon.session("s", "go")
+    eventually(lambda: "nats-pi-bridge.question" in str(entries(daemon)) if daemon.session_files() else False, "it is asked")
+    kill(daemon)
+    model.script("nobody there")
+    daemon.config["questionTimeout"] = 600
+    daemon.start()
+    assert stream.text() == "nobody there"
+    assert "nobody answered in time" in model.requests[-1].tool_results[0][0]
+
+
 @pytest.mark.parametrize("where", ["stream", "tool"])
 def test_a_stop_in_the_middle(new_daemon, model, where):
     """SIGTERM: the caller is told that the daemon ends, and the turn goes on when it is there again."""
