@@ -158,7 +158,7 @@ impl Daemon {
             let this = number(&file);
             let has_it = |entry: &&Entry| entry.stats.settings().file.is_some_and(|own| number(&own) == this);
             if let Some(other) = self.sessions.values().find(has_it).filter(|_| this.is_some()) {
-                return Err(refused(format!("it is the file of session {:?}", other.identity.id)));
+                return Err(refused(format!("the session file is in use by session {:?}", other.identity.id)));
             }
             SessionFile::check(&file).map_err(|e| refused(e.to_string()))?;
             let (model, thinking) = (create.model()?.is_none(), create.thinking()?.is_none());

@@ -234,7 +234,8 @@ impl<W: Wire> Session<W> {
             respond(Ok(self.state_answer("abort")));
         }
         // Last, because whoever waits shall rather hear the end twice, after a crash right here, than not at all.
-        if !aborted {
+        // A file that is removed with its run at once needs no record of the run's end.
+        if !aborted && !self.memory.dispensable {
             self.record_settled(&running.ids, outcome);
         }
     }

@@ -349,16 +349,14 @@ def a_session_file_that_is_none(place):
     }
 
 
-@case("storage_error", 500, "storage_error: the session file is in use by another session or daemon")
-def a_session_file_that_is_in_use(place):
+@case("storage_error", 500, "storage_error: not a session file: it does not begin with a session's header")
+def a_session_file_that_was_replaced(place):
     caller = place.worker()
     (path,) = caller.daemon.session_files()
-    fields = {"sessionId": "t", "resume": str(path), "body": "go", "cwd": str(caller.daemon.cwd)}
-    found = {"plain": caller.hear(caller.intake({"sessionMode": "session", **fields}))}
-    eventually(lambda: caller.daemon.session_ids() == ["s"], "the session is over")
-    client = caller.client(caller.daemon.socket)
-    client.ask("session", id=1, stream=True, **fields)
-    return {**found, "end": ended(client)}
+    other = path.with_suffix(".new")
+    other.write_text("nonsense\n")
+    other.rename(path)
+    return {wire: caller.hear(getattr(caller, wire)()) for wire in ("plain", "agent")}
 
 
 # What was sent makes no sense.
