@@ -115,7 +115,8 @@ def test_nothing_is_stored_while_the_daemon_ends(daemon, model):
     held = daemon.prompt("one", "hold")
     held.until("held")
     daemon.signal()
-    daemon.wait_log("shutting down")
+    # Whether it waits already or is refused at once: the session knows of the end when this has failed.
+    assert daemon.prompt("one", "late").failure()
     assert refusal(attached(daemon, "one", 10)) == "shutting_down"
     gate.open()
     assert held.text() == "held" and daemon.wait_exit() == 0
