@@ -41,7 +41,9 @@ const UNKNOWN_OWNER: &str = "unknown";
 
 /// What it means to be root, for somebody who may not have meant to.
 const AS_ROOT: &str = "this daemon is root, and so are the programs that its sessions run: whoever may prompt one can change \
-    everything on this machine or in this container; refuseRoot forbids it";
+    everything on this machine or in this container, and read the agent's keys; sandbox confines them, refuseRoot forbids it";
+const AS_ROOT_IN_A_SANDBOX: &str = "this daemon is root; the programs that its sessions run have no privileges, and reach what \
+    sandbox lets them";
 
 /// Everything the daemon was told, immutable from here on.
 pub(crate) struct Config {
@@ -449,13 +451,15 @@ impl Settings {
             return Err(self.wrong("trustedSenders", &format!("{key:?} is no user's public key (U...)")));
         }
         let servers = nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let sandbox = self.sandbox(self.absolute("agentDir")?.unwrap_or_default())?;
         let mut warnings = Vec::new();
         if rustix::process::geteuid().is_root() {
             if self.text("refuseRoot") == Some("true") {
                 let why = "this process is root; start it as another user, or allow it";
                 return Err(ConfigError::Invalid(self.wrong("refuseRoot", why).to_string()));
             }
-            warnings.push(AS_ROOT.to_string());
+            let what = if sandbox.is_off() { AS_ROOT } else { AS_ROOT_IN_A_SANDBOX };
+            warnings.push(what.to_string());
         }
         if !trusted_senders.is_empty() && min_sender_trust == SenderTrust::Any {
             warnings.push("trustedSenders keeps nobody out unless minSenderTrust is signed".to_string());
@@ -476,7 +480,6 @@ impl Settings {
         if ["password", "token"].iter().any(|key| secrets(key) && self.origin(key).starts_with("--")) {
             warnings.push("a secret on the command line can be seen by every user of this machine".to_string());
         }
-        let sandbox = self.sandbox(self.absolute("agentDir")?.unwrap_or_default())?;
         if let Some(missing) = sandbox.missing() {
             warnings.push(format!(
                 "the sandbox reaches level {} only: {missing}{}",

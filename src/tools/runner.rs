@@ -99,7 +99,7 @@ impl Runner {
         arguments: &Map<String, Value>,
         context: &ToolContext<'_>,
     ) -> ToolOutput {
-        if self.sandbox.profile == Profile::Off || tool.spec().name == super::QUESTION {
+        if self.sandbox.is_off() || tool.spec().name == super::QUESTION {
             return tool.run(arguments, context);
         }
         // The second time for a runner that ended by itself just now.

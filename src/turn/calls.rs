@@ -5,7 +5,7 @@ use super::{Action, SESSION_VARIABLE, Step, Turn};
 use crate::clock::now_ms;
 use crate::contract::event::AgentEvent;
 use crate::threads::{self, TURN_STACK};
-use crate::tools::runner::{Profile, Sandbox};
+use crate::tools::runner::Sandbox;
 use crate::tools::{self, FileId, Tool, ToolContext, ToolOutput};
 use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
 use crossbeam_channel::bounded;
@@ -168,7 +168,7 @@ impl Turn {
     /// What a tool is confined to; `None` = it does what the daemon may do.
     fn sandbox(&self, tool: &str) -> Option<Arc<Sandbox>> {
         let sandbox = &self.identity.sandbox;
-        (sandbox.profile != Profile::Off && tool != tools::QUESTION).then(|| sandbox.clone())
+        (!sandbox.is_off() && tool != tools::QUESTION).then(|| sandbox.clone())
     }
 
     fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {

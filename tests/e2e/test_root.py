@@ -21,6 +21,13 @@ def test_root_is_told_once_what_that_means(new_daemon):
 
 
 @as_root
+def test_in_a_sandbox_root_means_less(new_daemon):
+    checked = new_daemon().run_to_end("--check", "--sandbox", "workspace")
+    assert checked.returncode == 0 and WARNING not in checked.stderr
+    assert checked.stderr.count("this daemon is root; the programs that its sessions run have no privileges") == 1
+
+
+@as_root
 @pytest.mark.parametrize("arguments", [[], ["--check"]], ids=["start", "check"])
 def test_root_can_be_refused(new_daemon, arguments):
     daemon = new_daemon()

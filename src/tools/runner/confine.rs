@@ -77,7 +77,7 @@ impl Confinement {
 
 /// How much of a sandbox this machine can enforce: tried on a thread of its own, as far as that goes for a thread.
 pub(crate) fn reachable(sandbox: &Sandbox) -> Level {
-    if sandbox.profile == Profile::Off {
+    if sandbox.is_off() {
         return Level::None;
     }
     let (tell, told) = crossbeam_channel::bounded(1);

@@ -115,6 +115,11 @@ const SYSTEM_SECRETS: [&str; 8] = [
 ];
 
 impl Sandbox {
+    /// Tools run in the daemon, as its user.
+    pub(crate) fn is_off(&self) -> bool {
+        self.profile == Profile::Off
+    }
+
     /// None.
     #[cfg(test)]
     pub(crate) fn off() -> Sandbox {
@@ -177,7 +182,7 @@ impl Sandbox {
     /// What does not hold although the profile says so; `None` = nothing is missing, or nothing was asked for.
     pub(crate) fn missing(&self) -> Option<&'static str> {
         match self.level {
-            _ if self.profile == Profile::Off => None,
+            _ if self.is_off() => None,
             Level::None => Some("nothing of it can be enforced here: the kernel filters no system calls"),
             Level::Net => Some("files are not protected: the kernel has no Landlock"),
             Level::Files => Some("signals to other processes are not refused: the kernel is older than 6.12"),
