@@ -479,8 +479,13 @@ impl Daemon {
 
     /// The sessions and runs that a page of `list` may begin with, in its order.
     fn entries_of(&self, page: &Page) -> impl Iterator<Item = &Entry> {
-        let mut entries: Vec<&Entry> =
-            self.sessions.values().filter(|entry| page.reaches(&entry.identity.id)).collect();
+        // A run whose caller has heard the end is gone, though its thread may not have put everything away yet.
+        let is_over = |entry: &Entry| {
+            let stats = &entry.stats;
+            !entry.identity.named && stats.prompts() > 0 && stats.queued() == 0 && !stats.running()
+        };
+        let there = |entry: &&Entry| page.reaches(&entry.identity.id) && !is_over(entry);
+        let mut entries: Vec<&Entry> = self.sessions.values().filter(there).collect();
         entries.sort_by(|one, other| one.identity.id.cmp(&other.identity.id));
         entries.into_iter()
     }

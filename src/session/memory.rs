@@ -194,9 +194,11 @@ impl Memory {
         self.append("custom", object(json!({"customType": kind, "data": data}))).map(drop)
     }
 
-    /// Makes what was written so far survive a power cut.
+    /// Makes what was written so far survive a power cut; but not a file that only a restart needs: its run would wait for the
+    /// disk several times as long as for all else.
     pub(super) fn sync(&self) {
         if let Some(file) = &self.file
+            && !self.dispensable
             && let Err(e) = file.sync()
         {
             log::warn!("{}: {e}", file.path().display());

@@ -167,7 +167,8 @@ impl StateDir {
         self.folder.join(format!("{id}.jsonl"))
     }
 
-    /// Remembers a session, in place of what was remembered of it.
+    /// Remembers a session, in place of what was remembered of it. A run is not kept over a power cut, for which it would have
+    /// to wait.
     ///
     /// # Errors
     /// What the system says; then the former state is still there.
@@ -175,7 +176,7 @@ impl StateDir {
         let content = serde_json::to_vec(session)?;
         private::replace(&self.path(&session.id), |file| {
             fault::write_all(file, &content)?;
-            file.sync_data()
+            if session.run { Ok(()) } else { file.sync_data() }
         })
     }
 

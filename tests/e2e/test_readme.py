@@ -13,7 +13,6 @@ from support import documents
 from support.bridge import Bridge
 from support.cli import BINARY as CLI
 from support.documents import DOCUMENTS, ROOT, blocks
-from support.waiting import eventually
 
 # The bash blocks, by words that only one of them has; the tests below say what becomes of each.
 BASH = [
@@ -145,7 +144,7 @@ def test_the_first_prompt(daemon, model, environment):
     model.script("waves and wires")
     assert bash(block("Write a haiku"), **environment) == "waves and wires\n"
     assert model.requests[0].prompts == ["Write a haiku about NATS"]
-    eventually(lambda: daemon.list() == {"sessions": [], "runs": []}, "nothing of the run is left")
+    assert daemon.list() == {"sessions": [], "runs": []}
 
 
 def test_the_subcommands_by_hand(daemon, environment):
