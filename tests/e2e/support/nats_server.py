@@ -62,11 +62,14 @@ class NatsServer:
         self._config.write_text(config)
 
     def _answers(self):
-        if self.process.poll() == NOT_IN_THE_BROKER:
+        # It is asked once, because it may end between two questions.
+        code = self.process.poll()
+        if code == NOT_IN_THE_BROKER:
             self.process = None
             pytest.skip("the embedded broker has nothing of this kind")
-        if self.process.poll() is not None:
-            raise AssertionError(f"nats-server ended: {self.log.read_text()[-2000:]}")
+        if code is not None:
+            log = self.log.read_text()[-2000:] if self.log.exists() else "it wrote no log"
+            raise AssertionError(f"nats-server ended with {code}: {log}")
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 return not self._speaks_first or connection.recv(5) == b"INFO "
