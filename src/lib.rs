@@ -46,7 +46,7 @@
 //! session                       the actor
 //! turn                          the agent loop
 //! contract                      what daemon, sessions and wires say to each other: types and pure functions
-//! prompt | event_log | model | tools     know nothing of sessions, wires, configuration, or each other
+//! prompt | event_log | model | tools | governance     know nothing of sessions, wires, configuration, or each other
 //! transcript                    messages and session files
 //! the ground                    what all of them need of the system
 //!
@@ -124,6 +124,7 @@ mod daemon;
 mod event_log;
 mod fault;
 mod files;
+mod governance;
 mod ids;
 mod images;
 mod json;
