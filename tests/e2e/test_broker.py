@@ -316,6 +316,8 @@ def test_who_takes_the_port_of_a_server_that_went_away_is_told_nothing(new_daemo
     daemon.spawn("--listen", server.address)
     daemon.wait_log("intake registered")
     server.stop()
+    # What comes later is told too, though it is the same outage.
+    daemon.wait_log("Connection refused")
     with forked(STRANGER, squatting(server.port)) as output:
         assert output.read(6) == b"ready\n"
         daemon.wait_log("it belongs to another user of this host, and is used only if --server names it")
