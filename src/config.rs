@@ -76,6 +76,8 @@ pub(crate) struct Config {
     pub default_max_lifetime: Duration,
     pub max_sessions: usize,
     pub max_queue: usize,
+    /// Prompts that are worked on at the same time; zero is no limit.
+    pub max_running: usize,
     /// Bytes that a session may keep of each kind for its callers and its model, and all together; zero is no limit.
     pub max_session_bytes: u64,
     pub max_host_bytes: u64,
@@ -529,6 +531,7 @@ impl Settings {
             default_max_lifetime: Duration::from_secs(self.number("defaultMaxLifetime")),
             max_sessions: self.number("maxSessions") as usize,
             max_queue: self.number("maxQueue") as usize,
+            max_running: self.number("maxRunning") as usize,
             max_session_bytes: self.number("maxSessionBytes"),
             max_host_bytes: self.number("maxHostBytes"),
             grace: Duration::from_secs(self.number("grace")),

@@ -86,7 +86,8 @@
 //! # What is absent
 //!
 //! - No `Arc<Mutex<_>>` for what a session or the daemon decides by: one thread owns each piece of state. Shared are the
-//!   immutable settings, the figures of [`contract::session::SessionStats`], and caches.
+//!   immutable settings, the figures of [`contract::session::SessionStats`], what sessions compete for ([`quota`], [`slots`]), and
+//!   caches.
 //! - The actor of a session does no I/O that can hang, so `abort`, `inspect` and "queue full" are answered in one step of its
 //!   loop, even while a tool has been stuck for an hour.
 //! - No wait without a deadline or a cancel, no thread without a name and a handle that joins.
@@ -135,6 +136,7 @@ mod prompt;
 mod quota;
 mod service;
 mod session;
+mod slots;
 mod socket;
 mod startup;
 mod supervisor;

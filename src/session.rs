@@ -17,6 +17,7 @@ mod recovery;
 pub(crate) mod state_dir;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod waiting;
 
 use crate::cancel::Cancel;
@@ -33,6 +34,7 @@ use crate::model::Services;
 use crate::quota::SessionQuota;
 use crate::session::questions::Questions;
 use crate::session::state_dir::StateDir;
+use crate::slots::{Slot, Slots, Ticket};
 use crate::sys;
 use crate::threads::Thread;
 use crate::tools::runner::Runner;
@@ -90,6 +92,8 @@ pub(crate) struct Parts<W> {
     pub spill_dir: PathBuf,
     /// What of it, of waiting prompts and of files that came with them may be kept.
     pub quota: Arc<SessionQuota>,
+    /// Leave to work on prompts, which all sessions share.
+    pub slots: Arc<Slots>,
     /// What events leave out; made when first needed, removed with the session.
     pub raw_file: PathBuf,
     /// The daemon's memory of its sessions.
@@ -120,6 +124,8 @@ struct Running {
     aborters: Vec<Respond>,
     /// Whoever asked for a compaction, which this is.
     compaction: Option<Respond>,
+    /// What it takes of the host; nothing for a compaction.
+    slot: Option<Slot>,
 }
 
 struct Session<W> {
@@ -131,6 +137,9 @@ struct Session<W> {
     commands: Receiver<Command>,
     spill_dir: PathBuf,
     quota: Arc<SessionQuota>,
+    slots: Arc<Slots>,
+    /// The place of the next prompt among those of the host that wait for a slot.
+    ticket: Option<Ticket>,
     /// Where the tools run.
     runner: Arc<Runner>,
     memory: Memory,
@@ -164,6 +173,8 @@ enum Event<M> {
     Command(Command),
     Message(Box<M>),
     Step(Step),
+    /// The next prompt may begin.
+    Slot(Slot),
     /// The turn's thread is gone without a word.
     TurnLost,
     Tick,
@@ -210,6 +221,8 @@ impl<W: Wire> Session<W> {
             runner: Arc::new(runner),
             spill_dir: parts.spill_dir,
             quota: parts.quota,
+            slots: parts.slots,
+            ticket: None,
             memory: Memory::default(),
             state: parts.state,
             taken: VecDeque::new(),
@@ -236,7 +249,7 @@ impl<W: Wire> Session<W> {
                 }
                 match unfinished {
                     Some((unfinished, callers)) => self.take_up(*unfinished, &callers),
-                    None => (self.running.is_none() && !self.identity.named).then_some(EndReason::Finished),
+                    None => (!self.has_work() && !self.identity.named).then_some(EndReason::Finished),
                 }
             }
             (Err(e), Some(first)) => {
@@ -278,12 +291,15 @@ impl<W: Wire> Session<W> {
     fn next_event(&self) -> Event<W::Message> {
         let steps = self.running.as_ref().map_or_else(never, |r| r.steps.clone());
         let messages = self.wire.as_ref().map_or_else(never, |wire| wire.messages().clone());
-        let sleep = (self.running.is_none() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
+        let sleep = (!self.has_work() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
         let next = self.stats.deadline().into_iter().chain(sleep).min();
         let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
+        // While a compaction runs the slot waits for its end.
+        let slot = self.ticket.as_ref().filter(|_| self.running.is_none()).map_or_else(never, |t| t.granted().clone());
         let wait = self.next_question_expiry().map_or(wait, |left| wait.min(left));
         select! {
             recv(steps) -> step => step.map_or(Event::TurnLost, Event::Step),
+            recv(slot) -> slot => slot.map_or(Event::Tick, Event::Slot),
             recv(messages) -> message => message.map_or(Event::Tick, Event::Message),
             // The daemon is gone only when the process ends.
             recv(self.commands) -> command => Event::Command(command.unwrap_or(Command::End(EndReason::ShutDown))),
@@ -298,6 +314,7 @@ impl<W: Wire> Session<W> {
             Event::Command(Command::Drain) => self.drain(),
             Event::Command(Command::Control(request)) => self.control(request.control, request.respond),
             Event::Message(message) => self.message(&message),
+            Event::Slot(slot) => self.start_with(slot),
             Event::Step(Step::Event(event)) => self.note(event),
             Event::Step(Step::Gate(action, verdict)) => self.judge(&action, &verdict),
             Event::Step(Step::Ask { request, answer }) => self.ask(request, answer),
@@ -323,7 +340,7 @@ impl<W: Wire> Session<W> {
             Event::TurnLost => self.settle(Settled::Failed(ReplyError::internal("the turn is gone"))),
             Event::Tick => {
                 self.expire_questions();
-                if self.running.is_none() && self.idle_since.elapsed() >= SLEEPS_AFTER {
+                if !self.has_work() && self.idle_since.elapsed() >= SLEEPS_AFTER {
                     self.memory.sleep();
                 }
             }
@@ -331,10 +348,10 @@ impl<W: Wire> Session<W> {
         if self.stats.deadline().is_some_and(|end| end <= Instant::now()) {
             return ControlFlow::Break(EndReason::Expired);
         }
-        match (&self.running, self.identity.named, self.draining) {
-            (Some(_), ..) | (None, true, false) => ControlFlow::Continue(()),
-            (None, _, true) => ControlFlow::Break(EndReason::ShutDown),
-            (None, false, false) => ControlFlow::Break(EndReason::Finished),
+        match (self.has_work(), self.identity.named, self.draining) {
+            (true, ..) | (false, true, false) => ControlFlow::Continue(()),
+            (false, _, true) => ControlFlow::Break(EndReason::ShutDown),
+            (false, false, false) => ControlFlow::Break(EndReason::Finished),
         }
     }
 

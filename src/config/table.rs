@@ -122,6 +122,14 @@ pub(crate) const ROWS: &[Row] = &[
     row("maxQueue", "--max-queue", Kind::Number { min: 1, max: 10_000 }, "N", "prompts that may wait in one session")
         .or("32"),
     row(
+        "maxRunning",
+        "--max-running",
+        Kind::Number { min: 0, max: 15_000 },
+        "N",
+        "prompts that are worked on at a time, fair between callers, 0 = no limit",
+    )
+    .or("0"),
+    row(
         "maxSessionBytes",
         "--max-session-bytes",
         BYTES,

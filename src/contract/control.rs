@@ -83,6 +83,8 @@ pub(crate) enum Control {
     Reject { id: String, source: &'static str },
     /// Changes what later requests to the model use: the state.
     Configure(Changes),
+    /// Takes back a prompt that waits: `{cancelled: true, promptId}`.
+    Cancel { id: String },
     /// A new lifetime in seconds from now, 0 = no end: `{maxLifetime, remainingLifetime}`.
     Extend { seconds: f64 },
 }

@@ -9,6 +9,9 @@ use std::fmt;
 pub(crate) const MAX_ECHO: usize = 200;
 /// Longest explanation in an error, characters: room for any of ours with what it repeats of a usual request.
 const MAX_MESSAGE: usize = 1000;
+/// Told to those who ask for work while the operator lets none begin.
+const DRAINING: &str = "this host takes no new work for now; try another one, or later";
+
 /// A refusal, with the code that is part of the protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DaemonError {
@@ -42,6 +45,8 @@ pub enum DaemonError {
         message: String,
     },
     ShuttingDown,
+    /// The operator lets it begin nothing new.
+    Draining,
     /// The id of a request was used for another one.
     DuplicateRequest,
     /// The request is not signed as it has to be.
@@ -67,6 +72,7 @@ impl DaemonError {
             DaemonError::NotFound { .. } => "not_found",
             DaemonError::Busy { .. } => "busy",
             DaemonError::ShuttingDown => "shutting_down",
+            DaemonError::Draining => "draining",
             DaemonError::DuplicateRequest => "duplicate_request",
             DaemonError::Unauthorized { .. } => "unauthorized",
             DaemonError::Forbidden { .. } => "forbidden",
@@ -81,7 +87,7 @@ impl DaemonError {
             DaemonError::Unauthorized { .. } => 401,
             DaemonError::Forbidden { .. } => 403,
             DaemonError::Busy { .. } => 429,
-            DaemonError::ShuttingDown => 503,
+            DaemonError::ShuttingDown | DaemonError::Draining => 503,
             DaemonError::InvalidJson { .. }
             | DaemonError::InvalidRequest { .. }
             | DaemonError::InvalidSessionMode { .. }
@@ -109,6 +115,7 @@ impl DaemonError {
                 "subject": subject, "message": format!("session {session_id:?} exists; stop it first or use its subject")}),
             DaemonError::NotFound { session_id } => json!({"error": code, "sessionId": session_id}),
             DaemonError::ShuttingDown => json!({"error": code}),
+            DaemonError::Draining => json!({"error": code, "message": DRAINING}),
             DaemonError::DuplicateRequest => {
                 json!({"error": code, "message": "the Nats-Msg-Id was used for another request"})
             }
@@ -164,6 +171,8 @@ pub enum ErrorKind {
     /// What the session, or all of them, may keep is used up.
     QuotaExceeded,
     ShuttingDown,
+    /// The operator lets the host begin nothing new.
+    Draining,
     Storage,
     Interrupted,
     Aborted,
@@ -176,7 +185,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     #[cfg(test)]
-    pub const ALL: [ErrorKind; 26] = [
+    pub const ALL: [ErrorKind; 27] = [
         ErrorKind::BadRequest,
         ErrorKind::InvalidJson,
         ErrorKind::InvalidRequest,
@@ -197,6 +206,7 @@ impl ErrorKind {
         ErrorKind::QueueFull,
         ErrorKind::QuotaExceeded,
         ErrorKind::ShuttingDown,
+        ErrorKind::Draining,
         ErrorKind::Storage,
         ErrorKind::Interrupted,
         ErrorKind::Aborted,
@@ -227,6 +237,7 @@ impl ErrorKind {
             ErrorKind::QueueFull => "queue_full",
             ErrorKind::QuotaExceeded => "quota_exceeded",
             ErrorKind::ShuttingDown => "shutting_down",
+            ErrorKind::Draining => "draining",
             ErrorKind::Storage => "storage_error",
             ErrorKind::Interrupted => "interrupted",
             ErrorKind::Aborted => "aborted",
@@ -252,7 +263,7 @@ impl ErrorKind {
             ErrorKind::UnknownVerb | ErrorKind::NotFound => 404,
             ErrorKind::Conflict | ErrorKind::DuplicateRequest | ErrorKind::Working => 409,
             ErrorKind::Busy | ErrorKind::QueueFull => 429,
-            ErrorKind::ShuttingDown => 503,
+            ErrorKind::ShuttingDown | ErrorKind::Draining => 503,
             ErrorKind::QuotaExceeded => 507,
             ErrorKind::Storage
             | ErrorKind::Interrupted
@@ -313,6 +324,10 @@ impl ReplyError {
 
     pub fn shutting_down() -> ReplyError {
         ReplyError::new(ErrorKind::ShuttingDown, ErrorKind::ShuttingDown.code())
+    }
+
+    pub fn draining() -> ReplyError {
+        ReplyError::coded(ErrorKind::Draining, DRAINING)
     }
 
     pub fn stopped() -> ReplyError {

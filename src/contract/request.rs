@@ -18,6 +18,16 @@ pub enum Request {
         session_id: SessionId,
     },
     List(Page),
+    Drain(Drain),
+}
+
+/// Modes `drain` and `undrain`: `{ok, host, draining, running, queued}`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Nothing new begins from now on; else it does again.
+    pub on: bool,
+    /// The daemon that is meant, where several serve the owner.
+    pub host: Option<String>,
 }
 
 /// Which rows of `list` are wanted. They are in the order of their ids, those of sessions and of runs together.
@@ -84,6 +94,14 @@ pub(crate) fn read(mode: &str, mut map: Map<String, Value>) -> Result<Request, D
         "session" => (&["body", "cwd", "sessionId"], true),
         "stop" => (&["sessionId"], true),
         "list" => return Page::read(&map).map(Request::List),
+        "drain" | "undrain" => {
+            let host = match map.remove("host") {
+                None | Some(Value::Null) => None,
+                Some(Value::String(host)) => Some(host),
+                Some(_) => return Err(DaemonError::InvalidRequest { message: "host must be a string".into() }),
+            };
+            return Ok(Request::Drain(Drain { on: mode == "drain", host }));
+        }
         other => return Err(DaemonError::InvalidSessionMode { mode: echo(other) }),
     };
     let stop = mode == "stop";

@@ -43,6 +43,9 @@ impl Daemon {
             let subject = session_subject(&self.config.owner, session_id);
             return Err(DaemonError::SessionExists { session_id: session_id.clone(), subject });
         }
+        if self.slots.is_paused() {
+            return Err(DaemonError::Draining);
+        }
         let cwd = working_directory(&create.cwd)?;
         let failed = |message: String| DaemonError::SessionCreateFailed { message };
         let project_trusted = self.trusts(&cwd);
@@ -274,6 +277,7 @@ impl Daemon {
             },
             spill_dir,
             quota,
+            slots: self.slots.clone(),
             state: self.state.clone(),
             storage,
             first,

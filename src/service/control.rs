@@ -19,8 +19,20 @@ use std::time::Instant;
 pub(crate) const INSPECT: &str = "inspect";
 
 /// The verbs, which are also the names of the endpoints.
-pub(crate) const VERBS: [&str; 11] =
-    [INSPECT, "abort", "steer", "follow_up", "clear", "compact", "history", "answer", "reject", "configure", "extend"];
+pub(crate) const VERBS: [&str; 12] = [
+    INSPECT,
+    "abort",
+    "steer",
+    "follow_up",
+    "clear",
+    "compact",
+    "history",
+    "answer",
+    "reject",
+    "configure",
+    "extend",
+    "cancel",
+];
 
 /// What a request to a verb asks for.
 pub(crate) struct Asked {
@@ -76,6 +88,10 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
             let mut request = object(payload)?;
             let answers = request.remove("answers").ok_or_else(|| invalid("answers required"))?;
             Control::Answer { id: request_id(&request)?, answers, source: SOURCE }
+        }
+        "cancel" => {
+            let id = text(&object(payload)?, ["promptId", "prompt_id"])?.filter(|id| !id.is_empty());
+            Control::Cancel { id: id.ok_or_else(|| invalid("promptId required"))? }
         }
         "reject" => Control::Reject { id: request_id(&object(payload)?)?, source: SOURCE },
         "configure" => {
@@ -261,6 +277,7 @@ mod tests {
             asked("answer", r#"{"requestId":"q","answers":[["a"]]}"#),
             Ok(Control::Answer { id, answers, .. }) if id == "q" && answers == json!([["a"]])
         ));
+        assert!(matches!(asked("cancel", r#"{"promptId":"p"}"#), Ok(Control::Cancel { id }) if id == "p"));
         let Ok(Control::Prompt(input)) = asked("steer", r#"{"prompt":"left","from":"me"}"#) else {
             panic!("no prompt")
         };
@@ -291,6 +308,7 @@ mod tests {
             ("configure", r#"{"model":7}"#, 400, "invalid_request"),
             ("configure", r#"{"toolStatus":"yes"}"#, 400, "invalid_request"),
             ("extend", "{}", 400, "invalid_request"),
+            ("cancel", r#"{"promptId":""}"#, 400, "invalid_request"),
             ("extend", r#"{"maxLifetime":-1}"#, 400, "invalid_request"),
         ] {
             let error = parse(verb, payload.as_bytes(), None).map(drop).expect_err(payload);

@@ -121,7 +121,7 @@ fn class(message: &Message) -> Class {
     match asks(&message.subject) {
         Asks::Prompt(_) => Class::Work,
         Asks::Verb("steer" | "follow_up" | "compact") => Class::Work,
-        Asks::Verb("abort" | "answer" | "reject") | Asks::Query => Class::Urgent,
+        Asks::Verb("abort" | "answer" | "reject" | "cancel") | Asks::Query => Class::Urgent,
         Asks::Verb(_) | Asks::Status => Class::Query,
     }
 }

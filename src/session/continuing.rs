@@ -112,7 +112,7 @@ impl<W: Wire> Session<W> {
             self.begin(Work::Continue { said, attempt }, ids, first.from, reply);
         }
         self.start_next();
-        (self.running.is_none() && !self.identity.named).then_some(EndReason::Finished)
+        (!self.has_work() && !self.identity.named).then_some(EndReason::Finished)
     }
 
     /// Gives every call that was interrupted a result that says so, because nothing else is known of it.

@@ -176,6 +176,7 @@ impl Running {
             commands: receiver,
             spill_dir: nowhere.clone(),
             quota: HostQuota::new(0, 0).session(),
+            slots: Slots::new(0),
             raw_file: nowhere,
             state: None,
             storage: Storage::None,

@@ -127,6 +127,7 @@ impl Client<'_> {
             }
             Kind::Reject { question: id } => self.ask(&*self.route(head)?, Control::Reject { id, source: "bridge" }),
             Kind::Inspect => self.ask(&*self.route(head)?, Control::Inspect),
+            Kind::Cancel { prompt } => self.ask(&*self.route(head)?, Control::Cancel { id: prompt }),
             Kind::Intake(asked, _) => self.intake(*asked, reply),
         }
     }
@@ -339,6 +340,7 @@ impl Client<'_> {
             return Err(invalid(why));
         }
         match asked {
+            request::Request::Drain(drain) => self.ask_daemon(DaemonAsk::Drain(drain), ANSWER),
             request::Request::List(page) => self.ask_daemon(DaemonAsk::List(page), ANSWER),
             request::Request::Stop { session_id } => self.ask_daemon(DaemonAsk::Stop { session_id }, END),
             request::Request::Create(create) => {

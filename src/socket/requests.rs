@@ -60,6 +60,9 @@ pub enum Kind {
         question: String,
     },
     Inspect,
+    Cancel {
+        prompt: String,
+    },
     /// Something of the daemon's, by the intake's rules; true = the answer is streamed to the client.
     Intake(Box<request::Request>, bool),
 }
@@ -203,10 +206,16 @@ fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind),
         }
         "reject" | "question_reject" => ("reject", Kind::Reject { question: question(&fields)? }),
         "inspect" => ("inspect", Kind::Inspect),
+        "cancel" => {
+            let prompt = text(&fields, "promptId").filter(|id| !id.is_empty());
+            ("cancel", Kind::Cancel { prompt: prompt.ok_or_else(|| invalid("promptId required"))? })
+        }
         "run" => ("run", intake("run", fields, stream)?),
         "session" => ("session", intake("session", fields, stream)?),
         "stop" => ("stop", intake("stop", fields, stream)?),
         "list" => ("list", intake("list", fields, stream)?),
+        "drain" => ("drain", intake("drain", fields, stream)?),
+        "undrain" => ("undrain", intake("undrain", fields, stream)?),
         _ => return Err(Failure::new(ErrorKind::UnknownVerb, format!("Unknown command type: {asked}"))),
     })
 }

@@ -243,6 +243,22 @@ def the_end_of_the_daemon(place):
     return found | {wire: caller.hear(stream) for wire, stream in streams.items() if wire not in found}
 
 
+@case("draining", 503, "draining: this host takes no new work for now; try another one, or later")
+def a_host_that_is_drained(place):
+    """New prompts, and what would begin work that does not belong to what runs."""
+    caller = place.worker()
+    daemon = caller.daemon
+    assert daemon.bus.ask_json(daemon.intake, {"sessionMode": "drain"})["draining"]
+    return {
+        "plain": caller.hear(caller.plain()),
+        "agent": caller.hear(caller.agent()),
+        "verb:steer": caller.hear(caller.verb("steer", "left")),
+        "verb:follow_up": caller.hear(caller.verb("follow_up", "more")),
+        "response": caller.asked("prompt", message="go"),
+        "response:streamed": caller.asked("prompt", message="go", stream=True),
+    }
+
+
 # No room.
 
 
