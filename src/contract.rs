@@ -5,6 +5,7 @@ pub(crate) mod documents;
 pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod ids;
+pub(crate) mod progress;
 pub(crate) mod prompt;
 pub(crate) mod reply;
 pub(crate) mod request;

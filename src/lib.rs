@@ -129,6 +129,7 @@ mod governance;
 mod ids;
 mod images;
 mod json;
+mod log_buffer;
 mod model;
 #[expect(clippy::disallowed_methods, reason = "it stands alone, and is handed the function that reads files")]
 pub mod nats;

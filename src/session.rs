@@ -145,7 +145,6 @@ struct Session<W> {
     memory: Memory,
     state: Option<Arc<StateDir>>,
     context_tokens: u64,
-    last_error: Option<String>,
     /// The session file's entry of the latest compaction.
     last_compaction: Option<Value>,
     /// Prompts that wait for their turn.
@@ -229,7 +228,6 @@ impl<W: Wire> Session<W> {
             idle_since: Instant::now(),
             context_tokens: 0,
             last_compaction: None,
-            last_error: None,
             running: None,
             used_tools: false,
             draining: false,
@@ -263,7 +261,7 @@ impl<W: Wire> Session<W> {
             (Err(e), None) => {
                 // The session stays, and every prompt is told why it is of no use, until somebody stops it.
                 log::error!("session {}: its file cannot be used: {e}", self.identity.id);
-                self.last_error = Some(ReplyError::storage(&e).message);
+                self.stats.progress.failed(&ReplyError::storage(&e).message);
                 None
             }
         }
@@ -427,6 +425,7 @@ impl<W: Wire> Session<W> {
             AgentEvent::CompactionEnd { error: Some(error), .. } => log::warn!("session {}: {error}", self.identity.id),
             _ => {}
         }
+        self.stats.progress.note(&event, self.context_tokens);
         self.record_event(&event);
     }
 

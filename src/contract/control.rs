@@ -91,7 +91,7 @@ pub(crate) enum Control {
 
 /// What to change; absent = as it is.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Changes {
+pub struct Changes {
     /// `provider/model`, `provider/model:level` or an id that is unique.
     pub model: Option<String>,
     pub thinking: Option<String>,

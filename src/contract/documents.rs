@@ -14,9 +14,6 @@ pub(crate) struct Activity {
     pub current: Option<CurrentPrompt>,
     pub queue: Vec<QueuedPrompt>,
     pub messages: usize,
-    /// Tokens that the last request took of the model's context.
-    pub context_tokens: u64,
-    pub last_error: Option<String>,
 }
 
 pub(crate) struct CurrentPrompt {
@@ -80,6 +77,7 @@ pub(crate) fn summary(identity: &SessionIdentity, stats: &SessionStats, now: Ins
     }
     put("instanceId", json!(identity.instance_id));
     put("sandbox", identity.sandbox.facts());
+    stats.progress.describe(&mut row, settings.model.context_window);
     Value::Object(row)
 }
 
@@ -98,9 +96,6 @@ pub(crate) fn inspection(identity: &SessionIdentity, stats: &SessionStats, activ
         .as_ref()
         .map_or(Value::Null, |p| json!({"from": p.from, "runningMs": p.running_ms, "toolCalls": p.tool_calls}));
     document["messages"] = json!(activity.messages);
-    document["contextTokens"] = json!(activity.context_tokens);
-    document["contextWindow"] = json!(stats.settings().model.context_window);
-    document["lastError"] = json!(activity.last_error);
     document
 }
 

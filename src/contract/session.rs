@@ -1,6 +1,7 @@
 //! What is known of a session outside its own thread.
 
 use super::ids::{InstanceId, SessionId};
+use super::progress::Progress;
 use crate::clock::now_ms;
 use crate::model::{Model, ThinkingLevel};
 use crate::sync::lock;
@@ -98,6 +99,7 @@ pub(crate) struct SessionStats {
     /// Billionths of a US dollar.
     cost: AtomicU64,
     last_activity_ms: AtomicI64,
+    pub progress: Progress,
     /// Why what others wrote down of this is out of date, and whom to wake then.
     outdated: Mutex<Option<&'static str>>,
     watcher: OnceLock<Arc<dyn Watcher>>,
@@ -129,6 +131,7 @@ impl SessionStats {
             cache_write: AtomicU64::default(),
             cost: AtomicU64::default(),
             last_activity_ms: AtomicI64::new(now_ms()),
+            progress: Progress::default(),
             outdated: Mutex::default(),
             watcher: OnceLock::new(),
             shown_idle: AtomicBool::new(true),
@@ -246,6 +249,11 @@ impl SessionStats {
     }
 
     pub(crate) fn add_usage(&self, usage: &Usage) {
+        self.progress.add_usage(usage);
+        self.sum_up(usage);
+    }
+
+    fn sum_up(&self, usage: &Usage) {
         self.input.fetch_add(usage.input, Relaxed);
         self.output.fetch_add(usage.output, Relaxed);
         self.cache_read.fetch_add(usage.cache_read, Relaxed);
@@ -288,7 +296,8 @@ impl SessionStats {
     pub(crate) fn totals(&self, messages: usize) -> Value {
         let [input, output, cache_read, cache_write] = self.tokens();
         json!({"prompts": self.prompts(), "errors": self.errors(), "input": input, "output": output,
-            "cacheRead": cache_read, "cacheWrite": cache_write, "cost": self.cost(), "messages": messages})
+            "cacheRead": cache_read, "cacheWrite": cache_write, "cost": self.cost(), "messages": messages,
+            "today": self.progress.today()})
     }
 
     /// Takes up figures that [`SessionStats::totals`] made.
@@ -305,6 +314,7 @@ impl SessionStats {
         }
         let cost = totals["cost"].as_f64().unwrap_or_default();
         self.cost.store((cost.max(0.0) * 1e9).round() as u64, Relaxed);
+        self.progress.restore(&totals["today"]);
     }
 
     /// Takes up what a session file says about the requests in it.
@@ -312,7 +322,7 @@ impl SessionStats {
         for figure in [&self.input, &self.output, &self.cache_read, &self.cache_write, &self.cost] {
             figure.store(0, Relaxed);
         }
-        self.add_usage(usage);
+        self.sum_up(usage);
     }
 
     /// Unix time in milliseconds.

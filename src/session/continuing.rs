@@ -66,7 +66,7 @@ impl<W: Wire> Session<W> {
                 reply_to(&accepted.id).finish(Err(error.clone()));
             }
             log::error!("session {}: its file cannot be used: {e}", self.identity.id);
-            self.last_error = Some(error.message);
+            self.stats.progress.failed(&error.message);
             return (!self.identity.named).then_some(EndReason::Finished);
         }
         if !ids.is_empty() && !goes_on {

@@ -120,7 +120,7 @@ impl<W: Wire> Session<W> {
     /// Ends an answer with an error, and counts it.
     pub(super) fn refuse(&mut self, reply: &dyn Reply, error: ReplyError) {
         self.stats.count_error();
-        self.last_error = Some(error.message.clone());
+        self.stats.progress.failed(&error.message);
         reply.finish(Err(error));
     }
 
@@ -304,8 +304,6 @@ impl<W: Wire> Session<W> {
                 })
                 .collect(),
             messages: self.memory.count(),
-            context_tokens: self.context_tokens,
-            last_error: self.last_error.clone(),
         };
         documents::inspection(&self.identity, &self.stats, &activity, now)
     }

@@ -1,6 +1,6 @@
 //! What a client asks for: reading a line, with all the aliases and tolerance that existing clients rely on.
 
-use crate::contract::control::Deliver;
+use crate::contract::control::{Changes, Deliver};
 use crate::contract::error::{DaemonError, ErrorKind, ReplyError};
 use crate::contract::request;
 use crate::event_log::HistoryQuery;
@@ -62,6 +62,13 @@ pub enum Kind {
     Inspect,
     Cancel {
         prompt: String,
+    },
+    Configure(Changes),
+    /// Forgets the messages that wait.
+    Clear,
+    /// The last lines of the log, so many at most.
+    Logs {
+        limit: usize,
     },
     /// Something of the daemon's, by the intake's rules; true = the answer is streamed to the client.
     Intake(Box<request::Request>, bool),
@@ -210,6 +217,12 @@ fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind),
             let prompt = text(&fields, "promptId").filter(|id| !id.is_empty());
             ("cancel", Kind::Cancel { prompt: prompt.ok_or_else(|| invalid("promptId required"))? })
         }
+        "configure" => ("configure", Kind::Configure(changes(&fields)?)),
+        "clear" => ("clear", Kind::Clear),
+        "logs" => {
+            let limit = fields.get("limit").and_then(Value::as_u64).and_then(|limit| usize::try_from(limit).ok());
+            ("logs", Kind::Logs { limit: limit.unwrap_or(usize::MAX) })
+        }
         "run" => ("run", intake("run", fields, stream)?),
         "session" => ("session", intake("session", fields, stream)?),
         "stop" => ("stop", intake("stop", fields, stream)?),
@@ -222,6 +235,16 @@ fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind),
 
 fn text(fields: &Map<String, Value>, key: &str) -> Option<String> {
     fields.get(key).and_then(Value::as_str).map(str::to_owned)
+}
+
+/// What is to be changed of a session.
+fn changes(fields: &Map<String, Value>) -> Result<Changes, Failure> {
+    let wanted = |key: &str| match fields.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(invalid(format!("{key} must be a text"))),
+    };
+    Ok(Changes { model: wanted("model")?, thinking: wanted("thinkingLevel")?, name: wanted("name")? })
 }
 
 fn intake(mode: &str, fields: Map<String, Value>, stream: bool) -> Result<Kind, Failure> {
