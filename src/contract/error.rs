@@ -315,6 +315,10 @@ impl ReplyError {
         ReplyError::new(ErrorKind::ShuttingDown, ErrorKind::ShuttingDown.code())
     }
 
+    pub(crate) fn aborted() -> ReplyError {
+        ReplyError::new(ErrorKind::Aborted, "the prompt was aborted")
+    }
+
     pub fn stopped() -> ReplyError {
         ReplyError::new(ErrorKind::NotFound, "session stopped")
     }

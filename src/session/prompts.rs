@@ -122,7 +122,7 @@ impl<W: Wire> Session<W> {
 
     /// Starts what is next, if nothing runs.
     pub(super) fn start_next(&mut self) {
-        while self.running.is_none() {
+        while self.running.is_none() && !self.draining && !self.leaving.as_ref().is_some_and(|leaving| leaving.gone) {
             let Some(prompt) = self.queue.pop() else { break };
             self.start(prompt);
         }
@@ -226,8 +226,7 @@ impl<W: Wire> Session<W> {
             Settled::Done => running.reply.finish(Ok(())),
             Settled::Failed(error) => self.refuse(&*running.reply, error),
             Settled::Aborted => {
-                let error = ReplyError::new(ErrorKind::Aborted, "the prompt was aborted");
-                self.refuse(&*running.reply, error);
+                self.refuse(&*running.reply, ReplyError::aborted());
             }
         }
         for respond in running.aborters {
@@ -262,7 +261,9 @@ impl<W: Wire> Session<W> {
 
     pub(super) fn drain(&mut self) {
         self.draining = true;
-        self.refuse_queue(&ReplyError::shutting_down());
+        if !self.keeps_queue() {
+            self.refuse_queue(&ReplyError::shutting_down());
+        }
     }
 
     /// Refuses everything that waits.
