@@ -452,10 +452,13 @@ impl Daemon {
 
     /// Says in one line for `systemctl status` what goes on.
     fn tell_status(&mut self) {
-        let nats = if self.connection.is_connected() { "connected" } else { "no NATS server" };
-        let running = self.sessions.values().filter(|entry| entry.stats.running()).count();
-        let draining = if self.slots.is_paused() { ", draining" } else { "" };
-        self.supervisor.status(format!("{nats}, {} sessions, {running} running{draining}", self.sessions.len()));
+        let (connection, sessions, slots) = (&self.connection, &self.sessions, &self.slots);
+        self.supervisor.status(|| {
+            let nats = if connection.is_connected() { "connected" } else { "no NATS server" };
+            let running = sessions.values().filter(|entry| entry.stats.running()).count();
+            let draining = if slots.is_paused() { ", draining" } else { "" };
+            format!("{nats}, {} sessions, {running} running{draining}", sessions.len())
+        });
     }
 
     fn tell_all(&self, command: impl Fn() -> Command) {

@@ -8,6 +8,7 @@ mod commands;
 mod continuing;
 mod ending;
 mod gate;
+mod leaving;
 mod memory;
 mod opening;
 mod prompts;
@@ -42,6 +43,7 @@ use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{Settled, Step, TurnOptions};
 use asking::Asker;
 use crossbeam_channel::{Receiver, never, select};
+use leaving::Leaving;
 use memory::{Foreign, Memory};
 pub(crate) use opening::{Callers, Storage};
 use queue::Queue;
@@ -165,6 +167,8 @@ struct Session<W> {
     /// Tools ran, so that there may be something to clean up.
     used_tools: bool,
     draining: bool,
+    /// There while it is to go on in another process.
+    leaving: Option<Box<Leaving>>,
 }
 
 /// Everything that can happen to a session.
@@ -231,6 +235,7 @@ impl<W: Wire> Session<W> {
             running: None,
             used_tools: false,
             draining: false,
+            leaving: None,
         };
         (Box::new(session), parts.storage, parts.first.map(Box::new))
     }
@@ -308,13 +313,18 @@ impl<W: Wire> Session<W> {
     #[inline(never)]
     fn handle_event(&mut self, event: Event<W::Message>) -> ControlFlow<EndReason> {
         match event {
+            Event::Command(Command::End(EndReason::Replaced)) => {
+                return ControlFlow::Break(self.leave(false).unwrap_or(EndReason::ShutDown));
+            }
             Event::Command(Command::End(reason)) => return ControlFlow::Break(reason),
+            Event::Command(Command::HandOver(successor)) => self.hand_over(successor),
+            Event::Command(Command::Stay) => self.stay(),
             Event::Command(Command::Drain) => self.drain(),
             Event::Command(Command::Control(request)) => self.control(request.control, request.respond),
             Event::Message(message) => self.message(&message),
             Event::Slot(slot) => self.start_with(slot),
             Event::Step(Step::Event(event)) => self.note(event),
-            Event::Step(Step::Gate(action, verdict)) => self.judge(&action, &verdict),
+            Event::Step(Step::Gate(action, verdict)) => self.at_gate(action, verdict),
             Event::Step(Step::Ask { request, answer }) => self.ask(request, answer),
             Event::Step(Step::Compacted { message, first_kept, entry }) => {
                 let written = self.memory.compacted(message, first_kept, &entry);
@@ -346,7 +356,10 @@ impl<W: Wire> Session<W> {
         if self.stats.deadline().is_some_and(|end| end <= Instant::now()) {
             return ControlFlow::Break(EndReason::Expired);
         }
-        match (self.has_work(), self.identity.named, self.draining) {
+        if let Some(reason) = self.leave_if_quiet() {
+            return ControlFlow::Break(reason);
+        }
+        match (self.running.is_some(), self.identity.named || self.has_work(), self.draining) {
             (true, ..) | (false, true, false) => ControlFlow::Continue(()),
             (false, _, true) => ControlFlow::Break(EndReason::ShutDown),
             (false, false, false) => ControlFlow::Break(EndReason::Finished),
@@ -372,7 +385,8 @@ impl<W: Wire> Session<W> {
         log::trace!("session {}: {}", self.identity.id, event.name());
         self.stats.touch();
         match &event {
-            AgentEvent::MessageEnd(message) if self.is_void(message) => {}
+            // What only shows that the turn is interrupted is not told, as it is gone on with.
+            AgentEvent::MessageEnd(message) if self.is_void(message) => return,
             AgentEvent::MessageEnd(message) => {
                 if let Message::Assistant(answer) = &**message
                     && !matches!(answer.stop_reason, StopReason::Error | StopReason::Aborted)
@@ -423,6 +437,11 @@ impl<W: Wire> Session<W> {
                 self.context_tokens = result.get("estimatedTokensAfter").and_then(Value::as_u64).unwrap_or(0);
             }
             AgentEvent::CompactionEnd { error: Some(error), .. } => log::warn!("session {}: {error}", self.identity.id),
+            AgentEvent::TurnEnd { .. } | AgentEvent::AgentEnd { .. } | AgentEvent::AgentSettled { .. }
+                if self.running.as_ref().is_some_and(|running| running.to_be_continued) =>
+            {
+                return;
+            }
             _ => {}
         }
         self.stats.progress.note(&event, self.context_tokens);

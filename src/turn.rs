@@ -229,7 +229,8 @@ impl Turn {
     /// when nothing waits, which saves two changes of thread. What comes in just then is not lost: the session makes it a
     /// prompt of its own.
     fn waiting(&self, action: Action) -> Option<Vec<Incoming>> {
-        if self.stats.pending() == 0 { Some(Vec::new()) } else { self.gate(action) }
+        let nothing_waits = self.stats.pending() == 0 && !self.stats.leaving();
+        if nothing_waits { Some(Vec::new()) } else { self.gate(action) }
     }
 
     /// Adds a complete message to the transcript.
@@ -340,7 +341,7 @@ impl Turn {
         // The session approved the first request when it started the turn; before one that goes on, more may wait.
         let mut approved = messages.is_some();
         messages.into_iter().flatten().for_each(|message| self.take_in(message));
-        let open = if approved { Vec::new() } else { self.open_questions() };
+        let open = if approved { Vec::new() } else { self.open_calls() };
         if !open.is_empty() {
             for result in self.execute(open) {
                 self.add_whole(Message::ToolResult(result));

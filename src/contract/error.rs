@@ -330,6 +330,10 @@ impl ReplyError {
         ReplyError::coded(ErrorKind::Draining, DRAINING)
     }
 
+    pub(crate) fn aborted() -> ReplyError {
+        ReplyError::new(ErrorKind::Aborted, "the prompt was aborted")
+    }
+
     pub fn stopped() -> ReplyError {
         ReplyError::new(ErrorKind::NotFound, "session stopped")
     }

@@ -89,6 +89,7 @@ pub(crate) struct SessionStats {
     running: AtomicBool,
     queued: AtomicUsize,
     pending: AtomicUsize,
+    leaving: AtomicBool,
     listeners: AtomicUsize,
     prompts: AtomicU64,
     errors: AtomicU64,
@@ -122,6 +123,7 @@ impl SessionStats {
             running: AtomicBool::default(),
             queued: AtomicUsize::default(),
             pending: AtomicUsize::default(),
+            leaving: AtomicBool::default(),
             listeners: AtomicUsize::default(),
             prompts: AtomicU64::default(),
             errors: AtomicU64::default(),
@@ -229,6 +231,16 @@ impl SessionStats {
     /// Messages that wait to be taken into a running prompt.
     pub(crate) fn set_pending(&self, messages: usize) {
         self.pending.store(messages, Relaxed);
+    }
+
+    /// The session waits for its turn to come to a gate, to be gone on with by another process.
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Relaxed);
+    }
+
+    /// The turn has to ask at each gate, whether or not anything waits.
+    pub(crate) fn leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
     }
 
     pub(crate) fn set_listeners(&self, listeners: usize) {

@@ -2,7 +2,7 @@
 
 use super::Session;
 use super::memory::Memory;
-use super::recovery::Unfinished;
+use super::recovery::{LeftOpen, Unfinished};
 use crate::clock::{iso_time, now_ms};
 use crate::contract::reply::Reply;
 use crate::contract::wire::Wire;
@@ -85,7 +85,7 @@ impl<W: Wire> Session<W> {
                 self.stats.change(|settings| settings.file = Some(file));
                 if let Some((restored, mut unfinished)) = self.memory.wake()? {
                     self.adopt(&restored, model, thinking);
-                    self.close_calls(&unfinished.intents, false)?;
+                    self.close_calls(&unfinished.intents, LeftOpen::None)?;
                     // They were another session's, and nobody expects them of this one.
                     let ids: Vec<String> = unfinished.all().map(|accepted| accepted.id.clone()).collect();
                     if !ids.is_empty() {

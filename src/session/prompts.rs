@@ -228,8 +228,7 @@ impl<W: Wire> Session<W> {
             Settled::Done => running.reply.finish(Ok(())),
             Settled::Failed(error) => self.refuse(&*running.reply, error),
             Settled::Aborted => {
-                let error = ReplyError::new(ErrorKind::Aborted, "the prompt was aborted");
-                self.refuse(&*running.reply, error);
+                self.refuse(&*running.reply, ReplyError::aborted());
             }
         }
         for respond in running.aborters {
@@ -264,7 +263,9 @@ impl<W: Wire> Session<W> {
 
     pub(super) fn drain(&mut self) {
         self.draining = true;
-        self.refuse_queue(&ReplyError::shutting_down());
+        if !self.keeps_queue() {
+            self.refuse_queue(&ReplyError::shutting_down());
+        }
     }
 
     /// Refuses everything that waits.

@@ -110,6 +110,8 @@ impl Wire for TestWire {
         None
     }
 
+    fn stop(&mut self) {}
+
     fn close(mut self, _: bool) -> Vec<Prompt> {
         let late: Vec<_> = self.messages.try_iter().collect();
         let requests = late.iter().flat_map(|message| self.read(message, None));

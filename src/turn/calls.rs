@@ -86,9 +86,9 @@ impl Turn {
         results.into_iter().filter_map(OnceLock::into_inner).collect()
     }
 
-    /// The questions of the last answer that a restart left open. To ask them again changes nothing, which holds for no other
-    /// tool.
-    pub(super) fn open_questions(&self) -> Vec<Call> {
+    /// The calls of the last answer that a restart left open: those of which it is known that nothing happened, and questions,
+    /// as to ask again changes nothing.
+    pub(super) fn open_calls(&self) -> Vec<Call> {
         let is_result = |message: &Arc<Message>| matches!(**message, Message::ToolResult(_));
         let Some(at) = self.transcript.iter().rposition(|message| !is_result(message)) else { return Vec::new() };
         let Message::Assistant(answer) = &*self.transcript[at] else { return Vec::new() };
@@ -99,7 +99,7 @@ impl Turn {
             let mut results = self.transcript[at..].iter();
             results.any(|m| matches!(&**m, Message::ToolResult(result) if result.tool_call_id == call.id))
         };
-        calls(&answer.content).into_iter().filter(|call| call.name == tools::QUESTION && !answered(call)).collect()
+        calls(&answer.content).into_iter().filter(|call| !answered(call)).collect()
     }
 
     /// Finds the tool and checks its arguments, or says what is wrong with the call.
