@@ -72,6 +72,17 @@ pub(super) fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Res
         Verb::Reject => {
             put("requestId", required(invocation, Flag::RequestId)?.into());
         }
+        Verb::Approve | Verb::Deny => {
+            put("requestId", required(invocation, Flag::RequestId)?.into());
+            put("hash", required(invocation, Flag::Hash)?.into());
+            put("allow", (verb == Verb::Approve).into());
+            if invocation.has(Flag::ForSession) {
+                put("forSession", true.into());
+            }
+            if let Some(reason) = invocation.value(Flag::Reason) {
+                put("reason", reason.into());
+            }
+        }
         Verb::Shutdown => {
             put("confirm", true.into());
         }
@@ -95,6 +106,7 @@ fn kind(verb: Verb) -> &'static str {
         Verb::Questions => "questions",
         Verb::Answer => "answer",
         Verb::Reject => "reject",
+        Verb::Approve | Verb::Deny => "approve",
         Verb::Emit => "emit",
         Verb::Run => "run",
         Verb::Session => "session",
@@ -243,6 +255,14 @@ mod tests {
             ("reply|--request-id|q|[[\"a\"]]", json!({"type": "answer", "requestId": "q", "answers": [["a"]]})),
             ("answer|--request-id|q|--answers|[[]]", json!({"type": "answer", "requestId": "q", "answers": [[]]})),
             ("reject|--request-id|q", json!({"type": "reject", "requestId": "q"})),
+            (
+                "approve|--request-id|q|--hash|h|--for-session",
+                json!({"type": "approve", "requestId": "q", "hash": "h", "allow": true, "forSession": true}),
+            ),
+            (
+                "deny|--request-id|q|--hash|h|--reason|use make",
+                json!({"type": "approve", "requestId": "q", "hash": "h", "allow": false, "reason": "use make"}),
+            ),
             ("abort", json!({"type": "abort"})),
             ("shutdown", json!({"type": "shutdown", "confirm": true})),
             ("sessions", json!({"type": "list"})),
@@ -276,6 +296,7 @@ mod tests {
             ("answer|--request-id|q", "--answers"),
             ("answer|--request-id|q|[[", "no JSON"),
             ("reject", "Missing --request-id"),
+            ("approve|--request-id|q", "Missing --hash"),
             ("request", "Missing request"),
             ("request|{", "no JSON"),
             ("request|-", "no JSON"),

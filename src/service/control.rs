@@ -4,7 +4,7 @@
 use super::host::Host;
 use super::replies::{send_document, send_error};
 use super::services::SessionService;
-use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond};
+use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond, Settlement};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::sender::AgentSender;
 use crate::contract::wire::WireSettings;
@@ -19,8 +19,20 @@ use std::time::Instant;
 pub(crate) const INSPECT: &str = "inspect";
 
 /// The verbs, which are also the names of the endpoints.
-pub(crate) const VERBS: [&str; 11] =
-    [INSPECT, "abort", "steer", "follow_up", "clear", "compact", "history", "answer", "reject", "configure", "extend"];
+pub(crate) const VERBS: [&str; 12] = [
+    INSPECT,
+    "abort",
+    "steer",
+    "follow_up",
+    "clear",
+    "compact",
+    "history",
+    "answer",
+    "approve",
+    "reject",
+    "configure",
+    "extend",
+];
 
 /// What a request to a verb asks for.
 pub(crate) struct Asked {
@@ -76,6 +88,10 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
             let mut request = object(payload)?;
             let answers = request.remove("answers").ok_or_else(|| invalid("answers required"))?;
             Control::Answer { id: request_id(&request)?, answers, source: SOURCE }
+        }
+        "approve" => {
+            let settlement = Settlement::read(&object(payload)?, SOURCE, sender.cloned());
+            Control::Approve(settlement.map_err(|why| invalid(&why))?)
         }
         "reject" => Control::Reject { id: request_id(&object(payload)?)?, source: SOURCE },
         "configure" => {

@@ -27,7 +27,8 @@ impl<W: Wire> Session<W> {
     /// waits for its turn. Returns a reason to end at once.
     pub(super) fn take_up(&mut self, unfinished: Unfinished, callers: &Callers) -> Option<EndReason> {
         let said = unfinished.said();
-        let Unfinished { waiting, interrupted, intents, questions, aborted, .. } = unfinished;
+        let calls_waiting = unfinished.waiting_calls();
+        let Unfinished { waiting, interrupted, intents, questions, approvals, aborted, .. } = unfinished;
         let answered =
             matches!(self.memory.messages().last().map(|m| &**m), Some(Message::Assistant(last)) if last.is_final());
         let exhausted = |accepted: &Accepted| accepted.continued + 1 >= MAX_INTERRUPTIONS;
@@ -52,13 +53,15 @@ impl<W: Wire> Session<W> {
         }
         let ids: Vec<String> = interrupted.iter().map(|accepted| accepted.id.clone()).collect();
         let goes_on = !ids.is_empty() && policy == OnRestart::Continue;
-        let written = self.close_calls(&intents, goes_on).and_then(|()| match (goes_on, waiting.first()) {
-            // To wait for people costs nothing, however often it begins.
-            (true, _) if !questions.is_empty() => Ok(()),
-            (true, _) => self.memory.continued(&ids),
-            // It may be what ended the host before a word of it was in the conversation.
-            (false, Some(next)) if ids.is_empty() => self.memory.continued(std::slice::from_ref(&next.id)),
-            _ => Ok(()),
+        let written = self.close_calls(&intents, goes_on.then_some(&calls_waiting)).and_then(|()| {
+            match (goes_on, waiting.first()) {
+                // To wait for people costs nothing, however often it begins.
+                (true, _) if !(questions.is_empty() && calls_waiting.is_empty()) => Ok(()),
+                (true, _) => self.memory.continued(&ids),
+                // It may be what ended the host before a word of it was in the conversation.
+                (false, Some(next)) if ids.is_empty() => self.memory.continued(std::slice::from_ref(&next.id)),
+                _ => Ok(()),
+            }
         });
         if let Err(e) = written {
             let error = ReplyError::storage(&e);
@@ -106,6 +109,7 @@ impl<W: Wire> Session<W> {
         }
         if let Some(first) = interrupted.into_iter().next().filter(|_| goes_on) {
             self.kept_questions = questions;
+            self.kept_approvals = approvals;
             log::info!("session {}: the prompt that was interrupted is gone on with", self.identity.id);
             let reply = reply_to(&first.id);
             let attempt = first.heard.then_some(first.continued + 2);
@@ -116,8 +120,12 @@ impl<W: Wire> Session<W> {
     }
 
     /// Gives every call that was interrupted a result that says so, because nothing else is known of it.
-    /// Questions that are `asked_again` stay open.
-    pub(super) fn close_calls(&mut self, intents: &HashSet<String>, asked_again: bool) -> io::Result<()> {
+    /// Where people are `asked_again`, questions and these calls stay open.
+    pub(super) fn close_calls(
+        &mut self,
+        intents: &HashSet<String>,
+        asked_again: Option<&HashSet<String>>,
+    ) -> io::Result<()> {
         for result in closing_results(self.memory.messages(), intents, asked_again) {
             self.record_event(&AgentEvent::ToolExecutionEnd {
                 id: result.tool_call_id.clone(),

@@ -17,6 +17,7 @@ impl<W: Wire> Session<W> {
         let goes_on = reason == EndReason::ShutDown && self.goes_on();
         if !goes_on {
             self.reject_questions("shutdown");
+            self.withdraw_approvals();
         }
         let ends = self.running.is_some() && self.identity.on_restart == OnRestart::End;
         let remembered = reason == EndReason::ShutDown && (goes_on || self.identity.named && !ends);

@@ -36,6 +36,8 @@ pub(crate) enum Storage {
         totals: Option<Value>,
         /// The session file goes with the session.
         dispensable: bool,
+        /// What somebody allowed for the rest of the session.
+        grants: Vec<String>,
         /// Finds callers of before the restart again, where the session has no wire.
         callers: Callers,
     },
@@ -75,7 +77,7 @@ impl<W: Wire> Session<W> {
                 self.stats.change(|settings| settings.file = Some(file));
                 if let Some((restored, mut unfinished)) = self.memory.wake()? {
                     self.adopt(&restored, model, thinking);
-                    self.close_calls(&unfinished.intents, false)?;
+                    self.close_calls(&unfinished.intents, None)?;
                     // They were another session's, and nobody expects them of this one.
                     let ids: Vec<String> = unfinished.all().map(|accepted| accepted.id.clone()).collect();
                     if !ids.is_empty() {
@@ -84,7 +86,8 @@ impl<W: Wire> Session<W> {
                 }
                 self.save();
             }
-            Storage::Saved { file, totals, dispensable, callers } => {
+            Storage::Saved { file, totals, dispensable, grants, callers } => {
+                self.grants = grants;
                 self.memory = Memory::asleep(file);
                 self.memory.dispensable = dispensable;
                 if let Some(totals) = totals {
@@ -163,6 +166,8 @@ impl<W: Wire> Session<W> {
             on_restart: self.identity.on_restart,
             tools: self.identity.tools.clone(),
             sandbox: self.identity.sandbox.narrowing(),
+            rules: self.identity.rules.narrowing().to_vec(),
+            grants: self.grants.clone(),
             created_at_start: self.identity.created_at_start,
             events: wire.events.unwrap_or(false),
             tool_status: wire.tool_status.unwrap_or(false),

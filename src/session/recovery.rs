@@ -14,12 +14,13 @@ use std::sync::Arc;
 
 /// Kinds of our own records in a session file, which the PI agent keeps and ignores: a message was accepted, its
 /// caller is about to hear the first words of its answer, a tool is about to run, a question to people was
-/// opened or came to its end, messages are answered; the host ended and told the callers of messages so; after a restart messages are
+/// opened or came to its end, an approval was, messages are answered; the host ended and told the callers of messages so; after a restart messages are
 /// worked on once more.
 pub(super) const ACCEPTED: &str = "nats-pi-bridge.accepted";
 pub(super) const HEARD: &str = "nats-pi-bridge.heard";
 pub(super) const INTENT: &str = "nats-pi-bridge.intent";
 pub(super) const QUESTION: &str = "nats-pi-bridge.question";
+pub(super) const APPROVAL: &str = "nats-pi-bridge.approval";
 pub(super) const SETTLED: &str = "nats-pi-bridge.settled";
 pub(super) const INTERRUPTED: &str = "nats-pi-bridge.interrupted";
 pub(super) const CONTINUED: &str = "nats-pi-bridge.continued";
@@ -62,6 +63,20 @@ pub(super) struct KeptQuestion {
     pub result: Option<Value>,
 }
 
+/// An approval of a call that the model has no result of yet.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct KeptApproval {
+    pub id: String,
+    pub call_id: String,
+    pub hash: String,
+    /// Unix time in milliseconds, as the next one.
+    pub opened: i64,
+    /// When it is denied for want of an answer.
+    pub deadline: Option<i64>,
+    /// What became of it, if that is known: `None` in it is a yes, or else why not.
+    pub settled: Option<Option<Value>>,
+}
+
 /// What is undone.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Unfinished {
@@ -73,6 +88,8 @@ pub(super) struct Unfinished {
     pub intents: HashSet<String>,
     /// Questions of the model's last answer.
     pub questions: Vec<KeptQuestion>,
+    /// Approvals of calls of that answer.
+    pub approvals: Vec<KeptApproval>,
     /// The prompt that came to an end last was aborted.
     pub aborted: bool,
     /// The complete answers of the model to the interrupted prompt: their entries' ids and their texts.
@@ -103,6 +120,7 @@ impl Unfinished {
                 Some(ACCEPTED) => unfinished.waiting.push(Accepted::from_json(&data)),
                 Some(INTENT) => unfinished.intents.extend(text(&data, "toolCallId")),
                 Some(QUESTION) => unfinished.question(&data),
+                Some(APPROVAL) => unfinished.approval(&data),
                 Some(SETTLED) => {
                     unfinished.waiting.retain(|accepted| !named(accepted));
                     unfinished.interrupted.retain(|accepted| !named(accepted));
@@ -139,6 +157,32 @@ impl Unfinished {
         }
     }
 
+    fn approval(&mut self, data: &Value) {
+        let Some(id) = text(data, "requestId") else { return };
+        let known = self.approvals.iter_mut().find(|approval| approval.id == id);
+        match (data.get("result"), known) {
+            (Some(result), Some(approval)) => {
+                approval.settled = Some(Some(result.clone()).filter(|result| result["allow"] != true));
+            }
+            (None, Some(approval)) => approval.deadline = data["deadline"].as_i64(),
+            (None, None) => self.approvals.push(KeptApproval {
+                id,
+                call_id: text(data, "toolCallId").unwrap_or_default(),
+                hash: text(data, "hash").unwrap_or_default(),
+                opened: data["opened"].as_i64().unwrap_or_default(),
+                deadline: data["deadline"].as_i64(),
+                settled: None,
+            }),
+            (Some(_), None) => {}
+        }
+    }
+
+    /// Calls that an approval is the last known of, so that they have not begun.
+    pub(super) fn waiting_calls(&self) -> HashSet<String> {
+        let calls = self.approvals.iter().map(|approval| approval.call_id.clone());
+        calls.filter(|call| !self.intents.contains(call)).collect()
+    }
+
     /// Takes note of an entry that is no record of ours.
     fn read(&mut self, entry: &Map<String, Value>) {
         let field = |key: &str| entry.get(key).unwrap_or(&Value::Null);
@@ -148,6 +192,7 @@ impl Unfinished {
                 // The ids of calls are the model's, and may come again with another answer.
                 self.intents.clear();
                 self.questions.clear();
+                self.approvals.clear();
                 if !self.interrupted.is_empty() && !matches!(message["stopReason"].as_str(), Some("error" | "aborted"))
                 {
                     let blocks = message["content"].as_array().map_or(&[][..], Vec::as_slice);
@@ -195,12 +240,12 @@ fn text(data: &Value, key: &str) -> Option<String> {
 /// In the details of a result that a restart made, because the call has no other.
 const BY_RESTART: &str = "interrupted";
 
-/// The results that close what was interrupted: for every call of the last answer that has none, but for questions where
-/// those are `asked_again`. Of calls that may have run, the first tells the model what that means for all of them.
+/// The results that close what was interrupted: for every call of the last answer that has none, but, where people are
+/// `asked_again`, for questions and for calls that wait for an approval. Of calls that may have run, the first tells the model what that means for all of them.
 pub(super) fn closing_results(
     messages: &[Arc<Message>],
     intents: &HashSet<String>,
-    asked_again: bool,
+    asked_again: Option<&HashSet<String>>,
 ) -> Vec<ToolResultMessage> {
     let Some(last) = messages.iter().rposition(|m| matches!(**m, Message::Assistant(_))) else { return Vec::new() };
     let Message::Assistant(answer) = &*messages[last] else { return Vec::new() };
@@ -223,7 +268,8 @@ pub(super) fn closing_results(
     };
     let open = answer.content.iter().filter_map(|block| {
         let Block::ToolCall { id, name, .. } = block else { return None };
-        let closed = answered(id) || asked_again && name == QUESTION_TOOL;
+        let waits = |calls: &HashSet<String>| name == QUESTION_TOOL || calls.contains(id);
+        let closed = answered(id) || asked_again.is_some_and(waits);
         (!closed).then_some((id, name))
     });
     open.map(|(id, name)| ToolResultMessage {
@@ -374,7 +420,7 @@ mod tests {
             message(json!({"role": "toolResult", "toolCallId": "t2", "toolName": "bash", "content": [],
                 "isError": false, "timestamp": 1})),
         ];
-        let results = closing_results(&messages, &HashSet::from(["t1".to_owned(), "t2".to_owned()]), false);
+        let results = closing_results(&messages, &HashSet::from(["t1".to_owned(), "t2".to_owned()]), None);
         let texts: Vec<(String, String)> = results
             .iter()
             .map(|r| {
@@ -384,10 +430,10 @@ mod tests {
         assert_eq!(texts.len(), 2);
         assert!(texts[0].0 == "t1" && texts[0].1.contains("interrupted, outcome unknown"), "{texts:?}");
         assert!(texts[1].0 == "t3" && texts[1].1.contains("not run: "), "{texts:?}");
-        let all = closing_results(&messages[..2], &["t1", "t2", "t3"].map(str::to_owned).into(), false);
+        let all = closing_results(&messages[..2], &["t1", "t2", "t3"].map(str::to_owned).into(), None);
         let long = |result: &ToolResultMessage| result.content[0].as_text().is_some_and(|text| text.len() > 60);
         assert_eq!(all.iter().map(long).collect::<Vec<_>>(), [true, false, false], "it is told once");
-        assert!(closing_results(&messages[..1], &HashSet::new(), false).is_empty());
+        assert!(closing_results(&messages[..1], &HashSet::new(), None).is_empty());
     }
 
     #[test]

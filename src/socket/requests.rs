@@ -1,6 +1,6 @@
 //! What a client asks for: reading a line, with all the aliases and tolerance that existing clients rely on.
 
-use crate::contract::control::Deliver;
+use crate::contract::control::{Deliver, Settlement};
 use crate::contract::error::{DaemonError, ErrorKind, ReplyError};
 use crate::contract::request;
 use crate::event_log::HistoryQuery;
@@ -59,6 +59,7 @@ pub enum Kind {
     Reject {
         question: String,
     },
+    Approve(Settlement),
     Inspect,
     /// Something of the daemon's, by the intake's rules; true = the answer is streamed to the client.
     Intake(Box<request::Request>, bool),
@@ -202,6 +203,7 @@ fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind),
             ("answer", Kind::Answer { question: question(&fields)?, answers })
         }
         "reject" | "question_reject" => ("reject", Kind::Reject { question: question(&fields)? }),
+        "approve" => ("approve", Kind::Approve(Settlement::read(&fields, "bridge", None).map_err(invalid)?)),
         "inspect" => ("inspect", Kind::Inspect),
         "run" => ("run", intake("run", fields, stream)?),
         "session" => ("session", intake("session", fields, stream)?),
