@@ -143,6 +143,33 @@ fn each_mistake_names_its_rule() {
     assert!(rules(good, Effect::Allow).is_ok());
 }
 
+/// What rules add to a call, printed: `cargo test --release --lib -- --ignored --nocapture what_rules_cost`.
+#[test]
+#[ignore = "it measures"]
+fn what_rules_cost() {
+    let mut list: Vec<Value> =
+        (0..50).map(|n| json!({"tool": "bash", "match": format!("program{n} *"), "do": "deny"})).collect();
+    list.push(json!({"tool": "write", "path": "/etc/**", "do": "deny"}));
+    let rules = rules(json!(list), Effect::Allow).expect("they are rules");
+    let path = Path::new("/srv/project/src/main.rs");
+    for command in [
+        "ls",
+        "cd /srv/project && cargo test --all -- --nocapture 2>&1 | tail -40",
+        "for f in src/*.rs; do wc -l \"$f\"; done",
+    ] {
+        let begun = std::time::Instant::now();
+        for _ in 0..2000 {
+            assert_eq!(rules.decide("bash", &Target::command(command, None)).effect, Effect::Allow);
+        }
+        println!("{:>8.1} us  bash {command}", begun.elapsed().as_secs_f64() * 500.0);
+    }
+    let begun = std::time::Instant::now();
+    for _ in 0..2000 {
+        assert_eq!(rules.decide("write", &Target::path(path, path)).effect, Effect::Allow);
+    }
+    println!("{:>8.1} us  write {}", begun.elapsed().as_secs_f64() * 500.0, path.display());
+}
+
 #[test]
 fn a_request_may_only_narrow() {
     let base =
