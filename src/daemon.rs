@@ -38,7 +38,7 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
 use peers::Peers;
 use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGTERM};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -62,6 +62,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(8);
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// How long leaving the intake to others waits for what the server still has for us.
 const LAST_CALL: Duration = Duration::from_millis(500);
+/// Causes of one outage that are told at most; a server may have its own words for each.
+const MAX_OUTAGE_CAUSES: usize = 16;
 /// A server that was found on the address has this long to come back before a broker of ours takes its place.
 const STANDS_IN_AFTER: Duration = Duration::from_secs(3);
 /// Time for the last output to reach the server.
@@ -160,8 +162,8 @@ struct Daemon {
     client_requests: Receiver<ClientRequest>,
     ended: Receiver<(InstanceId, &'static str)>,
     ended_sender: Sender<(InstanceId, &'static str)>,
-    /// What a failing server said last, so that an outage is one line in the log.
-    outage_reported: bool,
+    /// Why there is no connection. Of one outage each cause is one line in the log.
+    outage_causes: HashSet<String>,
     /// When connecting failed first since there was a connection.
     outage_since: Option<Instant>,
     /// What the server complained of, and when that was told.
@@ -298,7 +300,7 @@ impl Daemon {
             client_requests,
             ended,
             ended_sender,
-            outage_reported: false,
+            outage_causes: HashSet::new(),
             outage_since: None,
             server_errors: BTreeMap::new(),
             registered: false,
@@ -403,7 +405,7 @@ impl Daemon {
     fn connection_event(&mut self, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Connected { server, .. } => {
-                self.outage_reported = false;
+                self.outage_causes.clear();
                 self.outage_since = None;
                 if self.registered {
                     log::info!("reconnected to {server}");
@@ -422,11 +424,11 @@ impl Daemon {
             ConnectionEvent::Disconnected { reason } => log::warn!("disconnected: {reason}"),
             ConnectionEvent::ConnectFailed { server, error } => {
                 self.stand_in();
-                if self.outage_reported {
-                    log::debug!("no connection to {server}: {error}");
+                let cause = format!("no connection to {server}: {error}");
+                if self.outage_causes.len() < MAX_OUTAGE_CAUSES && self.outage_causes.insert(cause.clone()) {
+                    log::warn!("{cause}; trying again until there is one");
                 } else {
-                    self.outage_reported = true;
-                    log::warn!("no connection to {server}: {error}; trying again until there is one");
+                    log::debug!("{cause}");
                 }
             }
             ConnectionEvent::ServerError(text) => self.server_error(&text),
@@ -531,9 +533,12 @@ impl Daemon {
 
     /// Says in one line for `systemctl status` what goes on.
     fn tell_status(&mut self) {
-        let nats = if self.connection.is_connected() { "connected" } else { "no NATS server" };
-        let running = self.sessions.values().filter(|entry| entry.stats.running()).count();
-        self.supervisor.status(format!("{nats}, {} sessions, {running} running", self.sessions.len()));
+        let (connection, sessions) = (&self.connection, &self.sessions);
+        self.supervisor.status(|| {
+            let nats = if connection.is_connected() { "connected" } else { "no NATS server" };
+            let running = sessions.values().filter(|entry| entry.stats.running()).count();
+            format!("{nats}, {} sessions, {running} running", sessions.len())
+        });
     }
 
     fn tell_all(&self, command: impl Fn() -> Command) {

@@ -7,9 +7,9 @@ use crate::clock::{iso_time, now_ms};
 use crate::contract::reply::Reply;
 use crate::contract::wire::Wire;
 use crate::ids;
-use crate::json::object;
+use crate::json::{Fields, object};
 use crate::model::ThinkingLevel;
-use crate::session::state_dir::{LAST_CHILDREN, SavedSession};
+use crate::session::state_dir::{LAST_CHILDREN, RUN, SavedSession};
 use crate::transcript::locate;
 use crate::transcript::restore::Restored;
 use crate::transcript::session_file::SessionFile;
@@ -58,16 +58,26 @@ impl<W: Wire> Session<W> {
             Storage::New(folder) => {
                 let (created, id) = (self.identity.created_ms, ids::uuid(self.identity.created_ms));
                 let path = folder.join(locate::file_name(created, &id));
-                self.create_file(&path, &id)?;
+                let mut file = self.create_file(&path, &id, Fields::new())?;
+                if self.identity.named {
+                    let name = self.stats.settings().name.unwrap_or_else(|| self.identity.id.to_string());
+                    file.append("session_info", object(json!({"name": name})))?;
+                }
+                let settings = self.stats.settings();
+                let model = json!({"provider": settings.model.provider, "modelId": settings.model.id});
+                file.append("model_change", object(model))?;
+                file.append("thinking_level_change", object(json!({"thinkingLevel": settings.thinking.as_str()})))?;
+                self.memory = Memory::in_file(file);
                 self.stats.change(|settings| settings.file = Some(path));
                 self.save();
             }
             Storage::Run(path) => {
                 let id = ids::uuid(self.identity.created_ms);
-                match self.create_file(&path, &id) {
-                    Ok(()) => {
+                let saved = object(json!({(RUN): self.saved(path.clone())}));
+                match self.create_file(&path, &id, saved) {
+                    Ok(file) => {
+                        self.memory = Memory::in_file(file);
                         self.memory.dispensable = true;
-                        self.save();
                     }
                     Err(e) => log::warn!("{}: {e}; the run would not be gone on with after a restart", path.display()),
                 }
@@ -115,19 +125,8 @@ impl<W: Wire> Session<W> {
         Ok(None)
     }
 
-    fn create_file(&mut self, path: &Path, id: &str) -> io::Result<()> {
-        let created = iso_time(self.identity.created_ms);
-        let mut file = SessionFile::create(path, id, &created, &self.identity.cwd, None)?;
-        let settings = self.stats.settings();
-        if self.identity.named {
-            let name = settings.name.as_deref().unwrap_or(&self.identity.id);
-            file.append("session_info", object(json!({"name": name})))?;
-        }
-        let model = json!({"provider": settings.model.provider, "modelId": settings.model.id});
-        file.append("model_change", object(model))?;
-        file.append("thinking_level_change", object(json!({"thinkingLevel": settings.thinking.as_str()})))?;
-        self.memory = Memory::in_file(file);
-        Ok(())
+    fn create_file(&self, path: &Path, id: &str, more: Fields) -> io::Result<SessionFile> {
+        SessionFile::create(path, id, &iso_time(self.identity.created_ms), &self.identity.cwd, more)
     }
 
     /// Takes over what a file says of its session, as far as the request left it open.
@@ -147,16 +146,25 @@ impl<W: Wire> Session<W> {
         });
     }
 
-    /// Makes the daemon remember the session as it is now. A session that is kept in memory only is not remembered.
+    /// Makes the daemon remember the session as it is now. A session that is kept in memory only is not remembered, and a run
+    /// that keeps nothing as it was at its beginning.
     pub(super) fn save(&self) {
         let (Some(state), Some(file)) = (&self.state, self.memory.path()) else { return };
+        if !self.memory.dispensable
+            && let Err(e) = state.save(&self.saved(file.to_path_buf()))
+        {
+            log::warn!("session {} will not be there after a restart: {e}", self.identity.id);
+        }
+    }
+
+    fn saved(&self, file: PathBuf) -> SavedSession {
         let settings = self.stats.settings();
         let wire = self.wire.as_ref().map(Wire::settings).unwrap_or_default();
         let left = settings.deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        let saved = SavedSession {
+        SavedSession {
             id: self.identity.id.clone(),
             instance_id: self.identity.instance_id.clone(),
-            file: file.to_path_buf(),
+            file,
             run: !self.identity.named,
             cwd: self.identity.cwd.clone(),
             model: settings.model.spec(),
@@ -174,9 +182,6 @@ impl<W: Wire> Session<W> {
             max_lifetime: settings.max_lifetime,
             ends_ms: left.map(|left| now_ms().saturating_add(i64::try_from(left.as_millis()).unwrap_or(i64::MAX))),
             created_ms: self.identity.created_ms,
-        };
-        if let Err(e) = state.save(&saved) {
-            log::warn!("session {} will not be there after a restart: {e}", self.identity.id);
         }
     }
 
