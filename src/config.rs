@@ -2,6 +2,7 @@
 
 mod bridge;
 pub(crate) mod nats_context;
+mod rules;
 mod sandbox;
 mod settings;
 mod table;
@@ -10,8 +11,9 @@ mod tests;
 
 use crate::broker::sockets::{self, Owner};
 use crate::broker::{BrokerAuth, BrokerOptions};
-use crate::contract::session::OnRestart;
+use crate::contract::session::{OnRestart, Unattended};
 use crate::event_log;
+use crate::governance::rules::Rules;
 use crate::model::{OauthEndpoints, ThinkingLevel};
 use crate::nats::{self, Auth, ServerAddress, nkey};
 use crate::prompt::UserFolders;
@@ -89,6 +91,12 @@ pub(crate) struct Config {
     pub sandbox: Arc<Sandbox>,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
+    /// What tools may be called with.
+    pub rules: Arc<Rules>,
+    /// How long approvals wait for somebody; `None` = no limit.
+    pub approval_timeout: Option<Duration>,
+    /// What becomes of an approval that nobody sees.
+    pub unattended: Unattended,
     /// The whole environment of child processes.
     pub tool_environment: Vec<(String, String)>,
     /// Between two signs of life of an agent.
@@ -123,6 +131,8 @@ impl Config {
             max_queue: self.max_queue,
             event_log: self.event_log.clone(),
             question_timeout: self.question_timeout,
+            approval_timeout: self.approval_timeout,
+            unattended: self.unattended,
             turn: Arc::new(TurnOptions {
                 folders: self.folders(),
                 tool_environment: self.tool_environment.clone(),
@@ -213,7 +223,7 @@ pub(crate) fn from_command_line(
     let usage = |e: pico_args::Error| ConfigError::Usage(format!("{e}; see --help"));
     let file: Option<String> = args.opt_value_from_str("--config").map_err(usage)?;
     let mut flags = HashMap::new();
-    for row in ROWS.iter().filter(|row| row.kind != Kind::Object) {
+    for row in ROWS.iter().filter(|row| !row.flag.is_empty()) {
         if row.kind == Kind::Switch {
             if args.contains(row.flag) {
                 flags.insert(row.key, "true".to_string());
@@ -235,7 +245,7 @@ fn help() -> String {
     );
     let mut line = |left: String, text: &str| out.push_str(&format!("  {left:<27} {text}\n"));
     line("--config FILE".into(), "configuration file [~/.pi-exec/config.json]");
-    for row in ROWS.iter().filter(|row| row.kind != Kind::Object) {
+    for row in ROWS.iter().filter(|row| !row.flag.is_empty()) {
         let default = row.default.map(|d| format!(" [{d}]")).unwrap_or_default();
         let environment = row.environment.map(|e| format!(" (${e})")).unwrap_or_default();
         line(format!("{} {}", row.flag, row.argument), &format!("{}{default}{environment}", row.help));
@@ -538,6 +548,9 @@ impl Settings {
             bash_timeout: self.limit("bashTimeout"),
             sandbox: Arc::new(sandbox),
             question_timeout: self.limit("questionTimeout"),
+            rules: Arc::new(self.rules()?),
+            approval_timeout: self.limit("approvalTimeout"),
+            unattended: self.unattended()?,
             tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
             heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),
             events: self.text("events") == Some("true"),

@@ -3,6 +3,7 @@
 //! It never does anything that can hang, so that a stop, an inspection or "queue full" is answered in one step of its
 //! loop even while a tool has been stuck for an hour. What can hang happens in the turn's thread (see `turn`).
 
+mod approvals;
 mod asking;
 mod commands;
 mod continuing;
@@ -28,7 +29,7 @@ use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::{Command, EndReason, Prompt};
 use crate::contract::reply::Reply;
-use crate::contract::session::{SessionIdentity, SessionStats, state};
+use crate::contract::session::{SessionIdentity, SessionStats, Unattended, state};
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
 use crate::model::Services;
@@ -41,14 +42,15 @@ use crate::threads::Thread;
 use crate::tools::runner::Runner;
 use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{Settled, Step, TurnOptions};
+use approvals::Approvals;
 use asking::Asker;
 use crossbeam_channel::{Receiver, never, select};
 use leaving::Leaving;
 use memory::{Foreign, Memory};
 pub(crate) use opening::{Callers, Storage};
 use queue::Queue;
-use recovery::KeptQuestion;
 pub(crate) use recovery::settled_totals;
+use recovery::{KeptApproval, KeptQuestion};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -78,6 +80,10 @@ pub(crate) struct SessionOptions {
     pub event_log: event_log::Settings,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
+    /// How long approvals wait for somebody; `None` = no limit.
+    pub approval_timeout: Option<Duration>,
+    /// What becomes of an approval that nobody sees.
+    pub unattended: Unattended,
     pub turn: Arc<TurnOptions>,
 }
 
@@ -160,6 +166,11 @@ struct Session<W> {
     questions: Questions,
     /// Questions of before a restart, which the turn that goes on asks again.
     kept_questions: Vec<KeptQuestion>,
+    approvals: Approvals,
+    /// Approvals of before a restart, which the turn that goes on asks for again.
+    kept_approvals: Vec<KeptApproval>,
+    /// What somebody allowed for the rest of the session.
+    grants: Vec<String>,
     /// Those who wait for an answer, by the question's id.
     askers: HashMap<String, Asker>,
     log: EventLog,
@@ -214,6 +225,9 @@ impl<W: Wire> Session<W> {
             listeners: parts.wire.as_ref().and_then(Wire::listener).into_iter().collect(),
             questions: Questions::default(),
             kept_questions: Vec::new(),
+            approvals: Approvals::default(),
+            kept_approvals: Vec::new(),
+            grants: Vec::new(),
             askers: HashMap::new(),
             options: parts.options,
             services: parts.services,
@@ -299,7 +313,8 @@ impl<W: Wire> Session<W> {
         let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
         // While a compaction runs the slot waits for its end.
         let slot = self.ticket.as_ref().filter(|_| self.running.is_none()).map_or_else(never, |t| t.granted().clone());
-        let wait = self.next_question_expiry().map_or(wait, |left| wait.min(left));
+        let asked = self.next_question_expiry().into_iter().chain(self.next_approval_expiry()).min();
+        let wait = asked.map_or(wait, |left| wait.min(left));
         select! {
             recv(steps) -> step => step.map_or(Event::TurnLost, Event::Step),
             recv(slot) -> slot => slot.map_or(Event::Tick, Event::Slot),
@@ -348,6 +363,7 @@ impl<W: Wire> Session<W> {
             Event::TurnLost => self.settle(Settled::Failed(ReplyError::internal("the turn is gone"))),
             Event::Tick => {
                 self.expire_questions();
+                self.expire_approvals();
                 if !self.has_work() && self.idle_since.elapsed() >= SLEEPS_AFTER {
                     self.memory.sleep();
                 }

@@ -10,11 +10,13 @@ mod streaming;
 
 use crate::cancel::Cancel;
 use crate::clock::now_ms;
+use crate::contract::denial::Denial;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::governance::rules::Target;
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::quota::SessionQuota;
@@ -23,8 +25,8 @@ use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage};
 use calls::calls;
 use compact::CompactError;
-use crossbeam_channel::{Sender, bounded};
-use serde_json::Value;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,8 +72,8 @@ pub(crate) enum Action {
     Model,
     /// To hand the first words of the answer to somebody who could be reached after a restart, and would hear them twice.
     Speak,
-    /// To run these: the ids of the calls, and the names of the tools.
-    Tools(Vec<(String, String)>),
+    /// To run these.
+    Tools(Vec<ToolCall>),
     /// To be done; messages make it go on.
     Stop,
 }
@@ -81,6 +83,29 @@ pub(crate) enum Verdict {
     No,
     /// Go on, after these messages were taken in.
     Go(Vec<Incoming>),
+    /// What becomes of each of the calls.
+    Calls(Vec<Ruling>),
+}
+
+/// A call that a turn asks leave for.
+#[derive(Debug)]
+pub(crate) struct ToolCall {
+    pub id: String,
+    pub tool: String,
+    pub arguments: Arc<Map<String, Value>>,
+    /// What it is about, where that matters.
+    pub target: Target,
+}
+
+/// What becomes of a call.
+pub(crate) enum Ruling {
+    Run,
+    Denied(Denial),
+    /// It is settled later. Whoever gives up waiting says so by `settle`.
+    Wait {
+        settle: Sender<Result<(), Denial>>,
+        settled: Receiver<Result<(), Denial>>,
+    },
 }
 
 /// What a turn has to do.
@@ -217,12 +242,16 @@ impl Turn {
 
     /// Asks for leave; `None` = no.
     fn gate(&self, action: Action) -> Option<Vec<Incoming>> {
+        match self.verdict(action) {
+            Verdict::Go(messages) => Some(messages),
+            Verdict::No | Verdict::Calls(_) => None,
+        }
+    }
+
+    fn verdict(&self, action: Action) -> Verdict {
         let (verdict, answer) = bounded(1);
         self.step(Step::Gate(action, verdict));
-        match answer.recv() {
-            Ok(Verdict::Go(messages)) => Some(messages),
-            Ok(Verdict::No) | Err(_) => None,
-        }
+        answer.recv().unwrap_or(Verdict::No)
     }
 
     /// The messages that the turn takes in before it does `action`; `None` = it must not. The session need not be asked

@@ -76,6 +76,17 @@ pub(super) fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Res
             let id = invocation.words.first().ok_or_else(|| Failure::Usage("Missing prompt id".into()))?;
             put("promptId", id.as_str().into());
         }
+        Verb::Approve | Verb::Deny => {
+            put("requestId", required(invocation, Flag::RequestId)?.into());
+            put("hash", required(invocation, Flag::Hash)?.into());
+            put("allow", (verb == Verb::Approve).into());
+            if invocation.has(Flag::ForSession) {
+                put("forSession", true.into());
+            }
+            if let Some(reason) = invocation.value(Flag::Reason) {
+                put("reason", reason.into());
+            }
+        }
         Verb::Shutdown => {
             put("confirm", true.into());
         }
@@ -99,6 +110,7 @@ fn kind(verb: Verb) -> &'static str {
         Verb::Questions => "questions",
         Verb::Answer => "answer",
         Verb::Reject => "reject",
+        Verb::Approve | Verb::Deny => "approve",
         Verb::Emit => "emit",
         Verb::Run => "run",
         Verb::Session => "session",
@@ -250,6 +262,14 @@ mod tests {
             ("reply|--request-id|q|[[\"a\"]]", json!({"type": "answer", "requestId": "q", "answers": [["a"]]})),
             ("answer|--request-id|q|--answers|[[]]", json!({"type": "answer", "requestId": "q", "answers": [[]]})),
             ("reject|--request-id|q", json!({"type": "reject", "requestId": "q"})),
+            (
+                "approve|--request-id|q|--hash|h|--for-session",
+                json!({"type": "approve", "requestId": "q", "hash": "h", "allow": true, "forSession": true}),
+            ),
+            (
+                "deny|--request-id|q|--hash|h|--reason|use make",
+                json!({"type": "approve", "requestId": "q", "hash": "h", "allow": false, "reason": "use make"}),
+            ),
             ("abort", json!({"type": "abort"})),
             ("shutdown", json!({"type": "shutdown", "confirm": true})),
             ("sessions", json!({"type": "list"})),
@@ -286,6 +306,7 @@ mod tests {
             ("answer|--request-id|q|[[", "no JSON"),
             ("reject", "Missing --request-id"),
             ("cancel", "Missing prompt id"),
+            ("approve|--request-id|q", "Missing --hash"),
             ("request", "Missing request"),
             ("request|{", "no JSON"),
             ("request|-", "no JSON"),

@@ -14,6 +14,9 @@ pub(super) enum Flag {
     Timeout,
     RequestId,
     Answers,
+    Hash,
+    Reason,
+    ForSession,
     Event,
     Since,
     SinceSeq,
@@ -97,6 +100,9 @@ pub(super) const FLAGS: &[FlagRow] = &[
     valued(Flag::Timeout, &["--timeout"], "SECONDS", "longest wait for an answer, 0 = no limit [60]"),
     valued(Flag::RequestId, &["--request-id"], "ID", "the question's requestId").original(),
     valued(Flag::Answers, &["--answers"], "JSON", "one list of labels for each part of the question").original(),
+    valued(Flag::Hash, &["--hash"], "HASH", "the hash of the call that waits, as questions shows it"),
+    valued(Flag::Reason, &["--reason"], "TEXT", "what the model is told of your reason"),
+    switch(Flag::ForSession, &["--for-session"], "also further calls with the same command or file in this session"),
     valued(Flag::Event, &["--event"], "NAME", "only events of this name").original(),
     valued(Flag::Since, &["--since"], "TIME", "only events from this time on (ISO 8601, UTC)").original(),
     valued(Flag::SinceSeq, &["--since-seq"], "N", "only events after the one with this sequence number"),
@@ -134,6 +140,8 @@ pub(super) enum Verb {
     Questions,
     Answer,
     Reject,
+    Approve,
+    Deny,
     Emit,
     Request,
     Run,
@@ -316,6 +324,24 @@ pub(super) const VERBS: &[VerbRow] = &[
         flags: &[TARGET, &[Flag::RequestId], COMMON],
         notes: "",
         ..session(Verb::Reject, "reject", &[], "reject a question")
+    },
+    VerbRow {
+        arguments: "--request-id ID --hash HASH",
+        words: Words::None,
+        offer: Offer::Nothing,
+        flags: &[TARGET, &[Flag::RequestId, Flag::Hash, Flag::ForSession], COMMON],
+        original: false,
+        notes: "",
+        ..session(Verb::Approve, "approve", &[], "allow a tool's call that waits for an approval")
+    },
+    VerbRow {
+        arguments: "--request-id ID --hash HASH",
+        words: Words::None,
+        offer: Offer::Nothing,
+        flags: &[TARGET, &[Flag::RequestId, Flag::Hash, Flag::Reason], COMMON],
+        original: false,
+        notes: "",
+        ..session(Verb::Deny, "deny", &[], "do not allow it")
     },
     VerbRow {
         arguments: "[MESSAGE...]",

@@ -221,6 +221,18 @@ impl Create {
         Ok(Narrowing { profile: profile.transpose()?, network: network.transpose()? })
     }
 
+    /// The rules that the request adds.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything but a list.
+    pub(crate) fn rules(&self) -> Result<Vec<Value>, DaemonError> {
+        match self.option("rules") {
+            None => Ok(Vec::new()),
+            Some(Value::Array(rules)) => Ok(rules.clone()),
+            Some(_) => Err(DaemonError::InvalidRequest { message: "rules must be a list of rules".into() }),
+        }
+    }
+
     /// A switch that the request sets.
     ///
     /// # Errors

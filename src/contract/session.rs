@@ -3,6 +3,7 @@
 use super::ids::{InstanceId, SessionId};
 use super::progress::Progress;
 use crate::clock::now_ms;
+use crate::governance::rules::Rules;
 use crate::model::{Model, ThinkingLevel};
 use crate::sync::lock;
 use crate::tools::runner::Sandbox;
@@ -43,6 +44,28 @@ impl OnRestart {
     }
 }
 
+/// What becomes of an approval that nobody sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unattended {
+    /// It is denied at once.
+    Deny,
+    /// It waits as long as one that somebody sees.
+    Wait,
+    /// It waits for so long.
+    After(Duration),
+}
+
+impl Unattended {
+    /// Reads the setting.
+    pub(crate) fn parse(text: &str) -> Option<Unattended> {
+        match text {
+            "deny" => Some(Unattended::Deny),
+            "wait" => Some(Unattended::Wait),
+            seconds => seconds.parse().ok().map(|seconds: u32| Unattended::After(Duration::from_secs(seconds.into()))),
+        }
+    }
+}
+
 /// What a session was created with; never changes.
 pub(crate) struct SessionIdentity {
     pub id: SessionId,
@@ -62,6 +85,8 @@ pub(crate) struct SessionIdentity {
     pub tools: Vec<String>,
     /// What they are confined to.
     pub sandbox: Arc<Sandbox>,
+    /// What they may be called with.
+    pub rules: Arc<Rules>,
     /// How often the daemon had been started when the session was created; 0 where nobody counts.
     pub created_at_start: u64,
     /// Unix time in milliseconds.

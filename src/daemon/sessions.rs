@@ -70,6 +70,8 @@ impl Daemon {
         };
         let sandbox = self.config.sandbox.narrowed(create.sandbox()?);
         let sandbox = sandbox.map_err(|message| DaemonError::InvalidRequest { message })?;
+        let rules = self.config.session_rules(create.rules()?, &cwd);
+        let rules = rules.map_err(|message| DaemonError::InvalidRequest { message })?;
         let identity = Arc::new(SessionIdentity {
             id: create.session_id.clone().unwrap_or_else(SessionId::of_run),
             subject: create.session_id.as_ref().map(|id| session_subject(&self.config.owner, id)),
@@ -81,6 +83,7 @@ impl Daemon {
             project_trusted,
             tools,
             sandbox,
+            rules,
             created_at_start: self
                 .state
                 .as_ref()
@@ -196,6 +199,7 @@ impl Daemon {
         let totals = session::settled_totals(&saved.file).unwrap_or_default();
         let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
         let dispensable = self.state.as_ref().is_some_and(|state| saved.file == state.run_file(&saved.id));
+        let rules = self.config.session_rules(saved.rules, &saved.cwd)?;
         let identity = Arc::new(SessionIdentity {
             subject: (!saved.run).then(|| session_subject(&self.config.owner, &saved.id)),
             id: saved.id,
@@ -207,6 +211,7 @@ impl Daemon {
             on_restart: saved.on_restart,
             tools: saved.tools,
             sandbox: self.config.sandbox.at_most(saved.sandbox),
+            rules,
             created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
         });
@@ -226,7 +231,7 @@ impl Daemon {
             let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
             Some(Arc::new(stream))
         });
-        let storage = Storage::Saved { file: saved.file, totals, dispensable, callers };
+        let storage = Storage::Saved { file: saved.file, totals, dispensable, grants: saved.grants, callers };
         let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
         self.start_session(identity, stats, settings, socket, storage, None).map_err(|e| e.summary())

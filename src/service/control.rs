@@ -4,7 +4,7 @@
 use super::host::Host;
 use super::replies::{send_document, send_error};
 use super::services::SessionService;
-use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond};
+use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond, Settlement};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::sender::AgentSender;
 use crate::contract::wire::WireSettings;
@@ -19,7 +19,7 @@ use std::time::Instant;
 pub(crate) const INSPECT: &str = "inspect";
 
 /// The verbs, which are also the names of the endpoints.
-pub(crate) const VERBS: [&str; 12] = [
+pub(crate) const VERBS: [&str; 13] = [
     INSPECT,
     "abort",
     "steer",
@@ -28,6 +28,7 @@ pub(crate) const VERBS: [&str; 12] = [
     "compact",
     "history",
     "answer",
+    "approve",
     "reject",
     "configure",
     "extend",
@@ -92,6 +93,10 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
         "cancel" => {
             let id = text(&object(payload)?, ["promptId", "prompt_id"])?.filter(|id| !id.is_empty());
             Control::Cancel { id: id.ok_or_else(|| invalid("promptId required"))? }
+        }
+        "approve" => {
+            let settlement = Settlement::read(&object(payload)?, SOURCE, sender.cloned());
+            Control::Approve(settlement.map_err(|why| invalid(&why))?)
         }
         "reject" => Control::Reject { id: request_id(&object(payload)?)?, source: SOURCE },
         "configure" => {

@@ -43,7 +43,12 @@ impl<W: Wire> Session<W> {
                 self.publish(&AgentEvent::Bridge { name: event, data: data.clone() });
                 Ok(Answer::Document(data))
             }
-            Control::Questions => Ok(Answer::Document(self.questions.list())),
+            Control::Questions => Ok(Answer::Document(self.list_questions())),
+            Control::Approve(settlement) => self.approve(&settlement),
+            Control::Unattended { seq } => {
+                self.nobody_heard(seq);
+                Ok(Answer::Document(json!({})))
+            }
             Control::Answer { id, answers, source } => self.answer_question(&id, &answers, source),
             Control::Reject { id, source } => self.reject_question(&id, source),
             Control::Configure(changes) => self.configure(&changes),
@@ -130,6 +135,7 @@ impl<W: Wire> Session<W> {
                 running.cancel.cancel();
                 running.aborters.push(respond);
                 self.reject_questions("tool");
+                self.withdraw_approvals();
             }
         }
     }

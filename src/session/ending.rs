@@ -18,6 +18,7 @@ impl<W: Wire> Session<W> {
         let goes_on = by_host && self.goes_on();
         if !goes_on {
             self.reject_questions("shutdown");
+            self.withdraw_approvals();
         }
         let ends = self.running.is_some() && !goes_on && self.identity.on_restart == OnRestart::End;
         let remembered = by_host && (goes_on || self.identity.named && !ends);

@@ -36,6 +36,8 @@ pub(crate) enum Storage {
         totals: Option<Value>,
         /// The session file goes with the session.
         dispensable: bool,
+        /// What somebody allowed for the rest of the session.
+        grants: Vec<String>,
         /// Finds callers of before the restart again, where the session has no wire.
         callers: Callers,
     },
@@ -94,7 +96,8 @@ impl<W: Wire> Session<W> {
                 }
                 self.save();
             }
-            Storage::Saved { file, totals, dispensable, callers } => {
+            Storage::Saved { file, totals, dispensable, grants, callers } => {
+                self.grants = grants;
                 self.memory = Memory::asleep(file);
                 self.memory.dispensable = dispensable;
                 if let Some(totals) = totals {
@@ -171,6 +174,8 @@ impl<W: Wire> Session<W> {
             on_restart: self.identity.on_restart,
             tools: self.identity.tools.clone(),
             sandbox: self.identity.sandbox.narrowing(),
+            rules: self.identity.rules.narrowing().to_vec(),
+            grants: self.grants.clone(),
             created_at_start: self.identity.created_at_start,
             events: wire.events.unwrap_or(false),
             tool_status: wire.tool_status.unwrap_or(false),

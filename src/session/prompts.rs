@@ -199,6 +199,7 @@ impl<W: Wire> Session<W> {
         let Some(mut running) = self.running.take() else { return };
         // A tool that was left behind with a broken turn does not take an answer any more.
         self.reject_questions("tool");
+        self.withdraw_approvals();
         self.taken.clear();
         let settled = running.storage_error.map_or(settled, Settled::Failed);
         self.idle_since = Instant::now();

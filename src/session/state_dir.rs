@@ -12,6 +12,7 @@ use crate::transcript::contents;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
@@ -61,6 +62,12 @@ pub(crate) struct SavedSession {
     /// What they are confined to at most.
     #[serde(default)]
     pub sandbox: Narrowing,
+    /// The rules that its request added.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Value>,
+    /// What somebody allowed for the rest of the session.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<String>,
     /// The start of the daemon, counted by [`StateDir::starts`], at which the session was created.
     #[serde(default, rename = "createdAtStart")]
     pub created_at_start: u64,
@@ -259,6 +266,8 @@ mod tests {
             on_restart: OnRestart::Hold,
             tools: vec!["read".into()],
             sandbox: Narrowing::default(),
+            rules: Vec::new(),
+            grants: Vec::new(),
             created_at_start: 3,
             events: true,
             tool_status: false,

@@ -102,6 +102,10 @@ impl Wire for TestWire {
         Some(self.listener.clone())
     }
 
+    fn call_for(&mut self, _: &Arc<Envelope>) -> bool {
+        false
+    }
+
     fn settings(&self) -> WireSettings {
         WireSettings::default()
     }
@@ -161,6 +165,7 @@ impl Running {
             project_trusted: false,
             tools: Vec::new(),
             sandbox: Arc::new(Sandbox::off()),
+            rules: Arc::default(),
             created_at_start: 0,
             created_ms: 0,
         };
@@ -169,6 +174,8 @@ impl Running {
                 max_queue: 1,
                 event_log: event_log::Settings::default(),
                 question_timeout: None,
+                approval_timeout: None,
+                unattended: Unattended::Deny,
                 turn: Arc::new(turn),
             }),
             services: Arc::new(Services::with_local_model(Box::new(Parrot))),

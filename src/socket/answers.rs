@@ -127,6 +127,7 @@ impl Client<'_> {
                 self.ask(&*self.route(head)?, Control::Answer { id, answers, source: "bridge" })
             }
             Kind::Reject { question: id } => self.ask(&*self.route(head)?, Control::Reject { id, source: "bridge" }),
+            Kind::Approve(settlement) => self.ask(&*self.route(head)?, Control::Approve(settlement)),
             Kind::Inspect => self.ask(&*self.route(head)?, Control::Inspect),
             Kind::Cancel { prompt } => self.ask(&*self.route(head)?, Control::Cancel { id: prompt }),
             Kind::Configure(changes) => self.ask(&*self.route(head)?, Control::Configure(changes)),

@@ -1,6 +1,6 @@
 //! What a client asks for: reading a line, with all the aliases and tolerance that existing clients rely on.
 
-use crate::contract::control::{Changes, Deliver};
+use crate::contract::control::{Changes, Deliver, Settlement};
 use crate::contract::error::{DaemonError, ErrorKind, ReplyError};
 use crate::contract::request;
 use crate::event_log::HistoryQuery;
@@ -59,6 +59,7 @@ pub enum Kind {
     Reject {
         question: String,
     },
+    Approve(Settlement),
     Inspect,
     Cancel {
         prompt: String,
@@ -212,6 +213,7 @@ fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind),
             ("answer", Kind::Answer { question: question(&fields)?, answers })
         }
         "reject" | "question_reject" => ("reject", Kind::Reject { question: question(&fields)? }),
+        "approve" => ("approve", Kind::Approve(Settlement::read(&fields, "bridge", None).map_err(invalid)?)),
         "inspect" => ("inspect", Kind::Inspect),
         "cancel" => {
             let prompt = text(&fields, "promptId").filter(|id| !id.is_empty());

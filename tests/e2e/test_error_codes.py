@@ -27,6 +27,7 @@ FORMS = {
     "response": forms.response,
     "end": forms.end,
     "run end": forms.end,
+    "tool": forms.denied,
 }
 
 # More than a compaction keeps.
@@ -258,6 +259,43 @@ def a_host_that_is_drained(place):
         "response": caller.asked("prompt", message="go"),
         "response:streamed": caller.asked("prompt", message="go", stream=True),
     }
+
+
+# Calls of tools, and what people say to them.
+
+
+def asking(place, **config):
+    caller = place.worker(create={"tools": ["bash"]}, rules=[{"tool": "bash", "match": "touch*", "do": "ask"}], **config)
+    place.model.script([ToolCall("bash", {"command": "touch x"})], "done")
+    return caller
+
+
+def end_of_call(client):
+    return {"tool": client.event("tool_execution_end")["data"]["result"]["details"]["denied"]}
+
+
+@case("denied", 403, 'the rule "bash touch*" wants a person\'s approval for this call, and nobody is there to give it')
+def a_call_that_nobody_sees(place):
+    caller = asking(place)
+    caller.plain().text()
+    client = caller.client()
+    (event,) = client.ask("history", event="tool_execution_end")["events"]
+    return {"tool": event["data"]["result"]["details"]["denied"]}
+
+
+@case("approval_expired", 409, 'the rule "bash touch*" wants a person\'s approval for this call, and nobody gave it within 1 s')
+def a_call_that_nobody_approves(place):
+    caller = asking(place, approvalTimeout=1)
+    client = caller.client()
+    caller.plain().text()
+    return end_of_call(client)
+
+
+@case("stale_answer", 409, 'stale_answer: no approval "apr_x" is open', command="approve")
+def an_approval_that_is_not_open(place):
+    caller = place.worker()
+    fields = {"requestId": "apr_x", "hash": "0", "allow": True}
+    return {"verb": caller.hear(caller.verb("approve", fields)), "response": caller.asked("approve", **fields)}
 
 
 # No room.
