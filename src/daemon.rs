@@ -18,6 +18,7 @@ use crate::contract::reply::Reply;
 use crate::contract::request::Page;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::governance::budget::{Ledger, Spent};
 use crate::model::Services;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::quota::HostQuota;
@@ -144,6 +145,7 @@ struct Daemon {
     peers: Peers,
     spill_root: tempfile::TempDir,
     quota: Arc<HostQuota>,
+    ledger: Arc<Ledger>,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
     signals: Receiver<i32>,
@@ -264,6 +266,7 @@ impl Daemon {
             let subscription = connection.subscribe(&subject, None, discovery_room.clone());
             discovery_subscriptions.push(subscription.map_err(|e| named(&subject) + &e.to_string())?);
         }
+        let ledger = open_ledger(&config)?;
         let quota = HostQuota::new(config.max_session_bytes, config.max_host_bytes);
         let (ended_sender, ended) = bounded(ENDED_WAITING);
         let spill_root = tempfile::Builder::new()
@@ -279,7 +282,8 @@ impl Daemon {
             peers: Peers::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
-            session_options: Arc::new(config.session_options()),
+            session_options: Arc::new(config.session_options(ledger.clone())),
+            ledger,
             config,
             connection,
             sessions: BTreeMap::new(),
@@ -387,6 +391,12 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// What all sessions may spend today and what they have spent, if that is limited.
+    fn day_figures(&self) -> Option<Value> {
+        let budgets = self.config.budgets.of_day();
+        (!budgets.is_empty()).then(|| budgets.figures(&Spent::default().on_day(self.ledger.spent_today())))
     }
 
     /// Gives back what prompts needed for a while, once all is quiet: half of a session's memory, measured.
@@ -581,6 +591,15 @@ fn start_broker(plan: &BrokerPlan) -> Result<Option<Broker>, String> {
         },
         Err(e) => Err(format!("cannot serve a NATS broker on {}: {e}", plan.listen)),
     }
+}
+
+/// Where it is kept what sessions spend. Without it a daemon that has to heed budgets serves nobody.
+fn open_ledger(config: &Config) -> Result<Arc<Ledger>, Fatal> {
+    let ledger = Arc::new(Ledger::new(config.budget_dir.clone()));
+    if !config.budgets.is_empty() {
+        ledger.open().map_err(|e| format!("no budgets can be kept in {}: {e}", config.budget_dir.display()))?;
+    }
+    Ok(ledger)
 }
 
 /// The memory of sessions over a restart. Without one the daemon serves all the same.

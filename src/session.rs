@@ -4,6 +4,7 @@
 //! loop even while a tool has been stuck for an hour. What can hang happens in the turn's thread (see `turn`).
 
 mod asking;
+mod budget;
 mod commands;
 mod continuing;
 mod ending;
@@ -29,6 +30,7 @@ use crate::contract::reply::Reply;
 use crate::contract::session::{SessionIdentity, SessionStats, state};
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
+use crate::governance::budget::Ledger;
 use crate::model::Services;
 use crate::quota::SessionQuota;
 use crate::session::questions::Questions;
@@ -39,6 +41,7 @@ use crate::tools::runner::Runner;
 use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{Settled, Step, TurnOptions};
 use asking::Asker;
+use budget::Spending;
 use crossbeam_channel::{Receiver, never, select};
 use memory::{Foreign, Memory};
 pub(crate) use opening::{Callers, Storage};
@@ -74,6 +77,8 @@ pub(crate) struct SessionOptions {
     pub event_log: event_log::Settings,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
+    /// Where it is kept what is spent; absent where nothing can be kept.
+    pub ledger: Option<Arc<Ledger>>,
     pub turn: Arc<TurnOptions>,
 }
 
@@ -144,6 +149,7 @@ struct Session<W> {
     steering: Waiting,
     follow_up: Waiting,
     running: Option<Running>,
+    spending: Spending,
     /// Ids of the messages that the turn was given and that are not yet in the transcript.
     taken: VecDeque<String>,
     idle_since: Instant,
@@ -212,6 +218,7 @@ impl<W: Wire> Session<W> {
             quota: parts.quota,
             memory: Memory::default(),
             state: parts.state,
+            spending: Spending::default(),
             taken: VecDeque::new(),
             idle_since: Instant::now(),
             context_tokens: 0,
@@ -228,6 +235,7 @@ impl<W: Wire> Session<W> {
     #[inline(never)]
     fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
         self.stats.set_listeners(self.listeners.len());
+        self.show_spent();
         match (self.open(storage), first) {
             (Ok(unfinished), first) => {
                 self.announce();
@@ -279,7 +287,7 @@ impl<W: Wire> Session<W> {
         let steps = self.running.as_ref().map_or_else(never, |r| r.steps.clone());
         let messages = self.wire.as_ref().map_or_else(never, |wire| wire.messages().clone());
         let sleep = (self.running.is_none() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
-        let next = self.stats.deadline().into_iter().chain(sleep).min();
+        let next = self.stats.deadline().into_iter().chain(sleep).chain(self.spending.deadline()).min();
         let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
         let wait = self.next_question_expiry().map_or(wait, |left| wait.min(left));
         select! {
@@ -300,6 +308,7 @@ impl<W: Wire> Session<W> {
             Event::Message(message) => self.message(&message),
             Event::Step(Step::Event(event)) => self.note(event),
             Event::Step(Step::Gate(action, verdict)) => self.judge(&action, &verdict),
+            Event::Step(Step::Spent(spent)) => self.spent(spent),
             Event::Step(Step::Ask { request, answer }) => self.ask(request, answer),
             Event::Step(Step::Compacted { message, first_kept, entry }) => {
                 let written = self.memory.compacted(message, first_kept, &entry);
@@ -328,6 +337,7 @@ impl<W: Wire> Session<W> {
                 }
             }
         }
+        self.renew_time();
         if self.stats.deadline().is_some_and(|end| end <= Instant::now()) {
             return ControlFlow::Break(EndReason::Expired);
         }

@@ -149,6 +149,14 @@ pub(crate) const ROWS: &[Row] = &[
         "how long the model's questions wait for an answer, 0 = no limit",
     )
     .or("1800"),
+    row("budgets", "", Kind::Object, "", "what may be spent on a prompt, in a session, on a day"),
+    row(
+        "budgetDir",
+        "--budget-dir",
+        Kind::Path,
+        "DIR",
+        "where daemons of one owner count together [in the state directory]",
+    ),
     row("sandbox", "--sandbox", Kind::Text, "PROFILE", "what tools may do: read-only, workspace or off").or("off"),
     row("sandboxRequired", "--sandbox-required", Kind::Text, "LEVEL", "no tool runs below this: net, files or full")
         .or("none"),

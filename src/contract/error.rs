@@ -163,6 +163,8 @@ pub enum ErrorKind {
     QueueFull,
     /// What the session, or all of them, may keep is used up.
     QuotaExceeded,
+    /// What may be spent on the prompt, in the session or today is used up.
+    BudgetExceeded,
     ShuttingDown,
     Storage,
     Interrupted,
@@ -176,7 +178,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     #[cfg(test)]
-    pub const ALL: [ErrorKind; 26] = [
+    pub const ALL: [ErrorKind; 27] = [
         ErrorKind::BadRequest,
         ErrorKind::InvalidJson,
         ErrorKind::InvalidRequest,
@@ -196,6 +198,7 @@ impl ErrorKind {
         ErrorKind::Busy,
         ErrorKind::QueueFull,
         ErrorKind::QuotaExceeded,
+        ErrorKind::BudgetExceeded,
         ErrorKind::ShuttingDown,
         ErrorKind::Storage,
         ErrorKind::Interrupted,
@@ -226,6 +229,7 @@ impl ErrorKind {
             ErrorKind::Working | ErrorKind::Busy => "busy",
             ErrorKind::QueueFull => "queue_full",
             ErrorKind::QuotaExceeded => "quota_exceeded",
+            ErrorKind::BudgetExceeded => "budget_exceeded",
             ErrorKind::ShuttingDown => "shutting_down",
             ErrorKind::Storage => "storage_error",
             ErrorKind::Interrupted => "interrupted",
@@ -248,6 +252,7 @@ impl ErrorKind {
             | ErrorKind::MissingPrompt
             | ErrorKind::EmptyPrompt => 400,
             ErrorKind::SignatureRequired | ErrorKind::SenderRejected => 401,
+            ErrorKind::BudgetExceeded => 402,
             ErrorKind::SenderForbidden => 403,
             ErrorKind::UnknownVerb | ErrorKind::NotFound => 404,
             ErrorKind::Conflict | ErrorKind::DuplicateRequest | ErrorKind::Working => 409,

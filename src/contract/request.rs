@@ -3,6 +3,7 @@
 use super::error::{DaemonError, echo};
 use super::ids::SessionId;
 use super::session::OnRestart;
+use crate::governance::budget::Budgets;
 use crate::model::ThinkingLevel;
 use crate::tools::runner::{Narrowing, Profile};
 use serde::{Deserialize, Serialize};
@@ -201,6 +202,15 @@ impl Create {
             _ => Err(invalid(format!("network {:?} is neither on nor off", echo(text)))),
         });
         Ok(Narrowing { profile: profile.transpose()?, network: network.transpose()? })
+    }
+
+    /// What may be spent in the session, beside what the configuration says.
+    ///
+    /// # Errors
+    /// `invalid_request` for what is no budget.
+    pub(crate) fn budgets(&self) -> Result<Budgets, DaemonError> {
+        let budgets = self.option("budgets").map(Budgets::parse).transpose();
+        budgets.map(Option::unwrap_or_default).map_err(|message| DaemonError::InvalidRequest { message })
     }
 
     /// A switch that the request sets.

@@ -165,6 +165,7 @@ impl<W: Wire> Session<W> {
             produced: Vec::new(),
             overhead: 0,
             has_spoken: false,
+            is_metered: self.is_metered(),
         };
         let name = format!("t-{}", self.identity.id);
         match threads::run(&name, move || turn.run(work)) {
@@ -200,7 +201,8 @@ impl<W: Wire> Session<W> {
         // A tool that was left behind with a broken turn does not take an answer any more.
         self.reject_questions("tool");
         self.taken.clear();
-        let settled = running.storage_error.map_or(settled, Settled::Failed);
+        let exceeded = self.end_spending();
+        let settled = running.storage_error.or(exceeded).map_or(settled, Settled::Failed);
         self.idle_since = Instant::now();
         let outcome = settled.as_str();
         if settled != Settled::Aborted {

@@ -11,6 +11,7 @@ use crate::tools::runner::Narrowing;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -57,6 +58,9 @@ pub(crate) struct SavedSession {
     /// What they are confined to at most.
     #[serde(default)]
     pub sandbox: Narrowing,
+    /// What may be spent in it at most.
+    #[serde(default)]
+    pub budgets: Value,
     /// The start of the daemon, counted by [`StateDir::starts`], at which the session was created.
     #[serde(default, rename = "createdAtStart")]
     pub created_at_start: u64,
@@ -251,6 +255,7 @@ mod tests {
             on_restart: OnRestart::Hold,
             tools: vec!["read".into()],
             sandbox: Narrowing::default(),
+            budgets: Value::Null,
             created_at_start: 3,
             events: true,
             tool_status: false,

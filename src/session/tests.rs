@@ -167,6 +167,7 @@ impl Running {
                 max_queue: 1,
                 event_log: event_log::Settings::default(),
                 question_timeout: None,
+                ledger: None,
                 turn: Arc::new(turn),
             }),
             services: Arc::new(Services::with_local_model(Box::new(Parrot))),
