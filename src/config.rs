@@ -13,6 +13,7 @@ use crate::broker::sockets::{self, Owner};
 use crate::broker::{BrokerAuth, BrokerOptions};
 use crate::contract::session::{OnRestart, Unattended};
 use crate::event_log;
+use crate::governance::budget::{Budgets, Ledger};
 use crate::governance::rules::Rules;
 use crate::model::{OauthEndpoints, ThinkingLevel};
 use crate::nats::{self, Auth, ServerAddress, nkey};
@@ -89,6 +90,10 @@ pub(crate) struct Config {
     pub bash_timeout: Option<Duration>,
     /// What tools are confined to.
     pub sandbox: Arc<Sandbox>,
+    /// What may be spent; a session may have less.
+    pub budgets: Budgets,
+    /// Where it is kept what is spent; private to this owner.
+    pub budget_dir: PathBuf,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
     /// What tools may be called with.
@@ -126,13 +131,14 @@ impl Config {
     }
 
     /// The settings that sessions share.
-    pub(crate) fn session_options(&self) -> SessionOptions {
+    pub(crate) fn session_options(&self, ledger: Arc<Ledger>) -> SessionOptions {
         SessionOptions {
             max_queue: self.max_queue,
             event_log: self.event_log.clone(),
             question_timeout: self.question_timeout,
             approval_timeout: self.approval_timeout,
             unattended: self.unattended,
+            ledger: Some(ledger),
             turn: Arc::new(TurnOptions {
                 folders: self.folders(),
                 tool_environment: self.tool_environment.clone(),
@@ -509,6 +515,10 @@ impl Settings {
         let trusted_folders = trusted.into_iter().map(|path| std::fs::canonicalize(&path).unwrap_or(path)).collect();
         let oauth_refresh = OauthEndpoints::parse(self.text("oauthRefresh").unwrap_or("{}"))
             .map_err(|why| self.wrong("oauthRefresh", &why))?;
+        let budgets = serde_json::from_str(self.text("budgets").unwrap_or("{}")).unwrap_or_default();
+        let budgets = Budgets::parse(&budgets).map_err(|why| self.wrong("budgets", &why))?;
+        let state_dir = self.absolute("stateDir")?.unwrap_or_default().join(&owner);
+        let budget_dir = self.absolute("budgetDir")?.map(|folder| folder.join(&owner));
         let tools = self.text("tools").map(|_| crate::tools::select(&self.list("tools"), &[])).transpose();
         let inherited: Vec<(String, String)> = environment.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let report = self.report(&[
@@ -529,7 +539,9 @@ impl Settings {
             broker,
             agent_dir: self.absolute("agentDir")?.unwrap_or_default(),
             oauth_refresh,
-            state_dir: self.absolute("stateDir")?.unwrap_or_default().join(&owner),
+            budgets,
+            budget_dir: budget_dir.unwrap_or_else(|| state_dir.join("budgets")),
+            state_dir,
             persist: self.text("noPersist") != Some("true"),
             session_dir: self.absolute("sessionDir")?,
             trusted_folders,

@@ -20,6 +20,7 @@ use crate::contract::reply::Reply;
 use crate::contract::request::Page;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::governance::budget::{Ledger, Spent};
 use crate::model::Services;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::quota::HostQuota;
@@ -149,6 +150,7 @@ struct Daemon {
     quota: Arc<HostQuota>,
     /// Leave to work on prompts.
     slots: Arc<Slots>,
+    ledger: Arc<Ledger>,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
     signals: Receiver<i32>,
@@ -308,6 +310,12 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// What all sessions may spend today and what they have spent, if that is limited.
+    fn day_figures(&self) -> Option<Value> {
+        let budgets = self.config.budgets.of_day();
+        (!budgets.is_empty()).then(|| budgets.figures(&Spent::default().on_day(self.ledger.spent_today())))
     }
 
     /// Gives back what prompts needed for a while, once all is quiet: half of a session's memory, measured.

@@ -71,3 +71,4 @@ pub(crate) use services::Services;
 pub(crate) use settings::QueueMode;
 pub use sse::Events;
 pub use thinking::ThinkingLevel;
+pub(crate) use usage::{Most, spent};

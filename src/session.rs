@@ -5,6 +5,7 @@
 
 mod approvals;
 mod asking;
+mod budget;
 mod commands;
 mod continuing;
 mod ending;
@@ -32,6 +33,7 @@ use crate::contract::reply::Reply;
 use crate::contract::session::{SessionIdentity, SessionStats, Unattended, state};
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
+use crate::governance::budget::Ledger;
 use crate::model::Services;
 use crate::quota::SessionQuota;
 use crate::session::questions::Questions;
@@ -44,6 +46,7 @@ use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{Settled, Step, TurnOptions};
 use approvals::Approvals;
 use asking::Asker;
+use budget::Spending;
 use crossbeam_channel::{Receiver, never, select};
 use leaving::Leaving;
 use memory::{Foreign, Memory};
@@ -84,6 +87,8 @@ pub(crate) struct SessionOptions {
     pub approval_timeout: Option<Duration>,
     /// What becomes of an approval that nobody sees.
     pub unattended: Unattended,
+    /// Where it is kept what is spent; absent where nothing can be kept.
+    pub ledger: Option<Arc<Ledger>>,
     pub turn: Arc<TurnOptions>,
 }
 
@@ -160,6 +165,7 @@ struct Session<W> {
     steering: Waiting,
     follow_up: Waiting,
     running: Option<Running>,
+    spending: Spending,
     /// Ids of the messages that the turn was given and that are not yet in the transcript.
     taken: VecDeque<String>,
     idle_since: Instant,
@@ -242,6 +248,7 @@ impl<W: Wire> Session<W> {
             ticket: None,
             memory: Memory::default(),
             state: parts.state,
+            spending: Spending::default(),
             taken: VecDeque::new(),
             idle_since: Instant::now(),
             context_tokens: 0,
@@ -258,6 +265,7 @@ impl<W: Wire> Session<W> {
     #[inline(never)]
     fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
         self.stats.set_listeners(self.listeners.len());
+        self.show_spent();
         match (self.open(storage), first) {
             (Ok(unfinished), first) => {
                 self.announce();
@@ -309,7 +317,7 @@ impl<W: Wire> Session<W> {
         let steps = self.running.as_ref().map_or_else(never, |r| r.steps.clone());
         let messages = self.wire.as_ref().map_or_else(never, |wire| wire.messages().clone());
         let sleep = (!self.has_work() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
-        let next = self.stats.deadline().into_iter().chain(sleep).min();
+        let next = self.stats.deadline().into_iter().chain(sleep).chain(self.spending.deadline()).min();
         let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
         // While a compaction runs the slot waits for its end.
         let slot = self.ticket.as_ref().filter(|_| self.running.is_none()).map_or_else(never, |t| t.granted().clone());
@@ -340,6 +348,7 @@ impl<W: Wire> Session<W> {
             Event::Slot(slot) => self.start_with(slot),
             Event::Step(Step::Event(event)) => self.note(event),
             Event::Step(Step::Gate(action, verdict)) => self.at_gate(action, verdict),
+            Event::Step(Step::Spent(spent)) => self.spent(spent),
             Event::Step(Step::Ask { request, answer }) => self.ask(request, answer),
             Event::Step(Step::Compacted { message, first_kept, entry }) => {
                 let written = self.memory.compacted(message, first_kept, &entry);
@@ -369,6 +378,7 @@ impl<W: Wire> Session<W> {
                 }
             }
         }
+        self.renew_time();
         if self.stats.deadline().is_some_and(|end| end <= Instant::now()) {
             return ControlFlow::Break(EndReason::Expired);
         }

@@ -6,6 +6,7 @@
 mod calls;
 mod compact;
 mod room;
+mod spending;
 mod streaming;
 
 use crate::cancel::Cancel;
@@ -17,7 +18,7 @@ use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::governance::rules::Target;
-use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
+use crate::model::{Model, Most, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::quota::SessionQuota;
 use crate::tools::runner::Runner;
@@ -27,6 +28,8 @@ use calls::calls;
 use compact::CompactError;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Map, Value};
+use spending::Requests;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,6 +55,8 @@ pub(crate) enum Step {
         first_kept: usize,
         entry: Value,
     },
+    /// A request to the model that was reserved for came to this.
+    Spent(Most),
     /// The turn waits for people.
     Ask {
         request: Value,
@@ -70,6 +75,8 @@ pub(crate) enum Step {
 pub(crate) enum Action {
     /// To ask the model again.
     Model,
+    /// To send a request to the model, which may take so much. The last thing that is asked before it is sent.
+    Request(Most),
     /// To hand the first words of the answer to somebody who could be reached after a restart, and would hear them twice.
     Speak,
     /// To run these.
@@ -81,6 +88,10 @@ pub(crate) enum Action {
 /// The answer to an [`Action`].
 pub(crate) enum Verdict {
     No,
+    /// No request may be sent.
+    Refused(ReplyError),
+    /// The request may be sent, once this has made sure that what it may take stays reserved.
+    Reserved(Box<dyn FnOnce() -> io::Result<()> + Send>),
     /// Go on, after these messages were taken in.
     Go(Vec<Incoming>),
     /// What becomes of each of the calls.
@@ -172,6 +183,8 @@ pub(crate) struct Turn {
     pub overhead: u64,
     /// The caller has heard something, and the session has a record of that.
     pub has_spoken: bool,
+    /// The session has to be asked before each request to the model.
+    pub is_metered: bool,
 }
 
 /// How far a run has come.
@@ -244,7 +257,7 @@ impl Turn {
     fn gate(&self, action: Action) -> Option<Vec<Incoming>> {
         match self.verdict(action) {
             Verdict::Go(messages) => Some(messages),
-            Verdict::No | Verdict::Calls(_) => None,
+            Verdict::No | Verdict::Calls(_) | Verdict::Refused(_) | Verdict::Reserved(_) => None,
         }
     }
 
@@ -336,6 +349,7 @@ impl Turn {
                     Ok(()) => Settled::Done,
                     Err(CompactError::Cancelled) => Settled::Aborted,
                     Err(CompactError::Failed(why)) => Settled::Failed(ReplyError::model(why)),
+                    Err(CompactError::Refused(error)) => Settled::Failed(error),
                     Err(why) => Settled::Failed(ReplyError::new(ErrorKind::Conflict, why.to_string())),
                 };
             }
@@ -395,7 +409,10 @@ impl Turn {
                 messages.into_iter().for_each(|message| self.take_in(message));
             }
             self.fit();
-            let mut outcome = self.ask(&system, &specs, &mut run);
+            let mut outcome = match self.ask(&system, &specs, &mut run) {
+                Ok(outcome) => outcome,
+                Err(settled) => return self.end_run(&run, None, settled),
+            };
             let (failed, stop_reason) = (outcome.failed(), outcome.message.stop_reason);
             // Calls of an answer that was cut off get results that say so; those of a failed one are left out with it.
             let may_overflow = failed || stop_reason == StopReason::Length && !outcome.message.has_tool_calls();
@@ -484,7 +501,10 @@ impl Turn {
     }
 
     /// One request, streamed to the caller.
-    fn ask(&mut self, system: &str, tools: &[ToolSpec], run: &mut Run) -> Outcome {
+    ///
+    /// # Errors
+    /// It must not be sent, and the run ends like this.
+    fn ask(&mut self, system: &str, tools: &[ToolSpec], run: &mut Run) -> Result<Outcome, Settled> {
         let request = Request {
             model: &self.model,
             system,
@@ -497,7 +517,7 @@ impl Turn {
         let restart = run.restart.take();
         let mut sink =
             Streaming { turn: self, started: false, heard: 0, restart, delta: None, speaks: self.has_spoken };
-        let outcome = self.services.stream(&request, &self.cancel, &mut sink);
+        let outcome = self.send(&request, &mut sink)?;
         sink.finish();
         // Tools may take long, and what was said before them must not wait for their end.
         self.reply.flush();
@@ -507,7 +527,7 @@ impl Turn {
         if !started {
             self.emit(AgentEvent::MessageStart(self.empty_answer()));
         }
-        outcome
+        Ok(outcome)
     }
 
     /// An assistant's message that has just begun.

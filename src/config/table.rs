@@ -178,6 +178,14 @@ pub(crate) const ROWS: &[Row] = &[
         "what becomes of calls that need an approval while nobody is there",
     )
     .or("deny"),
+    row("budgets", "", Kind::Object, "", "what may be spent on a prompt, in a session, on a day"),
+    row(
+        "budgetDir",
+        "--budget-dir",
+        Kind::Path,
+        "DIR",
+        "where daemons of one owner count together [in the state directory]",
+    ),
     row("sandbox", "--sandbox", Kind::Text, "PROFILE", "what tools may do: read-only, workspace or off").or("off"),
     row("sandboxRequired", "--sandbox-required", Kind::Text, "LEVEL", "no tool runs below this: net, files or full")
         .or("none"),

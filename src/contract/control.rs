@@ -4,6 +4,7 @@ use crate::contract::error::ReplyError;
 use crate::contract::reply::Reply;
 use crate::contract::sender::AgentSender;
 use crate::event_log::{EventSink, HistoryQuery, HistorySnapshot};
+use crate::governance::budget::Budgets;
 use crate::transcript::Block;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -153,6 +154,8 @@ pub struct Changes {
     pub thinking: Option<String>,
     /// Empty removes it.
     pub name: Option<String>,
+    /// Limits to what may be spent, which only become narrower.
+    pub budgets: Budgets,
 }
 
 /// The answer to a request.

@@ -77,6 +77,9 @@ pub(crate) fn summary(identity: &SessionIdentity, stats: &SessionStats, now: Ins
     }
     put("instanceId", json!(identity.instance_id));
     put("sandbox", identity.sandbox.facts());
+    if let Some(budgets) = stats.budget_figures() {
+        put("budgets", budgets);
+    }
     stats.progress.describe(&mut row, settings.model.context_window);
     Value::Object(row)
 }

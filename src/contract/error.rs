@@ -176,6 +176,8 @@ pub enum ErrorKind {
     QueueFull,
     /// What the session, or all of them, may keep is used up.
     QuotaExceeded,
+    /// What may be spent on the prompt, in the session or today is used up.
+    BudgetExceeded,
     ShuttingDown,
     /// The operator lets the host begin nothing new.
     Draining,
@@ -191,7 +193,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     #[cfg(test)]
-    pub const ALL: [ErrorKind; 30] = [
+    pub const ALL: [ErrorKind; 31] = [
         ErrorKind::BadRequest,
         ErrorKind::InvalidJson,
         ErrorKind::InvalidRequest,
@@ -214,6 +216,7 @@ impl ErrorKind {
         ErrorKind::Busy,
         ErrorKind::QueueFull,
         ErrorKind::QuotaExceeded,
+        ErrorKind::BudgetExceeded,
         ErrorKind::ShuttingDown,
         ErrorKind::Draining,
         ErrorKind::Storage,
@@ -248,6 +251,7 @@ impl ErrorKind {
             ErrorKind::Working | ErrorKind::Busy => "busy",
             ErrorKind::QueueFull => "queue_full",
             ErrorKind::QuotaExceeded => "quota_exceeded",
+            ErrorKind::BudgetExceeded => "budget_exceeded",
             ErrorKind::ShuttingDown => "shutting_down",
             ErrorKind::Draining => "draining",
             ErrorKind::Storage => "storage_error",
@@ -271,6 +275,7 @@ impl ErrorKind {
             | ErrorKind::MissingPrompt
             | ErrorKind::EmptyPrompt => 400,
             ErrorKind::SignatureRequired | ErrorKind::SenderRejected => 401,
+            ErrorKind::BudgetExceeded => 402,
             ErrorKind::SenderForbidden | ErrorKind::Denied => 403,
             ErrorKind::UnknownVerb | ErrorKind::NotFound => 404,
             ErrorKind::Conflict

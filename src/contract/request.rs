@@ -3,6 +3,7 @@
 use super::error::{DaemonError, echo};
 use super::ids::SessionId;
 use super::session::OnRestart;
+use crate::governance::budget::Budgets;
 use crate::model::ThinkingLevel;
 use crate::tools::runner::{Narrowing, Profile};
 use serde::{Deserialize, Serialize};
@@ -231,6 +232,15 @@ impl Create {
             Some(Value::Array(rules)) => Ok(rules.clone()),
             Some(_) => Err(DaemonError::InvalidRequest { message: "rules must be a list of rules".into() }),
         }
+    }
+
+    /// What may be spent in the session, beside what the configuration says.
+    ///
+    /// # Errors
+    /// `invalid_request` for what is no budget.
+    pub(crate) fn budgets(&self) -> Result<Budgets, DaemonError> {
+        let budgets = self.option("budgets").map(Budgets::parse).transpose();
+        budgets.map(Option::unwrap_or_default).map_err(|message| DaemonError::InvalidRequest { message })
     }
 
     /// A switch that the request sets.

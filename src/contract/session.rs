@@ -3,6 +3,7 @@
 use super::ids::{InstanceId, SessionId};
 use super::progress::Progress;
 use crate::clock::now_ms;
+use crate::governance::budget::{Budgets, Ledger, Spent};
 use crate::governance::rules::Rules;
 use crate::model::{Model, ThinkingLevel};
 use crate::sync::lock;
@@ -126,11 +127,21 @@ pub(crate) struct SessionStats {
     cost: AtomicU64,
     last_activity_ms: AtomicI64,
     pub progress: Progress,
+    spending: Mutex<Spending>,
     /// Why what others wrote down of this is out of date, and whom to wake then.
     outdated: Mutex<Option<&'static str>>,
     watcher: OnceLock<Arc<dyn Watcher>>,
     /// What others have written down says that it is idle. Nobody has written anything down while there is no watcher.
     shown_idle: AtomicBool,
+}
+
+/// What may be spent in the session, and what was.
+#[derive(Clone, Default)]
+struct Spending {
+    budgets: Budgets,
+    spent: Spent,
+    /// Knows what others spend on the same day.
+    ledger: Option<Arc<Ledger>>,
 }
 
 /// Writes down where clients find sessions, and what they do.
@@ -159,6 +170,7 @@ impl SessionStats {
             cost: AtomicU64::default(),
             last_activity_ms: AtomicI64::new(now_ms()),
             progress: Progress::default(),
+            spending: Mutex::default(),
             outdated: Mutex::default(),
             watcher: OnceLock::new(),
             shown_idle: AtomicBool::new(true),
@@ -167,6 +179,30 @@ impl SessionStats {
 
     fn lock(&self) -> MutexGuard<'_, SessionSettings> {
         lock(&self.settings)
+    }
+
+    /// What may be spent in the session.
+    pub(crate) fn budgets(&self) -> Budgets {
+        lock(&self.spending).budgets
+    }
+
+    pub(crate) fn set_budgets(&self, budgets: Budgets) {
+        lock(&self.spending).budgets = budgets;
+    }
+
+    pub(crate) fn set_ledger(&self, ledger: Arc<Ledger>) {
+        lock(&self.spending).ledger = Some(ledger);
+    }
+
+    pub(crate) fn set_spent(&self, spent: Spent) {
+        lock(&self.spending).spent = spent;
+    }
+
+    /// What may be spent and what was, as documents have it; `None` where nothing is limited.
+    pub(crate) fn budget_figures(&self) -> Option<Value> {
+        let Spending { budgets, spent, ledger } = lock(&self.spending).clone();
+        let spent = ledger.map_or(spent, |ledger| spent.on_day(ledger.spent_today()));
+        (!budgets.is_empty()).then(|| budgets.figures(&spent))
     }
 
     /// What is in force now.

@@ -8,6 +8,7 @@ use crate::contract::prompt::{EndReason, Incoming, Prompt};
 use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionSettings, SessionStats};
 use crate::contract::wire::WireSettings;
+use crate::governance::budget::Budgets;
 use crate::model::{Services, ThinkingLevel};
 use crate::service::services::SessionService;
 use crate::service::session_subjects::session_subject;
@@ -72,6 +73,8 @@ impl Daemon {
         let sandbox = sandbox.map_err(|message| DaemonError::InvalidRequest { message })?;
         let rules = self.config.session_rules(create.rules()?, &cwd);
         let rules = rules.map_err(|message| DaemonError::InvalidRequest { message })?;
+        let budgets = self.config.budgets.narrowed(create.budgets()?);
+        let budgets = budgets.map_err(|message| DaemonError::InvalidRequest { message })?;
         let identity = Arc::new(SessionIdentity {
             id: create.session_id.clone().unwrap_or_else(SessionId::of_run),
             subject: create.session_id.as_ref().map(|id| session_subject(&self.config.owner, id)),
@@ -106,7 +109,9 @@ impl Daemon {
             received,
         });
         let instance_id = identity.instance_id.clone();
-        self.start_session(identity, Arc::new(SessionStats::new(settings)), wire_settings, socket, storage, first)?;
+        let stats = Arc::new(SessionStats::new(settings));
+        stats.set_budgets(budgets);
+        self.start_session(identity, stats, wire_settings, socket, storage, first)?;
         Ok(instance_id)
     }
 
@@ -226,6 +231,7 @@ impl Daemon {
         if let Some(totals) = &totals {
             stats.restore(totals);
         }
+        stats.set_budgets(self.config.budgets.at_most(Budgets::parse(&saved.budgets).unwrap_or_default()));
         let host = self.host.clone();
         let callers: Callers = Box::new(move |address| {
             let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;

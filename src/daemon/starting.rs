@@ -5,6 +5,7 @@ use super::peers::Peers;
 use super::{DISCOVERY_LIMITS, Daemon, ENDED_WAITING, Fatal, INTAKE_LIMITS, Phase, TICK, requests};
 use crate::broker::{Broker, sockets};
 use crate::config::{self, BrokerPlan, Config};
+use crate::governance::budget::Ledger;
 use crate::model::Services;
 use crate::nats::{Connection, Subscription};
 use crate::quota::HostQuota;
@@ -50,6 +51,7 @@ impl Daemon {
             let subscription = connection.subscribe(&subject, None, discovery_room.clone());
             discovery_subscriptions.push(subscription.map_err(|e| format!("{subject}: {e}"))?);
         }
+        let ledger = open_ledger(&config)?;
         let quota = HostQuota::new(config.max_session_bytes, config.max_host_bytes);
         let slots = Slots::new(config.max_running);
         let (ended_sender, ended) = bounded(ENDED_WAITING);
@@ -66,7 +68,8 @@ impl Daemon {
             peers: Peers::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
-            session_options: Arc::new(config.session_options()),
+            session_options: Arc::new(config.session_options(ledger.clone())),
+            ledger,
             config,
             connection,
             sessions: BTreeMap::new(),
@@ -141,6 +144,15 @@ pub(super) fn start_broker(plan: &BrokerPlan) -> Result<Option<Broker>, String> 
         },
         Err(e) => Err(format!("cannot serve a NATS broker on {}: {e}", plan.listen)),
     }
+}
+
+/// Where it is kept what sessions spend. Without it a daemon that has to heed budgets serves nobody.
+fn open_ledger(config: &Config) -> Result<Arc<Ledger>, Fatal> {
+    let ledger = Arc::new(Ledger::new(config.budget_dir.clone()));
+    if !config.budgets.is_empty() {
+        ledger.open().map_err(|e| format!("no budgets can be kept in {}: {e}", config.budget_dir.display()))?;
+    }
+    Ok(ledger)
 }
 
 /// The memory of sessions over a restart. Without one the daemon serves all the same.

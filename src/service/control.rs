@@ -9,6 +9,7 @@ use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::sender::AgentSender;
 use crate::contract::wire::WireSettings;
 use crate::event_log::HistoryQuery;
+use crate::governance::budget::Budgets;
 use crate::nats::Message;
 use crate::threads;
 use serde_json::{Map, Value, json};
@@ -106,6 +107,9 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
                 model: text(&request, ["model"; 2])?,
                 thinking: text(&request, ["thinkingLevel", "thinking_level"])?,
                 name: text(&request, ["name"; 2])?,
+                budgets: field(&request, ["budgets"; 2])
+                    .map_or(Ok(Budgets::default()), Budgets::parse)
+                    .map_err(|why| invalid(&why))?,
             })
         }
         "extend" => {

@@ -196,6 +196,7 @@ impl<W: Wire> Session<W> {
             Some(name) => Some(name.trim().replace(['\n', '\r'], " ")).filter(|name| !name.is_empty()),
             None => before.name.clone(),
         };
+        self.narrow_budgets(changes.budgets)?;
         self.stats.change(|settings| {
             settings.model = model.clone();
             settings.thinking = thinking;

@@ -30,6 +30,7 @@ impl<W: Wire> Session<W> {
             self.leaving = None;
             running.cancel.cancel();
             let settled = self.wait_for_settlement();
+            self.end_spending();
             self.end_running(goes_on, whole && clean, settled, self.farewell(reason));
         }
         if remembered && self.keeps_queue() {
@@ -43,6 +44,7 @@ impl<W: Wire> Session<W> {
             if !ids.is_empty() {
                 self.record_settled(&ids, "ended");
             }
+            self.forget_spent();
             if let Some(state) = &self.state {
                 state.forget(&self.identity.id);
             }
@@ -127,6 +129,7 @@ impl<W: Wire> Session<W> {
             match steps.recv_deadline(deadline) {
                 Ok(Step::Settled(settled)) => return Some(settled),
                 Ok(Step::Event(event)) => self.note(event),
+                Ok(Step::Spent(spent)) => self.spent(spent),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
                 Ok(Step::Ask { .. } | Step::Compacted { .. } | Step::Shortened(_) | Step::Omitted) => {}
                 Err(e) => return e.is_disconnected().then_some(Settled::Aborted),

@@ -176,6 +176,7 @@ impl<W: Wire> Session<W> {
             sandbox: self.identity.sandbox.narrowing(),
             rules: self.identity.rules.narrowing().to_vec(),
             grants: self.grants.clone(),
+            budgets: self.stats.budgets().document(),
             created_at_start: self.identity.created_at_start,
             events: wire.events.unwrap_or(false),
             tool_status: wire.tool_status.unwrap_or(false),

@@ -162,6 +162,7 @@ impl<W: Wire> Session<W> {
             produced: Vec::new(),
             overhead: 0,
             has_spoken: false,
+            is_metered: self.is_metered(),
         };
         // What was begun before a restart had its turn then.
         let slot = matches!(work, Work::Continue { .. }).then(|| self.slots.take_anyway());
@@ -201,7 +202,8 @@ impl<W: Wire> Session<W> {
         self.reject_questions("tool");
         self.withdraw_approvals();
         self.taken.clear();
-        let settled = running.storage_error.map_or(settled, Settled::Failed);
+        let exceeded = self.end_spending();
+        let settled = running.storage_error.or(exceeded).map_or(settled, Settled::Failed);
         self.idle_since = Instant::now();
         let outcome = settled.as_str();
         if settled != Settled::Aborted {

@@ -68,6 +68,9 @@ pub(crate) struct SavedSession {
     /// What somebody allowed for the rest of the session.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<String>,
+    /// What may be spent in it at most.
+    #[serde(default)]
+    pub budgets: Value,
     /// The start of the daemon, counted by [`StateDir::starts`], at which the session was created.
     #[serde(default, rename = "createdAtStart")]
     pub created_at_start: u64,
@@ -268,6 +271,7 @@ mod tests {
             sandbox: Narrowing::default(),
             rules: Vec::new(),
             grants: Vec::new(),
+            budgets: Value::Null,
             created_at_start: 3,
             events: true,
             tool_status: false,

@@ -176,6 +176,7 @@ impl Running {
                 question_timeout: None,
                 approval_timeout: None,
                 unattended: Unattended::Deny,
+                ledger: None,
                 turn: Arc::new(turn),
             }),
             services: Arc::new(Services::with_local_model(Box::new(Parrot))),

@@ -4,6 +4,7 @@ use crate::contract::control::{Changes, Deliver, Settlement};
 use crate::contract::error::{DaemonError, ErrorKind, ReplyError};
 use crate::contract::request;
 use crate::event_log::HistoryQuery;
+use crate::governance::budget::Budgets;
 use crate::json::tolerant;
 use crate::transcript::Block;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -246,7 +247,8 @@ fn changes(fields: &Map<String, Value>) -> Result<Changes, Failure> {
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(_) => Err(invalid(format!("{key} must be a text"))),
     };
-    Ok(Changes { model: wanted("model")?, thinking: wanted("thinkingLevel")?, name: wanted("name")? })
+    let budgets = fields.get("budgets").map(Budgets::parse).transpose().map_err(invalid)?.unwrap_or_default();
+    Ok(Changes { model: wanted("model")?, thinking: wanted("thinkingLevel")?, name: wanted("name")?, budgets })
 }
 
 fn intake(mode: &str, fields: Map<String, Value>, stream: bool) -> Result<Kind, Failure> {

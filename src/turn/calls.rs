@@ -61,7 +61,9 @@ impl Turn {
             true => Vec::new(),
             false => match self.verdict(Action::Tools(asked)) {
                 Verdict::Calls(rulings) if !self.cancel.is_cancelled() => rulings,
-                Verdict::Calls(_) | Verdict::No | Verdict::Go(_) => Vec::new(),
+                Verdict::Calls(_) | Verdict::No | Verdict::Go(_) | Verdict::Refused(_) | Verdict::Reserved(_) => {
+                    Vec::new()
+                }
             },
         };
         let mut rulings = rulings.into_iter();

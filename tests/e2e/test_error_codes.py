@@ -538,6 +538,20 @@ def a_prompt_for_which_there_is_no_room(place):
     }
 
 
+@case("budget_exceeded", 402, "budget_exceeded: day.requests: 1 of 1 are used, and the next request may take 1")
+def a_prompt_for_which_nothing_may_be_spent(place):
+    caller = place.worker(budgets={"day": {"requests": 1}})
+    return outcome(caller, place.streams(caller))
+
+
+@case("budget_exceeded", 402, "budget_exceeded: day.requests: 2 of 2 are used, and the next request may take 1", command="compact")
+def a_compaction_for_which_nothing_may_be_spent(place):
+    caller = place.worker(budgets={"day": {"requests": 2}})
+    place.model.script("second")
+    caller.plain(LONG).text()
+    return {"verb": caller.hear(caller.verb("compact")), "response": caller.asked("compact")}
+
+
 # Who asks.
 
 
