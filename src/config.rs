@@ -22,7 +22,7 @@ use crate::sys;
 use crate::tools::child;
 use crate::tools::runner::Sandbox;
 use crate::trust_roots;
-use crate::turn::TurnOptions;
+use crate::turn::{SecretTable, TurnOptions};
 pub(crate) use bridge::BridgePlan;
 use nats_context::Context;
 use settings::{Origin, Settings, expand};
@@ -44,6 +44,9 @@ const AS_ROOT: &str = "this daemon is root, and so are the programs that its ses
     everything on this machine or in this container, and read the agent's keys; sandbox confines them, refuseRoot forbids it";
 const AS_ROOT_IN_A_SANDBOX: &str = "this daemon is root; the programs that its sessions run have no privileges, and reach what \
     sandbox lets them";
+
+const WITHOUT_A_SANDBOX: &str = "sandbox is off: the programs that sessions run can do all that the daemon's user can, read its keys \
+    included";
 
 /// Everything the daemon was told, immutable from here on.
 pub(crate) struct Config {
@@ -85,6 +88,8 @@ pub(crate) struct Config {
     pub bash_timeout: Option<Duration>,
     /// What tools are confined to.
     pub sandbox: Arc<Sandbox>,
+    /// What sessions may have as variables by naming it.
+    pub secrets: SecretTable,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
     /// The whole environment of child processes.
@@ -125,6 +130,7 @@ impl Config {
                 folders: self.folders(),
                 tool_environment: self.tool_environment.clone(),
                 bash_timeout: self.bash_timeout,
+                secrets: self.secrets.clone(),
             }),
         }
     }
@@ -452,6 +458,9 @@ impl Settings {
         }
         let servers = nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let sandbox = self.sandbox(self.absolute("agentDir")?.unwrap_or_default())?;
+        let secrets = self.secrets()?;
+        let secret_names = secrets.keys().cloned().collect::<Vec<_>>().join(",");
+        let secret_names = if secrets.is_empty() { "-".to_string() } else { secret_names };
         let mut warnings = Vec::new();
         if rustix::process::geteuid().is_root() {
             if self.text("refuseRoot") == Some("true") {
@@ -460,6 +469,8 @@ impl Settings {
             }
             let what = if sandbox.is_off() { AS_ROOT } else { AS_ROOT_IN_A_SANDBOX };
             warnings.push(what.to_string());
+        } else if sandbox.is_off() {
+            warnings.push(WITHOUT_A_SANDBOX.to_string());
         }
         if !trusted_senders.is_empty() && min_sender_trust == SenderTrust::Any {
             warnings.push("trustedSenders keeps nobody out unless minSenderTrust is signed".to_string());
@@ -476,8 +487,8 @@ impl Settings {
                  --owner, or $USER"
             ));
         }
-        let secrets = |name: &str| self.values.contains_key(name);
-        if ["password", "token"].iter().any(|key| secrets(key) && self.origin(key).starts_with("--")) {
+        let is_set = |name: &str| self.values.contains_key(name);
+        if ["password", "token"].iter().any(|key| is_set(key) && self.origin(key).starts_with("--")) {
             warnings.push("a secret on the command line can be seen by every user of this machine".to_string());
         }
         if let Some(missing) = sandbox.missing() {
@@ -504,6 +515,7 @@ impl Settings {
             ("broker", broker.as_ref().map_or("off".into(), |b| b.listen.to_string()), self.broker_origin()),
             ("owner", owner.clone(), owner_origin),
             ("subject", format!("agents.pi-exec.{owner}"), "owner".to_string()),
+            ("secrets", secret_names, self.origin("secrets")),
             ("sandboxLevel", sandbox.level.as_str().to_string(), "what this machine can enforce".to_string()),
             (
                 "bridgeDir",
@@ -534,6 +546,7 @@ impl Settings {
             grace: Duration::from_secs(self.number("grace")),
             bash_timeout: self.limit("bashTimeout"),
             sandbox: Arc::new(sandbox),
+            secrets,
             question_timeout: self.limit("questionTimeout"),
             tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
             heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),

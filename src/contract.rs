@@ -2,6 +2,7 @@
 
 pub(crate) mod control;
 pub(crate) mod documents;
+pub(crate) mod environment;
 pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod ids;

@@ -6,6 +6,7 @@
 mod calls;
 mod compact;
 mod room;
+mod secrets;
 mod streaming;
 
 use crate::cancel::Cancel;
@@ -24,6 +25,7 @@ use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, T
 use calls::calls;
 use compact::CompactError;
 use crossbeam_channel::{Sender, bounded};
+pub(crate) use secrets::{SecretTable, SessionSecrets};
 use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -121,6 +123,8 @@ pub(crate) struct TurnOptions {
     pub tool_environment: Vec<(String, String)>,
     /// How long a command may take that names no limit; `None` = no limit.
     pub bash_timeout: Option<Duration>,
+    /// What sessions may have as variables by naming it.
+    pub secrets: SecretTable,
 }
 
 /// Everything a turn works with.
@@ -141,6 +145,8 @@ pub(crate) struct Turn {
     pub quota: Arc<SessionQuota>,
     /// Where they run.
     pub runner: Arc<Runner>,
+    /// What they get and must not show.
+    pub secrets: Arc<SessionSecrets>,
     /// What this run added to the transcript.
     pub produced: Vec<Arc<Message>>,
     /// Tokens of the system prompt and the tools, estimated; 0 until they are known.

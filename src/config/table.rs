@@ -149,7 +149,8 @@ pub(crate) const ROWS: &[Row] = &[
         "how long the model's questions wait for an answer, 0 = no limit",
     )
     .or("1800"),
-    row("sandbox", "--sandbox", Kind::Text, "PROFILE", "what tools may do: read-only, workspace or off").or("off"),
+    row("sandbox", "--sandbox", Kind::Text, "PROFILE", "what tools may do: read-only, workspace or off")
+        .or("workspace"),
     row("sandboxRequired", "--sandbox-required", Kind::Text, "LEVEL", "no tool runs below this: net, files or full")
         .or("none"),
     row("network", "--network", Kind::Text, "on|off", "whether tools in a sandbox may use the network").or("on"),
@@ -173,6 +174,7 @@ pub(crate) const ROWS: &[Row] = &[
     )
     .or("0"),
     row("toolEnvironment", "--tool-env", Kind::List, "NAME[,NAME]", "further variables that commands may see"),
+    row("secrets", "", Kind::Object, "", "what sessions may name as variables of their tools: values as in auth.json"),
     row(
         "heartbeatInterval",
         "--heartbeat-interval",

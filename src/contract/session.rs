@@ -1,5 +1,6 @@
 //! What is known of a session outside its own thread.
 
+use super::environment::SessionEnvironment;
 use super::ids::{InstanceId, SessionId};
 use crate::clock::now_ms;
 use crate::model::{Model, ThinkingLevel};
@@ -61,6 +62,8 @@ pub(crate) struct SessionIdentity {
     pub tools: Vec<String>,
     /// What they are confined to.
     pub sandbox: Arc<Sandbox>,
+    /// Variables that they get.
+    pub environment: SessionEnvironment,
     /// How often the daemon had been started when the session was created; 0 where nobody counts.
     pub created_at_start: u64,
     /// Unix time in milliseconds.

@@ -2,6 +2,7 @@
 
 use super::{Caller, Daemon, Entry};
 use crate::clock::now_ms;
+use crate::contract::environment::SessionEnvironment;
 use crate::contract::error::DaemonError;
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::contract::prompt::{EndReason, Incoming, Prompt};
@@ -67,6 +68,8 @@ impl Daemon {
         };
         let sandbox = self.config.sandbox.narrowed(create.sandbox()?);
         let sandbox = sandbox.map_err(|message| DaemonError::InvalidRequest { message })?;
+        let is_known = |name: &str| self.config.secrets.contains_key(name);
+        let environment = SessionEnvironment::of_request(create.options(), is_known)?;
         let identity = Arc::new(SessionIdentity {
             id: create.session_id.clone().unwrap_or_else(SessionId::of_run),
             subject: create.session_id.as_ref().map(|id| session_subject(&self.config.owner, id)),
@@ -78,6 +81,7 @@ impl Daemon {
             project_trusted,
             tools,
             sandbox,
+            environment,
             created_at_start: self
                 .state
                 .as_ref()
@@ -204,6 +208,7 @@ impl Daemon {
             on_restart: saved.on_restart,
             tools: saved.tools,
             sandbox: self.config.sandbox.at_most(saved.sandbox),
+            environment: saved.environment,
             created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
         });

@@ -163,6 +163,7 @@ impl<W: Wire> Session<W> {
             on_restart: self.identity.on_restart,
             tools: self.identity.tools.clone(),
             sandbox: self.identity.sandbox.narrowing(),
+            environment: self.identity.environment.clone(),
             created_at_start: self.identity.created_at_start,
             events: wire.events.unwrap_or(false),
             tool_status: wire.tool_status.unwrap_or(false),

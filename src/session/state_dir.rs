@@ -3,6 +3,7 @@
 //! What was said in a session is in its session file; here is what the daemon has to know to offer it again.
 
 use crate::clock::now_ms;
+use crate::contract::environment::SessionEnvironment;
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::contract::session::OnRestart;
 use crate::fault;
@@ -57,6 +58,9 @@ pub(crate) struct SavedSession {
     /// What they are confined to at most.
     #[serde(default)]
     pub sandbox: Narrowing,
+    /// Their variables; of secrets the names only.
+    #[serde(default)]
+    pub environment: SessionEnvironment,
     /// The start of the daemon, counted by [`StateDir::starts`], at which the session was created.
     #[serde(default, rename = "createdAtStart")]
     pub created_at_start: u64,
@@ -251,6 +255,7 @@ mod tests {
             on_restart: OnRestart::Hold,
             tools: vec!["read".into()],
             sandbox: Narrowing::default(),
+            environment: SessionEnvironment::default(),
             created_at_start: 3,
             events: true,
             tool_status: false,

@@ -147,6 +147,7 @@ impl Running {
             folders: UserFolders { agent_dir: nowhere.clone(), home: nowhere.clone() },
             tool_environment: Vec::new(),
             bash_timeout: None,
+            secrets: crate::turn::SecretTable::new(),
         };
         let identity = SessionIdentity {
             id: "s".to_owned().try_into().expect("an id"),
@@ -159,6 +160,7 @@ impl Running {
             project_trusted: false,
             tools: Vec::new(),
             sandbox: Arc::new(Sandbox::off()),
+            environment: crate::contract::environment::SessionEnvironment::default(),
             created_at_start: 0,
             created_ms: 0,
         };

@@ -172,7 +172,16 @@ impl Turn {
     }
 
     fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {
+        let wanted = &self.identity.environment;
+        let secrets = match self.secrets.values(&wanted.secrets, &self.options.secrets) {
+            Ok(secrets) => secrets,
+            Err(why) => return ToolOutput::error(why),
+        };
         let mut environment = self.options.tool_environment.clone();
+        let own: Vec<(&String, &String)> =
+            wanted.env.iter().chain(secrets.variables.iter().map(|(name, value)| (name, value))).collect();
+        environment.retain(|(name, _)| !own.iter().any(|(own, _)| *own == name));
+        environment.extend(own.into_iter().map(|(name, value)| (name.clone(), value.clone())));
         // That of a session whose tool has started the daemon is not ours.
         environment.retain(|(name, _)| name != SESSION_FILE_VARIABLE);
         let file = self.stats.settings().file;
@@ -196,7 +205,7 @@ impl Turn {
             self.emit(AgentEvent::ToolExecutionUpdate {
                 id: call.id.clone(),
                 name: call.name.clone(),
-                partial: partial.content,
+                partial: secrets.redaction.output(partial, true).content,
             });
         };
         let settings = self.services.tool_settings();
@@ -214,8 +223,9 @@ impl Turn {
             on_update: &update,
             ask: &|request| self.ask_people(request),
         };
-        catch_unwind(AssertUnwindSafe(|| self.runner.call(tool, arguments, &context)))
-            .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"))
+        let output = catch_unwind(AssertUnwindSafe(|| self.runner.call(tool, arguments, &context)))
+            .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"));
+        secrets.redaction.output(output, false)
     }
 }
 
