@@ -18,6 +18,7 @@ use crate::prompt::UserFolders;
 use crate::service::agents::{AGENT, SenderTrust};
 use crate::service::host::HostOptions;
 use crate::session::SessionOptions;
+use crate::socket::AgentControl;
 use crate::sys;
 use crate::tools::child;
 use crate::tools::runner::Sandbox;
@@ -88,6 +89,8 @@ pub(crate) struct Config {
     pub bash_timeout: Option<Duration>,
     /// What tools are confined to.
     pub sandbox: Arc<Sandbox>,
+    /// What programs that agents have started may ask on the side channel.
+    pub agent_control: AgentControl,
     /// What sessions may have as variables by naming it.
     pub secrets: SecretTable,
     /// How long the model's questions wait for an answer; `None` = no limit.
@@ -547,6 +550,7 @@ impl Settings {
             bash_timeout: self.limit("bashTimeout"),
             sandbox: Arc::new(sandbox),
             secrets,
+            agent_control: self.agent_control()?,
             question_timeout: self.limit("questionTimeout"),
             tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
             heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),

@@ -192,7 +192,13 @@ impl<W: Wire> Session<W> {
         };
         let last_seq = restarts.saturating_mul(EVENTS_PER_START);
         let sandbox = parts.identity.sandbox.clone();
-        let runner = Runner::new(sandbox, parts.identity.cwd.clone(), parts.spill_dir.clone(), parts.quota.clone());
+        let runner = Runner::new(
+            parts.identity.instance_id.to_string(),
+            sandbox,
+            parts.identity.cwd.clone(),
+            parts.spill_dir.clone(),
+            parts.quota.clone(),
+        );
         let session = Session {
             queue: Queue::new(parts.options.max_queue),
             steering: Waiting::default(),

@@ -33,12 +33,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use streaming::Streaming;
 
-/// Marks everything that the programs of one session start, by the session's instance id.
-const SESSION_VARIABLE: &str = "NATS_PI_BRIDGE_SESSION";
-
 /// Kills what programs of a session left running in the background. For its end.
 pub(crate) fn kill_leftovers(identity: &SessionIdentity) {
-    tools::child::kill_marked(SESSION_VARIABLE, &identity.instance_id);
+    tools::child::kill_marked(tools::child::SESSION_VARIABLE, &identity.instance_id);
 }
 
 /// What a turn tells its session, in order.

@@ -2,6 +2,7 @@
 
 use super::{ConfigError, Settings, expand};
 use crate::contract::environment::is_variable;
+use crate::socket::AgentControl;
 use crate::tools::runner::{Level, Profile, Sandbox, reachable};
 use crate::turn::SecretTable;
 use std::path::PathBuf;
@@ -38,6 +39,12 @@ impl Settings {
         };
         sandbox.level = reachable(&sandbox);
         Ok(sandbox)
+    }
+
+    pub(super) fn agent_control(&self) -> Result<AgentControl, ConfigError> {
+        let text = self.text("agentControl").unwrap_or_default();
+        AgentControl::parse(text)
+            .ok_or_else(|| self.wrong("agentControl", &format!("{text:?} is neither none nor others")))
     }
 
     /// What sessions may have as variables by naming it. No message tells a value.

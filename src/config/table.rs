@@ -174,6 +174,8 @@ pub(crate) const ROWS: &[Row] = &[
     )
     .or("0"),
     row("toolEnvironment", "--tool-env", Kind::List, "NAME[,NAME]", "further variables that commands may see"),
+    row("agentControl", "--agent-control", Kind::Text, "none|others", "which sessions agents may control by pi-bridge")
+        .or("none"),
     row("secrets", "", Kind::Object, "", "what sessions may name as variables of their tools: values as in auth.json"),
     row(
         "heartbeatInterval",

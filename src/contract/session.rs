@@ -55,6 +55,8 @@ pub(crate) struct SessionIdentity {
     pub cwd: PathBuf,
     /// The label that the creator gave itself.
     pub from: Option<String>,
+    /// The session with which it ends, since a tool of that one has started it.
+    pub parent: Option<InstanceId>,
     pub on_restart: OnRestart,
     /// The operator trusts the project in `cwd`: its own `.pi` and `.agents` folders count.
     pub project_trusted: bool,

@@ -160,6 +160,7 @@ impl<W: Wire> Session<W> {
             thinking: settings.thinking.as_str().to_owned(),
             name: settings.name,
             from: self.identity.from.clone(),
+            parent: self.identity.parent.clone(),
             on_restart: self.identity.on_restart,
             tools: self.identity.tools.clone(),
             sandbox: self.identity.sandbox.narrowing(),

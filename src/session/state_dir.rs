@@ -49,6 +49,9 @@ pub(crate) struct SavedSession {
     pub thinking: String,
     pub name: Option<String>,
     pub from: Option<String>,
+    /// The session with which it ends.
+    #[serde(default)]
+    pub parent: Option<InstanceId>,
     /// It is a run, which ends with its prompt.
     #[serde(default)]
     pub run: bool,
@@ -256,6 +259,7 @@ mod tests {
             tools: vec!["read".into()],
             sandbox: Narrowing::default(),
             environment: SessionEnvironment::default(),
+            parent: None,
             created_at_start: 3,
             events: true,
             tool_status: false,

@@ -160,6 +160,7 @@ impl Running {
             project_trusted: false,
             tools: Vec::new(),
             sandbox: Arc::new(Sandbox::off()),
+            parent: None,
             environment: crate::contract::environment::SessionEnvironment::default(),
             created_at_start: 0,
             created_ms: 0,

@@ -58,6 +58,8 @@ static RUNNERS: Mutex<Vec<i32>> = Mutex::new(Vec::new());
 
 /// Where the tools of one session run.
 pub(crate) struct Runner {
+    /// The session, by its instance id.
+    session: String,
     sandbox: Arc<Sandbox>,
     cwd: PathBuf,
     /// The session's own folder, which tools may write to.
@@ -90,8 +92,14 @@ enum Outcome {
 }
 
 impl Runner {
-    pub(crate) fn new(sandbox: Arc<Sandbox>, cwd: PathBuf, private: PathBuf, quota: Arc<SessionQuota>) -> Runner {
-        Runner { sandbox, cwd, private, quota, live: Mutex::default() }
+    pub(crate) fn new(
+        session: String,
+        sandbox: Arc<Sandbox>,
+        cwd: PathBuf,
+        private: PathBuf,
+        quota: Arc<SessionQuota>,
+    ) -> Runner {
+        Runner { session, sandbox, cwd, private, quota, live: Mutex::default() }
     }
 
     /// Runs a call: here where nothing is to be confined, or people are asked; else in the runner, which is started if there
@@ -177,6 +185,7 @@ impl Live {
                 .spawn()?;
             let pid = Pid::from_child(&child).as_raw_pid();
             runners.push(pid);
+            child::belongs_to(pid, Some(&runner.session));
             (child, pid)
         };
         let ready = greet(&ours, sandbox, runner);
@@ -333,6 +342,7 @@ fn reap(mut child: Child, pid: i32) {
     let _ = child.kill();
     // Whoever reaps orphans may have been first.
     let _ = child.wait();
+    child::belongs_to(pid, None);
     let mut runners = lock(&RUNNERS);
     runners.retain(|other| *other != pid);
     child::kill_adopted(&runners);

@@ -1,10 +1,11 @@
 //! The tools that an answer calls: prepared in order, run at the same time, answered in order. Those on one file run one
 //! after the other, in the order in which they stand in the answer.
 
-use super::{Action, SESSION_VARIABLE, Step, Turn};
+use super::{Action, Step, Turn};
 use crate::clock::now_ms;
 use crate::contract::event::AgentEvent;
 use crate::threads::{self, TURN_STACK};
+use crate::tools::child::SESSION_VARIABLE;
 use crate::tools::runner::Sandbox;
 use crate::tools::{self, FileId, Tool, ToolContext, ToolOutput};
 use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
