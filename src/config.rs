@@ -21,11 +21,12 @@ use crate::prompt::UserFolders;
 use crate::service::agents::{AGENT, SenderTrust};
 use crate::service::host::HostOptions;
 use crate::session::SessionOptions;
+use crate::socket::AgentControl;
 use crate::sys;
 use crate::tools::child;
 use crate::tools::runner::Sandbox;
 use crate::trust_roots;
-use crate::turn::TurnOptions;
+use crate::turn::{SecretTable, TurnOptions};
 pub(crate) use bridge::BridgePlan;
 use nats_context::Context;
 use settings::{Origin, Settings, expand};
@@ -47,6 +48,9 @@ const AS_ROOT: &str = "this daemon is root, and so are the programs that its ses
     everything on this machine or in this container, and read the agent's keys; sandbox confines them, refuseRoot forbids it";
 const AS_ROOT_IN_A_SANDBOX: &str = "this daemon is root; the programs that its sessions run have no privileges, and reach what \
     sandbox lets them";
+
+const WITHOUT_A_SANDBOX: &str = "sandbox is off: the programs that sessions run can do all that the daemon's user can, read its keys \
+    included";
 
 /// Everything the daemon was told, immutable from here on.
 pub(crate) struct Config {
@@ -94,6 +98,10 @@ pub(crate) struct Config {
     pub budgets: Budgets,
     /// Where it is kept what is spent; private to this owner.
     pub budget_dir: PathBuf,
+    /// What programs that agents have started may ask on the side channel.
+    pub agent_control: AgentControl,
+    /// What sessions may have as variables by naming it.
+    pub secrets: SecretTable,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
     /// What tools may be called with.
@@ -143,6 +151,7 @@ impl Config {
                 folders: self.folders(),
                 tool_environment: self.tool_environment.clone(),
                 bash_timeout: self.bash_timeout,
+                secrets: self.secrets.clone(),
             }),
         }
     }
@@ -470,6 +479,9 @@ impl Settings {
         }
         let servers = nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let sandbox = self.sandbox(self.absolute("agentDir")?.unwrap_or_default())?;
+        let secrets = self.secrets()?;
+        let secret_names = secrets.keys().cloned().collect::<Vec<_>>().join(",");
+        let secret_names = if secrets.is_empty() { "-".to_string() } else { secret_names };
         let mut warnings = Vec::new();
         if rustix::process::geteuid().is_root() {
             if self.text("refuseRoot") == Some("true") {
@@ -478,6 +490,8 @@ impl Settings {
             }
             let what = if sandbox.is_off() { AS_ROOT } else { AS_ROOT_IN_A_SANDBOX };
             warnings.push(what.to_string());
+        } else if sandbox.is_off() {
+            warnings.push(WITHOUT_A_SANDBOX.to_string());
         }
         if !trusted_senders.is_empty() && min_sender_trust == SenderTrust::Any {
             warnings.push("trustedSenders keeps nobody out unless minSenderTrust is signed".to_string());
@@ -494,8 +508,8 @@ impl Settings {
                  --owner, or $USER"
             ));
         }
-        let secrets = |name: &str| self.values.contains_key(name);
-        if ["password", "token"].iter().any(|key| secrets(key) && self.origin(key).starts_with("--")) {
+        let is_set = |name: &str| self.values.contains_key(name);
+        if ["password", "token"].iter().any(|key| is_set(key) && self.origin(key).starts_with("--")) {
             warnings.push("a secret on the command line can be seen by every user of this machine".to_string());
         }
         if let Some(missing) = sandbox.missing() {
@@ -526,6 +540,7 @@ impl Settings {
             ("broker", broker.as_ref().map_or("off".into(), |b| b.listen.to_string()), self.broker_origin()),
             ("owner", owner.clone(), owner_origin),
             ("subject", format!("agents.pi-exec.{owner}"), "owner".to_string()),
+            ("secrets", secret_names, self.origin("secrets")),
             ("sandboxLevel", sandbox.level.as_str().to_string(), "what this machine can enforce".to_string()),
             (
                 "bridgeDir",
@@ -559,6 +574,8 @@ impl Settings {
             grace: Duration::from_secs(self.number("grace")),
             bash_timeout: self.limit("bashTimeout"),
             sandbox: Arc::new(sandbox),
+            secrets,
+            agent_control: self.agent_control()?,
             question_timeout: self.limit("questionTimeout"),
             rules: Arc::new(self.rules()?),
             approval_timeout: self.limit("approvalTimeout"),

@@ -3,6 +3,7 @@
 pub(crate) mod control;
 pub(crate) mod denial;
 pub(crate) mod documents;
+pub(crate) mod environment;
 pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod ids;

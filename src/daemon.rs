@@ -4,6 +4,7 @@
 //! order when it is told to stop. It never waits for a session.
 
 mod agents;
+mod children;
 mod clients;
 mod drain;
 mod peers;

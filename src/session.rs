@@ -43,7 +43,7 @@ use crate::sys;
 use crate::threads::Thread;
 use crate::tools::runner::Runner;
 use crate::transcript::{Message, StopReason, ToolResultMessage};
-use crate::turn::{Settled, Step, TurnOptions};
+use crate::turn::{SessionSecrets, Settled, Step, TurnOptions};
 use approvals::Approvals;
 use asking::Asker;
 use budget::Spending;
@@ -155,6 +155,7 @@ struct Session<W> {
     ticket: Option<Ticket>,
     /// Where the tools run.
     runner: Arc<Runner>,
+    secrets: Arc<SessionSecrets>,
     memory: Memory,
     state: Option<Arc<StateDir>>,
     context_tokens: u64,
@@ -222,7 +223,13 @@ impl<W: Wire> Session<W> {
         };
         let last_seq = restarts.saturating_mul(EVENTS_PER_START);
         let sandbox = parts.identity.sandbox.clone();
-        let runner = Runner::new(sandbox, parts.identity.cwd.clone(), parts.spill_dir.clone());
+        let runner = Runner::new(
+            parts.identity.instance_id.to_string(),
+            sandbox,
+            parts.identity.cwd.clone(),
+            parts.spill_dir.clone(),
+            parts.quota.clone(),
+        );
         let session = Session {
             queue: Queue::new(parts.options.max_queue),
             steering: Waiting::default(),
@@ -242,6 +249,7 @@ impl<W: Wire> Session<W> {
             wire: parts.wire,
             commands: parts.commands,
             runner: Arc::new(runner),
+            secrets: Arc::default(),
             spill_dir: parts.spill_dir,
             quota: parts.quota,
             slots: parts.slots,

@@ -6,6 +6,7 @@
 mod calls;
 mod compact;
 mod room;
+mod secrets;
 mod spending;
 mod streaming;
 
@@ -27,6 +28,7 @@ use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, T
 use calls::calls;
 use compact::CompactError;
 use crossbeam_channel::{Receiver, Sender, bounded};
+pub(crate) use secrets::{SecretTable, SessionSecrets};
 use serde_json::{Map, Value};
 use spending::Requests;
 use std::io;
@@ -36,12 +38,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use streaming::Streaming;
 
-/// Marks everything that the programs of one session start, by the session's instance id.
-const SESSION_VARIABLE: &str = "NATS_PI_BRIDGE_SESSION";
-
 /// Kills what programs of a session left running in the background. For its end.
 pub(crate) fn kill_leftovers(identity: &SessionIdentity) {
-    tools::child::kill_marked(SESSION_VARIABLE, &identity.instance_id);
+    tools::child::kill_marked(tools::child::SESSION_VARIABLE, &identity.instance_id);
 }
 
 /// What a turn tells its session, in order.
@@ -157,6 +156,8 @@ pub(crate) struct TurnOptions {
     pub tool_environment: Vec<(String, String)>,
     /// How long a command may take that names no limit; `None` = no limit.
     pub bash_timeout: Option<Duration>,
+    /// What sessions may have as variables by naming it.
+    pub secrets: SecretTable,
 }
 
 /// Everything a turn works with.
@@ -177,6 +178,8 @@ pub(crate) struct Turn {
     pub quota: Arc<SessionQuota>,
     /// Where they run.
     pub runner: Arc<Runner>,
+    /// What they get and must not show.
+    pub secrets: Arc<SessionSecrets>,
     /// What this run added to the transcript.
     pub produced: Vec<Arc<Message>>,
     /// Tokens of the system prompt and the tools, estimated; 0 until they are known.

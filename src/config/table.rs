@@ -186,7 +186,8 @@ pub(crate) const ROWS: &[Row] = &[
         "DIR",
         "where daemons of one owner count together [in the state directory]",
     ),
-    row("sandbox", "--sandbox", Kind::Text, "PROFILE", "what tools may do: read-only, workspace or off").or("off"),
+    row("sandbox", "--sandbox", Kind::Text, "PROFILE", "what tools may do: read-only, workspace or off")
+        .or("workspace"),
     row("sandboxRequired", "--sandbox-required", Kind::Text, "LEVEL", "no tool runs below this: net, files or full")
         .or("none"),
     row("network", "--network", Kind::Text, "on|off", "whether tools in a sandbox may use the network").or("on"),
@@ -210,6 +211,9 @@ pub(crate) const ROWS: &[Row] = &[
     )
     .or("0"),
     row("toolEnvironment", "--tool-env", Kind::List, "NAME[,NAME]", "further variables that commands may see"),
+    row("agentControl", "--agent-control", Kind::Text, "none|others", "which sessions agents may control by pi-bridge")
+        .or("none"),
+    row("secrets", "", Kind::Object, "", "what sessions may name as variables of their tools: values as in auth.json"),
     row(
         "heartbeatInterval",
         "--heartbeat-interval",

@@ -1,7 +1,7 @@
 //! Requests to the daemon: their fields and the checks that need no daemon.
 
 use super::error::{DaemonError, echo};
-use super::ids::SessionId;
+use super::ids::{InstanceId, SessionId};
 use super::session::OnRestart;
 use crate::governance::budget::Budgets;
 use crate::model::ThinkingLevel;
@@ -75,6 +75,8 @@ pub struct Create {
     /// The first prompt; absent if the session shall wait for one.
     pub body: Option<String>,
     pub cwd: String,
+    /// The session of whose tools one asks, which no caller can say itself.
+    pub(crate) parent: Option<InstanceId>,
     options: Map<String, Value>,
 }
 
@@ -119,7 +121,7 @@ pub(crate) fn read(mode: &str, mut map: Map<String, Value>) -> Result<Request, D
         Some(session_id) if stop => Ok(Request::Stop { session_id }),
         session_id => {
             let (body, cwd) = (Some(take("body")), take("cwd"));
-            Ok(Request::Create(Create { session_id, body, cwd, options: map }))
+            Ok(Request::Create(Create { session_id, body, cwd, parent: None, options: map }))
         }
     }
 }
@@ -135,7 +137,9 @@ impl Create {
             _ => return Err(DaemonError::MissingFields { required: &["cwd"] }),
         };
         match options.remove("sessionId") {
-            Some(Value::String(id)) => Ok(Create { session_id: Some(session_id(id)?), body: None, cwd, options }),
+            Some(Value::String(id)) => {
+                Ok(Create { session_id: Some(session_id(id)?), body: None, cwd, parent: None, options })
+            }
             other => Err(DaemonError::InvalidSessionId { session_id: echo(&other.unwrap_or_default().to_string()) }),
         }
     }

@@ -1,5 +1,6 @@
 //! What is known of a session outside its own thread.
 
+use super::environment::SessionEnvironment;
 use super::ids::{InstanceId, SessionId};
 use super::progress::Progress;
 use crate::clock::now_ms;
@@ -79,6 +80,8 @@ pub(crate) struct SessionIdentity {
     pub cwd: PathBuf,
     /// The label that the creator gave itself.
     pub from: Option<String>,
+    /// The session with which it ends, since a tool of that one has started it.
+    pub parent: Option<InstanceId>,
     pub on_restart: OnRestart,
     /// The operator trusts the project in `cwd`: its own `.pi` and `.agents` folders count.
     pub project_trusted: bool,
@@ -88,6 +91,8 @@ pub(crate) struct SessionIdentity {
     pub sandbox: Arc<Sandbox>,
     /// What they may be called with.
     pub rules: Arc<Rules>,
+    /// Variables that they get.
+    pub environment: SessionEnvironment,
     /// How often the daemon had been started when the session was created; 0 where nobody counts.
     pub created_at_start: u64,
     /// Unix time in milliseconds.

@@ -25,7 +25,7 @@ const LIST: usize = (1 << 20) - 4096;
 pub(super) fn start(config: &Config) -> Result<(Option<SocketServer>, Receiver<ClientRequest>), Fatal> {
     let Some(plan) = &config.bridge else { return Ok((None, never())) };
     let (sender, requests) = bounded(WAITING);
-    match SocketServer::start(&plan.root, config.folders(), sender) {
+    match SocketServer::start(&plan.root, config.folders(), config.agent_control, sender) {
         Ok(server) => Ok((Some(server), requests)),
         Err(why) if plan.required => Err(Fatal::Failed(format!("no side channel: {why}"))),
         Err(why) => {

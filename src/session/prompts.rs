@@ -159,6 +159,7 @@ impl<W: Wire> Session<W> {
             spill_dir: self.spill_dir.clone(),
             quota: self.quota.clone(),
             runner: self.runner.clone(),
+            secrets: self.secrets.clone(),
             produced: Vec::new(),
             overhead: 0,
             has_spoken: false,

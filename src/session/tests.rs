@@ -153,6 +153,7 @@ impl Running {
             folders: UserFolders { agent_dir: nowhere.clone(), home: nowhere.clone() },
             tool_environment: Vec::new(),
             bash_timeout: None,
+            secrets: crate::turn::SecretTable::new(),
         };
         let identity = SessionIdentity {
             id: "s".to_owned().try_into().expect("an id"),
@@ -166,6 +167,8 @@ impl Running {
             tools: Vec::new(),
             sandbox: Arc::new(Sandbox::off()),
             rules: Arc::default(),
+            parent: None,
+            environment: crate::contract::environment::SessionEnvironment::default(),
             created_at_start: 0,
             created_ms: 0,
         };

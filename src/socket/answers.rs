@@ -50,14 +50,17 @@ type Outcome = Result<Value, Failure>;
 impl Client<'_> {
     /// Does what is asked and writes the response.
     pub(super) fn answer(&mut self, request: Request) {
-        let Request { head, kind } = request;
+        let Request { head, mut kind } = request;
         let stream = if let Kind::Intake(asked, stream) = &kind {
             *stream && matches!(**asked, request::Request::Create(_))
         } else {
             matches!(&kind, Kind::Prompt(fields) if fields.stream)
         };
         let stream = stream.then(|| Arc::new(ChunkStream::new(self.link.clone(), head.id.clone())));
-        let outcome = self.work(&head, kind, stream.as_ref());
+        let outcome = match self.permit(&head, &mut kind) {
+            Ok(()) => self.work(&head, kind, stream.as_ref()),
+            Err(failure) => Err(failure),
+        };
         match outcome {
             Ok(data) => {
                 self.succeed(&head, data);
@@ -142,7 +145,7 @@ impl Client<'_> {
     }
 
     /// The session that a request is for.
-    fn route(&self, head: &Head) -> Result<Arc<Route>, Failure> {
+    pub(super) fn route(&self, head: &Head) -> Result<Arc<Route>, Failure> {
         match (&self.own, &head.session) {
             (Some(own), None) => Ok(own.clone()),
             (Some(own), Some(id)) if **id == *own.identity.id => Ok(own.clone()),
