@@ -5,9 +5,12 @@
 
 mod agents;
 mod clients;
+mod handover;
 mod peers;
+mod replacing;
 mod requests;
 mod sessions;
+mod spill_root;
 
 use crate::broker::{Broker, sockets};
 use crate::config::{self, BrokerPlan, Config};
@@ -32,12 +35,15 @@ use crate::session::state_dir::{OpenError, StateDir};
 use crate::socket::{ClientRequest, SocketServer};
 use crate::supervisor::Supervisor;
 use crate::sys;
-use crate::threads::Thread;
+use crate::threads::{self, Thread};
 use crate::tools::child;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
+use handover::Notice;
 use peers::Peers;
+use replacing::Replacing;
 use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGTERM};
+use spill_root::SpillRoot;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -78,6 +84,8 @@ enum Event {
     Client(Box<ClientRequest>),
     /// A session is over, and why.
     Ended(InstanceId, &'static str),
+    /// What the process says that takes over, or from which we do.
+    Handover(Notice),
     /// Time for the agents' heartbeats.
     Heartbeat,
     /// The time is up for a phase of the shutdown, or for other daemons to answer.
@@ -95,6 +103,8 @@ struct Entry {
     service: Option<Arc<SessionService>>,
     /// Those who wait for its end.
     stoppers: Vec<Stopped>,
+    /// All of it is on disk, so that another process can go on with it.
+    movable: bool,
     thread: Thread,
 }
 
@@ -124,6 +134,11 @@ struct Caller<'a> {
 /// How far a shutdown has come.
 enum Phase {
     Serving,
+    /// Another process takes over, and sessions leave one after the other. What has not left at the end is forced to.
+    Handing {
+        end: Instant,
+        forced: bool,
+    },
     /// Running prompts may finish until the deadline.
     Draining(Instant),
     /// All sessions were told to end; what is left at the deadline is left behind.
@@ -142,7 +157,7 @@ struct Daemon {
     intake: IntakeService,
     controller: Controller,
     peers: Peers,
-    spill_root: tempfile::TempDir,
+    spill_root: SpillRoot,
     quota: Arc<HostQuota>,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
@@ -167,6 +182,9 @@ struct Daemon {
     /// What the server complained of, and when that was told.
     server_errors: BTreeMap<String, Instant>,
     registered: bool,
+    replacing: Replacing,
+    /// Why the process ends before its time.
+    failure: Option<String>,
     phase: Phase,
     /// Sessions so far.
     started: u64,
@@ -216,20 +234,22 @@ impl From<String> for Fatal {
 ///
 /// # Errors
 /// A text that says why it could not begin.
-pub(crate) fn serve(config: Config, signals: Receiver<i32>) -> Result<(), Fatal> {
-    let mut daemon = Daemon::start(config, signals)?;
-    daemon.restore_sessions();
-    daemon.supervisor.ready();
+pub(crate) fn serve(config: Config, signals: Receiver<i32>, replaces: bool) -> Result<(), Fatal> {
+    let mut daemon = Daemon::start(config, signals, replaces)?;
     daemon.tell_status();
     while daemon.handle_next().is_continue() {}
+    let failure = daemon.failure.take();
     daemon.close();
-    Ok(())
+    failure.map_or(Ok(()), |why| Err(Fatal::Failed(why)))
 }
 
 impl Daemon {
-    fn start(mut config: Config, signals: Receiver<i32>) -> Result<Daemon, Fatal> {
+    fn start(mut config: Config, signals: Receiver<i32>, replaces: bool) -> Result<Daemon, Fatal> {
         let supervisor = Supervisor::from_environment();
-        let state = open_state(&config)?;
+        let (state, mut predecessor) = match replaces {
+            true => replacing::find(&config)?,
+            false => (open_state(&config)?, None),
+        };
         let plan = config.broker.take();
         let broker = plan.as_ref().map(start_broker).transpose()?.flatten();
         let standby = plan.filter(|_| broker.is_none());
@@ -241,38 +261,36 @@ impl Daemon {
         let (event_sender, connection_events) = bounded(64);
         let connection =
             Connection::start(config.nats.clone(), event_sender).map_err(|e| format!("cannot start NATS: {e}"))?;
-        let host = Arc::new(Host::new(&connection, config.host_options(state.as_ref().map(|state| state.nonces()))));
+        let spill_root = SpillRoot::make().map_err(|e| format!("no folder for temporary files: {e}"))?;
+        let (bridge, client_requests) = clients::start(&config)?;
+        // Up to here nothing has changed for the process that is to be replaced.
+        let connected = predecessor.as_ref().map(|_| replacing::wait_connected(&connection_events)).transpose()?;
+        let nonces = state.as_ref().map(|state| state.nonces());
+        let state = match &mut predecessor {
+            None => state,
+            Some(predecessor) => {
+                let lock = predecessor.ask(&config.owner).map_err(|why| {
+                    Fatal::Taken(format!("the process that serves these sessions does not hand them over: {why}"))
+                })?;
+                Some(Arc::new(StateDir::share(&config.state_dir, lock)))
+            }
+        };
+        let host = Arc::new(Host::new(&connection, config.host_options(nonces)));
         let (discovery_room, discovery_requests) =
             WaitingRoom::new(DISCOVERY_LIMITS, |_| Class::Query, Box::new(|_| ()), host.reply_subjects.clone());
-        let subject = format!("agents.pi-exec.{}", config.owner);
-        let intake = IntakeService::new(subject.clone());
+        let intake = IntakeService::new(format!("agents.pi-exec.{}", config.owner));
         let refuse = requests::refuse_unread(&connection, &intake.counters);
         let (intake_room, intake_requests) =
             WaitingRoom::new(INTAKE_LIMITS, requests::class, refuse, host.reply_subjects.clone());
-        let named = |subject: &str| format!("{subject}: ");
-        let subscribe = |subject: &str, queue| {
-            connection.subscribe(subject, Some(queue), intake_room.clone()).map_err(|e| named(subject) + &e.to_string())
-        };
-        let mut intake_subscriptions = vec![subscribe(&subject, micro::QUEUE_GROUP)?];
-        for agent in host.agents(None) {
-            for verb in controller::VERBS {
-                intake_subscriptions.push(subscribe(&agent.subject(verb), AGENTS_QUEUE_GROUP)?);
-            }
-        }
+        let intake_subscriptions = subscribe_intake(&connection, &host, &intake, &intake_room)?;
         let mut discovery_subscriptions = Vec::new();
         for subject in micro::subjects() {
             let subscription = connection.subscribe(&subject, None, discovery_room.clone());
-            discovery_subscriptions.push(subscription.map_err(|e| named(&subject) + &e.to_string())?);
+            discovery_subscriptions.push(subscription.map_err(|e| format!("{subject}: {e}"))?);
         }
         let quota = HostQuota::new(config.max_session_bytes, config.max_host_bytes);
         let (ended_sender, ended) = bounded(ENDED_WAITING);
-        let spill_root = tempfile::Builder::new()
-            .prefix("nats-pi-bridge-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
-            .tempdir()
-            .map_err(|e| format!("no folder for temporary files: {e}"))?;
-        let (bridge, client_requests) = clients::start(&config)?;
-        Ok(Daemon {
+        let mut daemon = Daemon {
             services: Arc::new(Services::new(&config.agent_dir, config.oauth_refresh.clone())),
             intake,
             controller: Controller::default(),
@@ -302,6 +320,8 @@ impl Daemon {
             outage_since: None,
             server_errors: BTreeMap::new(),
             registered: false,
+            replacing: Replacing::new(),
+            failure: None,
             phase: Phase::Serving,
             started: 0,
             released_after: (0, 0),
@@ -309,27 +329,34 @@ impl Daemon {
             _discovery_subscriptions: discovery_subscriptions,
             standby,
             broker,
-        })
+        };
+        connected.into_iter().for_each(|event| daemon.connection_event(event));
+        daemon.begin_serving(predecessor)?;
+        // Nobody waits for it, and there may be much.
+        match threads::spawn("sweep", threads::SMALL_STACK, || spill_root::sweep(&std::env::temp_dir())) {
+            Ok(thread) => thread.abandon(),
+            Err(e) => log::debug!("what other daemons left behind stays: {e}"),
+        }
+        Ok(daemon)
     }
 
     fn handle_next(&mut self) -> ControlFlow<()> {
         let event = self.next_event();
         self.handle_event(event);
-        match self.phase {
-            Phase::Serving => ControlFlow::Continue(()),
-            Phase::Draining(_) | Phase::Ending(_) if !self.sessions.is_empty() => ControlFlow::Continue(()),
-            Phase::Draining(_) | Phase::Ending(_) => ControlFlow::Break(()),
-        }
+        self.end_if_handed_over();
+        let ends = !matches!(self.phase, Phase::Serving) && self.sessions.is_empty();
+        if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn next_event(&self) -> Event {
         let shutdown = match self.phase {
             Phase::Serving => None,
-            Phase::Draining(end) | Phase::Ending(end) => Some(end),
+            Phase::Handing { end, .. } | Phase::Draining(end) | Phase::Ending(end) => Some(end),
         };
         let deadline = shutdown.into_iter().chain(self.peers.deadline()).min();
         let deadline = deadline.map_or_else(never, |end| after(end.saturating_duration_since(Instant::now())));
-        let requests = if self.peers.is_ready() { self.intake_requests.clone() } else { never() };
+        let ready = self.peers.is_ready() && !self.replacing.waits;
+        let requests = if ready { self.intake_requests.clone() } else { never() };
         select! {
             recv(self.signals) -> signal => signal.map_or(Event::Deadline, Event::Signal),
             recv(self.ended) -> ended => ended.map_or(Event::Deadline, |(id, reason)| Event::Ended(id, reason)),
@@ -340,6 +367,7 @@ impl Daemon {
             recv(self.client_requests) -> request => request.map_or(Event::Deadline, |r| Event::Client(Box::new(r))),
             recv(deadline) -> _ => Event::Deadline,
             recv(self.ticks) -> _ => Event::Tick,
+            recv(self.replacing.notices) -> notice => notice.map_or(Event::Deadline, Event::Handover),
             recv(self.heartbeats) -> _ => Event::Heartbeat,
         }
     }
@@ -365,6 +393,7 @@ impl Daemon {
             }
             Event::Client(request) => self.client(*request),
             Event::Ended(instance_id, reason) => self.forget(&instance_id, reason),
+            Event::Handover(notice) => self.notice(notice),
             Event::Tick => {
                 child::reap_orphans();
                 self.host.tick(Instant::now());
@@ -380,7 +409,7 @@ impl Daemon {
             }
             Event::Deadline => {
                 self.advance_peers();
-                if let Phase::Draining(end) | Phase::Ending(end) = self.phase
+                if let Phase::Handing { end, .. } | Phase::Draining(end) | Phase::Ending(end) = self.phase
                     && end <= Instant::now()
                 {
                     self.advance_shutdown();
@@ -519,13 +548,14 @@ impl Daemon {
                 self.tell_all(|| Command::End(EndReason::ShutDown));
                 self.phase = Phase::Ending(now + END_TIMEOUT);
             }
-            Phase::Ending(end) if end <= now => {
+            Phase::Handing { forced: false, .. } => self.force_handing(),
+            Phase::Handing { end, .. } | Phase::Ending(end) if end <= now => {
                 for (_, entry) in std::mem::take(&mut self.sessions) {
                     log::warn!("session {} does not end and is left behind", entry.identity.id);
                     entry.thread.abandon();
                 }
             }
-            Phase::Ending(_) => {}
+            Phase::Handing { .. } | Phase::Ending(_) => {}
         }
     }
 
@@ -549,17 +579,42 @@ impl Daemon {
                 let stopping = self.sessions.values().filter(|entry| !entry.stoppers.is_empty());
                 stopping.for_each(|entry| entry.end(EndReason::Stopped));
             }
+            Phase::Handing { .. } => self.remind_of_handing(),
             Phase::Draining(_) => self.tell_all(|| Command::Drain),
             Phase::Ending(_) => self.tell_all(|| Command::End(EndReason::ShutDown)),
         }
     }
 
-    fn close(self) {
-        drop(self.bridge);
+    fn close(mut self) {
+        self.peers.leave();
+        drop(self.bridge.take());
         self.connection.close(CLOSE_TIMEOUT);
         self.host.senders.hand_over();
+        self.say_done();
         log::info!("stopped");
     }
+}
+
+/// Takes requests for the daemon from now on.
+///
+/// # Errors
+/// A text that names the subject and says why not.
+fn subscribe_intake(
+    connection: &Connection,
+    host: &Host,
+    intake: &IntakeService,
+    room: &Arc<WaitingRoom>,
+) -> Result<Vec<Subscription>, String> {
+    let subscribe = |subject: &str, queue| {
+        connection.subscribe(subject, Some(queue), room.clone()).map_err(|e| format!("{subject}: {e}"))
+    };
+    let mut subscriptions = vec![subscribe(&intake.subject, micro::QUEUE_GROUP)?];
+    for agent in host.agents(None) {
+        for verb in controller::VERBS {
+            subscriptions.push(subscribe(&agent.subject(verb), AGENTS_QUEUE_GROUP)?);
+        }
+    }
+    Ok(subscriptions)
 }
 
 /// Serves a broker, unless something listens there already that may be taken for the server.

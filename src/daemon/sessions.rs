@@ -9,9 +9,8 @@ use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionSettings, SessionStats};
 use crate::contract::wire::WireSettings;
 use crate::model::{Services, ThinkingLevel};
-use crate::service::services::SessionService;
-use crate::service::session_subjects::session_subject;
-use crate::service::session_subjects::{Place, SessionSubjects};
+use crate::nats::PublishError;
+use crate::service::session_subjects::{Place, SessionSubjects, Subscribed, session_subject};
 use crate::service::stream::Stream;
 use crate::session::state_dir::SavedSession;
 use crate::session::{self, Callers, Parts, Storage};
@@ -32,6 +31,16 @@ const COMMANDS: usize = 16;
 /// Told to those who name no model where none can be chosen for them.
 const NO_MODEL: &str = "no model: the request names none, none is configured, and no provider has a key; set one in auth.json \
     or an environment variable such as ANTHROPIC_API_KEY, or name offline/demo to try without a model";
+
+/// What a session begins with.
+struct Begin {
+    settings: WireSettings,
+    socket: Option<SessionSocket>,
+    storage: Storage,
+    first: Option<Prompt>,
+    /// What came for it before.
+    subscribed: Option<Subscribed>,
+}
 
 impl Daemon {
     /// Checks a request for a session and starts it; returns its instance id.
@@ -100,7 +109,8 @@ impl Daemon {
             received,
         });
         let instance_id = identity.instance_id.clone();
-        self.start_session(identity, Arc::new(SessionStats::new(settings)), wire_settings, socket, storage, first)?;
+        let begin = Begin { settings: wire_settings, socket, storage, first, subscribed: None };
+        self.start_session(identity, Arc::new(SessionStats::new(settings)), begin)?;
         Ok(instance_id)
     }
 
@@ -180,20 +190,22 @@ impl Daemon {
     /// Brings back the sessions of before the restart.
     pub(super) fn restore_sessions(&mut self) {
         for saved in self.state.as_ref().map(|state| state.sessions()).unwrap_or_default() {
-            let id = saved.id.clone();
-            if let Err(why) = self.restore_session(saved) {
-                log::warn!("session {id} cannot be brought back: {why}");
+            if self.by_id(&saved.id).is_none() {
+                self.restore_or_warn(saved, None);
             }
         }
     }
 
-    fn restore_session(&mut self, saved: SavedSession) -> Result<(), String> {
-        let (model, _) = self.services.resolve(&saved.model).map_err(|e| e.to_string())?;
-        let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
-        let totals = session::settled_totals(&saved.file).unwrap_or_default();
-        let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
-        let dispensable = self.state.as_ref().is_some_and(|state| saved.file == state.run_file(&saved.id));
-        let identity = Arc::new(SessionIdentity {
+    /// Brings one back, with what has come for it meanwhile.
+    pub(super) fn restore_or_warn(&mut self, saved: SavedSession, subscribed: Option<Subscribed>) {
+        let id = saved.id.clone();
+        if let Err(why) = self.restore_session(saved, subscribed) {
+            log::warn!("session {id} cannot be brought back: {why}");
+        }
+    }
+
+    pub(super) fn saved_identity(&self, saved: SavedSession) -> SessionIdentity {
+        SessionIdentity {
             subject: (!saved.run).then(|| session_subject(&self.config.owner, &saved.id)),
             id: saved.id,
             instance_id: saved.instance_id,
@@ -206,11 +218,19 @@ impl Daemon {
             sandbox: self.config.sandbox.at_most(saved.sandbox),
             created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
-        });
+        }
+    }
+
+    fn restore_session(&mut self, saved: SavedSession, subscribed: Option<Subscribed>) -> Result<(), String> {
+        let (model, _) = self.services.resolve(&saved.model).map_err(|e| e.to_string())?;
+        let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
+        let totals = session::settled_totals(&saved.file).unwrap_or_default();
+        let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
+        let dispensable = self.state.as_ref().is_some_and(|state| saved.file == state.run_file(&saved.id));
         let stats = Arc::new(SessionStats::new(SessionSettings {
             thinking: model.clamp(thinking),
             model,
-            name: saved.name,
+            name: saved.name.clone(),
             max_lifetime: saved.max_lifetime,
             deadline: left.and_then(|left| Instant::now().checked_add(left)),
             file: Some(saved.file.clone()).filter(|_| !dispensable),
@@ -223,43 +243,45 @@ impl Daemon {
             let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
             Some(Arc::new(stream))
         });
-        let storage = Storage::Saved { file: saved.file, totals, dispensable, callers };
-        let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
+        let storage = Storage::Saved { file: saved.file.clone(), totals, dispensable, callers };
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
-        self.start_session(identity, stats, settings, socket, storage, None).map_err(|e| e.summary())
+        let identity = Arc::new(self.saved_identity(saved));
+        let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
+        let begin = Begin { settings, socket, storage, first: None, subscribed };
+        self.start_session(identity, stats, begin).map_err(|e| e.summary())
     }
 
     fn start_session(
         &mut self,
         identity: Arc<SessionIdentity>,
         stats: Arc<SessionStats>,
-        settings: WireSettings,
-        socket: Option<SessionSocket>,
-        storage: Storage,
-        first: Option<Prompt>,
+        begin: Begin,
     ) -> Result<(), DaemonError> {
-        let service = identity.named.then(Arc::<SessionService>::default);
+        let Begin { settings, socket, storage, first, subscribed } = begin;
+        let failed = |e: PublishError| DaemonError::SessionCreateFailed { message: e.to_string() };
+        let subscribed = match subscribed {
+            None if identity.named => {
+                Some(Subscribed::to(&self.host, &identity, self.config.max_queue).map_err(failed)?)
+            }
+            subscribed => subscribed.filter(|_| identity.named),
+        };
+        let service = subscribed.as_ref().map(|subscribed| subscribed.service().clone());
         let quota = self.quota.session();
         let spill_dir = self.spill_root.path().join(&*identity.instance_id);
-        let wire = match &service {
-            None => None,
-            Some(service) => {
-                let kept = self.state.as_ref().filter(|_| !matches!(storage, Storage::None));
-                let place = Place {
-                    host: self.host.clone(),
-                    service: service.clone(),
-                    identity: identity.clone(),
-                    stats: stats.clone(),
-                    attachments: kept
-                        .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&identity.id)),
-                    quota: quota.clone(),
-                    settings,
-                    max_queue: self.config.max_queue,
-                };
-                let opened = SessionSubjects::open(place);
-                Some(opened.map_err(|e| DaemonError::SessionCreateFailed { message: e.to_string() })?)
-            }
-        };
+        let movable = self.state.is_some() && !matches!(storage, Storage::None);
+        let wire = subscribed.map(|subscribed| {
+            let kept = self.state.as_ref().filter(|_| movable);
+            let place = Place {
+                host: self.host.clone(),
+                identity: identity.clone(),
+                stats: stats.clone(),
+                attachments: kept
+                    .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&identity.id)),
+                quota: quota.clone(),
+                settings,
+            };
+            SessionSubjects::open(subscribed, place)
+        });
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Box::new(Parts {
             options: self.session_options.clone(),
@@ -306,8 +328,9 @@ impl Daemon {
         if identity.named {
             log::info!("session {} started in {}", identity.id, identity.cwd.display());
         }
-        let entry = Entry { identity, stats, commands, service, stoppers: Vec::new(), thread };
+        let entry = Entry { identity, stats, commands, service, stoppers: Vec::new(), movable, thread };
         self.heartbeat(&entry);
+        self.hand_over_session(&entry);
         self.started += 1;
         self.sessions.insert(entry.identity.instance_id.clone(), entry);
         Ok(())
@@ -317,6 +340,7 @@ impl Daemon {
     pub(super) fn forget(&mut self, instance_id: &InstanceId, reason: &str) {
         let Some(entry) = self.sessions.remove(instance_id) else { return };
         drop(entry.thread);
+        self.session_left(&entry.identity.id, reason);
         if let Some(bridge) = &mut self.bridge {
             bridge.session_ended(instance_id, reason);
         }
