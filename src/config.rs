@@ -212,7 +212,8 @@ impl fmt::Display for ConfigError {
 
 /// What the command line asks for.
 pub(crate) enum Command {
-    Serve(Box<Config>),
+    /// `replaces` the process that does so, if there is one.
+    Serve { config: Box<Config>, replaces: bool },
     /// Print the resolved configuration.
     Check(Box<Config>),
     /// Print this text.
@@ -234,7 +235,7 @@ pub(crate) fn from_command_line(
     if args.contains(["-V", "--version"]) {
         return Ok(Command::Print(format!("nats-pi-bridge {}\n", env!("CARGO_PKG_VERSION"))));
     }
-    let check = args.contains("--check");
+    let (check, replaces) = (args.contains("--check"), args.contains("--replace"));
     let usage = |e: pico_args::Error| ConfigError::Usage(format!("{e}; see --help"));
     let file: Option<String> = args.opt_value_from_str("--config").map_err(usage)?;
     let mut flags = HashMap::new();
@@ -251,7 +252,7 @@ pub(crate) fn from_command_line(
         return Err(ConfigError::Usage(format!("unknown argument {}; see --help", rest.to_string_lossy())));
     }
     let config = Box::new(settings::resolve(flags, file, &environment)?.into_config(&environment)?);
-    Ok(if check { Command::Check(config) } else { Command::Serve(config) })
+    Ok(if check { Command::Check(config) } else { Command::Serve { config, replaces } })
 }
 
 fn help() -> String {
@@ -265,6 +266,7 @@ fn help() -> String {
         let environment = row.environment.map(|e| format!(" (${e})")).unwrap_or_default();
         line(format!("{} {}", row.flag, row.argument), &format!("{}{default}{environment}", row.help));
     }
+    line("--replace".into(), "take over from the process that serves here, without a lost prompt");
     line("--check".into(), "print the resolved configuration, then exit");
     line("--version".into(), "print the version, then exit");
     line("--help".into(), "print this, then exit");

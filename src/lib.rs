@@ -68,6 +68,8 @@
 //! | `s-<id>` | one session | one `select!` in `Session::next_event` | stop, lifetime, drain |
 //! | `t-<id>` | the prompt that is worked on | the model's socket, pipes of children, the gate | settled or cancelled |
 //! | `history`, `reply-late`, `oauth`, `auth-lock` | one piece of work that may wait | a disk, a caller that reconnects, a token endpoint | done |
+//! | `handover` | the socket over which another process may take over, or the one to that process | accept, read | told to stop |
+//! | `sweep` | folders that a dead daemon left behind | a disk | done |
 //! | `image`, `walk` | one picture or tree that is looked at | nothing can interrupt a decoder, so that who cancels does not wait | done, or at the next step |
 //! | `broker-*` | one client of the embedded server | poll(2) | that client is gone |
 //!

@@ -45,9 +45,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             }
             print!("{}{}", config.report, model_in_use(&config, &services));
         }
-        Ok(config::Command::Serve(config)) => {
+        Ok(config::Command::Serve { config, replaces }) => {
             configure_allocator();
-            if let Err(e) = run(*config) {
+            if let Err(e) = run(*config, replaces) {
                 eprintln!("pi-exec: fatal: {e}");
                 return ExitCode::from(e.exit_code());
             }
@@ -97,7 +97,7 @@ fn configure_allocator() {
 ///
 /// # Errors
 /// A text that says what could not be set up.
-fn run(config: Config) -> Result<(), Fatal> {
+fn run(config: Config, replaces: bool) -> Result<(), Fatal> {
     start_log(&config.log);
     sys::tune_allocator();
     sys::forbid_foreign_name_services();
@@ -133,7 +133,7 @@ fn run(config: Config) -> Result<(), Fatal> {
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
-    let result = daemon::serve(config, receiver);
+    let result = daemon::serve(config, receiver, replaces);
     handle.close();
     drop(thread);
     result
