@@ -4,6 +4,7 @@
 //! order when it is told to stop. It never waits for a session.
 
 mod agents;
+mod auditing;
 mod clients;
 mod peers;
 mod requests;
@@ -18,6 +19,7 @@ use crate::contract::reply::Reply;
 use crate::contract::request::Page;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::governance::audit::Audit;
 use crate::governance::budget::{Ledger, Spent};
 use crate::model::Services;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
@@ -146,6 +148,7 @@ struct Daemon {
     spill_root: tempfile::TempDir,
     quota: Arc<HostQuota>,
     ledger: Arc<Ledger>,
+    audit: Option<Arc<Audit>>,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
     signals: Receiver<i32>,
@@ -267,6 +270,7 @@ impl Daemon {
             discovery_subscriptions.push(subscription.map_err(|e| named(&subject) + &e.to_string())?);
         }
         let ledger = open_ledger(&config)?;
+        let audit = auditing::start(&config, &connection)?;
         let quota = HostQuota::new(config.max_session_bytes, config.max_host_bytes);
         let (ended_sender, ended) = bounded(ENDED_WAITING);
         let spill_root = tempfile::Builder::new()
@@ -282,7 +286,8 @@ impl Daemon {
             peers: Peers::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
-            session_options: Arc::new(config.session_options(ledger.clone())),
+            session_options: Arc::new(config.session_options(ledger.clone(), audit.clone())),
+            audit,
             ledger,
             config,
             connection,
@@ -566,6 +571,9 @@ impl Daemon {
 
     fn close(self) {
         drop(self.bridge);
+        if let Some(audit) = &self.audit {
+            auditing::end(audit);
+        }
         self.connection.close(CLOSE_TIMEOUT);
         self.host.senders.hand_over();
         log::info!("stopped");

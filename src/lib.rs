@@ -68,6 +68,7 @@
 //! | `s-<id>` | one session | one `select!` in `Session::next_event` | stop, lifetime, drain |
 //! | `t-<id>` | the prompt that is worked on | the model's socket, pipes of children, the gate | settled or cancelled |
 //! | `history`, `reply-late`, `oauth`, `auth-lock` | one piece of work that may wait | a disk, a caller that reconnects, a token endpoint | done |
+//! | `audit` | the audit log, if there is one | a channel | no session and no daemon has it any more |
 //! | `image`, `walk` | one picture or tree that is looked at | nothing can interrupt a decoder, so that who cancels does not wait | done, or at the next step |
 //! | `broker-*` | one client of the embedded server | poll(2) | that client is gone |
 //!
@@ -107,6 +108,7 @@
 //! | a control verb | `contract/control.rs`; how it is done: `session/commands.rs`; how it is written: `service/control.rs`, `socket/requests.rs` |
 //! | an error code | `contract/error.rs`; its golden test: `tests/e2e/test_error_codes.py` |
 //! | an event | `contract/event.rs` |
+//! | a line of the audit log | `session/auditing.rs`, `daemon/auditing.rs`; what it means: `config/SETTINGS.md` |
 //! | a setting | a row in `config/table.rs`, the field where it is used, `config/SETTINGS.md` |
 //! | a wire | a room beside `service` that implements `contract::wire::Wire` |
 #![deny(unsafe_code)]

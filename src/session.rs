@@ -4,6 +4,7 @@
 //! loop even while a tool has been stuck for an hour. What can hang happens in the turn's thread (see `turn`).
 
 mod asking;
+mod auditing;
 mod budget;
 mod commands;
 mod continuing;
@@ -30,6 +31,7 @@ use crate::contract::reply::Reply;
 use crate::contract::session::{SessionIdentity, SessionStats, state};
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
+use crate::governance::audit::Audit;
 use crate::governance::budget::Ledger;
 use crate::model::Services;
 use crate::quota::SessionQuota;
@@ -41,6 +43,7 @@ use crate::tools::runner::Runner;
 use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{Settled, Step, TurnOptions};
 use asking::Asker;
+use auditing::Arguments;
 use budget::Spending;
 use crossbeam_channel::{Receiver, never, select};
 use memory::{Foreign, Memory};
@@ -77,6 +80,8 @@ pub(crate) struct SessionOptions {
     pub event_log: event_log::Settings,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
+    /// Where everything is recorded that is decided and done, if it is.
+    pub audit: Option<Arc<Audit>>,
     /// Where it is kept what is spent; absent where nothing can be kept.
     pub ledger: Option<Arc<Ledger>>,
     pub turn: Arc<TurnOptions>,
@@ -150,6 +155,7 @@ struct Session<W> {
     follow_up: Waiting,
     running: Option<Running>,
     spending: Spending,
+    arguments: Arguments,
     /// Ids of the messages that the turn was given and that are not yet in the transcript.
     taken: VecDeque<String>,
     idle_since: Instant,
@@ -219,6 +225,7 @@ impl<W: Wire> Session<W> {
             memory: Memory::default(),
             state: parts.state,
             spending: Spending::default(),
+            arguments: Arguments::default(),
             taken: VecDeque::new(),
             idle_since: Instant::now(),
             context_tokens: 0,
@@ -236,6 +243,8 @@ impl<W: Wire> Session<W> {
     fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
         self.stats.set_listeners(self.listeners.len());
         self.show_spent();
+        let begins = if matches!(storage, Storage::Saved { .. }) { "session_restored" } else { "session_created" };
+        self.audit_session(begins);
         match (self.open(storage), first) {
             (Ok(unfinished), first) => {
                 self.announce();
@@ -366,6 +375,9 @@ impl<W: Wire> Session<W> {
     fn note(&mut self, event: AgentEvent) {
         log::trace!("session {}: {}", self.identity.id, event.name());
         self.stats.touch();
+        if let AgentEvent::ToolExecutionEnd { id, name, content, is_error, duration_ms, sandbox, .. } = &event {
+            self.audit_result((id, name), content, *is_error, (*duration_ms, sandbox.as_ref()));
+        }
         match &event {
             AgentEvent::MessageEnd(message) if self.is_void(message) => {}
             AgentEvent::MessageEnd(message) => {
@@ -378,7 +390,8 @@ impl<W: Wire> Session<W> {
                 let written = self.memory.push(message.clone(), accepted.as_deref());
                 self.check_written(written);
             }
-            AgentEvent::ToolExecutionStart { name, .. } => {
+            AgentEvent::ToolExecutionStart { id, name, arguments, .. } => {
+                self.note_arguments(id, arguments);
                 log::debug!("session {}: tool {name}", self.identity.id);
                 self.used_tools = true;
                 if let Some(running) = &mut self.running {

@@ -149,6 +149,13 @@ pub(crate) const ROWS: &[Row] = &[
         "how long the model's questions wait for an answer, 0 = no limit",
     )
     .or("1800"),
+    row(
+        "audit",
+        "--audit",
+        Kind::Switch,
+        "",
+        "record every decision and effect in a log that cannot be changed unnoticed",
+    ),
     row("budgets", "", Kind::Object, "", "what may be spent on a prompt, in a session, on a day"),
     row(
         "budgetDir",

@@ -28,6 +28,7 @@ impl<W: Wire> Session<W> {
     pub(super) fn take_up(&mut self, unfinished: Unfinished, callers: &Callers) -> Option<EndReason> {
         let said = unfinished.said();
         let Unfinished { waiting, interrupted, intents, questions, aborted, .. } = unfinished;
+        self.audit_resumed(interrupted.iter().chain(&waiting));
         let answered =
             matches!(self.memory.messages().last().map(|m| &**m), Some(Message::Assistant(last)) if last.is_final());
         let exhausted = |accepted: &Accepted| accepted.continued + 1 >= MAX_INTERRUPTIONS;

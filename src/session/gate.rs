@@ -26,10 +26,9 @@ impl<W: Wire> Session<W> {
                 self.check_written(written);
                 Vec::new()
             }
-            Action::Request(most) => {
-                // A turn that does not wait for its verdict any more was cancelled.
-                let _ = verdict.try_send(self.judge_request(*most));
-                return;
+            Action::Request(model, most) => {
+                let (answer, lines) = self.judge_request(model, *most);
+                return self.give(verdict, answer, lines);
             }
             Action::Model => self.steering.take(modes.steering),
             Action::Stop if self.steering.len() > 0 => self.steering.take(modes.steering),
@@ -38,9 +37,10 @@ impl<W: Wire> Session<W> {
         let Some(running) = &mut self.running else { return };
         let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
         running.ids.extend(ids.iter().cloned());
-        let answer = if running.storage_error.is_some() { Verdict::No } else { Verdict::Go(messages) };
-        // A turn that does not wait for its verdict any more was cancelled.
-        let _ = verdict.try_send(answer);
+        let allowed = running.storage_error.is_none();
+        let answer = if allowed { Verdict::Go(messages) } else { Verdict::No };
+        let lines = if let Action::Tools(calls) = action { self.lines_of_calls(calls, allowed) } else { Vec::new() };
+        self.give(verdict, answer, lines);
         if !ids.is_empty() {
             self.taken.extend(ids);
             self.queues_changed();

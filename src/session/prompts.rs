@@ -2,7 +2,7 @@
 
 use super::{Running, Session};
 use crate::cancel::Cancel;
-use crate::contract::control::Answer;
+use crate::contract::control::{Answer, Deliver};
 use crate::contract::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
@@ -83,6 +83,7 @@ impl<W: Wire> Session<W> {
             return Err(error);
         }
         self.stats.count_prompt();
+        self.audit_prompt(&prompt.message, prompt.from.as_deref(), prompt.sender.as_ref(), Deliver::Queue);
         let reply = prompt.reply.clone();
         self.queue.push_last(prompt);
         self.start_next();
@@ -208,6 +209,7 @@ impl<W: Wire> Session<W> {
         if settled != Settled::Aborted {
             self.prompt_leftovers();
         }
+        self.audit_settled();
         // The next prompt is on its way, and what others see of the session is true, before the caller hears the end.
         self.start_next();
         self.stats.touch();

@@ -167,6 +167,7 @@ impl Running {
                 max_queue: 1,
                 event_log: event_log::Settings::default(),
                 question_timeout: None,
+                audit: None,
                 ledger: None,
                 turn: Arc::new(turn),
             }),

@@ -21,7 +21,7 @@ impl Requests for Turn {
             return Ok(self.services.stream(request, &self.cancel, sink));
         }
         let (verdict, answer) = bounded(1);
-        self.step(Step::Gate(Action::Request(self.services.most(request)), verdict));
+        self.step(Step::Gate(Action::Request(self.model.clone(), self.services.most(request)), verdict));
         match answer.recv() {
             Ok(Verdict::Reserved(durable)) => durable().map_err(|e| Settled::Failed(ReplyError::storage(&e)))?,
             Ok(Verdict::Refused(error)) => return Err(Settled::Failed(error)),

@@ -239,7 +239,7 @@ def test_the_tables_of_errors_have_every_code():
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (\d+) \|", errors, re.MULTILINE)
     named = {code for codes, _ in rows for code in re.findall(r"`(\w+)`", codes)}
     assert named == codes_of_the_source()
-    assert {status for _, status in rows} == {"400", "401", "403", "404", "409", "429", "500", "503", "507"}
+    assert {status for _, status in rows} == {"400", "401", "402", "403", "404", "409", "429", "500", "503", "507"}
 
 
 def test_the_table_of_events_has_every_event():
