@@ -3,3 +3,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod budget;
+pub(crate) mod call;
+mod pattern;
+pub(crate) mod rules;
+pub(crate) mod shell;

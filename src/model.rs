@@ -57,6 +57,7 @@ mod usage;
 mod waits;
 
 pub use answer::Answer;
+pub(crate) use credentials::host_secret;
 #[cfg(test)]
 pub(crate) use local_model::LocalModel;
 pub use model_info::Model;

@@ -6,16 +6,19 @@
 mod calls;
 mod compact;
 mod room;
+mod secrets;
 mod spending;
 mod streaming;
 
 use crate::cancel::Cancel;
 use crate::clock::now_ms;
+use crate::contract::denial::Denial;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::governance::rules::Target;
 use crate::model::{Model, Most, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::quota::SessionQuota;
@@ -24,8 +27,9 @@ use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage};
 use calls::calls;
 use compact::CompactError;
-use crossbeam_channel::{Sender, bounded};
-use serde_json::Value;
+use crossbeam_channel::{Receiver, Sender, bounded};
+pub(crate) use secrets::{SecretTable, SessionSecrets};
+use serde_json::{Map, Value};
 use spending::Requests;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,12 +38,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use streaming::Streaming;
 
-/// Marks everything that the programs of one session start, by the session's instance id.
-const SESSION_VARIABLE: &str = "NATS_PI_BRIDGE_SESSION";
-
 /// Kills what programs of a session left running in the background. For its end.
 pub(crate) fn kill_leftovers(identity: &SessionIdentity) {
-    tools::child::kill_marked(SESSION_VARIABLE, &identity.instance_id);
+    tools::child::kill_marked(tools::child::SESSION_VARIABLE, &identity.instance_id);
 }
 
 /// What a turn tells its session, in order.
@@ -77,8 +78,8 @@ pub(crate) enum Action {
     Request(Arc<Model>, Most),
     /// To hand the first words of the answer to somebody who could be reached after a restart, and would hear them twice.
     Speak,
-    /// To run these: the ids of the calls, and the names of the tools.
-    Tools(Vec<(String, String)>),
+    /// To run these.
+    Tools(Vec<ToolCall>),
     /// To be done; messages make it go on.
     Stop,
 }
@@ -92,6 +93,29 @@ pub(crate) enum Verdict {
     Reserved(Box<dyn FnOnce() -> io::Result<()> + Send>),
     /// Go on, after these messages were taken in.
     Go(Vec<Incoming>),
+    /// What becomes of each of the calls.
+    Calls(Vec<Ruling>),
+}
+
+/// A call that a turn asks leave for.
+#[derive(Debug)]
+pub(crate) struct ToolCall {
+    pub id: String,
+    pub tool: String,
+    pub arguments: Arc<Map<String, Value>>,
+    /// What it is about, where that matters.
+    pub target: Target,
+}
+
+/// What becomes of a call.
+pub(crate) enum Ruling {
+    Run,
+    Denied(Denial),
+    /// It is settled later. Whoever gives up waiting says so by `settle`.
+    Wait {
+        settle: Sender<Result<(), Denial>>,
+        settled: Receiver<Result<(), Denial>>,
+    },
 }
 
 /// What a turn has to do.
@@ -132,6 +156,8 @@ pub(crate) struct TurnOptions {
     pub tool_environment: Vec<(String, String)>,
     /// How long a command may take that names no limit; `None` = no limit.
     pub bash_timeout: Option<Duration>,
+    /// What sessions may have as variables by naming it.
+    pub secrets: SecretTable,
 }
 
 /// Everything a turn works with.
@@ -152,6 +178,8 @@ pub(crate) struct Turn {
     pub quota: Arc<SessionQuota>,
     /// Where they run.
     pub runner: Arc<Runner>,
+    /// What they get and must not show.
+    pub secrets: Arc<SessionSecrets>,
     /// What this run added to the transcript.
     pub produced: Vec<Arc<Message>>,
     /// Tokens of the system prompt and the tools, estimated; 0 until they are known.
@@ -230,19 +258,24 @@ impl Turn {
 
     /// Asks for leave; `None` = no.
     fn gate(&self, action: Action) -> Option<Vec<Incoming>> {
+        match self.verdict(action) {
+            Verdict::Go(messages) => Some(messages),
+            Verdict::No | Verdict::Calls(_) | Verdict::Refused(_) | Verdict::Reserved(_) => None,
+        }
+    }
+
+    fn verdict(&self, action: Action) -> Verdict {
         let (verdict, answer) = bounded(1);
         self.step(Step::Gate(action, verdict));
-        match answer.recv() {
-            Ok(Verdict::Go(messages)) => Some(messages),
-            Ok(Verdict::No | Verdict::Refused(_) | Verdict::Reserved(_)) | Err(_) => None,
-        }
+        answer.recv().unwrap_or(Verdict::No)
     }
 
     /// The messages that the turn takes in before it does `action`; `None` = it must not. The session need not be asked
     /// when nothing waits, which saves two changes of thread. What comes in just then is not lost: the session makes it a
     /// prompt of its own.
     fn waiting(&self, action: Action) -> Option<Vec<Incoming>> {
-        if self.stats.pending() == 0 { Some(Vec::new()) } else { self.gate(action) }
+        let nothing_waits = self.stats.pending() == 0 && !self.stats.leaving();
+        if nothing_waits { Some(Vec::new()) } else { self.gate(action) }
     }
 
     /// Adds a complete message to the transcript.
@@ -354,7 +387,7 @@ impl Turn {
         // The session approved the first request when it started the turn; before one that goes on, more may wait.
         let mut approved = messages.is_some();
         messages.into_iter().flatten().for_each(|message| self.take_in(message));
-        let open = if approved { Vec::new() } else { self.open_questions() };
+        let open = if approved { Vec::new() } else { self.open_calls() };
         if !open.is_empty() {
             for result in self.execute(open) {
                 self.add_whole(Message::ToolResult(result));

@@ -10,6 +10,7 @@ mod verify;
 pub(crate) use chain::{Head, sha256};
 pub(crate) use verify::{Seen, Verified, verify};
 
+use crate::json::object;
 use crate::threads::{self, Thread};
 use chain::Record;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -145,8 +146,7 @@ impl Writer {
         let (mut records, mut done, mut publish) = (std::mem::take(&mut self.held), Vec::new(), false);
         let lost = self.lost.swap(0, Relaxed);
         if lost > 0 {
-            let facts = json!({"records": lost});
-            records.push(Record::new("lost", facts.as_object().cloned().unwrap_or_default()));
+            records.push(Record::new("lost", object(json!({"records": lost}))));
         }
         // What may only happen once it is written has not happened where that fails, and is no record then.
         let mut wishes = Vec::new();

@@ -136,7 +136,7 @@ impl Amounts {
 
 /// What may be spent; absent = no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Budgets([[Option<u64>; 4]; 3]);
+pub struct Budgets([[Option<u64>; 4]; 3]);
 
 impl Budgets {
     /// Reads `{"prompt"|"session"|"day": {"money"|"tokens"|"requests"|"time": number}}`.

@@ -4,6 +4,7 @@
 use super::Session;
 use super::recovery::Accepted;
 use crate::contract::control::Deliver;
+use crate::contract::denial::{Denial, DeniedBy};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::prompt::Incoming;
 use crate::contract::sender::AgentSender;
@@ -12,7 +13,7 @@ use crate::governance::audit::sha256;
 use crate::json::object;
 use crate::tools::runner::Sandbox;
 use crate::transcript::Block;
-use crate::turn::Verdict;
+use crate::turn::{Ruling, ToolCall, Verdict};
 use crossbeam_channel::Sender;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -21,8 +22,18 @@ use std::sync::Arc;
 /// What stands before the exit code in the last line of a command's result that has one.
 const EXITED: &str = "Command exited with code ";
 
-/// Hashes of the arguments of calls that have not been decided on, by the calls' ids.
+/// Hashes of the arguments of the calls that were decided on last, by the calls' ids.
 pub(super) type Arguments = HashMap<String, String>;
+
+/// A call that waited for an approval, and who settled that.
+pub(super) struct ApprovedCall<'a> {
+    pub approval: &'a str,
+    pub call: &'a str,
+    pub tool: &'a str,
+    /// What it was settled over.
+    pub source: &'static str,
+    pub sender: Option<&'a AgentSender>,
+}
 
 /// A line of the log: what happened, and the facts.
 pub(super) type Line = (&'static str, Value);
@@ -100,32 +111,73 @@ impl<W: Wire> Session<W> {
         }
     }
 
-    /// A call of the model began its way to the gate.
-    pub(super) fn note_arguments(&mut self, id: &str, arguments: &Map<String, Value>) {
-        if self.options.audit.is_some() {
-            let text = serde_json::to_vec(arguments).unwrap_or_default();
-            self.arguments.insert(id.to_owned(), sha256(&text));
-        }
-    }
-
-    /// The lines about calls that may run now: the decision, and that they begin.
-    pub(super) fn lines_of_calls(&mut self, calls: &[(String, String)], allowed: bool) -> Vec<Line> {
+    /// The lines about calls that were decided on: the decisions, and those that begin.
+    pub(super) fn lines_of_calls(&mut self, calls: &[ToolCall], rulings: &[Ruling], allowed: bool) -> Vec<Line> {
         if self.options.audit.is_none() {
             return Vec::new();
         }
-        let arguments = std::mem::take(&mut self.arguments);
-        let level = self.identity.sandbox.level.as_str();
-        let call = |(id, tool): &(String, String)| json!({"call": id, "tool": tool, "arguments": arguments.get(id)});
-        let decided: Vec<Value> = calls.iter().map(call).collect();
+        self.arguments.clear();
+        let (mut decided, mut begun) = (Vec::new(), Vec::new());
+        for (call, ruling) in calls.iter().zip(rulings) {
+            let arguments = sha256(&serde_json::to_vec(&*call.arguments).unwrap_or_default());
+            let mut line = json!({"call": call.id, "tool": call.tool, "arguments": arguments,
+                "rule": self.identity.rules.decide(&call.tool, &call.target).rule.as_deref()});
+            match ruling {
+                Ruling::Run => {
+                    line["do"] = json!("run");
+                    begun.push(self.line_of_begun(&call.id, &call.tool, &arguments));
+                }
+                Ruling::Denied(denial) => {
+                    (line["do"], line["by"]) = (json!("deny"), json!(denial.by()));
+                }
+                Ruling::Wait { .. } => {
+                    (line["do"], line["approval"]) = (json!("ask"), json!(self.approvals.of_call(&call.id)));
+                }
+            }
+            self.arguments.insert(call.id.clone(), arguments);
+            decided.push(line);
+        }
         let mut lines = vec![("gate", json!({"allowed": allowed, "tools": decided}))];
         if allowed {
-            lines.extend(calls.iter().map(|called| {
-                let mut begun = call(called);
-                begun["sandbox"] = json!(level);
-                ("tool_begun", begun)
-            }));
+            lines.append(&mut begun);
         }
         lines
+    }
+
+    fn line_of_begun(&self, call: &str, tool: &str, arguments: &str) -> Line {
+        let sandbox = self.identity.sandbox.level.as_str();
+        ("tool_begun", json!({"call": call, "tool": tool, "arguments": arguments, "sandbox": sandbox}))
+    }
+
+    /// Tells the turn what became of an approval; of one that is given only once that is recorded.
+    pub(super) fn settle_audited(
+        &mut self,
+        settle: &Sender<Result<(), Denial>>,
+        denied: Option<Denial>,
+        rule: Option<Arc<str>>,
+        about: &ApprovedCall<'_>,
+    ) {
+        let by = denied.as_ref().map_or("person", Denial::by);
+        let line = json!({"approval": about.approval, "call": about.call, "tool": about.tool, "rule": rule.as_deref(),
+            "allowed": denied.is_none(), "by": by, "source": about.source, "sender": about.sender.map(AgentSender::document)});
+        let audit = self.options.audit.clone();
+        match (audit, denied) {
+            (Some(audit), None) => {
+                let arguments = self.arguments.get(about.call).cloned().unwrap_or_default();
+                let begun = self.line_of_begun(about.call, about.tool, &arguments);
+                let lines = [("approval", line), begun].map(|(event, facts)| (event, self.facts(facts)));
+                let settle = settle.clone();
+                let then = move |written: Result<(), String>| {
+                    let _ = settle.try_send(written.map_err(|_| Denial { by: DeniedBy::End, rule }));
+                };
+                audit.record_first(lines.into(), Box::new(then));
+            }
+            (_, denied) => {
+                self.audit("approval", || line);
+                // A turn that does not wait any more was cancelled.
+                let _ = settle.try_send(denied.map_or(Ok(()), Err));
+            }
+        }
     }
 
     /// A call came to its end. One that never began has no line.

@@ -70,6 +70,9 @@ fn checked(arguments: Vec<OsString>, environment: HashMap<String, String>) -> Re
     let folder = config.audit_dir();
     let verified = verify(&folder, &seen).map_err(|e| unfit(format!("{}: {e}", folder.display())))?;
     let given = seen.len();
+    if given > 0 && verified.foreign == given {
+        return Err(unfit(format!("{}: none of the heads is of this log", folder.display())));
+    }
     Ok(describe(&verified, given, &signers.into_iter().collect::<Vec<_>>().join(", ")))
 }
 
@@ -82,13 +85,13 @@ fn is_signed(seen: &Seen, user: &str, signature: &str) -> bool {
 }
 
 fn describe(verified: &Verified, given: usize, signers: &str) -> String {
-    let Verified { first, last, torn, heads } = verified;
+    let Verified { first, last, torn, heads, foreign } = verified;
     let mut text = match last {
         0 => "the audit log is empty".to_owned(),
         _ => format!("the audit log fits: lines {first} to {last}"),
     };
     if given > 0 {
-        text.push_str(&format!("; {heads} of {given} heads are in it"));
+        text.push_str(&format!("; {heads} of {given} heads are in it, {foreign} are of other logs"));
     }
     if !signers.is_empty() {
         text.push_str(&format!(", signed by {signers}"));

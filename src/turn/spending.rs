@@ -3,7 +3,6 @@
 use super::{Action, Settled, Step, Turn, Verdict};
 use crate::contract::error::ReplyError;
 use crate::model::{Outcome, Request, Sink, StreamEvent, spent};
-use crossbeam_channel::bounded;
 
 /// Sends requests to the model.
 pub(super) trait Requests {
@@ -20,12 +19,10 @@ impl Requests for Turn {
         if !self.is_metered {
             return Ok(self.services.stream(request, &self.cancel, sink));
         }
-        let (verdict, answer) = bounded(1);
-        self.step(Step::Gate(Action::Request(self.model.clone(), self.services.most(request)), verdict));
-        match answer.recv() {
-            Ok(Verdict::Reserved(durable)) => durable().map_err(|e| Settled::Failed(ReplyError::storage(&e)))?,
-            Ok(Verdict::Refused(error)) => return Err(Settled::Failed(error)),
-            Ok(Verdict::Go(_) | Verdict::No) | Err(_) => return Err(Settled::Aborted),
+        match self.verdict(Action::Request(self.model.clone(), self.services.most(request))) {
+            Verdict::Reserved(durable) => durable().map_err(|e| Settled::Failed(ReplyError::storage(&e)))?,
+            Verdict::Refused(error) => return Err(Settled::Failed(error)),
+            Verdict::Go(_) | Verdict::No | Verdict::Calls(_) => return Err(Settled::Aborted),
         }
         let mut sink = Metered { sink, accepted: false };
         let outcome = self.services.stream(request, &self.cancel, &mut sink);

@@ -65,8 +65,9 @@ def test_what_is_recorded_and_what_is_not(new_daemon, model):
     assert (prompt["text"], prompt["from"], prompt["sender"]) == (sha256("secret-prompt"), "ci", None)
     assert asked["allowed"] and asked["model"] == again["model"] == "scripted/one" and asked["mayTake"]["money"] > 0.1
     arguments = sha256('{"command":"echo secret-output; exit 3"}')
-    assert decided["tools"] == [{"call": "call_1", "tool": "bash", "arguments": arguments}] and decided["allowed"]
-    assert (begun["tool"], begun["arguments"], begun["sandbox"]) == ("bash", arguments, "none")
+    call = {"call": "call_1", "tool": "bash", "arguments": arguments}
+    assert decided["allowed"] and decided["tools"] == [{**call, "rule": None, "do": "run"}]
+    assert {key: begun[key] for key in call} == call and begun["sandbox"] in ("none", "net", "files", "full")
     assert (ended["call"], ended["error"], ended["exit"]) == ("call_1", True, 3) and len(ended["result"]) == 64
     assert configured["thinkingLevel"] == "off" and stopped["reason"] == "stopped"
     assert lines(daemon)[0]["event"] == "opened" and lines(daemon)[1]["event"] == "daemon_started"
@@ -90,6 +91,37 @@ def test_a_refusal_of_a_budget_is_a_decision(new_daemon, model):
     daemon.run("go").failure()
     (gate,) = eventually(lambda: lines(daemon, "gate"), "it is written")
     assert not gate["allowed"] and gate["reason"].startswith("budget_exceeded: day.requests")
+
+
+@pytest.mark.any_server
+def test_rules_and_approvals_are_decisions(new_daemon, model):
+    daemon = audited(new_daemon, rules=[{"tool": "bash", "match": "touch*", "do": "ask"},
+                                        {"tool": "bash", "match": "rm*", "do": "deny"}])
+    model.script([ToolCall("bash", {"command": f"{program} x"}, id=program) for program in ("touch", "rm", "true")], "done")
+    events = daemon.bus.listen(f"agents.ev.{daemon.owner}.s.question")
+    stream = daemon.session("s", "go", events=True)
+    opened = json.loads(events.message().data)["data"]["request"]
+    begun = eventually(lambda: lines(daemon, "tool_begun"), "the call that needs nobody has begun")
+    assert [line["call"] for line in begun] == ["true"]
+    approve = {"requestId": opened["id"], "hash": opened["hash"], "allow": True}
+    assert daemon.bus.ask_json(f"{daemon.subject('s')}.approve", approve)["allowed"]
+    assert stream.text() == "done"
+    (gate,) = (line for line in lines(daemon, "gate") if "tools" in line)
+    assert [(call["call"], call["do"], call["rule"]) for call in gate["tools"]] == [
+        ("touch", "ask", "bash touch*"), ("rm", "deny", "bash rm*"), ("true", "run", None),
+    ]
+    assert gate["tools"][0]["approval"] == opened["id"] and gate["tools"][1]["by"] == "rule"
+    (approval,) = lines(daemon, "approval")
+    assert (approval["approval"], approval["call"], approval["allowed"], approval["by"]) == (opened["id"], "touch", True, "person")
+    assert [line["call"] for line in lines(daemon, "tool_begun")] == ["true", "touch"]
+    # With nobody there.
+    events.leave()
+    daemon.bus.ask_json(f"{daemon.subject('s')}.configure", {"events": False})
+    model.script([ToolCall("bash", {"command": "touch y"}, id="late")], "sorry")
+    assert daemon.prompt("s", "go").text() == "sorry"
+    denied = lines(daemon, "approval")[1]
+    assert (denied["allowed"], denied["by"], denied["sender"]) == (False, "nobody", None)
+    assert verify(daemon)[0]
 
 
 def test_heads_are_signed_and_find_an_end_that_was_cut_off(tmp_path, own_server, own_bus, new_daemon, model):
@@ -217,6 +249,7 @@ def test_no_crash_has_an_effect_that_is_not_recorded(new_daemon, model):
 @needs_faults
 @pytest.mark.any_server
 def test_nothing_is_done_that_a_full_disk_cannot_record(new_daemon, model):
+    refused = 0
     for n in itertools.count(2):
         daemon = new_daemon(binary=FAULTY)
         daemon.config["audit"] = True
@@ -230,6 +263,7 @@ def test_nothing_is_done_that_a_full_disk_cannot_record(new_daemon, model):
         except AssertionError as failed:
             heard = str(failed)
         assert heard == "Done." or "storage_error" in heard, (n, heard)
+        refused += "the audit log cannot be written" in heard
         daemon.signal()
         assert daemon.wait_exit() == 0
         fits, words = verify(daemon)
@@ -240,3 +274,4 @@ def test_nothing_is_done_that_a_full_disk_cannot_record(new_daemon, model):
         assert lines(daemon)[-1]["event"] == "daemon_stopped"
         if heard == "Done." and "cannot be written" not in daemon.log_text() and n > 25:
             break
+    assert refused > 1

@@ -39,17 +39,26 @@ fn a_log_goes_on_over_months_and_starts() {
     let mode = |name: &str| dir.path().join(name).metadata().expect("it is there").permissions().mode() & 0o777;
     assert_eq!((mode(""), mode("2026-11.jsonl")), (0o700, 0o600));
     // Each file begins with a line of its own.
-    assert_eq!(verify(dir.path(), &[]).expect("it fits"), Verified { first: 1, last: 12, torn: 0, heads: 0 });
+    assert_eq!(
+        verify(dir.path(), &[]).expect("it fits"),
+        Verified { first: 1, last: 12, torn: 0, heads: 0, foreign: 0 }
+    );
     let mut files = LogFiles::open(dir.path()).expect("it opens");
     assert_eq!((&files.head().log, files.head().seq), (&heads[0].log, 12));
     // A clock that goes back does not go back in the log.
     let back = Record { at: 0, event: "x", facts: Map::new() };
     files.append(&[back]).expect("it is written");
     let all: Vec<Seen> = heads.iter().map(seen).collect();
-    assert_eq!(verify(dir.path(), &all).expect("it fits"), Verified { first: 1, last: 13, torn: 0, heads: 10 });
+    assert_eq!(
+        verify(dir.path(), &all).expect("it fits"),
+        Verified { first: 1, last: 13, torn: 0, heads: 10, foreign: 0 }
+    );
     // Old months may be put away.
     std::fs::remove_file(dir.path().join("2026-10.jsonl")).expect("it is removed");
-    assert_eq!(verify(dir.path(), &all).expect("it fits"), Verified { first: 7, last: 13, torn: 0, heads: 5 });
+    assert_eq!(
+        verify(dir.path(), &all).expect("it fits"),
+        Verified { first: 7, last: 13, torn: 0, heads: 5, foreign: 0 }
+    );
 }
 
 fn months_of(folder: &Path) -> Vec<String> {
@@ -120,6 +129,22 @@ fn a_log_with_a_wrong_end_is_not_gone_on_with() {
     std::fs::write(&path, text).expect("it is written");
     let error = LogFiles::open(dir.path()).map(drop).expect_err("it does not fit");
     assert!(error.to_string().contains("the last line does not fit"), "{error}");
+}
+
+#[test]
+fn two_writers_make_one_chain_and_notice_what_is_gone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut writers = [0, 1].map(|_| LogFiles::open(dir.path()).expect("it opens"));
+    for _ in 0..3 {
+        for writer in &mut writers {
+            writer.append(&[Record::new("gate", Map::new())]).expect("it is written");
+        }
+    }
+    assert_eq!(verify(dir.path(), &[]).expect("it fits").last, 7);
+    let name = months_of(dir.path()).pop().expect("a file");
+    std::fs::remove_file(dir.path().join(name)).expect("it is removed");
+    let error = writers[1].append(&[Record::new("gate", Map::new())]).expect_err("lines are gone");
+    assert!(error.to_string().contains("are gone"), "{error}");
 }
 
 #[test]

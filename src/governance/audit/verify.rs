@@ -40,6 +40,8 @@ pub(crate) struct Verified {
     pub torn: usize,
     /// Heads that are in it.
     pub heads: usize,
+    /// Heads of other logs.
+    pub foreign: usize,
 }
 
 /// What does not fit.
@@ -83,11 +85,13 @@ impl From<io::Error> for Unfit {
 pub(crate) fn verify(folder: &Path, seen: &[Seen]) -> Result<Verified, Unfit> {
     let months = months(folder)?;
     let log = months.first().map(|name| log_of(&folder.join(name))).transpose()?.flatten();
+    let given = seen.len();
     let mut seen: Vec<&Head> =
         seen.iter().map(|seen| &seen.head).filter(|head| Some(&head.log) == log.as_ref()).collect();
     seen.sort_by_key(|head| head.seq);
+    let foreign = given - seen.len();
     let mut seen = seen.into_iter().peekable();
-    let (mut verified, mut hash) = (Verified::default(), NO_HASH.as_bytes().to_vec());
+    let (mut verified, mut hash) = (Verified { foreign, ..Verified::default() }, NO_HASH.as_bytes().to_vec());
     let mut text = Vec::new();
     for (at, name) in months.iter().enumerate() {
         let (file, _) = open_regular(&folder.join(name))?;
