@@ -75,8 +75,8 @@ pub(crate) enum Step {
 pub(crate) enum Action {
     /// To ask the model again.
     Model,
-    /// To send a request to the model, which may take so much. The last thing that is asked before it is sent.
-    Request(Most),
+    /// To send a request to this model, which may take so much. The last thing that is asked before it is sent.
+    Request(Arc<Model>, Most),
     /// To hand the first words of the answer to somebody who could be reached after a restart, and would hear them twice.
     Speak,
     /// To run these.

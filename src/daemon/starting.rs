@@ -4,7 +4,7 @@ use super::peers::Peers;
 use super::replacing::Replacing;
 use super::spill_root::{self, SpillRoot};
 use super::{DISCOVERY_LIMITS, Daemon, ENDED_WAITING, Fatal, INTAKE_LIMITS, Phase, TICK, requests};
-use super::{clients, replacing};
+use super::{auditing, clients, replacing};
 use crate::broker::{Broker, sockets};
 use crate::config::{self, BrokerPlan, Config};
 use crate::governance::budget::Ledger;
@@ -71,6 +71,7 @@ impl Daemon {
             discovery_subscriptions.push(subscription.map_err(|e| format!("{subject}: {e}"))?);
         }
         let ledger = open_ledger(&config)?;
+        let audit = auditing::start(&config, &connection)?;
         let quota = HostQuota::new(config.max_session_bytes, config.max_host_bytes);
         let slots = Slots::new(config.max_running);
         let (ended_sender, ended) = bounded(ENDED_WAITING);
@@ -81,8 +82,9 @@ impl Daemon {
             peers: Peers::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
-            session_options: Arc::new(config.session_options(ledger.clone())),
+            session_options: Arc::new(config.session_options(ledger.clone(), audit.clone())),
             ledger,
+            audit,
             config,
             connection,
             sessions: BTreeMap::new(),
