@@ -111,7 +111,8 @@ fn real_commands_are_taken_apart() {
         ("nohup git push &", "!nohup git push | git push"),
         ("timeout -k 5 10s git push", "!timeout -k 5 10s git push | git push"),
         ("timeout $T git push", "?"),
-        ("timeout \"$T\" git push", "!timeout _ git push | git push"),
+        ("timeout \"$T\" git push", "?"),
+        ("timeout 1\"$T\" git push", "!timeout 1_ git push | git push"),
         ("nice -n 5 nohup git push", "!nice -n 5 nohup git push | nohup git push | git push"),
         ("xargs -n1 git", "!xargs -n1 git | git_"),
         ("xargs -I% git %", "?"),
@@ -183,6 +184,17 @@ fn tables_are_in_order_and_depth_is_bounded() {
     let long = format!("echo {}", "x ".repeat(50_000));
     let begun = Instant::now();
     assert!(Script::read(&long).is_ok() && begun.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn nothing_breaks_the_reader() {
+    let mut random = Random(11);
+    let signs = "$(){}[]<>|&;\"'`\\\n #!*?~=:-+@a1 ";
+    let signs: Vec<char> = signs.chars().collect();
+    for _ in 0..20_000 {
+        let text: String = (0..random.below(24)).map(|_| signs[random.below(signs.len())]).collect();
+        let _ = Script::read(&text);
+    }
 }
 
 /// What bash does with a command is what the reader says, or less.
