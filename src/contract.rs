@@ -3,9 +3,11 @@
 pub(crate) mod control;
 pub(crate) mod denial;
 pub(crate) mod documents;
+pub(crate) mod environment;
 pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod ids;
+pub(crate) mod progress;
 pub(crate) mod prompt;
 pub(crate) mod reply;
 pub(crate) mod request;

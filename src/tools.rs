@@ -16,6 +16,7 @@ mod paths;
 mod processes;
 mod question;
 mod read;
+mod redact;
 pub(crate) mod runner;
 #[cfg(test)]
 mod test_support;
@@ -28,6 +29,7 @@ use crate::files::real_path;
 pub use edit_diff::diff;
 pub use edit_match::{Edit as Replacement, Mismatch, apply, with_lf};
 pub(crate) use environment::child_environment;
+pub(crate) use redact::{MIN_SECRET, Redaction};
 use serde_json::{Map, Value};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

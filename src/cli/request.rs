@@ -72,6 +72,10 @@ pub(super) fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Res
         Verb::Reject => {
             put("requestId", required(invocation, Flag::RequestId)?.into());
         }
+        Verb::Cancel => {
+            let id = invocation.words.first().ok_or_else(|| Failure::Usage("Missing prompt id".into()))?;
+            put("promptId", id.as_str().into());
+        }
         Verb::Approve | Verb::Deny => {
             put("requestId", required(invocation, Flag::RequestId)?.into());
             put("hash", required(invocation, Flag::Hash)?.into());
@@ -112,7 +116,10 @@ fn kind(verb: Verb) -> &'static str {
         Verb::Session => "session",
         Verb::Sessions => "list",
         Verb::Inspect => "inspect",
+        Verb::Cancel => "cancel",
         Verb::Stop => "stop",
+        Verb::Drain => "drain",
+        Verb::Undrain => "undrain",
         Verb::Shutdown => "shutdown",
         // These ask nothing, or several things.
         Verb::List | Verb::Attach | Verb::Request | Verb::Completions | Verb::Help => "ping",
@@ -266,6 +273,8 @@ mod tests {
             ("abort", json!({"type": "abort"})),
             ("shutdown", json!({"type": "shutdown", "confirm": true})),
             ("sessions", json!({"type": "list"})),
+            ("cancel|p1", json!({"type": "cancel", "promptId": "p1"})),
+            ("drain", json!({"type": "drain"})),
             ("run|do|it", json!({"type": "run", "body": "do it", "cwd": "/srv/app", "stream": true})),
             (
                 "run|--cwd|sub/|--model|p/m|--thinking|low|--max-lifetime|90|--from|me|--detach|-",
@@ -296,6 +305,7 @@ mod tests {
             ("answer|--request-id|q", "--answers"),
             ("answer|--request-id|q|[[", "no JSON"),
             ("reject", "Missing --request-id"),
+            ("cancel", "Missing prompt id"),
             ("approve|--request-id|q", "Missing --hash"),
             ("request", "Missing request"),
             ("request|{", "no JSON"),

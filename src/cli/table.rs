@@ -148,7 +148,10 @@ pub(super) enum Verb {
     Session,
     Sessions,
     Inspect,
+    Cancel,
     Stop,
+    Drain,
+    Undrain,
     Shutdown,
     Completions,
     Help,
@@ -373,11 +376,22 @@ pub(super) const VERBS: &[VerbRow] = &[
         ..daemon(Verb::Inspect, "inspect", &[TARGET, COMMON], "a session's facts, from its daemon")
     },
     VerbRow {
+        arguments: "PROMPT-ID",
+        words: Words::One,
+        notes: "PROMPT-ID is in the queue that inspect shows. What is being worked on is ended with abort.\n",
+        ..daemon(Verb::Cancel, "cancel", &[TARGET, COMMON], "take back a prompt that waits")
+    },
+    VerbRow {
         arguments: "[TARGET]",
         words: Words::Target,
         offer: Offer::Column(3),
         ..daemon(Verb::Stop, "stop", &[TARGET, COMMON], "end a session")
     },
+    VerbRow {
+        notes: "Running prompts go on to their end, prompts that wait stay where they are; undrain lets them begin.\n",
+        ..daemon(Verb::Drain, "drain", &[DAEMON, COMMON], "let a daemon begin nothing new")
+    },
+    daemon(Verb::Undrain, "undrain", &[DAEMON, COMMON], "let a daemon begin new work again"),
     VerbRow {
         arguments: "[TARGET]",
         words: Words::Target,

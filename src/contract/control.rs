@@ -4,6 +4,7 @@ use crate::contract::error::ReplyError;
 use crate::contract::reply::Reply;
 use crate::contract::sender::AgentSender;
 use crate::event_log::{EventSink, HistoryQuery, HistorySnapshot};
+use crate::governance::budget::Budgets;
 use crate::transcript::Block;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -87,6 +88,8 @@ pub(crate) enum Control {
     Reject { id: String, source: &'static str },
     /// Changes what later requests to the model use: the state.
     Configure(Changes),
+    /// Takes back a prompt that waits: `{cancelled: true, promptId}`.
+    Cancel { id: String },
     /// A new lifetime in seconds from now, 0 = no end: `{maxLifetime, remainingLifetime}`.
     Extend { seconds: f64 },
 }
@@ -145,12 +148,14 @@ impl Settlement {
 
 /// What to change; absent = as it is.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Changes {
+pub struct Changes {
     /// `provider/model`, `provider/model:level` or an id that is unique.
     pub model: Option<String>,
     pub thinking: Option<String>,
     /// Empty removes it.
     pub name: Option<String>,
+    /// Limits to what may be spent, which only become narrower.
+    pub budgets: Budgets,
 }
 
 /// The answer to a request.

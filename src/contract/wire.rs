@@ -35,6 +35,9 @@ pub(crate) trait Wire: Send + 'static {
     /// Where the answer to a prompt of before a restart goes, by [`Reply::address`]; `None` if that cannot be reached.
     fn reply_to(&self, address: &Value) -> Option<Arc<dyn Reply>>;
 
+    /// Takes no more messages. Those that had come by then are still to be read.
+    fn stop(&mut self);
+
     /// Takes no more messages; returns the prompts that were on their way, whose callers have to be told. What the wire keeps
     /// for the session stays if the session `goes_on` after a restart.
     fn close(self, goes_on: bool) -> Vec<Prompt>;

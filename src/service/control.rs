@@ -9,6 +9,7 @@ use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::sender::AgentSender;
 use crate::contract::wire::WireSettings;
 use crate::event_log::HistoryQuery;
+use crate::governance::budget::Budgets;
 use crate::nats::Message;
 use crate::threads;
 use serde_json::{Map, Value, json};
@@ -19,7 +20,7 @@ use std::time::Instant;
 pub(crate) const INSPECT: &str = "inspect";
 
 /// The verbs, which are also the names of the endpoints.
-pub(crate) const VERBS: [&str; 12] = [
+pub(crate) const VERBS: [&str; 13] = [
     INSPECT,
     "abort",
     "steer",
@@ -32,6 +33,7 @@ pub(crate) const VERBS: [&str; 12] = [
     "reject",
     "configure",
     "extend",
+    "cancel",
 ];
 
 /// What a request to a verb asks for.
@@ -89,6 +91,10 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
             let answers = request.remove("answers").ok_or_else(|| invalid("answers required"))?;
             Control::Answer { id: request_id(&request)?, answers, source: SOURCE }
         }
+        "cancel" => {
+            let id = text(&object(payload)?, ["promptId", "prompt_id"])?.filter(|id| !id.is_empty());
+            Control::Cancel { id: id.ok_or_else(|| invalid("promptId required"))? }
+        }
         "approve" => {
             let settlement = Settlement::read(&object(payload)?, SOURCE, sender.cloned());
             Control::Approve(settlement.map_err(|why| invalid(&why))?)
@@ -101,6 +107,9 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
                 model: text(&request, ["model"; 2])?,
                 thinking: text(&request, ["thinkingLevel", "thinking_level"])?,
                 name: text(&request, ["name"; 2])?,
+                budgets: field(&request, ["budgets"; 2])
+                    .map_or(Ok(Budgets::default()), Budgets::parse)
+                    .map_err(|why| invalid(&why))?,
             })
         }
         "extend" => {
@@ -277,6 +286,7 @@ mod tests {
             asked("answer", r#"{"requestId":"q","answers":[["a"]]}"#),
             Ok(Control::Answer { id, answers, .. }) if id == "q" && answers == json!([["a"]])
         ));
+        assert!(matches!(asked("cancel", r#"{"promptId":"p"}"#), Ok(Control::Cancel { id }) if id == "p"));
         let Ok(Control::Prompt(input)) = asked("steer", r#"{"prompt":"left","from":"me"}"#) else {
             panic!("no prompt")
         };
@@ -307,6 +317,7 @@ mod tests {
             ("configure", r#"{"model":7}"#, 400, "invalid_request"),
             ("configure", r#"{"toolStatus":"yes"}"#, 400, "invalid_request"),
             ("extend", "{}", 400, "invalid_request"),
+            ("cancel", r#"{"promptId":""}"#, 400, "invalid_request"),
             ("extend", r#"{"maxLifetime":-1}"#, 400, "invalid_request"),
         ] {
             let error = parse(verb, payload.as_bytes(), None).map(drop).expect_err(payload);

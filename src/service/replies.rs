@@ -98,6 +98,10 @@ impl Reply for CountedReply {
         self.reply.finish(result);
     }
 
+    fn leave(&self) -> bool {
+        self.reply.leave()
+    }
+
     fn address(&self) -> Option<Value> {
         self.reply.address()
     }

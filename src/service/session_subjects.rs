@@ -125,7 +125,7 @@ fn class(message: &Message) -> Class {
     match asks(&message.subject) {
         Asks::Prompt(_) => Class::Work,
         Asks::Verb("steer" | "follow_up" | "compact") => Class::Work,
-        Asks::Verb("abort" | "answer" | "approve" | "reject") | Asks::Query => Class::Urgent,
+        Asks::Verb("abort" | "answer" | "approve" | "reject" | "cancel") | Asks::Query => Class::Urgent,
         Asks::Verb(_) | Asks::Status => Class::Query,
     }
 }
@@ -206,14 +206,18 @@ impl Wire for SessionSubjects {
         })
     }
 
-    fn close(self, goes_on: bool) -> Vec<Prompt> {
-        let SessionSubjects { room: _, requests, subscriptions, mut reader } = self;
+    fn stop(&mut self) {
         let deadline = Instant::now() + LAST_CALL;
-        for subscription in subscriptions {
-            if reader.host.connection.is_connected() {
+        for subscription in std::mem::take(&mut self.subscriptions) {
+            if self.reader.host.connection.is_connected() {
                 subscription.drain(deadline.saturating_duration_since(Instant::now()));
             }
         }
+    }
+
+    fn close(mut self, goes_on: bool) -> Vec<Prompt> {
+        self.stop();
+        let SessionSubjects { room: _, requests, subscriptions: _, mut reader } = self;
         let late: Vec<_> = requests.try_iter().collect();
         let mut prompts = Vec::new();
         for request in late.iter().flat_map(|message| reader.read(message, Admission::Over)) {

@@ -27,6 +27,11 @@ impl<W: Wire> Session<W> {
                 self.check_written(written);
                 Vec::new()
             }
+            Action::Request(most) => {
+                // A turn that does not wait for its verdict any more was cancelled.
+                let _ = verdict.try_send(self.judge_request(*most));
+                return;
+            }
             Action::Model => self.steering.take(modes.steering),
             Action::Stop if self.steering.len() > 0 => self.steering.take(modes.steering),
             Action::Stop => self.follow_up.take(modes.follow_up),

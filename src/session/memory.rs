@@ -4,7 +4,7 @@
 //! the tool runs. After a crash the file tells what was accepted and not begun, and what was begun and not finished.
 
 use super::recovery::{
-    ACCEPTED, APPROVAL, CONTINUED, HEARD, INTENT, INTERRUPTED, PROMPT_ID, QUESTION, SETTLED, Unfinished,
+    ACCEPTED, APPROVAL, CONTINUED, HANDED_OVER, HEARD, INTENT, PROMPT_ID, QUESTION, SETTLED, Unfinished,
 };
 use crate::contract::control::Deliver;
 use crate::contract::prompt::Incoming;
@@ -377,12 +377,12 @@ impl Memory {
         self.append_custom(SETTLED, data)
     }
 
-    /// The host ends in the middle of these prompts, and has told their callers.
+    /// Another process goes on with these prompts where they are. Their callers have heard all that was said.
     ///
     /// # Errors
-    /// It could not be written. At worst their callers hear more of them after the restart.
-    pub(super) fn interrupted(&mut self, ids: &[String]) -> io::Result<()> {
-        self.append_custom(INTERRUPTED, json!({"ids": ids}))
+    /// It could not be written. At worst their callers hear it once more.
+    pub(super) fn handed_over(&mut self, ids: &[String]) -> io::Result<()> {
+        self.append_custom(HANDED_OVER, json!({"ids": ids}))
     }
 
     /// After a restart these prompts are worked on once more.

@@ -2,7 +2,7 @@
 
 use super::Session;
 use super::memory::Memory;
-use super::recovery::Unfinished;
+use super::recovery::{LeftOpen, Unfinished};
 use crate::clock::{iso_time, now_ms};
 use crate::contract::reply::Reply;
 use crate::contract::wire::Wire;
@@ -87,7 +87,7 @@ impl<W: Wire> Session<W> {
                 self.stats.change(|settings| settings.file = Some(file));
                 if let Some((restored, mut unfinished)) = self.memory.wake()? {
                     self.adopt(&restored, model, thinking);
-                    self.close_calls(&unfinished.intents, None)?;
+                    self.close_calls(&unfinished.intents, LeftOpen::None)?;
                     // They were another session's, and nobody expects them of this one.
                     let ids: Vec<String> = unfinished.all().map(|accepted| accepted.id.clone()).collect();
                     if !ids.is_empty() {
@@ -171,11 +171,14 @@ impl<W: Wire> Session<W> {
             thinking: settings.thinking.as_str().to_owned(),
             name: settings.name,
             from: self.identity.from.clone(),
+            parent: self.identity.parent.clone(),
             on_restart: self.identity.on_restart,
             tools: self.identity.tools.clone(),
             sandbox: self.identity.sandbox.narrowing(),
             rules: self.identity.rules.narrowing().to_vec(),
             grants: self.grants.clone(),
+            budgets: self.stats.budgets().document(),
+            environment: self.identity.environment.clone(),
             created_at_start: self.identity.created_at_start,
             events: wire.events.unwrap_or(false),
             tool_status: wire.tool_status.unwrap_or(false),

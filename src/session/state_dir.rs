@@ -3,6 +3,7 @@
 //! What was said in a session is in its session file; here is what the daemon has to know to offer it again.
 
 use crate::clock::now_ms;
+use crate::contract::environment::SessionEnvironment;
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::contract::session::OnRestart;
 use crate::fault;
@@ -53,6 +54,9 @@ pub(crate) struct SavedSession {
     pub thinking: String,
     pub name: Option<String>,
     pub from: Option<String>,
+    /// The session with which it ends.
+    #[serde(default)]
+    pub parent: Option<InstanceId>,
     /// It is a run, which ends with its prompt.
     #[serde(default)]
     pub run: bool,
@@ -68,6 +72,12 @@ pub(crate) struct SavedSession {
     /// What somebody allowed for the rest of the session.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<String>,
+    /// What may be spent in it at most.
+    #[serde(default)]
+    pub budgets: Value,
+    /// Their variables; of secrets the names only.
+    #[serde(default)]
+    pub environment: SessionEnvironment,
     /// The start of the daemon, counted by [`StateDir::starts`], at which the session was created.
     #[serde(default, rename = "createdAtStart")]
     pub created_at_start: u64,
@@ -268,6 +278,9 @@ mod tests {
             sandbox: Narrowing::default(),
             rules: Vec::new(),
             grants: Vec::new(),
+            budgets: Value::Null,
+            environment: SessionEnvironment::default(),
+            parent: None,
             created_at_start: 3,
             events: true,
             tool_status: false,

@@ -114,6 +114,8 @@ impl Wire for TestWire {
         None
     }
 
+    fn stop(&mut self) {}
+
     fn close(mut self, _: bool) -> Vec<Prompt> {
         let late: Vec<_> = self.messages.try_iter().collect();
         let requests = late.iter().flat_map(|message| self.read(message, None));
@@ -151,6 +153,7 @@ impl Running {
             folders: UserFolders { agent_dir: nowhere.clone(), home: nowhere.clone() },
             tool_environment: Vec::new(),
             bash_timeout: None,
+            secrets: crate::turn::SecretTable::new(),
         };
         let identity = SessionIdentity {
             id: "s".to_owned().try_into().expect("an id"),
@@ -164,6 +167,8 @@ impl Running {
             tools: Vec::new(),
             sandbox: Arc::new(Sandbox::off()),
             rules: Arc::default(),
+            parent: None,
+            environment: crate::contract::environment::SessionEnvironment::default(),
             created_at_start: 0,
             created_ms: 0,
         };
@@ -174,6 +179,7 @@ impl Running {
                 question_timeout: None,
                 approval_timeout: None,
                 unattended: Unattended::Deny,
+                ledger: None,
                 turn: Arc::new(turn),
             }),
             services: Arc::new(Services::with_local_model(Box::new(Parrot))),
@@ -183,6 +189,7 @@ impl Running {
             commands: receiver,
             spill_dir: nowhere.clone(),
             quota: HostQuota::new(0, 0).session(),
+            slots: Slots::new(0),
             raw_file: nowhere,
             state: None,
             storage: Storage::None,

@@ -1,12 +1,13 @@
 //! The tools that an answer calls: prepared in order, run at the same time, answered in order. Those on one file run one
 //! after the other, in the order in which they stand in the answer.
 
-use super::{Action, Ruling, SESSION_VARIABLE, Step, ToolCall, Turn, Verdict};
+use super::{Action, Ruling, Step, ToolCall, Turn, Verdict};
 use crate::clock::now_ms;
 use crate::contract::denial::{Denial, DeniedBy};
 use crate::contract::event::AgentEvent;
 use crate::governance::rules::Target;
 use crate::threads::{self, TURN_STACK};
+use crate::tools::child::SESSION_VARIABLE;
 use crate::tools::runner::Sandbox;
 use crate::tools::{self, FileId, Tool, ToolContext, ToolOutput};
 use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
@@ -61,7 +62,9 @@ impl Turn {
             true => Vec::new(),
             false => match self.verdict(Action::Tools(asked)) {
                 Verdict::Calls(rulings) if !self.cancel.is_cancelled() => rulings,
-                Verdict::Calls(_) | Verdict::No | Verdict::Go(_) => Vec::new(),
+                Verdict::Calls(_) | Verdict::No | Verdict::Go(_) | Verdict::Refused(_) | Verdict::Reserved(_) => {
+                    Vec::new()
+                }
             },
         };
         let mut rulings = rulings.into_iter();
@@ -148,8 +151,8 @@ impl Turn {
         self.finished(call, ToolOutput { details, ..ToolOutput::error(text) }, None)
     }
 
-    /// The calls of the last answer that a restart left open, because people were asked about them: questions, and calls
-    /// that wait for an approval.
+    /// The calls of the last answer that a restart left open: those of which it is known that nothing happened, questions, and
+    /// calls that wait for an approval.
     pub(super) fn open_calls(&self) -> Vec<Call> {
         let is_result = |message: &Arc<Message>| matches!(**message, Message::ToolResult(_));
         let Some(at) = self.transcript.iter().rposition(|message| !is_result(message)) else { return Vec::new() };
@@ -161,7 +164,6 @@ impl Turn {
             let mut results = self.transcript[at..].iter();
             results.any(|m| matches!(&**m, Message::ToolResult(result) if result.tool_call_id == call.id))
         };
-        // All others have a result by now that says what became of them.
         calls(&answer.content).into_iter().filter(|call| !answered(call)).collect()
     }
 
@@ -235,7 +237,16 @@ impl Turn {
     }
 
     fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {
+        let wanted = &self.identity.environment;
+        let secrets = match self.secrets.values(&wanted.secrets, &self.options.secrets) {
+            Ok(secrets) => secrets,
+            Err(why) => return ToolOutput::error(why),
+        };
         let mut environment = self.options.tool_environment.clone();
+        let own: Vec<(&String, &String)> =
+            wanted.env.iter().chain(secrets.variables.iter().map(|(name, value)| (name, value))).collect();
+        environment.retain(|(name, _)| !own.iter().any(|(own, _)| *own == name));
+        environment.extend(own.into_iter().map(|(name, value)| (name.clone(), value.clone())));
         // That of a session whose tool has started the daemon is not ours.
         environment.retain(|(name, _)| name != SESSION_FILE_VARIABLE);
         let file = self.stats.settings().file;
@@ -259,7 +270,7 @@ impl Turn {
             self.emit(AgentEvent::ToolExecutionUpdate {
                 id: call.id.clone(),
                 name: call.name.clone(),
-                partial: partial.content,
+                partial: secrets.redaction.output(partial, true).content,
             });
         };
         let settings = self.services.tool_settings();
@@ -277,8 +288,9 @@ impl Turn {
             on_update: &update,
             ask: &|request| self.ask_people(request),
         };
-        catch_unwind(AssertUnwindSafe(|| self.runner.call(tool, arguments, &context)))
-            .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"))
+        let output = catch_unwind(AssertUnwindSafe(|| self.runner.call(tool, arguments, &context)))
+            .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"));
+        secrets.redaction.output(output, false)
     }
 }
 

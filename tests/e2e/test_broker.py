@@ -326,8 +326,9 @@ def test_who_takes_the_port_of_a_server_that_went_away_is_told_nothing(new_daemo
     daemon.wait_log(f"serving one on {server.address}$")
 
 
-def test_programs_of_sessions_are_refused(alone, model):
-    daemon = alone()
+@pytest.mark.parametrize("profile", ["off", "workspace"])
+def test_programs_of_sessions_are_refused(alone, model, profile):
+    daemon = alone("--sandbox", profile, "--unix-sockets")
     host, port = daemon.address.rsplit(":", 1)
     # By itself, and after it has lost its parents, its session and the variables that mark it.
     knock = f"exec 3<>/dev/tcp/{host}/{port}; head -n 2 <&3 | tail -n 1"

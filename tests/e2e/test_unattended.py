@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from support.documents import ROOT, blocks
-from support.model_script import ToolCall
+from support.model_script import Text, ToolCall, Usage
 
 
 def config(words):
@@ -86,3 +86,22 @@ def test_the_bot_of_a_team(new_daemon, model, nats_server):
     finally:
         bot.send_signal(signal.SIGKILL)
         bot.wait(10)
+
+
+@pytest.mark.any_server
+def test_the_box_at_the_edge(new_daemon, model):
+    daemon = new_daemon()
+    daemon.config.update(config('"budgets"'))
+    daemon.start()
+    calls = [ToolCall("bash", {"command": f"sudo -n systemctl {word} no-such-unit"}) for word in ("restart", "stop")]
+    calls += [ToolCall("bash", {"command": "echo systemctl status"}), ToolCall("write", {"path": "/etc/x", "content": ""})]
+    # At 15 dollars for a million tokens that leaves too little for another longest answer.
+    model.script(calls, [Text("done"), Usage(output=130_000)])
+    assert daemon.run("go").text() == "done"
+    assert [text.split(":")[0] for text, error in model.requests[-1].tool_results if error] == ["denied"] * 3
+    daemon.signal(signal.SIGKILL)
+    daemon.wait_exit()
+    daemon.start()
+    failed = daemon.run("go").failure()
+    assert (failed.word, failed.code) == ("budget_exceeded", 402)
+    assert "day.money" in failed.text and len(model.requests) == 2
