@@ -4,7 +4,7 @@ use super::pattern::Pattern;
 use super::shell::{Script, Unreadable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 /// Rules of one list, and the bytes of one text in them; far above what people write.
@@ -344,9 +344,9 @@ fn absolute(path: &str, places: Places<'_>) -> PathBuf {
     let mut normal = PathBuf::new();
     for part in path.components() {
         match part {
-            std::path::Component::ParentDir => drop(normal.pop()),
-            std::path::Component::CurDir => {}
-            part => normal.push(part),
+            Component::ParentDir => drop(normal.pop()),
+            Component::CurDir => {}
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => normal.push(part),
         }
     }
     normal

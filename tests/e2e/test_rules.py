@@ -88,7 +88,7 @@ def test_what_holds_otherwise(ruled, model):
     assert not (daemon.cwd / "f").exists()
 
 
-def test_a_request_narrows_and_that_survives_a_restart(ruled, model, tmp_path):
+def test_a_request_narrows_and_that_survives_a_restart(ruled, model):
     daemon = ruled([PUSH])
     narrowing = [{"tool": "bash", "match": "make*", "do": "deny"}, {"tool": "read", "path": "hidden/*", "do": "deny"}]
     calls = [ToolCall("bash", {"command": command}) for command in ("make", "git push", "echo ok")]

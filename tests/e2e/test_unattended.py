@@ -56,9 +56,9 @@ def test_the_bot_of_a_team(new_daemon, model, nats_server):
     daemon = new_daemon()
     daemon.config.update(config("approvalTimeout"))
     daemon.start()
-    git = daemon.home / "bin"
+    git = daemon.cwd / "bin"
     git.mkdir()
-    (git / "git").write_text("#!/bin/sh\necho pushed > $HOME/pushed\n")
+    (git / "git").write_text("#!/bin/sh\necho pushed > pushed\n")
     (git / "git").chmod(0o755)
     push = [ToolCall("bash", {"command": f"PATH={git}:$PATH; git push origin main"})]
     force = [ToolCall("bash", {"command": "git push --force"})]
@@ -81,7 +81,7 @@ def test_the_bot_of_a_team(new_daemon, model, nats_server):
             bot.stdin.write(said)
             bot.stdin.flush()
             assert expected in told(push)[0]
-            assert (daemon.home / "pushed").exists() is said.startswith("yes")
+            assert (daemon.cwd / "pushed").exists() is said.startswith("yes")
         assert told(force)[0].startswith("denied: the rule \"bash git push --force*\" does not allow")
     finally:
         bot.send_signal(signal.SIGKILL)
