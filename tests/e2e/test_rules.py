@@ -68,7 +68,7 @@ def test_links_and_names_do_not_get_around_a_path(ruled, model):
     (closed / "file").write_text("old")
     (daemon.cwd / "link").symlink_to(closed)
     (daemon.cwd / "dangling").symlink_to(closed / "new")
-    paths = ["link/x", "link/not/there/x", "dangling", "~/closed/x", f"../home/closed/x", f"{closed}/../closed/x"]
+    paths = ["link/x", "link/not/there/x", "dangling", "~/closed/x", "../home/closed/x", f"{closed}/../closed/x"]
     model.script([ToolCall("write", {"path": path, "content": "x"}) for path in paths] + [ToolCall("read", {"path": "link/file"})], "done")
     told = results(model, daemon.run("go"))
     assert [(text.split(":")[0], error) for text, error in told] == [("denied", True)] * (len(paths) + 1)
