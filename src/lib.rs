@@ -83,8 +83,10 @@
 //!
 //! # The gate
 //!
-//! A turn neither calls the model again nor runs a tool before its session's actor said yes (`Session::judge`). Limits and the
-//! durable record of the intent are therefore in one place: no tool runs unless the yes is on disk. Where something may be
+//! A turn neither calls the model again nor runs a tool before its session's actor said yes (`Session::judge`). Limits, rules
+//! and the durable record of the intent are therefore in one place: no tool runs unless the yes is on disk. The verdict on an
+//! answer's calls is one for each: it runs, it is denied with the reason as data ([`contract::denial`]), or its thread waits for
+//! an approval, which the actor settles once (`session/approvals.rs`) while the other calls run. Where something may be
 //! spent only in part, no request is sent either before what it may take is reserved in the ledger ([`governance::budget`]).
 //!
 //! # What is absent
@@ -111,6 +113,8 @@
 //! | an error code | `contract/error.rs`; its golden test: `tests/e2e/test_error_codes.py` |
 //! | an event | `contract/event.rs` |
 //! | a line of the audit log | `session/auditing.rs`, `daemon/auditing.rs`; what it means: `config/SETTINGS.md` |
+//! | what a rule can match | `governance/rules.rs`; what it goes by is found out in `turn/calls.rs` |
+//! | a program that runs others | `governance/shell/launchers.rs`, and a line in the table of its tests |
 //! | a setting | a row in `config/table.rs`, the field where it is used, `config/SETTINGS.md` |
 //! | a wire | a room beside `service` that implements `contract::wire::Wire` |
 #![deny(unsafe_code)]
