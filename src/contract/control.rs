@@ -4,6 +4,7 @@ use crate::contract::error::ReplyError;
 use crate::contract::reply::Reply;
 use crate::contract::sender::AgentSender;
 use crate::event_log::{EventSink, HistoryQuery, HistorySnapshot};
+use crate::tools::runner::Narrowing;
 use crate::transcript::Block;
 use serde_json::Value;
 use std::sync::Arc;
@@ -95,6 +96,8 @@ pub(crate) struct Changes {
     pub thinking: Option<String>,
     /// Empty removes it.
     pub name: Option<String>,
+    /// What tools are confined to from now on, if it is less.
+    pub sandbox: Narrowing,
 }
 
 /// The answer to a request.

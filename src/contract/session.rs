@@ -62,8 +62,6 @@ pub(crate) struct SessionIdentity {
     pub project_trusted: bool,
     /// Names of the tools that the model is offered.
     pub tools: Vec<String>,
-    /// What they are confined to.
-    pub sandbox: Arc<Sandbox>,
     /// Variables that they get.
     pub environment: SessionEnvironment,
     /// How often the daemon had been started when the session was created; 0 where nobody counts.
@@ -83,6 +81,8 @@ pub(crate) struct SessionSettings {
     pub max_lifetime: Duration,
     /// When the session has to end.
     pub deadline: Option<Instant>,
+    /// What the tools are confined to; never less than before.
+    pub sandbox: Arc<Sandbox>,
     /// Where the transcript is kept; absent = nowhere.
     pub file: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@ use crate::clock::now_ms;
 use crate::contract::control::Deliver;
 use crate::files;
 use crate::tools::QUESTION as QUESTION_TOOL;
+use crate::tools::runner::Narrowing;
 use crate::transcript::contents::Contents;
 use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
 use serde_json::{Map, Value, json};
@@ -23,6 +24,8 @@ pub(super) const QUESTION: &str = "nats-pi-bridge.question";
 pub(super) const SETTLED: &str = "nats-pi-bridge.settled";
 pub(super) const INTERRUPTED: &str = "nats-pi-bridge.interrupted";
 pub(super) const CONTINUED: &str = "nats-pi-bridge.continued";
+/// The session was confined to less than the configuration says, which holds for whoever goes on with it.
+pub(super) const CONFINED: &str = "nats-pi-bridge.confined";
 /// In a user message's entry: the accepted message that it is.
 pub(super) const PROMPT_ID: &str = "promptId";
 
@@ -75,6 +78,8 @@ pub(super) struct Unfinished {
     pub questions: Vec<KeptQuestion>,
     /// The prompt that came to an end last was aborted.
     pub aborted: bool,
+    /// What its tools were confined to.
+    pub confined: Narrowing,
     /// The complete answers of the model to the interrupted prompt: their entries' ids and their texts.
     said: Vec<(String, String)>,
 }
@@ -102,6 +107,7 @@ impl Unfinished {
                 None => unfinished.read(&entry),
                 Some(ACCEPTED) => unfinished.waiting.push(Accepted::from_json(&data)),
                 Some(INTENT) => unfinished.intents.extend(text(&data, "toolCallId")),
+                Some(CONFINED) => unfinished.confined = serde_json::from_value(data).unwrap_or(Narrowing::MOST),
                 Some(QUESTION) => unfinished.question(&data),
                 Some(SETTLED) => {
                     unfinished.waiting.retain(|accepted| !named(accepted));

@@ -140,6 +140,7 @@ impl Running {
             name: None,
             max_lifetime: Duration::ZERO,
             deadline: None,
+            sandbox: Arc::new(Sandbox::off()),
             file: None,
         }));
         let nowhere = PathBuf::from("/nonexistent");
@@ -159,7 +160,6 @@ impl Running {
             on_restart: OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
-            sandbox: Arc::new(Sandbox::off()),
             parent: None,
             environment: crate::contract::environment::SessionEnvironment::default(),
             created_at_start: 0,

@@ -119,7 +119,6 @@ pub(super) mod tests {
             on_restart: crate::contract::session::OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
-            sandbox: Arc::new(crate::tools::runner::Sandbox::off()),
             parent: None,
             environment: crate::contract::environment::SessionEnvironment::default(),
             created_at_start: 0,
@@ -131,6 +130,7 @@ pub(super) mod tests {
             name: None,
             max_lifetime: Duration::ZERO,
             deadline: None,
+            sandbox: Arc::new(crate::tools::runner::Sandbox::off()),
             file: None,
         };
         let (commands, receiver) = bounded(8);
