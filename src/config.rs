@@ -2,6 +2,7 @@
 
 mod bridge;
 pub(crate) mod nats_context;
+mod rules;
 mod sandbox;
 mod settings;
 mod table;
@@ -10,8 +11,10 @@ mod tests;
 
 use crate::broker::sockets::{self, Owner};
 use crate::broker::{BrokerAuth, BrokerOptions};
-use crate::contract::session::OnRestart;
+use crate::contract::session::{OnRestart, Unattended};
 use crate::event_log;
+use crate::governance::budget::{Budgets, Ledger};
+use crate::governance::rules::Rules;
 use crate::model::{OauthEndpoints, ThinkingLevel};
 use crate::nats::{self, Auth, ServerAddress, nkey};
 use crate::prompt::UserFolders;
@@ -80,6 +83,8 @@ pub(crate) struct Config {
     pub default_max_lifetime: Duration,
     pub max_sessions: usize,
     pub max_queue: usize,
+    /// Prompts that are worked on at the same time; zero is no limit.
+    pub max_running: usize,
     /// Bytes that a session may keep of each kind for its callers and its model, and all together; zero is no limit.
     pub max_session_bytes: u64,
     pub max_host_bytes: u64,
@@ -89,12 +94,22 @@ pub(crate) struct Config {
     pub bash_timeout: Option<Duration>,
     /// What tools are confined to.
     pub sandbox: Arc<Sandbox>,
+    /// What may be spent; a session may have less.
+    pub budgets: Budgets,
+    /// Where it is kept what is spent; private to this owner.
+    pub budget_dir: PathBuf,
     /// What programs that agents have started may ask on the side channel.
     pub agent_control: AgentControl,
     /// What sessions may have as variables by naming it.
     pub secrets: SecretTable,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
+    /// What tools may be called with.
+    pub rules: Arc<Rules>,
+    /// How long approvals wait for somebody; `None` = no limit.
+    pub approval_timeout: Option<Duration>,
+    /// What becomes of an approval that nobody sees.
+    pub unattended: Unattended,
     /// The whole environment of child processes.
     pub tool_environment: Vec<(String, String)>,
     /// Between two signs of life of an agent.
@@ -124,11 +139,14 @@ impl Config {
     }
 
     /// The settings that sessions share.
-    pub(crate) fn session_options(&self) -> SessionOptions {
+    pub(crate) fn session_options(&self, ledger: Arc<Ledger>) -> SessionOptions {
         SessionOptions {
             max_queue: self.max_queue,
             event_log: self.event_log.clone(),
             question_timeout: self.question_timeout,
+            approval_timeout: self.approval_timeout,
+            unattended: self.unattended,
+            ledger: Some(ledger),
             turn: Arc::new(TurnOptions {
                 folders: self.folders(),
                 tool_environment: self.tool_environment.clone(),
@@ -220,7 +238,7 @@ pub(crate) fn from_command_line(
     let usage = |e: pico_args::Error| ConfigError::Usage(format!("{e}; see --help"));
     let file: Option<String> = args.opt_value_from_str("--config").map_err(usage)?;
     let mut flags = HashMap::new();
-    for row in ROWS.iter().filter(|row| row.kind != Kind::Object) {
+    for row in ROWS.iter().filter(|row| !row.flag.is_empty()) {
         if row.kind == Kind::Switch {
             if args.contains(row.flag) {
                 flags.insert(row.key, "true".to_string());
@@ -242,7 +260,7 @@ fn help() -> String {
     );
     let mut line = |left: String, text: &str| out.push_str(&format!("  {left:<27} {text}\n"));
     line("--config FILE".into(), "configuration file [~/.pi-exec/config.json]");
-    for row in ROWS.iter().filter(|row| row.kind != Kind::Object) {
+    for row in ROWS.iter().filter(|row| !row.flag.is_empty()) {
         let default = row.default.map(|d| format!(" [{d}]")).unwrap_or_default();
         let environment = row.environment.map(|e| format!(" (${e})")).unwrap_or_default();
         line(format!("{} {}", row.flag, row.argument), &format!("{}{default}{environment}", row.help));
@@ -511,6 +529,10 @@ impl Settings {
         let trusted_folders = trusted.into_iter().map(|path| std::fs::canonicalize(&path).unwrap_or(path)).collect();
         let oauth_refresh = OauthEndpoints::parse(self.text("oauthRefresh").unwrap_or("{}"))
             .map_err(|why| self.wrong("oauthRefresh", &why))?;
+        let budgets = serde_json::from_str(self.text("budgets").unwrap_or("{}")).unwrap_or_default();
+        let budgets = Budgets::parse(&budgets).map_err(|why| self.wrong("budgets", &why))?;
+        let state_dir = self.absolute("stateDir")?.unwrap_or_default().join(&owner);
+        let budget_dir = self.absolute("budgetDir")?.map(|folder| folder.join(&owner));
         let tools = self.text("tools").map(|_| crate::tools::select(&self.list("tools"), &[])).transpose();
         let inherited: Vec<(String, String)> = environment.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let report = self.report(&[
@@ -532,7 +554,9 @@ impl Settings {
             broker,
             agent_dir: self.absolute("agentDir")?.unwrap_or_default(),
             oauth_refresh,
-            state_dir: self.absolute("stateDir")?.unwrap_or_default().join(&owner),
+            budgets,
+            budget_dir: budget_dir.unwrap_or_else(|| state_dir.join("budgets")),
+            state_dir,
             persist: self.text("noPersist") != Some("true"),
             session_dir: self.absolute("sessionDir")?,
             trusted_folders,
@@ -544,6 +568,7 @@ impl Settings {
             default_max_lifetime: Duration::from_secs(self.number("defaultMaxLifetime")),
             max_sessions: self.number("maxSessions") as usize,
             max_queue: self.number("maxQueue") as usize,
+            max_running: self.number("maxRunning") as usize,
             max_session_bytes: self.number("maxSessionBytes"),
             max_host_bytes: self.number("maxHostBytes"),
             grace: Duration::from_secs(self.number("grace")),
@@ -552,6 +577,9 @@ impl Settings {
             secrets,
             agent_control: self.agent_control()?,
             question_timeout: self.limit("questionTimeout"),
+            rules: Arc::new(self.rules()?),
+            approval_timeout: self.limit("approvalTimeout"),
+            unattended: self.unattended()?,
             tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
             heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),
             events: self.text("events") == Some("true"),

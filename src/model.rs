@@ -72,3 +72,4 @@ pub(crate) use services::Services;
 pub(crate) use settings::QueueMode;
 pub use sse::Events;
 pub use thinking::ThinkingLevel;
+pub(crate) use usage::{Most, spent};

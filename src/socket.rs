@@ -21,7 +21,7 @@ use crate::contract::error::DaemonError;
 use crate::contract::ids::SessionId;
 use crate::contract::prompt::Command;
 use crate::contract::reply::Reply;
-use crate::contract::request::{Create, Page};
+use crate::contract::request::{Create, Drain, Page};
 use crate::contract::session::{SessionIdentity, SessionStats, Watcher};
 use crate::prompt::UserFolders;
 use crate::sync::lock;
@@ -65,6 +65,8 @@ pub(crate) enum DaemonAsk {
     Stop { session_id: SessionId },
     /// A page of `list`.
     List(Page),
+    /// What [`Drain`] is answered with.
+    Drain(Drain),
     /// `{requested: true}`.
     ShutDown,
 }

@@ -3,6 +3,7 @@
 use super::error::{DaemonError, echo};
 use super::ids::{InstanceId, SessionId};
 use super::session::OnRestart;
+use crate::governance::budget::Budgets;
 use crate::model::ThinkingLevel;
 use crate::tools::runner::Narrowing;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,16 @@ pub enum Request {
         session_id: SessionId,
     },
     List(Page),
+    Drain(Drain),
+}
+
+/// Modes `drain` and `undrain`: `{ok, host, draining, running, queued}`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Nothing new begins from now on; else it does again.
+    pub on: bool,
+    /// The daemon that is meant, where several serve the owner.
+    pub host: Option<String>,
 }
 
 /// Which rows of `list` are wanted. They are in the order of their ids, those of sessions and of runs together.
@@ -86,6 +97,14 @@ pub(crate) fn read(mode: &str, mut map: Map<String, Value>) -> Result<Request, D
         "session" => (&["body", "cwd", "sessionId"], true),
         "stop" => (&["sessionId"], true),
         "list" => return Page::read(&map).map(Request::List),
+        "drain" | "undrain" => {
+            let host = match map.remove("host") {
+                None | Some(Value::Null) => None,
+                Some(Value::String(host)) => Some(host),
+                Some(_) => return Err(DaemonError::InvalidRequest { message: "host must be a string".into() }),
+            };
+            return Ok(Request::Drain(Drain { on: mode == "drain", host }));
+        }
         other => return Err(DaemonError::InvalidSessionMode { mode: echo(other) }),
     };
     let stop = mode == "stop";
@@ -198,6 +217,27 @@ impl Create {
         let narrowing =
             Narrowing::read(self.text("sandbox")?.map(echo).as_deref(), self.text("network")?.map(echo).as_deref());
         narrowing.map_err(|message| DaemonError::InvalidRequest { message })
+    }
+
+    /// The rules that the request adds.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything but a list.
+    pub(crate) fn rules(&self) -> Result<Vec<Value>, DaemonError> {
+        match self.option("rules") {
+            None => Ok(Vec::new()),
+            Some(Value::Array(rules)) => Ok(rules.clone()),
+            Some(_) => Err(DaemonError::InvalidRequest { message: "rules must be a list of rules".into() }),
+        }
+    }
+
+    /// What may be spent in the session, beside what the configuration says.
+    ///
+    /// # Errors
+    /// `invalid_request` for what is no budget.
+    pub(crate) fn budgets(&self) -> Result<Budgets, DaemonError> {
+        let budgets = self.option("budgets").map(Budgets::parse).transpose();
+        budgets.map(Option::unwrap_or_default).map_err(|message| DaemonError::InvalidRequest { message })
     }
 
     /// A switch that the request sets.

@@ -9,6 +9,7 @@ use crate::contract::prompt::{EndReason, Incoming, Prompt};
 use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionSettings, SessionStats};
 use crate::contract::wire::WireSettings;
+use crate::governance::budget::Budgets;
 use crate::model::{Services, ThinkingLevel};
 use crate::service::services::SessionService;
 use crate::service::session_subjects::session_subject;
@@ -44,6 +45,9 @@ impl Daemon {
             let subject = session_subject(&self.config.owner, session_id);
             return Err(DaemonError::SessionExists { session_id: session_id.clone(), subject });
         }
+        if self.slots.is_paused() {
+            return Err(DaemonError::Draining);
+        }
         let cwd = working_directory(&create.cwd)?;
         let failed = |message: String| DaemonError::SessionCreateFailed { message };
         let project_trusted = self.trusts(&cwd);
@@ -70,6 +74,13 @@ impl Daemon {
             Some(names) => tools::select(&names, &usual).map_err(|message| DaemonError::InvalidRequest { message })?,
             None => usual,
         };
+        // What an agent starts may do no more than itself.
+        let more = parent.map(|parent| parent.identity.rules.narrowing().to_vec()).unwrap_or_default();
+        let rules = self.config.session_rules([create.rules()?, more].concat(), &cwd);
+        let rules = rules.map_err(|message| DaemonError::InvalidRequest { message })?;
+        let allowed = parent.map_or(self.config.budgets, |parent| parent.stats.budgets());
+        let budgets = allowed.narrowed(create.budgets()?);
+        let budgets = budgets.map_err(|message| DaemonError::InvalidRequest { message })?;
         let is_known = |name: &str| self.config.secrets.contains_key(name);
         let environment = SessionEnvironment::of_request(create.options(), is_known)?;
         let sandbox = self.sandbox_of(create, parent, &cwd, &environment)?;
@@ -85,6 +96,7 @@ impl Daemon {
             on_restart: create.on_restart()?.unwrap_or(self.config.on_restart),
             project_trusted,
             tools,
+            rules,
             environment,
             created_at_start: self
                 .state
@@ -108,7 +120,9 @@ impl Daemon {
             received,
         });
         let instance_id = identity.instance_id.clone();
-        self.start_session(identity, Arc::new(SessionStats::new(settings)), wire_settings, socket, storage, first)?;
+        let stats = Arc::new(SessionStats::new(settings));
+        stats.set_budgets(budgets);
+        self.start_session(identity, stats, wire_settings, socket, storage, first)?;
         Ok(instance_id)
     }
 
@@ -202,6 +216,7 @@ impl Daemon {
         let totals = session::settled_totals(&saved.file).unwrap_or_default();
         let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
         let dispensable = self.state.as_ref().is_some_and(|state| saved.file == state.run_file(&saved.id));
+        let rules = self.config.session_rules(saved.rules, &saved.cwd)?;
         let identity = Arc::new(SessionIdentity {
             subject: (!saved.run).then(|| session_subject(&self.config.owner, &saved.id)),
             id: saved.id,
@@ -213,6 +228,7 @@ impl Daemon {
             parent: saved.parent,
             on_restart: saved.on_restart,
             tools: saved.tools,
+            rules,
             environment: saved.environment,
             created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
@@ -229,12 +245,13 @@ impl Daemon {
         if let Some(totals) = &totals {
             stats.restore(totals);
         }
+        stats.set_budgets(self.config.budgets.at_most(Budgets::parse(&saved.budgets).unwrap_or_default()));
         let host = self.host.clone();
         let callers: Callers = Box::new(move |address| {
             let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
             Some(Arc::new(stream))
         });
-        let storage = Storage::Saved { file: saved.file, totals, dispensable, callers };
+        let storage = Storage::Saved { file: saved.file, totals, dispensable, grants: saved.grants, callers };
         let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
         self.start_session(identity, stats, settings, socket, storage, None).map_err(|e| e.summary())
@@ -285,6 +302,7 @@ impl Daemon {
             },
             spill_dir,
             quota,
+            slots: self.slots.clone(),
             state: self.state.clone(),
             storage,
             first,

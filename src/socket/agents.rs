@@ -70,6 +70,7 @@ impl Client<'_> {
                     return Err(refused("stop its own session"));
                 }
                 request::Request::Stop { .. } => {}
+                request::Request::Drain(_) => return Err(refused("drain the host")),
                 request::Request::Create(create) => create.parent = Some(agent.identity.instance_id.clone()),
             }
             return Ok(());

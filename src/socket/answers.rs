@@ -10,6 +10,7 @@ use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::prompt::{Command, EndReason};
 use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::request;
+use crate::log_buffer;
 use crate::prompt::commands;
 use crate::sync::lock;
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, bounded, select};
@@ -129,7 +130,16 @@ impl Client<'_> {
                 self.ask(&*self.route(head)?, Control::Answer { id, answers, source: "bridge" })
             }
             Kind::Reject { question: id } => self.ask(&*self.route(head)?, Control::Reject { id, source: "bridge" }),
+            Kind::Approve(settlement) => self.ask(&*self.route(head)?, Control::Approve(settlement)),
             Kind::Inspect => self.ask(&*self.route(head)?, Control::Inspect),
+            Kind::Cancel { prompt } => self.ask(&*self.route(head)?, Control::Cancel { id: prompt }),
+            Kind::Configure(changes) => self.ask(&*self.route(head)?, Control::Configure(changes)),
+            Kind::Clear => self.ask(&*self.route(head)?, Control::Clear),
+            Kind::Logs { limit } => {
+                // Lines about a session outlive it, so that it need not be there.
+                let own = self.own.as_ref().map(|own| own.identity.id.to_string());
+                Ok(log_buffer::lines(own.or(head.session.clone()).as_deref(), limit))
+            }
             Kind::Intake(asked, _) => self.intake(*asked, reply),
         }
     }
@@ -342,6 +352,7 @@ impl Client<'_> {
             return Err(invalid(why));
         }
         match asked {
+            request::Request::Drain(drain) => self.ask_daemon(DaemonAsk::Drain(drain), ANSWER),
             request::Request::List(page) => self.ask_daemon(DaemonAsk::List(page), ANSWER),
             request::Request::Stop { session_id } => self.ask_daemon(DaemonAsk::Stop { session_id }, END),
             request::Request::Create(create) => {

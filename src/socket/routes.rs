@@ -119,6 +119,7 @@ pub(super) mod tests {
             on_restart: crate::contract::session::OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
+            rules: Arc::default(),
             parent: None,
             environment: crate::contract::environment::SessionEnvironment::default(),
             created_at_start: 0,
