@@ -228,7 +228,7 @@ impl<W: Wire> Session<W> {
             Some(_) | None => 0,
         };
         let last_seq = restarts.saturating_mul(EVENTS_PER_START);
-        let sandbox = parts.identity.sandbox.clone();
+        let sandbox = parts.stats.settings().sandbox;
         let runner = Runner::new(
             parts.identity.instance_id.to_string(),
             sandbox,
