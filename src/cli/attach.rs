@@ -4,6 +4,7 @@
 //! which the line about what goes on moves. Where the terminal can, there is a line editor at its bottom and output appears
 //! above it; anywhere else lines are read as they come and output is only ever appended.
 
+mod approval;
 mod commands;
 mod front;
 mod markdown;
@@ -535,6 +536,7 @@ impl Attach {
         let labels: Vec<&str> =
             answers.flat_map(|labels| labels.as_array().into_iter().flatten()).filter_map(Value::as_str).collect();
         match data["action"].as_str() {
+            _ if data["kind"] == "approval" => self.view.note(&approval::outcome(data)),
             Some("rejected") => self.view.note("the question was rejected elsewhere"),
             _ => self.view.note(&format!("the question was answered elsewhere: {}", one_line(&labels.join(", "), 100))),
         }

@@ -158,7 +158,7 @@ def test_shutdown_of_the_daemon(session, cli):
 
 def test_attach_shows_a_run_and_steers_it(session, cli, model):
     terminal = cli.terminal("attach", TERM="dumb")
-    terminal.expect(r"-- session alpha in .*, scripted/one, sandbox off, idle")
+    terminal.expect(r"-- session alpha in .*, scripted/one, sandbox \S+, idle")
     terminal.expect("^> first question\nfirst answer$")
     gate = Gate()
     model.script(

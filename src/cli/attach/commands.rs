@@ -1,5 +1,6 @@
 //! What a person asks for in attach, and what the session answers.
 
+use super::approval;
 use super::outputs;
 use super::question::Reply;
 use super::totals::{dollars, tokens};
@@ -113,7 +114,13 @@ impl Attach {
             },
             Typed::Reject => match self.questions.pop_front() {
                 Some(question) => {
-                    self.send("reject", json!({"requestId": question.id}), Purpose::Answer)?;
+                    match &question.hash {
+                        Some(hash) => {
+                            let no = approval::settlement(&question.id, hash, &Value::Null);
+                            self.send("approve", no, Purpose::Answer)?;
+                        }
+                        None => self.send("reject", json!({"requestId": question.id}), Purpose::Answer)?,
+                    }
                     self.ask_question();
                 }
                 None => self.view.error("no question is open"),
@@ -186,8 +193,16 @@ impl Attach {
             Reply::Done(answers) => {
                 // From here on it is the session's; if the answer is refused, the question is looked up again.
                 if let Some(question) = self.questions.pop_front() {
-                    let fields = json!({"requestId": question.id, "answers": answers});
-                    self.send("answer", fields, Purpose::Answer)?;
+                    match &question.hash {
+                        Some(hash) => {
+                            let fields = approval::settlement(&question.id, hash, &answers);
+                            self.send("approve", fields, Purpose::Answer)?;
+                        }
+                        None => {
+                            let fields = json!({"requestId": question.id, "answers": answers});
+                            self.send("answer", fields, Purpose::Answer)?;
+                        }
+                    }
                 }
                 self.ask_question();
             }

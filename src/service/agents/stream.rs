@@ -88,6 +88,7 @@ impl Reply for AgentStream {
     fn event(&self, event: &AgentEvent) {
         match event {
             AgentEvent::Question(data) => self.question(data),
+            AgentEvent::Bridge { name: "prompt_queued", data } => self.status("queued", data),
             AgentEvent::MessageEnd(message) => {
                 if let Message::Assistant(answer) = &**message {
                     self.state().cost += answer.usage.cost.total;
@@ -113,6 +114,13 @@ impl Reply for AgentStream {
             self.queries.close(&id);
         }
         self.stream.finish(result);
+    }
+
+    fn leave(&self) -> bool {
+        for id in std::mem::take(&mut self.state().asked) {
+            self.queries.close(&id);
+        }
+        self.stream.leave()
     }
 
     fn address(&self) -> Option<Value> {

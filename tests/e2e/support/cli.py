@@ -11,8 +11,6 @@ import termios
 import time
 from pathlib import Path
 
-import pyte
-
 from .daemon import BINARY as DAEMON
 from .waiting import DEADLINE
 
@@ -89,6 +87,9 @@ class Terminal:
     def __init__(self, command, environment, cwd, columns, rows):
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        # Only tests of terminals need it.
+        import pyte
+
         self.model = pyte.HistoryScreen(columns, rows, history=5000, ratio=0.5)
         self.stream = pyte.ByteStream(self.model)
         self.process = subprocess.Popen(
