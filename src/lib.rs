@@ -142,6 +142,7 @@ mod log_buffer;
 mod model;
 #[expect(clippy::disallowed_methods, reason = "it stands alone, and is handed the function that reads files")]
 pub mod nats;
+mod near;
 mod prompt;
 mod quota;
 mod service;
