@@ -4,16 +4,19 @@
 //! order when it is told to stop. It never waits for a session.
 
 mod agents;
+mod children;
 mod clients;
+mod drain;
 mod handover;
 mod peers;
 mod replacing;
 mod requests;
 mod sessions;
 mod spill_root;
+mod starting;
 
-use crate::broker::{Broker, sockets};
-use crate::config::{self, BrokerPlan, Config};
+use crate::broker::Broker;
+use crate::config::{BrokerPlan, Config};
 use crate::contract::documents;
 use crate::contract::ids::InstanceId;
 use crate::contract::prompt::{Command, EndReason};
@@ -21,30 +24,30 @@ use crate::contract::reply::Reply;
 use crate::contract::request::Page;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::governance::budget::{Ledger, Spent};
 use crate::model::Services;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::quota::HostQuota;
-use crate::service::agents::QUEUE_GROUP as AGENTS_QUEUE_GROUP;
-use crate::service::agents::controller::{self, Controller};
+use crate::service::agents::controller::Controller;
 use crate::service::host::Host;
-use crate::service::micro;
 use crate::service::services::{IntakeService, SessionService};
-use crate::service::waiting_room::{Class, Limits, WaitingRoom};
+use crate::service::waiting_room::{Limits, WaitingRoom};
 use crate::session::SessionOptions;
-use crate::session::state_dir::{OpenError, StateDir};
+use crate::session::state_dir::StateDir;
+use crate::slots::Slots;
 use crate::socket::{ClientRequest, SocketServer};
 use crate::supervisor::Supervisor;
 use crate::sys;
-use crate::threads::{self, Thread};
+use crate::threads::Thread;
 use crate::tools::child;
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
+use crossbeam_channel::{Receiver, Sender, after, never, select};
 use handover::Notice;
 use peers::Peers;
 use replacing::Replacing;
 use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 use spill_root::SpillRoot;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -68,6 +71,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(8);
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// How long leaving the intake to others waits for what the server still has for us.
 const LAST_CALL: Duration = Duration::from_millis(500);
+/// Causes of one outage that are told at most; a server may have its own words for each.
+const MAX_OUTAGE_CAUSES: usize = 16;
 /// A server that was found on the address has this long to come back before a broker of ours takes its place.
 const STANDS_IN_AFTER: Duration = Duration::from_secs(3);
 /// Time for the last output to reach the server.
@@ -159,6 +164,9 @@ struct Daemon {
     peers: Peers,
     spill_root: SpillRoot,
     quota: Arc<HostQuota>,
+    /// Leave to work on prompts.
+    slots: Arc<Slots>,
+    ledger: Arc<Ledger>,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
     signals: Receiver<i32>,
@@ -175,8 +183,8 @@ struct Daemon {
     client_requests: Receiver<ClientRequest>,
     ended: Receiver<(InstanceId, &'static str)>,
     ended_sender: Sender<(InstanceId, &'static str)>,
-    /// What a failing server said last, so that an outage is one line in the log.
-    outage_reported: bool,
+    /// Why there is no connection. Of one outage each cause is one line in the log.
+    outage_causes: HashSet<String>,
     /// When connecting failed first since there was a connection.
     outage_since: Option<Instant>,
     /// What the server complained of, and when that was told.
@@ -244,102 +252,6 @@ pub(crate) fn serve(config: Config, signals: Receiver<i32>, replaces: bool) -> R
 }
 
 impl Daemon {
-    fn start(mut config: Config, signals: Receiver<i32>, replaces: bool) -> Result<Daemon, Fatal> {
-        let supervisor = Supervisor::from_environment();
-        let (state, mut predecessor) = match replaces {
-            true => replacing::find(&config)?,
-            false => (open_state(&config)?, None),
-        };
-        let plan = config.broker.take();
-        let broker = plan.as_ref().map(start_broker).transpose()?.flatten();
-        let standby = plan.filter(|_| broker.is_none());
-        if let Some(broker) = &broker {
-            config.nats.servers = vec![config::address_of(broker.address())];
-        }
-        let servers = config.nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        log::info!("connecting to {servers} (context: {})", config.context_name);
-        let (event_sender, connection_events) = bounded(64);
-        let connection =
-            Connection::start(config.nats.clone(), event_sender).map_err(|e| format!("cannot start NATS: {e}"))?;
-        let spill_root = SpillRoot::make().map_err(|e| format!("no folder for temporary files: {e}"))?;
-        let (bridge, client_requests) = clients::start(&config)?;
-        // Up to here nothing has changed for the process that is to be replaced.
-        let connected = predecessor.as_ref().map(|_| replacing::wait_connected(&connection_events)).transpose()?;
-        let nonces = state.as_ref().map(|state| state.nonces());
-        let state = match &mut predecessor {
-            None => state,
-            Some(predecessor) => {
-                let lock = predecessor.ask(&config.owner).map_err(|why| {
-                    Fatal::Taken(format!("the process that serves these sessions does not hand them over: {why}"))
-                })?;
-                Some(Arc::new(StateDir::share(&config.state_dir, lock)))
-            }
-        };
-        let host = Arc::new(Host::new(&connection, config.host_options(nonces)));
-        let (discovery_room, discovery_requests) =
-            WaitingRoom::new(DISCOVERY_LIMITS, |_| Class::Query, Box::new(|_| ()), host.reply_subjects.clone());
-        let intake = IntakeService::new(format!("agents.pi-exec.{}", config.owner));
-        let refuse = requests::refuse_unread(&connection, &intake.counters);
-        let (intake_room, intake_requests) =
-            WaitingRoom::new(INTAKE_LIMITS, requests::class, refuse, host.reply_subjects.clone());
-        let intake_subscriptions = subscribe_intake(&connection, &host, &intake, &intake_room)?;
-        let mut discovery_subscriptions = Vec::new();
-        for subject in micro::subjects() {
-            let subscription = connection.subscribe(&subject, None, discovery_room.clone());
-            discovery_subscriptions.push(subscription.map_err(|e| format!("{subject}: {e}"))?);
-        }
-        let quota = HostQuota::new(config.max_session_bytes, config.max_host_bytes);
-        let (ended_sender, ended) = bounded(ENDED_WAITING);
-        let mut daemon = Daemon {
-            services: Arc::new(Services::new(&config.agent_dir, config.oauth_refresh.clone())),
-            intake,
-            controller: Controller::default(),
-            peers: Peers::new(&host).map_err(|e| e.to_string())?,
-            heartbeats: tick(config.heartbeat_interval),
-            host,
-            session_options: Arc::new(config.session_options()),
-            config,
-            connection,
-            sessions: BTreeMap::new(),
-            spill_root,
-            quota,
-            state,
-            signals,
-            connection_events,
-            intake_room,
-            intake_requests,
-            discovery_room,
-            discovery_requests,
-            ticks: tick(supervisor.period().map_or(TICK, |period| period.min(TICK))),
-            supervisor,
-            bridge,
-            client_requests,
-            ended,
-            ended_sender,
-            outage_reported: false,
-            outage_since: None,
-            server_errors: BTreeMap::new(),
-            registered: false,
-            replacing: Replacing::new(),
-            failure: None,
-            phase: Phase::Serving,
-            started: 0,
-            released_after: (0, 0),
-            intake_subscriptions,
-            _discovery_subscriptions: discovery_subscriptions,
-            standby,
-            broker,
-        };
-        connected.into_iter().for_each(|event| daemon.connection_event(event));
-        daemon.begin_serving(predecessor)?;
-        // Nobody waits for it, and there may be much.
-        match threads::spawn("sweep", threads::SMALL_STACK, || spill_root::sweep(&std::env::temp_dir())) {
-            Ok(thread) => thread.abandon(),
-            Err(e) => log::debug!("what other daemons left behind stays: {e}"),
-        }
-        Ok(daemon)
-    }
-
     fn handle_next(&mut self) -> ControlFlow<()> {
         let event = self.next_event();
         self.handle_event(event);
@@ -405,6 +317,7 @@ impl Daemon {
             Event::Heartbeat => {
                 self.peers.announce();
                 self.note_company();
+                self.share_intake();
                 self.heartbeats();
             }
             Event::Deadline => {
@@ -416,6 +329,12 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// What all sessions may spend today and what they have spent, if that is limited.
+    fn day_figures(&self) -> Option<Value> {
+        let budgets = self.config.budgets.of_day();
+        (!budgets.is_empty()).then(|| budgets.figures(&Spent::default().on_day(self.ledger.spent_today())))
     }
 
     /// Gives back what prompts needed for a while, once all is quiet: half of a session's memory, measured.
@@ -432,7 +351,7 @@ impl Daemon {
     fn connection_event(&mut self, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Connected { server, .. } => {
-                self.outage_reported = false;
+                self.outage_causes.clear();
                 self.outage_since = None;
                 if self.registered {
                     log::info!("reconnected to {server}");
@@ -451,11 +370,11 @@ impl Daemon {
             ConnectionEvent::Disconnected { reason } => log::warn!("disconnected: {reason}"),
             ConnectionEvent::ConnectFailed { server, error } => {
                 self.stand_in();
-                if self.outage_reported {
-                    log::debug!("no connection to {server}: {error}");
+                let cause = format!("no connection to {server}: {error}");
+                if self.outage_causes.len() < MAX_OUTAGE_CAUSES && self.outage_causes.insert(cause.clone()) {
+                    log::warn!("{cause}; trying again until there is one");
                 } else {
-                    self.outage_reported = true;
-                    log::warn!("no connection to {server}: {error}; trying again until there is one");
+                    log::debug!("{cause}");
                 }
             }
             ConnectionEvent::ServerError(text) => self.server_error(&text),
@@ -475,7 +394,7 @@ impl Daemon {
         if since.elapsed() < STANDS_IN_AFTER || !matches!(self.phase, Phase::Serving) {
             return;
         }
-        match start_broker(plan) {
+        match starting::start_broker(plan) {
             Ok(None) => {}
             Ok(started) => {
                 self.broker = started;
@@ -561,9 +480,13 @@ impl Daemon {
 
     /// Says in one line for `systemctl status` what goes on.
     fn tell_status(&mut self) {
-        let nats = if self.connection.is_connected() { "connected" } else { "no NATS server" };
-        let running = self.sessions.values().filter(|entry| entry.stats.running()).count();
-        self.supervisor.status(format!("{nats}, {} sessions, {running} running", self.sessions.len()));
+        let (connection, sessions, slots) = (&self.connection, &self.sessions, &self.slots);
+        self.supervisor.status(|| {
+            let nats = if connection.is_connected() { "connected" } else { "no NATS server" };
+            let running = sessions.values().filter(|entry| entry.stats.running()).count();
+            let draining = if slots.is_paused() { ", draining" } else { "" };
+            format!("{nats}, {} sessions, {running} running{draining}", sessions.len())
+        });
     }
 
     fn tell_all(&self, command: impl Fn() -> Command) {
@@ -592,63 +515,5 @@ impl Daemon {
         self.host.senders.hand_over();
         self.say_done();
         log::info!("stopped");
-    }
-}
-
-/// Takes requests for the daemon from now on.
-///
-/// # Errors
-/// A text that names the subject and says why not.
-fn subscribe_intake(
-    connection: &Connection,
-    host: &Host,
-    intake: &IntakeService,
-    room: &Arc<WaitingRoom>,
-) -> Result<Vec<Subscription>, String> {
-    let subscribe = |subject: &str, queue| {
-        connection.subscribe(subject, Some(queue), room.clone()).map_err(|e| format!("{subject}: {e}"))
-    };
-    let mut subscriptions = vec![subscribe(&intake.subject, micro::QUEUE_GROUP)?];
-    for agent in host.agents(None) {
-        for verb in controller::VERBS {
-            subscriptions.push(subscribe(&agent.subject(verb), AGENTS_QUEUE_GROUP)?);
-        }
-    }
-    Ok(subscriptions)
-}
-
-/// Serves a broker, unless something listens there already that may be taken for the server.
-fn start_broker(plan: &BrokerPlan) -> Result<Option<Broker>, String> {
-    match Broker::start(plan.listen, plan.options.clone()) {
-        Ok(broker) => {
-            log::info!("no NATS server is configured: serving one on {}", broker.address());
-            Ok(Some(broker))
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => match sockets::listener(plan.listen) {
-            // Who listens may have gone meanwhile, and is looked at again when there is a connection.
-            None => Ok(None),
-            Some(owner) if owner.may_serve() => Ok(None),
-            Some(owner) => Err(format!(
-                "{} is in use by another user (uid {}), who could see and say everything there; name a free address with \
-                 --listen, or this server with --server if it is to be used",
-                plan.listen, owner.uid
-            )),
-        },
-        Err(e) => Err(format!("cannot serve a NATS broker on {}: {e}", plan.listen)),
-    }
-}
-
-/// The memory of sessions over a restart. Without one the daemon serves all the same.
-fn open_state(config: &Config) -> Result<Option<Arc<StateDir>>, Fatal> {
-    let folder = config.state_dir.display();
-    match StateDir::open(&config.state_dir) {
-        Ok(state) => Ok(Some(Arc::new(state))),
-        Err(OpenError::Taken(pid)) => Err(Fatal::Taken(format!(
-            "another nats-pi-bridge (process {pid}) serves the sessions in {folder}; stop it, or set another --state-dir"
-        ))),
-        Err(OpenError::Io(e)) => {
-            log::warn!("sessions will not be kept over a restart: {folder}: {e}");
-            Ok(None)
-        }
     }
 }

@@ -83,12 +83,14 @@
 //! # The gate
 //!
 //! A turn neither calls the model again nor runs a tool before its session's actor said yes (`Session::judge`). Limits and the
-//! durable record of the intent are therefore in one place: no tool runs unless the yes is on disk.
+//! durable record of the intent are therefore in one place: no tool runs unless the yes is on disk. Where something may be
+//! spent only in part, no request is sent either before what it may take is reserved in the ledger ([`governance::budget`]).
 //!
 //! # What is absent
 //!
 //! - No `Arc<Mutex<_>>` for what a session or the daemon decides by: one thread owns each piece of state. Shared are the
-//!   immutable settings, the figures of [`contract::session::SessionStats`], and caches.
+//!   immutable settings, the figures of [`contract::session::SessionStats`], what sessions compete for ([`quota`], [`slots`], and the
+//!   ledger of budgets, whose file other daemons share as well), and caches.
 //! - The actor of a session does no I/O that can hang, so `abort`, `inspect` and "queue full" are answered in one step of its
 //!   loop, even while a tool has been stuck for an hour.
 //! - No wait without a deadline or a cancel, no thread without a name and a handle that joins.
@@ -130,6 +132,7 @@ mod governance;
 mod ids;
 mod images;
 mod json;
+mod log_buffer;
 mod model;
 #[expect(clippy::disallowed_methods, reason = "it stands alone, and is handed the function that reads files")]
 pub mod nats;
@@ -137,6 +140,7 @@ mod prompt;
 mod quota;
 mod service;
 mod session;
+mod slots;
 mod socket;
 mod startup;
 mod supervisor;

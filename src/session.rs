@@ -3,7 +3,9 @@
 //! It never does anything that can hang, so that a stop, an inspection or "queue full" is answered in one step of its
 //! loop even while a tool has been stuck for an hour. What can hang happens in the turn's thread (see `turn`).
 
+mod approvals;
 mod asking;
+mod budget;
 mod commands;
 mod continuing;
 mod ending;
@@ -18,6 +20,7 @@ mod recovery;
 pub(crate) mod state_dir;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod waiting;
 
 use crate::cancel::Cancel;
@@ -27,26 +30,30 @@ use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::{Command, EndReason, Prompt};
 use crate::contract::reply::Reply;
-use crate::contract::session::{SessionIdentity, SessionStats, state};
+use crate::contract::session::{SessionIdentity, SessionStats, Unattended, state};
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
+use crate::governance::budget::Ledger;
 use crate::model::Services;
 use crate::quota::SessionQuota;
 use crate::session::questions::Questions;
 use crate::session::state_dir::StateDir;
+use crate::slots::{Slot, Slots, Ticket};
 use crate::sys;
 use crate::threads::Thread;
 use crate::tools::runner::Runner;
 use crate::transcript::{Message, StopReason, ToolResultMessage};
-use crate::turn::{Settled, Step, TurnOptions};
+use crate::turn::{SessionSecrets, Settled, Step, TurnOptions};
+use approvals::Approvals;
 use asking::Asker;
+use budget::Spending;
 use crossbeam_channel::{Receiver, never, select};
 use leaving::Leaving;
 use memory::{Foreign, Memory};
 pub(crate) use opening::{Callers, Storage};
 use queue::Queue;
-use recovery::KeptQuestion;
 pub(crate) use recovery::settled_totals;
+use recovery::{KeptApproval, KeptQuestion};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -76,6 +83,12 @@ pub(crate) struct SessionOptions {
     pub event_log: event_log::Settings,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
+    /// How long approvals wait for somebody; `None` = no limit.
+    pub approval_timeout: Option<Duration>,
+    /// What becomes of an approval that nobody sees.
+    pub unattended: Unattended,
+    /// Where it is kept what is spent; absent where nothing can be kept.
+    pub ledger: Option<Arc<Ledger>>,
     pub turn: Arc<TurnOptions>,
 }
 
@@ -92,6 +105,8 @@ pub(crate) struct Parts<W> {
     pub spill_dir: PathBuf,
     /// What of it, of waiting prompts and of files that came with them may be kept.
     pub quota: Arc<SessionQuota>,
+    /// Leave to work on prompts, which all sessions share.
+    pub slots: Arc<Slots>,
     /// What events leave out; made when first needed, removed with the session.
     pub raw_file: PathBuf,
     /// The daemon's memory of its sessions.
@@ -122,6 +137,8 @@ struct Running {
     aborters: Vec<Respond>,
     /// Whoever asked for a compaction, which this is.
     compaction: Option<Respond>,
+    /// What it takes of the host; nothing for a compaction.
+    slot: Option<Slot>,
 }
 
 struct Session<W> {
@@ -133,12 +150,15 @@ struct Session<W> {
     commands: Receiver<Command>,
     spill_dir: PathBuf,
     quota: Arc<SessionQuota>,
+    slots: Arc<Slots>,
+    /// The place of the next prompt among those of the host that wait for a slot.
+    ticket: Option<Ticket>,
     /// Where the tools run.
     runner: Arc<Runner>,
+    secrets: Arc<SessionSecrets>,
     memory: Memory,
     state: Option<Arc<StateDir>>,
     context_tokens: u64,
-    last_error: Option<String>,
     /// The session file's entry of the latest compaction.
     last_compaction: Option<Value>,
     /// Prompts that wait for their turn.
@@ -146,12 +166,18 @@ struct Session<W> {
     steering: Waiting,
     follow_up: Waiting,
     running: Option<Running>,
+    spending: Spending,
     /// Ids of the messages that the turn was given and that are not yet in the transcript.
     taken: VecDeque<String>,
     idle_since: Instant,
     questions: Questions,
     /// Questions of before a restart, which the turn that goes on asks again.
     kept_questions: Vec<KeptQuestion>,
+    approvals: Approvals,
+    /// Approvals of before a restart, which the turn that goes on asks for again.
+    kept_approvals: Vec<KeptApproval>,
+    /// What somebody allowed for the rest of the session.
+    grants: Vec<String>,
     /// Those who wait for an answer, by the question's id.
     askers: HashMap<String, Asker>,
     log: EventLog,
@@ -168,6 +194,8 @@ enum Event<M> {
     Command(Command),
     Message(Box<M>),
     Step(Step),
+    /// The next prompt may begin.
+    Slot(Slot),
     /// The turn's thread is gone without a word.
     TurnLost,
     Tick,
@@ -195,7 +223,13 @@ impl<W: Wire> Session<W> {
         };
         let last_seq = restarts.saturating_mul(EVENTS_PER_START);
         let sandbox = parts.identity.sandbox.clone();
-        let runner = Runner::new(sandbox, parts.identity.cwd.clone(), parts.spill_dir.clone());
+        let runner = Runner::new(
+            parts.identity.instance_id.to_string(),
+            sandbox,
+            parts.identity.cwd.clone(),
+            parts.spill_dir.clone(),
+            parts.quota.clone(),
+        );
         let session = Session {
             queue: Queue::new(parts.options.max_queue),
             steering: Waiting::default(),
@@ -204,6 +238,9 @@ impl<W: Wire> Session<W> {
             listeners: parts.wire.as_ref().and_then(Wire::listener).into_iter().collect(),
             questions: Questions::default(),
             kept_questions: Vec::new(),
+            approvals: Approvals::default(),
+            kept_approvals: Vec::new(),
+            grants: Vec::new(),
             askers: HashMap::new(),
             options: parts.options,
             services: parts.services,
@@ -212,15 +249,18 @@ impl<W: Wire> Session<W> {
             wire: parts.wire,
             commands: parts.commands,
             runner: Arc::new(runner),
+            secrets: Arc::default(),
             spill_dir: parts.spill_dir,
             quota: parts.quota,
+            slots: parts.slots,
+            ticket: None,
             memory: Memory::default(),
             state: parts.state,
+            spending: Spending::default(),
             taken: VecDeque::new(),
             idle_since: Instant::now(),
             context_tokens: 0,
             last_compaction: None,
-            last_error: None,
             running: None,
             used_tools: false,
             draining: false,
@@ -233,6 +273,7 @@ impl<W: Wire> Session<W> {
     #[inline(never)]
     fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
         self.stats.set_listeners(self.listeners.len());
+        self.show_spent();
         match (self.open(storage), first) {
             (Ok(unfinished), first) => {
                 self.announce();
@@ -241,7 +282,7 @@ impl<W: Wire> Session<W> {
                 }
                 match unfinished {
                     Some((unfinished, callers)) => self.take_up(*unfinished, &callers),
-                    None => (self.running.is_none() && !self.identity.named).then_some(EndReason::Finished),
+                    None => (!self.has_work() && !self.identity.named).then_some(EndReason::Finished),
                 }
             }
             (Err(e), Some(first)) => {
@@ -255,7 +296,7 @@ impl<W: Wire> Session<W> {
             (Err(e), None) => {
                 // The session stays, and every prompt is told why it is of no use, until somebody stops it.
                 log::error!("session {}: its file cannot be used: {e}", self.identity.id);
-                self.last_error = Some(ReplyError::storage(&e).message);
+                self.stats.progress.failed(&ReplyError::storage(&e).message);
                 None
             }
         }
@@ -283,12 +324,16 @@ impl<W: Wire> Session<W> {
     fn next_event(&self) -> Event<W::Message> {
         let steps = self.running.as_ref().map_or_else(never, |r| r.steps.clone());
         let messages = self.wire.as_ref().map_or_else(never, |wire| wire.messages().clone());
-        let sleep = (self.running.is_none() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
-        let next = self.stats.deadline().into_iter().chain(sleep).min();
+        let sleep = (!self.has_work() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
+        let next = self.stats.deadline().into_iter().chain(sleep).chain(self.spending.deadline()).min();
         let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
-        let wait = self.next_question_expiry().map_or(wait, |left| wait.min(left));
+        // While a compaction runs the slot waits for its end.
+        let slot = self.ticket.as_ref().filter(|_| self.running.is_none()).map_or_else(never, |t| t.granted().clone());
+        let asked = self.next_question_expiry().into_iter().chain(self.next_approval_expiry()).min();
+        let wait = asked.map_or(wait, |left| wait.min(left));
         select! {
             recv(steps) -> step => step.map_or(Event::TurnLost, Event::Step),
+            recv(slot) -> slot => slot.map_or(Event::Tick, Event::Slot),
             recv(messages) -> message => message.map_or(Event::Tick, Event::Message),
             // The daemon is gone only when the process ends.
             recv(self.commands) -> command => Event::Command(command.unwrap_or(Command::End(EndReason::ShutDown))),
@@ -308,8 +353,10 @@ impl<W: Wire> Session<W> {
             Event::Command(Command::Drain) => self.drain(),
             Event::Command(Command::Control(request)) => self.control(request.control, request.respond),
             Event::Message(message) => self.message(&message),
+            Event::Slot(slot) => self.start_with(slot),
             Event::Step(Step::Event(event)) => self.note(event),
             Event::Step(Step::Gate(action, verdict)) => self.at_gate(action, verdict),
+            Event::Step(Step::Spent(spent)) => self.spent(spent),
             Event::Step(Step::Ask { request, answer }) => self.ask(request, answer),
             Event::Step(Step::Compacted { message, first_kept, entry }) => {
                 let written = self.memory.compacted(message, first_kept, &entry);
@@ -333,21 +380,23 @@ impl<W: Wire> Session<W> {
             Event::TurnLost => self.settle(Settled::Failed(ReplyError::internal("the turn is gone"))),
             Event::Tick => {
                 self.expire_questions();
-                if self.running.is_none() && self.idle_since.elapsed() >= SLEEPS_AFTER {
+                self.expire_approvals();
+                if !self.has_work() && self.idle_since.elapsed() >= SLEEPS_AFTER {
                     self.memory.sleep();
                 }
             }
         }
+        self.renew_time();
         if self.stats.deadline().is_some_and(|end| end <= Instant::now()) {
             return ControlFlow::Break(EndReason::Expired);
         }
         if let Some(reason) = self.leave_if_quiet() {
             return ControlFlow::Break(reason);
         }
-        match (&self.running, self.identity.named, self.draining) {
-            (Some(_), ..) | (None, true, false) => ControlFlow::Continue(()),
-            (None, _, true) => ControlFlow::Break(EndReason::ShutDown),
-            (None, false, false) => ControlFlow::Break(EndReason::Finished),
+        match (self.running.is_some(), self.identity.named || self.has_work(), self.draining) {
+            (true, ..) | (false, true, false) => ControlFlow::Continue(()),
+            (false, _, true) => ControlFlow::Break(EndReason::ShutDown),
+            (false, false, false) => ControlFlow::Break(EndReason::Finished),
         }
     }
 
@@ -429,6 +478,7 @@ impl<W: Wire> Session<W> {
             }
             _ => {}
         }
+        self.stats.progress.note(&event, self.context_tokens);
         self.record_event(&event);
     }
 

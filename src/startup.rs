@@ -4,7 +4,7 @@ use crate::config::{self, Config};
 use crate::daemon::Fatal;
 use crate::model::{Model, Services};
 use crate::tools::{child, runner};
-use crate::{daemon, supervisor, sys, threads};
+use crate::{daemon, log_buffer, supervisor, sys, threads};
 use crossbeam_channel::{Sender, bounded};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -166,6 +166,7 @@ fn start_log(level: &str) {
     builder.filter_module("nats_pi_bridge", level.parse().unwrap_or(log::LevelFilter::Info));
     let journal = supervisor::logs_to_journal();
     builder.format(move |out, record| {
+        log_buffer::keep(record.level(), &record.args().to_string());
         let (priority, level) = match record.level() {
             log::Level::Error => ("<3>", "error: "),
             log::Level::Warn => ("<4>", "warning: "),

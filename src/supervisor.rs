@@ -53,11 +53,12 @@ impl Supervisor {
     }
 
     /// What the process does, in one line for people.
-    pub(crate) fn status(&mut self, status: String) {
-        if self.socket.is_some() && status != self.status {
-            self.tell(&format!("STATUS={status}"));
-            self.status = status;
-        }
+    pub(crate) fn status(&mut self, status: impl FnOnce() -> String) {
+        let Some(status) = self.socket.as_ref().map(|_| status()).filter(|status| *status != self.status) else {
+            return;
+        };
+        self.tell(&format!("STATUS={status}"));
+        self.status = status;
     }
 
     fn tell(&self, message: &str) {

@@ -6,16 +6,20 @@
 mod calls;
 mod compact;
 mod room;
+mod secrets;
+mod spending;
 mod streaming;
 
 use crate::cancel::Cancel;
 use crate::clock::now_ms;
+use crate::contract::denial::Denial;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
-use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
+use crate::governance::rules::Target;
+use crate::model::{Model, Most, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::quota::SessionQuota;
 use crate::tools::runner::Runner;
@@ -23,20 +27,20 @@ use crate::tools::{self, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage};
 use calls::calls;
 use compact::CompactError;
-use crossbeam_channel::{Sender, bounded};
-use serde_json::Value;
+use crossbeam_channel::{Receiver, Sender, bounded};
+pub(crate) use secrets::{SecretTable, SessionSecrets};
+use serde_json::{Map, Value};
+use spending::Requests;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use streaming::Streaming;
 
-/// Marks everything that the programs of one session start, by the session's instance id.
-const SESSION_VARIABLE: &str = "NATS_PI_BRIDGE_SESSION";
-
 /// Kills what programs of a session left running in the background. For its end.
 pub(crate) fn kill_leftovers(identity: &SessionIdentity) {
-    tools::child::kill_marked(SESSION_VARIABLE, &identity.instance_id);
+    tools::child::kill_marked(tools::child::SESSION_VARIABLE, &identity.instance_id);
 }
 
 /// What a turn tells its session, in order.
@@ -50,6 +54,8 @@ pub(crate) enum Step {
         first_kept: usize,
         entry: Value,
     },
+    /// A request to the model that was reserved for came to this.
+    Spent(Most),
     /// The turn waits for people.
     Ask {
         request: Value,
@@ -68,10 +74,12 @@ pub(crate) enum Step {
 pub(crate) enum Action {
     /// To ask the model again.
     Model,
+    /// To send a request to the model, which may take so much. The last thing that is asked before it is sent.
+    Request(Most),
     /// To hand the first words of the answer to somebody who could be reached after a restart, and would hear them twice.
     Speak,
-    /// To run these: the ids of the calls, and the names of the tools.
-    Tools(Vec<(String, String)>),
+    /// To run these.
+    Tools(Vec<ToolCall>),
     /// To be done; messages make it go on.
     Stop,
 }
@@ -79,8 +87,35 @@ pub(crate) enum Action {
 /// The answer to an [`Action`].
 pub(crate) enum Verdict {
     No,
+    /// No request may be sent.
+    Refused(ReplyError),
+    /// The request may be sent, once this has made sure that what it may take stays reserved.
+    Reserved(Box<dyn FnOnce() -> io::Result<()> + Send>),
     /// Go on, after these messages were taken in.
     Go(Vec<Incoming>),
+    /// What becomes of each of the calls.
+    Calls(Vec<Ruling>),
+}
+
+/// A call that a turn asks leave for.
+#[derive(Debug)]
+pub(crate) struct ToolCall {
+    pub id: String,
+    pub tool: String,
+    pub arguments: Arc<Map<String, Value>>,
+    /// What it is about, where that matters.
+    pub target: Target,
+}
+
+/// What becomes of a call.
+pub(crate) enum Ruling {
+    Run,
+    Denied(Denial),
+    /// It is settled later. Whoever gives up waiting says so by `settle`.
+    Wait {
+        settle: Sender<Result<(), Denial>>,
+        settled: Receiver<Result<(), Denial>>,
+    },
 }
 
 /// What a turn has to do.
@@ -121,6 +156,8 @@ pub(crate) struct TurnOptions {
     pub tool_environment: Vec<(String, String)>,
     /// How long a command may take that names no limit; `None` = no limit.
     pub bash_timeout: Option<Duration>,
+    /// What sessions may have as variables by naming it.
+    pub secrets: SecretTable,
 }
 
 /// Everything a turn works with.
@@ -141,12 +178,16 @@ pub(crate) struct Turn {
     pub quota: Arc<SessionQuota>,
     /// Where they run.
     pub runner: Arc<Runner>,
+    /// What they get and must not show.
+    pub secrets: Arc<SessionSecrets>,
     /// What this run added to the transcript.
     pub produced: Vec<Arc<Message>>,
     /// Tokens of the system prompt and the tools, estimated; 0 until they are known.
     pub overhead: u64,
     /// The caller has heard something, and the session has a record of that.
     pub has_spoken: bool,
+    /// The session has to be asked before each request to the model.
+    pub is_metered: bool,
 }
 
 /// How far a run has come.
@@ -217,12 +258,16 @@ impl Turn {
 
     /// Asks for leave; `None` = no.
     fn gate(&self, action: Action) -> Option<Vec<Incoming>> {
+        match self.verdict(action) {
+            Verdict::Go(messages) => Some(messages),
+            Verdict::No | Verdict::Calls(_) | Verdict::Refused(_) | Verdict::Reserved(_) => None,
+        }
+    }
+
+    fn verdict(&self, action: Action) -> Verdict {
         let (verdict, answer) = bounded(1);
         self.step(Step::Gate(action, verdict));
-        match answer.recv() {
-            Ok(Verdict::Go(messages)) => Some(messages),
-            Ok(Verdict::No) | Err(_) => None,
-        }
+        answer.recv().unwrap_or(Verdict::No)
     }
 
     /// The messages that the turn takes in before it does `action`; `None` = it must not. The session need not be asked
@@ -307,6 +352,7 @@ impl Turn {
                     Ok(()) => Settled::Done,
                     Err(CompactError::Cancelled) => Settled::Aborted,
                     Err(CompactError::Failed(why)) => Settled::Failed(ReplyError::model(why)),
+                    Err(CompactError::Refused(error)) => Settled::Failed(error),
                     Err(why) => Settled::Failed(ReplyError::new(ErrorKind::Conflict, why.to_string())),
                 };
             }
@@ -366,7 +412,10 @@ impl Turn {
                 messages.into_iter().for_each(|message| self.take_in(message));
             }
             self.fit();
-            let mut outcome = self.ask(&system, &specs, &mut run);
+            let mut outcome = match self.ask(&system, &specs, &mut run) {
+                Ok(outcome) => outcome,
+                Err(settled) => return self.end_run(&run, None, settled),
+            };
             let (failed, stop_reason) = (outcome.failed(), outcome.message.stop_reason);
             // Calls of an answer that was cut off get results that say so; those of a failed one are left out with it.
             let may_overflow = failed || stop_reason == StopReason::Length && !outcome.message.has_tool_calls();
@@ -455,7 +504,10 @@ impl Turn {
     }
 
     /// One request, streamed to the caller.
-    fn ask(&mut self, system: &str, tools: &[ToolSpec], run: &mut Run) -> Outcome {
+    ///
+    /// # Errors
+    /// It must not be sent, and the run ends like this.
+    fn ask(&mut self, system: &str, tools: &[ToolSpec], run: &mut Run) -> Result<Outcome, Settled> {
         let request = Request {
             model: &self.model,
             system,
@@ -468,7 +520,7 @@ impl Turn {
         let restart = run.restart.take();
         let mut sink =
             Streaming { turn: self, started: false, heard: 0, restart, delta: None, speaks: self.has_spoken };
-        let outcome = self.services.stream(&request, &self.cancel, &mut sink);
+        let outcome = self.send(&request, &mut sink)?;
         sink.finish();
         // Tools may take long, and what was said before them must not wait for their end.
         self.reply.flush();
@@ -478,7 +530,7 @@ impl Turn {
         if !started {
             self.emit(AgentEvent::MessageStart(self.empty_answer()));
         }
-        outcome
+        Ok(outcome)
     }
 
     /// An assistant's message that has just begun.

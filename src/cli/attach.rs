@@ -3,6 +3,7 @@
 //! One thread waits for three things at once: records of the session, lines of the person, and Ctrl-C. The terminal stays
 //! in its usual line mode, so that it works over any connection and is never left in a strange state.
 
+mod approval;
 mod question;
 mod totals;
 mod typed;
@@ -314,7 +315,13 @@ impl Attach {
             },
             Typed::Reject => match self.questions.pop_front() {
                 Some(question) => {
-                    self.send("reject", json!({"requestId": question.id}), Purpose::Answer)?;
+                    match &question.hash {
+                        Some(hash) => {
+                            let no = approval::settlement(&question.id, hash, &Value::Null);
+                            self.send("approve", no, Purpose::Answer)?;
+                        }
+                        None => self.send("reject", json!({"requestId": question.id}), Purpose::Answer)?,
+                    }
                     self.ask_question();
                 }
                 None => self.view.error("no question is open"),
@@ -344,8 +351,16 @@ impl Attach {
             Reply::Done(answers) => {
                 // From here on it is the session's; if the answer is refused, the question is looked up again.
                 if let Some(question) = self.questions.pop_front() {
-                    let fields = json!({"requestId": question.id, "answers": answers});
-                    self.send("answer", fields, Purpose::Answer)?;
+                    match &question.hash {
+                        Some(hash) => {
+                            let fields = approval::settlement(&question.id, hash, &answers);
+                            self.send("approve", fields, Purpose::Answer)?;
+                        }
+                        None => {
+                            let fields = json!({"requestId": question.id, "answers": answers});
+                            self.send("answer", fields, Purpose::Answer)?;
+                        }
+                    }
                 }
                 self.ask_question();
             }
@@ -382,6 +397,7 @@ impl Attach {
         let labels: Vec<&str> =
             answers.flat_map(|labels| labels.as_array().into_iter().flatten()).filter_map(Value::as_str).collect();
         match data["action"].as_str() {
+            _ if data["kind"] == "approval" => self.view.note(&approval::outcome(data)),
             Some("rejected") => self.view.note("the question was rejected elsewhere"),
             _ => self.view.note(&format!("the question was answered elsewhere: {}", one_line(&labels.join(", "), 100))),
         }

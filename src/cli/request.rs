@@ -72,6 +72,21 @@ pub(super) fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Res
         Verb::Reject => {
             put("requestId", required(invocation, Flag::RequestId)?.into());
         }
+        Verb::Cancel => {
+            let id = invocation.words.first().ok_or_else(|| Failure::Usage("Missing prompt id".into()))?;
+            put("promptId", id.as_str().into());
+        }
+        Verb::Approve | Verb::Deny => {
+            put("requestId", required(invocation, Flag::RequestId)?.into());
+            put("hash", required(invocation, Flag::Hash)?.into());
+            put("allow", (verb == Verb::Approve).into());
+            if invocation.has(Flag::ForSession) {
+                put("forSession", true.into());
+            }
+            if let Some(reason) = invocation.value(Flag::Reason) {
+                put("reason", reason.into());
+            }
+        }
         Verb::Shutdown => {
             put("confirm", true.into());
         }
@@ -95,12 +110,16 @@ fn kind(verb: Verb) -> &'static str {
         Verb::Questions => "questions",
         Verb::Answer => "answer",
         Verb::Reject => "reject",
+        Verb::Approve | Verb::Deny => "approve",
         Verb::Emit => "emit",
         Verb::Run => "run",
         Verb::Session => "session",
         Verb::Sessions => "list",
         Verb::Inspect => "inspect",
+        Verb::Cancel => "cancel",
         Verb::Stop => "stop",
+        Verb::Drain => "drain",
+        Verb::Undrain => "undrain",
         Verb::Shutdown => "shutdown",
         // These ask nothing, or several things.
         Verb::List | Verb::Attach | Verb::Request | Verb::Completions | Verb::Help => "ping",
@@ -243,9 +262,19 @@ mod tests {
             ("reply|--request-id|q|[[\"a\"]]", json!({"type": "answer", "requestId": "q", "answers": [["a"]]})),
             ("answer|--request-id|q|--answers|[[]]", json!({"type": "answer", "requestId": "q", "answers": [[]]})),
             ("reject|--request-id|q", json!({"type": "reject", "requestId": "q"})),
+            (
+                "approve|--request-id|q|--hash|h|--for-session",
+                json!({"type": "approve", "requestId": "q", "hash": "h", "allow": true, "forSession": true}),
+            ),
+            (
+                "deny|--request-id|q|--hash|h|--reason|use make",
+                json!({"type": "approve", "requestId": "q", "hash": "h", "allow": false, "reason": "use make"}),
+            ),
             ("abort", json!({"type": "abort"})),
             ("shutdown", json!({"type": "shutdown", "confirm": true})),
             ("sessions", json!({"type": "list"})),
+            ("cancel|p1", json!({"type": "cancel", "promptId": "p1"})),
+            ("drain", json!({"type": "drain"})),
             ("run|do|it", json!({"type": "run", "body": "do it", "cwd": "/srv/app", "stream": true})),
             (
                 "run|--cwd|sub/|--model|p/m|--thinking|low|--max-lifetime|90|--from|me|--detach|-",
@@ -276,6 +305,8 @@ mod tests {
             ("answer|--request-id|q", "--answers"),
             ("answer|--request-id|q|[[", "no JSON"),
             ("reject", "Missing --request-id"),
+            ("cancel", "Missing prompt id"),
+            ("approve|--request-id|q", "Missing --hash"),
             ("request", "Missing request"),
             ("request|{", "no JSON"),
             ("request|-", "no JSON"),

@@ -89,14 +89,16 @@ pub(super) fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadl
         )))
     };
     match verb {
-        Verb::Run | Verb::Session | Verb::Sessions => match target::daemon(&rows, &filter.process_only()) {
-            Choice::One(row) => Ok(Target::at_daemon(row, None)),
-            Choice::Several(rows) => ambiguous(rows),
-            Choice::None => Err(Failure::Local(format!(
-                "No matching active pi session bridge of a daemon in {} (is nats-pi-bridge running?)",
-                directory.display()
-            ))),
-        },
+        Verb::Run | Verb::Session | Verb::Sessions | Verb::Drain | Verb::Undrain => {
+            match target::daemon(&rows, &filter.process_only()) {
+                Choice::One(row) => Ok(Target::at_daemon(row, None)),
+                Choice::Several(rows) => ambiguous(rows),
+                Choice::None => Err(Failure::Local(format!(
+                    "No matching active pi session bridge of a daemon in {} (is nats-pi-bridge running?)",
+                    directory.display()
+                ))),
+            }
+        }
         Verb::Stop | Verb::Inspect => match target::session(&rows, &filter) {
             Choice::One(row) if row.daemon_socket().is_none() => Err(Failure::Local(format!(
                 "The session at {} has no daemon; pi-bridge state and request work there",

@@ -14,6 +14,9 @@ pub(super) enum Flag {
     Timeout,
     RequestId,
     Answers,
+    Hash,
+    Reason,
+    ForSession,
     Event,
     Since,
     SinceSeq,
@@ -97,6 +100,9 @@ pub(super) const FLAGS: &[FlagRow] = &[
     valued(Flag::Timeout, &["--timeout"], "SECONDS", "longest wait for an answer, 0 = no limit [60]"),
     valued(Flag::RequestId, &["--request-id"], "ID", "the question's requestId").original(),
     valued(Flag::Answers, &["--answers"], "JSON", "one list of labels for each part of the question").original(),
+    valued(Flag::Hash, &["--hash"], "HASH", "the hash of the call that waits, as questions shows it"),
+    valued(Flag::Reason, &["--reason"], "TEXT", "what the model is told of your reason"),
+    switch(Flag::ForSession, &["--for-session"], "also further calls with the same command or file in this session"),
     valued(Flag::Event, &["--event"], "NAME", "only events of this name").original(),
     valued(Flag::Since, &["--since"], "TIME", "only events from this time on (ISO 8601, UTC)").original(),
     valued(Flag::SinceSeq, &["--since-seq"], "N", "only events after the one with this sequence number"),
@@ -134,13 +140,18 @@ pub(super) enum Verb {
     Questions,
     Answer,
     Reject,
+    Approve,
+    Deny,
     Emit,
     Request,
     Run,
     Session,
     Sessions,
     Inspect,
+    Cancel,
     Stop,
+    Drain,
+    Undrain,
     Shutdown,
     Completions,
     Help,
@@ -315,6 +326,24 @@ pub(super) const VERBS: &[VerbRow] = &[
         ..session(Verb::Reject, "reject", &[], "reject a question")
     },
     VerbRow {
+        arguments: "--request-id ID --hash HASH",
+        words: Words::None,
+        offer: Offer::Nothing,
+        flags: &[TARGET, &[Flag::RequestId, Flag::Hash, Flag::ForSession], COMMON],
+        original: false,
+        notes: "",
+        ..session(Verb::Approve, "approve", &[], "allow a tool's call that waits for an approval")
+    },
+    VerbRow {
+        arguments: "--request-id ID --hash HASH",
+        words: Words::None,
+        offer: Offer::Nothing,
+        flags: &[TARGET, &[Flag::RequestId, Flag::Hash, Flag::Reason], COMMON],
+        original: false,
+        notes: "",
+        ..session(Verb::Deny, "deny", &[], "do not allow it")
+    },
+    VerbRow {
         arguments: "[MESSAGE...]",
         flags: &[TARGET, COMMON],
         notes: "",
@@ -347,11 +376,22 @@ pub(super) const VERBS: &[VerbRow] = &[
         ..daemon(Verb::Inspect, "inspect", &[TARGET, COMMON], "a session's facts, from its daemon")
     },
     VerbRow {
+        arguments: "PROMPT-ID",
+        words: Words::One,
+        notes: "PROMPT-ID is in the queue that inspect shows. What is being worked on is ended with abort.\n",
+        ..daemon(Verb::Cancel, "cancel", &[TARGET, COMMON], "take back a prompt that waits")
+    },
+    VerbRow {
         arguments: "[TARGET]",
         words: Words::Target,
         offer: Offer::Column(3),
         ..daemon(Verb::Stop, "stop", &[TARGET, COMMON], "end a session")
     },
+    VerbRow {
+        notes: "Running prompts go on to their end, prompts that wait stay where they are; undrain lets them begin.\n",
+        ..daemon(Verb::Drain, "drain", &[DAEMON, COMMON], "let a daemon begin nothing new")
+    },
+    daemon(Verb::Undrain, "undrain", &[DAEMON, COMMON], "let a daemon begin new work again"),
     VerbRow {
         arguments: "[TARGET]",
         words: Words::Target,

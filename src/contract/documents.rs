@@ -14,9 +14,6 @@ pub(crate) struct Activity {
     pub current: Option<CurrentPrompt>,
     pub queue: Vec<QueuedPrompt>,
     pub messages: usize,
-    /// Tokens that the last request took of the model's context.
-    pub context_tokens: u64,
-    pub last_error: Option<String>,
 }
 
 pub(crate) struct CurrentPrompt {
@@ -26,6 +23,9 @@ pub(crate) struct CurrentPrompt {
 }
 
 pub(crate) struct QueuedPrompt {
+    pub id: String,
+    /// How many prompts are begun until this one is, itself included.
+    pub position: usize,
     pub from: Option<String>,
     pub waiting_ms: u64,
     pub bytes: usize,
@@ -44,7 +44,12 @@ pub(crate) fn summary(identity: &SessionIdentity, stats: &SessionStats, now: Ins
     put("cwd", json!(identity.cwd.to_string_lossy()));
     put("model", json!(settings.model.spec()));
     put("thinkingLevel", json!(settings.thinking.as_str()));
-    put("state", json!(if stats.running() { "running" } else { "idle" }));
+    let state = match (stats.running(), stats.queued()) {
+        (true, _) => "running",
+        (false, 0) => "idle",
+        (false, _) => "queued",
+    };
+    put("state", json!(state));
     if let Some(name) = &settings.name {
         put("name", json!(name));
     }
@@ -72,6 +77,10 @@ pub(crate) fn summary(identity: &SessionIdentity, stats: &SessionStats, now: Ins
     }
     put("instanceId", json!(identity.instance_id));
     put("sandbox", identity.sandbox.facts());
+    if let Some(budgets) = stats.budget_figures() {
+        put("budgets", budgets);
+    }
+    stats.progress.describe(&mut row, settings.model.context_window);
     Value::Object(row)
 }
 
@@ -83,16 +92,13 @@ fn seconds(value: f64) -> Value {
 /// The answer to `<session>.inspect`.
 pub(crate) fn inspection(identity: &SessionIdentity, stats: &SessionStats, activity: &Activity, now: Instant) -> Value {
     let mut document = summary(identity, stats, now);
-    document["queue"] =
-        activity.queue.iter().map(|p| json!({"from": p.from, "waitingMs": p.waiting_ms, "bytes": p.bytes})).collect();
+    let queued = |p: &QueuedPrompt| json!({"promptId": p.id, "position": p.position, "from": p.from, "waitingMs": p.waiting_ms, "bytes": p.bytes});
+    document["queue"] = activity.queue.iter().map(queued).collect();
     document["currentPrompt"] = activity
         .current
         .as_ref()
         .map_or(Value::Null, |p| json!({"from": p.from, "runningMs": p.running_ms, "toolCalls": p.tool_calls}));
     document["messages"] = json!(activity.messages);
-    document["contextTokens"] = json!(activity.context_tokens);
-    document["contextWindow"] = json!(stats.settings().model.context_window);
-    document["lastError"] = json!(activity.last_error);
     document
 }
 

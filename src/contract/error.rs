@@ -9,6 +9,9 @@ use std::fmt;
 pub(crate) const MAX_ECHO: usize = 200;
 /// Longest explanation in an error, characters: room for any of ours with what it repeats of a usual request.
 const MAX_MESSAGE: usize = 1000;
+/// Told to those who ask for work while the operator lets none begin.
+const DRAINING: &str = "this host takes no new work for now; try another one, or later";
+
 /// A refusal, with the code that is part of the protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DaemonError {
@@ -42,6 +45,8 @@ pub enum DaemonError {
         message: String,
     },
     ShuttingDown,
+    /// The operator lets it begin nothing new.
+    Draining,
     /// The id of a request was used for another one.
     DuplicateRequest,
     /// The request is not signed as it has to be.
@@ -67,6 +72,7 @@ impl DaemonError {
             DaemonError::NotFound { .. } => "not_found",
             DaemonError::Busy { .. } => "busy",
             DaemonError::ShuttingDown => "shutting_down",
+            DaemonError::Draining => "draining",
             DaemonError::DuplicateRequest => "duplicate_request",
             DaemonError::Unauthorized { .. } => "unauthorized",
             DaemonError::Forbidden { .. } => "forbidden",
@@ -81,7 +87,7 @@ impl DaemonError {
             DaemonError::Unauthorized { .. } => 401,
             DaemonError::Forbidden { .. } => 403,
             DaemonError::Busy { .. } => 429,
-            DaemonError::ShuttingDown => 503,
+            DaemonError::ShuttingDown | DaemonError::Draining => 503,
             DaemonError::InvalidJson { .. }
             | DaemonError::InvalidRequest { .. }
             | DaemonError::InvalidSessionMode { .. }
@@ -109,6 +115,7 @@ impl DaemonError {
                 "subject": subject, "message": format!("session {session_id:?} exists; stop it first or use its subject")}),
             DaemonError::NotFound { session_id } => json!({"error": code, "sessionId": session_id}),
             DaemonError::ShuttingDown => json!({"error": code}),
+            DaemonError::Draining => json!({"error": code, "message": DRAINING}),
             DaemonError::DuplicateRequest => {
                 json!({"error": code, "message": "the Nats-Msg-Id was used for another request"})
             }
@@ -151,11 +158,17 @@ pub enum ErrorKind {
     SenderRejected,
     /// The signature is good, and its user is not among the trusted ones.
     SenderForbidden,
+    /// A rule, or whoever was asked, did not allow a call of a tool.
+    Denied,
     /// The session or the question is not there, or not any more.
     NotFound,
     /// What is asked cannot be done now.
     Conflict,
     DuplicateRequest,
+    /// Nobody approved a call of a tool in time.
+    ApprovalExpired,
+    /// The approval is settled, or was asked for another call.
+    StaleAnswer,
     /// A prompt is being worked on.
     Working,
     /// There is no room for more.
@@ -163,7 +176,11 @@ pub enum ErrorKind {
     QueueFull,
     /// What the session, or all of them, may keep is used up.
     QuotaExceeded,
+    /// What may be spent on the prompt, in the session or today is used up.
+    BudgetExceeded,
     ShuttingDown,
+    /// The operator lets the host begin nothing new.
+    Draining,
     Storage,
     Interrupted,
     Aborted,
@@ -176,7 +193,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     #[cfg(test)]
-    pub const ALL: [ErrorKind; 26] = [
+    pub const ALL: [ErrorKind; 31] = [
         ErrorKind::BadRequest,
         ErrorKind::InvalidJson,
         ErrorKind::InvalidRequest,
@@ -189,14 +206,19 @@ impl ErrorKind {
         ErrorKind::SignatureRequired,
         ErrorKind::SenderRejected,
         ErrorKind::SenderForbidden,
+        ErrorKind::Denied,
         ErrorKind::NotFound,
         ErrorKind::Conflict,
         ErrorKind::DuplicateRequest,
+        ErrorKind::ApprovalExpired,
+        ErrorKind::StaleAnswer,
         ErrorKind::Working,
         ErrorKind::Busy,
         ErrorKind::QueueFull,
         ErrorKind::QuotaExceeded,
+        ErrorKind::BudgetExceeded,
         ErrorKind::ShuttingDown,
+        ErrorKind::Draining,
         ErrorKind::Storage,
         ErrorKind::Interrupted,
         ErrorKind::Aborted,
@@ -220,13 +242,18 @@ impl ErrorKind {
             ErrorKind::SignatureRequired => "signature_required",
             ErrorKind::SenderRejected => "sender_rejected",
             ErrorKind::SenderForbidden => "sender_forbidden",
+            ErrorKind::Denied => "denied",
             ErrorKind::NotFound => "not_found",
             ErrorKind::Conflict => "conflict",
             ErrorKind::DuplicateRequest => "duplicate_request",
+            ErrorKind::ApprovalExpired => "approval_expired",
+            ErrorKind::StaleAnswer => "stale_answer",
             ErrorKind::Working | ErrorKind::Busy => "busy",
             ErrorKind::QueueFull => "queue_full",
             ErrorKind::QuotaExceeded => "quota_exceeded",
+            ErrorKind::BudgetExceeded => "budget_exceeded",
             ErrorKind::ShuttingDown => "shutting_down",
+            ErrorKind::Draining => "draining",
             ErrorKind::Storage => "storage_error",
             ErrorKind::Interrupted => "interrupted",
             ErrorKind::Aborted => "aborted",
@@ -248,11 +275,16 @@ impl ErrorKind {
             | ErrorKind::MissingPrompt
             | ErrorKind::EmptyPrompt => 400,
             ErrorKind::SignatureRequired | ErrorKind::SenderRejected => 401,
-            ErrorKind::SenderForbidden => 403,
+            ErrorKind::BudgetExceeded => 402,
+            ErrorKind::SenderForbidden | ErrorKind::Denied => 403,
             ErrorKind::UnknownVerb | ErrorKind::NotFound => 404,
-            ErrorKind::Conflict | ErrorKind::DuplicateRequest | ErrorKind::Working => 409,
+            ErrorKind::Conflict
+            | ErrorKind::DuplicateRequest
+            | ErrorKind::ApprovalExpired
+            | ErrorKind::StaleAnswer
+            | ErrorKind::Working => 409,
             ErrorKind::Busy | ErrorKind::QueueFull => 429,
-            ErrorKind::ShuttingDown => 503,
+            ErrorKind::ShuttingDown | ErrorKind::Draining => 503,
             ErrorKind::QuotaExceeded => 507,
             ErrorKind::Storage
             | ErrorKind::Interrupted
@@ -313,6 +345,10 @@ impl ReplyError {
 
     pub fn shutting_down() -> ReplyError {
         ReplyError::new(ErrorKind::ShuttingDown, ErrorKind::ShuttingDown.code())
+    }
+
+    pub fn draining() -> ReplyError {
+        ReplyError::coded(ErrorKind::Draining, DRAINING)
     }
 
     pub(crate) fn aborted() -> ReplyError {

@@ -1,8 +1,9 @@
 //! Requests to the daemon: their fields and the checks that need no daemon.
 
 use super::error::{DaemonError, echo};
-use super::ids::SessionId;
+use super::ids::{InstanceId, SessionId};
 use super::session::OnRestart;
+use crate::governance::budget::Budgets;
 use crate::model::ThinkingLevel;
 use crate::tools::runner::{Narrowing, Profile};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,16 @@ pub enum Request {
         session_id: SessionId,
     },
     List(Page),
+    Drain(Drain),
+}
+
+/// Modes `drain` and `undrain`: `{ok, host, draining, running, queued}`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Nothing new begins from now on; else it does again.
+    pub on: bool,
+    /// The daemon that is meant, where several serve the owner.
+    pub host: Option<String>,
 }
 
 /// Which rows of `list` are wanted. They are in the order of their ids, those of sessions and of runs together.
@@ -64,6 +75,8 @@ pub struct Create {
     /// The first prompt; absent if the session shall wait for one.
     pub body: Option<String>,
     pub cwd: String,
+    /// The session of whose tools one asks, which no caller can say itself.
+    pub(crate) parent: Option<InstanceId>,
     options: Map<String, Value>,
 }
 
@@ -84,6 +97,14 @@ pub(crate) fn read(mode: &str, mut map: Map<String, Value>) -> Result<Request, D
         "session" => (&["body", "cwd", "sessionId"], true),
         "stop" => (&["sessionId"], true),
         "list" => return Page::read(&map).map(Request::List),
+        "drain" | "undrain" => {
+            let host = match map.remove("host") {
+                None | Some(Value::Null) => None,
+                Some(Value::String(host)) => Some(host),
+                Some(_) => return Err(DaemonError::InvalidRequest { message: "host must be a string".into() }),
+            };
+            return Ok(Request::Drain(Drain { on: mode == "drain", host }));
+        }
         other => return Err(DaemonError::InvalidSessionMode { mode: echo(other) }),
     };
     let stop = mode == "stop";
@@ -100,7 +121,7 @@ pub(crate) fn read(mode: &str, mut map: Map<String, Value>) -> Result<Request, D
         Some(session_id) if stop => Ok(Request::Stop { session_id }),
         session_id => {
             let (body, cwd) = (Some(take("body")), take("cwd"));
-            Ok(Request::Create(Create { session_id, body, cwd, options: map }))
+            Ok(Request::Create(Create { session_id, body, cwd, parent: None, options: map }))
         }
     }
 }
@@ -116,7 +137,9 @@ impl Create {
             _ => return Err(DaemonError::MissingFields { required: &["cwd"] }),
         };
         match options.remove("sessionId") {
-            Some(Value::String(id)) => Ok(Create { session_id: Some(session_id(id)?), body: None, cwd, options }),
+            Some(Value::String(id)) => {
+                Ok(Create { session_id: Some(session_id(id)?), body: None, cwd, parent: None, options })
+            }
             other => Err(DaemonError::InvalidSessionId { session_id: echo(&other.unwrap_or_default().to_string()) }),
         }
     }
@@ -201,6 +224,27 @@ impl Create {
             _ => Err(invalid(format!("network {:?} is neither on nor off", echo(text)))),
         });
         Ok(Narrowing { profile: profile.transpose()?, network: network.transpose()? })
+    }
+
+    /// The rules that the request adds.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything but a list.
+    pub(crate) fn rules(&self) -> Result<Vec<Value>, DaemonError> {
+        match self.option("rules") {
+            None => Ok(Vec::new()),
+            Some(Value::Array(rules)) => Ok(rules.clone()),
+            Some(_) => Err(DaemonError::InvalidRequest { message: "rules must be a list of rules".into() }),
+        }
+    }
+
+    /// What may be spent in the session, beside what the configuration says.
+    ///
+    /// # Errors
+    /// `invalid_request` for what is no budget.
+    pub(crate) fn budgets(&self) -> Result<Budgets, DaemonError> {
+        let budgets = self.option("budgets").map(Budgets::parse).transpose();
+        budgets.map(Option::unwrap_or_default).map_err(|message| DaemonError::InvalidRequest { message })
     }
 
     /// A switch that the request sets.

@@ -4,7 +4,7 @@ use super::control::ControlRequest;
 use super::error::ReplyError;
 use super::prompt::Prompt;
 use super::reply::Reply;
-use crate::event_log::EventSink;
+use crate::event_log::{Envelope, EventSink};
 use crossbeam_channel::Receiver;
 use serde_json::Value;
 use std::sync::Arc;
@@ -24,6 +24,10 @@ pub(crate) trait Wire: Send + 'static {
 
     /// Who listens to the session's events from its beginning, if anybody does.
     fn listener(&self) -> Option<Arc<dyn EventSink>>;
+
+    /// Publishes an event that somebody has to answer, also where events are not published. If nobody gets it, the session
+    /// hears of that as [`super::control::Control::Unattended`]; false = that is sure already.
+    fn call_for(&mut self, envelope: &Arc<Envelope>) -> bool;
 
     /// The settings in force.
     fn settings(&self) -> WireSettings;

@@ -25,7 +25,7 @@ const LIST: usize = (1 << 20) - 4096;
 pub(super) fn start(config: &Config) -> Result<(Option<SocketServer>, Receiver<ClientRequest>), Fatal> {
     let Some(plan) = &config.bridge else { return Ok((None, never())) };
     let (sender, requests) = bounded(WAITING);
-    match SocketServer::start(&plan.root, config.folders(), sender) {
+    match SocketServer::start(&plan.root, config.folders(), config.agent_control, sender) {
         Ok(server) => Ok((Some(server), requests)),
         Err(why) if plan.required => Err(Fatal::Failed(format!("no side channel: {why}"))),
         Err(why) => {
@@ -56,6 +56,7 @@ impl Daemon {
                 }
             }
             _ if !serving => respond(Err(DaemonError::ShuttingDown)),
+            DaemonAsk::Drain(drain) => respond(self.drain(&drain)),
             DaemonAsk::List(page) => respond(Ok(self.listing(&page, LIST))),
             DaemonAsk::Create { create, reply } => self.begin_for_client(NewSession { create, reply, respond }),
             DaemonAsk::Stop { session_id } => match self.by_id(&session_id) {

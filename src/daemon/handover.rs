@@ -21,7 +21,7 @@ pub(super) mod successor;
 
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::sync::lock;
-use crate::tools::child;
+use crate::tools::child::{self, Descent};
 use crossbeam_channel::Sender;
 use rustix::cmsg_space;
 use rustix::fs::{Mode, OFlags};
@@ -179,7 +179,7 @@ impl Reader {
 /// It is not, or those of the system.
 fn ends(socket: UnixStream) -> io::Result<(Reader, Writer)> {
     let peer = socket_peercred(&socket)?;
-    if peer.uid != getuid() && !peer.uid.is_root() || child::is_descendant(peer.pid.as_raw_pid()) {
+    if peer.uid != getuid() && !peer.uid.is_root() || child::descent(peer.pid.as_raw_pid()) != Descent::Foreign {
         return Err(ErrorKind::PermissionDenied.into());
     }
     socket.set_read_timeout(Some(ANSWER_TIME))?;

@@ -123,10 +123,20 @@ impl Peers {
         }
     }
 
+    /// Whether others are there.
+    pub(super) fn are_there(&mut self) -> bool {
+        !self.peers.present(Instant::now()).is_empty()
+    }
+
+    /// The name of this daemon among those of its owner.
+    pub(super) fn me(&self) -> &str {
+        &self.me
+    }
+
     /// Tells the others not to wait for us any more. True if there are any.
     pub(super) fn leave(&mut self) -> bool {
         self.say(PeerMessage::Gone { host: self.me.clone() });
-        !self.peers.present(Instant::now()).is_empty()
+        self.are_there()
     }
 
     fn ask(&mut self, ask: Ask, held: HeldRequest, others: BTreeSet<String>, now: Instant) {
@@ -171,6 +181,7 @@ fn question(work: &Work) -> Ask {
             Ask { list: Some(list.into()), page: page.clone(), ..ask }
         }
         Request::Stop { session_id } => Ask { session: Some(session_id.clone()), ..ask },
+        Request::Drain(_) => ask,
         Request::Create(create) => {
             Ask { session: create.session_id.clone(), claim: create.session_id.is_some() || ask.key.is_some(), ..ask }
         }
@@ -188,6 +199,8 @@ impl Daemon {
                 let session_id = session_id.clone();
                 self.named(&session_id).is_some()
             }
+            // Only who is meant can tell, and all others would have to be asked.
+            Request::Drain(_) => return self.begin_drain(work, &others),
             Request::Create(_) | Request::List(_) => false,
         };
         if let (false, Some(other)) = (self.takes_work(), others.first()) {
@@ -233,8 +246,8 @@ impl Daemon {
 
     /// Accepted signatures are told to the others while there are any.
     pub(super) fn note_company(&mut self) {
-        let alone = self.peers.peers.present(Instant::now()).is_empty();
-        self.host.senders.set_shared(!alone);
+        let shared = self.peers.are_there();
+        self.host.senders.set_shared(shared);
     }
 
     /// Takes a message of another daemon.
@@ -384,7 +397,7 @@ impl Daemon {
     }
 
     /// Lets another daemon do what a request asks; it also gives the answer.
-    fn hand_on(&self, work: &Work, host: &str) {
+    pub(super) fn hand_on(&self, work: &Work, host: &str) {
         if let Err(e) = self.peers.forward(&work.message, host) {
             let error =
                 DaemonError::Busy { message: format!("it cannot be handed on to the daemon it belongs to: {e}") };

@@ -268,10 +268,7 @@ impl Daemon {
         }
         self.phase = Phase::Serving;
         self.tell_all(|| Command::Stay);
-        match super::subscribe_intake(&self.connection, &self.host, &self.intake, &self.intake_room) {
-            Ok(subscriptions) => self.intake_subscriptions = subscriptions,
-            Err(e) => log::error!("no more sessions can be made over NATS: {e}"),
-        }
+        self.share_intake();
         if let Some(state) = &self.state {
             state.start_again();
             self.host.senders.take_back(state.nonces());
@@ -296,7 +293,7 @@ impl Daemon {
     fn prepare(&mut self, id: &SessionId) -> Result<(), String> {
         let saved = self.state.as_ref().and_then(|state| state.session(id)).ok_or("nothing is known of it")?;
         self.services.resolve(&saved.model).map_err(|e| e.to_string())?;
-        let identity = self.saved_identity(saved);
+        let identity = self.saved_identity(saved)?;
         let subscribed = Subscribed::to(&self.host, &identity, self.config.max_queue).map_err(|e| e.to_string())?;
         self.replacing.coming.insert(id.clone(), subscribed);
         Ok(())
@@ -309,6 +306,7 @@ impl Daemon {
             Request::Stop { session_id } => coming.contains_key(session_id),
             Request::Create(create) => create.session_id.as_ref().is_some_and(|id| coming.contains_key(id)),
             Request::List(_) => !coming.is_empty(),
+            Request::Drain(_) => false,
         };
         if !waits {
             return Some(work);

@@ -67,7 +67,10 @@ const MAX_GLANCE: usize = 1024;
 pub(super) fn class(message: &Message) -> Class {
     let stop = match wire(&message.subject) {
         Some(Wire::Controller(verb, _)) => verb == "stop",
-        _ => message.payload.len() <= MAX_GLANCE && memchr::memmem::find(&message.payload, b"\"stop\"").is_some(),
+        _ => {
+            let has = |word: &str| memchr::memmem::find(&message.payload, word.as_bytes()).is_some();
+            message.payload.len() <= MAX_GLANCE && ["\"stop\"", "\"drain\""].into_iter().any(has)
+        }
     };
     if stop { Class::Urgent } else { Class::Work }
 }
@@ -124,7 +127,8 @@ impl Daemon {
         let request = request.and_then(|request| Ok((self.identify(&message, &request, handed_on)?, request)));
         match request {
             Ok(((sender, signed), request)) => {
-                let named = recent::named(&message, sender.as_ref()).filter(|_| !matches!(request, Request::List(_)));
+                let named = recent::named(&message, sender.as_ref())
+                    .filter(|_| !matches!(request, Request::List(_) | Request::Drain(_)));
                 Some(Work { message, wire, request, named, signed, sender, received })
             }
             Err(error) => {
@@ -169,6 +173,7 @@ impl Daemon {
         let result = match request {
             _ if !self.takes_work() => Err(DaemonError::ShuttingDown),
             Request::List(page) => Ok(Some(self.list(wire, &page))),
+            Request::Drain(drain) => self.drain(&drain).map(Some),
             Request::Stop { session_id } => self.stop(session_id, wire, &message, received).map(|document| {
                 self.remember(named, document);
                 None

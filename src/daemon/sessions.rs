@@ -2,12 +2,14 @@
 
 use super::{Caller, Daemon, Entry};
 use crate::clock::now_ms;
+use crate::contract::environment::SessionEnvironment;
 use crate::contract::error::DaemonError;
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::contract::prompt::{EndReason, Incoming, Prompt};
 use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionSettings, SessionStats};
 use crate::contract::wire::WireSettings;
+use crate::governance::budget::Budgets;
 use crate::model::{Services, ThinkingLevel};
 use crate::nats::PublishError;
 use crate::service::session_subjects::{Place, SessionSubjects, Subscribed, session_subject};
@@ -52,6 +54,9 @@ impl Daemon {
             let subject = session_subject(&self.config.owner, session_id);
             return Err(DaemonError::SessionExists { session_id: session_id.clone(), subject });
         }
+        if self.slots.is_paused() {
+            return Err(DaemonError::Draining);
+        }
         let cwd = working_directory(&create.cwd)?;
         let failed = |message: String| DaemonError::SessionCreateFailed { message };
         let project_trusted = self.trusts(&cwd);
@@ -63,7 +68,11 @@ impl Daemon {
         let thinking = create.thinking()?.or(level).or(self.config.default_thinking);
         let thinking = model.clamp(thinking.unwrap_or_else(|| services.default_thinking(&model)));
         let max_lifetime = create.max_lifetime()?.unwrap_or(self.config.default_max_lifetime);
-        let from = create.from()?.map(str::to_string);
+        let parent = self.parent(create)?;
+        let from = match parent {
+            Some(parent) => Some(format!("session:{}", parent.identity.id)),
+            None => create.from()?.map(str::to_string),
+        };
         services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
         if self.sessions.len() >= self.config.max_sessions {
             let message = format!("{} sessions are open, which is the limit", self.sessions.len());
@@ -74,8 +83,17 @@ impl Daemon {
             Some(names) => tools::select(&names, &usual).map_err(|message| DaemonError::InvalidRequest { message })?,
             None => usual,
         };
-        let sandbox = self.config.sandbox.narrowed(create.sandbox()?);
-        let sandbox = sandbox.map_err(|message| DaemonError::InvalidRequest { message })?;
+        // What an agent starts may do no more than itself.
+        let more = parent.map(|parent| parent.identity.rules.narrowing().to_vec()).unwrap_or_default();
+        let rules = self.config.session_rules([create.rules()?, more].concat(), &cwd);
+        let rules = rules.map_err(|message| DaemonError::InvalidRequest { message })?;
+        let allowed = parent.map_or(self.config.budgets, |parent| parent.stats.budgets());
+        let budgets = allowed.narrowed(create.budgets()?);
+        let budgets = budgets.map_err(|message| DaemonError::InvalidRequest { message })?;
+        let is_known = |name: &str| self.config.secrets.contains_key(name);
+        let environment = SessionEnvironment::of_request(create.options(), is_known)?;
+        let sandbox = self.sandbox_of(create, parent, &cwd, &environment)?;
+        let stays = create.switch("detached")?.unwrap_or(false);
         let identity = Arc::new(SessionIdentity {
             id: create.session_id.clone().unwrap_or_else(SessionId::of_run),
             subject: create.session_id.as_ref().map(|id| session_subject(&self.config.owner, id)),
@@ -83,10 +101,13 @@ impl Daemon {
             named: create.session_id.is_some(),
             cwd,
             from: from.clone(),
+            parent: create.parent.clone().filter(|_| !stays),
             on_restart: create.on_restart()?.unwrap_or(self.config.on_restart),
             project_trusted,
             tools,
             sandbox,
+            rules,
+            environment,
             created_at_start: self
                 .state
                 .as_ref()
@@ -109,8 +130,10 @@ impl Daemon {
             received,
         });
         let instance_id = identity.instance_id.clone();
+        let stats = Arc::new(SessionStats::new(settings));
+        stats.set_budgets(budgets);
         let begin = Begin { settings: wire_settings, socket, storage, first, subscribed: None };
-        self.start_session(identity, Arc::new(SessionStats::new(settings)), begin)?;
+        self.start_session(identity, stats, begin)?;
         Ok(instance_id)
     }
 
@@ -194,6 +217,7 @@ impl Daemon {
                 self.restore_or_warn(saved, None);
             }
         }
+        self.end_orphans();
     }
 
     /// Brings one back, with what has come for it meanwhile.
@@ -204,8 +228,9 @@ impl Daemon {
         }
     }
 
-    pub(super) fn saved_identity(&self, saved: SavedSession) -> SessionIdentity {
-        SessionIdentity {
+    pub(super) fn saved_identity(&self, saved: SavedSession) -> Result<SessionIdentity, String> {
+        let rules = self.config.session_rules(saved.rules, &saved.cwd)?;
+        Ok(SessionIdentity {
             subject: (!saved.run).then(|| session_subject(&self.config.owner, &saved.id)),
             id: saved.id,
             instance_id: saved.instance_id,
@@ -213,12 +238,15 @@ impl Daemon {
             project_trusted: self.trusts(&saved.cwd),
             cwd: saved.cwd,
             from: saved.from,
+            parent: saved.parent,
             on_restart: saved.on_restart,
             tools: saved.tools,
             sandbox: self.config.sandbox.at_most(saved.sandbox),
+            rules,
+            environment: saved.environment,
             created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
-        }
+        })
     }
 
     fn restore_session(&mut self, saved: SavedSession, subscribed: Option<Subscribed>) -> Result<(), String> {
@@ -238,14 +266,16 @@ impl Daemon {
         if let Some(totals) = &totals {
             stats.restore(totals);
         }
+        stats.set_budgets(self.config.budgets.at_most(Budgets::parse(&saved.budgets).unwrap_or_default()));
         let host = self.host.clone();
         let callers: Callers = Box::new(move |address| {
             let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
             Some(Arc::new(stream))
         });
-        let storage = Storage::Saved { file: saved.file.clone(), totals, dispensable, callers };
+        let storage =
+            Storage::Saved { file: saved.file.clone(), totals, dispensable, grants: saved.grants.clone(), callers };
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
-        let identity = Arc::new(self.saved_identity(saved));
+        let identity = Arc::new(self.saved_identity(saved)?);
         let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
         let begin = Begin { settings, socket, storage, first: None, subscribed };
         self.start_session(identity, stats, begin).map_err(|e| e.summary())
@@ -296,6 +326,7 @@ impl Daemon {
             },
             spill_dir,
             quota,
+            slots: self.slots.clone(),
             state: self.state.clone(),
             storage,
             first,
@@ -339,6 +370,9 @@ impl Daemon {
     /// A session is over: tells those who waited for that.
     pub(super) fn forget(&mut self, instance_id: &InstanceId, reason: &str) {
         let Some(entry) = self.sessions.remove(instance_id) else { return };
+        if ![EndReason::ShutDown, EndReason::Replaced].map(EndReason::as_str).contains(&reason) {
+            self.end_children(instance_id);
+        }
         drop(entry.thread);
         self.session_left(&entry.identity.id, reason);
         if let Some(bridge) = &mut self.bridge {

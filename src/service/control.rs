@@ -4,11 +4,12 @@
 use super::host::Host;
 use super::replies::{send_document, send_error};
 use super::services::SessionService;
-use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond};
+use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond, Settlement};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::sender::AgentSender;
 use crate::contract::wire::WireSettings;
 use crate::event_log::HistoryQuery;
+use crate::governance::budget::Budgets;
 use crate::nats::Message;
 use crate::threads;
 use serde_json::{Map, Value, json};
@@ -19,8 +20,21 @@ use std::time::Instant;
 pub(crate) const INSPECT: &str = "inspect";
 
 /// The verbs, which are also the names of the endpoints.
-pub(crate) const VERBS: [&str; 11] =
-    [INSPECT, "abort", "steer", "follow_up", "clear", "compact", "history", "answer", "reject", "configure", "extend"];
+pub(crate) const VERBS: [&str; 13] = [
+    INSPECT,
+    "abort",
+    "steer",
+    "follow_up",
+    "clear",
+    "compact",
+    "history",
+    "answer",
+    "approve",
+    "reject",
+    "configure",
+    "extend",
+    "cancel",
+];
 
 /// What a request to a verb asks for.
 pub(crate) struct Asked {
@@ -77,6 +91,14 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
             let answers = request.remove("answers").ok_or_else(|| invalid("answers required"))?;
             Control::Answer { id: request_id(&request)?, answers, source: SOURCE }
         }
+        "cancel" => {
+            let id = text(&object(payload)?, ["promptId", "prompt_id"])?.filter(|id| !id.is_empty());
+            Control::Cancel { id: id.ok_or_else(|| invalid("promptId required"))? }
+        }
+        "approve" => {
+            let settlement = Settlement::read(&object(payload)?, SOURCE, sender.cloned());
+            Control::Approve(settlement.map_err(|why| invalid(&why))?)
+        }
         "reject" => Control::Reject { id: request_id(&object(payload)?)?, source: SOURCE },
         "configure" => {
             let request = object(payload)?;
@@ -85,6 +107,9 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
                 model: text(&request, ["model"; 2])?,
                 thinking: text(&request, ["thinkingLevel", "thinking_level"])?,
                 name: text(&request, ["name"; 2])?,
+                budgets: field(&request, ["budgets"; 2])
+                    .map_or(Ok(Budgets::default()), Budgets::parse)
+                    .map_err(|why| invalid(&why))?,
             })
         }
         "extend" => {
@@ -261,6 +286,7 @@ mod tests {
             asked("answer", r#"{"requestId":"q","answers":[["a"]]}"#),
             Ok(Control::Answer { id, answers, .. }) if id == "q" && answers == json!([["a"]])
         ));
+        assert!(matches!(asked("cancel", r#"{"promptId":"p"}"#), Ok(Control::Cancel { id }) if id == "p"));
         let Ok(Control::Prompt(input)) = asked("steer", r#"{"prompt":"left","from":"me"}"#) else {
             panic!("no prompt")
         };
@@ -291,6 +317,7 @@ mod tests {
             ("configure", r#"{"model":7}"#, 400, "invalid_request"),
             ("configure", r#"{"toolStatus":"yes"}"#, 400, "invalid_request"),
             ("extend", "{}", 400, "invalid_request"),
+            ("cancel", r#"{"promptId":""}"#, 400, "invalid_request"),
             ("extend", r#"{"maxLifetime":-1}"#, 400, "invalid_request"),
         ] {
             let error = parse(verb, payload.as_bytes(), None).map(drop).expect_err(payload);

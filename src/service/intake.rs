@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 /// True if the caller waits for a stream, and so for the empty message that ends it. A request that is too broken to tell
 /// counts as one: an empty message more than expected harms no caller, one that never comes does.
 pub(crate) fn expects_stream(payload: &[u8]) -> bool {
-    !serde_json::from_slice::<Map<String, Value>>(payload)
-        .is_ok_and(|map| matches!(map.get("sessionMode").and_then(Value::as_str), Some("list" | "stop")))
+    !serde_json::from_slice::<Map<String, Value>>(payload).is_ok_and(|map| {
+        matches!(map.get("sessionMode").and_then(Value::as_str), Some("list" | "stop" | "drain" | "undrain"))
+    })
 }
 
 /// Reads a request, with the checks in the protocol's order.
@@ -105,6 +106,7 @@ mod tests {
             (r#"{"sessionMode":"list","after":7}"#, "invalid_request"),
             (r#"{"sessionMode":"list","limit":0}"#, "invalid_request"),
             (r#"{"sessionMode":"list","limit":1.5}"#, "invalid_request"),
+            (r#"{"sessionMode":"drain","host":7}"#, "invalid_request"),
         ] {
             let error = parse(payload.as_bytes()).expect_err(payload);
             assert_eq!(error.code(), code, "{payload}");
@@ -152,6 +154,7 @@ mod tests {
             (r#"{"sessionMode":"list"}"#, false),
             (r#"{"sessionMode":"stop","sessionId":"x"}"#, false),
             (r#"{"sessionMode":"stop"}"#, false),
+            (r#"{"sessionMode":"undrain"}"#, false),
             (r#"{"sessionMode":"run"}"#, true),
             (r#"{"sessionMode":"explode"}"#, true),
             ("{", true),

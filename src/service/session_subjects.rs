@@ -8,9 +8,10 @@ use super::agents::queries::Queries;
 use super::agents::stream::AgentStream;
 use super::agents::{self, CalledAs, envelope};
 use super::control::{self, INSPECT, Responder};
-use super::events::EventPublisher;
+use super::events::{self, EventPublisher};
 use super::host::Host;
 use super::micro::QUEUE_GROUP;
+use super::presence::Presence;
 use super::recent;
 use super::replies::{CountedReply, send_document, send_error};
 use super::services::SessionService;
@@ -24,7 +25,7 @@ use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::contract::wire::{Wire, WireRequest, WireSettings};
-use crate::event_log::EventSink;
+use crate::event_log::{self, EventSink};
 use crate::nats::{Message, PublishError, Subscription};
 use crate::quota::SessionQuota;
 use crossbeam_channel::Receiver;
@@ -80,6 +81,9 @@ struct Reader {
     tool_status: bool,
     /// There while events are published.
     publisher: Option<Arc<dyn EventSink>>,
+    room: Arc<WaitingRoom>,
+    /// There once the session had an approval.
+    presence: Option<Presence>,
 }
 
 /// Whether prompts are taken.
@@ -118,7 +122,7 @@ fn class(message: &Message) -> Class {
     match asks(&message.subject) {
         Asks::Prompt(_) => Class::Work,
         Asks::Verb("steer" | "follow_up" | "compact") => Class::Work,
-        Asks::Verb("abort" | "answer" | "reject") | Asks::Query => Class::Urgent,
+        Asks::Verb("abort" | "answer" | "approve" | "reject" | "cancel") | Asks::Query => Class::Urgent,
         Asks::Verb(_) | Asks::Status => Class::Query,
     }
 }
@@ -173,6 +177,8 @@ impl SessionSubjects {
             attachments: Attachments::new(attachments, quota),
             tool_status: false,
             publisher: None,
+            room: room.clone(),
+            presence: None,
             host,
             service,
             identity,
@@ -198,6 +204,15 @@ impl Wire for SessionSubjects {
 
     fn listener(&self) -> Option<Arc<dyn EventSink>> {
         self.reader.publisher.clone()
+    }
+
+    fn call_for(&mut self, envelope: &Arc<event_log::Envelope>) -> bool {
+        let Reader { host, identity, room, presence, .. } = &mut self.reader;
+        if presence.is_none() {
+            *presence = Presence::new(&host.connection, room.clone());
+        }
+        let subject = events::subject(&host.owner, &identity.id, &envelope.event);
+        presence.as_ref().is_some_and(|presence| presence.publish(&host.connection, &subject, envelope))
     }
 
     fn settings(&self) -> WireSettings {
@@ -289,7 +304,7 @@ impl Reader {
     fn read(&mut self, message: &Message, admission: Admission) -> Vec<WireRequest> {
         match asks(&message.subject) {
             Asks::Verb(verb) => self.control(message, verb),
-            Asks::Query => self.answer(message).into_iter().collect(),
+            Asks::Query => self.unattended(message).or_else(|| self.answer(message)).into_iter().collect(),
             Asks::Prompt(form) => self.prompt(message, form, admission).into_iter().collect(),
             Asks::Status => {
                 message.reply.iter().for_each(|reply| self.status(reply, CalledAs::by_subject(&message.subject)));
@@ -411,6 +426,13 @@ impl Reader {
         Some(WireRequest::Control(ControlRequest { control, respond: Box::new(|_| {}) }))
     }
 
+    /// The server's word that nobody got an event that has to be answered.
+    fn unattended(&self, message: &Message) -> Option<WireRequest> {
+        let seq = self.presence.as_ref()?.nobody_got(message)?;
+        let control = Control::Unattended { seq };
+        Some(WireRequest::Control(ControlRequest { control, respond: Box::new(|_| {}) }))
+    }
+
     /// An answer to a question that was asked in the middle of an answer.
     fn answer(&self, message: &Message) -> Option<WireRequest> {
         let answer = self.queries.read(message)?;
@@ -420,7 +442,7 @@ impl Reader {
                 log::info!("session {id}: an answer was refused: {error}");
             }
         });
-        let control = Control::Answer { id: answer.id, answers: answer.answers, source: control::SOURCE };
+        let control = answer.into_control();
         Some(WireRequest::Control(ControlRequest { control, respond }))
     }
 }

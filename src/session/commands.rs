@@ -43,11 +43,17 @@ impl<W: Wire> Session<W> {
                 self.publish(&AgentEvent::Bridge { name: event, data: data.clone() });
                 Ok(Answer::Document(data))
             }
-            Control::Questions => Ok(Answer::Document(self.questions.list())),
+            Control::Questions => Ok(Answer::Document(self.list_questions())),
+            Control::Approve(settlement) => self.approve(&settlement),
+            Control::Unattended { seq } => {
+                self.nobody_heard(seq);
+                Ok(Answer::Document(json!({})))
+            }
             Control::Answer { id, answers, source } => self.answer_question(&id, &answers, source),
             Control::Reject { id, source } => self.reject_question(&id, source),
             Control::Configure(changes) => self.configure(&changes),
             Control::Extend { seconds } => Ok(self.extend(seconds)),
+            Control::Cancel { id } => self.cancel(&id),
         };
         respond(answer);
     }
@@ -61,7 +67,7 @@ impl<W: Wire> Session<W> {
 
     /// A message for the model, in whatever way it shall be brought there.
     fn input(&mut self, input: Input) -> Result<Answer, ReplyError> {
-        let idle = self.running.is_none();
+        let idle = !self.has_work();
         if self.draining {
             return Err(ReplyError::shutting_down());
         }
@@ -76,6 +82,10 @@ impl<W: Wire> Session<W> {
                 ErrorKind::Working,
                 "a prompt is being worked on; steer it, queue behind it or abort it",
             ));
+        }
+        // What belongs to work that goes on helps it to its end.
+        if self.slots.is_paused() && (idle || deliver != Deliver::Steer) {
+            return Err(ReplyError::draining());
         }
         if self.queue.is_full() || self.steering.len() + self.follow_up.len() >= self.options.max_queue {
             return Err(ReplyError::queue_full(self.queue.len().max(self.steering.len() + self.follow_up.len())));
@@ -125,6 +135,7 @@ impl<W: Wire> Session<W> {
                 running.cancel.cancel();
                 running.aborters.push(respond);
                 self.reject_questions("tool");
+                self.withdraw_approvals();
             }
         }
     }
@@ -185,6 +196,7 @@ impl<W: Wire> Session<W> {
             Some(name) => Some(name.trim().replace(['\n', '\r'], " ")).filter(|name| !name.is_empty()),
             None => before.name.clone(),
         };
+        self.narrow_budgets(changes.budgets)?;
         self.stats.change(|settings| {
             settings.model = model.clone();
             settings.thinking = thinking;

@@ -27,7 +27,8 @@ impl<W: Wire> Session<W> {
     /// waits for its turn. Returns a reason to end at once.
     pub(super) fn take_up(&mut self, unfinished: Unfinished, callers: &Callers) -> Option<EndReason> {
         let said = unfinished.said();
-        let Unfinished { waiting, interrupted, intents, questions, aborted, .. } = unfinished;
+        let calls_waiting = unfinished.waiting_calls();
+        let Unfinished { waiting, interrupted, intents, questions, approvals, aborted, .. } = unfinished;
         let answered =
             matches!(self.memory.messages().last().map(|m| &**m), Some(Message::Assistant(last)) if last.is_final());
         let exhausted = |accepted: &Accepted| !accepted.handed_over && accepted.continued + 1 >= MAX_INTERRUPTIONS;
@@ -56,16 +57,19 @@ impl<W: Wire> Session<W> {
         let goes_on = !ids.is_empty() && policy == OnRestart::Continue;
         let left_open = match (goes_on, handed_over) {
             (true, true) => LeftOpen::NotBegun,
-            (true, false) => LeftOpen::Questions,
+            (true, false) => LeftOpen::Asked(&calls_waiting),
             (false, _) => LeftOpen::None,
         };
-        let written = self.close_calls(&intents, left_open).and_then(|()| match (goes_on, waiting.first()) {
-            // To wait for people costs nothing, however often it begins.
-            (true, _) if !questions.is_empty() && !handed_over => Ok(()),
-            (true, _) => self.memory.continued(&ids),
-            // It may be what ended the host before a word of it was in the conversation.
-            (false, Some(next)) if ids.is_empty() => self.memory.continued(std::slice::from_ref(&next.id)),
-            _ => Ok(()),
+        let asked = !(questions.is_empty() && calls_waiting.is_empty());
+        let written = self.close_calls(&intents, left_open).and_then(|()| {
+            match (goes_on, waiting.first()) {
+                // To wait for people costs nothing, however often it begins.
+                (true, _) if asked && !handed_over => Ok(()),
+                (true, _) => self.memory.continued(&ids),
+                // It may be what ended the host before a word of it was in the conversation.
+                (false, Some(next)) if ids.is_empty() => self.memory.continued(std::slice::from_ref(&next.id)),
+                _ => Ok(()),
+            }
         });
         if let Err(e) = written {
             let error = ReplyError::storage(&e);
@@ -73,7 +77,7 @@ impl<W: Wire> Session<W> {
                 reply_to(&accepted.id).finish(Err(error.clone()));
             }
             log::error!("session {}: its file cannot be used: {e}", self.identity.id);
-            self.last_error = Some(error.message);
+            self.stats.progress.failed(&error.message);
             return (!self.identity.named).then_some(EndReason::Finished);
         }
         if !ids.is_empty() && !goes_on {
@@ -113,6 +117,7 @@ impl<W: Wire> Session<W> {
         }
         if let Some(first) = interrupted.into_iter().next().filter(|_| goes_on) {
             self.kept_questions = questions;
+            self.kept_approvals = approvals;
             let how = if handed_over { "handed over" } else { "interrupted" };
             log::info!("session {}: the prompt that was {how} is gone on with", self.identity.id);
             let reply = reply_to(&first.id);
@@ -120,12 +125,12 @@ impl<W: Wire> Session<W> {
             self.begin(Work::Continue { said, attempt }, ids, first.from, reply);
         }
         self.start_next();
-        (self.running.is_none() && !self.identity.named).then_some(EndReason::Finished)
+        (!self.has_work() && !self.identity.named).then_some(EndReason::Finished)
     }
 
     /// Gives every call that was interrupted a result that says so, because nothing else is known of it.
     /// Calls that are `left` open are run.
-    pub(super) fn close_calls(&mut self, intents: &HashSet<String>, left: LeftOpen) -> io::Result<()> {
+    pub(super) fn close_calls(&mut self, intents: &HashSet<String>, left: LeftOpen<'_>) -> io::Result<()> {
         for result in closing_results(self.memory.messages(), intents, left) {
             self.record_event(&AgentEvent::ToolExecutionEnd {
                 id: result.tool_call_id.clone(),

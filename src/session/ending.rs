@@ -18,6 +18,7 @@ impl<W: Wire> Session<W> {
         let goes_on = by_host && self.goes_on();
         if !goes_on {
             self.reject_questions("shutdown");
+            self.withdraw_approvals();
         }
         let ends = self.running.is_some() && !goes_on && self.identity.on_restart == OnRestart::End;
         let remembered = by_host && (goes_on || self.identity.named && !ends);
@@ -29,6 +30,7 @@ impl<W: Wire> Session<W> {
             self.leaving = None;
             running.cancel.cancel();
             let settled = self.wait_for_settlement();
+            self.end_spending();
             self.end_running(goes_on, whole && clean, settled, self.farewell(reason));
         }
         if remembered && self.keeps_queue() {
@@ -42,6 +44,7 @@ impl<W: Wire> Session<W> {
             if !ids.is_empty() {
                 self.record_settled(&ids, "ended");
             }
+            self.forget_spent();
             if let Some(state) = &self.state {
                 state.forget(&self.identity.id);
             }
@@ -126,6 +129,7 @@ impl<W: Wire> Session<W> {
             match steps.recv_deadline(deadline) {
                 Ok(Step::Settled(settled)) => return Some(settled),
                 Ok(Step::Event(event)) => self.note(event),
+                Ok(Step::Spent(spent)) => self.spent(spent),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
                 Ok(Step::Ask { .. } | Step::Compacted { .. } | Step::Shortened(_) | Step::Omitted) => {}
                 Err(e) => return e.is_disconnected().then_some(Settled::Aborted),

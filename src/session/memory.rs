@@ -3,7 +3,9 @@
 //! Everything is in the file before anybody is told of it: a prompt before it is accepted, the intent to run a tool before
 //! the tool runs. After a crash the file tells what was accepted and not begun, and what was begun and not finished.
 
-use super::recovery::{ACCEPTED, CONTINUED, HANDED_OVER, HEARD, INTENT, PROMPT_ID, QUESTION, SETTLED, Unfinished};
+use super::recovery::{
+    ACCEPTED, APPROVAL, CONTINUED, HANDED_OVER, HEARD, INTENT, PROMPT_ID, QUESTION, SETTLED, Unfinished,
+};
 use crate::contract::control::Deliver;
 use crate::contract::prompt::Incoming;
 use crate::contract::sender::AgentSender;
@@ -178,7 +180,8 @@ impl Memory {
 
     /// Writes an entry, if there is a file.
     fn append(&mut self, kind: &str, fields: Map<String, Value>) -> io::Result<String> {
-        let looked = self.look_after();
+        // Nobody else knows of a dispensable file.
+        let looked = if self.dispensable { Ok(()) } else { self.look_after() };
         let Some(file) = &mut self.file else { return Ok(String::new()) };
         match looked.and_then(|()| file.append(kind, fields)) {
             Err(e) if self.dispensable => {
@@ -300,6 +303,14 @@ impl Memory {
         self.append_custom(QUESTION, data)
     }
 
+    /// An approval was opened, got another deadline, or was settled.
+    ///
+    /// # Errors
+    /// It could not be written, so nothing may follow from it.
+    pub(super) fn approval(&mut self, data: Value) -> io::Result<()> {
+        self.append_custom(APPROVAL, data)
+    }
+
     /// A call has come to its end before others of its message. Its result is written now, so that a crash does not lose it.
     ///
     /// # Errors
@@ -329,6 +340,16 @@ impl Memory {
         for (call_id, tool) in calls {
             self.append_custom(INTENT, json!({"toolCallId": call_id, "toolName": tool}))?;
         }
+        self.sync();
+        Ok(())
+    }
+
+    /// A call of the message whose other calls were intended before is about to run, too.
+    ///
+    /// # Errors
+    /// It could not be written, so it must not run.
+    pub(super) fn intends_more(&mut self, call_id: &str, tool: &str) -> io::Result<()> {
+        self.append_custom(INTENT, json!({"toolCallId": call_id, "toolName": tool}))?;
         self.sync();
         Ok(())
     }

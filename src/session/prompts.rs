@@ -10,6 +10,7 @@ use crate::contract::prompt::{Incoming, Prompt};
 use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::wire::Wire;
 use crate::quota::Kind;
+use crate::slots::Slot;
 use crate::threads;
 use crate::turn::{Settled, Turn, Work};
 use crossbeam_channel::bounded;
@@ -48,6 +49,8 @@ impl<W: Wire> Session<W> {
     pub(super) fn closed(&self) -> Option<ReplyError> {
         if self.draining {
             Some(ReplyError::shutting_down())
+        } else if self.slots.is_paused() {
+            Some(ReplyError::draining())
         } else if self.queue.is_full() {
             Some(ReplyError::queue_full(self.queue.len()))
         } else {
@@ -83,12 +86,13 @@ impl<W: Wire> Session<W> {
             return Err(error);
         }
         self.stats.count_prompt();
-        let reply = prompt.reply.clone();
+        let (reply, id, from) = (prompt.reply.clone(), prompt.message.id.clone(), prompt.from.clone());
         self.queue.push_last(prompt);
         self.start_next();
         // The turn is on its way meanwhile; nobody hears of the prompt before this is done.
         self.memory.sync();
         reply.accepted();
+        self.tell_position(&*reply, &id, from);
         Ok(())
     }
 
@@ -116,21 +120,11 @@ impl<W: Wire> Session<W> {
     /// Ends an answer with an error, and counts it.
     pub(super) fn refuse(&mut self, reply: &dyn Reply, error: ReplyError) {
         self.stats.count_error();
-        self.last_error = Some(error.message.clone());
+        self.stats.progress.failed(&error.message);
         reply.finish(Err(error));
     }
 
-    /// Starts what is next, if nothing runs.
-    pub(super) fn start_next(&mut self) {
-        while self.running.is_none() && !self.draining && !self.leaving.as_ref().is_some_and(|leaving| leaving.gone) {
-            let Some(prompt) = self.queue.pop() else { break };
-            self.start(prompt);
-        }
-        self.stats.set_queued(self.queue.len());
-        self.stats.set_running(self.running.is_some());
-    }
-
-    fn start(&mut self, prompt: Prompt) {
+    pub(super) fn start(&mut self, prompt: Prompt, slot: Slot) {
         // What an aborted prompt left behind follows the new one's words.
         let mut messages = vec![prompt.message];
         let left_behind = self.steering.take_all();
@@ -141,6 +135,9 @@ impl<W: Wire> Session<W> {
         let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
         self.taken.extend(ids.iter().cloned());
         self.begin(Work::Prompt(messages), ids, prompt.from, prompt.reply);
+        if let Some(running) = &mut self.running {
+            running.slot = Some(slot);
+        }
     }
 
     /// Starts a turn.
@@ -162,10 +159,14 @@ impl<W: Wire> Session<W> {
             spill_dir: self.spill_dir.clone(),
             quota: self.quota.clone(),
             runner: self.runner.clone(),
+            secrets: self.secrets.clone(),
             produced: Vec::new(),
             overhead: 0,
             has_spoken: false,
+            is_metered: self.is_metered(),
         };
+        // What was begun before a restart had its turn then.
+        let slot = matches!(work, Work::Continue { .. }).then(|| self.slots.take_anyway());
         let name = format!("t-{}", self.identity.id);
         match threads::run(&name, move || turn.run(work)) {
             Ok(thread) => {
@@ -183,6 +184,7 @@ impl<W: Wire> Session<W> {
                     to_be_continued: false,
                     aborters: Vec::new(),
                     compaction: None,
+                    slot,
                 });
             }
             Err(e) => {
@@ -196,11 +198,13 @@ impl<W: Wire> Session<W> {
 
     /// A prompt is done.
     pub(super) fn settle(&mut self, settled: Settled) {
-        let Some(running) = self.running.take() else { return };
+        let Some(mut running) = self.running.take() else { return };
         // A tool that was left behind with a broken turn does not take an answer any more.
         self.reject_questions("tool");
+        self.withdraw_approvals();
         self.taken.clear();
-        let settled = running.storage_error.map_or(settled, Settled::Failed);
+        let exceeded = self.end_spending();
+        let settled = running.storage_error.or(exceeded).map_or(settled, Settled::Failed);
         self.idle_since = Instant::now();
         let outcome = settled.as_str();
         if settled != Settled::Aborted {
@@ -208,6 +212,8 @@ impl<W: Wire> Session<W> {
         }
         // The next prompt is on its way, and what others see of the session is true, before the caller hears the end.
         self.start_next();
+        // Only now, so that the next prompt of this caller takes its place among the others' first.
+        running.slot = None;
         self.stats.touch();
         if let Some(respond) = running.compaction {
             respond(match &settled {
@@ -241,7 +247,7 @@ impl<W: Wire> Session<W> {
 
     /// Messages that a failed run did not come to take in become a prompt of their own. After an abort they wait for the
     /// next prompt, because whoever aborted wants quiet.
-    fn prompt_leftovers(&mut self) {
+    pub(super) fn prompt_leftovers(&mut self) {
         let mut messages = self.steering.take_all();
         messages.extend(self.follow_up.take_all());
         if messages.is_empty() {
@@ -277,6 +283,7 @@ impl<W: Wire> Session<W> {
         for prompt in prompts {
             self.refuse(&*prompt.reply, error.clone());
         }
+        self.ticket = None;
         self.stats.set_queued(0);
     }
 
@@ -292,15 +299,16 @@ impl<W: Wire> Session<W> {
             queue: self
                 .queue
                 .iter()
-                .map(|p| QueuedPrompt {
+                .enumerate()
+                .map(|(at, p)| QueuedPrompt {
+                    id: p.message.id.clone(),
+                    position: self.position(at),
                     from: p.from.clone(),
                     waiting_ms: millis(p.received),
                     bytes: p.message.text.len(),
                 })
                 .collect(),
             messages: self.memory.count(),
-            context_tokens: self.context_tokens,
-            last_error: self.last_error.clone(),
         };
         documents::inspection(&self.identity, &self.stats, &activity, now)
     }

@@ -40,6 +40,20 @@ impl Queue {
         prompt
     }
 
+    pub(super) fn first(&self) -> Option<&Prompt> {
+        self.prompts.front()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.prompts.is_empty()
+    }
+
+    /// Takes out the prompt of this id.
+    pub(super) fn remove(&mut self, id: &str) -> Option<Prompt> {
+        let at = self.prompts.iter().position(|prompt| prompt.message.id == id)?;
+        self.prompts.remove(at)
+    }
+
     pub(super) fn take_all(&mut self) -> Vec<Prompt> {
         std::mem::take(&mut self.prompts).into()
     }

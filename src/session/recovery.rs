@@ -14,12 +14,13 @@ use std::sync::Arc;
 
 /// Kinds of our own records in a session file, which the PI agent keeps and ignores: a message was accepted, its
 /// caller is about to hear the first words of its answer, a tool is about to run, a question to people was
-/// opened or came to its end, messages are answered; another process was to go on with messages right there; after a restart
+/// opened or came to its end, or an approval, messages are answered; another process was to go on with messages right there; after a restart
 /// messages are worked on once more.
 pub(super) const ACCEPTED: &str = "nats-pi-bridge.accepted";
 pub(super) const HEARD: &str = "nats-pi-bridge.heard";
 pub(super) const INTENT: &str = "nats-pi-bridge.intent";
 pub(super) const QUESTION: &str = "nats-pi-bridge.question";
+pub(super) const APPROVAL: &str = "nats-pi-bridge.approval";
 pub(super) const SETTLED: &str = "nats-pi-bridge.settled";
 pub(super) const HANDED_OVER: &str = "nats-pi-bridge.handed_over";
 pub(super) const CONTINUED: &str = "nats-pi-bridge.continued";
@@ -64,6 +65,20 @@ pub(super) struct KeptQuestion {
     pub result: Option<Value>,
 }
 
+/// An approval of a call that the model has no result of yet.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct KeptApproval {
+    pub id: String,
+    pub call_id: String,
+    pub hash: String,
+    /// Unix time in milliseconds, as the next one.
+    pub opened: i64,
+    /// When it is denied for want of an answer.
+    pub deadline: Option<i64>,
+    /// What became of it, if that is known: `None` in it is a yes, or else why not.
+    pub settled: Option<Option<Value>>,
+}
+
 /// What is undone.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Unfinished {
@@ -75,6 +90,8 @@ pub(super) struct Unfinished {
     pub intents: HashSet<String>,
     /// Questions of the model's last answer.
     pub questions: Vec<KeptQuestion>,
+    /// Approvals of calls of that answer.
+    pub approvals: Vec<KeptApproval>,
     /// The prompt that came to an end last was aborted.
     pub aborted: bool,
     /// The complete answers of the model to the interrupted prompt: their entries' ids and their texts.
@@ -105,6 +122,7 @@ impl Unfinished {
                 Some(ACCEPTED) => unfinished.waiting.push(Accepted::from_json(&data)),
                 Some(INTENT) => unfinished.intents.extend(text(&data, "toolCallId")),
                 Some(QUESTION) => unfinished.question(&data),
+                Some(APPROVAL) => unfinished.approval(&data),
                 Some(SETTLED) => {
                     unfinished.waiting.retain(|accepted| !named(accepted));
                     unfinished.interrupted.retain(|accepted| !named(accepted));
@@ -146,6 +164,32 @@ impl Unfinished {
         }
     }
 
+    fn approval(&mut self, data: &Value) {
+        let Some(id) = text(data, "requestId") else { return };
+        let known = self.approvals.iter_mut().find(|approval| approval.id == id);
+        match (data.get("result"), known) {
+            (Some(result), Some(approval)) => {
+                approval.settled = Some(Some(result.clone()).filter(|result| result["allow"] != true));
+            }
+            (None, Some(approval)) => approval.deadline = data["deadline"].as_i64(),
+            (None, None) => self.approvals.push(KeptApproval {
+                id,
+                call_id: text(data, "toolCallId").unwrap_or_default(),
+                hash: text(data, "hash").unwrap_or_default(),
+                opened: data["opened"].as_i64().unwrap_or_default(),
+                deadline: data["deadline"].as_i64(),
+                settled: None,
+            }),
+            (Some(_), None) => {}
+        }
+    }
+
+    /// Calls that an approval is the last known of, so that they have not begun.
+    pub(super) fn waiting_calls(&self) -> HashSet<String> {
+        let calls = self.approvals.iter().map(|approval| approval.call_id.clone());
+        calls.filter(|call| !self.intents.contains(call)).collect()
+    }
+
     /// Takes note of an entry that is no record of ours.
     fn read(&mut self, entry: &Map<String, Value>) {
         let field = |key: &str| entry.get(key).unwrap_or(&Value::Null);
@@ -155,6 +199,7 @@ impl Unfinished {
                 // The ids of calls are the model's, and may come again with another answer.
                 self.intents.clear();
                 self.questions.clear();
+                self.approvals.clear();
                 if !self.interrupted.is_empty() && !matches!(message["stopReason"].as_str(), Some("error" | "aborted"))
                 {
                     let blocks = message["content"].as_array().map_or(&[][..], Vec::as_slice);
@@ -205,10 +250,10 @@ const BY_RESTART: &str = "interrupted";
 
 /// Which calls of the last answer are left open, to be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LeftOpen {
+pub(super) enum LeftOpen<'a> {
     None,
-    /// To ask again changes nothing.
-    Questions,
+    /// To ask again changes nothing: questions, and these calls, which wait for an approval.
+    Asked(&'a HashSet<String>),
     /// Nothing has happened of what was not begun.
     NotBegun,
 }
@@ -218,7 +263,7 @@ pub(super) enum LeftOpen {
 pub(super) fn closing_results(
     messages: &[Arc<Message>],
     intents: &HashSet<String>,
-    left: LeftOpen,
+    left: LeftOpen<'_>,
 ) -> Vec<ToolResultMessage> {
     let Some(last) = messages.iter().rposition(|m| matches!(**m, Message::Assistant(_))) else { return Vec::new() };
     let Message::Assistant(answer) = &*messages[last] else { return Vec::new() };
@@ -243,7 +288,7 @@ pub(super) fn closing_results(
         let Block::ToolCall { id, name, .. } = block else { return None };
         let is_left = match left {
             LeftOpen::None => false,
-            LeftOpen::Questions => name == QUESTION_TOOL,
+            LeftOpen::Asked(calls) => name == QUESTION_TOOL || calls.contains(id),
             LeftOpen::NotBegun => name == QUESTION_TOOL || !intents.contains(id),
         };
         (!answered(id) && !is_left).then_some((id, name))

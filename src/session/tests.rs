@@ -102,6 +102,10 @@ impl Wire for TestWire {
         Some(self.listener.clone())
     }
 
+    fn call_for(&mut self, _: &Arc<Envelope>) -> bool {
+        false
+    }
+
     fn settings(&self) -> WireSettings {
         WireSettings::default()
     }
@@ -149,6 +153,7 @@ impl Running {
             folders: UserFolders { agent_dir: nowhere.clone(), home: nowhere.clone() },
             tool_environment: Vec::new(),
             bash_timeout: None,
+            secrets: crate::turn::SecretTable::new(),
         };
         let identity = SessionIdentity {
             id: "s".to_owned().try_into().expect("an id"),
@@ -161,6 +166,9 @@ impl Running {
             project_trusted: false,
             tools: Vec::new(),
             sandbox: Arc::new(Sandbox::off()),
+            rules: Arc::default(),
+            parent: None,
+            environment: crate::contract::environment::SessionEnvironment::default(),
             created_at_start: 0,
             created_ms: 0,
         };
@@ -169,6 +177,9 @@ impl Running {
                 max_queue: 1,
                 event_log: event_log::Settings::default(),
                 question_timeout: None,
+                approval_timeout: None,
+                unattended: Unattended::Deny,
+                ledger: None,
                 turn: Arc::new(turn),
             }),
             services: Arc::new(Services::with_local_model(Box::new(Parrot))),
@@ -178,6 +189,7 @@ impl Running {
             commands: receiver,
             spill_dir: nowhere.clone(),
             quota: HostQuota::new(0, 0).session(),
+            slots: Slots::new(0),
             raw_file: nowhere,
             state: None,
             storage: Storage::None,

@@ -25,6 +25,12 @@ impl Waiting {
         }
     }
 
+    /// Takes out the message of this id.
+    pub(super) fn remove(&mut self, id: &str) -> Option<Incoming> {
+        let at = self.0.iter().position(|message| message.id == id)?;
+        self.0.remove(at)
+    }
+
     pub(super) fn take_all(&mut self) -> Vec<Incoming> {
         std::mem::take(&mut self.0).into()
     }

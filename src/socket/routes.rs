@@ -120,6 +120,9 @@ pub(super) mod tests {
             project_trusted: false,
             tools: Vec::new(),
             sandbox: Arc::new(crate::tools::runner::Sandbox::off()),
+            rules: Arc::default(),
+            parent: None,
+            environment: crate::contract::environment::SessionEnvironment::default(),
             created_at_start: 0,
             created_ms: 1_700_000_000_000,
         };

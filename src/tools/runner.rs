@@ -12,6 +12,7 @@ mod serve;
 
 use super::child;
 use super::tool::{Tool, ToolContext, ToolOutput};
+use crate::quota::SessionQuota;
 use crate::sync::lock;
 use crate::threads::{self, SMALL_STACK, Thread};
 pub(crate) use confine::reachable;
@@ -57,16 +58,20 @@ static RUNNERS: Mutex<Vec<i32>> = Mutex::new(Vec::new());
 
 /// Where the tools of one session run.
 pub(crate) struct Runner {
+    /// The session, by its instance id.
+    session: String,
     sandbox: Arc<Sandbox>,
     cwd: PathBuf,
     /// The session's own folder, which tools may write to.
     private: PathBuf,
+    /// What its outputs count to.
+    quota: Arc<SessionQuota>,
     live: Mutex<Option<Arc<Live>>>,
 }
 
 /// A runner that is there.
 struct Live {
-    socket: Mutex<UnixStream>,
+    socket: Arc<Mutex<UnixStream>>,
     pid: i32,
     level: Level,
     next: AtomicU64,
@@ -87,8 +92,14 @@ enum Outcome {
 }
 
 impl Runner {
-    pub(crate) fn new(sandbox: Arc<Sandbox>, cwd: PathBuf, private: PathBuf) -> Runner {
-        Runner { sandbox, cwd, private, live: Mutex::default() }
+    pub(crate) fn new(
+        session: String,
+        sandbox: Arc<Sandbox>,
+        cwd: PathBuf,
+        private: PathBuf,
+        quota: Arc<SessionQuota>,
+    ) -> Runner {
+        Runner { session, sandbox, cwd, private, quota, live: Mutex::default() }
     }
 
     /// Runs a call: here where nothing is to be confined, or people are asked; else in the runner, which is started if there
@@ -174,6 +185,7 @@ impl Live {
                 .spawn()?;
             let pid = Pid::from_child(&child).as_raw_pid();
             runners.push(pid);
+            child::belongs_to(pid, Some(&runner.session));
             (child, pid)
         };
         let ready = greet(&ours, sandbox, runner);
@@ -187,13 +199,15 @@ impl Live {
         let calls = Calls::default();
         let (alive, ended) = bounded(0);
         let (answers, waiting) = (ours.try_clone()?, calls.clone());
+        let socket = Arc::new(Mutex::new(ours));
+        let (orders, quota) = (socket.clone(), runner.quota.clone());
         let reader = threads::spawn("runner", SMALL_STACK, move || {
-            read_answers(answers, &waiting);
+            read_answers(answers, &waiting, &orders, &quota);
             lock(&waiting).clear();
             reap(child, pid);
             drop::<Sender<()>>(alive);
         })?;
-        Ok(Live { socket: Mutex::new(ours), pid, level, next: AtomicU64::new(1), calls, ended, _reader: reader })
+        Ok(Live { socket, pid, level, next: AtomicU64::new(1), calls, ended, _reader: reader })
     }
 
     fn has_ended(&self) -> bool {
@@ -237,7 +251,7 @@ impl Live {
                     Ok(Answer::Begun { .. }) => begun = true,
                     Ok(Answer::Update { output, .. }) => (context.on_update)(output),
                     Ok(Answer::Done { output, .. }) => return Outcome::Done(output),
-                    Ok(Answer::Ready { .. } | Answer::Failed { .. }) => {}
+                    Ok(Answer::Ready { .. } | Answer::Failed { .. } | Answer::Keep { .. }) => {}
                     Err(_) if !begun && !context.cancel.is_cancelled() => return Outcome::NotBegun,
                     Err(_) if context.cancel.is_cancelled() => return Outcome::Done(ToolOutput::aborted()),
                     Err(_) => return Outcome::Done(ToolOutput::error(
@@ -299,8 +313,15 @@ fn greet(mut socket: &UnixStream, sandbox: &Sandbox, runner: &Runner) -> io::Res
 }
 
 /// Hands answers to those who wait for them until the runner has ended.
-fn read_answers(mut socket: UnixStream, calls: &Calls) {
+fn read_answers(mut socket: UnixStream, calls: &Calls, orders: &Mutex<UnixStream>, quota: &Arc<SessionQuota>) {
     while let Ok(Some(answer)) = frame::read::<Answer>(&mut socket) {
+        if let Answer::Keep { id, kind, bytes } = answer {
+            let taken = quota.keep_up_to(kind, bytes);
+            let why = if taken < bytes { quota.refusal(kind, bytes) } else { String::new() };
+            // If it cannot be told, the runner has ended.
+            let _ = frame::write(&mut *lock(orders), &Order::Room { id, bytes: taken, why });
+            continue;
+        }
         let (Answer::Begun { id } | Answer::Update { id, .. } | Answer::Done { id, .. }) = answer else { continue };
         let waiting = lock(calls).get(&id).cloned();
         let Some(waiting) = waiting else { continue };
@@ -321,6 +342,7 @@ fn reap(mut child: Child, pid: i32) {
     let _ = child.kill();
     // Whoever reaps orphans may have been first.
     let _ = child.wait();
+    child::belongs_to(pid, None);
     let mut runners = lock(&RUNNERS);
     runners.retain(|other| *other != pid);
     child::kill_adopted(&runners);

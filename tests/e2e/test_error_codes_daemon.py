@@ -214,6 +214,21 @@ def test_as_many_sessions_as_there_may_be(new_caller, model):
     FULL.check(caller, **places(caller))
 
 
+DRAINED = Case(
+    503,
+    {"error": "draining", "message": "this host takes no new work for now; try another one, or later"},
+    intake=FULL.intake,
+    controller=FULL.controller,
+    client=FULL.client,
+)
+
+
+def test_a_daemon_that_is_drained(new_caller, model):
+    caller = with_session(new_caller(), model)
+    assert caller.daemon.bus.ask_json(caller.daemon.intake, {"sessionMode": "drain"})["draining"]
+    DRAINED.check(caller, **places(caller))
+
+
 ENDING = Case(
     503,
     {"error": "shutting_down"},
@@ -310,5 +325,5 @@ def test_the_forms_in_full():
 
 
 def test_every_code_has_its_golden_answer():
-    cases = [*CASES.values(), FULL, ENDING, UNSIGNED, FORBIDDEN, ANOTHER]
+    cases = [*CASES.values(), FULL, DRAINED, ENDING, UNSIGNED, FORBIDDEN, ANOTHER]
     assert {(case.document["error"], case.status) for case in cases} == forms.errors_of("DaemonError")

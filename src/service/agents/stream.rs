@@ -88,6 +88,7 @@ impl Reply for AgentStream {
     fn event(&self, event: &AgentEvent) {
         match event {
             AgentEvent::Question(data) => self.question(data),
+            AgentEvent::Bridge { name: "prompt_queued", data } => self.status("queued", data),
             AgentEvent::MessageEnd(message) => {
                 if let Message::Assistant(answer) = &**message {
                     self.state().cost += answer.usage.cost.total;

@@ -1,0 +1,111 @@
+//! Whose turn it is: prompts wait for the one before them in their session, and for a slot of the host.
+
+use super::Session;
+use crate::contract::control::Answer;
+use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::event::AgentEvent;
+use crate::contract::prompt::Prompt;
+use crate::contract::reply::Reply;
+use crate::contract::wire::Wire;
+use crate::slots::Slot;
+use serde_json::json;
+
+impl<W: Wire> Session<W> {
+    /// Whether something runs, or waits until it may.
+    pub(super) fn has_work(&self) -> bool {
+        self.running.is_some() || !self.queue.is_empty()
+    }
+
+    /// What waits is not left to the next start, or to another process.
+    fn may_start(&self) -> bool {
+        !self.draining && !self.leaving.as_ref().is_some_and(|leaving| leaving.gone)
+    }
+
+    /// Starts what is next, if nothing runs and there is a slot for it.
+    pub(super) fn start_next(&mut self) {
+        while self.may_start()
+            && self.running.is_none()
+            && self.ticket.is_none()
+            && let Some(next) = self.queue.first()
+        {
+            match self.slots.take(&self.caller(next)) {
+                Ok(slot) => self.start_first(slot),
+                Err(ticket) => self.ticket = Some(ticket),
+            }
+        }
+        self.count();
+    }
+
+    /// Starts what is next with the slot that it waited for.
+    pub(super) fn start_with(&mut self, slot: Slot) {
+        self.ticket = None;
+        if self.may_start() {
+            self.start_first(slot);
+        }
+        self.start_next();
+    }
+
+    fn start_first(&mut self, slot: Slot) {
+        if let Some(prompt) = self.queue.pop() {
+            self.start(prompt, slot);
+        }
+    }
+
+    fn count(&self) {
+        self.stats.set_queued(self.queue.len());
+        self.stats.set_running(self.running.is_some());
+    }
+
+    /// Who takes turns with others: the sender, the name that it gave itself, or that of the session's creator. A name never
+    /// stands for a sender who proves who it is.
+    fn caller(&self, prompt: &Prompt) -> String {
+        match (&prompt.sender, prompt.from.as_ref().or(self.identity.from.as_ref())) {
+            (Some(sender), _) => format!("{} {}", if sender.verified { "user" } else { "claimed" }, sender.user),
+            (None, Some(from)) => format!("from {from}"),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// How many prompts are begun until the one at this place of the queue is, itself included. Those of other sessions count
+    /// as far as they are before the first one of this session.
+    pub(super) fn position(&self, at: usize) -> usize {
+        self.ticket.as_ref().map_or(0, |ticket| ticket.ahead()) + at + 1
+    }
+
+    /// Tells a caller, and those who listen, that its prompt has to wait.
+    pub(super) fn tell_position(&mut self, reply: &dyn Reply, id: &str, from: Option<String>) {
+        let Some(at) = self.queue.iter().position(|prompt| prompt.message.id == id) else { return };
+        let mut data = json!({"promptId": id, "position": self.position(at)});
+        if let Some(from) = from {
+            data["from"] = json!(from);
+        }
+        let event = AgentEvent::Bridge { name: "prompt_queued", data };
+        reply.event(&event);
+        self.record_event(&event);
+    }
+
+    /// Takes back a message that waits.
+    pub(super) fn cancel(&mut self, id: &str) -> Result<Answer, ReplyError> {
+        let first = self.queue.first().is_some_and(|prompt| prompt.message.id == id);
+        if let Some(prompt) = self.queue.remove(id) {
+            if first {
+                // The next one may be another caller's.
+                self.ticket = None;
+            }
+            self.record_settled(&[id.to_owned()], "cancelled");
+            self.refuse(&*prompt.reply, ReplyError::new(ErrorKind::Aborted, "the prompt was cancelled"));
+            if !self.has_work() {
+                self.prompt_leftovers();
+            }
+            self.start_next();
+        } else if self.steering.remove(id).or_else(|| self.follow_up.remove(id)).is_some() {
+            self.record_settled(&[id.to_owned()], "cancelled");
+            self.queues_changed();
+        } else if self.running.as_ref().is_some_and(|running| running.ids.iter().any(|known| known == id)) {
+            return Err(ReplyError::coded(ErrorKind::Working, "the prompt is being worked on; abort it"));
+        } else {
+            return Err(ReplyError::coded(ErrorKind::NotFound, "no prompt of this id waits"));
+        }
+        Ok(Answer::Document(json!({"cancelled": true, "promptId": id})))
+    }
+}
