@@ -112,6 +112,7 @@ impl<W: Wire> Session<W> {
         if behavior.is_some() && !idle {
             let (from, sender) = (input.from.as_deref(), input.sender.as_ref());
             self.memory.accepted(&message, from, sender, None, Some(deliver)).map_err(|e| ReplyError::storage(&e))?;
+            self.audit_prompt(&message, from, sender, deliver);
             let queue = if deliver == Deliver::Steer { &mut self.steering } else { &mut self.follow_up };
             queue.push(message);
             self.memory.sync();
@@ -229,6 +230,9 @@ impl<W: Wire> Session<W> {
             self.record("session_info", json!({"name": name.clone().unwrap_or_default()}));
             self.publish(&AgentEvent::SessionInfoChanged { name });
         }
+        let settings = json!({"model": model.spec(), "thinkingLevel": thinking.as_str(),
+            "budgets": self.stats.budgets().document()});
+        self.audit("session_configured", || settings);
         Ok(self.state_answer("configure"))
     }
 

@@ -177,6 +177,7 @@ impl Running {
                 max_queue: 1,
                 event_log: event_log::Settings::default(),
                 question_timeout: None,
+                audit: None,
                 approval_timeout: None,
                 unattended: Unattended::Deny,
                 ledger: None,
