@@ -13,6 +13,7 @@ use crate::broker::sockets::{self, Owner};
 use crate::broker::{BrokerAuth, BrokerOptions};
 use crate::contract::session::{OnRestart, Unattended};
 use crate::event_log;
+use crate::governance::audit::Audit;
 use crate::governance::budget::{Budgets, Ledger};
 use crate::governance::rules::Rules;
 use crate::model::{OauthEndpoints, ThinkingLevel};
@@ -94,6 +95,8 @@ pub(crate) struct Config {
     pub bash_timeout: Option<Duration>,
     /// What tools are confined to.
     pub sandbox: Arc<Sandbox>,
+    /// Everything that is decided and done is recorded.
+    pub audit: bool,
     /// What may be spent; a session may have less.
     pub budgets: Budgets,
     /// Where it is kept what is spent; private to this owner.
@@ -138,12 +141,18 @@ impl Config {
         UserFolders { agent_dir: self.agent_dir.clone(), home: self.home.clone() }
     }
 
+    /// Where the audit log is.
+    pub(crate) fn audit_dir(&self) -> PathBuf {
+        self.state_dir.join("audit")
+    }
+
     /// The settings that sessions share.
-    pub(crate) fn session_options(&self, ledger: Arc<Ledger>) -> SessionOptions {
+    pub(crate) fn session_options(&self, ledger: Arc<Ledger>, audit: Option<Arc<Audit>>) -> SessionOptions {
         SessionOptions {
             max_queue: self.max_queue,
             event_log: self.event_log.clone(),
             question_timeout: self.question_timeout,
+            audit,
             approval_timeout: self.approval_timeout,
             unattended: self.unattended,
             ledger: Some(ledger),
@@ -212,7 +221,8 @@ impl fmt::Display for ConfigError {
 
 /// What the command line asks for.
 pub(crate) enum Command {
-    Serve(Box<Config>),
+    /// `replaces` the process that does so, if there is one.
+    Serve { config: Box<Config>, replaces: bool },
     /// Print the resolved configuration.
     Check(Box<Config>),
     /// Print this text.
@@ -234,7 +244,7 @@ pub(crate) fn from_command_line(
     if args.contains(["-V", "--version"]) {
         return Ok(Command::Print(format!("nats-pi-bridge {}\n", env!("CARGO_PKG_VERSION"))));
     }
-    let check = args.contains("--check");
+    let (check, replaces) = (args.contains("--check"), args.contains("--replace"));
     let usage = |e: pico_args::Error| ConfigError::Usage(format!("{e}; see --help"));
     let file: Option<String> = args.opt_value_from_str("--config").map_err(usage)?;
     let mut flags = HashMap::new();
@@ -251,7 +261,7 @@ pub(crate) fn from_command_line(
         return Err(ConfigError::Usage(format!("unknown argument {}; see --help", rest.to_string_lossy())));
     }
     let config = Box::new(settings::resolve(flags, file, &environment)?.into_config(&environment)?);
-    Ok(if check { Command::Check(config) } else { Command::Serve(config) })
+    Ok(if check { Command::Check(config) } else { Command::Serve { config, replaces } })
 }
 
 fn help() -> String {
@@ -265,6 +275,7 @@ fn help() -> String {
         let environment = row.environment.map(|e| format!(" (${e})")).unwrap_or_default();
         line(format!("{} {}", row.flag, row.argument), &format!("{}{default}{environment}", row.help));
     }
+    line("--replace".into(), "take over from the process that serves here, without a lost prompt");
     line("--check".into(), "print the resolved configuration, then exit");
     line("--version".into(), "print the version, then exit");
     line("--help".into(), "print this, then exit");
@@ -554,6 +565,7 @@ impl Settings {
             broker,
             agent_dir: self.absolute("agentDir")?.unwrap_or_default(),
             oauth_refresh,
+            audit: self.text("audit") == Some("true"),
             budgets,
             budget_dir: budget_dir.unwrap_or_else(|| state_dir.join("budgets")),
             state_dir,

@@ -4,12 +4,16 @@
 //! order when it is told to stop. It never waits for a session.
 
 mod agents;
+mod auditing;
 mod children;
 mod clients;
 mod drain;
+mod handover;
 mod peers;
+mod replacing;
 mod requests;
 mod sessions;
+mod spill_root;
 mod starting;
 
 use crate::broker::Broker;
@@ -21,6 +25,7 @@ use crate::contract::reply::Reply;
 use crate::contract::request::Page;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::governance::audit::Audit;
 use crate::governance::budget::{Ledger, Spent};
 use crate::model::Services;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
@@ -38,9 +43,12 @@ use crate::sys;
 use crate::threads::Thread;
 use crate::tools::child;
 use crossbeam_channel::{Receiver, Sender, after, never, select};
+use handover::Notice;
 use peers::Peers;
+use replacing::Replacing;
 use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGTERM};
+use spill_root::SpillRoot;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -83,6 +91,8 @@ enum Event {
     Client(Box<ClientRequest>),
     /// A session is over, and why.
     Ended(InstanceId, &'static str),
+    /// What the process says that takes over, or from which we do.
+    Handover(Notice),
     /// Time for the agents' heartbeats.
     Heartbeat,
     /// The time is up for a phase of the shutdown, or for other daemons to answer.
@@ -100,6 +110,8 @@ struct Entry {
     service: Option<Arc<SessionService>>,
     /// Those who wait for its end.
     stoppers: Vec<Stopped>,
+    /// All of it is on disk, so that another process can go on with it.
+    movable: bool,
     thread: Thread,
 }
 
@@ -129,6 +141,11 @@ struct Caller<'a> {
 /// How far a shutdown has come.
 enum Phase {
     Serving,
+    /// Another process takes over, and sessions leave one after the other. What has not left at the end is forced to.
+    Handing {
+        end: Instant,
+        forced: bool,
+    },
     /// Running prompts may finish until the deadline.
     Draining(Instant),
     /// All sessions were told to end; what is left at the deadline is left behind.
@@ -147,11 +164,12 @@ struct Daemon {
     intake: IntakeService,
     controller: Controller,
     peers: Peers,
-    spill_root: tempfile::TempDir,
+    spill_root: SpillRoot,
     quota: Arc<HostQuota>,
     /// Leave to work on prompts.
     slots: Arc<Slots>,
     ledger: Arc<Ledger>,
+    audit: Option<Arc<Audit>>,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
     signals: Receiver<i32>,
@@ -175,6 +193,9 @@ struct Daemon {
     /// What the server complained of, and when that was told.
     server_errors: BTreeMap<String, Instant>,
     registered: bool,
+    replacing: Replacing,
+    /// Why the process ends before its time.
+    failure: Option<String>,
     phase: Phase,
     /// Sessions so far.
     started: u64,
@@ -224,35 +245,33 @@ impl From<String> for Fatal {
 ///
 /// # Errors
 /// A text that says why it could not begin.
-pub(crate) fn serve(config: Config, signals: Receiver<i32>) -> Result<(), Fatal> {
-    let mut daemon = Daemon::start(config, signals)?;
-    daemon.restore_sessions();
-    daemon.supervisor.ready();
+pub(crate) fn serve(config: Config, signals: Receiver<i32>, replaces: bool) -> Result<(), Fatal> {
+    let mut daemon = Daemon::start(config, signals, replaces)?;
     daemon.tell_status();
     while daemon.handle_next().is_continue() {}
+    let failure = daemon.failure.take();
     daemon.close();
-    Ok(())
+    failure.map_or(Ok(()), |why| Err(Fatal::Failed(why)))
 }
 
 impl Daemon {
     fn handle_next(&mut self) -> ControlFlow<()> {
         let event = self.next_event();
         self.handle_event(event);
-        match self.phase {
-            Phase::Serving => ControlFlow::Continue(()),
-            Phase::Draining(_) | Phase::Ending(_) if !self.sessions.is_empty() => ControlFlow::Continue(()),
-            Phase::Draining(_) | Phase::Ending(_) => ControlFlow::Break(()),
-        }
+        self.end_if_handed_over();
+        let ends = !matches!(self.phase, Phase::Serving) && self.sessions.is_empty();
+        if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn next_event(&self) -> Event {
         let shutdown = match self.phase {
             Phase::Serving => None,
-            Phase::Draining(end) | Phase::Ending(end) => Some(end),
+            Phase::Handing { end, .. } | Phase::Draining(end) | Phase::Ending(end) => Some(end),
         };
         let deadline = shutdown.into_iter().chain(self.peers.deadline()).min();
         let deadline = deadline.map_or_else(never, |end| after(end.saturating_duration_since(Instant::now())));
-        let requests = if self.peers.is_ready() { self.intake_requests.clone() } else { never() };
+        let ready = self.peers.is_ready() && !self.replacing.waits;
+        let requests = if ready { self.intake_requests.clone() } else { never() };
         select! {
             recv(self.signals) -> signal => signal.map_or(Event::Deadline, Event::Signal),
             recv(self.ended) -> ended => ended.map_or(Event::Deadline, |(id, reason)| Event::Ended(id, reason)),
@@ -263,6 +282,7 @@ impl Daemon {
             recv(self.client_requests) -> request => request.map_or(Event::Deadline, |r| Event::Client(Box::new(r))),
             recv(deadline) -> _ => Event::Deadline,
             recv(self.ticks) -> _ => Event::Tick,
+            recv(self.replacing.notices) -> notice => notice.map_or(Event::Deadline, Event::Handover),
             recv(self.heartbeats) -> _ => Event::Heartbeat,
         }
     }
@@ -288,6 +308,7 @@ impl Daemon {
             }
             Event::Client(request) => self.client(*request),
             Event::Ended(instance_id, reason) => self.forget(&instance_id, reason),
+            Event::Handover(notice) => self.notice(notice),
             Event::Tick => {
                 child::reap_orphans();
                 self.host.tick(Instant::now());
@@ -304,7 +325,7 @@ impl Daemon {
             }
             Event::Deadline => {
                 self.advance_peers();
-                if let Phase::Draining(end) | Phase::Ending(end) = self.phase
+                if let Phase::Handing { end, .. } | Phase::Draining(end) | Phase::Ending(end) = self.phase
                     && end <= Instant::now()
                 {
                     self.advance_shutdown();
@@ -449,13 +470,14 @@ impl Daemon {
                 self.tell_all(|| Command::End(EndReason::ShutDown));
                 self.phase = Phase::Ending(now + END_TIMEOUT);
             }
-            Phase::Ending(end) if end <= now => {
+            Phase::Handing { forced: false, .. } => self.force_handing(),
+            Phase::Handing { end, .. } | Phase::Ending(end) if end <= now => {
                 for (_, entry) in std::mem::take(&mut self.sessions) {
                     log::warn!("session {} does not end and is left behind", entry.identity.id);
                     entry.thread.abandon();
                 }
             }
-            Phase::Ending(_) => {}
+            Phase::Handing { .. } | Phase::Ending(_) => {}
         }
     }
 
@@ -483,15 +505,21 @@ impl Daemon {
                 let stopping = self.sessions.values().filter(|entry| !entry.stoppers.is_empty());
                 stopping.for_each(|entry| entry.end(EndReason::Stopped));
             }
+            Phase::Handing { .. } => self.remind_of_handing(),
             Phase::Draining(_) => self.tell_all(|| Command::Drain),
             Phase::Ending(_) => self.tell_all(|| Command::End(EndReason::ShutDown)),
         }
     }
 
-    fn close(self) {
-        drop(self.bridge);
+    fn close(mut self) {
+        self.peers.leave();
+        drop(self.bridge.take());
+        if let Some(audit) = &self.audit {
+            auditing::end(audit);
+        }
         self.connection.close(CLOSE_TIMEOUT);
         self.host.senders.hand_over();
+        self.say_done();
         log::info!("stopped");
     }
 }

@@ -1,5 +1,7 @@
 //! What the process sets up before it serves: the log, limits, signals.
 
+mod audit;
+
 use crate::config::{self, Config};
 use crate::daemon::Fatal;
 use crate::model::{Model, Services};
@@ -32,6 +34,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         return runner::serve();
     }
     let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    if arguments.first().is_some_and(|first| first == "audit") {
+        return audit::run(arguments.into_iter().skip(1).collect(), environment.collect());
+    }
     match config::from_command_line(arguments, environment.collect()) {
         Ok(config::Command::Print(text)) => print!("{text}"),
         Ok(config::Command::Check(config)) => {
@@ -45,9 +50,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             }
             print!("{}{}", config.report, model_in_use(&config, &services));
         }
-        Ok(config::Command::Serve(config)) => {
+        Ok(config::Command::Serve { config, replaces }) => {
             configure_allocator();
-            if let Err(e) = run(*config) {
+            if let Err(e) = run(*config, replaces) {
                 eprintln!("pi-exec: fatal: {e}");
                 return ExitCode::from(e.exit_code());
             }
@@ -97,7 +102,7 @@ fn configure_allocator() {
 ///
 /// # Errors
 /// A text that says what could not be set up.
-fn run(config: Config) -> Result<(), Fatal> {
+fn run(config: Config, replaces: bool) -> Result<(), Fatal> {
     start_log(&config.log);
     sys::tune_allocator();
     sys::forbid_foreign_name_services();
@@ -133,7 +138,7 @@ fn run(config: Config) -> Result<(), Fatal> {
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
-    let result = daemon::serve(config, receiver);
+    let result = daemon::serve(config, receiver, replaces);
     handle.close();
     drop(thread);
     result

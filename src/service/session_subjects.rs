@@ -52,7 +52,6 @@ pub(crate) fn session_subject(owner: &str, id: &str) -> String {
 /// What a session needs to be there on NATS.
 pub(crate) struct Place {
     pub host: Arc<Host>,
-    pub service: Arc<SessionService>,
     pub identity: Arc<SessionIdentity>,
     pub stats: Arc<SessionStats>,
     /// Where files that come with prompts are kept.
@@ -60,8 +59,6 @@ pub(crate) struct Place {
     /// How much may be kept there.
     pub quota: Arc<SessionQuota>,
     pub settings: WireSettings,
-    /// Prompts that may wait in the session's queue.
-    pub max_queue: usize,
 }
 
 /// The subscriptions of one session. Dropping them ends them.
@@ -130,28 +127,53 @@ fn class(message: &Message) -> Class {
     }
 }
 
-impl SessionSubjects {
-    /// Subscribes to a session's subjects.
+/// What comes for a session that is not there yet waits here.
+pub(crate) struct Subscribed {
+    service: Arc<SessionService>,
+    room: Arc<WaitingRoom>,
+    requests: Receiver<Box<Message>>,
+    subscriptions: Vec<Subscription>,
+}
+
+impl Subscribed {
+    /// Subscribes to a session's subjects. `max_queue` prompts may wait in its queue.
     ///
     /// # Errors
     /// The connection takes no more.
-    pub(crate) fn open(place: Place) -> Result<SessionSubjects, PublishError> {
-        let Place { host, service, identity, stats, attachments, quota, settings, max_queue } = place;
-        let connection = host.connection.clone();
+    pub(crate) fn to(
+        host: &Arc<Host>,
+        identity: &SessionIdentity,
+        max_queue: usize,
+    ) -> Result<Subscribed, PublishError> {
+        let service = Arc::<SessionService>::default();
+        let connection = &host.connection;
         let limits = [Limits { requests: max_queue + WAITING, bytes: WAITING_BYTES }, QUERIES, URGENT];
         let (room, requests) =
-            WaitingRoom::new(limits, class, refuse_unread(&host, &service, max_queue), host.reply_subjects.clone());
+            WaitingRoom::new(limits, class, refuse_unread(host, &service, max_queue), host.reply_subjects.clone());
         let subscribe = |subject: &str, queue| connection.subscribe(subject, Some(queue), room.clone());
         let subject = session_subject(&host.owner, &identity.id);
         let mut subscriptions =
             vec![subscribe(&subject, QUEUE_GROUP)?, subscribe(&format!("{subject}.*"), QUEUE_GROUP)?];
-        for agent in host.agents(Some(&identity)) {
+        for agent in host.agents(Some(identity)) {
             for verb in ["prompt", "status"] {
                 subscriptions.push(subscribe(&agent.subject(verb), agents::QUEUE_GROUP)?);
             }
         }
+        Ok(Subscribed { service, room, requests, subscriptions })
+    }
+
+    pub(crate) fn service(&self) -> &Arc<SessionService> {
+        &self.service
+    }
+}
+
+impl SessionSubjects {
+    /// Serves a session on the subjects that were subscribed to for it.
+    pub(crate) fn open(subscribed: Subscribed, place: Place) -> SessionSubjects {
+        let Subscribed { service, room, requests, subscriptions } = subscribed;
+        let Place { host, identity, stats, attachments, quota, settings } = place;
         let mut reader = Reader {
-            queries: Arc::new(Queries::new(&connection, room.clone())),
+            queries: Arc::new(Queries::new(&host.connection, room.clone())),
             attachments: Attachments::new(attachments, quota),
             tool_status: false,
             publisher: None,
@@ -164,7 +186,7 @@ impl SessionSubjects {
         };
         let events = settings.events.unwrap_or(reader.host.events);
         reader.apply(WireSettings { events: Some(events), ..settings });
-        Ok(SessionSubjects { room, requests, subscriptions, reader })
+        SessionSubjects { room, requests, subscriptions, reader }
     }
 }
 

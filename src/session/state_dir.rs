@@ -8,6 +8,7 @@ use crate::contract::ids::{InstanceId, SessionId};
 use crate::contract::session::OnRestart;
 use crate::fault;
 use crate::files::{self, private};
+use crate::sync::lock;
 use crate::tools::runner::Narrowing;
 use crate::transcript::contents;
 use rustix::fs::{FlockOperation, flock};
@@ -17,8 +18,10 @@ use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// The largest file that is read, in bytes; one of a session has less than a thousandth of it.
@@ -101,8 +104,8 @@ pub(crate) struct SavedSession {
 /// The folder of one daemon. Dropping it lets another one use it.
 pub(crate) struct StateDir {
     folder: PathBuf,
-    starts: OnceLock<u64>,
-    _lock: File,
+    starts: Mutex<Option<u64>>,
+    lock: File,
 }
 
 impl StateDir {
@@ -113,7 +116,7 @@ impl StateDir {
     pub(crate) fn open(folder: &Path) -> Result<StateDir, OpenError> {
         private::create_folder(folder).and_then(|()| private::close_folder(folder)).map_err(OpenError::Io)?;
         let path = folder.join("lock");
-        let mut lock = private::open_or_create(&path).map_err(OpenError::Io)?;
+        let lock = private::open_or_create(&path).map_err(OpenError::Io)?;
         let deadline = Instant::now() + LAST_CHILDREN;
         while let Err(e) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             if e != rustix::io::Errno::WOULDBLOCK {
@@ -125,14 +128,34 @@ impl StateDir {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
-        Ok(StateDir { folder: folder.to_path_buf(), starts: OnceLock::new(), _lock: lock })
+        let state = StateDir { folder: folder.to_path_buf(), starts: Mutex::default(), lock };
+        state.claim();
+        Ok(state)
+    }
+
+    /// Uses the folder together with the process that has it and gave us its `lock`.
+    pub(crate) fn share(folder: &Path, lock: OwnedFd) -> StateDir {
+        StateDir { folder: folder.to_path_buf(), starts: Mutex::default(), lock: lock.into() }
+    }
+
+    /// Says that the folder is this process's.
+    pub(crate) fn claim(&self) {
+        let number = std::process::id().to_string();
+        let _ = self.lock.set_len(0).and_then(|()| self.lock.write_all_at(number.as_bytes(), 0));
+    }
+
+    pub(crate) fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// How often a daemon that had sessions was started on this folder, this time included. It is counted on disk when it is
     /// first asked for, because a start need not wait for the disk.
     pub(crate) fn starts(&self) -> u64 {
-        *self.starts.get_or_init(|| {
+        *lock(&self.starts).get_or_insert_with(|| {
             let path = self.folder.join("starts");
             let before = files::read_text(&path, 32).ok().and_then(|text| text.trim().parse::<u64>().ok());
             let starts = before.unwrap_or_default().saturating_add(1);
@@ -145,6 +168,11 @@ impl StateDir {
             }
             starts
         })
+    }
+
+    /// Another daemon was started on this folder and has ended, so that this one counts as started once more.
+    pub(crate) fn start_again(&self) {
+        *lock(&self.starts) = None;
     }
 
     fn path(&self, id: &str) -> PathBuf {
@@ -175,6 +203,11 @@ impl StateDir {
         }
         sessions.sort_by_key(|session| session.created_ms);
         sessions
+    }
+
+    /// One of them.
+    pub(crate) fn session(&self, id: &str) -> Option<SavedSession> {
+        saved_in(&self.path(id)).or_else(|| run_in(&self.run_file(id)))
     }
 
     /// The session file of a run that keeps none. What is remembered of the run is in its header, because it may take no
