@@ -34,7 +34,7 @@ def test_approve_and_deny(waiting, model):
     stream = prompt("one", "two")
 
     def listed():
-        found = json.loads(cli("questions", "--json").stdout)["questions"]
+        found = json.loads(cli("questions").stdout)["data"]["questions"]
         return len(found) == 2 and found
 
     one, two = (question["request"] for question in eventually(listed, "both wait"))
