@@ -82,7 +82,7 @@ impl<W: Wire> Session<W> {
         self.audit(event, || {
             json!({"cwd": identity.cwd.to_string_lossy(), "from": identity.from, "named": identity.named,
                 "model": settings.model.spec(), "thinkingLevel": settings.thinking.as_str(), "tools": identity.tools,
-                "sandbox": identity.sandbox.facts(), "budgets": budgets})
+                "sandbox": settings.sandbox.facts(), "budgets": budgets})
         });
     }
 
@@ -145,7 +145,7 @@ impl<W: Wire> Session<W> {
     }
 
     fn line_of_begun(&self, call: &str, tool: &str, arguments: &str) -> Line {
-        let sandbox = self.identity.sandbox.level.as_str();
+        let sandbox = self.runner.sandbox().level.as_str();
         ("tool_begun", json!({"call": call, "tool": tool, "arguments": arguments, "sandbox": sandbox}))
     }
 
