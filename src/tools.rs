@@ -23,12 +23,13 @@ mod test_support;
 mod tool;
 mod truncate;
 mod validate;
+mod watched;
 mod write;
 
 use crate::files::real_path;
 pub use edit_diff::diff;
 pub use edit_match::{Edit as Replacement, Mismatch, apply, with_lf};
-pub(crate) use environment::child_environment;
+pub(crate) use environment::{child_environment, without_hooks};
 pub(crate) use redact::{MIN_SECRET, Redaction};
 use serde_json::{Map, Value};
 use std::os::unix::fs::MetadataExt;

@@ -7,11 +7,13 @@
 
 mod confine;
 mod frame;
+mod network;
 mod policy;
 mod serve;
 
 use super::child;
 use super::tool::{Tool, ToolContext, ToolOutput};
+use super::watched::Watched;
 use crate::quota::SessionQuota;
 use crate::sync::lock;
 use crate::threads::{self, SMALL_STACK, Thread};
@@ -66,6 +68,7 @@ pub(crate) struct Runner {
     private: PathBuf,
     /// What its outputs count to.
     quota: Arc<SessionQuota>,
+    watched: Watched,
     live: Mutex<Option<Arc<Live>>>,
 }
 
@@ -99,7 +102,15 @@ impl Runner {
         private: PathBuf,
         quota: Arc<SessionQuota>,
     ) -> Runner {
-        Runner { session, sandbox: Mutex::new(sandbox), cwd, private, quota, live: Mutex::default() }
+        Runner {
+            session,
+            sandbox: Mutex::new(sandbox),
+            cwd,
+            private,
+            quota,
+            watched: Watched::default(),
+            live: Mutex::default(),
+        }
     }
 
     /// Runs a call: here where nothing is to be confined, or people are asked; else in the runner, which is started if there
@@ -125,6 +136,21 @@ impl Runner {
             }
         }
         ToolOutput::error("The process that runs tools could not be started.")
+    }
+
+    /// Takes note of the files that make programs run later. Before the first call.
+    pub(crate) fn watch(&self) {
+        self.watched.begin(&self.cwd);
+    }
+
+    /// Those of them that were changed since they were looked at last.
+    pub(crate) fn watched_changes(&self) -> Vec<PathBuf> {
+        self.watched.changes(&self.cwd)
+    }
+
+    /// The repository's hooks were changed while this session had tools.
+    pub(crate) fn hooks_changed(&self) -> bool {
+        self.watched.hooks_changed()
     }
 
     /// What tools are confined to.
@@ -317,7 +343,15 @@ fn greet(mut socket: &UnixStream, sandbox: &Sandbox, runner: &Runner) -> io::Res
         Order::Setup { sandbox: Box::new(sandbox.clone()), cwd: runner.cwd.clone(), private: runner.private.clone() };
     frame::write(&mut socket, &setup)?;
     let level = match frame::read(&mut socket)? {
-        Some(Answer::Ready { level }) => level,
+        Some(Answer::Ready { level, cut }) => {
+            for folder in cut {
+                log::warn!(
+                    "{}: there are too many entries beside a secret to allow each, so that tools cannot read some of the files",
+                    folder.display()
+                );
+            }
+            level
+        }
         Some(Answer::Failed { why }) => return Err(io::Error::other(why)),
         _ => return Err(io::ErrorKind::UnexpectedEof.into()),
     };

@@ -246,6 +246,9 @@ impl Turn {
             wanted.env.iter().chain(secrets.variables.iter().map(|(name, value)| (name, value))).collect();
         environment.retain(|(name, _)| !own.iter().any(|(own, _)| *own == name));
         environment.extend(own.into_iter().map(|(name, value)| (name.clone(), value.clone())));
+        if self.runner.hooks_changed() {
+            tools::without_hooks(&mut environment);
+        }
         // That of a session whose tool has started the daemon is not ours.
         environment.retain(|(name, _)| name != SESSION_FILE_VARIABLE);
         let file = self.stats.settings().file;
@@ -287,8 +290,20 @@ impl Turn {
             on_update: &update,
             ask: &|request| self.ask_people(request),
         };
+        let writes = matches!(&*call.name, "bash" | "edit" | "write");
+        if writes {
+            self.runner.watch();
+        }
         let output = catch_unwind(AssertUnwindSafe(|| self.runner.call(tool, arguments, &context)))
             .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"));
+        let changed = if writes { self.runner.watched_changes() } else { Vec::new() };
+        if !changed.is_empty() {
+            self.emit(AgentEvent::SensitiveFilesChanged {
+                id: call.id.clone(),
+                name: call.name.clone(),
+                paths: changed,
+            });
+        }
         secrets.redaction.output(output, false)
     }
 }

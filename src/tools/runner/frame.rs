@@ -47,6 +47,8 @@ pub(super) enum Answer {
     /// It is confined, this far.
     Ready {
         level: Level,
+        /// Folders of which not all could be allowed.
+        cut: Vec<PathBuf>,
     },
     /// It is not, and ends.
     Failed {

@@ -86,7 +86,7 @@ pub(crate) fn serve() -> ExitCode {
             confinement,
         }
     });
-    shared.say(&Answer::Ready { level: shared.confinement.level() });
+    shared.say(&Answer::Ready { level: shared.confinement.level(), cut: shared.confinement.cut.clone() });
     take_orders(orders, &shared);
     for cancel in lock(&shared.calls).values() {
         cancel.cancel();
