@@ -295,7 +295,8 @@ def test_an_approval_survives_a_restart(asking, number):
 def test_programs_of_an_agent_cannot_approve(asking):
     """What a tool starts is refused by the side channel, so that a model cannot approve its own calls."""
     approve = f'until [ -s asked ]; do sleep 0.05; done; {CLI} --socket "$(cat path)" --timeout 5 request "$(cat asked)"; echo "exit code $?"'
-    session = asking(commands=["touch ran", approve])
+    # Without the sandbox, which would not let it near the socket.
+    session = asking(commands=["touch ran", approve], sandbox="off")
     request = session.opened()
     asked = {"type": "approve", "requestId": request["id"], "hash": request["hash"], "allow": True}
     (session.daemon.cwd / "path").write_text(str(session.daemon.session_socket("s")))
