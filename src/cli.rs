@@ -35,7 +35,7 @@ use directory::Environment;
 use failure::Failure;
 use parse::{Invocation, Parsed};
 use resolve::Target;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Read;
 use std::process::ExitCode;
@@ -159,6 +159,15 @@ fn exchange(
     if verb == Verb::Stream {
         return stream::run(connection, &request, target.session.as_deref(), deadline);
     }
+    let since = if followed && verb == Verb::Send && moving::is_wanted() {
+        let mut ask = json!({"id": connection::new_id(), "type": "subscribe"});
+        if let Some(session) = &target.session {
+            ask["session"] = session.as_str().into();
+        }
+        connection.ask(&ask, deadline)?["data"]["lastSeq"].as_u64().unwrap_or_default()
+    } else {
+        0
+    };
     let mut response = connection.ask(&request, deadline)?;
     let success = response["success"] == true;
     if verb == Verb::Sessions && success {
@@ -179,7 +188,7 @@ fn exchange(
     if !success && let Value::Object(response) = response {
         return Err(Failure::Local(answer::error_of(&response)));
     }
-    answer::follow(connection, &request["id"], made.as_deref(), json)
+    answer::follow(connection, &request["id"], made.as_deref().or(target.session.as_deref()), since, json)
 }
 
 /// Adds the further pages of `list` to the first one.

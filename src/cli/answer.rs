@@ -9,22 +9,30 @@ use serde_json::{Value, json};
 
 /// Prints the answer to a request whose response has arrived, and waits for its end, however long the model works.
 ///
-/// `made` is the session or run that the request made, of which no events come unless they are asked for.
+/// `since` is the number of the session's last event before the request: what happened between it and the response passed
+/// unseen, and is asked for again where it is shown. `session` is named where the socket is not its own.
 ///
 /// # Errors
 /// The run failed, or the connection ended before it did.
-pub(super) fn follow(connection: &mut Connection, id: &Value, made: Option<&str>, json: bool) -> Result<(), Failure> {
+pub(super) fn follow(
+    connection: &mut Connection,
+    id: &Value,
+    session: Option<&str>,
+    since: u64,
+    json: bool,
+) -> Result<(), Failure> {
     let mut line_is_open = false;
     let mut moving = Moving::new();
-    if moving.is_on()
-        && let Some(session) = made
-    {
-        let request = json!({"id": new_id(), "type": "subscribe", "session": session, "sinceSeq": 0});
+    if moving.is_on() {
+        let mut request = json!({"id": new_id(), "type": "subscribe", "sinceSeq": since});
+        if let Some(session) = session {
+            request["session"] = session.into();
+        }
         connection.send(&request, Deadline::after(None))?;
     }
     while let Some(record) = moving.next(connection, &mut line_is_open)? {
         let is_of = |session: &str| record.get("session").is_none_or(|found| found == session);
-        if record.get("type").and_then(Value::as_str) == Some("event") && made.is_none_or(is_of) {
+        if record.get("type").and_then(Value::as_str) == Some("event") && session.is_none_or(is_of) {
             moving.event(&record);
         }
         if !record.get("id").is_some_and(|found| same_id(found, id)) {

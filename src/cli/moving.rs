@@ -23,18 +23,17 @@ pub(super) struct Moving {
     last: Instant,
 }
 
+/// Whether somebody sees it.
+pub(super) fn is_wanted() -> bool {
+    io::stderr().is_terminal() && knows_sequences()
+}
+
 impl Moving {
     pub(super) fn new() -> Moving {
         let now = Instant::now();
         let mut activity = Activity::default();
         activity.asked(now);
-        Moving {
-            is_on: io::stderr().is_terminal() && knows_sequences(),
-            is_shared: io::stdout().is_terminal(),
-            activity,
-            is_shown: false,
-            last: now,
-        }
+        Moving { is_on: is_wanted(), is_shared: io::stdout().is_terminal(), activity, is_shown: false, last: now }
     }
 
     /// Whether events of the session are of use.

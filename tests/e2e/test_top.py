@@ -161,7 +161,7 @@ def test_near_names_are_told(host, cli):
 
 @pytest.mark.parametrize("verb", ["run", "send"])
 def test_something_moves_on_a_terminal_and_never_in_a_pipe(host, cli, verb):
-    go = host.work / "go"
+    go = (cli.cwd if verb == "run" else host.cwd) / "go"
     prompt = '@tool bash {"command":"until [ -e go ]; do sleep 0.05; done; echo done"}'
     arguments = ("run", "--model", "offline/demo", prompt) if verb == "run" else ("send", "--stream", "--session", "alpha", prompt)
     terminal = cli.terminal(*arguments)
