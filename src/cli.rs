@@ -8,13 +8,16 @@
 mod activity;
 mod answer;
 mod attach;
+mod attachment;
 mod completions;
 mod connection;
 mod directory;
 mod failure;
 mod help;
 mod lines;
+mod moving;
 mod output;
+mod overview;
 mod parse;
 mod registry;
 mod request;
@@ -24,6 +27,7 @@ mod style;
 mod table;
 mod target;
 mod terminal;
+mod top;
 
 use attach::{Next, Place};
 use connection::{Connection, Deadline, Record};
@@ -83,6 +87,9 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
     if invocation.row.verb == Verb::List {
         return list(invocation, &directory);
     }
+    if invocation.row.verb == Verb::Top {
+        return top(&directory);
+    }
     let timeout = invocation.timeout()?;
     // What is wrong with the command line is told before anything is looked for.
     let request = if invocation.row.verb == Verb::Attach {
@@ -94,23 +101,23 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
     let target = resolve::resolve(invocation, &directory, deadline)?;
     let mut connection = Connection::open(&target.socket, deadline)?;
     match request {
-        None => attach(invocation, connection, target, &directory, timeout),
+        None => attach(connection, target, &directory, invocation.has(Flag::Plain), timeout),
         Some(request) => exchange(invocation, &mut connection, &target, request, deadline),
     }
 }
 
 /// Shows a session, and others that the person goes on to.
 fn attach(
-    invocation: &Invocation,
     mut connection: Connection,
     mut target: Target,
     directory: &std::path::Path,
+    plain: bool,
     timeout: Option<std::time::Duration>,
 ) -> Result<(), Failure> {
     loop {
         let place = Place { directory: directory.to_path_buf(), socket: target.socket, session: target.session };
         let again = place.clone();
-        let next = match attach::run(connection, place, invocation.has(Flag::Plain), timeout)? {
+        let next = match attach::run(connection, place, plain, timeout)? {
             Next::GoOn | Next::Leave => return Ok(()),
             Next::Switch(next) => next,
         };
@@ -158,6 +165,9 @@ fn exchange(
         complete(connection, &request, &mut response, deadline)?;
     }
     let json = invocation.has(Flag::Json);
+    if verb == Verb::Logs && success && !json {
+        return print_log(&response["data"], target.session.as_deref());
+    }
     if !followed {
         output::print_json(&response)?;
         return if success { Ok(()) } else { Err(Failure::Refused) };
@@ -165,10 +175,11 @@ fn exchange(
     if json {
         output::print(&format!("{response}\n"))?;
     }
+    let made = response["data"]["sessionId"].as_str().filter(|_| verb != Verb::Send).map(str::to_string);
     if !success && let Value::Object(response) = response {
         return Err(Failure::Local(answer::error_of(&response)));
     }
-    answer::follow(connection, &request["id"], json)
+    answer::follow(connection, &request["id"], made.as_deref(), json)
 }
 
 /// Adds the further pages of `list` to the first one.
@@ -207,13 +218,57 @@ fn complete(
 /// `pi-bridge list`.
 fn list(invocation: &Invocation, directory: &std::path::Path) -> Result<(), Failure> {
     let rows = registry::read(directory, invocation.has(Flag::All))?;
-    let rows = resolve::filter(invocation).rows(&rows);
+    let filter = resolve::filter(invocation);
+    let rows = filter.rows(&rows);
     if invocation.has(Flag::Json) {
-        output::print_json(&registry::json(rows))
-    } else if rows.is_empty() {
-        output::print("No active pi session bridges found.\n")
-    } else {
-        output::print(&registry::table(rows))
+        return output::print_json(&registry::json(rows));
+    }
+    if rows.is_empty() {
+        return output::print("No active pi session bridges found.\n");
+    }
+    let long = invocation.has(Flag::Long);
+    let mut entries = overview::gather(&rows, !filter.names_session());
+    if entries.is_empty() {
+        return output::print("No sessions; a daemon is there (pi-bridge session ID MESSAGE starts one).\n");
+    }
+    overview::sort(&mut entries, overview::Column::Session, false);
+    let cut =
+        if std::io::IsTerminal::is_terminal(&std::io::stdout()) && !long { terminal::size().0 } else { usize::MAX };
+    let lines = overview::table(&entries, &overview::columns(&entries, long), None);
+    output::print(&lines.iter().map(|line| overview::fitted(line, cut) + "\n").collect::<String>())
+}
+
+/// `pi-bridge top`.
+fn top(directory: &std::path::Path) -> Result<(), Failure> {
+    let mut top = top::Top::new();
+    loop {
+        let id = match top.run(directory)? {
+            top::Wish::Leave => return Ok(()),
+            top::Wish::Attach(id) => id,
+        };
+        let timeout = Some(parse::DEFAULT_TIMEOUT);
+        let deadline = Deadline::after(timeout);
+        let attached = resolve::by_word(directory, &id, deadline)
+            .and_then(|target| Ok((Connection::open(&target.socket, deadline)?, target)))
+            .and_then(|(connection, target)| attach(connection, target, directory, false, timeout));
+        match attached {
+            Err(Failure::OutputClosed) => return Err(Failure::OutputClosed),
+            Err(why) => top.message = Some(why.to_string()),
+            Ok(()) => {}
+        }
+    }
+}
+
+/// Prints the lines of an answer to `logs`.
+fn print_log(data: &Value, session: Option<&str>) -> Result<(), Failure> {
+    let mut out = String::new();
+    for line in data["lines"].as_array().into_iter().flatten() {
+        let text = |key: &str| output::printable(line[key].as_str().unwrap_or_default()).replace('\n', "\n    ");
+        out.push_str(&format!("{} {:<5} {}\n", text("time"), text("level"), text("text")));
+    }
+    match session.filter(|_| out.is_empty()) {
+        Some(session) => Err(Failure::Local(format!("Nothing was logged about a session {session}"))),
+        None => output::print(&out),
     }
 }
 

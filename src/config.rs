@@ -18,6 +18,7 @@ use crate::governance::budget::{Budgets, Ledger};
 use crate::governance::rules::Rules;
 use crate::model::{OauthEndpoints, ThinkingLevel};
 use crate::nats::{self, Auth, ServerAddress, nkey};
+use crate::near;
 use crate::prompt::UserFolders;
 use crate::service::agents::{AGENT, SenderTrust};
 use crate::service::host::HostOptions;
@@ -258,7 +259,10 @@ pub(crate) fn from_command_line(
         }
     }
     if let Some(rest) = args.finish().first() {
-        return Err(ConfigError::Usage(format!("unknown argument {}; see --help", rest.to_string_lossy())));
+        let rest = rest.to_string_lossy();
+        let own = ["--config", "--check", "--version", "--help"];
+        let hint = near::hint(&rest, ROWS.iter().map(|row| row.flag).chain(own));
+        return Err(ConfigError::Usage(format!("unknown argument {rest}{hint}; see --help")));
     }
     let config = Box::new(settings::resolve(flags, file, &environment)?.into_config(&environment)?);
     Ok(if check { Command::Check(config) } else { Command::Serve { config, replaces } })

@@ -45,7 +45,10 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             }
             // Some of the agent's files are only read when they are needed.
             let services = Services::new(&config.agent_dir, config.oauth_refresh.clone());
-            for problem in services.problems() {
+            let project =
+                std::env::current_dir().ok().filter(|folder| config.trusts(folder) || services.trusts_projects());
+            for problem in project.map_or_else(|| services.problems(), |folder| services.of_project(&folder).problems())
+            {
                 eprintln!("pi-exec: warning: {problem}");
             }
             print!("{}{}", config.report, model_in_use(&config, &services));

@@ -1,21 +1,36 @@
 //! An answer that is printed as it comes: `run`, `session` and `send --stream`.
 
-use super::connection::{Connection, Deadline, Record, same_id};
+use super::connection::{Connection, Deadline, Record, new_id, same_id};
 use super::failure::Failure;
+use super::moving::Moving;
 use super::output;
 use crate::contract::reply::Restart;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Prints the answer to a request whose response has arrived, and waits for its end, however long the model works.
 ///
+/// `made` is the session or run that the request made, of which no events come unless they are asked for.
+///
 /// # Errors
 /// The run failed, or the connection ended before it did.
-pub(super) fn follow(connection: &mut Connection, id: &Value, json: bool) -> Result<(), Failure> {
+pub(super) fn follow(connection: &mut Connection, id: &Value, made: Option<&str>, json: bool) -> Result<(), Failure> {
     let mut line_is_open = false;
-    while let Some(record) = connection.record(Deadline::after(None))? {
+    let mut moving = Moving::new();
+    if moving.is_on()
+        && let Some(session) = made
+    {
+        let request = json!({"id": new_id(), "type": "subscribe", "session": session, "sinceSeq": 0});
+        connection.send(&request, Deadline::after(None))?;
+    }
+    while let Some(record) = moving.next(connection, &mut line_is_open)? {
+        let is_of = |session: &str| record.get("session").is_none_or(|found| found == session);
+        if record.get("type").and_then(Value::as_str) == Some("event") && made.is_none_or(is_of) {
+            moving.event(&record);
+        }
         if !record.get("id").is_some_and(|found| same_id(found, id)) {
             continue;
         }
+        moving.clear();
         let kind = record.get("type").and_then(Value::as_str);
         if json && matches!(kind, Some("chunk" | "restart" | "end")) {
             output::print(&format!("{}\n", Value::Object(record.clone())))?;

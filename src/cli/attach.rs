@@ -24,6 +24,7 @@ use super::stream::ends;
 use super::style::Style;
 use super::terminal::{Signals, drain};
 use commands::Session;
+pub(super) use commands::sandbox;
 use front::{Front, Typing};
 pub(super) use place::Place;
 use place::{Again, greeting};
@@ -34,6 +35,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
+pub(super) use totals::{dollars, tokens};
 use view::{Missing, View};
 
 /// A second Ctrl-C within this time leaves.

@@ -1,5 +1,6 @@
 //! What a subcommand asks for, as the record that goes over the socket.
 
+use super::attachment;
 use super::connection::{Record, new_id};
 use super::failure::Failure;
 use super::parse::{Invocation, leading_integer, seconds};
@@ -49,7 +50,12 @@ pub(super) fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Res
             }
         }
         Verb::Send | Verb::Steer | Verb::FollowUp => {
-            put("message", message(invocation, stdin)?.into());
+            let text = message(invocation, stdin)?;
+            if invocation.has(Flag::Image) {
+                put("content", attachment::content(&text, invocation.all(Flag::Image))?);
+            } else {
+                put("message", text.into());
+            }
             if let Some(mode) = deliver_as(invocation) {
                 put("deliverAs", mode.into());
             }
@@ -116,13 +122,14 @@ fn kind(verb: Verb) -> &'static str {
         Verb::Session => "session",
         Verb::Sessions => "list",
         Verb::Inspect => "inspect",
+        Verb::Logs => "logs",
         Verb::Cancel => "cancel",
         Verb::Stop => "stop",
         Verb::Drain => "drain",
         Verb::Undrain => "undrain",
         Verb::Shutdown => "shutdown",
         // These ask nothing, or several things.
-        Verb::List | Verb::Attach | Verb::Request | Verb::Completions | Verb::Help => "ping",
+        Verb::List | Verb::Top | Verb::Attach | Verb::Request | Verb::Completions | Verb::Help => "ping",
     }
 }
 

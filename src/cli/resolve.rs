@@ -3,6 +3,7 @@
 use super::connection::{Connection, Deadline, new_id};
 use super::failure::Failure;
 use super::output;
+use super::overview;
 use super::parse::Invocation;
 use super::registry::{self, Row};
 use super::table::{Flag, Verb, Words};
@@ -77,17 +78,18 @@ pub(super) fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadl
         if invocation.has(Flag::Json) {
             output::print_json(&registry::json(rows))?;
         } else {
-            output::print(&registry::table(rows))?;
+            output::print(&overview::short(&rows))?;
         }
         Err(Failure::Local(
             "Multiple matching pi session bridges; choose one with --pid, --session, --name, --cwd or --socket".into(),
         ))
     };
-    let none = || {
-        Err(Failure::Local(format!(
+    let none = || match filter.wanted() {
+        Some(word) => Err(no_such_session(&rows, word)),
+        None => Err(Failure::Local(format!(
             "No matching active pi session bridge in {} (see pi-bridge list)",
             directory.display()
-        )))
+        ))),
     };
     match verb {
         Verb::Run | Verb::Session | Verb::Sessions | Verb::Drain | Verb::Undrain => {
@@ -100,7 +102,12 @@ pub(super) fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadl
                 ))),
             }
         }
-        Verb::Stop | Verb::Inspect => match target::session(&rows, &filter) {
+        Verb::Logs if !filter.names_session() => match target::daemon(&rows, &filter.process_only()) {
+            Choice::One(row) => Ok(Target::at_daemon(row, None)),
+            Choice::Several(rows) => ambiguous(rows),
+            Choice::None => none(),
+        },
+        Verb::Stop | Verb::Inspect | Verb::Logs => match target::session(&rows, &filter) {
             Choice::One(row) if row.daemon_socket().is_none() => Err(Failure::Local(format!(
                 "The session at {} has no daemon; pi-bridge state and request work there",
                 row.socket()
@@ -110,7 +117,10 @@ pub(super) fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadl
             // A run without a name is known to its daemon only.
             Choice::One(_) | Choice::None => match (filter.id(), target::daemon(&rows, &filter.process_only())) {
                 (Some(id), Choice::One(row)) => Ok(Target::at_daemon(row, Some(id))),
-                (Some(_), Choice::Several(rows)) => ambiguous(rows),
+                (Some(_), Choice::Several(_)) => match unregistered(&rows, &filter, deadline)? {
+                    Some(target) => Ok(target),
+                    None => none(),
+                },
                 _ => none(),
             },
         },
@@ -182,13 +192,21 @@ pub(super) fn again(directory: &Path, id: &str, deadline: Deadline) -> Found {
     }
 }
 
-/// A session that has no row of its own, as runs without a name: its daemon is asked.
+/// A session that has no row of its own, as runs without a name: the daemons are asked.
 fn unregistered(rows: &[Row], filter: &Filter, deadline: Deadline) -> Result<Option<Target>, Failure> {
-    let (Some(id), Choice::One(row)) = (filter.id(), target::daemon(rows, &filter.process_only())) else {
-        return Ok(None);
+    let Some(id) = filter.id() else { return Ok(None) };
+    let daemons = match target::daemon(rows, &filter.process_only()) {
+        Choice::None => Vec::new(),
+        Choice::One(row) => vec![row],
+        Choice::Several(rows) => rows,
     };
-    let target = Target::at_daemon(row, Some(id));
-    let mut connection = Connection::open(&target.socket, deadline)?;
-    let request = json!({"id": new_id(), "type": "get_state", "session": id});
-    Ok((connection.ask(&request, deadline)?["success"] == true).then_some(target))
+    for row in daemons {
+        let target = Target::at_daemon(row, Some(id));
+        let mut connection = Connection::open(&target.socket, deadline)?;
+        let request = json!({"id": new_id(), "type": "get_state", "session": id});
+        if connection.ask(&request, deadline)?["success"] == true {
+            return Ok(Some(target));
+        }
+    }
+    Ok(None)
 }

@@ -34,6 +34,8 @@ pub(super) enum Flag {
     MaxLifetime,
     From,
     Plain,
+    Long,
+    Image,
     Help,
 }
 
@@ -43,8 +45,8 @@ pub(super) enum Offer {
     Nothing,
     Directories,
     Files,
-    /// The values in a column of `pi-bridge list`, counted from 1.
-    Column(u8),
+    /// The values of a key in what `pi-bridge list --json` prints.
+    Key(&'static str),
     OneOf(&'static [&'static str]),
 }
 
@@ -82,14 +84,14 @@ impl FlagRow {
 
 /// All options, in the order of the help. Two rows may share a name when no subcommand has both.
 pub(super) const FLAGS: &[FlagRow] = &[
-    valued(Flag::Pid, &["--pid"], "PID", "only the process with this id").original().offer(Offer::Column(1)),
+    valued(Flag::Pid, &["--pid"], "PID", "only the process with this id").original().offer(Offer::Key("pid")),
     valued(Flag::Socket, &["--socket"], "PATH", "this socket; nothing is looked up").original().offer(Offer::Files),
     valued(Flag::Session, &["--session"], "TEXT", "only sessions whose id or file contains this")
         .original()
-        .offer(Offer::Column(3)),
+        .offer(Offer::Key("sessionId")),
     valued(Flag::Name, &["--name"], "TEXT", "only sessions whose name contains this")
         .original()
-        .offer(Offer::Column(4)),
+        .offer(Offer::Key("sessionName")),
     valued(Flag::Cwd, &["--cwd"], "TEXT", "only sessions whose working directory contains this")
         .original()
         .offer(Offer::Directories),
@@ -122,6 +124,9 @@ pub(super) const FLAGS: &[FlagRow] = &[
         .offer(Offer::OneOf(&["off", "minimal", "low", "medium", "high", "xhigh", "max"])),
     valued(Flag::MaxLifetime, &["--max-lifetime"], "SECONDS", "lifetime, 0 = no end"),
     valued(Flag::From, &["--from"], "NAME", "what you want to be called in lists"),
+    switch(Flag::Long, &["--long"], "with the paths of the sockets"),
+    valued(Flag::Image, &["--image"], "FILE", "an image that goes with the message; may be given more than once")
+        .offer(Offer::Files),
     switch(Flag::Plain, &["--plain"], "plain lines: no line editor, no formatting, nothing that moves"),
     switch(Flag::Help, &["--help", "-h"], "print this, then exit"),
 ];
@@ -150,6 +155,8 @@ pub(super) enum Verb {
     Session,
     Sessions,
     Inspect,
+    Top,
+    Logs,
     Cancel,
     Stop,
     Drain,
@@ -207,7 +214,7 @@ const fn session(verb: Verb, name: &'static str, aliases: &'static [&'static str
         aliases,
         arguments: "[TARGET]",
         words: Words::Target,
-        offer: Offer::Column(3),
+        offer: Offer::Key("sessionId"),
         flags: &[TARGET, COMMON],
         original: true,
         help,
@@ -276,14 +283,21 @@ is one message. Other lines that begin with / are commands of the session, or be
 sent line by line, and its answers are waited for.
 ";
 
+const TOP_NOTES: &str = "\
+  Up, Down, j, k  choose a row               Enter   attach to it; /quit leads back
+  /               filter by any text         < >     sort by another column, r: backwards
+  s               stop the session (twice)   q       leave
+";
+
 /// All subcommands, in the order of the help.
 pub(super) const VERBS: &[VerbRow] = &[
     VerbRow {
         arguments: "",
         words: Words::None,
         offer: Offer::Nothing,
+        flags: &[TARGET, &[Flag::Long], COMMON],
         notes: "",
-        ..session(Verb::List, "list", &[], "list live sessions")
+        ..session(Verb::List, "list", &[], "the table of live sessions and runs")
     },
     session(Verb::State, "state", &[], "what a session is doing"),
     session(Verb::Commands, "commands", &[], "the session's / commands"),
@@ -300,7 +314,7 @@ pub(super) const VERBS: &[VerbRow] = &[
         ..session(Verb::History, "history", &[], "the last events")
     },
     VerbRow {
-        flags: &[TARGET, DELIVERY, &[Flag::Stream], COMMON],
+        flags: &[TARGET, DELIVERY, &[Flag::Stream, Flag::Image], COMMON],
         ..message(Verb::Send, "send", &[], "send a message: a prompt when idle, steering when busy")
     },
     message(Verb::Steer, "steer", &[], "send a message into the current work"),
@@ -376,8 +390,24 @@ pub(super) const VERBS: &[VerbRow] = &[
     VerbRow {
         arguments: "[TARGET]",
         words: Words::Target,
-        offer: Offer::Column(3),
+        offer: Offer::Key("sessionId"),
         ..daemon(Verb::Inspect, "inspect", &[TARGET, COMMON], "a session's facts, from its daemon")
+    },
+    VerbRow {
+        notes: TOP_NOTES,
+        ..daemon(
+            Verb::Top,
+            "top",
+            &[&[Flag::BridgeDir, Flag::Help]],
+            "that table, live, to sort, filter, attach and stop",
+        )
+    },
+    VerbRow {
+        arguments: "[TARGET]",
+        words: Words::Target,
+        offer: Offer::Key("sessionId"),
+        notes: "The daemon keeps the last lines of its log about each session; without a TARGET all of them are printed.\n",
+        ..daemon(Verb::Logs, "logs", &[TARGET, COMMON], "what the daemon logged about a session")
     },
     VerbRow {
         arguments: "PROMPT-ID",
@@ -388,7 +418,7 @@ pub(super) const VERBS: &[VerbRow] = &[
     VerbRow {
         arguments: "[TARGET]",
         words: Words::Target,
-        offer: Offer::Column(3),
+        offer: Offer::Key("sessionId"),
         ..daemon(Verb::Stop, "stop", &[TARGET, COMMON], "end a session")
     },
     VerbRow {
@@ -399,7 +429,7 @@ pub(super) const VERBS: &[VerbRow] = &[
     VerbRow {
         arguments: "[TARGET]",
         words: Words::Target,
-        offer: Offer::Column(3),
+        offer: Offer::Key("sessionId"),
         notes: "With a TARGET, or an option that chooses a session, that session ends; otherwise the daemon does.\n",
         ..daemon(Verb::Shutdown, "shutdown", &[TARGET, COMMON], "end a daemon, or one session")
     },
@@ -490,7 +520,7 @@ mod tests {
         for verb in VERBS {
             let taken = matches!(verb.words, Words::Target | Words::One);
             assert!(taken || verb.offer == Offer::Nothing, "{}", verb.name);
-            assert_eq!(verb.words == Words::Target, matches!(verb.offer, Offer::Column(_)), "{}", verb.name);
+            assert_eq!(verb.words == Words::Target, matches!(verb.offer, Offer::Key(_)), "{}", verb.name);
         }
     }
 

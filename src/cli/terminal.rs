@@ -64,6 +64,15 @@ impl RawMode {
         RawMode::enter(PASTE_ON, PASTE_OFF)
     }
 
+    /// For the whole screen: what is on it comes back at the end, and there is no cursor.
+    ///
+    /// # Errors
+    /// Standard input is no terminal.
+    pub(super) fn for_screen() -> Result<RawMode, Failure> {
+        // Where there is no second screen, at least nothing is left on the only one.
+        RawMode::enter("\x1b[?1049h\x1b[?25l\x1b[H\x1b[J", "\x1b[H\x1b[J\x1b[?25h\x1b[?1049l")
+    }
+
     fn enter(on: &'static str, off: &'static str) -> Result<RawMode, Failure> {
         let failed = |e: rustix::io::Errno| Failure::Local(format!("Cannot set the terminal up: {e}"));
         let mode = RawMode { before: tcgetattr(io::stdin()).map_err(failed)?, on, off };

@@ -3,6 +3,7 @@
 use super::ConfigError;
 use super::table::{Kind, ROWS, Row};
 use crate::files;
+use crate::near;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -67,7 +68,8 @@ pub(super) fn resolve(
     let map = read_file(&path, file.is_some())?;
     for key in map.keys() {
         if !ROWS.iter().any(|row| row.key == key) {
-            return Err(ConfigError::Invalid(format!("{}: unknown key {key:?}", path.display())));
+            let hint = near::hint(key, ROWS.iter().map(|row| row.key));
+            return Err(ConfigError::Invalid(format!("{}: unknown key {key:?}{hint}", path.display())));
         }
     }
     let mut values = BTreeMap::new();

@@ -250,12 +250,12 @@ impl Daemon {
         }
     }
 
-    /// The new process does not do its part, and is to end.
+    /// The new process does not do its part, and is to end. What it has comes back when it has.
     fn call_off(&mut self) {
         if let (Some(successor), Phase::Handing { .. }) = (&self.replacing.successor, &self.phase) {
             log::warn!("process {} does not take over", successor.pid);
             let _ = successor.writer.say(&Said::Off, None);
-            self.tell_all(|| Command::Stay);
+            self.stay();
         }
     }
 
@@ -263,20 +263,21 @@ impl Daemon {
     fn take_back(&mut self) {
         let Some(successor) = self.replacing.successor.take() else { return };
         log::warn!("process {} ended before it had taken over", successor.pid);
-        if !matches!(self.phase, Phase::Handing { .. }) {
-            return;
+        if matches!(self.phase, Phase::Handing { .. }) {
+            self.stay();
         }
+        self.restore_sessions();
+    }
+
+    /// Goes on as if nobody had asked.
+    fn stay(&mut self) {
         self.phase = Phase::Serving;
         self.tell_all(|| Command::Stay);
-        match super::starting::subscribe_to_intake(&self.host, &self.intake.subject, &self.intake_room) {
-            Ok(subscriptions) => self.intake_subscriptions = subscriptions,
-            Err(e) => log::error!("no more sessions can be made over NATS: {e}"),
-        }
+        self.share_intake();
         if let Some(state) = &self.state {
             state.start_again();
             self.host.senders.take_back(state.nonces());
         }
-        self.restore_sessions();
     }
 
     /// Everything has left: the new process has it from now on.
@@ -287,6 +288,8 @@ impl Daemon {
                 log::error!("process {} is gone: {e}", successor.pid);
             }
             self.supervisor.replaced_by(successor.pid);
+            // What was said is still read there; nothing more is heard here.
+            successor.writer.close();
         }
     }
 

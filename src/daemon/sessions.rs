@@ -271,8 +271,8 @@ impl Daemon {
             let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
             Some(Arc::new(stream))
         });
-        let (file, grants) = (saved.file.clone(), saved.grants.clone());
-        let storage = Storage::Saved { file, totals, dispensable, grants, callers };
+        let storage =
+            Storage::Saved { file: saved.file.clone(), totals, dispensable, grants: saved.grants.clone(), callers };
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
         let identity = Arc::new(self.saved_identity(saved)?);
         let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
@@ -369,7 +369,9 @@ impl Daemon {
     /// A session is over: tells those who waited for that.
     pub(super) fn forget(&mut self, instance_id: &InstanceId, reason: &str) {
         let Some(entry) = self.sessions.remove(instance_id) else { return };
-        self.end_children(instance_id);
+        if ![EndReason::ShutDown, EndReason::Replaced].map(EndReason::as_str).contains(&reason) {
+            self.end_children(instance_id);
+        }
         drop(entry.thread);
         self.session_left(&entry.identity.id, reason);
         if let Some(bridge) = &mut self.bridge {

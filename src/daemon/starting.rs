@@ -1,7 +1,7 @@
 //! How the daemon begins: it opens its memory, its connection and its side channel.
 
 use super::peers::Peers;
-use super::replacing::Replacing;
+use super::replacing::{self, Replacing};
 use super::spill_root::{self, SpillRoot};
 use super::{DISCOVERY_LIMITS, Daemon, ENDED_WAITING, Fatal, INTAKE_LIMITS, Phase, TICK, requests};
 use super::{auditing, clients, replacing};

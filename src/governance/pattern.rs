@@ -15,20 +15,32 @@ enum Token {
 
 /// A pattern.
 #[derive(Clone, Debug)]
-pub(crate) struct Pattern(Vec<Token>);
+pub(crate) struct Pattern {
+    tokens: Vec<Token>,
+    /// The text that it begins with, by which most of what does not match is known.
+    beginning: String,
+}
+
+impl From<Vec<Token>> for Pattern {
+    fn from(tokens: Vec<Token>) -> Pattern {
+        let beginning =
+            tokens.iter().map_while(|token| if let Token::Is(c) = token { Some(*c) } else { None }).collect();
+        Pattern { tokens, beginning }
+    }
+}
 
 impl Pattern {
     /// In which `*` stands for any text.
     pub(crate) fn of_commands(text: &str) -> Pattern {
         // Commands have one blank between their words.
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        Pattern(text.chars().map(|c| if c == '*' { Token::Text } else { Token::Is(c) }).collect())
+        text.chars().map(|c| if c == '*' { Token::Text } else { Token::Is(c) }).collect::<Vec<_>>().into()
     }
 
     /// What a text with unknown parts may become.
     #[cfg(test)]
     pub(super) fn becoming(text: &str) -> Pattern {
-        Pattern(text.chars().map(|c| if c == ANY { Token::Text } else { Token::Is(c) }).collect())
+        text.chars().map(|c| if c == ANY { Token::Text } else { Token::Is(c) }).collect::<Vec<_>>().into()
     }
 
     /// In which `**` stands for any text, `*` and `?` for text and a character without a slash.
@@ -43,7 +55,7 @@ impl Pattern {
                 c => Token::Is(c),
             });
         }
-        Pattern(tokens)
+        tokens.into()
     }
 
     /// The text matches for some of what its unknown parts may become.
@@ -58,7 +70,11 @@ impl Pattern {
 
     /// Goes through the text with all places of the pattern at once, which takes no more than their product.
     fn matches(&self, text: &str, surely: bool) -> bool {
-        let tokens = &self.0;
+        let known = text.find(ANY).map_or(text, |at| &text[..at]);
+        if !known.starts_with(&self.beginning) && (known.len() == text.len() || !self.beginning.starts_with(known)) {
+            return false;
+        }
+        let tokens = &self.tokens;
         let end = tokens.len();
         let mut here = vec![false; end + 1];
         let mut next = vec![false; end + 1];

@@ -224,10 +224,10 @@ impl Rule {
     fn may_match(&self, tool: &str, target: &Target) -> bool {
         match (&self.what, target) {
             (What::Every, _) => true,
-            (What::Command(pattern), Target::Command(Ok(script))) => script
-                .commands
-                .iter()
-                .any(|simple| pattern.may_match(&simple.text) || pattern.may_match(&simple.text[simple.base..])),
+            (What::Command(pattern), Target::Command(Ok(script))) => script.commands.iter().any(|simple| {
+                let by_name = simple.base > 0 && pattern.may_match(&simple.text[simple.base..]);
+                by_name || pattern.may_match(&simple.text)
+            }),
             (What::Command(_), Target::Command(Err(Unreadable))) => true,
             (What::Path { patterns, .. }, Target::Path { named, real }) => {
                 let below = |path: &str| format!("{}/{}", path.trim_end_matches('/'), super::shell::ANY);

@@ -22,6 +22,8 @@ use words::Word;
 
 /// Stands in a command for text that is only known when it runs. No command can have this character itself.
 pub(crate) const ANY: char = '\0';
+/// Signs of which each of their names has one.
+const OF_SPECIAL: [char; 2] = ['S', 'P'];
 /// How deep commands may be nested in each other.
 const MAX_DEPTH: u8 = 16;
 /// Variables by which bash runs what they say, or reads its input differently.
@@ -50,6 +52,11 @@ pub(crate) struct Simple {
     pub base: usize,
     /// The program's name is one word that can be read, so that the text up to the first blank is the program.
     pub is_named: bool,
+}
+
+/// The text has the name of such a variable in it.
+fn has_special(text: &str) -> bool {
+    text.contains(OF_SPECIAL) && SPECIAL.iter().any(|special| text.contains(special))
 }
 
 impl Script {
@@ -264,7 +271,7 @@ impl Reader<'_> {
     fn assign(&mut self, word: &Word) -> Read<()> {
         self.script.does_more = true;
         let name = &word.text[..word.value_at.unwrap_or_default()];
-        if name.starts_with("ENV=") || SPECIAL.iter().any(|special| name.contains(special)) {
+        if name.starts_with("ENV=") || has_special(name) {
             return Err(Unreadable);
         }
         Ok(())

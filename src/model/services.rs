@@ -120,7 +120,8 @@ impl Services {
     /// What is wrong with the user's files, one line each.
     pub(crate) fn problems(&self) -> Vec<String> {
         let shared = &self.shared;
-        [shared.settings.problems(), shared.models.problems(), shared.credentials.problems()].concat()
+        let project = self.project.as_ref().map(ConfigFile::problems).unwrap_or_default();
+        [shared.settings.problems(), project, shared.models.problems(), shared.credentials.problems()].concat()
     }
 
     fn settings(&self) -> Arc<Settings> {

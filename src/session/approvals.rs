@@ -53,6 +53,11 @@ struct Approval {
 }
 
 impl Approvals {
+    /// How many calls wait for one.
+    pub(super) fn count(&self) -> usize {
+        self.open.len()
+    }
+
     /// As `questions` lists them, oldest first.
     pub(super) fn list(&self) -> impl Iterator<Item = Value> {
         self.open.iter().map(|approval| {

@@ -26,14 +26,13 @@ impl<W: Wire> Session<W> {
     /// Goes on after a crash: what was begun is gone on with, or closed if that is not wanted; what had only been accepted
     /// waits for its turn. Returns a reason to end at once.
     pub(super) fn take_up(&mut self, unfinished: Unfinished, callers: &Callers) -> Option<EndReason> {
-        let said = unfinished.said();
+        let (said, handed_over) = (unfinished.said(), unfinished.was_handed_over());
         let calls_waiting = unfinished.waiting_calls();
         let Unfinished { waiting, interrupted, intents, questions, approvals, aborted, .. } = unfinished;
         self.audit_resumed(interrupted.iter().chain(&waiting));
         let answered =
             matches!(self.memory.messages().last().map(|m| &**m), Some(Message::Assistant(last)) if last.is_final());
         let exhausted = |accepted: &Accepted| !accepted.handed_over && accepted.continued + 1 >= MAX_INTERRUPTIONS;
-        let handed_over = interrupted.first().is_some_and(|first| first.handed_over);
         // A run that nobody waits for any more, though somebody did, is over.
         let first = interrupted.first().or(waiting.first());
         // Made once for each, because a reply that is not used ends all the same.

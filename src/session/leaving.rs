@@ -65,11 +65,12 @@ impl<W: Wire> Session<W> {
         let bound = self.queue.iter().any(|prompt| prompt.reply.ends_with_host());
         let quiet = match &self.running {
             None => true,
-            // A question waits for people, who need not wait for it.
+            // Questions and approvals wait for people, who need not wait for them.
             Some(running) => {
                 !running.reply.ends_with_host()
                     && running.compaction.is_none()
-                    && (leaving.gate.is_some() || running.batch > 0 && running.batch == self.askers.len())
+                    && (leaving.gate.is_some()
+                        || running.batch > 0 && running.batch == self.askers.len() + self.approvals.count())
             }
         };
         if quiet && !bound {

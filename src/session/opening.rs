@@ -109,8 +109,6 @@ impl<W: Wire> Session<W> {
                     self.memory.set_count(usize::try_from(messages).unwrap_or(usize::MAX));
                     return Ok(None);
                 }
-                // Whatever the last process had started is still running, and would go on unseen.
-                kill_leftovers(&self.identity);
                 let deadline = Instant::now() + LAST_CHILDREN;
                 let woken = loop {
                     match self.memory.wake() {
@@ -120,6 +118,10 @@ impl<W: Wire> Session<W> {
                         woken => break woken?,
                     }
                 };
+                // Whatever the last process had started may still be running, and would go on unseen.
+                if !woken.as_ref().is_some_and(|(_, unfinished)| unfinished.was_handed_over()) {
+                    kill_leftovers(&self.identity);
+                }
                 if let Some((restored, unfinished)) = woken {
                     self.stats.restore_usage(&restored.usage);
                     return Ok(Some((Box::new(unfinished), callers)));

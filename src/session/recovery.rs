@@ -224,6 +224,11 @@ impl Unfinished {
         }
     }
 
+    /// The process before has left the prompt that is worked on to this one, and nothing of its own running.
+    pub(super) fn was_handed_over(&self) -> bool {
+        self.interrupted.first().is_some_and(|first| first.handed_over)
+    }
+
     /// What the model has said to the interrupted prompt, without what is void.
     pub(super) fn said(&self) -> String {
         self.said.iter().map(|(_, text)| text.as_str()).collect()

@@ -1,12 +1,15 @@
 """`--replace`: a new process takes the place of the old one, and callers notice nothing."""
 
 
+import signal
+
 import pytest
 
 from support.agents import prompt
 from support.bridge import Bridge
 from support.bus import VOID
 from support.model_script import Gate, Stall, ToolCall
+from support.nats_server import free_port
 from support.waiting import eventually
 
 
@@ -214,3 +217,84 @@ def test_again_and_again(daemon, model):
         model.script(f"answer {number}")
         assert daemon.prompt("s", "y").text() == f"answer {number}"
     assert daemon.inspect("s")["messages"] == 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_new_process_ends_before_it_has_everything(daemon, model, number):
+    """The old one takes back what had left, and goes on with all of it."""
+    gate = Gate()
+    model.script("idle", ["One. ", gate, ToolCall("ls", {})])
+    daemon.session("idle", "x").text()
+    stream = daemon.session("s", "go")
+    stream.until("One. ")
+    old = daemon.begin_replacing()
+    daemon.wait_log("takes over")
+    # The idle session has left.
+    eventually(lambda: daemon.session_socket("idle").exists(), "the new process has a session")
+    daemon.signal(number)
+    daemon.wait_exit()
+    daemon.process = old
+    daemon.wait_log("ended before it had taken over")
+    model.script("more", "there")
+    gate.open()
+    assert stream.text() == "One. more"
+    assert daemon.prompt("idle", "y").text() == "there"
+    assert sorted(daemon.session_ids()) == ["idle", "s"]
+    # And it can be tried again.
+    daemon.replace()
+    assert sorted(daemon.session_ids()) == ["idle", "s"]
+
+
+def test_the_old_process_ends_in_the_middle(daemon, model):
+    """The new one has what had left, and takes up the rest as after a crash."""
+    model.script("idle", ["half", Stall()])
+    daemon.session("idle", "x").text()
+    stream = daemon.session("s", "go")
+    stream.until("half")
+    old = daemon.begin_replacing()
+    daemon.wait_log("takes over")
+    model.script("half and end")
+    old.kill()
+    daemon.wait_log("took over")
+    assert stream.text() == "halfhalf and end"
+    assert sorted(daemon.session_ids()) == ["idle", "s"]
+
+
+def test_the_broker_moves_with_it(new_daemon, own_bus, model):
+    """Clients of NATS see one reconnect, and the answer that was on its way comes whole."""
+    port = free_port()
+    daemon = new_daemon(bus=None)
+    del daemon.config["server"]
+    daemon.config["listen"] = f"127.0.0.1:{port}"
+    daemon.spawn()
+    daemon.wait_log("intake registered")
+    daemon.bus = own_bus(f"nats://127.0.0.1:{port}")
+    gate, log = Gate(), daemon.cwd / "log"
+    model.script(["One. ", gate, echo("one", log)], "End.")
+    stream = daemon.session("s", "go")
+    stream.until("One. ")
+    old = daemon.begin_replacing()
+    daemon.wait_log("takes over")
+    gate.open()
+    replaced(daemon, old)
+    assert stream.text() == "One. End." and stream.restarts == []
+    daemon.wait_ready()
+    model.script("again")
+    assert daemon.prompt("s", "more").text() == "again"
+    assert log.read_text() == "one\n"
+
+
+def test_an_abort_at_the_gate_counts(daemon, model):
+    """While a session leaves it still does what it is told."""
+    gate = Gate()
+    model.script(["One. ", gate, ToolCall("ls", {})], "never")
+    stream = daemon.session("s", "go")
+    stream.until("One. ")
+    old = daemon.begin_replacing()
+    daemon.wait_log("takes over")
+    with Bridge(daemon.session_socket("s", old.pid)) as client:
+        client.ask("abort")
+    assert stream.failure().word == "aborted"
+    gate.open()
+    replaced(daemon, old)
+    assert len(model.requests) == 1 and daemon.session_ids() == ["s"]

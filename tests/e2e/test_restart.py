@@ -8,22 +8,8 @@ import pytest
 from support import proc
 from support.bridge import Bridge
 from support.model_script import Gate, ToolCall
+from support.session_files import kill, messages
 from support.waiting import eventually
-
-
-def kill(daemon):
-    daemon.signal(signal.SIGKILL)
-    daemon.wait_exit()
-
-
-def entries(daemon):
-    """The lines of the only session file."""
-    (path,) = daemon.session_files()
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def messages(daemon):
-    return [entry["message"] for entry in entries(daemon) if entry["type"] == "message"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -17,13 +17,16 @@ const END: &[u8] = b"\"}";
 
 /// The SHA-256 of bytes, in hexadecimal digits.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
+    digits(bytes).into_iter().map(char::from).collect()
+}
+
+fn digits(bytes: &[u8]) -> [u8; HASH] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(HASH);
-    for byte in digest(&SHA256, bytes).as_ref() {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    let mut digits = [0; HASH];
+    for (two, byte) in digits.chunks_exact_mut(2).zip(digest(&SHA256, bytes).as_ref()) {
+        two.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
-    text
+    digits
 }
 
 /// Something to be written down.
@@ -99,8 +102,8 @@ pub(super) fn read(line: &[u8]) -> Option<Line<'_>> {
     let (body, end) = line.split_at_checked(line.len().checked_sub(OWN.len() + HASH + END.len())?)?;
     let hash = end.strip_prefix(OWN)?.strip_suffix(END)?;
     let (prev, rest) = body.strip_prefix(PREV)?.split_at_checked(HASH)?;
-    let digits = rest.strip_prefix(SEQ)?;
-    let length = digits.iter().position(|byte| !byte.is_ascii_digit())?;
-    let seq = std::str::from_utf8(&digits[..length]).ok()?.parse().ok()?;
-    (sha256(body).as_bytes() == hash).then_some(Line { prev, seq, hash })
+    let number = rest.strip_prefix(SEQ)?;
+    let length = number.iter().position(|byte| !byte.is_ascii_digit())?;
+    let seq = std::str::from_utf8(&number[..length]).ok()?.parse().ok()?;
+    (digits(body) == hash).then_some(Line { prev, seq, hash })
 }

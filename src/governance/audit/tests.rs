@@ -107,14 +107,14 @@ fn lines_that_are_gone_doubled_or_moved_are_found() {
     assert_eq!(verify(dir.path(), &[]).expect("it fits").last, 7);
     let last = seen(&heads[5]);
     assert_eq!(
-        unfit(dir.path(), &[last.clone()]),
+        unfit(dir.path(), std::slice::from_ref(&last)),
         "head 8 of 2026-11-01T00:00:00.000Z: the log ends with line 7: its end was cut off"
     );
     // The same cut in the middle of a line.
     std::fs::write(&path, &whole[..whole.len() - 5]).expect("it is written");
     let torn = verify(dir.path(), &[]).expect("it fits");
     assert!(torn.torn > 100 && torn.last == 7);
-    assert!(matches!(verify(dir.path(), &[last.clone()]), Err(Unfit::Head { seq: 8, .. })));
+    assert!(matches!(verify(dir.path(), std::slice::from_ref(&last)), Err(Unfit::Head { seq: 8, .. })));
     // A log that was written anew from there on.
     let mut files = LogFiles::open(dir.path()).expect("it opens");
     files.append(&[Record::new("gate", Map::new())]).expect("it is written");

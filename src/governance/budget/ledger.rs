@@ -135,42 +135,39 @@ impl Ledger {
         payer: Payer<'_>,
         most: impl FnOnce(&Spent) -> Amounts,
     ) -> Result<(Reservation, Spent), Refused> {
-        let day = self.today();
-        self.with(|ledger, state| {
-            let spent = state.balances.spent(payer.session, payer.prompt, &day);
+        self.with(|state, day| {
+            let spent = state.balances.spent(payer.session, payer.prompt, day);
             let most = most(&spent);
             if let Some(exceeded) = payer.budgets.exceeded(&spent, most) {
                 return Err(Refused::Exceeded(exceeded));
             }
             let id = ids::hex16();
             let (session, prompt) = (payer.session.to_owned(), payer.prompt.to_owned());
-            let pending = Pending { id: id.clone(), day: day.clone(), session, prompt, at: now_ms() / 1000, most };
+            let pending = Pending { id: id.clone(), day: day.to_owned(), session, prompt, at: now_ms() / 1000, most };
             state.append(Line::Reserve(pending))?;
-            ledger.keep_short(state);
-            let spent = state.balances.spent(payer.session, payer.prompt, &day);
+            self.keep_short(state);
+            let spent = state.balances.spent(payer.session, payer.prompt, day);
             Ok((Reservation { id, file: state.file.clone(), most }, spent))
         })
     }
 
     /// Says what a reservation came to. Returns what is spent now. If that cannot be written, all of it stays spent.
     pub(crate) fn settle(&self, payer: Payer<'_>, reservation: &Reservation, spent: Amounts) -> Option<Spent> {
-        let day = self.today();
-        let settled = self.with(|_, state| {
+        let settled = self.with(|state, day| {
             state.append(Line::Settle { id: reservation.id.clone(), spent })?;
-            Ok(state.balances.spent(payer.session, payer.prompt, &day))
+            Ok(state.balances.spent(payer.session, payer.prompt, day))
         });
         settled.map_err(|e: Refused| log::warn!("a reservation stays spent: {e}")).ok()
     }
 
     /// What was spent in a session so far.
     pub(crate) fn spent(&self, payer: Payer<'_>) -> Option<Spent> {
-        let day = self.today();
-        self.with(|_, state| Ok(state.balances.spent(payer.session, payer.prompt, &day))).ok()
+        self.with(|state, day| Ok(state.balances.spent(payer.session, payer.prompt, day))).ok()
     }
 
     /// The session is over.
     pub(crate) fn forget(&self, session: &str) {
-        let ended = self.with(|_, state| state.append(Line::End { session: session.to_owned() }).map_err(Refused::Io));
+        let ended = self.with(|state, _| state.append(Line::End { session: session.to_owned() }).map_err(Refused::Io));
         if let Err(e) = ended {
             log::debug!("the ledger remembers a session that is over: {e}");
         }
@@ -188,18 +185,19 @@ impl Ledger {
     }
 
     /// Does something with the ledger as it is now, while nobody else does.
-    fn with<T>(&self, work: impl FnOnce(&Ledger, &mut State) -> Result<T, Refused>) -> Result<T, Refused> {
+    fn with<T>(&self, work: impl FnOnce(&mut State, &str) -> Result<T, Refused>) -> Result<T, Refused> {
+        let today = self.today();
         let mut guard = lock(&self.state);
         let state = match &mut *guard {
             Some(state) => state,
             none => none.insert(State::open(&self.folder)?),
         };
         state.lock()?;
-        let done = state.catch_up(&self.folder).map_err(Refused::Io).and_then(|()| work(self, state));
+        let done = state.catch_up(&self.folder).map_err(Refused::Io).and_then(|()| work(state, &today));
         // It cannot fail for a lock that is held.
         let _ = flock(&state.lock, FlockOperation::Unlock);
-        let today = self.today();
-        *lock(&self.shown) = (today.clone(), state.balances.on_day(&today));
+        let spent = state.balances.on_day(&today);
+        *lock(&self.shown) = (today, spent);
         done
     }
 

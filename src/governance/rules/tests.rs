@@ -152,22 +152,23 @@ fn what_rules_cost() {
     list.push(json!({"tool": "write", "path": "/etc/**", "do": "deny"}));
     let rules = rules(json!(list), Effect::Allow).expect("they are rules");
     let path = Path::new("/srv/project/src/main.rs");
+    // Of many rounds the quickest, as others use the machine as well.
+    let quickest = |what: &str, decide: &dyn Fn() -> Decision| {
+        let round = || {
+            let begun = std::time::Instant::now();
+            (0..100).for_each(|_| assert_eq!(decide().effect, Effect::Allow));
+            begun.elapsed() / 100
+        };
+        println!("{:?}  {what}", (0..100).map(|_| round()).min().expect("there are some"));
+    };
     for command in [
         "ls",
         "cd /srv/project && cargo test --all -- --nocapture 2>&1 | tail -40",
         "for f in src/*.rs; do wc -l \"$f\"; done",
     ] {
-        let begun = std::time::Instant::now();
-        for _ in 0..2000 {
-            assert_eq!(rules.decide("bash", &Target::command(command, None)).effect, Effect::Allow);
-        }
-        println!("{:>8.1} us  bash {command}", begun.elapsed().as_secs_f64() * 500.0);
+        quickest(command, &|| rules.decide("bash", &Target::command(command, None)));
     }
-    let begun = std::time::Instant::now();
-    for _ in 0..2000 {
-        assert_eq!(rules.decide("write", &Target::path(path, path)).effect, Effect::Allow);
-    }
-    println!("{:>8.1} us  write {}", begun.elapsed().as_secs_f64() * 500.0, path.display());
+    quickest("write", &|| rules.decide("write", &Target::path(path, path)));
 }
 
 #[test]

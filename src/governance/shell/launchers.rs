@@ -1,7 +1,7 @@
 //! Commands that run other commands, and those that change what others mean.
 
 use super::words::Word;
-use super::{ANY, MAX_DEPTH, Read, Reader, SPECIAL, Unreadable};
+use super::{ANY, MAX_DEPTH, Read, Reader, Unreadable, has_special};
 
 /// A program whose operands are a command.
 struct Launcher {
@@ -127,7 +127,7 @@ impl Reader<'_> {
     pub(super) fn command(&mut self, words: &[Word]) -> Read<()> {
         self.script.push(words);
         let name = &words[0];
-        if !name.is_known() || words.iter().any(|word| SPECIAL.iter().any(|special| word.text.contains(special))) {
+        if !name.is_known() || words.iter().any(|word| has_special(&word.text)) {
             return Err(Unreadable);
         }
         let base = name.text.rsplit('/').next().unwrap_or_default();

@@ -14,7 +14,8 @@ from pathlib import Path
 from .daemon import BINARY as DAEMON
 from .waiting import DEADLINE
 
-HEADER = "PID\tIDLE\tSESSION\tNAME\tCWD\tSOCKET"
+HEADER = "SESSION"
+"""The first column of the table of sessions."""
 BINARY = os.environ.get("NATS_PI_BRIDGE_CLI") or str(Path(DAEMON).with_name("pi-bridge"))
 
 

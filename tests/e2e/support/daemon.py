@@ -290,8 +290,8 @@ class Daemon:
         """The daemon's own socket of the side channel."""
         return self.bridge_dir / f"pi-{self.pid}.sock"
 
-    def session_socket(self, session_id):
-        return self.bridge_dir / f"pi-{self.pid}-{session_id}.sock"
+    def session_socket(self, session_id, pid=None):
+        return self.bridge_dir / f"pi-{pid or self.pid}-{session_id}.sock"
 
     # The process.
 

@@ -47,7 +47,7 @@ fn reservations_count_until_they_are_settled_and_over_restarts() {
     drop((ledger, second));
     let third = Ledger::new(folder);
     assert_eq!(spent(&third, two), [100, 130, 140]);
-    third.with(|ledger, state| Ok(state.rewrite(&ledger.folder)?)).expect("it is written anew");
+    third.with(|state, _| Ok(state.rewrite(&third.folder)?)).expect("it is written anew");
     assert_eq!(spent(&third, two), [100, 130, 140]);
     third.settle(two, &open, NONE);
     third.settle(two, &open, NONE);
