@@ -4,7 +4,7 @@ use super::peers::Peers;
 use super::replacing::{self, Replacing};
 use super::spill_root::{self, SpillRoot};
 use super::{DISCOVERY_LIMITS, Daemon, ENDED_WAITING, Fatal, INTAKE_LIMITS, Phase, TICK, requests};
-use super::{auditing, clients, replacing};
+use super::{auditing, clients};
 use crate::broker::{Broker, sockets};
 use crate::config::{self, BrokerPlan, Config};
 use crate::governance::budget::Ledger;
