@@ -5,6 +5,7 @@
 //!
 //! One call goes: `parse` by the `table` -> `resolve` the target in the `registry` -> `request` -> `connection`.
 
+mod activity;
 mod answer;
 mod attach;
 mod completions;
@@ -19,9 +20,12 @@ mod registry;
 mod request;
 mod resolve;
 mod stream;
+mod style;
 mod table;
 mod target;
+mod terminal;
 
+use attach::{Next, Place};
 use connection::{Connection, Deadline, Record};
 use directory::Environment;
 use failure::Failure;
@@ -90,8 +94,35 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
     let target = resolve::resolve(invocation, &directory, deadline)?;
     let mut connection = Connection::open(&target.socket, deadline)?;
     match request {
-        None => attach::run(connection, target.session, timeout),
+        None => attach(invocation, connection, target, &directory, timeout),
         Some(request) => exchange(invocation, &mut connection, &target, request, deadline),
+    }
+}
+
+/// Shows a session, and others that the person goes on to.
+fn attach(
+    invocation: &Invocation,
+    mut connection: Connection,
+    mut target: Target,
+    directory: &std::path::Path,
+    timeout: Option<std::time::Duration>,
+) -> Result<(), Failure> {
+    loop {
+        let place = Place { directory: directory.to_path_buf(), socket: target.socket, session: target.session };
+        let again = place.clone();
+        let next = match attach::run(connection, place, invocation.has(Flag::Plain), timeout)? {
+            Next::GoOn | Next::Leave => return Ok(()),
+            Next::Switch(next) => next,
+        };
+        let deadline = Deadline::after(timeout);
+        target = match resolve::by_word(directory, &next, deadline) {
+            Ok(target) => target,
+            Err(why) => {
+                eprintln!("{why}");
+                Target { socket: again.socket, session: again.session, of_daemon: None }
+            }
+        };
+        connection = Connection::open(&target.socket, deadline)?;
     }
 }
 

@@ -13,6 +13,7 @@ use crate::broker::sockets::{self, Owner};
 use crate::broker::{BrokerAuth, BrokerOptions};
 use crate::contract::session::{OnRestart, Unattended};
 use crate::event_log;
+use crate::governance::audit::Audit;
 use crate::governance::budget::{Budgets, Ledger};
 use crate::governance::rules::Rules;
 use crate::model::{OauthEndpoints, ThinkingLevel};
@@ -94,6 +95,8 @@ pub(crate) struct Config {
     pub bash_timeout: Option<Duration>,
     /// What tools are confined to.
     pub sandbox: Arc<Sandbox>,
+    /// Everything that is decided and done is recorded.
+    pub audit: bool,
     /// What may be spent; a session may have less.
     pub budgets: Budgets,
     /// Where it is kept what is spent; private to this owner.
@@ -138,12 +141,18 @@ impl Config {
         UserFolders { agent_dir: self.agent_dir.clone(), home: self.home.clone() }
     }
 
+    /// Where the audit log is.
+    pub(crate) fn audit_dir(&self) -> PathBuf {
+        self.state_dir.join("audit")
+    }
+
     /// The settings that sessions share.
-    pub(crate) fn session_options(&self, ledger: Arc<Ledger>) -> SessionOptions {
+    pub(crate) fn session_options(&self, ledger: Arc<Ledger>, audit: Option<Arc<Audit>>) -> SessionOptions {
         SessionOptions {
             max_queue: self.max_queue,
             event_log: self.event_log.clone(),
             question_timeout: self.question_timeout,
+            audit,
             approval_timeout: self.approval_timeout,
             unattended: self.unattended,
             ledger: Some(ledger),
@@ -556,6 +565,7 @@ impl Settings {
             broker,
             agent_dir: self.absolute("agentDir")?.unwrap_or_default(),
             oauth_refresh,
+            audit: self.text("audit") == Some("true"),
             budgets,
             budget_dir: budget_dir.unwrap_or_else(|| state_dir.join("budgets")),
             state_dir,

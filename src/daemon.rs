@@ -4,6 +4,7 @@
 //! order when it is told to stop. It never waits for a session.
 
 mod agents;
+mod auditing;
 mod children;
 mod clients;
 mod drain;
@@ -24,6 +25,7 @@ use crate::contract::reply::Reply;
 use crate::contract::request::Page;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::governance::audit::Audit;
 use crate::governance::budget::{Ledger, Spent};
 use crate::model::Services;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
@@ -167,6 +169,7 @@ struct Daemon {
     /// Leave to work on prompts.
     slots: Arc<Slots>,
     ledger: Arc<Ledger>,
+    audit: Option<Arc<Audit>>,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
     signals: Receiver<i32>,
@@ -511,6 +514,9 @@ impl Daemon {
     fn close(mut self) {
         self.peers.leave();
         drop(self.bridge.take());
+        if let Some(audit) = &self.audit {
+            auditing::end(audit);
+        }
         self.connection.close(CLOSE_TIMEOUT);
         self.host.senders.hand_over();
         self.say_done();

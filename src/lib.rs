@@ -70,6 +70,7 @@
 //! | `history`, `reply-late`, `oauth`, `auth-lock` | one piece of work that may wait | a disk, a caller that reconnects, a token endpoint | done |
 //! | `handover` | the socket over which another process may take over, or the one to that process | accept, read | told to stop |
 //! | `sweep` | folders that a dead daemon left behind | a disk | done |
+//! | `audit` | the audit log, if there is one | a channel | no session and no daemon has it any more |
 //! | `image`, `walk` | one picture or tree that is looked at | nothing can interrupt a decoder, so that who cancels does not wait | done, or at the next step |
 //! | `broker-*` | one client of the embedded server | poll(2) | that client is gone |
 //!
@@ -82,8 +83,10 @@
 //!
 //! # The gate
 //!
-//! A turn neither calls the model again nor runs a tool before its session's actor said yes (`Session::judge`). Limits and the
-//! durable record of the intent are therefore in one place: no tool runs unless the yes is on disk. Where something may be
+//! A turn neither calls the model again nor runs a tool before its session's actor said yes (`Session::judge`). Limits, rules
+//! and the durable record of the intent are therefore in one place: no tool runs unless the yes is on disk. The verdict on an
+//! answer's calls is one for each: it runs, it is denied with the reason as data ([`contract::denial`]), or its thread waits for
+//! an approval, which the actor settles once (`session/approvals.rs`) while the other calls run. Where something may be
 //! spent only in part, no request is sent either before what it may take is reserved in the ledger ([`governance::budget`]).
 //!
 //! # What is absent
@@ -109,6 +112,9 @@
 //! | a control verb | `contract/control.rs`; how it is done: `session/commands.rs`; how it is written: `service/control.rs`, `socket/requests.rs` |
 //! | an error code | `contract/error.rs`; its golden test: `tests/e2e/test_error_codes.py` |
 //! | an event | `contract/event.rs` |
+//! | a line of the audit log | `session/auditing.rs`, `daemon/auditing.rs`; what it means: `config/SETTINGS.md` |
+//! | what a rule can match | `governance/rules.rs`; what it goes by is found out in `turn/calls.rs` |
+//! | a program that runs others | `governance/shell/launchers.rs`, and a line in the table of its tests |
 //! | a setting | a row in `config/table.rs`, the field where it is used, `config/SETTINGS.md` |
 //! | a wire | a room beside `service` that implements `contract::wire::Wire` |
 #![deny(unsafe_code)]
@@ -136,6 +142,7 @@ mod log_buffer;
 mod model;
 #[expect(clippy::disallowed_methods, reason = "it stands alone, and is handed the function that reads files")]
 pub mod nats;
+mod near;
 mod prompt;
 mod quota;
 mod service;

@@ -5,6 +5,7 @@
 
 mod approvals;
 mod asking;
+mod auditing;
 mod budget;
 mod commands;
 mod continuing;
@@ -33,6 +34,7 @@ use crate::contract::reply::Reply;
 use crate::contract::session::{SessionIdentity, SessionStats, Unattended, state};
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
+use crate::governance::audit::Audit;
 use crate::governance::budget::Ledger;
 use crate::model::Services;
 use crate::quota::SessionQuota;
@@ -46,6 +48,7 @@ use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{SessionSecrets, Settled, Step, TurnOptions};
 use approvals::Approvals;
 use asking::Asker;
+use auditing::Arguments;
 use budget::Spending;
 use crossbeam_channel::{Receiver, never, select};
 use leaving::Leaving;
@@ -83,6 +86,8 @@ pub(crate) struct SessionOptions {
     pub event_log: event_log::Settings,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
+    /// Where everything is recorded that is decided and done, if it is.
+    pub audit: Option<Arc<Audit>>,
     /// How long approvals wait for somebody; `None` = no limit.
     pub approval_timeout: Option<Duration>,
     /// What becomes of an approval that nobody sees.
@@ -167,6 +172,7 @@ struct Session<W> {
     follow_up: Waiting,
     running: Option<Running>,
     spending: Spending,
+    arguments: Arguments,
     /// Ids of the messages that the turn was given and that are not yet in the transcript.
     taken: VecDeque<String>,
     idle_since: Instant,
@@ -222,7 +228,7 @@ impl<W: Wire> Session<W> {
             Some(_) | None => 0,
         };
         let last_seq = restarts.saturating_mul(EVENTS_PER_START);
-        let sandbox = parts.identity.sandbox.clone();
+        let sandbox = parts.stats.settings().sandbox;
         let runner = Runner::new(
             parts.identity.instance_id.to_string(),
             sandbox,
@@ -257,6 +263,7 @@ impl<W: Wire> Session<W> {
             memory: Memory::default(),
             state: parts.state,
             spending: Spending::default(),
+            arguments: Arguments::default(),
             taken: VecDeque::new(),
             idle_since: Instant::now(),
             context_tokens: 0,
@@ -274,6 +281,8 @@ impl<W: Wire> Session<W> {
     fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
         self.stats.set_listeners(self.listeners.len());
         self.show_spent();
+        let begins = if matches!(storage, Storage::Saved { .. }) { "session_restored" } else { "session_created" };
+        self.audit_session(begins);
         match (self.open(storage), first) {
             (Ok(unfinished), first) => {
                 self.announce();
@@ -418,6 +427,9 @@ impl<W: Wire> Session<W> {
     fn note(&mut self, event: AgentEvent) {
         log::trace!("session {}: {}", self.identity.id, event.name());
         self.stats.touch();
+        if let AgentEvent::ToolExecutionEnd { id, name, content, is_error, duration_ms, sandbox, .. } = &event {
+            self.audit_result((id, name), content, *is_error, (*duration_ms, sandbox.as_ref()));
+        }
         match &event {
             // What only shows that the turn is interrupted is not told, as it is gone on with.
             AgentEvent::MessageEnd(message) if self.is_void(message) => return,

@@ -1,5 +1,7 @@
 //! What the process sets up before it serves: the log, limits, signals.
 
+mod audit;
+
 use crate::config::{self, Config};
 use crate::daemon::Fatal;
 use crate::model::{Model, Services};
@@ -32,6 +34,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         return runner::serve();
     }
     let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    if arguments.first().is_some_and(|first| first == "audit") {
+        return audit::run(arguments.into_iter().skip(1).collect(), environment.collect());
+    }
     match config::from_command_line(arguments, environment.collect()) {
         Ok(config::Command::Print(text)) => print!("{text}"),
         Ok(config::Command::Check(config)) => {

@@ -31,6 +31,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 pub(crate) use secrets::{SecretTable, SessionSecrets};
 use serde_json::{Map, Value};
 use spending::Requests;
+use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -74,8 +75,8 @@ pub(crate) enum Step {
 pub(crate) enum Action {
     /// To ask the model again.
     Model,
-    /// To send a request to the model, which may take so much. The last thing that is asked before it is sent.
-    Request(Most),
+    /// To send a request to this model, which may take so much. The last thing that is asked before it is sent.
+    Request(Arc<Model>, Most),
     /// To hand the first words of the answer to somebody who could be reached after a restart, and would hear them twice.
     Speak,
     /// To run these.
@@ -98,13 +99,19 @@ pub(crate) enum Verdict {
 }
 
 /// A call that a turn asks leave for.
-#[derive(Debug)]
 pub(crate) struct ToolCall {
     pub id: String,
     pub tool: String,
     pub arguments: Arc<Map<String, Value>>,
     /// What it is about, where that matters.
     pub target: Target,
+}
+
+/// Without what a model said, which is in no log.
+impl fmt::Debug for ToolCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.tool, self.id)
+    }
 }
 
 /// What becomes of a call.

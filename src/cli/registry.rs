@@ -108,6 +108,13 @@ pub(super) fn read(bridge_directory: &Path, all: bool) -> Result<Vec<Row>, Failu
     Ok(rows.into_iter().map(|(_, _, row)| row).collect())
 }
 
+/// The names and ids of what is registered, for completion.
+pub(super) fn names(bridge_directory: &Path) -> Vec<String> {
+    let rows = read(bridge_directory, false).unwrap_or_default();
+    let texts = rows.iter().flat_map(|row| [row.text("sessionName"), row.text("sessionId")]).flatten();
+    texts.map(str::to_string).collect()
+}
+
 /// The rows as a table with a header, tabs between columns.
 pub(super) fn table<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
     let mut out = String::from("PID\tIDLE\tSESSION\tNAME\tCWD\tSOCKET\n");

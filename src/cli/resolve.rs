@@ -7,6 +7,7 @@ use super::parse::Invocation;
 use super::registry::{self, Row};
 use super::table::{Flag, Verb, Words};
 use super::target::{self, Choice, Filter};
+use crate::near;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -130,6 +131,54 @@ pub(super) fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadl
                 None => none(),
             },
         },
+    }
+}
+
+/// The session that a person names while attached to another one.
+///
+/// # Errors
+/// There is no such session, or there are several.
+pub(super) fn by_word(directory: &Path, word: &str, deadline: Deadline) -> Result<Target, Failure> {
+    let rows = registry::read(directory, false)?;
+    let filter = Filter { word: Some(word.to_string()), ..Filter::default() };
+    match target::session(&rows, &filter) {
+        Choice::One(row) => Ok(Target::of(row)),
+        Choice::Several(rows) => {
+            let names: Vec<&str> = rows.iter().filter_map(|row| row.text("sessionId")).collect();
+            Err(Failure::Local(format!("There are several such sessions: {}", names.join(", "))))
+        }
+        Choice::None => match unregistered(&rows, &filter, deadline)? {
+            Some(target) => Ok(target),
+            None => Err(no_such_session(&rows, word)),
+        },
+    }
+}
+
+/// There is no session of that name; those that resemble it are told.
+fn no_such_session(rows: &[Row], word: &str) -> Failure {
+    let names = rows.iter().flat_map(|row| [row.text("sessionName"), row.text("sessionId")]).flatten();
+    Failure::Local(format!("No such session: {word}{} (see pi-bridge list)", near::hint(word, names)))
+}
+
+/// What is registered of a session that was there before.
+pub(super) enum Found {
+    Session(Target),
+    /// A daemon is there, and it does not have the session.
+    OnlyDaemon,
+    Nothing,
+}
+
+/// Looks for the session of this id again.
+pub(super) fn again(directory: &Path, id: &str, deadline: Deadline) -> Found {
+    let rows = registry::read(directory, false).unwrap_or_default();
+    if let Some(row) = rows.iter().find(|row| row.text("sessionId") == Some(id)) {
+        return Found::Session(Target::of(row));
+    }
+    let filter = Filter { session: Some(id.to_string()), ..Filter::default() };
+    match (target::daemon(&rows, &Filter::default()), unregistered(&rows, &filter, deadline)) {
+        (_, Ok(Some(target))) => Found::Session(target),
+        (Choice::One(_), Ok(None)) => Found::OnlyDaemon,
+        _ => Found::Nothing,
     }
 }
 

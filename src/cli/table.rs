@@ -33,6 +33,7 @@ pub(super) enum Flag {
     Thinking,
     MaxLifetime,
     From,
+    Plain,
     Help,
 }
 
@@ -121,6 +122,7 @@ pub(super) const FLAGS: &[FlagRow] = &[
         .offer(Offer::OneOf(&["off", "minimal", "low", "medium", "high", "xhigh", "max"])),
     valued(Flag::MaxLifetime, &["--max-lifetime"], "SECONDS", "lifetime, 0 = no end"),
     valued(Flag::From, &["--from"], "NAME", "what you want to be called in lists"),
+    switch(Flag::Plain, &["--plain"], "plain lines: no line editor, no formatting, nothing that moves"),
     switch(Flag::Help, &["--help", "-h"], "print this, then exit"),
 ];
 
@@ -263,13 +265,15 @@ Shows the session's answers as they come, its tool calls, tokens and cost. What 
 session is idle, and steers it when it is busy. Questions are asked in place: answer with the number of an
 option, several as 1,3, or with a text of your own.
 
-  /follow TEXT   after the current work          /abort   end the current work
-  /steer TEXT    also while a question is open   /skip    leave a part of a question without an answer
-  /reject        answer a question with no       /quit    leave; the session goes on
-  Ctrl-C         end the current work; twice, or when idle: leave
-  Ctrl-D         leave        Ctrl-R   show again what you have typed so far
+  /help          all commands                    /follow TEXT   after the current work
+  /model, /thinking, /name, /compact             change the session
+  /queue, /cost, /output N                       what waits, what was used, all of a tool's output
+  /abort, Ctrl-C end the current work; Ctrl-C twice, or when idle: leave
+  /stop          end the session                 /quit, Ctrl-D  leave; the session goes on
 
-Other lines that begin with / are commands of the session.
+The line is edited with readline's keys; Tab completes, Ctrl-R searches, Alt-Enter begins another line. A pasted text
+is one message. Other lines that begin with / are commands of the session, or begin with a path. What is piped in is
+sent line by line, and its answers are waited for.
 ";
 
 /// All subcommands, in the order of the help.
@@ -304,7 +308,7 @@ pub(super) const VERBS: &[VerbRow] = &[
     VerbRow { original: false, ..session(Verb::Abort, "abort", &[], "end the current work") },
     VerbRow {
         original: false,
-        flags: &[TARGET, &[Flag::BridgeDir, Flag::Timeout, Flag::Help]],
+        flags: &[TARGET, &[Flag::Plain, Flag::BridgeDir, Flag::Timeout, Flag::Help]],
         notes: ATTACH_NOTES,
         ..session(Verb::Attach, "attach", &[], "watch and steer a session in the terminal")
     },

@@ -25,6 +25,7 @@ impl Settings {
         }
         let mut sandbox = Sandbox {
             profile,
+            is_narrowed: false,
             level: Level::None,
             required: Some(required).filter(|required| *required > Level::None),
             network,

@@ -159,6 +159,13 @@ pub(crate) const ROWS: &[Row] = &[
         "how long the model's questions wait for an answer, 0 = no limit",
     )
     .or("1800"),
+    row(
+        "audit",
+        "--audit",
+        Kind::Switch,
+        "",
+        "record every decision and effect in a log that cannot be changed unnoticed",
+    ),
     row("rules", "", Kind::Objects, "", "what tools may be called with: allow, ask, deny"),
     row("otherwise", "--otherwise", Kind::Text, "allow|ask|deny", "what becomes of calls that no rule is about")
         .or("allow"),

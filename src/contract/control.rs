@@ -5,6 +5,7 @@ use crate::contract::reply::Reply;
 use crate::contract::sender::AgentSender;
 use crate::event_log::{EventSink, HistoryQuery, HistorySnapshot};
 use crate::governance::budget::Budgets;
+use crate::tools::runner::Narrowing;
 use crate::transcript::Block;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -154,6 +155,8 @@ pub struct Changes {
     pub thinking: Option<String>,
     /// Empty removes it.
     pub name: Option<String>,
+    /// What tools are confined to from now on, if it is less.
+    pub(crate) sandbox: Narrowing,
     /// Limits to what may be spent, which only become narrower.
     pub budgets: Budgets,
 }

@@ -76,7 +76,7 @@ pub(crate) fn summary(identity: &SessionIdentity, stats: &SessionStats, now: Ins
         put("from", json!(from));
     }
     put("instanceId", json!(identity.instance_id));
-    put("sandbox", identity.sandbox.facts());
+    put("sandbox", stats.settings().sandbox.facts());
     if let Some(budgets) = stats.budget_figures() {
         put("budgets", budgets);
     }

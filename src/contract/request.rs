@@ -5,7 +5,7 @@ use super::ids::{InstanceId, SessionId};
 use super::session::OnRestart;
 use crate::governance::budget::Budgets;
 use crate::model::ThinkingLevel;
-use crate::tools::runner::{Narrowing, Profile};
+use crate::tools::runner::Narrowing;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -214,16 +214,9 @@ impl Create {
     /// # Errors
     /// `invalid_request` for what is no profile, or neither `on` nor `off`.
     pub(crate) fn sandbox(&self) -> Result<Narrowing, DaemonError> {
-        let invalid = |message: String| DaemonError::InvalidRequest { message };
-        let profile = self.text("sandbox")?.map(|text| {
-            Profile::parse(text).ok_or_else(|| invalid(format!("sandbox {:?} is not {}", echo(text), Profile::NAMES)))
-        });
-        let network = self.text("network")?.map(|text| match text {
-            "on" => Ok(true),
-            "off" => Ok(false),
-            _ => Err(invalid(format!("network {:?} is neither on nor off", echo(text)))),
-        });
-        Ok(Narrowing { profile: profile.transpose()?, network: network.transpose()? })
+        let narrowing =
+            Narrowing::read(self.text("sandbox")?.map(echo).as_deref(), self.text("network")?.map(echo).as_deref());
+        narrowing.map_err(|message| DaemonError::InvalidRequest { message })
     }
 
     /// The rules that the request adds.

@@ -87,8 +87,6 @@ pub(crate) struct SessionIdentity {
     pub project_trusted: bool,
     /// Names of the tools that the model is offered.
     pub tools: Vec<String>,
-    /// What they are confined to.
-    pub sandbox: Arc<Sandbox>,
     /// What they may be called with.
     pub rules: Arc<Rules>,
     /// Variables that they get.
@@ -110,6 +108,8 @@ pub(crate) struct SessionSettings {
     pub max_lifetime: Duration,
     /// When the session has to end.
     pub deadline: Option<Instant>,
+    /// What the tools are confined to; never less than before.
+    pub sandbox: Arc<Sandbox>,
     /// Where the transcript is kept; absent = nowhere.
     pub file: Option<PathBuf>,
 }

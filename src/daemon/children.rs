@@ -33,7 +33,7 @@ impl Daemon {
         cwd: &Path,
         environment: &SessionEnvironment,
     ) -> Result<Arc<Sandbox>, DaemonError> {
-        let most = parent.map_or_else(|| self.config.sandbox.clone(), |parent| parent.identity.sandbox.clone());
+        let most = parent.map_or_else(|| self.config.sandbox.clone(), |parent| parent.stats.settings().sandbox);
         if let Some(parent) = parent {
             let forbidden = |message: String| Err(DaemonError::Forbidden { message });
             // A folder is what its sandbox lets a session write to.

@@ -105,7 +105,6 @@ impl Daemon {
             on_restart: create.on_restart()?.unwrap_or(self.config.on_restart),
             project_trusted,
             tools,
-            sandbox,
             rules,
             environment,
             created_at_start: self
@@ -120,7 +119,7 @@ impl Daemon {
         let wire_settings = crate::service::control::wire_settings(create.options()).map_err(invalid)?;
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
         let name = create.name()?.map(str::to_owned);
-        let settings = SessionSettings { model, thinking, name, max_lifetime, deadline, file: None };
+        let settings = SessionSettings { model, thinking, name, max_lifetime, deadline, sandbox, file: None };
         let socket = self.open_socket(&identity)?;
         let first = create.body.clone().map(|body| Prompt {
             message: Incoming::new(body),
@@ -241,7 +240,6 @@ impl Daemon {
             parent: saved.parent,
             on_restart: saved.on_restart,
             tools: saved.tools,
-            sandbox: self.config.sandbox.at_most(saved.sandbox),
             rules,
             environment: saved.environment,
             created_at_start: saved.created_at_start,
@@ -261,6 +259,7 @@ impl Daemon {
             name: saved.name.clone(),
             max_lifetime: saved.max_lifetime,
             deadline: left.and_then(|left| Instant::now().checked_add(left)),
+            sandbox: self.config.sandbox.at_most(saved.sandbox),
             file: Some(saved.file.clone()).filter(|_| !dispensable),
         }));
         if let Some(totals) = &totals {
@@ -272,8 +271,8 @@ impl Daemon {
             let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
             Some(Arc::new(stream))
         });
-        let storage =
-            Storage::Saved { file: saved.file.clone(), totals, dispensable, grants: saved.grants.clone(), callers };
+        let (file, grants) = (saved.file.clone(), saved.grants.clone());
+        let storage = Storage::Saved { file, totals, dispensable, grants, callers };
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
         let identity = Arc::new(self.saved_identity(saved)?);
         let socket = self.open_socket(&identity).map_err(|e| e.summary())?;

@@ -1,10 +1,10 @@
 //! How the daemon begins: it opens its memory, its connection and its side channel.
 
-use super::clients;
 use super::peers::Peers;
-use super::replacing::{self, Replacing};
+use super::replacing::Replacing;
 use super::spill_root::{self, SpillRoot};
 use super::{DISCOVERY_LIMITS, Daemon, ENDED_WAITING, Fatal, INTAKE_LIMITS, Phase, TICK, requests};
+use super::{auditing, clients, replacing};
 use crate::broker::{Broker, sockets};
 use crate::config::{self, BrokerPlan, Config};
 use crate::governance::budget::Ledger;
@@ -46,6 +46,7 @@ impl Daemon {
         let spill_root = SpillRoot::make().map_err(|e| format!("no folder for temporary files: {e}"))?;
         let (bridge, client_requests) = clients::start(&config)?;
         let ledger = open_ledger(&config)?;
+        let audit = auditing::start(&config, &connection)?;
         // Up to here nothing has changed for the process that is to be replaced.
         let connected = predecessor.as_ref().map(|_| replacing::wait_connected(&connection_events)).transpose()?;
         let nonces = state.as_ref().map(|state| state.nonces());
@@ -61,12 +62,11 @@ impl Daemon {
         let host = Arc::new(Host::new(&connection, config.host_options(nonces)));
         let (discovery_room, discovery_requests) =
             WaitingRoom::new(DISCOVERY_LIMITS, |_| Class::Query, Box::new(|_| ()), host.reply_subjects.clone());
-        let subject = format!("agents.pi-exec.{}", config.owner);
-        let intake = IntakeService::new(subject.clone());
+        let intake = IntakeService::new(format!("agents.pi-exec.{}", config.owner));
         let refuse = requests::refuse_unread(&connection, &intake.counters);
         let (intake_room, intake_requests) =
             WaitingRoom::new(INTAKE_LIMITS, requests::class, refuse, host.reply_subjects.clone());
-        let intake_subscriptions = subscribe_to_intake(&host, &subject, &intake_room)?;
+        let intake_subscriptions = subscribe_to_intake(&host, &intake.subject, &intake_room)?;
         let mut discovery_subscriptions = Vec::new();
         for subject in micro::subjects() {
             let subscription = connection.subscribe(&subject, None, discovery_room.clone());
@@ -82,8 +82,9 @@ impl Daemon {
             peers: Peers::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
-            session_options: Arc::new(config.session_options(ledger.clone())),
+            session_options: Arc::new(config.session_options(ledger.clone(), audit.clone())),
             ledger,
+            audit,
             config,
             connection,
             sessions: BTreeMap::new(),

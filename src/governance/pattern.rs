@@ -25,6 +25,12 @@ impl Pattern {
         Pattern(text.chars().map(|c| if c == '*' { Token::Text } else { Token::Is(c) }).collect())
     }
 
+    /// What a text with unknown parts may become.
+    #[cfg(test)]
+    pub(super) fn becoming(text: &str) -> Pattern {
+        Pattern(text.chars().map(|c| if c == ANY { Token::Text } else { Token::Is(c) }).collect())
+    }
+
     /// In which `**` stands for any text, `*` and `?` for text and a character without a slash.
     pub(crate) fn of_paths(text: &str) -> Pattern {
         let mut tokens = Vec::new();

@@ -4,12 +4,14 @@ use super::pattern::Pattern;
 use super::shell::{Script, Unreadable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 /// Rules of one list, and the bytes of one text in them; far above what people write.
 const MAX_RULES: usize = 256;
 const MAX_TEXT: usize = 4096;
+/// Bytes of a request's rules, which are kept with what is remembered of its session.
+const MAX_NARROWING: usize = 64 * 1024;
 /// Tools that take a path, and those of them that look at everything below it.
 const PATH_TOOLS: [&str; 6] = ["read", "write", "edit", "ls", "grep", "find"];
 const TREE_TOOLS: [&str; 2] = ["grep", "find"];
@@ -138,6 +140,9 @@ impl Rules {
         places: Places<'_>,
         is_tool: &dyn Fn(&str) -> bool,
     ) -> Result<Rules, String> {
+        if serde_json::to_vec(&narrowing).is_ok_and(|json| json.len() > MAX_NARROWING) {
+            return Err(format!("the rules of a request may have {MAX_NARROWING} bytes"));
+        }
         let added = read(&narrowing, places, is_tool)?;
         if let Some(rule) = added.iter().find(|rule| rule.effect == Effect::Allow) {
             return Err(format!("rule {}: a request may only add rules that ask or deny", rule.name));
@@ -339,9 +344,9 @@ fn absolute(path: &str, places: Places<'_>) -> PathBuf {
     let mut normal = PathBuf::new();
     for part in path.components() {
         match part {
-            std::path::Component::ParentDir => drop(normal.pop()),
-            std::path::Component::CurDir => {}
-            part => normal.push(part),
+            Component::ParentDir => drop(normal.pop()),
+            Component::CurDir => {}
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => normal.push(part),
         }
     }
     normal

@@ -5,13 +5,14 @@ use super::host::Host;
 use super::replies::{send_document, send_error};
 use super::services::SessionService;
 use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond, Settlement};
-use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::error::{ErrorKind, ReplyError, echo};
 use crate::contract::sender::AgentSender;
 use crate::contract::wire::WireSettings;
 use crate::event_log::HistoryQuery;
 use crate::governance::budget::Budgets;
 use crate::nats::Message;
 use crate::threads;
+use crate::tools::runner::Narrowing;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Instant;
@@ -107,6 +108,7 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
                 model: text(&request, ["model"; 2])?,
                 thinking: text(&request, ["thinkingLevel", "thinking_level"])?,
                 name: text(&request, ["name"; 2])?,
+                sandbox: narrowing(&request)?,
                 budgets: field(&request, ["budgets"; 2])
                     .map_or(Ok(Budgets::default()), Budgets::parse)
                     .map_err(|why| invalid(&why))?,
@@ -121,6 +123,12 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
         other => return Err(ReplyError::coded(ErrorKind::UnknownVerb, format_args!("{other:.40}"))),
     };
     Ok(Asked { control, settings })
+}
+
+fn narrowing(request: &Map<String, Value>) -> Result<Narrowing, ReplyError> {
+    let word = |key| Ok(text(request, [key; 2])?.as_deref().map(echo));
+    let (profile, network) = (word("sandbox")?, word("network")?);
+    Narrowing::read(profile.as_deref(), network.as_deref()).map_err(|why| invalid(&why))
 }
 
 /// How answers over NATS are marked in the events.

@@ -4,6 +4,7 @@
 //! only after both the approval and the intent to run it are there.
 
 use super::Session;
+use super::auditing::ApprovedCall;
 use crate::clock::{iso_time, now_ms};
 use crate::contract::control::{Answer, Settlement};
 use crate::contract::denial::{Denial, DeniedBy};
@@ -68,6 +69,11 @@ impl Approvals {
     /// The approval is open.
     pub(super) fn has(&self, id: &str) -> bool {
         self.open.iter().any(|approval| approval.id == id.trim())
+    }
+
+    /// The approval that a call waits for.
+    pub(super) fn of_call(&self, call: &str) -> Option<&str> {
+        self.open.iter().find(|approval| approval.call_id == call).map(|approval| approval.id.as_str())
     }
 
     /// When the next one is denied for want of an answer, Unix time in milliseconds.
@@ -250,8 +256,11 @@ impl<W: Wire> Session<W> {
         if allow {
             self.check_written(written);
         }
-        // A turn that does not wait any more was cancelled.
-        let _ = approval.settle.try_send(if allowed { Ok(()) } else { Err(denial.clone()) });
+        let sender = if let Outcome::Settled(settlement) = outcome { settlement.sender.as_ref() } else { None };
+        let about =
+            ApprovedCall { approval: &approval.id, call: &approval.call_id, tool: &approval.tool, source, sender };
+        let denied = (!allowed).then(|| denial.clone());
+        self.settle_audited(&approval.settle, denied, approval.rule.clone(), &about);
         let mut result = json!({"requestId": approval.id, "allowed": allowed});
         if !allowed {
             result["denied"] = denial.document();

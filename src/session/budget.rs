@@ -4,12 +4,14 @@
 //! than there is. A slice that is used up is followed by another one, or by the end of the prompt.
 
 use super::Session;
+use super::auditing::Line;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::wire::Wire;
 use crate::governance::budget::{Amounts, Budgets, Ledger, Payer, Refused, Reservation, Spent};
-use crate::model::Most;
+use crate::model::{Model, Most};
 use crate::turn::Verdict;
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// The longest slice of time: what a crash costs at most of a budget, and how often there is a line in the ledger.
@@ -42,11 +44,25 @@ impl Spending {
 impl<W: Wire> Session<W> {
     /// Whether the session has to be asked before each request to the model.
     pub(super) fn is_metered(&self) -> bool {
+        self.options.audit.is_some() || self.has_budgets()
+    }
+
+    fn has_budgets(&self) -> bool {
         !self.stats.budgets().is_empty()
     }
 
-    /// The verdict on a request to the model that may take so much.
-    pub(super) fn judge_request(&mut self, most: Most) -> Verdict {
+    /// The verdict on a request to the model that may take so much, and the audit log's lines about it.
+    pub(super) fn judge_request(&mut self, model: &Model, most: Most) -> (Verdict, Vec<Line>) {
+        let verdict = self.reserve_request(most);
+        let mut facts = json!({"allowed": matches!(verdict, Verdict::Reserved(_)), "model": model.spec(),
+            "mayTake": {"money": most.dollars, "tokens": most.tokens}});
+        if let Verdict::Refused(error) = &verdict {
+            facts["reason"] = json!(error.message);
+        }
+        (verdict, vec![("gate", facts)])
+    }
+
+    fn reserve_request(&mut self, most: Most) -> Verdict {
         let budgets = self.stats.budgets();
         if budgets.is_empty() {
             return Verdict::Reserved(Box::new(|| Ok(())));
@@ -159,7 +175,7 @@ impl<W: Wire> Session<W> {
 
     /// Forgets what was spent in the session, which does not come back.
     pub(super) fn forget_spent(&self) {
-        if let Some(ledger) = self.options.ledger.as_ref().filter(|_| self.is_metered()) {
+        if let Some(ledger) = self.options.ledger.as_ref().filter(|_| self.has_budgets()) {
             ledger.forget(&self.identity.instance_id);
         }
     }

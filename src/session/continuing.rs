@@ -29,6 +29,7 @@ impl<W: Wire> Session<W> {
         let (said, handed_over) = (unfinished.said(), unfinished.was_handed_over());
         let calls_waiting = unfinished.waiting_calls();
         let Unfinished { waiting, interrupted, intents, questions, approvals, aborted, .. } = unfinished;
+        self.audit_resumed(interrupted.iter().chain(&waiting));
         let answered =
             matches!(self.memory.messages().last().map(|m| &**m), Some(Message::Assistant(last)) if last.is_final());
         let exhausted = |accepted: &Accepted| !accepted.handed_over && accepted.continued + 1 >= MAX_INTERRUPTIONS;

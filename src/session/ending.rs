@@ -63,6 +63,7 @@ impl<W: Wire> Session<W> {
                 log::warn!("cannot remove {}: {e}", self.spill_dir.display());
             }
         }
+        self.audit("session_stopped", || json!({"reason": reason.as_str()}));
         self.publish(&AgentEvent::Bridge { name: "bridge_stop", data: json!({"reason": reason.as_str()}) });
     }
 

@@ -17,9 +17,8 @@ impl<W: Wire> Session<W> {
             Action::Tools(calls) => {
                 let rulings = self.judge_calls(calls);
                 let goes_on = self.running.as_ref().is_some_and(|running| running.storage_error.is_none());
-                // A turn that does not wait for its verdict any more was cancelled.
-                let _ = verdict.try_send(if goes_on { Verdict::Calls(rulings) } else { Verdict::No });
-                return;
+                let lines = self.lines_of_calls(calls, &rulings, goes_on);
+                return self.give(verdict, if goes_on { Verdict::Calls(rulings) } else { Verdict::No }, lines);
             }
             Action::Speak => {
                 let ids = self.running.as_ref().map(|running| running.ids.clone()).unwrap_or_default();
@@ -27,10 +26,9 @@ impl<W: Wire> Session<W> {
                 self.check_written(written);
                 Vec::new()
             }
-            Action::Request(most) => {
-                // A turn that does not wait for its verdict any more was cancelled.
-                let _ = verdict.try_send(self.judge_request(*most));
-                return;
+            Action::Request(model, most) => {
+                let (answer, lines) = self.judge_request(model, *most);
+                return self.give(verdict, answer, lines);
             }
             Action::Model => self.steering.take(modes.steering),
             Action::Stop if self.steering.len() > 0 => self.steering.take(modes.steering),
@@ -40,7 +38,7 @@ impl<W: Wire> Session<W> {
         let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
         running.ids.extend(ids.iter().cloned());
         let answer = if running.storage_error.is_some() { Verdict::No } else { Verdict::Go(messages) };
-        let _ = verdict.try_send(answer);
+        self.give(verdict, answer, Vec::new());
         if !ids.is_empty() {
             self.taken.extend(ids);
             self.queues_changed();

@@ -4,13 +4,14 @@
 //! the tool runs. After a crash the file tells what was accepted and not begun, and what was begun and not finished.
 
 use super::recovery::{
-    ACCEPTED, APPROVAL, CONTINUED, HANDED_OVER, HEARD, INTENT, PROMPT_ID, QUESTION, SETTLED, Unfinished,
+    ACCEPTED, APPROVAL, CONFINED, CONTINUED, HANDED_OVER, HEARD, INTENT, PROMPT_ID, QUESTION, SETTLED, Unfinished,
 };
 use crate::contract::control::Deliver;
 use crate::contract::prompt::Incoming;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::SessionStats;
 use crate::json::object;
+use crate::tools::runner::Narrowing;
 use crate::transcript::compaction::forget_counts;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::{Change, SessionFile};
@@ -401,6 +402,14 @@ impl Memory {
     /// It could not be written.
     pub(super) fn note(&mut self, kind: &str, entry: Value) -> io::Result<()> {
         self.append(kind, object(entry)).map(drop)
+    }
+
+    /// The tools are confined to less than before, or than the configuration says.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub(super) fn confined(&mut self, narrowing: Narrowing) -> io::Result<()> {
+        if self.file.is_some() { self.append_custom(CONFINED, json!(narrowing)) } else { Ok(()) }
     }
 
     /// The messages before `first_kept` are replaced by a summary; `entry` is the file's entry without the kept one's id.

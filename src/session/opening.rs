@@ -68,6 +68,9 @@ impl<W: Wire> Session<W> {
                 file.append("model_change", object(model))?;
                 file.append("thinking_level_change", object(json!({"thinkingLevel": settings.thinking.as_str()})))?;
                 self.memory = Memory::in_file(file);
+                if settings.sandbox.is_narrowed {
+                    self.memory.confined(settings.sandbox.narrowing())?;
+                }
                 self.stats.change(|settings| settings.file = Some(path));
                 self.save();
             }
@@ -87,6 +90,7 @@ impl<W: Wire> Session<W> {
                 self.stats.change(|settings| settings.file = Some(file));
                 if let Some((restored, mut unfinished)) = self.memory.wake()? {
                     self.adopt(&restored, model, thinking);
+                    self.confine(self.stats.settings().sandbox.at_most(unfinished.confined));
                     self.close_calls(&unfinished.intents, LeftOpen::None)?;
                     // They were another session's, and nobody expects them of this one.
                     let ids: Vec<String> = unfinished.all().map(|accepted| accepted.id.clone()).collect();
@@ -176,7 +180,7 @@ impl<W: Wire> Session<W> {
             parent: self.identity.parent.clone(),
             on_restart: self.identity.on_restart,
             tools: self.identity.tools.clone(),
-            sandbox: self.identity.sandbox.narrowing(),
+            sandbox: settings.sandbox.narrowing(),
             rules: self.identity.rules.narrowing().to_vec(),
             grants: self.grants.clone(),
             budgets: self.stats.budgets().document(),

@@ -2,7 +2,7 @@
 
 use super::{Running, Session};
 use crate::cancel::Cancel;
-use crate::contract::control::Answer;
+use crate::contract::control::{Answer, Deliver};
 use crate::contract::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
@@ -86,6 +86,7 @@ impl<W: Wire> Session<W> {
             return Err(error);
         }
         self.stats.count_prompt();
+        self.audit_prompt(&prompt.message, prompt.from.as_deref(), prompt.sender.as_ref(), Deliver::Queue);
         let (reply, id, from) = (prompt.reply.clone(), prompt.message.id.clone(), prompt.from.clone());
         self.queue.push_last(prompt);
         self.start_next();
@@ -210,6 +211,7 @@ impl<W: Wire> Session<W> {
         if settled != Settled::Aborted {
             self.prompt_leftovers();
         }
+        self.audit_settled();
         // The next prompt is on its way, and what others see of the session is true, before the caller hears the end.
         self.start_next();
         // Only now, so that the next prompt of this caller takes its place among the others' first.

@@ -4,6 +4,7 @@ use crate::clock::now_ms;
 use crate::contract::control::Deliver;
 use crate::files;
 use crate::tools::QUESTION as QUESTION_TOOL;
+use crate::tools::runner::Narrowing;
 use crate::transcript::contents::Contents;
 use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
 use serde_json::{Map, Value, json};
@@ -24,6 +25,8 @@ pub(super) const APPROVAL: &str = "nats-pi-bridge.approval";
 pub(super) const SETTLED: &str = "nats-pi-bridge.settled";
 pub(super) const HANDED_OVER: &str = "nats-pi-bridge.handed_over";
 pub(super) const CONTINUED: &str = "nats-pi-bridge.continued";
+/// The session was confined to less than the configuration says, which holds for whoever goes on with it.
+pub(super) const CONFINED: &str = "nats-pi-bridge.confined";
 /// In a user message's entry: the accepted message that it is.
 pub(super) const PROMPT_ID: &str = "promptId";
 
@@ -94,6 +97,8 @@ pub(super) struct Unfinished {
     pub approvals: Vec<KeptApproval>,
     /// The prompt that came to an end last was aborted.
     pub aborted: bool,
+    /// What its tools were confined to.
+    pub confined: Narrowing,
     /// The complete answers of the model to the interrupted prompt: their entries' ids and their texts.
     said: Vec<(String, String)>,
 }
@@ -121,6 +126,7 @@ impl Unfinished {
                 None => unfinished.read(&entry),
                 Some(ACCEPTED) => unfinished.waiting.push(Accepted::from_json(&data)),
                 Some(INTENT) => unfinished.intents.extend(text(&data, "toolCallId")),
+                Some(CONFINED) => unfinished.confined = serde_json::from_value(data).unwrap_or(Narrowing::MOST),
                 Some(QUESTION) => unfinished.question(&data),
                 Some(APPROVAL) => unfinished.approval(&data),
                 Some(SETTLED) => {

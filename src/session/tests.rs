@@ -146,6 +146,7 @@ impl Running {
             name: None,
             max_lifetime: Duration::ZERO,
             deadline: None,
+            sandbox: Arc::new(Sandbox::off()),
             file: None,
         }));
         let nowhere = PathBuf::from("/nonexistent");
@@ -165,7 +166,6 @@ impl Running {
             on_restart: OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
-            sandbox: Arc::new(Sandbox::off()),
             rules: Arc::default(),
             parent: None,
             environment: crate::contract::environment::SessionEnvironment::default(),
@@ -177,6 +177,7 @@ impl Running {
                 max_queue: 1,
                 event_log: event_log::Settings::default(),
                 question_timeout: None,
+                audit: None,
                 approval_timeout: None,
                 unattended: Unattended::Deny,
                 ledger: None,

@@ -1,11 +1,12 @@
 //! What a client asks for: reading a line, with all the aliases and tolerance that existing clients rely on.
 
 use crate::contract::control::{Changes, Deliver, Settlement};
-use crate::contract::error::{DaemonError, ErrorKind, ReplyError};
+use crate::contract::error::{DaemonError, ErrorKind, ReplyError, echo};
 use crate::contract::request;
 use crate::event_log::HistoryQuery;
 use crate::governance::budget::Budgets;
 use crate::json::tolerant;
+use crate::tools::runner::Narrowing;
 use crate::transcript::Block;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
@@ -248,7 +249,10 @@ fn changes(fields: &Map<String, Value>) -> Result<Changes, Failure> {
         Some(_) => Err(invalid(format!("{key} must be a text"))),
     };
     let budgets = fields.get("budgets").map(Budgets::parse).transpose().map_err(invalid)?.unwrap_or_default();
-    Ok(Changes { model: wanted("model")?, thinking: wanted("thinkingLevel")?, name: wanted("name")?, budgets })
+    let (profile, network) = (wanted("sandbox")?, wanted("network")?);
+    let short = |text: &Option<String>| text.as_deref().map(echo);
+    let sandbox = Narrowing::read(short(&profile).as_deref(), short(&network).as_deref()).map_err(invalid)?;
+    Ok(Changes { model: wanted("model")?, thinking: wanted("thinkingLevel")?, name: wanted("name")?, sandbox, budgets })
 }
 
 fn intake(mode: &str, fields: Map<String, Value>, stream: bool) -> Result<Kind, Failure> {

@@ -119,7 +119,6 @@ pub(super) mod tests {
             on_restart: crate::contract::session::OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
-            sandbox: Arc::new(crate::tools::runner::Sandbox::off()),
             rules: Arc::default(),
             parent: None,
             environment: crate::contract::environment::SessionEnvironment::default(),
@@ -132,6 +131,7 @@ pub(super) mod tests {
             name: None,
             max_lifetime: Duration::ZERO,
             deadline: None,
+            sandbox: Arc::new(crate::tools::runner::Sandbox::off()),
             file: None,
         };
         let (commands, receiver) = bounded(8);

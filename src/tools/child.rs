@@ -213,9 +213,15 @@ pub(crate) fn adopted() -> Vec<i32> {
     processes::all().iter().filter(|process| is_adopted(process)).map(|process| process.pid).collect()
 }
 
-/// Kills what this process has adopted, but for those of these numbers.
-pub(crate) fn kill_adopted(except: &[i32]) {
-    kill_all(|process| is_adopted(process) && !except.contains(&process.pid));
+/// Kills what this process has adopted, but for those of these numbers, and for what carries the mark of another session than
+/// `session`, if one is named.
+pub(crate) fn kill_adopted(except: &[i32], session: Option<&str>) {
+    let is_other = |process: &Process| {
+        session.is_some_and(|own| {
+            processes::variable(process, SESSION_VARIABLE).is_some_and(|mark| mark != own.as_bytes())
+        })
+    };
+    kill_all(|process| is_adopted(process) && !except.contains(&process.pid) && !is_other(process));
 }
 
 /// This process has children, be it those that have ended.

@@ -60,7 +60,7 @@ static RUNNERS: Mutex<Vec<i32>> = Mutex::new(Vec::new());
 pub(crate) struct Runner {
     /// The session, by its instance id.
     session: String,
-    sandbox: Arc<Sandbox>,
+    sandbox: Mutex<Arc<Sandbox>>,
     cwd: PathBuf,
     /// The session's own folder, which tools may write to.
     private: PathBuf,
@@ -99,7 +99,7 @@ impl Runner {
         private: PathBuf,
         quota: Arc<SessionQuota>,
     ) -> Runner {
-        Runner { session, sandbox, cwd, private, quota, live: Mutex::default() }
+        Runner { session, sandbox: Mutex::new(sandbox), cwd, private, quota, live: Mutex::default() }
     }
 
     /// Runs a call: here where nothing is to be confined, or people are asked; else in the runner, which is started if there
@@ -110,7 +110,7 @@ impl Runner {
         arguments: &Map<String, Value>,
         context: &ToolContext<'_>,
     ) -> ToolOutput {
-        if self.sandbox.is_off() || tool.spec().name == super::QUESTION {
+        if self.sandbox().is_off() || tool.spec().name == super::QUESTION {
             return tool.run(arguments, context);
         }
         // The second time for a runner that ended by itself just now.
@@ -127,6 +127,18 @@ impl Runner {
         ToolOutput::error("The process that runs tools could not be started.")
     }
 
+    /// What tools are confined to.
+    pub(crate) fn sandbox(&self) -> Arc<Sandbox> {
+        lock(&self.sandbox).clone()
+    }
+
+    /// Confines the calls from now on. What is returned ends what is confined otherwise, which takes a moment.
+    pub(crate) fn confine(&self, sandbox: Arc<Sandbox>) -> impl FnOnce() + Send + use<> {
+        *lock(&self.sandbox) = sandbox;
+        let live = lock(&self.live).take();
+        move || live.into_iter().for_each(|live| live.end())
+    }
+
     /// Ends the runner with everything that its programs have started.
     pub(crate) fn end(&self) {
         if let Some(live) = lock(&self.live).take() {
@@ -139,10 +151,11 @@ impl Runner {
         if let Some(live) = slot.as_ref().filter(|live| !live.has_ended()) {
             return Ok(live.clone());
         }
-        let live = Live::start(&self.sandbox, self)
+        let sandbox = self.sandbox();
+        let live = Live::start(&sandbox, self)
             .map_err(|error| format!("The process that runs tools could not be started: {error}"))?;
         let live = Arc::new(live);
-        if let Some(required) = self.sandbox.required.filter(|required| live.level < *required) {
+        if let Some(required) = sandbox.required.filter(|required| live.level < *required) {
             live.end();
             return Err(format!(
                 "Tools are refused: the sandbox reaches level {}, and sandboxRequired is {}.",
@@ -337,13 +350,16 @@ fn read_answers(mut socket: UnixStream, calls: &Calls, orders: &Mutex<UnixStream
 }
 
 /// Takes note of the runner's end. Its socket is closed, so that there is nothing left for it to do. What it had adopted is
-/// the daemon's now if somebody has killed it, and ends as well.
+/// the daemon's now if somebody has killed it, and ends as well, but for what is known to be another session's.
 fn reap(mut child: Child, pid: i32) {
     let _ = child.kill();
     // Whoever reaps orphans may have been first.
-    let _ = child.wait();
+    let in_good_order = child.wait().is_ok_and(|status| status.success());
+    let session = child::session_of(pid);
     child::belongs_to(pid, None);
     let mut runners = lock(&RUNNERS);
     runners.retain(|other| *other != pid);
-    child::kill_adopted(&runners);
+    if !in_good_order {
+        child::kill_adopted(&runners, session.as_deref());
+    }
 }

@@ -232,8 +232,7 @@ impl Turn {
 
     /// What a tool is confined to; `None` = it does what the daemon may do.
     fn sandbox(&self, tool: &str) -> Option<Arc<Sandbox>> {
-        let sandbox = &self.identity.sandbox;
-        (!sandbox.is_off() && tool != tools::QUESTION).then(|| sandbox.clone())
+        Some(self.runner.sandbox()).filter(|sandbox| !sandbox.is_off() && tool != tools::QUESTION)
     }
 
     fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {

@@ -19,7 +19,7 @@ impl Requests for Turn {
         if !self.is_metered {
             return Ok(self.services.stream(request, &self.cancel, sink));
         }
-        match self.verdict(Action::Request(self.services.most(request))) {
+        match self.verdict(Action::Request(self.model.clone(), self.services.most(request))) {
             Verdict::Reserved(durable) => durable().map_err(|e| Settled::Failed(ReplyError::storage(&e)))?,
             Verdict::Refused(error) => return Err(Settled::Failed(error)),
             Verdict::Go(_) | Verdict::No | Verdict::Calls(_) => return Err(Settled::Aborted),

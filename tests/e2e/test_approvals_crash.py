@@ -59,7 +59,7 @@ def life_and_death(daemon, model, fault, allow):
     def over(may_be_dead):
         if settle(daemon, allow):
             said.append(allow)
-        return may_be_dead and not daemon.running() or daemon.running() and not active(daemon)
+        return not active(daemon) if daemon.running() else may_be_dead
 
     eventually(lambda: over(True), "dead or done")
     if daemon.running():

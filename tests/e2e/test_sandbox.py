@@ -478,3 +478,67 @@ def test_a_session_may_ask_for_a_sandbox_where_there_is_none(make):
     assert found["profile"] == "workspace" and (found["level"] == "full") == (ABI >= 6)
     if ABI:
         assert "refused" in bash(daemon, f"echo x > {daemon.home}/f || echo refused", session="s")
+
+
+def configure(daemon, session, **changes):
+    return daemon.bus.ask_json(f"{daemon.subject(session)}.configure", changes)
+
+
+@pytest.mark.parametrize("profile", ["off", "workspace"])
+def test_a_session_is_narrowed_later_and_never_widened(make, profile):
+    daemon = make(profile=profile)
+    daemon.model.script("hello")
+    daemon.session("s", "x").text()
+    bash(daemon, "env -i setsid sleep 600 > out 2>&1 & echo $! > pid", session="s")
+    pid = int((daemon.cwd / "pid").read_text())
+    assert proc.alive(pid)
+    assert "error" not in configure(daemon, "s", sandbox="read-only", network="off")
+    found = daemon.inspect("s")["sandbox"]
+    assert (found["profile"], found["network"]) == ("read-only", "off")
+    if profile == "workspace":
+        eventually(lambda: not proc.alive(pid), "what may do more has ended")
+    for wider in ({"sandbox": "workspace"}, {"sandbox": "off"}, {"network": "on"}):
+        assert "narrowed" in json.dumps(configure(daemon, "s", **wider))
+    assert "network" in json.dumps(configure(daemon, "s", network="maybe"))
+    if ABI:
+        assert "refused" in bash(daemon, "echo x > f || echo refused", session="s")
+    # It holds for whoever goes on with the session's file, and over a restart.
+    (file,) = daemon.session_files()
+    daemon.stop_session("s")
+    daemon.model.script("hello")
+    daemon.session("again", "x", resume=str(file)).text()
+    daemon.process.terminate()
+    daemon.wait_exit()
+    daemon.start()
+    found = daemon.inspect("again")["sandbox"]
+    assert (found["profile"], found["network"]) == ("read-only", "off")
+
+
+def test_a_session_at_work_is_not_narrowed(make):
+    daemon = make()
+    daemon.model.script("hello")
+    daemon.session("s", "x").text()
+    daemon.model.script([ToolCall("bash", {"command": "touch begun; until [ -e go ]; do sleep 0.02; done"})], "done")
+    stream = daemon.prompt("s", "go")
+    eventually(lambda: (daemon.cwd / "begun").exists(), "it has begun")
+    assert "being worked on" in json.dumps(configure(daemon, "s", sandbox="read-only"))
+    (daemon.cwd / "go").touch()
+    assert stream.text() == "done"
+    assert daemon.inspect("s")["sandbox"]["profile"] == "workspace"
+
+
+def test_programs_of_others_go_on_when_a_runner_ends(make):
+    """What a session without a sandbox has left behind is the daemon's, like what a killed runner leaves."""
+    daemon = make(profile="off")
+    for name, fields in {"free": {}, "confined": {"sandbox": "workspace"}}.items():
+        daemon.model.script("hello")
+        daemon.session(name, "x", **fields).text()
+    bash(daemon, "(setsid sleep 600 > out 2>&1 & echo $! > pid)", session="free")
+    runner = int(bash(daemon, "echo $PPID", session="confined"))
+    pid = int((daemon.cwd / "pid").read_text())
+    os.kill(runner, 9)
+    eventually(lambda: not proc.alive(runner), "the runner has ended")
+    runner = int(bash(daemon, "echo $PPID", session="confined"))
+    daemon.stop_session("confined")
+    eventually(lambda: not proc.alive(runner), "the second one has ended")
+    assert proc.alive(pid)

@@ -65,7 +65,10 @@ def test_the_log_is_told_by_session(client, daemon):
     assert texts[0] == "session demo started in /"
     assert client.ask("logs", session="demo", limit=1)["lines"][0]["session"] == "demo"
     client.ask("stop", sessionId="demo")
-    ended = lambda: [line["text"] for line in client.ask("logs", session="demo")["lines"]][-1] == "session demo ended"
+
+    def ended():
+        return client.ask("logs", session="demo")["lines"][-1]["text"] == "session demo ended"
+
     eventually(ended, "the end is told, too")
     every = client.ask("logs")["lines"]
     assert any("session" not in line and line["level"] == "info" for line in every)

@@ -7,7 +7,7 @@ const ALLOW: &str = "Allow";
 const FOR_SESSION: &str = "Allow for this session";
 const DENY: &str = "Deny";
 /// How much of a call's arguments is shown, characters.
-const MAX_SHOWN: usize = 600;
+const MAX_SHOWN: usize = 4000;
 
 /// The hash of the call, if an entry of the list of questions, or an event, is about an approval.
 pub(super) fn hash(entry: &Value) -> Option<String> {
@@ -23,7 +23,8 @@ pub(super) fn as_question(entry: &Value) -> Value {
         ("bash", Some(command)) => command.to_owned(),
         _ => request["arguments"].to_string(),
     };
-    let shown = one_line(&arguments, MAX_SHOWN);
+    // All of it, as whoever allows it has to see it.
+    let shown: String = arguments.chars().take(MAX_SHOWN).collect();
     let rule = Some(text("rule")).filter(|rule| !rule.is_empty());
     let header = rule.map_or_else(|| "approval".to_owned(), |rule| format!("approval, by the rule {rule}"));
     let like = "and further calls with the same command or file";
@@ -66,7 +67,7 @@ mod tests {
         assert_eq!(hash(&entry).as_deref(), Some("h"));
         assert_eq!(hash(&json!({"requestId": "q", "request": {"questions": []}})), None);
         let question = as_question(&entry);
-        assert_eq!(question["request"]["questions"][0]["question"], "May it run bash: git push");
+        assert_eq!(question["request"]["questions"][0]["question"], "May it run bash: git\npush");
         for (said, expected) in [
             (json!([["Allow"]]), json!({"requestId": "a", "hash": "h", "allow": true})),
             (

@@ -261,10 +261,12 @@ impl Launcher {
     /// The command among its words; `None` where it only looks one up.
     fn command<'w>(&self, words: &'w [Word]) -> Read<Option<&'w [Word]>> {
         let mut at = 0;
-        let known = |at: usize| words.get(at).filter(|word| word.is_known()).ok_or(Unreadable);
         while at < words.len() {
-            let word = known(at)?;
-            let text = &*word.text;
+            let text = &*one_word(words.get(at))?.text;
+            // It could be an option.
+            if text.starts_with(ANY) || text.starts_with('-') && text.contains(ANY) {
+                return Err(Unreadable);
+            }
             if text == "--" {
                 at += 1;
                 break;

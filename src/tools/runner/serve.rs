@@ -227,7 +227,7 @@ impl Shared {
             .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"));
         // What has come meanwhile without any mark is this call's if there is no other.
         if cancel.is_cancelled() && lock(&self.calls).len() == 1 {
-            child::kill_adopted(&before);
+            child::kill_adopted(&before, None);
         }
         output
     }
