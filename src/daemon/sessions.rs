@@ -271,8 +271,8 @@ impl Daemon {
             let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
             Some(Arc::new(stream))
         });
-        let storage =
-            Storage::Saved { file: saved.file.clone(), totals, dispensable, grants: saved.grants.clone(), callers };
+        let (file, grants) = (saved.file.clone(), saved.grants.clone());
+        let storage = Storage::Saved { file, totals, dispensable, grants, callers };
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
         let identity = Arc::new(self.saved_identity(saved)?);
         let socket = self.open_socket(&identity).map_err(|e| e.summary())?;

@@ -45,6 +45,8 @@ impl Daemon {
             Connection::start(config.nats.clone(), event_sender).map_err(|e| format!("cannot start NATS: {e}"))?;
         let spill_root = SpillRoot::make().map_err(|e| format!("no folder for temporary files: {e}"))?;
         let (bridge, client_requests) = clients::start(&config)?;
+        let ledger = open_ledger(&config)?;
+        let audit = auditing::start(&config, &connection)?;
         // Up to here nothing has changed for the process that is to be replaced.
         let connected = predecessor.as_ref().map(|_| replacing::wait_connected(&connection_events)).transpose()?;
         let nonces = state.as_ref().map(|state| state.nonces());
@@ -70,8 +72,6 @@ impl Daemon {
             let subscription = connection.subscribe(&subject, None, discovery_room.clone());
             discovery_subscriptions.push(subscription.map_err(|e| format!("{subject}: {e}"))?);
         }
-        let ledger = open_ledger(&config)?;
-        let audit = auditing::start(&config, &connection)?;
         let quota = HostQuota::new(config.max_session_bytes, config.max_host_bytes);
         let slots = Slots::new(config.max_running);
         let (ended_sender, ended) = bounded(ENDED_WAITING);

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,14 @@ needs_faults = pytest.mark.skipif(
 )
 
 
+def is_dead_or(what, daemon):
+    return not daemon.running() or what(daemon)
+
+
+def is_done(daemon):
+    return lines(daemon, "tool_ended")[1:2] and lines(daemon, "gate")[4:5]
+
+
 @needs_faults
 @pytest.mark.any_server
 def test_no_crash_has_an_effect_that_is_not_recorded(new_daemon, model):
@@ -232,12 +241,11 @@ def test_no_crash_has_an_effect_that_is_not_recorded(new_daemon, model):
         script(model, daemon)
         daemon.environment["NATS_PI_BRIDGE_FAULT"] = f"write:{n}:{'torn' if n % 2 else 'kill-after'}"
         daemon.spawn()
-        eventually(lambda: not daemon.running() or serves(daemon), "it serves or is dead")
+        eventually(partial(is_dead_or, serves, daemon), "it serves or is dead")
         if daemon.running():
             daemon.session("s", "go")
-            ended = eventually(lambda: not daemon.running() and "dead" or lines(daemon, "tool_ended")[1:2]
-                               and lines(daemon, "gate")[4:5], "dead or done")
-            if ended != "dead":
+            eventually(partial(is_dead_or, is_done, daemon), "dead or done")
+            if daemon.running():
                 break
         assert daemon.wait_exit() == -signal.SIGKILL
         if files(daemon):

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,15 @@ def counted(daemon):
     return reserved, settled
 
 
+def is_dead_or_done(daemon):
+    return not daemon.running() or not daemon.inspect_if_there("s")["activeRequest"]
+
+
+def is_quiet(daemon):
+    return not any(row["activeRequest"] for row in daemon.list()["sessions"])
+
+
+
 @pytest.mark.skipif(not Path(FAULTY).exists(), reason="needs a build with the feature `fault`; scripts/test makes one")
 def test_no_crash_makes_spent_what_is_not_counted(new_daemon, model):
     """The daemon dies in or behind each write of a prompt with two requests, and goes on; the model never sees more than is
@@ -254,7 +264,7 @@ def test_no_crash_makes_spent_what_is_not_counted(new_daemon, model):
         daemon.environment["NATS_PI_BRIDGE_FAULT"] = f"write:{n}:{'torn' if n % 2 else 'kill-after'}"
         daemon.start()
         daemon.session("s", "go")
-        eventually(lambda: not daemon.running() or not daemon.inspect_if_there("s")["activeRequest"], "dead or done")
+        eventually(partial(is_dead_or_done, daemon), "dead or done")
         if daemon.running():
             assert counted(daemon) == (2, 2)
             break
@@ -263,7 +273,7 @@ def test_no_crash_makes_spent_what_is_not_counted(new_daemon, model):
         assert len(model.requests) <= before <= len(model.requests) + 1, n
         del daemon.environment["NATS_PI_BRIDGE_FAULT"]
         daemon.start()
-        eventually(lambda: not any(row["activeRequest"] for row in daemon.list()["sessions"]), "it has gone on")
+        eventually(partial(is_quiet, daemon), "it has gone on")
         reserved, _ = counted(daemon)
         assert len(model.requests) <= reserved <= 3, n
         daemon.close()
