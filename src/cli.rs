@@ -37,12 +37,17 @@ use parse::{Invocation, Parsed};
 use resolve::Target;
 use serde_json::{Value, json};
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::ExitCode;
 use table::{Flag, Verb};
 
 /// The exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT.
 const INTERRUPTED: i32 = 130;
+
+/// Says what is wrong. A terminal that is gone hears nothing any more, which is no reason for a panic.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
 
 /// Does what the command line, which is without the program's name, asks for; returns the process's exit code.
 pub fn run(arguments: Vec<OsString>, environment: Environment<'_>) -> ExitCode {
@@ -51,9 +56,9 @@ pub fn run(arguments: Vec<OsString>, environment: Environment<'_>) -> ExitCode {
         Err(failure) => {
             let text = failure.to_string();
             if matches!(failure, Failure::NoSubcommand) {
-                eprint!("{}", help::usage());
+                complain(help::usage().trim_end());
             } else if !text.is_empty() {
-                eprintln!("{text}");
+                complain(&text);
             }
             ExitCode::from(failure.exit_code())
         }
@@ -125,7 +130,7 @@ fn attach(
         target = match resolve::by_word(directory, &next, deadline) {
             Ok(target) => target,
             Err(why) => {
-                eprintln!("{why}");
+                complain(&why.to_string());
                 Target { socket: again.socket, session: again.session, of_daemon: None }
             }
         };
