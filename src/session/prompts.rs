@@ -85,10 +85,12 @@ impl<W: Wire> Session<W> {
             self.refuse(&*prompt.reply, error.clone());
             return Err(error);
         }
-        self.stats.count_prompt();
         self.audit_prompt(&prompt.message, prompt.from.as_deref(), prompt.sender.as_ref(), Deliver::Queue);
         let (reply, id, from) = (prompt.reply.clone(), prompt.message.id.clone(), prompt.from.clone());
         self.queue.push_last(prompt);
+        // In this order, so that nobody takes a run that has just come for one that is over.
+        self.stats.set_queued(self.queue.len());
+        self.stats.count_prompt();
         self.start_next();
         // The turn is on its way meanwhile; nobody hears of the prompt before this is done.
         self.memory.sync();

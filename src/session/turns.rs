@@ -52,8 +52,9 @@ impl<W: Wire> Session<W> {
     }
 
     fn count(&self) {
-        self.stats.set_queued(self.queue.len());
+        // In this order, so that nobody takes a run that has just begun for one that is over.
         self.stats.set_running(self.running.is_some());
+        self.stats.set_queued(self.queue.len());
     }
 
     /// Who takes turns with others: the sender, the name that it gave itself, or that of the session's creator. A name never
