@@ -14,7 +14,7 @@ use crate::broker::{BrokerAuth, BrokerOptions};
 use crate::contract::session::{OnRestart, Unattended};
 use crate::event_log;
 use crate::governance::audit::Audit;
-use crate::governance::budget::{Budgets, Ledger};
+use crate::governance::budget::{Budgets, Ledger, OnBudget};
 use crate::governance::rules::Rules;
 use crate::model::{OauthEndpoints, ThinkingLevel};
 use crate::nats::{self, Auth, ServerAddress, nkey};
@@ -98,6 +98,8 @@ pub(crate) struct Config {
     pub sandbox: Arc<Sandbox>,
     /// Everything that is decided and done is recorded.
     pub audit: bool,
+    /// What becomes of a request that a budget does not allow.
+    pub on_budget: OnBudget,
     /// What may be spent; a session may have less.
     pub budgets: Budgets,
     /// Where it is kept what is spent; private to this owner.
@@ -156,6 +158,7 @@ impl Config {
             audit,
             approval_timeout: self.approval_timeout,
             unattended: self.unattended,
+            on_budget: self.on_budget,
             ledger: Some(ledger),
             turn: Arc::new(TurnOptions {
                 folders: self.folders(),
@@ -596,6 +599,7 @@ impl Settings {
             rules: Arc::new(self.rules()?),
             approval_timeout: self.limit("approvalTimeout"),
             unattended: self.unattended()?,
+            on_budget: self.on_budget()?,
             tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
             heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),
             events: self.text("events") == Some("true"),

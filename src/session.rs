@@ -35,7 +35,7 @@ use crate::contract::session::{SessionIdentity, SessionStats, Unattended, state}
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
 use crate::governance::audit::Audit;
-use crate::governance::budget::Ledger;
+use crate::governance::budget::{Ledger, OnBudget};
 use crate::model::Services;
 use crate::quota::SessionQuota;
 use crate::session::questions::Questions;
@@ -92,6 +92,8 @@ pub(crate) struct SessionOptions {
     pub approval_timeout: Option<Duration>,
     /// What becomes of an approval that nobody sees.
     pub unattended: Unattended,
+    /// What becomes of a request that a budget does not allow.
+    pub on_budget: OnBudget,
     /// Where it is kept what is spent; absent where nothing can be kept.
     pub ledger: Option<Arc<Ledger>>,
     pub turn: Arc<TurnOptions>,

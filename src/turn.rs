@@ -90,6 +90,8 @@ pub(crate) enum Verdict {
     No,
     /// No request may be sent.
     Refused(ReplyError),
+    /// The request exceeds a budget, and somebody is asked about it. After a yes it is judged once more.
+    Asked(ReplyError, Wait),
     /// The request may be sent, once this has made sure that what it may take stays reserved.
     Reserved(Box<dyn FnOnce() -> io::Result<()> + Send>),
     /// Go on, after these messages were taken in.
@@ -114,15 +116,17 @@ impl fmt::Debug for ToolCall {
     }
 }
 
+/// Something that is settled later. Whoever gives up waiting says so by `settle`.
+pub(crate) struct Wait {
+    pub settle: Sender<Result<(), Denial>>,
+    pub settled: Receiver<Result<(), Denial>>,
+}
+
 /// What becomes of a call.
 pub(crate) enum Ruling {
     Run,
     Denied(Denial),
-    /// It is settled later. Whoever gives up waiting says so by `settle`.
-    Wait {
-        settle: Sender<Result<(), Denial>>,
-        settled: Receiver<Result<(), Denial>>,
-    },
+    Wait(Wait),
 }
 
 /// What a turn has to do.
@@ -267,7 +271,7 @@ impl Turn {
     fn gate(&self, action: Action) -> Option<Vec<Incoming>> {
         match self.verdict(action) {
             Verdict::Go(messages) => Some(messages),
-            Verdict::No | Verdict::Calls(_) | Verdict::Refused(_) | Verdict::Reserved(_) => None,
+            Verdict::No | Verdict::Calls(_) | Verdict::Refused(_) | Verdict::Asked(..) | Verdict::Reserved(_) => None,
         }
     }
 

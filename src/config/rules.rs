@@ -1,7 +1,8 @@
-//! What tools may be called with, from its settings.
+//! What tools may be called with, and what becomes of what needs an approval, from their settings.
 
 use super::{Config, ConfigError, Settings};
 use crate::contract::session::Unattended;
+use crate::governance::budget::OnBudget;
 use crate::governance::rules::{Effect, Places, Rules};
 use crate::tools;
 use serde_json::Value;
@@ -22,6 +23,11 @@ impl Settings {
         let text = self.text("unattended").unwrap_or_default();
         let why = || self.wrong("unattended", &format!("{text:?} is neither deny nor wait nor a number of seconds"));
         Unattended::parse(text).ok_or_else(why)
+    }
+
+    pub(super) fn on_budget(&self) -> Result<OnBudget, ConfigError> {
+        let text = self.text("onBudget").unwrap_or_default();
+        OnBudget::parse(text).ok_or_else(|| self.wrong("onBudget", &format!("{text:?} is neither stop nor ask")))
     }
 }
 

@@ -186,6 +186,8 @@ pub(crate) const ROWS: &[Row] = &[
     )
     .or("deny"),
     row("budgets", "", Kind::Object, "", "what may be spent on a prompt, in a session, on a day"),
+    row("onBudget", "--on-budget", Kind::Text, "stop|ask", "what becomes of a request that a budget does not allow")
+        .or("stop"),
     row(
         "budgetDir",
         "--budget-dir",

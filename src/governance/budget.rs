@@ -281,11 +281,35 @@ pub(crate) struct Exceeded {
     needed: u64,
 }
 
+/// What becomes of a request that a budget does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnBudget {
+    /// The prompt ends.
+    Stop,
+    /// It needs an approval.
+    Ask,
+}
+
+impl OnBudget {
+    pub(crate) fn parse(text: &str) -> Option<OnBudget> {
+        match text {
+            "stop" => Some(OnBudget::Stop),
+            "ask" => Some(OnBudget::Ask),
+            _ => None,
+        }
+    }
+}
+
 impl Exceeded {
+    /// The name of the limit, such as `day.money`.
+    pub(crate) fn limit(&self) -> String {
+        format!("{}.{}", self.period.name(), self.unit.name())
+    }
+
     /// The facts as an event has them.
     pub(crate) fn document(&self) -> Value {
         let number = |amount| self.unit.document(amount);
-        json!({"limit": format!("{}.{}", self.period.name(), self.unit.name()), "used": number(self.used),
+        json!({"limit": self.limit(), "used": number(self.used),
             "allowed": number(self.allowed), "needed": number(self.needed)})
     }
 }
@@ -293,8 +317,7 @@ impl Exceeded {
 impl fmt::Display for Exceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |amount| self.unit.text(amount);
-        let (period, unit) = (self.period.name(), self.unit.name());
-        write!(f, "{period}.{unit}: {} of {} are used", text(self.used), text(self.allowed))?;
+        write!(f, "{}: {} of {} are used", self.limit(), text(self.used), text(self.allowed))?;
         if self.unit == Unit::Time {
             return Ok(());
         }

@@ -29,14 +29,15 @@ pub(crate) fn call_hash(id: &str, tool: &str, arguments: &Map<String, Value>) ->
     })
 }
 
-/// What calls have in common that are allowed together: the command to the byte, or the tool and the file, or else all
-/// arguments.
+/// What calls have in common that are allowed together: the command to the byte, the tool and the file, the limit of a budget, or
+/// else all arguments.
 pub(crate) fn likeness(tool: &str, target: &Target, arguments: &Map<String, Value>) -> String {
     match target {
         Target::Command(_) => {
             format!("{tool} {}", arguments.get("command").and_then(Value::as_str).unwrap_or_default())
         }
         Target::Path { real, .. } => format!("{tool} {real}"),
+        Target::Budget(limit) => format!("{tool} {limit}"),
         Target::Other => format!("{tool} {}", json!(arguments)),
     }
 }

@@ -57,6 +57,8 @@ pub(crate) enum Target {
         /// Without links.
         real: String,
     },
+    /// More than a budget allows, by the limit's name. It is no tool's, so that rules are not about it.
+    Budget(String),
     Other,
 }
 
@@ -207,7 +209,7 @@ fn allowing<'r>(rules: impl Iterator<Item = &'r Rule> + Clone, target: &Target) 
             }
             first
         }
-        Target::Command(_) | Target::Other => None,
+        Target::Command(_) | Target::Budget(_) | Target::Other => None,
         Target::Path { real, .. } => rules.find(|rule| match &rule.what {
             What::Path { patterns, .. } => patterns.iter().any(|pattern| pattern.surely_matches(real)),
             What::Every | What::Command(_) => false,

@@ -1,10 +1,11 @@
-//! Approvals: calls of tools that wait until somebody allows them.
+//! Approvals: calls of tools, and requests to the model beyond a budget, that wait until somebody allows them.
 //!
 //! An approval is bound to one call by its hash, is settled once, and is on disk before anybody is told of it. A tool runs
 //! only after both the approval and the intent to run it are there.
 
 use super::Session;
 use super::auditing::ApprovedCall;
+use super::budget::MODEL_REQUEST;
 use crate::clock::{iso_time, now_ms};
 use crate::contract::control::{Answer, Settlement};
 use crate::contract::denial::{Denial, DeniedBy};
@@ -16,7 +17,7 @@ use crate::event_log::EventSink;
 use crate::governance::call::{call_hash, likeness, shown_arguments};
 use crate::ids;
 use crate::session::recovery::KeptApproval;
-use crate::turn::{Ruling, ToolCall};
+use crate::turn::{Ruling, ToolCall, Wait};
 use crossbeam_channel::{Sender, bounded};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -120,8 +121,10 @@ impl<W: Wire> Session<W> {
         match kept.as_ref().and_then(|kept| kept.settled.as_ref()) {
             Some(None) => {
                 // It was allowed, and had not begun.
-                let written = self.memory.intends_more(&call.id, &call.tool);
-                self.check_written(written);
+                if call.tool != MODEL_REQUEST {
+                    let written = self.memory.intends_more(&call.id, &call.tool);
+                    self.check_written(written);
+                }
                 return Ruling::Run;
             }
             Some(Some(denial)) => return Ruling::Denied(Denial::from_record(denial, rule)),
@@ -172,7 +175,7 @@ impl<W: Wire> Session<W> {
                 self.nobody_heard(seq);
             }
         }
-        Ruling::Wait { settle, settled }
+        Ruling::Wait(Wait { settle, settled })
     }
 
     /// Somebody says yes or no.
@@ -248,11 +251,14 @@ impl<W: Wire> Session<W> {
         let denial = Denial { by, rule: approval.rule.clone() };
         let record = if allow { json!({"allow": true}) } else { denial.record() };
         let mut written = self.memory.approval(json!({"requestId": approval.id, "result": record}));
-        if allow && written.is_ok() {
+        if allow && written.is_ok() && approval.tool != MODEL_REQUEST {
             written = self.memory.intends_more(&approval.call_id, &approval.tool);
         }
         let failed = written.as_ref().err().map(ReplyError::storage);
         let allowed = allow && failed.is_none();
+        if approval.tool == MODEL_REQUEST {
+            self.spending.is_approved = allowed;
+        }
         if allow {
             self.check_written(written);
         }

@@ -2,6 +2,7 @@
 //! tools are in it, but hashes of them.
 
 use super::Session;
+use super::budget::MODEL_REQUEST;
 use super::recovery::Accepted;
 use crate::contract::control::Deliver;
 use crate::contract::denial::{Denial, DeniedBy};
@@ -163,14 +164,17 @@ impl<W: Wire> Session<W> {
         let audit = self.options.audit.clone();
         match (audit, denied) {
             (Some(audit), None) => {
-                let arguments = self.arguments.get(about.call).cloned().unwrap_or_default();
-                let begun = self.line_of_begun(about.call, about.tool, &arguments);
-                let lines = [("approval", line), begun].map(|(event, facts)| (event, self.facts(facts)));
+                let mut lines = vec![("approval", line)];
+                if about.tool != MODEL_REQUEST {
+                    let arguments = self.arguments.get(about.call).cloned().unwrap_or_default();
+                    lines.push(self.line_of_begun(about.call, about.tool, &arguments));
+                }
+                let lines = lines.into_iter().map(|(event, facts)| (event, self.facts(facts))).collect();
                 let settle = settle.clone();
                 let then = move |written: Result<(), String>| {
                     let _ = settle.try_send(written.map_err(|_| Denial { by: DeniedBy::End, rule }));
                 };
-                audit.record_first(lines.into(), Box::new(then));
+                audit.record_first(lines, Box::new(then));
             }
             (_, denied) => {
                 self.audit("approval", || line);

@@ -8,10 +8,13 @@ use super::auditing::Line;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::wire::Wire;
-use crate::governance::budget::{Amounts, Budgets, Ledger, Payer, Refused, Reservation, Spent};
+use crate::governance::budget::{Amounts, Budgets, Exceeded, Ledger, OnBudget, Payer, Refused, Reservation, Spent};
+use crate::governance::rules::Target;
+use crate::json::object;
 use crate::model::{Model, Most};
-use crate::turn::Verdict;
+use crate::turn::{Ruling, ToolCall, Verdict};
 use serde_json::json;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The longest slice of time: what a crash costs at most of a budget, and how often there is a line in the ledger.
@@ -19,13 +22,25 @@ const SLICE: Duration = Duration::from_secs(10);
 /// The prompt of a compaction that somebody asked for.
 const COMPACTION: &str = "compaction";
 
+/// What stands for the tool's name where somebody is asked about a request to the model.
+pub(super) const MODEL_REQUEST: &str = "model_request";
+
 /// What is reserved at the moment.
 #[derive(Default)]
 pub(super) struct Spending {
+    /// Somebody allowed the next request, whatever the budgets are.
+    pub(super) is_approved: bool,
     request: Option<Reservation>,
     time: Option<Slice>,
     /// What the prompt ends with, because its time is over.
     pub(super) exceeded: Option<ReplyError>,
+}
+
+/// Why something was not reserved.
+struct Unpaid {
+    error: ReplyError,
+    /// The limit that does not allow it.
+    exceeded: Option<Exceeded>,
 }
 
 struct Slice {
@@ -53,31 +68,65 @@ impl<W: Wire> Session<W> {
 
     /// The verdict on a request to the model that may take so much, and the audit log's lines about it.
     pub(super) fn judge_request(&mut self, model: &Model, most: Most) -> (Verdict, Vec<Line>) {
-        let verdict = self.reserve_request(most);
-        let mut facts = json!({"allowed": matches!(verdict, Verdict::Reserved(_)), "model": model.spec(),
+        let verdict = self.reserve_request(model, most);
+        let mut facts = json!({"allowed": matches!(verdict, Verdict::Reserved(_)), "asked": matches!(verdict, Verdict::Asked(..)), "model": model.spec(),
             "mayTake": {"money": most.dollars, "tokens": most.tokens}});
-        if let Verdict::Refused(error) = &verdict {
+        if let Verdict::Refused(error) | Verdict::Asked(error, _) = &verdict {
             facts["reason"] = json!(error.message);
         }
         (verdict, vec![("gate", facts)])
     }
 
-    fn reserve_request(&mut self, most: Most) -> Verdict {
+    fn reserve_request(&mut self, model: &Model, most: Most) -> Verdict {
         let budgets = self.stats.budgets();
         if budgets.is_empty() {
             return Verdict::Reserved(Box::new(|| Ok(())));
         }
         let most = Amounts::request(most.dollars, most.tokens);
-        let reserved =
-            self.reserve_time(&budgets).and_then(|()| self.pay(&budgets, |ledger, payer| ledger.reserve(payer, most)));
+        let reserved = if std::mem::take(&mut self.spending.is_approved) {
+            self.pay(&budgets, |ledger, payer| ledger.reserve_anyway(payer, most))
+        } else {
+            let timed = self.reserve_time(&budgets);
+            timed.and_then(|()| self.pay(&budgets, |ledger, payer| ledger.reserve(payer, most)))
+        };
         match reserved {
-            Ok(reservation) => {
-                let durable = reservation.durable();
-                self.spending.request = Some(reservation);
-                Verdict::Reserved(Box::new(durable))
+            Ok(reservation) => self.reserved(reservation),
+            Err(Unpaid { error, exceeded: Some(exceeded) }) if self.options.on_budget == OnBudget::Ask => {
+                self.ask_for_budget(model, most, error, exceeded)
             }
-            Err(error) => Verdict::Refused(error),
+            Err(Unpaid { error, .. }) => Verdict::Refused(error),
         }
+    }
+
+    /// Asks people whether a request may be sent that a budget does not allow.
+    fn ask_for_budget(&mut self, model: &Model, most: Amounts, error: ReplyError, exceeded: Exceeded) -> Verdict {
+        let mut arguments = object(exceeded.document());
+        arguments.insert("model".into(), model.spec().into());
+        let prompt = self.running.as_ref().and_then(|running| running.ids.first());
+        let call = ToolCall {
+            id: format!("{MODEL_REQUEST}:{}", prompt.map_or(COMPACTION, String::as_str)),
+            tool: MODEL_REQUEST.to_owned(),
+            arguments: Arc::new(arguments),
+            target: Target::Budget(exceeded.limit()),
+        };
+        let rule = Some(format!("budget {}", exceeded.limit()).into());
+        let ruling = if self.is_granted(&call) { Ruling::Run } else { self.ask_for_approval(&call, rule) };
+        match ruling {
+            Ruling::Wait(wait) => Verdict::Asked(error, wait),
+            Ruling::Denied(denial) => {
+                Verdict::Refused(ReplyError::new(error.kind, format!("{}; {}", error.message, denial.reason())))
+            }
+            Ruling::Run => {
+                let reserved = self.pay(&self.stats.budgets(), |ledger, payer| ledger.reserve_anyway(payer, most));
+                reserved.map_or_else(|unpaid| Verdict::Refused(unpaid.error), |reservation| self.reserved(reservation))
+            }
+        }
+    }
+
+    fn reserved(&mut self, reservation: Reservation) -> Verdict {
+        let durable = reservation.durable();
+        self.spending.request = Some(reservation);
+        Verdict::Reserved(Box::new(durable))
     }
 
     /// A request came to this.
@@ -91,6 +140,7 @@ impl<W: Wire> Session<W> {
     pub(super) fn end_spending(&mut self) -> Option<ReplyError> {
         self.settle_time();
         self.spending.request = None;
+        self.spending.is_approved = false;
         self.spending.exceeded.take()
     }
 
@@ -100,7 +150,7 @@ impl<W: Wire> Session<W> {
             return;
         }
         self.settle_time();
-        if let Err(error) = self.reserve_time(&self.stats.budgets())
+        if let Err(Unpaid { error, .. }) = self.reserve_time(&self.stats.budgets())
             && let Some(running) = &self.running
         {
             running.cancel.cancel();
@@ -110,7 +160,7 @@ impl<W: Wire> Session<W> {
     }
 
     /// Reserves time for the prompt, where that is limited and none is reserved.
-    fn reserve_time(&mut self, budgets: &Budgets) -> Result<(), ReplyError> {
+    fn reserve_time(&mut self, budgets: &Budgets) -> Result<(), Unpaid> {
         if self.spending.time.is_some() || !budgets.limits_time() {
             return Ok(());
         }
@@ -141,19 +191,22 @@ impl<W: Wire> Session<W> {
         &mut self,
         budgets: &Budgets,
         reserve: impl FnOnce(&Ledger, Payer<'_>) -> Result<(Reservation, Spent), Refused>,
-    ) -> Result<Reservation, ReplyError> {
-        let ledger = self.options.ledger.clone();
-        let nowhere = || ReplyError::coded(ErrorKind::Storage, "there is no place to keep what is spent");
-        match reserve(&*ledger.ok_or_else(nowhere)?, self.payer(budgets)) {
+    ) -> Result<Reservation, Unpaid> {
+        let Some(ledger) = self.options.ledger.clone() else {
+            let error = ReplyError::coded(ErrorKind::Storage, "there is no place to keep what is spent");
+            return Err(Unpaid { error, exceeded: None });
+        };
+        match reserve(&ledger, self.payer(budgets)) {
             Ok((reservation, spent)) => {
                 self.stats.set_spent(spent);
                 Ok(reservation)
             }
             Err(Refused::Exceeded(exceeded)) => {
                 self.publish(&AgentEvent::Bridge { name: "budget_exceeded", data: exceeded.document() });
-                Err(ReplyError::coded(ErrorKind::BudgetExceeded, exceeded))
+                let error = ReplyError::coded(ErrorKind::BudgetExceeded, exceeded);
+                Err(Unpaid { error, exceeded: Some(exceeded) })
             }
-            Err(Refused::Io(error)) => Err(ReplyError::storage(&error)),
+            Err(Refused::Io(error)) => Err(Unpaid { error: ReplyError::storage(&error), exceeded: None }),
         }
     }
 

@@ -180,6 +180,7 @@ impl Running {
                 audit: None,
                 approval_timeout: None,
                 unattended: Unattended::Deny,
+                on_budget: OnBudget::Stop,
                 ledger: None,
                 turn: Arc::new(turn),
             }),

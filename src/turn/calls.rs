@@ -1,7 +1,7 @@
 //! The tools that an answer calls: prepared in order, run at the same time, answered in order. Those on one file run one
 //! after the other, in the order in which they stand in the answer.
 
-use super::{Action, Ruling, Step, ToolCall, Turn, Verdict};
+use super::{Action, Ruling, Step, ToolCall, Turn, Verdict, Wait};
 use crate::clock::now_ms;
 use crate::contract::denial::{Denial, DeniedBy};
 use crate::contract::event::AgentEvent;
@@ -11,7 +11,7 @@ use crate::tools::child::SESSION_VARIABLE;
 use crate::tools::runner::Sandbox;
 use crate::tools::{self, FileId, Tool, ToolContext, ToolOutput};
 use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::bounded;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -62,9 +62,12 @@ impl Turn {
             true => Vec::new(),
             false => match self.verdict(Action::Tools(asked)) {
                 Verdict::Calls(rulings) if !self.cancel.is_cancelled() => rulings,
-                Verdict::Calls(_) | Verdict::No | Verdict::Go(_) | Verdict::Refused(_) | Verdict::Reserved(_) => {
-                    Vec::new()
-                }
+                Verdict::Calls(_)
+                | Verdict::No
+                | Verdict::Go(_)
+                | Verdict::Refused(_)
+                | Verdict::Asked(..)
+                | Verdict::Reserved(_) => Vec::new(),
             },
         };
         let mut rulings = rulings.into_iter();
@@ -76,10 +79,7 @@ impl Turn {
                     *ready = Err(Box::new(self.denied(call, &denial)));
                     None
                 }
-                Some(Some(Ruling::Wait { settle, settled })) => {
-                    let end = Denial { by: DeniedBy::End, rule: None };
-                    Some((self.cancel.on_cancel(move || drop(settle.try_send(Err(end)))), settled))
-                }
+                Some(Some(Ruling::Wait(wait))) => Some(wait),
                 Some(None) => {
                     *ready = Err(Box::new(self.finished(call, ToolOutput::error("Operation aborted"), None)));
                     None
@@ -98,7 +98,7 @@ impl Turn {
             while let Some(chain) = chains.get(next.fetch_add(1, Ordering::Relaxed)) {
                 for at in chain {
                     let (call, ready) = &prepared[*at];
-                    let settled = waits[*at].as_ref().map(|(_, settled)| self.wait_for(settled));
+                    let settled = waits[*at].as_ref().map(|wait| self.wait_for(wait));
                     let result = match ready {
                         Ok(_) if let Some(Err(denial)) = &settled => self.denied(call, denial),
                         Ok(ready) => self.run_tool(call, ready),
@@ -138,10 +138,12 @@ impl Turn {
         ToolCall { id: call.id.clone(), tool: call.name.clone(), arguments: arguments.clone(), target }
     }
 
-    /// Waits until a call may run or must not.
-    fn wait_for(&self, settled: &Receiver<Result<(), Denial>>) -> Result<(), Denial> {
+    /// Waits until it is settled what may be done.
+    pub(super) fn wait_for(&self, wait: &Wait) -> Result<(), Denial> {
         let end = Denial { by: DeniedBy::End, rule: None };
-        let settled = settled.recv().unwrap_or_else(|_| Err(end.clone()));
+        let (settle, ended) = (wait.settle.clone(), end.clone());
+        let _guard = self.cancel.on_cancel(move || drop(settle.try_send(Err(ended))));
+        let settled = wait.settled.recv().unwrap_or_else(|_| Err(end.clone()));
         if self.cancel.is_cancelled() { Err(end) } else { settled }
     }
 

@@ -23,14 +23,17 @@ pub(super) fn as_question(entry: &Value) -> Value {
         ("bash", Some(command)) => command.to_owned(),
         _ => request["arguments"].to_string(),
     };
+    let (asked, like) = match text("tool") {
+        "model_request" => ("May a request exceed a budget".to_owned(), "and further requests beyond this limit"),
+        tool => (format!("May it run {tool}"), "and further calls with the same command or file"),
+    };
     // All of it, as whoever allows it has to see it.
     let shown: String = arguments.chars().take(MAX_SHOWN).collect();
     let rule = Some(text("rule")).filter(|rule| !rule.is_empty());
     let header = rule.map_or_else(|| "approval".to_owned(), |rule| format!("approval, by the rule {rule}"));
-    let like = "and further calls with the same command or file";
     json!({"requestId": entry["requestId"], "request": {"questions": [{
         "header": header,
-        "question": format!("May it run {}: {shown}", text("tool")),
+        "question": format!("{asked}: {shown}"),
         "options": [{"label": ALLOW}, {"label": FOR_SESSION, "description": like}, {"label": DENY}],
     }]}})
 }

@@ -119,7 +119,15 @@ impl Ledger {
     /// # Errors
     /// A limit does not allow it, or the ledger cannot be written. Nothing is reserved then.
     pub(crate) fn reserve(&self, payer: Payer<'_>, most: Amounts) -> Result<(Reservation, Spent), Refused> {
-        self.reserve_with(payer, |_| most)
+        self.reserve_with(payer, true, |_| most)
+    }
+
+    /// As [`Ledger::reserve`], whatever the limits are.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub(crate) fn reserve_anyway(&self, payer: Payer<'_>, most: Amounts) -> Result<(Reservation, Spent), Refused> {
+        self.reserve_with(payer, false, |_| most)
     }
 
     /// Reserves at most `longest` milliseconds of the time that is left, at least one.
@@ -127,18 +135,19 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::reserve`].
     pub(crate) fn reserve_time(&self, payer: Payer<'_>, longest: u64) -> Result<(Reservation, Spent), Refused> {
-        self.reserve_with(payer, |spent| Amounts::millis(payer.budgets.time_left(spent).clamp(1, longest)))
+        self.reserve_with(payer, true, |spent| Amounts::millis(payer.budgets.time_left(spent).clamp(1, longest)))
     }
 
     fn reserve_with(
         &self,
         payer: Payer<'_>,
+        limited: bool,
         most: impl FnOnce(&Spent) -> Amounts,
     ) -> Result<(Reservation, Spent), Refused> {
         self.with(|state, day| {
             let spent = state.balances.spent(payer.session, payer.prompt, day);
             let most = most(&spent);
-            if let Some(exceeded) = payer.budgets.exceeded(&spent, most) {
+            if limited && let Some(exceeded) = payer.budgets.exceeded(&spent, most) {
                 return Err(Refused::Exceeded(exceeded));
             }
             let id = ids::hex16();
