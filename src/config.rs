@@ -17,7 +17,7 @@ use crate::nats::{self, Auth, ServerAddress, nkey};
 use crate::prompt::UserFolders;
 use crate::service::agents::{AGENT, SenderTrust};
 use crate::service::host::HostOptions;
-use crate::session::SessionOptions;
+use crate::session::{Notices, SessionOptions};
 use crate::sys;
 use crate::tools::child;
 use crate::tools::runner::Sandbox;
@@ -82,6 +82,8 @@ pub(crate) struct Config {
     pub max_session_bytes: u64,
     pub max_host_bytes: u64,
     pub grace: Duration,
+    /// The operator's command that is told of each prompt that is settled.
+    pub on_settled: Option<String>,
     /// What becomes of a prompt that a restart interrupts, in sessions whose request does not say.
     pub on_restart: OnRestart,
     pub bash_timeout: Option<Duration>,
@@ -118,7 +120,7 @@ impl Config {
     }
 
     /// The settings that sessions share.
-    pub(crate) fn session_options(&self) -> SessionOptions {
+    pub(crate) fn session_options(&self, notices: Option<Notices>) -> SessionOptions {
         SessionOptions {
             max_queue: self.max_queue,
             event_log: self.event_log.clone(),
@@ -128,6 +130,7 @@ impl Config {
                 tool_environment: self.tool_environment.clone(),
                 bash_timeout: self.bash_timeout,
             }),
+            notices,
         }
     }
 
@@ -535,6 +538,7 @@ impl Settings {
             max_session_bytes: self.number("maxSessionBytes"),
             max_host_bytes: self.number("maxHostBytes"),
             grace: Duration::from_secs(self.number("grace")),
+            on_settled: self.text("onSettled").map(str::to_string),
             bash_timeout: self.limit("bashTimeout"),
             sandbox: Arc::new(sandbox),
             question_timeout: self.limit("questionTimeout"),

@@ -6,6 +6,7 @@
 mod agents;
 mod clients;
 mod drain;
+mod notices;
 mod peers;
 mod requests;
 mod sessions;
@@ -36,6 +37,7 @@ use crate::sys;
 use crate::threads::Thread;
 use crate::tools::child;
 use crossbeam_channel::{Receiver, Sender, after, never, select};
+use notices::Notifier;
 use peers::Peers;
 use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGTERM};
@@ -160,6 +162,8 @@ struct Daemon {
     heartbeats: Receiver<Instant>,
     /// Where clients can talk to sessions on this machine, unless there is no such place.
     bridge: Option<SocketServer>,
+    /// What tells the operator's command of settled prompts, if there is one.
+    notifier: Option<Notifier>,
     client_requests: Receiver<ClientRequest>,
     ended: Receiver<(InstanceId, &'static str)>,
     ended_sender: Sender<(InstanceId, &'static str)>,
@@ -476,6 +480,9 @@ impl Daemon {
 
     fn close(self) {
         drop(self.bridge);
+        // With the sessions' own ends of the channel.
+        drop(self.session_options);
+        self.notifier.into_iter().for_each(Notifier::close);
         self.connection.close(CLOSE_TIMEOUT);
         self.host.senders.hand_over();
         log::info!("stopped");

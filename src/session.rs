@@ -14,6 +14,7 @@ mod prompts;
 mod questions;
 mod queue;
 mod recovery;
+mod settling;
 pub(crate) mod state_dir;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ use queue::Queue;
 use recovery::KeptQuestion;
 pub(crate) use recovery::settled_totals;
 use serde_json::{Map, Value, json};
+pub(crate) use settling::Notices;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
@@ -77,6 +79,8 @@ pub(crate) struct SessionOptions {
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
     pub turn: Arc<TurnOptions>,
+    /// Who is told of prompts that are settled.
+    pub notices: Option<Notices>,
 }
 
 /// What a session is made of.
@@ -122,6 +126,10 @@ struct Running {
     to_be_continued: bool,
     /// Those who wait for its end after an abort.
     aborters: Vec<Respond>,
+    /// A question of the model's was open until its time was up, and none was answered since.
+    unanswered: bool,
+    /// Those who listen were told how it ended.
+    told: bool,
     /// Whoever asked for a compaction, which this is.
     compaction: Option<Respond>,
     /// What it takes of the host; nothing for a compaction.
@@ -336,6 +344,7 @@ impl<W: Wire> Session<W> {
                 let written = self.memory.omit_last();
                 self.check_written(written);
             }
+            Event::Step(Step::Ended(settled, changed)) => self.tell_end(&settled, changed),
             Event::Step(Step::Settled(settled)) => self.settle(settled),
             Event::TurnLost => self.settle(Settled::Failed(ReplyError::internal("the turn is gone"))),
             Event::Tick => {

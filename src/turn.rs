@@ -19,7 +19,7 @@ use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::i
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::quota::SessionQuota;
 use crate::tools::runner::Runner;
-use crate::tools::{self, Tool};
+use crate::tools::{self, ChangedFiles, Changes, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage};
 use calls::calls;
 use compact::CompactError;
@@ -59,6 +59,8 @@ pub(crate) enum Step {
     Shortened(Vec<(usize, Arc<Message>)>),
     /// The last message is left out of the context.
     Omitted,
+    /// How the prompt ended, and what the turn's tools changed. Only the last event and the last step come after it.
+    Ended(Settled, ChangedFiles),
     /// The last step.
     Settled(Settled),
 }
@@ -96,7 +98,7 @@ pub(crate) enum Work {
 }
 
 /// How a prompt ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
     Done,
     Failed(ReplyError),
@@ -147,6 +149,8 @@ pub(crate) struct Turn {
     pub overhead: u64,
     /// The caller has heard something, and the session has a record of that.
     pub has_spoken: bool,
+    /// What its tools change.
+    pub changes: Changes,
 }
 
 /// How far a run has come.
@@ -195,6 +199,7 @@ impl Turn {
     pub(crate) fn run(mut self, work: Work) {
         let settled = catch_unwind(AssertUnwindSafe(|| self.work(work)))
             .unwrap_or_else(|_| Settled::Failed(ReplyError::internal("the turn panicked; the session goes on")));
+        self.step(Step::Ended(settled.clone(), self.changes.after()));
         self.emit(AgentEvent::AgentSettled { aborted: settled == Settled::Aborted });
         self.step(Step::Settled(settled));
     }

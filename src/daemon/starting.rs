@@ -1,6 +1,7 @@
 //! How the daemon begins: it opens its memory, its connection and its side channel.
 
 use super::clients;
+use super::notices::Notifier;
 use super::peers::Peers;
 use super::{DISCOVERY_LIMITS, Daemon, ENDED_WAITING, Fatal, INTAKE_LIMITS, Phase, TICK, requests};
 use crate::broker::{Broker, sockets};
@@ -59,6 +60,7 @@ impl Daemon {
             .tempdir()
             .map_err(|e| format!("no folder for temporary files: {e}"))?;
         let (bridge, client_requests) = clients::start(&config)?;
+        let notifier = Notifier::start(&config)?;
         Ok(Daemon {
             services: Arc::new(Services::new(&config.agent_dir, config.oauth_refresh.clone())),
             intake,
@@ -66,7 +68,7 @@ impl Daemon {
             peers: Peers::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
-            session_options: Arc::new(config.session_options()),
+            session_options: Arc::new(config.session_options(notifier.as_ref().map(Notifier::notices))),
             config,
             connection,
             sessions: BTreeMap::new(),
@@ -83,6 +85,7 @@ impl Daemon {
             ticks: tick(supervisor.period().map_or(TICK, |period| period.min(TICK))),
             supervisor,
             bridge,
+            notifier,
             client_requests,
             ended,
             ended_sender,

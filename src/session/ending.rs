@@ -6,6 +6,7 @@ use crate::contract::event::AgentEvent;
 use crate::contract::prompt::EndReason;
 use crate::contract::session::OnRestart;
 use crate::contract::wire::Wire;
+use crate::tools::ChangedFiles;
 use crate::turn::{self, Settled, Step};
 use serde_json::json;
 use std::time::Instant;
@@ -69,6 +70,10 @@ impl<W: Wire> Session<W> {
 
     /// Closes what runs when the session ends.
     fn end_running(&mut self, goes_on: bool, settled: Option<Settled>, farewell: ReplyError) {
+        let end = settled.clone().unwrap_or_else(|| Settled::Failed(farewell.clone()));
+        if !goes_on || settled == Some(Settled::Done) {
+            self.tell_end(&end, ChangedFiles::default());
+        }
         let Some(running) = self.running.take() else { return };
         if settled == Some(Settled::Done) {
             self.record_settled(&running.ids, Settled::Done.as_str());
@@ -102,6 +107,12 @@ impl<W: Wire> Session<W> {
                 Ok(Step::Settled(settled)) => return Some(settled),
                 Ok(Step::Event(event)) => self.note(event),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
+                Ok(Step::Ended(settled, changed)) => {
+                    // A prompt that is gone on with has not ended.
+                    if self.running.as_ref().is_some_and(|running| !running.to_be_continued) {
+                        self.tell_end(&settled, changed);
+                    }
+                }
                 Ok(Step::Ask { .. } | Step::Compacted { .. } | Step::Shortened(_) | Step::Omitted) => {}
                 Err(e) => return e.is_disconnected().then_some(Settled::Aborted),
             }

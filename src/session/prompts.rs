@@ -12,6 +12,7 @@ use crate::contract::wire::Wire;
 use crate::quota::Kind;
 use crate::slots::Slot;
 use crate::threads;
+use crate::tools::{ChangedFiles, Changes};
 use crate::turn::{Settled, Turn, Work};
 use crossbeam_channel::bounded;
 use std::io;
@@ -85,9 +86,11 @@ impl<W: Wire> Session<W> {
             self.refuse(&*prompt.reply, error.clone());
             return Err(error);
         }
-        self.stats.count_prompt();
         let (reply, id, from) = (prompt.reply.clone(), prompt.message.id.clone(), prompt.from.clone());
         self.queue.push_last(prompt);
+        // In this order, so that nobody takes a run that has just come for one that is over.
+        self.stats.set_queued(self.queue.len());
+        self.stats.count_prompt();
         self.start_next();
         // The turn is on its way meanwhile; nobody hears of the prompt before this is done.
         self.memory.sync();
@@ -162,6 +165,7 @@ impl<W: Wire> Session<W> {
             produced: Vec::new(),
             overhead: 0,
             has_spoken: false,
+            changes: Changes::new(&self.identity.cwd, &self.options.turn.folders.home),
         };
         // What was begun before a restart had its turn then.
         let slot = matches!(work, Work::Continue { .. }).then(|| self.slots.take_anyway());
@@ -181,6 +185,8 @@ impl<W: Wire> Session<W> {
                     batch: 0,
                     to_be_continued: false,
                     aborters: Vec::new(),
+                    unanswered: false,
+                    told: false,
                     compaction: None,
                     slot,
                 });
@@ -189,6 +195,7 @@ impl<W: Wire> Session<W> {
                 self.taken.clear();
                 self.record_settled(&ids, "refused");
                 let error = ReplyError::busy(&format!("no thread for the prompt: {e}"));
+                self.tell_unworked(&ids, from, &error);
                 self.refuse(&*reply, error);
             }
         }
@@ -196,6 +203,8 @@ impl<W: Wire> Session<W> {
 
     /// A prompt is done.
     pub(super) fn settle(&mut self, settled: Settled) {
+        // A turn that broke has not said so itself.
+        self.tell_end(&settled, ChangedFiles::default());
         let Some(mut running) = self.running.take() else { return };
         // A tool that was left behind with a broken turn does not take an answer any more.
         self.reject_questions("tool");
@@ -276,6 +285,7 @@ impl<W: Wire> Session<W> {
         let ids: Vec<String> = prompts.iter().map(|prompt| prompt.message.id.clone()).collect();
         self.record_settled(&ids, "refused");
         for prompt in prompts {
+            self.tell_unworked(&[prompt.message.id], prompt.from, error);
             self.refuse(&*prompt.reply, error.clone());
         }
         self.ticket = None;

@@ -168,6 +168,7 @@ impl Running {
                 event_log: event_log::Settings::default(),
                 question_timeout: None,
                 turn: Arc::new(turn),
+                notices: None,
             }),
             services: Arc::new(Services::with_local_model(Box::new(Parrot))),
             identity: Arc::new(identity),

@@ -44,8 +44,9 @@ impl<W: Wire> Session<W> {
     }
 
     fn count(&self) {
-        self.stats.set_queued(self.queue.len());
+        // In this order, so that nobody takes a run that has just begun for one that is over.
         self.stats.set_running(self.running.is_some());
+        self.stats.set_queued(self.queue.len());
     }
 
     /// Who takes turns with others: the sender, the name that it gave itself, or that of the session's creator. A name never
@@ -85,7 +86,9 @@ impl<W: Wire> Session<W> {
                 self.ticket = None;
             }
             self.record_settled(&[id.to_owned()], "cancelled");
-            self.refuse(&*prompt.reply, ReplyError::new(ErrorKind::Aborted, "the prompt was cancelled"));
+            let error = ReplyError::new(ErrorKind::Aborted, "the prompt was cancelled");
+            self.tell_unworked(&[prompt.message.id], prompt.from, &error);
+            self.refuse(&*prompt.reply, error);
             if !self.has_work() {
                 self.prompt_leftovers();
             }

@@ -20,7 +20,7 @@ use rustix::process::{
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::process::{Child, ChildStdin, Command};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -206,6 +206,11 @@ impl Group {
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);
         Ok(Group { child, pid, handle: pidfd_open(pid, PidfdFlags::empty()).ok(), mark })
+    }
+
+    /// The child's standard input, where it is a pipe of ours and was not taken yet.
+    pub(crate) fn take_input(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
     }
 
     /// What becomes readable when the child has ended, if the system has such a thing.
