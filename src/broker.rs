@@ -112,6 +112,7 @@ impl Default for BrokerOptions {
 /// A running broker. Dropping it cuts off all clients and waits for their threads, which takes milliseconds.
 pub struct Broker {
     address: SocketAddr,
+    listener: Arc<TcpListener>,
     shared: Arc<BrokerState>,
     _thread: Thread,
 }
@@ -142,9 +143,14 @@ const ROUND: Duration = Duration::from_secs(5);
 impl Broker {
     /// Listens on an address; with port 0 the system chooses one. The error is that of listening, or of starting a thread.
     pub fn start(listen: SocketAddr, options: BrokerOptions) -> io::Result<Broker> {
+        Broker::take_over(TcpListener::bind(listen)?, options)
+    }
+
+    /// Serves on a socket that listens already.
+    pub fn take_over(listener: TcpListener, options: BrokerOptions) -> io::Result<Broker> {
         let options = BrokerOptions { max_payload: options.max_payload.min(MAX_MESSAGE), ..options };
-        let listener = TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
+        let listener = Arc::new(listener);
         let address = listener.local_addr()?;
         let info = ServerInfo {
             server_id: ids::nuid(),
@@ -170,10 +176,15 @@ impl Broker {
             waker: Waker::new()?,
             stopping: AtomicBool::new(false),
         });
-        let for_thread = shared.clone();
-        let accept = move || accept(&listener, &for_thread);
+        let (of_thread, for_thread) = (listener.clone(), shared.clone());
+        let accept = move || accept(&of_thread, &for_thread);
         let thread = threads::spawn("broker-accept", SMALL_STACK, accept)?;
-        Ok(Broker { address, shared, _thread: thread })
+        Ok(Broker { address, listener, shared, _thread: thread })
+    }
+
+    /// The socket on which it listens, for who takes over.
+    pub fn listener(&self) -> &TcpListener {
+        &self.listener
     }
 
     /// Where it listens.

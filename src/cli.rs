@@ -5,36 +5,49 @@
 //!
 //! One call goes: `parse` by the `table` -> `resolve` the target in the `registry` -> `request` -> `connection`.
 
+mod activity;
 mod answer;
 mod attach;
+mod attachment;
 mod completions;
 mod connection;
 mod directory;
 mod failure;
 mod help;
 mod lines;
+mod moving;
 mod output;
+mod overview;
 mod parse;
 mod registry;
 mod request;
 mod resolve;
 mod stream;
+mod style;
 mod table;
 mod target;
+mod terminal;
+mod top;
 
+use attach::{Next, Place};
 use connection::{Connection, Deadline, Record};
 use directory::Environment;
 use failure::Failure;
 use parse::{Invocation, Parsed};
 use resolve::Target;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::ExitCode;
 use table::{Flag, Verb};
 
 /// The exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT.
 const INTERRUPTED: i32 = 130;
+
+/// Says what is wrong. A terminal that is gone hears nothing any more, which is no reason for a panic.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
 
 /// Does what the command line, which is without the program's name, asks for; returns the process's exit code.
 pub fn run(arguments: Vec<OsString>, environment: Environment<'_>) -> ExitCode {
@@ -43,9 +56,9 @@ pub fn run(arguments: Vec<OsString>, environment: Environment<'_>) -> ExitCode {
         Err(failure) => {
             let text = failure.to_string();
             if matches!(failure, Failure::NoSubcommand) {
-                eprint!("{}", help::usage());
+                complain(help::usage().trim_end());
             } else if !text.is_empty() {
-                eprintln!("{text}");
+                complain(&text);
             }
             ExitCode::from(failure.exit_code())
         }
@@ -79,6 +92,9 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
     if invocation.row.verb == Verb::List {
         return list(invocation, &directory);
     }
+    if invocation.row.verb == Verb::Top {
+        return top(&directory);
+    }
     let timeout = invocation.timeout()?;
     // What is wrong with the command line is told before anything is looked for.
     let request = if invocation.row.verb == Verb::Attach {
@@ -90,8 +106,35 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
     let target = resolve::resolve(invocation, &directory, deadline)?;
     let mut connection = Connection::open(&target.socket, deadline)?;
     match request {
-        None => attach::run(connection, target.session, timeout),
+        None => attach(connection, target, &directory, invocation.has(Flag::Plain), timeout),
         Some(request) => exchange(invocation, &mut connection, &target, request, deadline),
+    }
+}
+
+/// Shows a session, and others that the person goes on to.
+fn attach(
+    mut connection: Connection,
+    mut target: Target,
+    directory: &std::path::Path,
+    plain: bool,
+    timeout: Option<std::time::Duration>,
+) -> Result<(), Failure> {
+    loop {
+        let place = Place { directory: directory.to_path_buf(), socket: target.socket, session: target.session };
+        let again = place.clone();
+        let next = match attach::run(connection, place, plain, timeout)? {
+            Next::GoOn | Next::Leave => return Ok(()),
+            Next::Switch(next) => next,
+        };
+        let deadline = Deadline::after(timeout);
+        target = match resolve::by_word(directory, &next, deadline) {
+            Ok(target) => target,
+            Err(why) => {
+                complain(&why.to_string());
+                Target { socket: again.socket, session: again.session, of_daemon: None }
+            }
+        };
+        connection = Connection::open(&target.socket, deadline)?;
     }
 }
 
@@ -121,12 +164,24 @@ fn exchange(
     if verb == Verb::Stream {
         return stream::run(connection, &request, target.session.as_deref(), deadline);
     }
+    let since = if followed && verb == Verb::Send && moving::is_wanted() {
+        let mut ask = json!({"id": connection::new_id(), "type": "subscribe"});
+        if let Some(session) = &target.session {
+            ask["session"] = session.as_str().into();
+        }
+        connection.ask(&ask, deadline)?["data"]["lastSeq"].as_u64().unwrap_or_default()
+    } else {
+        0
+    };
     let mut response = connection.ask(&request, deadline)?;
     let success = response["success"] == true;
     if verb == Verb::Sessions && success {
         complete(connection, &request, &mut response, deadline)?;
     }
     let json = invocation.has(Flag::Json);
+    if verb == Verb::Logs && success && !json {
+        return print_log(&response["data"], target.session.as_deref());
+    }
     if !followed {
         output::print_json(&response)?;
         return if success { Ok(()) } else { Err(Failure::Refused) };
@@ -134,10 +189,11 @@ fn exchange(
     if json {
         output::print(&format!("{response}\n"))?;
     }
+    let made = response["data"]["sessionId"].as_str().filter(|_| verb != Verb::Send).map(str::to_string);
     if !success && let Value::Object(response) = response {
         return Err(Failure::Local(answer::error_of(&response)));
     }
-    answer::follow(connection, &request["id"], json)
+    answer::follow(connection, &request["id"], made.as_deref().or(target.session.as_deref()), since, json)
 }
 
 /// Adds the further pages of `list` to the first one.
@@ -176,13 +232,57 @@ fn complete(
 /// `pi-bridge list`.
 fn list(invocation: &Invocation, directory: &std::path::Path) -> Result<(), Failure> {
     let rows = registry::read(directory, invocation.has(Flag::All))?;
-    let rows = resolve::filter(invocation).rows(&rows);
+    let filter = resolve::filter(invocation);
+    let rows = filter.rows(&rows);
     if invocation.has(Flag::Json) {
-        output::print_json(&registry::json(rows))
-    } else if rows.is_empty() {
-        output::print("No active pi session bridges found.\n")
-    } else {
-        output::print(&registry::table(rows))
+        return output::print_json(&registry::json(rows));
+    }
+    if rows.is_empty() {
+        return output::print("No active pi session bridges found.\n");
+    }
+    let long = invocation.has(Flag::Long);
+    let mut entries = overview::gather(&rows, !filter.names_session());
+    if entries.is_empty() {
+        return output::print("No sessions; a daemon is there (pi-bridge session ID MESSAGE starts one).\n");
+    }
+    overview::sort(&mut entries, overview::Column::Session, false);
+    let cut =
+        if std::io::IsTerminal::is_terminal(&std::io::stdout()) && !long { terminal::size().0 } else { usize::MAX };
+    let lines = overview::table(&entries, &overview::columns(&entries, long), None);
+    output::print(&lines.iter().map(|line| overview::fitted(line, cut) + "\n").collect::<String>())
+}
+
+/// `pi-bridge top`.
+fn top(directory: &std::path::Path) -> Result<(), Failure> {
+    let mut top = top::Top::new();
+    loop {
+        let id = match top.run(directory)? {
+            top::Wish::Leave => return Ok(()),
+            top::Wish::Attach(id) => id,
+        };
+        let timeout = Some(parse::DEFAULT_TIMEOUT);
+        let deadline = Deadline::after(timeout);
+        let attached = resolve::by_word(directory, &id, deadline)
+            .and_then(|target| Ok((Connection::open(&target.socket, deadline)?, target)))
+            .and_then(|(connection, target)| attach(connection, target, directory, false, timeout));
+        match attached {
+            Err(Failure::OutputClosed) => return Err(Failure::OutputClosed),
+            Err(why) => top.message = Some(why.to_string()),
+            Ok(()) => {}
+        }
+    }
+}
+
+/// Prints the lines of an answer to `logs`.
+fn print_log(data: &Value, session: Option<&str>) -> Result<(), Failure> {
+    let mut out = String::new();
+    for line in data["lines"].as_array().into_iter().flatten() {
+        let text = |key: &str| output::printable(line[key].as_str().unwrap_or_default()).replace('\n', "\n    ");
+        out.push_str(&format!("{} {:<5} {}\n", text("time"), text("level"), text("text")));
+    }
+    match session.filter(|_| out.is_empty()) {
+        Some(session) => Err(Failure::Local(format!("Nothing was logged about a session {session}"))),
+        None => output::print(&out),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bridge;
 pub(crate) mod nats_context;
+mod rules;
 mod sandbox;
 mod settings;
 mod table;
@@ -10,19 +11,24 @@ mod tests;
 
 use crate::broker::sockets::{self, Owner};
 use crate::broker::{BrokerAuth, BrokerOptions};
-use crate::contract::session::OnRestart;
+use crate::contract::session::{OnRestart, Unattended};
 use crate::event_log;
+use crate::governance::audit::Audit;
+use crate::governance::budget::{Budgets, Ledger, OnBudget};
+use crate::governance::rules::Rules;
 use crate::model::{OauthEndpoints, ThinkingLevel};
 use crate::nats::{self, Auth, ServerAddress, nkey};
+use crate::near;
 use crate::prompt::UserFolders;
 use crate::service::agents::{AGENT, SenderTrust};
 use crate::service::host::HostOptions;
 use crate::session::{Notices, SessionOptions};
+use crate::socket::AgentControl;
 use crate::sys;
 use crate::tools::child;
 use crate::tools::runner::Sandbox;
 use crate::trust_roots;
-use crate::turn::TurnOptions;
+use crate::turn::{SecretTable, TurnOptions};
 pub(crate) use bridge::BridgePlan;
 use nats_context::Context;
 use settings::{Origin, Settings, expand};
@@ -44,6 +50,9 @@ const AS_ROOT: &str = "this daemon is root, and so are the programs that its ses
     everything on this machine or in this container, and read the agent's keys; sandbox confines them, refuseRoot forbids it";
 const AS_ROOT_IN_A_SANDBOX: &str = "this daemon is root; the programs that its sessions run have no privileges, and reach what \
     sandbox lets them";
+
+const WITHOUT_A_SANDBOX: &str = "sandbox is off: the programs that sessions run can do all that the daemon's user can, read its keys \
+    included";
 
 /// Everything the daemon was told, immutable from here on.
 pub(crate) struct Config {
@@ -89,8 +98,26 @@ pub(crate) struct Config {
     pub bash_timeout: Option<Duration>,
     /// What tools are confined to.
     pub sandbox: Arc<Sandbox>,
+    /// Everything that is decided and done is recorded.
+    pub audit: bool,
+    /// What becomes of a request that a budget does not allow.
+    pub on_budget: OnBudget,
+    /// What may be spent; a session may have less.
+    pub budgets: Budgets,
+    /// Where it is kept what is spent; private to this owner.
+    pub budget_dir: PathBuf,
+    /// What programs that agents have started may ask on the side channel.
+    pub agent_control: AgentControl,
+    /// What sessions may have as variables by naming it.
+    pub secrets: SecretTable,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
+    /// What tools may be called with.
+    pub rules: Arc<Rules>,
+    /// How long approvals wait for somebody; `None` = no limit.
+    pub approval_timeout: Option<Duration>,
+    /// What becomes of an approval that nobody sees.
+    pub unattended: Unattended,
     /// The whole environment of child processes.
     pub tool_environment: Vec<(String, String)>,
     /// Between two signs of life of an agent.
@@ -119,16 +146,32 @@ impl Config {
         UserFolders { agent_dir: self.agent_dir.clone(), home: self.home.clone() }
     }
 
+    /// Where the audit log is.
+    pub(crate) fn audit_dir(&self) -> PathBuf {
+        self.state_dir.join("audit")
+    }
+
     /// The settings that sessions share.
-    pub(crate) fn session_options(&self, notices: Option<Notices>) -> SessionOptions {
+    pub(crate) fn session_options(
+        &self,
+        ledger: Arc<Ledger>,
+        audit: Option<Arc<Audit>>,
+        notices: Option<Notices>,
+    ) -> SessionOptions {
         SessionOptions {
             max_queue: self.max_queue,
             event_log: self.event_log.clone(),
             question_timeout: self.question_timeout,
+            audit,
+            approval_timeout: self.approval_timeout,
+            unattended: self.unattended,
+            on_budget: self.on_budget,
+            ledger: Some(ledger),
             turn: Arc::new(TurnOptions {
                 folders: self.folders(),
                 tool_environment: self.tool_environment.clone(),
                 bash_timeout: self.bash_timeout,
+                secrets: self.secrets.clone(),
             }),
             notices,
         }
@@ -190,7 +233,8 @@ impl fmt::Display for ConfigError {
 
 /// What the command line asks for.
 pub(crate) enum Command {
-    Serve(Box<Config>),
+    /// `replaces` the process that does so, if there is one.
+    Serve { config: Box<Config>, replaces: bool },
     /// Print the resolved configuration.
     Check(Box<Config>),
     /// Print this text.
@@ -212,11 +256,11 @@ pub(crate) fn from_command_line(
     if args.contains(["-V", "--version"]) {
         return Ok(Command::Print(format!("nats-pi-bridge {}\n", env!("CARGO_PKG_VERSION"))));
     }
-    let check = args.contains("--check");
+    let (check, replaces) = (args.contains("--check"), args.contains("--replace"));
     let usage = |e: pico_args::Error| ConfigError::Usage(format!("{e}; see --help"));
     let file: Option<String> = args.opt_value_from_str("--config").map_err(usage)?;
     let mut flags = HashMap::new();
-    for row in ROWS.iter().filter(|row| row.kind != Kind::Object) {
+    for row in ROWS.iter().filter(|row| !row.flag.is_empty()) {
         if row.kind == Kind::Switch {
             if args.contains(row.flag) {
                 flags.insert(row.key, "true".to_string());
@@ -226,10 +270,13 @@ pub(crate) fn from_command_line(
         }
     }
     if let Some(rest) = args.finish().first() {
-        return Err(ConfigError::Usage(format!("unknown argument {}; see --help", rest.to_string_lossy())));
+        let rest = rest.to_string_lossy();
+        let own = ["--config", "--check", "--version", "--help"];
+        let hint = near::hint(&rest, ROWS.iter().map(|row| row.flag).chain(own));
+        return Err(ConfigError::Usage(format!("unknown argument {rest}{hint}; see --help")));
     }
     let config = Box::new(settings::resolve(flags, file, &environment)?.into_config(&environment)?);
-    Ok(if check { Command::Check(config) } else { Command::Serve(config) })
+    Ok(if check { Command::Check(config) } else { Command::Serve { config, replaces } })
 }
 
 fn help() -> String {
@@ -238,11 +285,12 @@ fn help() -> String {
     );
     let mut line = |left: String, text: &str| out.push_str(&format!("  {left:<27} {text}\n"));
     line("--config FILE".into(), "configuration file [~/.pi-exec/config.json]");
-    for row in ROWS.iter().filter(|row| row.kind != Kind::Object) {
+    for row in ROWS.iter().filter(|row| !row.flag.is_empty()) {
         let default = row.default.map(|d| format!(" [{d}]")).unwrap_or_default();
         let environment = row.environment.map(|e| format!(" (${e})")).unwrap_or_default();
         line(format!("{} {}", row.flag, row.argument), &format!("{}{default}{environment}", row.help));
     }
+    line("--replace".into(), "take over from the process that serves here, without a lost prompt");
     line("--check".into(), "print the resolved configuration, then exit");
     line("--version".into(), "print the version, then exit");
     line("--help".into(), "print this, then exit");
@@ -457,6 +505,9 @@ impl Settings {
         }
         let servers = nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let sandbox = self.sandbox(self.absolute("agentDir")?.unwrap_or_default())?;
+        let secrets = self.secrets()?;
+        let secret_names = secrets.keys().cloned().collect::<Vec<_>>().join(",");
+        let secret_names = if secrets.is_empty() { "-".to_string() } else { secret_names };
         let mut warnings = Vec::new();
         if rustix::process::geteuid().is_root() {
             if self.text("refuseRoot") == Some("true") {
@@ -465,6 +516,8 @@ impl Settings {
             }
             let what = if sandbox.is_off() { AS_ROOT } else { AS_ROOT_IN_A_SANDBOX };
             warnings.push(what.to_string());
+        } else if sandbox.is_off() {
+            warnings.push(WITHOUT_A_SANDBOX.to_string());
         }
         if !trusted_senders.is_empty() && min_sender_trust == SenderTrust::Any {
             warnings.push("trustedSenders keeps nobody out unless minSenderTrust is signed".to_string());
@@ -481,8 +534,8 @@ impl Settings {
                  --owner, or $USER"
             ));
         }
-        let secrets = |name: &str| self.values.contains_key(name);
-        if ["password", "token"].iter().any(|key| secrets(key) && self.origin(key).starts_with("--")) {
+        let is_set = |name: &str| self.values.contains_key(name);
+        if ["password", "token"].iter().any(|key| is_set(key) && self.origin(key).starts_with("--")) {
             warnings.push("a secret on the command line can be seen by every user of this machine".to_string());
         }
         if let Some(missing) = sandbox.missing() {
@@ -502,6 +555,10 @@ impl Settings {
         let trusted_folders = trusted.into_iter().map(|path| std::fs::canonicalize(&path).unwrap_or(path)).collect();
         let oauth_refresh = OauthEndpoints::parse(self.text("oauthRefresh").unwrap_or("{}"))
             .map_err(|why| self.wrong("oauthRefresh", &why))?;
+        let budgets = serde_json::from_str(self.text("budgets").unwrap_or("{}")).unwrap_or_default();
+        let budgets = Budgets::parse(&budgets).map_err(|why| self.wrong("budgets", &why))?;
+        let state_dir = self.absolute("stateDir")?.unwrap_or_default().join(&owner);
+        let budget_dir = self.absolute("budgetDir")?.map(|folder| folder.join(&owner));
         let tools = self.text("tools").map(|_| crate::tools::select(&self.list("tools"), &[])).transpose();
         let inherited: Vec<(String, String)> = environment.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let report = self.report(&[
@@ -509,6 +566,7 @@ impl Settings {
             ("broker", broker.as_ref().map_or("off".into(), |b| b.listen.to_string()), self.broker_origin()),
             ("owner", owner.clone(), owner_origin),
             ("subject", format!("agents.pi-exec.{owner}"), "owner".to_string()),
+            ("secrets", secret_names, self.origin("secrets")),
             ("sandboxLevel", sandbox.level.as_str().to_string(), "what this machine can enforce".to_string()),
             (
                 "bridgeDir",
@@ -522,7 +580,10 @@ impl Settings {
             broker,
             agent_dir: self.absolute("agentDir")?.unwrap_or_default(),
             oauth_refresh,
-            state_dir: self.absolute("stateDir")?.unwrap_or_default().join(&owner),
+            audit: self.text("audit") == Some("true"),
+            budgets,
+            budget_dir: budget_dir.unwrap_or_else(|| state_dir.join("budgets")),
+            state_dir,
             persist: self.text("noPersist") != Some("true"),
             session_dir: self.absolute("sessionDir")?,
             trusted_folders,
@@ -541,7 +602,13 @@ impl Settings {
             on_settled: self.text("onSettled").map(str::to_string),
             bash_timeout: self.limit("bashTimeout"),
             sandbox: Arc::new(sandbox),
+            secrets,
+            agent_control: self.agent_control()?,
             question_timeout: self.limit("questionTimeout"),
+            rules: Arc::new(self.rules()?),
+            approval_timeout: self.limit("approvalTimeout"),
+            unattended: self.unattended()?,
+            on_budget: self.on_budget()?,
             tool_environment: crate::tools::child_environment(&inherited, &names, &[]),
             heartbeat_interval: Duration::from_secs(self.number("heartbeatInterval")),
             events: self.text("events") == Some("true"),

@@ -4,12 +4,17 @@
 //! order when it is told to stop. It never waits for a session.
 
 mod agents;
+mod auditing;
+mod children;
 mod clients;
 mod drain;
+mod handover;
 mod notices;
 mod peers;
+mod replacing;
 mod requests;
 mod sessions;
+mod spill_root;
 mod starting;
 
 use crate::broker::Broker;
@@ -21,6 +26,8 @@ use crate::contract::reply::Reply;
 use crate::contract::request::Page;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::governance::audit::Audit;
+use crate::governance::budget::{Ledger, Spent};
 use crate::model::Services;
 use crate::nats::{Connection, ConnectionEvent, Message, Subscription};
 use crate::quota::HostQuota;
@@ -37,11 +44,14 @@ use crate::sys;
 use crate::threads::Thread;
 use crate::tools::child;
 use crossbeam_channel::{Receiver, Sender, after, never, select};
+use handover::Notice;
 use notices::Notifier;
 use peers::Peers;
+use replacing::Replacing;
 use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGTERM};
-use std::collections::BTreeMap;
+use spill_root::SpillRoot;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -65,6 +75,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(8);
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// How long leaving the intake to others waits for what the server still has for us.
 const LAST_CALL: Duration = Duration::from_millis(500);
+/// Causes of one outage that are told at most; a server may have its own words for each.
+const MAX_OUTAGE_CAUSES: usize = 16;
 /// A server that was found on the address has this long to come back before a broker of ours takes its place.
 const STANDS_IN_AFTER: Duration = Duration::from_secs(3);
 /// Time for the last output to reach the server.
@@ -81,6 +93,8 @@ enum Event {
     Client(Box<ClientRequest>),
     /// A session is over, and why.
     Ended(InstanceId, &'static str),
+    /// What the process says that takes over, or from which we do.
+    Handover(Notice),
     /// Time for the agents' heartbeats.
     Heartbeat,
     /// The time is up for a phase of the shutdown, or for other daemons to answer.
@@ -98,6 +112,8 @@ struct Entry {
     service: Option<Arc<SessionService>>,
     /// Those who wait for its end.
     stoppers: Vec<Stopped>,
+    /// All of it is on disk, so that another process can go on with it.
+    movable: bool,
     thread: Thread,
 }
 
@@ -127,6 +143,11 @@ struct Caller<'a> {
 /// How far a shutdown has come.
 enum Phase {
     Serving,
+    /// Another process takes over, and sessions leave one after the other. What has not left at the end is forced to.
+    Handing {
+        end: Instant,
+        forced: bool,
+    },
     /// Running prompts may finish until the deadline.
     Draining(Instant),
     /// All sessions were told to end; what is left at the deadline is left behind.
@@ -145,10 +166,12 @@ struct Daemon {
     intake: IntakeService,
     controller: Controller,
     peers: Peers,
-    spill_root: tempfile::TempDir,
+    spill_root: SpillRoot,
     quota: Arc<HostQuota>,
     /// Leave to work on prompts.
     slots: Arc<Slots>,
+    ledger: Arc<Ledger>,
+    audit: Option<Arc<Audit>>,
     /// What is remembered over a restart; absent where that is not possible.
     state: Option<Arc<StateDir>>,
     signals: Receiver<i32>,
@@ -167,13 +190,16 @@ struct Daemon {
     client_requests: Receiver<ClientRequest>,
     ended: Receiver<(InstanceId, &'static str)>,
     ended_sender: Sender<(InstanceId, &'static str)>,
-    /// What a failing server said last, so that an outage is one line in the log.
-    outage_reported: bool,
+    /// Why there is no connection. Of one outage each cause is one line in the log.
+    outage_causes: HashSet<String>,
     /// When connecting failed first since there was a connection.
     outage_since: Option<Instant>,
     /// What the server complained of, and when that was told.
     server_errors: BTreeMap<String, Instant>,
     registered: bool,
+    replacing: Replacing,
+    /// Why the process ends before its time.
+    failure: Option<String>,
     phase: Phase,
     /// Sessions so far.
     started: u64,
@@ -223,35 +249,33 @@ impl From<String> for Fatal {
 ///
 /// # Errors
 /// A text that says why it could not begin.
-pub(crate) fn serve(config: Config, signals: Receiver<i32>) -> Result<(), Fatal> {
-    let mut daemon = Daemon::start(config, signals)?;
-    daemon.restore_sessions();
-    daemon.supervisor.ready();
+pub(crate) fn serve(config: Config, signals: Receiver<i32>, replaces: bool) -> Result<(), Fatal> {
+    let mut daemon = Daemon::start(config, signals, replaces)?;
     daemon.tell_status();
     while daemon.handle_next().is_continue() {}
+    let failure = daemon.failure.take();
     daemon.close();
-    Ok(())
+    failure.map_or(Ok(()), |why| Err(Fatal::Failed(why)))
 }
 
 impl Daemon {
     fn handle_next(&mut self) -> ControlFlow<()> {
         let event = self.next_event();
         self.handle_event(event);
-        match self.phase {
-            Phase::Serving => ControlFlow::Continue(()),
-            Phase::Draining(_) | Phase::Ending(_) if !self.sessions.is_empty() => ControlFlow::Continue(()),
-            Phase::Draining(_) | Phase::Ending(_) => ControlFlow::Break(()),
-        }
+        self.end_if_handed_over();
+        let ends = !matches!(self.phase, Phase::Serving) && self.sessions.is_empty();
+        if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn next_event(&self) -> Event {
         let shutdown = match self.phase {
             Phase::Serving => None,
-            Phase::Draining(end) | Phase::Ending(end) => Some(end),
+            Phase::Handing { end, .. } | Phase::Draining(end) | Phase::Ending(end) => Some(end),
         };
         let deadline = shutdown.into_iter().chain(self.peers.deadline()).min();
         let deadline = deadline.map_or_else(never, |end| after(end.saturating_duration_since(Instant::now())));
-        let requests = if self.peers.is_ready() { self.intake_requests.clone() } else { never() };
+        let ready = self.peers.is_ready() && !self.replacing.waits;
+        let requests = if ready { self.intake_requests.clone() } else { never() };
         select! {
             recv(self.signals) -> signal => signal.map_or(Event::Deadline, Event::Signal),
             recv(self.ended) -> ended => ended.map_or(Event::Deadline, |(id, reason)| Event::Ended(id, reason)),
@@ -262,6 +286,7 @@ impl Daemon {
             recv(self.client_requests) -> request => request.map_or(Event::Deadline, |r| Event::Client(Box::new(r))),
             recv(deadline) -> _ => Event::Deadline,
             recv(self.ticks) -> _ => Event::Tick,
+            recv(self.replacing.notices) -> notice => notice.map_or(Event::Deadline, Event::Handover),
             recv(self.heartbeats) -> _ => Event::Heartbeat,
         }
     }
@@ -287,6 +312,7 @@ impl Daemon {
             }
             Event::Client(request) => self.client(*request),
             Event::Ended(instance_id, reason) => self.forget(&instance_id, reason),
+            Event::Handover(notice) => self.notice(notice),
             Event::Tick => {
                 child::reap_orphans();
                 self.host.tick(Instant::now());
@@ -303,13 +329,19 @@ impl Daemon {
             }
             Event::Deadline => {
                 self.advance_peers();
-                if let Phase::Draining(end) | Phase::Ending(end) = self.phase
+                if let Phase::Handing { end, .. } | Phase::Draining(end) | Phase::Ending(end) = self.phase
                     && end <= Instant::now()
                 {
                     self.advance_shutdown();
                 }
             }
         }
+    }
+
+    /// What all sessions may spend today and what they have spent, if that is limited.
+    fn day_figures(&self) -> Option<Value> {
+        let budgets = self.config.budgets.of_day();
+        (!budgets.is_empty()).then(|| budgets.figures(&Spent::default().on_day(self.ledger.spent_today())))
     }
 
     /// Gives back what prompts needed for a while, once all is quiet: half of a session's memory, measured.
@@ -326,7 +358,7 @@ impl Daemon {
     fn connection_event(&mut self, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Connected { server, .. } => {
-                self.outage_reported = false;
+                self.outage_causes.clear();
                 self.outage_since = None;
                 if self.registered {
                     log::info!("reconnected to {server}");
@@ -345,11 +377,11 @@ impl Daemon {
             ConnectionEvent::Disconnected { reason } => log::warn!("disconnected: {reason}"),
             ConnectionEvent::ConnectFailed { server, error } => {
                 self.stand_in();
-                if self.outage_reported {
-                    log::debug!("no connection to {server}: {error}");
+                let cause = format!("no connection to {server}: {error}");
+                if self.outage_causes.len() < MAX_OUTAGE_CAUSES && self.outage_causes.insert(cause.clone()) {
+                    log::warn!("{cause}; trying again until there is one");
                 } else {
-                    self.outage_reported = true;
-                    log::warn!("no connection to {server}: {error}; trying again until there is one");
+                    log::debug!("{cause}");
                 }
             }
             ConnectionEvent::ServerError(text) => self.server_error(&text),
@@ -442,22 +474,26 @@ impl Daemon {
                 self.tell_all(|| Command::End(EndReason::ShutDown));
                 self.phase = Phase::Ending(now + END_TIMEOUT);
             }
-            Phase::Ending(end) if end <= now => {
+            Phase::Handing { forced: false, .. } => self.force_handing(),
+            Phase::Handing { end, .. } | Phase::Ending(end) if end <= now => {
                 for (_, entry) in std::mem::take(&mut self.sessions) {
                     log::warn!("session {} does not end and is left behind", entry.identity.id);
                     entry.thread.abandon();
                 }
             }
-            Phase::Ending(_) => {}
+            Phase::Handing { .. } | Phase::Ending(_) => {}
         }
     }
 
     /// Says in one line for `systemctl status` what goes on.
     fn tell_status(&mut self) {
-        let nats = if self.connection.is_connected() { "connected" } else { "no NATS server" };
-        let running = self.sessions.values().filter(|entry| entry.stats.running()).count();
-        let draining = if self.slots.is_paused() { ", draining" } else { "" };
-        self.supervisor.status(format!("{nats}, {} sessions, {running} running{draining}", self.sessions.len()));
+        let (connection, sessions, slots) = (&self.connection, &self.sessions, &self.slots);
+        self.supervisor.status(|| {
+            let nats = if connection.is_connected() { "connected" } else { "no NATS server" };
+            let running = sessions.values().filter(|entry| entry.stats.running()).count();
+            let draining = if slots.is_paused() { ", draining" } else { "" };
+            format!("{nats}, {} sessions, {running} running{draining}", sessions.len())
+        });
     }
 
     fn tell_all(&self, command: impl Fn() -> Command) {
@@ -473,18 +509,22 @@ impl Daemon {
                 let stopping = self.sessions.values().filter(|entry| !entry.stoppers.is_empty());
                 stopping.for_each(|entry| entry.end(EndReason::Stopped));
             }
+            Phase::Handing { .. } => self.remind_of_handing(),
             Phase::Draining(_) => self.tell_all(|| Command::Drain),
             Phase::Ending(_) => self.tell_all(|| Command::End(EndReason::ShutDown)),
         }
     }
 
-    fn close(self) {
-        drop(self.bridge);
-        // With the sessions' own ends of the channel.
-        drop(self.session_options);
-        self.notifier.into_iter().for_each(Notifier::close);
+    fn close(mut self) {
+        self.peers.leave();
+        drop(self.bridge.take());
+        self.notifier.take().into_iter().for_each(Notifier::close);
+        if let Some(audit) = &self.audit {
+            auditing::end(audit);
+        }
         self.connection.close(CLOSE_TIMEOUT);
         self.host.senders.hand_over();
+        self.say_done();
         log::info!("stopped");
     }
 }

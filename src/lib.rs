@@ -68,7 +68,11 @@
 //! | `s-<id>` | one session | one `select!` in `Session::next_event` | stop, lifetime, drain |
 //! | `t-<id>` | the prompt that is worked on | the model's socket, pipes of children, the gate | settled or cancelled |
 //! | `history`, `reply-late`, `oauth`, `auth-lock` | one piece of work that may wait | a disk, a caller that reconnects, a token endpoint | done |
+//! | `handover` | the socket over which another process may take over, or the one to that process | accept, read | told to stop |
+//! | `sweep` | folders that a dead daemon left behind | a disk | done |
+//! | `audit` | the audit log, if there is one | a channel | no session and no daemon has it any more |
 //! | `image`, `walk` | one picture or tree that is looked at | nothing can interrupt a decoder, so that who cancels does not wait | done, or at the next step |
+//! | `runner`, `confine` | the answers, or the end, of the process that one session's tools run in | its socket | that process ends |
 //! | `broker-*` | one client of the embedded server | poll(2) | that client is gone |
 //!
 //! # Why it cannot deadlock
@@ -80,14 +84,17 @@
 //!
 //! # The gate
 //!
-//! A turn neither calls the model again nor runs a tool before its session's actor said yes (`Session::judge`). Limits and the
-//! durable record of the intent are therefore in one place: no tool runs unless the yes is on disk.
+//! A turn neither calls the model again nor runs a tool before its session's actor said yes (`Session::judge`). Limits, rules
+//! and the durable record of the intent are therefore in one place: no tool runs unless the yes is on disk. The verdict on an
+//! answer's calls is one for each: it runs, it is denied with the reason as data ([`contract::denial`]), or its thread waits for
+//! an approval, which the actor settles once (`session/approvals.rs`) while the other calls run. Where something may be
+//! spent only in part, no request is sent either before what it may take is reserved in the ledger ([`governance::budget`]).
 //!
 //! # What is absent
 //!
 //! - No `Arc<Mutex<_>>` for what a session or the daemon decides by: one thread owns each piece of state. Shared are the
-//!   immutable settings, the figures of [`contract::session::SessionStats`], what sessions compete for ([`quota`], [`slots`]), and
-//!   caches.
+//!   immutable settings, the figures of [`contract::session::SessionStats`], what sessions compete for ([`quota`], [`slots`], and the
+//!   ledger of budgets, whose file other daemons share as well), and caches.
 //! - The actor of a session does no I/O that can hang, so `abort`, `inspect` and "queue full" are answered in one step of its
 //!   loop, even while a tool has been stuck for an hour.
 //! - No wait without a deadline or a cancel, no thread without a name and a handle that joins.
@@ -106,6 +113,9 @@
 //! | a control verb | `contract/control.rs`; how it is done: `session/commands.rs`; how it is written: `service/control.rs`, `socket/requests.rs` |
 //! | an error code | `contract/error.rs`; its golden test: `tests/e2e/test_error_codes.py` |
 //! | an event | `contract/event.rs` |
+//! | a line of the audit log | `session/auditing.rs`, `daemon/auditing.rs`; what it means: `config/SETTINGS.md` |
+//! | what a rule can match | `governance/rules.rs`; what it goes by is found out in `turn/calls.rs` |
+//! | a program that runs others | `governance/shell/launchers.rs`, and a line in the table of its tests |
 //! | a setting | a row in `config/table.rs`, the field where it is used, `config/SETTINGS.md` |
 //! | a wire | a room beside `service` that implements `contract::wire::Wire` |
 #![deny(unsafe_code)]
@@ -129,9 +139,11 @@ mod governance;
 mod ids;
 mod images;
 mod json;
+mod log_buffer;
 mod model;
 #[expect(clippy::disallowed_methods, reason = "it stands alone, and is handed the function that reads files")]
 pub mod nats;
+mod near;
 mod prompt;
 mod quota;
 mod service;

@@ -57,6 +57,7 @@ mod usage;
 mod waits;
 
 pub use answer::Answer;
+pub(crate) use credentials::host_secret;
 #[cfg(test)]
 pub(crate) use local_model::LocalModel;
 pub use model_info::Model;
@@ -71,3 +72,4 @@ pub(crate) use services::Services;
 pub(crate) use settings::QueueMode;
 pub use sse::Events;
 pub use thinking::ThinkingLevel;
+pub(crate) use usage::{Most, spent};

@@ -3,12 +3,14 @@
 //! outputs leave room for prompts.
 
 use crate::files::size;
+use crate::sync::lock;
+use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 /// What is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum Kind {
     Attachments,
     Outputs,
@@ -42,7 +44,13 @@ pub(crate) struct HostQuota {
 pub(crate) struct SessionQuota {
     host: Arc<HostQuota>,
     used: Used,
+    /// Has the account, if that is in another process: takes as many of these bytes as there are, and says what if it is less.
+    lender: Option<Lender>,
+    refusal: Mutex<String>,
 }
+
+/// Returns how many bytes were taken, and why not all.
+pub(crate) type Lender = Box<dyn Fn(Kind, u64) -> (u64, String) + Send + Sync>;
 
 /// Room that was taken, and is given back when this is dropped.
 pub(crate) struct Room {
@@ -68,11 +76,20 @@ impl HostQuota {
 
     /// The share of a new session.
     pub(crate) fn session(self: &Arc<Self>) -> Arc<SessionQuota> {
-        Arc::new(SessionQuota { host: self.clone(), used: Used::default() })
+        self.account(None)
+    }
+
+    fn account(self: &Arc<Self>, lender: Option<Lender>) -> Arc<SessionQuota> {
+        Arc::new(SessionQuota { host: self.clone(), used: Used::default(), lender, refusal: Mutex::default() })
     }
 }
 
 impl SessionQuota {
+    /// The share of a session whose account is in another process.
+    pub(crate) fn lent(lender: Lender) -> Arc<SessionQuota> {
+        HostQuota::new(0, 0).account(Some(lender))
+    }
+
     /// Takes room for all of so many bytes.
     ///
     /// # Errors
@@ -95,11 +112,24 @@ impl SessionQuota {
 
     /// Takes room for as many of these bytes as there is, until the session ends; returns for how many.
     pub(crate) fn keep_up_to(&self, kind: Kind, bytes: u64) -> u64 {
-        self.reserve(kind, bytes)
+        let Some(lender) = &self.lender else { return self.reserve(kind, bytes) };
+        let (taken, why) = lender(kind, bytes);
+        if taken < bytes {
+            *lock(&self.refusal) = why;
+        }
+        taken
+    }
+
+    /// Why [`SessionQuota::keep_up_to`] has taken less than so many bytes.
+    pub(crate) fn refusal(&self, kind: Kind, bytes: u64) -> String {
+        match self.lender {
+            Some(_) => lock(&self.refusal).clone(),
+            None => self.exceeded(kind, bytes).to_string(),
+        }
     }
 
     /// Why there is no room for so many bytes.
-    pub(crate) fn exceeded(&self, kind: Kind, bytes: u64) -> QuotaExceeded {
+    fn exceeded(&self, kind: Kind, bytes: u64) -> QuotaExceeded {
         let own = self.host.session_limit.saturating_sub(self.used.of(kind).load(SeqCst));
         if own < bytes {
             QuotaExceeded { kind, whose: "session", limit: self.host.session_limit }

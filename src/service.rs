@@ -15,6 +15,7 @@ pub(crate) mod host;
 pub(crate) mod intake;
 pub(crate) mod micro;
 pub(crate) mod peers;
+pub(crate) mod presence;
 pub(crate) mod recent;
 pub(crate) mod replies;
 pub(crate) mod reply_subjects;

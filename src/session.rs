@@ -3,11 +3,15 @@
 //! It never does anything that can hang, so that a stop, an inspection or "queue full" is answered in one step of its
 //! loop even while a tool has been stuck for an hour. What can hang happens in the turn's thread (see `turn`).
 
+mod approvals;
 mod asking;
+mod auditing;
+mod budget;
 mod commands;
 mod continuing;
 mod ending;
 mod gate;
+mod leaving;
 mod memory;
 mod opening;
 mod prompts;
@@ -28,9 +32,11 @@ use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::{Command, EndReason, Prompt};
 use crate::contract::reply::Reply;
-use crate::contract::session::{SessionIdentity, SessionStats, state};
+use crate::contract::session::{SessionIdentity, SessionStats, Unattended, state};
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
+use crate::governance::audit::Audit;
+use crate::governance::budget::{Ledger, OnBudget};
 use crate::model::Services;
 use crate::quota::SessionQuota;
 use crate::session::questions::Questions;
@@ -40,14 +46,18 @@ use crate::sys;
 use crate::threads::Thread;
 use crate::tools::runner::Runner;
 use crate::transcript::{Message, StopReason, ToolResultMessage};
-use crate::turn::{Settled, Step, TurnOptions};
+use crate::turn::{SessionSecrets, Settled, Step, TurnOptions};
+use approvals::Approvals;
 use asking::Asker;
+use auditing::Arguments;
+use budget::Spending;
 use crossbeam_channel::{Receiver, never, select};
+use leaving::Leaving;
 use memory::{Foreign, Memory};
 pub(crate) use opening::{Callers, Storage};
 use queue::Queue;
-use recovery::KeptQuestion;
 pub(crate) use recovery::settled_totals;
+use recovery::{KeptApproval, KeptQuestion};
 use serde_json::{Map, Value, json};
 pub(crate) use settling::Notices;
 use std::collections::{HashMap, VecDeque};
@@ -78,6 +88,16 @@ pub(crate) struct SessionOptions {
     pub event_log: event_log::Settings,
     /// How long the model's questions wait for an answer; `None` = no limit.
     pub question_timeout: Option<Duration>,
+    /// Where everything is recorded that is decided and done, if it is.
+    pub audit: Option<Arc<Audit>>,
+    /// How long approvals wait for somebody; `None` = no limit.
+    pub approval_timeout: Option<Duration>,
+    /// What becomes of an approval that nobody sees.
+    pub unattended: Unattended,
+    /// What becomes of a request that a budget does not allow.
+    pub on_budget: OnBudget,
+    /// Where it is kept what is spent; absent where nothing can be kept.
+    pub ledger: Option<Arc<Ledger>>,
     pub turn: Arc<TurnOptions>,
     /// Who is told of prompts that are settled.
     pub notices: Option<Notices>,
@@ -150,10 +170,10 @@ struct Session<W> {
     ticket: Option<Ticket>,
     /// Where the tools run.
     runner: Arc<Runner>,
+    secrets: Arc<SessionSecrets>,
     memory: Memory,
     state: Option<Arc<StateDir>>,
     context_tokens: u64,
-    last_error: Option<String>,
     /// The session file's entry of the latest compaction.
     last_compaction: Option<Value>,
     /// Prompts that wait for their turn.
@@ -161,12 +181,19 @@ struct Session<W> {
     steering: Waiting,
     follow_up: Waiting,
     running: Option<Running>,
+    spending: Spending,
+    arguments: Arguments,
     /// Ids of the messages that the turn was given and that are not yet in the transcript.
     taken: VecDeque<String>,
     idle_since: Instant,
     questions: Questions,
     /// Questions of before a restart, which the turn that goes on asks again.
     kept_questions: Vec<KeptQuestion>,
+    approvals: Approvals,
+    /// Approvals of before a restart, which the turn that goes on asks for again.
+    kept_approvals: Vec<KeptApproval>,
+    /// What somebody allowed for the rest of the session.
+    grants: Vec<String>,
     /// Those who wait for an answer, by the question's id.
     askers: HashMap<String, Asker>,
     log: EventLog,
@@ -174,6 +201,8 @@ struct Session<W> {
     /// Tools ran, so that there may be something to clean up.
     used_tools: bool,
     draining: bool,
+    /// There while it is to go on in another process.
+    leaving: Option<Box<Leaving>>,
 }
 
 /// Everything that can happen to a session.
@@ -209,8 +238,14 @@ impl<W: Wire> Session<W> {
             Some(_) | None => 0,
         };
         let last_seq = restarts.saturating_mul(EVENTS_PER_START);
-        let sandbox = parts.identity.sandbox.clone();
-        let runner = Runner::new(sandbox, parts.identity.cwd.clone(), parts.spill_dir.clone());
+        let sandbox = parts.stats.settings().sandbox;
+        let runner = Runner::new(
+            parts.identity.instance_id.to_string(),
+            sandbox,
+            parts.identity.cwd.clone(),
+            parts.spill_dir.clone(),
+            parts.quota.clone(),
+        );
         let session = Session {
             queue: Queue::new(parts.options.max_queue),
             steering: Waiting::default(),
@@ -219,6 +254,9 @@ impl<W: Wire> Session<W> {
             listeners: parts.wire.as_ref().and_then(Wire::listener).into_iter().collect(),
             questions: Questions::default(),
             kept_questions: Vec::new(),
+            approvals: Approvals::default(),
+            kept_approvals: Vec::new(),
+            grants: Vec::new(),
             askers: HashMap::new(),
             options: parts.options,
             services: parts.services,
@@ -227,20 +265,23 @@ impl<W: Wire> Session<W> {
             wire: parts.wire,
             commands: parts.commands,
             runner: Arc::new(runner),
+            secrets: Arc::default(),
             spill_dir: parts.spill_dir,
             quota: parts.quota,
             slots: parts.slots,
             ticket: None,
             memory: Memory::default(),
             state: parts.state,
+            spending: Spending::default(),
+            arguments: Arguments::default(),
             taken: VecDeque::new(),
             idle_since: Instant::now(),
             context_tokens: 0,
             last_compaction: None,
-            last_error: None,
             running: None,
             used_tools: false,
             draining: false,
+            leaving: None,
         };
         (Box::new(session), parts.storage, parts.first.map(Box::new))
     }
@@ -249,6 +290,9 @@ impl<W: Wire> Session<W> {
     #[inline(never)]
     fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
         self.stats.set_listeners(self.listeners.len());
+        self.show_spent();
+        let begins = if matches!(storage, Storage::Saved { .. }) { "session_restored" } else { "session_created" };
+        self.audit_session(begins);
         match (self.open(storage), first) {
             (Ok(unfinished), first) => {
                 self.announce();
@@ -271,7 +315,7 @@ impl<W: Wire> Session<W> {
             (Err(e), None) => {
                 // The session stays, and every prompt is told why it is of no use, until somebody stops it.
                 log::error!("session {}: its file cannot be used: {e}", self.identity.id);
-                self.last_error = Some(ReplyError::storage(&e).message);
+                self.stats.progress.failed(&ReplyError::storage(&e).message);
                 None
             }
         }
@@ -300,11 +344,12 @@ impl<W: Wire> Session<W> {
         let steps = self.running.as_ref().map_or_else(never, |r| r.steps.clone());
         let messages = self.wire.as_ref().map_or_else(never, |wire| wire.messages().clone());
         let sleep = (!self.has_work() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
-        let next = self.stats.deadline().into_iter().chain(sleep).min();
+        let next = self.stats.deadline().into_iter().chain(sleep).chain(self.spending.deadline()).min();
         let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
         // While a compaction runs the slot waits for its end.
         let slot = self.ticket.as_ref().filter(|_| self.running.is_none()).map_or_else(never, |t| t.granted().clone());
-        let wait = self.next_question_expiry().map_or(wait, |left| wait.min(left));
+        let asked = self.next_question_expiry().into_iter().chain(self.next_approval_expiry()).min();
+        let wait = asked.map_or(wait, |left| wait.min(left));
         select! {
             recv(steps) -> step => step.map_or(Event::TurnLost, Event::Step),
             recv(slot) -> slot => slot.map_or(Event::Tick, Event::Slot),
@@ -318,13 +363,19 @@ impl<W: Wire> Session<W> {
     #[inline(never)]
     fn handle_event(&mut self, event: Event<W::Message>) -> ControlFlow<EndReason> {
         match event {
+            Event::Command(Command::End(EndReason::Replaced)) => {
+                return ControlFlow::Break(self.leave(false).unwrap_or(EndReason::ShutDown));
+            }
             Event::Command(Command::End(reason)) => return ControlFlow::Break(reason),
+            Event::Command(Command::HandOver(successor)) => self.hand_over(successor),
+            Event::Command(Command::Stay) => self.stay(),
             Event::Command(Command::Drain) => self.drain(),
             Event::Command(Command::Control(request)) => self.control(request.control, request.respond),
             Event::Message(message) => self.message(&message),
             Event::Slot(slot) => self.start_with(slot),
             Event::Step(Step::Event(event)) => self.note(event),
-            Event::Step(Step::Gate(action, verdict)) => self.judge(&action, &verdict),
+            Event::Step(Step::Gate(action, verdict)) => self.at_gate(action, verdict),
+            Event::Step(Step::Spent(spent)) => self.spent(spent),
             Event::Step(Step::Ask { request, answer }) => self.ask(request, answer),
             Event::Step(Step::Compacted { message, first_kept, entry }) => {
                 let written = self.memory.compacted(message, first_kept, &entry);
@@ -349,15 +400,20 @@ impl<W: Wire> Session<W> {
             Event::TurnLost => self.settle(Settled::Failed(ReplyError::internal("the turn is gone"))),
             Event::Tick => {
                 self.expire_questions();
+                self.expire_approvals();
                 if !self.has_work() && self.idle_since.elapsed() >= SLEEPS_AFTER {
                     self.memory.sleep();
                 }
             }
         }
+        self.renew_time();
         if self.stats.deadline().is_some_and(|end| end <= Instant::now()) {
             return ControlFlow::Break(EndReason::Expired);
         }
-        match (self.has_work(), self.identity.named, self.draining) {
+        if let Some(reason) = self.leave_if_quiet() {
+            return ControlFlow::Break(reason);
+        }
+        match (self.running.is_some(), self.identity.named || self.has_work(), self.draining) {
             (true, ..) | (false, true, false) => ControlFlow::Continue(()),
             (false, _, true) => ControlFlow::Break(EndReason::ShutDown),
             (false, false, false) => ControlFlow::Break(EndReason::Finished),
@@ -382,8 +438,12 @@ impl<W: Wire> Session<W> {
     fn note(&mut self, event: AgentEvent) {
         log::trace!("session {}: {}", self.identity.id, event.name());
         self.stats.touch();
+        if let AgentEvent::ToolExecutionEnd { id, name, content, is_error, duration_ms, sandbox, .. } = &event {
+            self.audit_result((id, name), content, *is_error, (*duration_ms, sandbox.as_ref()));
+        }
         match &event {
-            AgentEvent::MessageEnd(message) if self.is_void(message) => {}
+            // What only shows that the turn is interrupted is not told, as it is gone on with.
+            AgentEvent::MessageEnd(message) if self.is_void(message) => return,
             AgentEvent::MessageEnd(message) => {
                 if let Message::Assistant(answer) = &**message
                     && !matches!(answer.stop_reason, StopReason::Error | StopReason::Aborted)
@@ -434,8 +494,14 @@ impl<W: Wire> Session<W> {
                 self.context_tokens = result.get("estimatedTokensAfter").and_then(Value::as_u64).unwrap_or(0);
             }
             AgentEvent::CompactionEnd { error: Some(error), .. } => log::warn!("session {}: {error}", self.identity.id),
+            AgentEvent::TurnEnd { .. } | AgentEvent::AgentEnd { .. } | AgentEvent::AgentSettled { .. }
+                if self.running.as_ref().is_some_and(|running| running.to_be_continued) =>
+            {
+                return;
+            }
             _ => {}
         }
+        self.stats.progress.note(&event, self.context_tokens);
         self.record_event(&event);
     }
 

@@ -4,6 +4,7 @@
 //! session's actor and writes the answer itself, and a writer, which alone waits for the client. What the daemon itself has
 //! to decide goes up to its main thread as a [`ClientRequest`].
 
+mod agents;
 mod answers;
 mod client;
 pub(crate) mod directory;
@@ -25,6 +26,7 @@ use crate::contract::session::{SessionIdentity, SessionStats, Watcher};
 use crate::prompt::UserFolders;
 use crate::sync::lock;
 use crate::threads::{self, Thread};
+pub(crate) use agents::AgentControl;
 use crossbeam_channel::Sender;
 use directory::BridgeDirectory;
 pub(crate) use framing::escape_separators;
@@ -72,6 +74,7 @@ pub(crate) enum DaemonAsk {
 /// What all threads of the side channel have in common.
 struct Shared {
     folders: UserFolders,
+    agent_control: AgentControl,
     directory: BridgeDirectory,
     identity: Identity,
     table: Mutex<Table>,
@@ -136,6 +139,7 @@ impl SocketServer {
     pub(crate) fn start(
         root: &Path,
         folders: UserFolders,
+        agent_control: AgentControl,
         requests: Sender<ClientRequest>,
     ) -> Result<SocketServer, String> {
         let directory = BridgeDirectory::open(root)?;
@@ -154,6 +158,7 @@ impl SocketServer {
         table.listeners.insert(DAEMON, listener);
         let shared = Arc::new(Shared {
             folders,
+            agent_control,
             directory,
             identity,
             table: Mutex::new(table),

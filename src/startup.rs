@@ -1,10 +1,12 @@
 //! What the process sets up before it serves: the log, limits, signals.
 
+mod audit;
+
 use crate::config::{self, Config};
 use crate::daemon::Fatal;
 use crate::model::{Model, Services};
 use crate::tools::{child, runner};
-use crate::{daemon, supervisor, sys, threads};
+use crate::{daemon, log_buffer, supervisor, sys, threads};
 use crossbeam_channel::{Sender, bounded};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -32,6 +34,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         return runner::serve();
     }
     let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    if arguments.first().is_some_and(|first| first == "audit") {
+        return audit::run(arguments.into_iter().skip(1).collect(), environment.collect());
+    }
     match config::from_command_line(arguments, environment.collect()) {
         Ok(config::Command::Print(text)) => print!("{text}"),
         Ok(config::Command::Check(config)) => {
@@ -40,14 +45,17 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             }
             // Some of the agent's files are only read when they are needed.
             let services = Services::new(&config.agent_dir, config.oauth_refresh.clone());
-            for problem in services.problems() {
+            let project =
+                std::env::current_dir().ok().filter(|folder| config.trusts(folder) || services.trusts_projects());
+            for problem in project.map_or_else(|| services.problems(), |folder| services.of_project(&folder).problems())
+            {
                 eprintln!("pi-exec: warning: {problem}");
             }
             print!("{}{}", config.report, model_in_use(&config, &services));
         }
-        Ok(config::Command::Serve(config)) => {
+        Ok(config::Command::Serve { config, replaces }) => {
             configure_allocator();
-            if let Err(e) = run(*config) {
+            if let Err(e) = run(*config, replaces) {
                 eprintln!("pi-exec: fatal: {e}");
                 return ExitCode::from(e.exit_code());
             }
@@ -97,7 +105,7 @@ fn configure_allocator() {
 ///
 /// # Errors
 /// A text that says what could not be set up.
-fn run(config: Config) -> Result<(), Fatal> {
+fn run(config: Config, replaces: bool) -> Result<(), Fatal> {
     start_log(&config.log);
     sys::tune_allocator();
     sys::forbid_foreign_name_services();
@@ -133,7 +141,7 @@ fn run(config: Config) -> Result<(), Fatal> {
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
-    let result = daemon::serve(config, receiver);
+    let result = daemon::serve(config, receiver, replaces);
     handle.close();
     drop(thread);
     result
@@ -166,6 +174,7 @@ fn start_log(level: &str) {
     builder.filter_module("nats_pi_bridge", level.parse().unwrap_or(log::LevelFilter::Info));
     let journal = supervisor::logs_to_journal();
     builder.format(move |out, record| {
+        log_buffer::keep(record.level(), &record.args().to_string());
         let (priority, level) = match record.level() {
             log::Level::Error => ("<3>", "error: "),
             log::Level::Warn => ("<4>", "warning: "),

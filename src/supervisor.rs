@@ -47,12 +47,18 @@ impl Supervisor {
         self.tell("STOPPING=1");
     }
 
+    /// Another process goes on in our place.
+    pub(crate) fn replaced_by(&self, pid: i32) {
+        self.tell(&format!("MAINPID={pid}"));
+    }
+
     /// What the process does, in one line for people.
-    pub(crate) fn status(&mut self, status: String) {
-        if self.socket.is_some() && status != self.status {
-            self.tell(&format!("STATUS={status}"));
-            self.status = status;
-        }
+    pub(crate) fn status(&mut self, status: impl FnOnce() -> String) {
+        let Some(status) = self.socket.as_ref().map(|_| status()).filter(|status| *status != self.status) else {
+            return;
+        };
+        self.tell(&format!("STATUS={status}"));
+        self.status = status;
     }
 
     fn tell(&self, message: &str) {

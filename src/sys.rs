@@ -68,6 +68,14 @@ pub(crate) fn without_terminal(command: &mut std::process::Command) {
     }
 }
 
+/// Takes the calling thread, which must be the only one, into a new network namespace, and into a new user namespace with it.
+pub(crate) fn new_network(with_user: bool) -> rustix::io::Result<()> {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    let flags = if with_user { UnshareFlags::NEWNET | UnshareFlags::NEWUSER } else { UnshareFlags::NEWNET };
+    // SAFETY: only namespaces become this thread's own, no table of files.
+    unsafe { unshare_unsafe(flags) }
+}
+
 /// Gives memory that is free, but lies between pieces in use, back to the system. Takes about a millisecond for every
 /// 10 MB, in which other threads may have to wait for memory.
 pub(crate) fn release_free_memory() {

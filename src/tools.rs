@@ -17,19 +17,22 @@ mod paths;
 mod processes;
 mod question;
 mod read;
+mod redact;
 pub(crate) mod runner;
 #[cfg(test)]
 mod test_support;
 mod tool;
 mod truncate;
 mod validate;
+mod watched;
 mod write;
 
 use crate::files::real_path;
 pub(crate) use changes::{ChangedFiles, Changes};
 pub use edit_diff::diff;
 pub use edit_match::{Edit as Replacement, Mismatch, apply, with_lf};
-pub(crate) use environment::child_environment;
+pub(crate) use environment::{child_environment, without_hooks};
+pub(crate) use redact::{MIN_SECRET, Redaction};
 use serde_json::{Map, Value};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -67,6 +70,32 @@ pub(crate) fn file_of(tool: &dyn Tool, arguments: &Map<String, Value>, cwd: &Pat
         Ok(file) => FileId::There(file.dev(), file.ino()),
         Err(_) => FileId::NotYet(real_path(&path)),
     })
+}
+
+/// The file or folder that a call is about, by its name and without links, as far as its arguments say so.
+pub(crate) fn path_of(
+    tool: &dyn Tool,
+    arguments: &Map<String, Value>,
+    cwd: &Path,
+    home: &Path,
+) -> Option<(PathBuf, PathBuf)> {
+    let path = match (&*tool.spec().name, arguments.get("path").and_then(Value::as_str)) {
+        ("read" | "edit" | "write" | "ls" | "grep" | "find", Some(path)) => path,
+        ("ls" | "grep" | "find", None) => ".",
+        _ => return None,
+    };
+    let named = paths::resolve(path, cwd, Some(home));
+    let real = without_links(&named);
+    Some((named, real))
+}
+
+/// The path without links, also where folders on its way are still to be made.
+fn without_links(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), ..) => real,
+        (Err(_), Some(parent), Some(name)) => real_path(&without_links(parent).join(name)),
+        (Err(_), ..) => path.to_owned(),
+    }
 }
 
 /// The tools that a list of names stands for: the names themselves, `*` for all; or changes to `usual`, if every name

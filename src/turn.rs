@@ -6,16 +6,20 @@
 mod calls;
 mod compact;
 mod room;
+mod secrets;
+mod spending;
 mod streaming;
 
 use crate::cancel::Cancel;
 use crate::clock::now_ms;
+use crate::contract::denial::Denial;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
-use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
+use crate::governance::rules::Target;
+use crate::model::{Model, Most, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::quota::SessionQuota;
 use crate::tools::runner::Runner;
@@ -23,20 +27,21 @@ use crate::tools::{self, ChangedFiles, Changes, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage};
 use calls::calls;
 use compact::CompactError;
-use crossbeam_channel::{Sender, bounded};
-use serde_json::Value;
+use crossbeam_channel::{Receiver, Sender, bounded};
+pub(crate) use secrets::{SecretTable, SessionSecrets};
+use serde_json::{Map, Value};
+use spending::Requests;
+use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use streaming::Streaming;
 
-/// Marks everything that the programs of one session start, by the session's instance id.
-const SESSION_VARIABLE: &str = "NATS_PI_BRIDGE_SESSION";
-
 /// Kills what programs of a session left running in the background. For its end.
 pub(crate) fn kill_leftovers(identity: &SessionIdentity) {
-    tools::child::kill_marked(SESSION_VARIABLE, &identity.instance_id);
+    tools::child::kill_marked(tools::child::SESSION_VARIABLE, &identity.instance_id);
 }
 
 /// What a turn tells its session, in order.
@@ -50,6 +55,8 @@ pub(crate) enum Step {
         first_kept: usize,
         entry: Value,
     },
+    /// A request to the model that was reserved for came to this.
+    Spent(Most),
     /// The turn waits for people.
     Ask {
         request: Value,
@@ -70,10 +77,12 @@ pub(crate) enum Step {
 pub(crate) enum Action {
     /// To ask the model again.
     Model,
+    /// To send a request to this model, which may take so much. The last thing that is asked before it is sent.
+    Request(Arc<Model>, Most),
     /// To hand the first words of the answer to somebody who could be reached after a restart, and would hear them twice.
     Speak,
-    /// To run these: the ids of the calls, and the names of the tools.
-    Tools(Vec<(String, String)>),
+    /// To run these.
+    Tools(Vec<ToolCall>),
     /// To be done; messages make it go on.
     Stop,
 }
@@ -81,8 +90,45 @@ pub(crate) enum Action {
 /// The answer to an [`Action`].
 pub(crate) enum Verdict {
     No,
+    /// No request may be sent.
+    Refused(ReplyError),
+    /// The request exceeds a budget, and somebody is asked about it. After a yes it is judged once more.
+    Asked(ReplyError, Wait),
+    /// The request may be sent, once this has made sure that what it may take stays reserved.
+    Reserved(Box<dyn FnOnce() -> io::Result<()> + Send>),
     /// Go on, after these messages were taken in.
     Go(Vec<Incoming>),
+    /// What becomes of each of the calls.
+    Calls(Vec<Ruling>),
+}
+
+/// A call that a turn asks leave for.
+pub(crate) struct ToolCall {
+    pub id: String,
+    pub tool: String,
+    pub arguments: Arc<Map<String, Value>>,
+    /// What it is about, where that matters.
+    pub target: Target,
+}
+
+/// Without what a model said, which is in no log.
+impl fmt::Debug for ToolCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.tool, self.id)
+    }
+}
+
+/// Something that is settled later. Whoever gives up waiting says so by `settle`.
+pub(crate) struct Wait {
+    pub settle: Sender<Result<(), Denial>>,
+    pub settled: Receiver<Result<(), Denial>>,
+}
+
+/// What becomes of a call.
+pub(crate) enum Ruling {
+    Run,
+    Denied(Denial),
+    Wait(Wait),
 }
 
 /// What a turn has to do.
@@ -123,6 +169,8 @@ pub(crate) struct TurnOptions {
     pub tool_environment: Vec<(String, String)>,
     /// How long a command may take that names no limit; `None` = no limit.
     pub bash_timeout: Option<Duration>,
+    /// What sessions may have as variables by naming it.
+    pub secrets: SecretTable,
 }
 
 /// Everything a turn works with.
@@ -143,6 +191,8 @@ pub(crate) struct Turn {
     pub quota: Arc<SessionQuota>,
     /// Where they run.
     pub runner: Arc<Runner>,
+    /// What they get and must not show.
+    pub secrets: Arc<SessionSecrets>,
     /// What this run added to the transcript.
     pub produced: Vec<Arc<Message>>,
     /// Tokens of the system prompt and the tools, estimated; 0 until they are known.
@@ -151,6 +201,8 @@ pub(crate) struct Turn {
     pub has_spoken: bool,
     /// What its tools change.
     pub changes: Changes,
+    /// The session has to be asked before each request to the model.
+    pub is_metered: bool,
 }
 
 /// How far a run has come.
@@ -222,19 +274,24 @@ impl Turn {
 
     /// Asks for leave; `None` = no.
     fn gate(&self, action: Action) -> Option<Vec<Incoming>> {
+        match self.verdict(action) {
+            Verdict::Go(messages) => Some(messages),
+            Verdict::No | Verdict::Calls(_) | Verdict::Refused(_) | Verdict::Asked(..) | Verdict::Reserved(_) => None,
+        }
+    }
+
+    fn verdict(&self, action: Action) -> Verdict {
         let (verdict, answer) = bounded(1);
         self.step(Step::Gate(action, verdict));
-        match answer.recv() {
-            Ok(Verdict::Go(messages)) => Some(messages),
-            Ok(Verdict::No) | Err(_) => None,
-        }
+        answer.recv().unwrap_or(Verdict::No)
     }
 
     /// The messages that the turn takes in before it does `action`; `None` = it must not. The session need not be asked
     /// when nothing waits, which saves two changes of thread. What comes in just then is not lost: the session makes it a
     /// prompt of its own.
     fn waiting(&self, action: Action) -> Option<Vec<Incoming>> {
-        if self.stats.pending() == 0 { Some(Vec::new()) } else { self.gate(action) }
+        let nothing_waits = self.stats.pending() == 0 && !self.stats.leaving();
+        if nothing_waits { Some(Vec::new()) } else { self.gate(action) }
     }
 
     /// Adds a complete message to the transcript.
@@ -311,6 +368,7 @@ impl Turn {
                     Ok(()) => Settled::Done,
                     Err(CompactError::Cancelled) => Settled::Aborted,
                     Err(CompactError::Failed(why)) => Settled::Failed(ReplyError::model(why)),
+                    Err(CompactError::Refused(error)) => Settled::Failed(error),
                     Err(why) => Settled::Failed(ReplyError::new(ErrorKind::Conflict, why.to_string())),
                 };
             }
@@ -345,7 +403,7 @@ impl Turn {
         // The session approved the first request when it started the turn; before one that goes on, more may wait.
         let mut approved = messages.is_some();
         messages.into_iter().flatten().for_each(|message| self.take_in(message));
-        let open = if approved { Vec::new() } else { self.open_questions() };
+        let open = if approved { Vec::new() } else { self.open_calls() };
         if !open.is_empty() {
             for result in self.execute(open) {
                 self.add_whole(Message::ToolResult(result));
@@ -370,7 +428,10 @@ impl Turn {
                 messages.into_iter().for_each(|message| self.take_in(message));
             }
             self.fit();
-            let mut outcome = self.ask(&system, &specs, &mut run);
+            let mut outcome = match self.ask(&system, &specs, &mut run) {
+                Ok(outcome) => outcome,
+                Err(settled) => return self.end_run(&run, None, settled),
+            };
             let (failed, stop_reason) = (outcome.failed(), outcome.message.stop_reason);
             // Calls of an answer that was cut off get results that say so; those of a failed one are left out with it.
             let may_overflow = failed || stop_reason == StopReason::Length && !outcome.message.has_tool_calls();
@@ -459,7 +520,10 @@ impl Turn {
     }
 
     /// One request, streamed to the caller.
-    fn ask(&mut self, system: &str, tools: &[ToolSpec], run: &mut Run) -> Outcome {
+    ///
+    /// # Errors
+    /// It must not be sent, and the run ends like this.
+    fn ask(&mut self, system: &str, tools: &[ToolSpec], run: &mut Run) -> Result<Outcome, Settled> {
         let request = Request {
             model: &self.model,
             system,
@@ -472,7 +536,7 @@ impl Turn {
         let restart = run.restart.take();
         let mut sink =
             Streaming { turn: self, started: false, heard: 0, restart, delta: None, speaks: self.has_spoken };
-        let outcome = self.services.stream(&request, &self.cancel, &mut sink);
+        let outcome = self.send(&request, &mut sink)?;
         sink.finish();
         // Tools may take long, and what was said before them must not wait for their end.
         self.reply.flush();
@@ -482,7 +546,7 @@ impl Turn {
         if !started {
             self.emit(AgentEvent::MessageStart(self.empty_answer()));
         }
-        outcome
+        Ok(outcome)
     }
 
     /// An assistant's message that has just begun.

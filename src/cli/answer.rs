@@ -1,21 +1,44 @@
 //! An answer that is printed as it comes: `run`, `session` and `send --stream`.
 
-use super::connection::{Connection, Deadline, Record, same_id};
+use super::connection::{Connection, Deadline, Record, new_id, same_id};
 use super::failure::Failure;
+use super::moving::Moving;
 use super::output;
 use crate::contract::reply::Restart;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Prints the answer to a request whose response has arrived, and waits for its end, however long the model works.
 ///
+/// `since` is the number of the session's last event before the request: what happened between it and the response passed
+/// unseen, and is asked for again where it is shown. `session` is named where the socket is not its own.
+///
 /// # Errors
 /// The run failed, or the connection ended before it did.
-pub(super) fn follow(connection: &mut Connection, id: &Value, json: bool) -> Result<(), Failure> {
+pub(super) fn follow(
+    connection: &mut Connection,
+    id: &Value,
+    session: Option<&str>,
+    since: u64,
+    json: bool,
+) -> Result<(), Failure> {
     let mut line_is_open = false;
-    while let Some(record) = connection.record(Deadline::after(None))? {
+    let mut moving = Moving::new();
+    if moving.is_on() {
+        let mut request = json!({"id": new_id(), "type": "subscribe", "sinceSeq": since});
+        if let Some(session) = session {
+            request["session"] = session.into();
+        }
+        connection.send(&request, Deadline::after(None))?;
+    }
+    while let Some(record) = moving.next(connection, &mut line_is_open)? {
+        let is_of = |session: &str| record.get("session").is_none_or(|found| found == session);
+        if record.get("type").and_then(Value::as_str) == Some("event") && session.is_none_or(is_of) {
+            moving.event(&record);
+        }
         if !record.get("id").is_some_and(|found| same_id(found, id)) {
             continue;
         }
+        moving.clear();
         let kind = record.get("type").and_then(Value::as_str);
         if json && matches!(kind, Some("chunk" | "restart" | "end")) {
             output::print(&format!("{}\n", Value::Object(record.clone())))?;

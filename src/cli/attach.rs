@@ -1,51 +1,59 @@
-//! `pi-bridge attach`: a person's view of a live session in a plain terminal.
+//! `pi-bridge attach`: a person's view of a live session, and a place to work in.
 //!
-//! One thread waits for three things at once: records of the session, lines of the person, and Ctrl-C. The terminal stays
-//! in its usual line mode, so that it works over any connection and is never left in a strange state.
+//! One thread waits for everything at once: records of the session, keys or lines of the person, signals, and the moment at
+//! which the line about what goes on moves. Where the terminal can, there is a line editor at its bottom and output appears
+//! above it; anywhere else lines are read as they come and output is only ever appended.
 
+mod approval;
+mod commands;
+mod front;
+mod markdown;
+mod outputs;
+mod place;
 mod question;
 mod totals;
 mod typed;
 mod view;
 
+use super::activity::MOVES;
 use super::answer::error_of;
 use super::connection::{Connection, Deadline, Record, new_id, same_id};
 use super::failure::Failure;
-use super::lines::LineBuffer;
-use super::output::{self, one_line};
+use super::output::one_line;
 use super::stream::ends;
-use crate::socket::PROTOCOL;
-use question::{Question, Reply};
+use super::style::Style;
+use super::terminal::{Signals, drain};
+use commands::Session;
+pub(super) use commands::sandbox;
+use front::{Front, Typing};
+pub(super) use place::Place;
+use place::{Again, greeting};
+use question::Question;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use typed::Typed;
-use view::View;
+pub(super) use totals::{dollars, tokens};
+use view::{Missing, View};
 
 /// A second Ctrl-C within this time leaves.
 const TWICE: Duration = Duration::from_secs(2);
 /// How many bytes of past events are asked for: enough for what is in progress and the messages before it.
 const PAST_BYTES: u64 = 512 * 1024;
-/// Longest line that a person may type, bytes. The session takes no longer record either.
-const MAX_LINE: usize = 1024 * 1024;
-/// Read from the terminal at a time, bytes.
-const CHUNK: usize = 4096;
+/// How much of an event that was cut is asked for, bytes.
+const OUTPUT_BYTES: u64 = 4 * 1024 * 1024;
+/// A terminal sends a key's sequence in one piece; what is not complete after this time is all there is.
+const KEY: Duration = Duration::from_millis(50);
+/// How often a daemon that is gone is looked for.
+const LOOKS: Duration = Duration::from_millis(300);
+/// How long a daemon that is there again may take to bring its sessions back.
+const BRINGS_BACK: Duration = Duration::from_secs(10);
 
 const ENDED: &str = "The session has ended";
 
-const HELP: &str = "\
--- a line prompts the session, or steers it while it is busy; with a question open, it is the answer
--- /follow TEXT  after the current work      /steer TEXT  also while a question is open
--- /abort  end the current work              /skip, /reject  for a question      /quit  leave
--- other lines that begin with / are commands of the session (pi-bridge commands)
-";
-
 /// What a request was for, which decides what its response means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Message,
     Abort,
@@ -53,16 +61,41 @@ enum Purpose {
     Answer,
     /// The questions that wait.
     Questions,
+    /// A change of the session's settings.
+    Configure,
+    Compact,
+    Stop,
+    /// What the session and the run that ended used.
+    Totals(String),
+    /// What the session used, for a person who wants to know.
+    Cost,
+    Model,
+    Queue,
+    ClearQueue,
+    /// The session's commands, for completion.
+    Commands,
+    /// The result of a call that was too large for its event; shown as a whole where a person asked for it.
+    Output(Box<Missing>, bool),
+    /// Whether everything is done, so that who only piped something in can leave.
+    Settled,
 }
 
 impl Purpose {
     /// What it is called where its response is missing.
-    fn as_str(self) -> &'static str {
+    fn as_str(&self) -> &'static str {
         match self {
             Purpose::Message => "message",
             Purpose::Abort => "abort",
             Purpose::Answer => "answer",
             Purpose::Questions => "request for the open questions",
+            Purpose::Configure | Purpose::Model => "request about the settings",
+            Purpose::Compact => "compaction",
+            Purpose::Stop => "stop",
+            Purpose::Totals(_) | Purpose::Cost => "request for the totals",
+            Purpose::Queue | Purpose::ClearQueue => "request for the queue",
+            Purpose::Commands => "request for the commands",
+            Purpose::Output(..) => "request for an output",
+            Purpose::Settled => "request for the state",
         }
     }
 }
@@ -75,69 +108,74 @@ struct OpenRequest {
     until: Option<Instant>,
 }
 
-/// Whether to go on.
-#[derive(PartialEq, Eq)]
-enum Next {
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
     GoOn,
     Leave,
+    /// Another session, as a person names it.
+    Switch(String),
+}
+
+/// Looking for a daemon that is gone.
+struct Gone {
+    next: Instant,
+    /// When a daemon was there that did not have the session.
+    without: Option<Instant>,
 }
 
 struct Attach {
-    connection: Connection,
-    /// The session to name in requests, where the socket is not its own.
-    session: Option<String>,
+    /// Absent while the daemon is gone.
+    connection: Option<Connection>,
+    place: Place,
+    /// The session's id, if it has one.
+    id: Option<String>,
     timeout: Option<Duration>,
+    front: Front,
     view: View,
+    /// What is known of the session beside its events.
+    about: Session,
     /// Questions that wait, the one that is asked first.
     questions: VecDeque<Question>,
     requests: Vec<OpenRequest>,
     last_interrupt: Option<Instant>,
-    /// The session told that it ends.
-    stopped: bool,
+    /// The reason with which the session told that it ends.
+    stopped: Option<String>,
+    gone: Option<Gone>,
+    /// The input has ended, and what it asked for is being waited for.
+    leaving: bool,
 }
 
-/// Shows the session on the connection until the person leaves.
+/// Shows the session on the connection until the person leaves or wants another one.
 ///
 /// # Errors
-/// The session ends, or the connection breaks; [`Failure::OutputClosed`] when the terminal is gone.
-pub(super) fn run(connection: Connection, session: Option<String>, timeout: Option<Duration>) -> Result<(), Failure> {
-    let view = View::new(is_ansi());
+/// The session ends, or something breaks; [`Failure::OutputClosed`] when the terminal is gone.
+pub(super) fn run(
+    connection: Connection,
+    place: Place,
+    plain: bool,
+    timeout: Option<Duration>,
+) -> Result<Next, Failure> {
+    let signals = Signals::catch()?;
     let mut attach = Attach {
-        connection,
-        session,
+        connection: Some(connection),
+        place,
+        id: None,
         timeout,
-        view,
+        front: Front::open(plain)?,
+        view: View::new(Style::of_output(plain)),
+        about: Session::default(),
         questions: VecDeque::new(),
         requests: Vec::new(),
         last_interrupt: None,
-        stopped: false,
+        stopped: None,
+        gone: None,
+        leaving: false,
     };
-    let interrupts = interrupts()?;
-    let result = attach.begin().and_then(|()| attach.serve(&interrupts));
+    let result = attach.begin().and_then(|()| attach.serve(&signals));
     attach.view.leave();
-    let shown = output::print(&attach.view.take());
-    result.and(shown)
-}
-
-/// Whether standard output is a terminal that knows the few control sequences that are used.
-fn is_ansi() -> bool {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    io::stdout().is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb")
-}
-
-/// A socket that a byte arrives on with every Ctrl-C.
-fn interrupts() -> Result<UnixStream, Failure> {
-    let failed = |e: String| Failure::Local(format!("Cannot handle Ctrl-C: {e}"));
-    let (reader, writer) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
-    for end in [&reader, &writer] {
-        end.set_nonblocking(true).map_err(|e| failed(e.to_string()))?;
-    }
-    ctrlc::set_handler(move || {
-        // When it is full there are more than enough in it.
-        let _ = (&writer).write(&[0]);
-    })
-    .map_err(|e| failed(e.to_string()))?;
-    Ok(reader)
+    let shown = attach.front.leave(&attach.view.take());
+    result.and_then(|next| shown.map(|()| next))
 }
 
 impl Attach {
@@ -145,7 +183,7 @@ impl Attach {
         let mut request = json!({"id": new_id(), "type": kind});
         if let (Some(request), Value::Object(fields)) = (request.as_object_mut(), fields) {
             request.extend(fields);
-            if let Some(session) = &self.session {
+            if let Some(session) = &self.place.session {
                 request.insert("session".into(), session.as_str().into());
             }
         }
@@ -155,9 +193,8 @@ impl Attach {
     /// Shows the session as it is now.
     fn begin(&mut self) -> Result<(), Failure> {
         let deadline = Deadline::after(self.timeout);
-        let hello = self.connection.record(deadline)?.unwrap_or_default();
-        if hello.get("protocol").and_then(Value::as_str) != Some(PROTOCOL) {
-            return Err(Failure::Local(format!("What listens there does not speak {PROTOCOL}")));
+        if let Some(connection) = &mut self.connection {
+            greeting(connection, deadline)?;
         }
         // Events from here on. They are kept until the past, which may hold some of them, is shown.
         let mut events = Vec::new();
@@ -165,13 +202,20 @@ impl Attach {
         let state = self.ask("get_state", json!({}), deadline, &mut events)?;
         let past = self.ask("history", json!({"maxBytes": PAST_BYTES}), deadline, &mut events)?;
         let later = events.len();
+        let facts = self.ask("inspect", json!({}), deadline, &mut events)?;
         let questions = self.ask("questions", json!({}), deadline, &mut events)?;
+        self.id = state["sessionId"].as_str().map(str::to_string);
         self.view.busy = state["isIdle"] == false;
-        self.view.note(&describe(&state));
+        self.about = Session::read(&state, &facts);
+        self.view.note(&self.about.header(self.view.busy));
         let past: Vec<Record> =
             past["events"].as_array().into_iter().flatten().filter_map(|event| event.as_object().cloned()).collect();
         let now = Instant::now();
+        View::prompts(&past).for_each(|text| self.front.remember(&text));
         self.view.past(&past, now);
+        if self.view.busy {
+            self.view.activity.asked(now);
+        }
         for (at, event) in events.into_iter().enumerate() {
             // A session that does not count its events answers in the order in which things happen.
             if !self.view.is_known(&event) && (at >= later || event.contains_key("seq")) {
@@ -181,7 +225,7 @@ impl Attach {
         for question in questions["questions"].as_array().into_iter().flatten() {
             self.opened(question);
         }
-        Ok(())
+        self.send("get_commands", json!({}), Purpose::Commands)
     }
 
     /// Asks and keeps the records that come before the response. A refusal counts as an empty answer, except for the
@@ -194,8 +238,9 @@ impl Attach {
         records: &mut Vec<Record>,
     ) -> Result<Value, Failure> {
         let request = self.request(kind, fields);
-        self.connection.send(&request, deadline)?;
-        while let Some(mut record) = self.connection.record(deadline)? {
+        let Some(connection) = &mut self.connection else { return Err(Failure::Local(ENDED.into())) };
+        connection.send(&request, deadline)?;
+        while let Some(mut record) = connection.record(deadline)? {
             if record.get("id").is_some_and(|id| same_id(id, &request["id"])) {
                 if record.get("success") != Some(&Value::Bool(true)) && kind == "subscribe" {
                     return Err(Failure::Local(error_of(&record)));
@@ -208,147 +253,258 @@ impl Attach {
     }
 
     /// The loop.
-    fn serve(&mut self, interrupts: &UnixStream) -> Result<(), Failure> {
+    fn serve(&mut self, signals: &Signals) -> Result<Next, Failure> {
         let (stdin, stdout) = (io::stdin(), io::stdout());
-        let mut typed = LineBuffer::default();
         loop {
-            while let Some(record) = self.connection.arrived() {
-                self.record(record, Instant::now())?;
+            self.take_records()?;
+            self.look_again()?;
+            self.follow_up()?;
+            if self.leaving && self.is_done() {
+                return Ok(Next::Leave);
             }
-            self.expire(Instant::now());
-            if stdout.is_terminal() && (!self.view.busy || !self.questions.is_empty()) {
-                self.view.prompt();
-            }
-            output::print(&self.view.take())?;
-            let mut waits = [
-                PollFd::new(&self.connection, PollFlags::IN),
-                PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN),
-                PollFd::new(interrupts, PollFlags::IN),
-                PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::empty()),
+            self.show()?;
+            let nothing = PollFlags::empty();
+            let input = if self.leaving { nothing } else { PollFlags::IN };
+            let mut waits = vec![
+                PollFd::from_borrowed_fd(stdout.as_fd(), nothing),
+                PollFd::new(&signals.interrupts, PollFlags::IN),
+                PollFd::new(&signals.resizes, PollFlags::IN),
+                PollFd::new(&signals.ends, PollFlags::IN),
             ];
+            if !self.leaving {
+                waits.push(PollFd::from_borrowed_fd(stdin.as_fd(), input));
+            }
+            if let Some(connection) = &self.connection {
+                waits.push(PollFd::new(connection, PollFlags::IN));
+            }
             match poll(&mut waits, self.longest_wait().as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(Failure::Local(format!("Cannot wait: {e}"))),
+                // A key that has begun and does not go on.
+                Ok(0) if self.front.is_waiting() => self.front.give_up()?,
                 Ok(_) => {}
             }
-            let [records, lines, interrupted, gone] = waits.map(|wait| wait.revents());
-            if gone.intersects(PollFlags::ERR | PollFlags::HUP) {
+            let ready: Vec<PollFlags> = waits.iter().map(PollFd::revents).collect();
+            drop(waits);
+            let is_ready = |at: usize| ready.get(at).is_some_and(|flags| !flags.is_empty());
+            if ready[0].intersects(PollFlags::ERR | PollFlags::HUP) {
                 return Err(Failure::OutputClosed);
             }
-            if !records.is_empty() && !self.connection.receive(Deadline::after(self.timeout))? {
-                while let Some(record) = self.connection.arrived() {
-                    self.record(record, Instant::now())?;
+            if is_ready(3) {
+                return Err(Failure::Local("Ended by a signal".into()));
+            }
+            if is_ready(2) {
+                drain(&signals.resizes);
+                self.front.resize()?;
+            }
+            let records = if self.leaving { 4 } else { 5 };
+            if is_ready(records)
+                && let Some(connection) = &mut self.connection
+                && !connection.receive(Deadline::after(self.timeout))?
+            {
+                self.take_records()?;
+                self.lost()?;
+            }
+            if is_ready(1) {
+                drain(&signals.interrupts);
+                self.view.leave();
+                let next = self.interrupted()?;
+                if next != Next::GoOn {
+                    return Ok(next);
                 }
-                return Err(Failure::Local(ENDED.into()));
             }
-            if !interrupted.is_empty() && self.interrupted(interrupts)? == Next::Leave {
-                return Ok(());
-            }
-            if !lines.is_empty() && self.type_in(&stdin, &mut typed)? == Next::Leave {
-                return Ok(());
+            if !self.leaving && is_ready(4) {
+                let mut typings = VecDeque::from(self.front.read(!self.questions.is_empty())?);
+                while let Some(typing) = typings.pop_front() {
+                    let is_completion = typing == Typing::Complete;
+                    let next = self.typed(typing)?;
+                    if next != Next::GoOn {
+                        return Ok(next);
+                    }
+                    if is_completion {
+                        typings.extend(self.front.go_on()?);
+                    }
+                }
             }
         }
     }
 
-    /// Until the first response is overdue.
+    fn take_records(&mut self) -> Result<(), Failure> {
+        while let Some(record) = self.connection.as_mut().and_then(Connection::arrived) {
+            self.record(record, Instant::now())?;
+        }
+        Ok(())
+    }
+
+    fn show(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        self.expire(now);
+        let status = match (&self.gone, self.front.moves()) {
+            (_, false) => None,
+            (Some(_), true) => Some("the daemon is gone; it is looked for (Ctrl-C leaves)".to_string()),
+            // What is waited for is the person.
+            (None, true) if !self.questions.is_empty() => None,
+            (None, true) => self.view.activity.line(now),
+        };
+        let may_type = !self.leaving && (!self.view.busy || !self.questions.is_empty());
+        self.front.show(&self.view.take(), status, may_type)
+    }
+
+    /// Until something has to be done that nobody sends.
     fn longest_wait(&self) -> Option<Timespec> {
-        let until = self.requests.iter().filter_map(|request| request.until).min()?;
-        Timespec::try_from(until.saturating_duration_since(Instant::now())).ok()
+        let now = Instant::now();
+        let overdue = self.requests.iter().filter_map(|request| request.until).min();
+        let moves = (self.front.moves() && self.questions.is_empty() && self.view.activity.line(now).is_some())
+            .then(|| now + MOVES);
+        let key = self.front.is_waiting().then(|| now + KEY);
+        let look = self.gone.as_ref().map(|gone| gone.next);
+        let until = [overdue, moves, key, look].into_iter().flatten().min()?;
+        Timespec::try_from(until.saturating_duration_since(now)).ok()
     }
 
     fn expire(&mut self, now: Instant) {
         let due = |request: &OpenRequest| request.until.is_some_and(|until| until <= now);
         for request in self.requests.extract_if(.., |request| due(request)).collect::<Vec<_>>() {
             self.view.error(&format!("no response in time to the {}", request.purpose.as_str()));
-        }
-    }
-
-    /// Reads what was typed and acts on its lines.
-    fn type_in(&mut self, stdin: &io::Stdin, typed: &mut LineBuffer) -> Result<Next, Failure> {
-        let mut chunk = [0; CHUNK];
-        // Past the standard library's buffer, of which poll(2) knows nothing.
-        let length = match rustix::io::read(stdin, &mut chunk) {
-            Ok(length) => length,
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(Next::GoOn),
-            // The terminal is gone.
-            Err(_) => 0,
-        };
-        typed.push(&chunk[..length]);
-        while let Some(line) = typed.next_line() {
-            self.view.typed();
-            if self.line(&String::from_utf8_lossy(&line))? == Next::Leave {
-                return Ok(Next::Leave);
+            if matches!(request.purpose, Purpose::Message) && !self.view.busy {
+                self.view.activity.settled();
             }
         }
-        if typed.partial() > MAX_LINE {
-            typed.take_rest();
-            self.view.error("that line is too long; it is not sent");
-        }
-        Ok(if length == 0 { Next::Leave } else { Next::GoOn })
     }
 
-    /// Acts on a typed line.
-    fn line(&mut self, line: &str) -> Result<Next, Failure> {
-        match typed::read(line) {
-            Typed::Nothing => {}
-            Typed::Quit => return Ok(Next::Leave),
-            Typed::Help => self.view.block(HELP),
-            Typed::Incomplete(why) => self.view.error(why),
-            Typed::Abort => self.send("abort", json!({}), Purpose::Abort)?,
-            Typed::FollowUp(text) => self.send_message("follow_up", &text)?,
-            Typed::Steer(text) => self.send_message("steer", &text)?,
-            Typed::Command(text) => self.send_message("prompt", &text)?,
-            Typed::Text(text) => match self.questions.front_mut() {
-                Some(question) => {
-                    let reply = question.answer(&text);
-                    self.replied(reply)?;
-                }
-                None => self.send_message("prompt", &text)?,
-            },
-            Typed::Skip => match self.questions.front_mut() {
-                Some(question) => {
-                    let reply = question.skip();
-                    self.replied(reply)?;
-                }
-                None => self.view.error("no question is open"),
-            },
-            Typed::Reject => match self.questions.pop_front() {
-                Some(question) => {
-                    self.send("reject", json!({"requestId": question.id}), Purpose::Answer)?;
-                    self.ask_question();
-                }
-                None => self.view.error("no question is open"),
-            },
+    /// Asks for what the last records left open.
+    fn follow_up(&mut self) -> Result<(), Failure> {
+        if self.connection.is_none() {
+            return Ok(());
         }
+        if std::mem::take(&mut self.view.ended) {
+            self.send("inspect", json!({}), Purpose::Totals(self.view.run.to_string()))?;
+        }
+        for missing in std::mem::take(&mut self.view.missing) {
+            self.ask_output(missing, false)?;
+        }
+        if self.leaving && self.requests.is_empty() && !self.view.busy && self.questions.is_empty() {
+            self.send("get_state", json!({}), Purpose::Settled)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the result of a call.
+    fn ask_output(&mut self, missing: Missing, whole: bool) -> Result<(), Failure> {
+        let seq = missing.event.get("seq").and_then(Value::as_u64).unwrap_or_default();
+        let fields = json!({"raw": true, "event": "tool_execution_end", "sinceSeq": seq.saturating_sub(1),
+            "maxBytes": OUTPUT_BYTES});
+        self.send("history", fields, Purpose::Output(Box::new(missing), whole))
+    }
+
+    /// Whether nothing that was piped in is waited for any more.
+    fn is_done(&mut self) -> bool {
+        if !self.questions.is_empty() {
+            self.view.note("a question waits for an answer; pi-bridge questions shows it");
+            return true;
+        }
+        self.about.settled
+    }
+
+    /// Ctrl-C: ends the current work; when there is none, or again, leaves.
+    fn interrupted(&mut self) -> Result<Next, Failure> {
+        let now = Instant::now();
+        let again = self.last_interrupt.is_some_and(|last| now.duration_since(last) < TWICE);
+        if !self.view.busy || again || self.connection.is_none() {
+            return Ok(Next::Leave);
+        }
+        self.last_interrupt = Some(now);
+        self.view.note("aborting; Ctrl-C again leaves");
+        self.abort()?;
         Ok(Next::GoOn)
-    }
-
-    fn send_message(&mut self, kind: &str, text: &str) -> Result<(), Failure> {
-        self.view.sent(text);
-        self.send(kind, json!({"message": text}), Purpose::Message)
     }
 
     fn send(&mut self, kind: &str, fields: Value, purpose: Purpose) -> Result<(), Failure> {
         let request = self.request(kind, fields);
-        self.connection.send(&request, Deadline::after(self.timeout))?;
-        let until = self.timeout.map(|timeout| Instant::now() + timeout);
+        let Some(connection) = &mut self.connection else {
+            self.view.error("the daemon is gone; that is not sent");
+            return Ok(());
+        };
+        if connection.send(&request, Deadline::after(self.timeout)).is_err() {
+            self.view.error(&format!("the {} could not be sent", purpose.as_str()));
+            return self.lost();
+        }
+        // A summary takes a model's time.
+        let waits = !matches!(purpose, Purpose::Compact);
+        let until = self.timeout.filter(|_| waits).map(|timeout| Instant::now() + timeout);
         self.requests.push(OpenRequest { id: request["id"].clone(), purpose, until });
         Ok(())
     }
 
-    /// Goes on with the question that is asked.
-    fn replied(&mut self, reply: Reply) -> Result<(), Failure> {
-        match reply {
-            Reply::Again(why) => self.view.error(&why),
-            Reply::Next => self.ask_question(),
-            Reply::Done(answers) => {
-                // From here on it is the session's; if the answer is refused, the question is looked up again.
-                if let Some(question) = self.questions.pop_front() {
-                    let fields = json!({"requestId": question.id, "answers": answers});
-                    self.send("answer", fields, Purpose::Answer)?;
+    /// The connection is gone: for good if the session said so, and else until its daemon is there again.
+    fn lost(&mut self) -> Result<(), Failure> {
+        self.connection = None;
+        if let Some(reason) = self.stopped.take().filter(|reason| reason != "shutdown") {
+            return Err(Failure::Local(format!("{ENDED}: {reason}")));
+        }
+        if self.leaving || self.id.is_none() {
+            return Err(Failure::Local(format!("{ENDED}: the daemon is gone")));
+        }
+        self.view.note("the daemon is gone; waiting for it to come back (Ctrl-C leaves)");
+        if self.requests.iter().any(|request| matches!(request.purpose, Purpose::Message | Purpose::Answer)) {
+            self.view.error("there was no response to the last message; it may not have arrived");
+        }
+        self.requests.clear();
+        self.questions.clear();
+        self.view.activity.settled();
+        self.gone = Some(Gone { next: Instant::now() + LOOKS, without: None });
+        Ok(())
+    }
+
+    /// Looks whether the daemon is there again; with it comes what was missed.
+    fn look_again(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        let Some(gone) = self.gone.as_mut().filter(|gone| gone.next <= now) else { return Ok(()) };
+        gone.next = now + LOOKS;
+        let deadline = Deadline::after(Some(LOOKS * 10));
+        match self.place.again(self.id.as_deref(), deadline) {
+            Again::Later => gone.without = None,
+            Again::Gone if gone.without.get_or_insert(now).elapsed() < BRINGS_BACK => {}
+            Again::Gone => return Err(Failure::Local(format!("{ENDED}: the daemon is back without it"))),
+            Again::Connected(mut connection) => {
+                let greeted = greeting(&mut connection, deadline);
+                // A daemon that is about to serve may not have the session yet.
+                let usual = greeted.ok().filter(|state| {
+                    let found = state.get("sessionId").and_then(Value::as_str);
+                    self.place.session.is_some() || found == self.id.as_deref()
+                });
+                if usual.is_some() {
+                    self.connection = Some(connection);
+                    if self.resume(deadline).is_err() {
+                        self.connection = None;
+                    }
                 }
-                self.ask_question();
             }
+        }
+        Ok(())
+    }
+
+    /// Takes up the session where it was left.
+    fn resume(&mut self, deadline: Deadline) -> Result<(), Failure> {
+        let mut records = Vec::new();
+        self.ask("subscribe", json!({"enabled": true, "sinceSeq": self.view.last_seq}), deadline, &mut records)?;
+        let state = self.ask("get_state", json!({}), deadline, &mut records)?;
+        let questions = self.ask("questions", json!({}), deadline, &mut records)?;
+        self.gone = None;
+        self.stopped = None;
+        self.view.note("connected again");
+        self.view.busy = state["isIdle"] == false;
+        let now = Instant::now();
+        if self.view.busy {
+            self.view.activity.asked(now);
+        }
+        for record in records {
+            if !self.view.is_known(&record) {
+                self.record(record, now)?;
+            }
+        }
+        for question in questions["questions"].as_array().into_iter().flatten() {
+            self.opened(question);
         }
         Ok(())
     }
@@ -382,6 +538,7 @@ impl Attach {
         let labels: Vec<&str> =
             answers.flat_map(|labels| labels.as_array().into_iter().flatten()).filter_map(Value::as_str).collect();
         match data["action"].as_str() {
+            _ if data["kind"] == "approval" => self.view.note(&approval::outcome(data)),
             Some("rejected") => self.view.note("the question was rejected elsewhere"),
             _ => self.view.note(&format!("the question was answered elsewhere: {}", one_line(&labels.join(", "), 100))),
         }
@@ -397,8 +554,8 @@ impl Attach {
                 (Some("bridge_stop"), Some(Value::Object(data))) => {
                     self.stops(data);
                     // The daemon's socket stays open when one of its sessions ends.
-                    if self.session.as_deref().is_some_and(|session| ends(&record, session)) {
-                        return Err(Failure::Local(ENDED.into()));
+                    if self.place.session.as_deref().is_some_and(|session| ends(&record, session)) {
+                        return self.lost();
                     }
                 }
                 (Some("question"), Some(data)) if data["action"] == "opened" => self.opened(data),
@@ -415,65 +572,10 @@ impl Attach {
 
     /// The session told that it ends, which it does as an event and as a record of its own.
     fn stops(&mut self, record: &Record) {
-        if !self.stopped {
-            self.stopped = true;
-            let reason = record.get("reason").and_then(Value::as_str).unwrap_or("no reason given");
-            self.view.note(&format!("the session ends: {}", one_line(reason, 100)));
+        if self.stopped.is_none() {
+            let reason = one_line(record.get("reason").and_then(Value::as_str).unwrap_or("no reason given"), 100);
+            self.view.note(&format!("the session ends: {reason}"));
+            self.stopped = Some(reason);
         }
     }
-
-    fn response(&mut self, response: Record) -> Result<(), Failure> {
-        let Some(id) = response.get("id") else { return Ok(()) };
-        let Some(at) = self.requests.iter().position(|request| same_id(&request.id, id)) else { return Ok(()) };
-        let purpose = self.requests.remove(at).purpose;
-        let data = response.get("data").unwrap_or(&Value::Null);
-        let success = response.get("success") == Some(&Value::Bool(true));
-        if !success {
-            self.view.error(&error_of(&response));
-        }
-        match purpose {
-            // The question may still be open: it was taken from the list when it was answered.
-            Purpose::Answer if !success => self.send("questions", json!({}), Purpose::Questions)?,
-            Purpose::Questions => {
-                data["questions"].as_array().into_iter().flatten().for_each(|entry| self.opened(entry))
-            }
-            Purpose::Message if success && data["idleBeforeSend"] == false => match data["deliveredAs"].as_str() {
-                Some("steer") => self.view.note("it will read that at its next step"),
-                Some("followUp") => self.view.note("it will read that when it is done"),
-                _ => {}
-            },
-            Purpose::Message | Purpose::Abort | Purpose::Answer => {}
-        }
-        Ok(())
-    }
-
-    /// Ctrl-C: ends the current work; when there is none, or again, leaves.
-    fn interrupted(&mut self, mut interrupts: &UnixStream) -> Result<Next, Failure> {
-        let _ = interrupts.read(&mut [0; 16]);
-        let now = Instant::now();
-        // The terminal shows ^C and forgets what was typed.
-        self.view.leave();
-        if !self.view.busy || self.last_interrupt.is_some_and(|last| now.duration_since(last) < TWICE) {
-            return Ok(Next::Leave);
-        }
-        self.last_interrupt = Some(now);
-        self.view.note("aborting; Ctrl-C again leaves");
-        self.send("abort", json!({}), Purpose::Abort)?;
-        Ok(Next::GoOn)
-    }
-}
-
-/// The session in one line.
-fn describe(state: &Value) -> String {
-    let text = |key: &str| state[key].as_str().filter(|text| !text.is_empty());
-    let mut out = format!("session {}", text("sessionName").or(text("sessionId")).unwrap_or("without a name"));
-    if let Some(cwd) = text("cwd") {
-        out.push_str(&format!(" in {cwd}"));
-    }
-    if let Some(model) = state["model"]["id"].as_str() {
-        out.push_str(&format!(", {model}"));
-    }
-    out.push_str(if state["isIdle"] == false { ", busy" } else { ", idle" });
-    out.push_str(" (/help)");
-    out
 }

@@ -12,10 +12,11 @@ pub(super) fn script(shell: &str) -> Option<String> {
     }
 }
 
-/// The pipeline that prints a column of the list of sessions, one value a line, without those that have none; `number` is
-/// how the shell names the column.
-fn column(number: &str) -> String {
-    format!("pi-bridge list 2>/dev/null | tail -n +2 | cut -f{number} | grep -vx -e -")
+/// The pipeline that prints the values of a key in the list of sessions, one a line; `key` is how the shell names the key.
+/// The list has one key a line.
+fn listed(key: &str) -> String {
+    let pick = r#"s/^ *\"KEY\": \"*\([^\"]*[^\",]\)\"*,*\$/\1/p"#.replace("KEY", key);
+    format!("pi-bridge list --json 2>/dev/null | sed -n \"{pick}\" | sort -u")
 }
 
 fn bash() -> String {
@@ -34,7 +35,7 @@ fn bash() -> String {
         let pattern = row.names().collect::<Vec<_>>().join("|");
         let flags = row.flags().flat_map(|flag| flag.names).copied().collect::<Vec<_>>().join(" ");
         let words = match row.offer {
-            Offer::Column(number) => format!("$(_pi_bridge_column {number})"),
+            Offer::Key(key) => format!("$(_pi_bridge_values {key})"),
             Offer::OneOf(texts) => texts.join(" "),
             Offer::Nothing | Offer::Directories | Offer::Files => String::new(),
         };
@@ -43,8 +44,8 @@ fn bash() -> String {
     }
     format!(
         "# bash completion for pi-bridge
-_pi_bridge_column() {{
-    {column}
+_pi_bridge_values() {{
+    {listed}
 }}
 _pi_bridge() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} flags= words=
@@ -63,7 +64,7 @@ _pi_bridge() {{
 }}
 complete -F _pi_bridge pi-bridge
 ",
-        column = column("\"$1\""),
+        listed = listed("$1"),
         verbs = verbs.join(" ")
     )
 }
@@ -74,7 +75,7 @@ fn bash_reply(offer: Offer) -> String {
         Offer::Nothing => return String::new(),
         Offer::Directories => "-d".to_string(),
         Offer::Files => "-f".to_string(),
-        Offer::Column(number) => format!("-W \"$(_pi_bridge_column {number})\""),
+        Offer::Key(key) => format!("-W \"$(_pi_bridge_values {key})\""),
         Offer::OneOf(texts) => format!("-W '{}'", texts.join(" ")),
     };
     format!("COMPREPLY=($(compgen {generated} -- \"$cur\")); ")
@@ -98,9 +99,9 @@ fn zsh() -> String {
     format!(
         "#compdef pi-bridge
 # zsh completion for pi-bridge
-_pi_bridge_column() {{
+_pi_bridge_values() {{
     local -a found
-    found=(${{(f)\"$({column})\"}})
+    found=(${{(f)\"$({listed})\"}})
     compadd -a found
 }}
 _pi_bridge() {{
@@ -123,7 +124,7 @@ else
     compdef _pi_bridge pi-bridge
 fi
 ",
-        column = column("$1")
+        listed = listed("$1")
     )
 }
 
@@ -144,15 +145,15 @@ fn zsh_action(offer: Offer) -> String {
         Offer::Nothing => " ".to_string(),
         Offer::Directories => "_files -/".to_string(),
         Offer::Files => "_files".to_string(),
-        Offer::Column(number) => format!("{{_pi_bridge_column {number}}}"),
+        Offer::Key(key) => format!("{{_pi_bridge_values {key}}}"),
         Offer::OneOf(texts) => format!("({})", texts.join(" ")),
     }
 }
 
 fn fish() -> String {
     let mut out = format!(
-        "# fish completion for pi-bridge\nfunction __pi_bridge_column\n    {}\nend\ncomplete -c pi-bridge -f\n",
-        column("$argv[1]")
+        "# fish completion for pi-bridge\nfunction __pi_bridge_values\n    {}\nend\ncomplete -c pi-bridge -f\n",
+        listed("$argv[1]")
     );
     for row in VERBS {
         for name in row.names() {
@@ -198,7 +199,7 @@ fn fish_offer(offer: Offer) -> Option<String> {
         Offer::Nothing => None,
         Offer::Directories => Some("-a '(__fish_complete_directories)'".to_string()),
         Offer::Files => Some("-F".to_string()),
-        Offer::Column(number) => Some(format!("-a '(__pi_bridge_column {number})'")),
+        Offer::Key(key) => Some(format!("-a '(__pi_bridge_values {key})'")),
         Offer::OneOf(texts) => Some(format!("-a '{}'", texts.join(" "))),
     }
 }

@@ -1,12 +1,13 @@
 //! The command line, read by the table.
 
 use super::failure::Failure;
-use super::table::{self, Flag, VerbRow, Words};
+use super::table::{self, Flag, VERBS, VerbRow, Words};
+use crate::near;
 use std::time::Duration;
 
 /// How long an answer may take unless `--timeout` says otherwise. A session that is aborted or stopped may first have to
 /// wait for a tool; nothing else takes more than moments.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest `--timeout`, seconds: a hundred years, so that no arithmetic with time can overflow.
 const MAX_TIMEOUT: f64 = 100.0 * 366.0 * 86_400.0;
 
@@ -35,6 +36,11 @@ impl Invocation {
 
     pub(super) fn has(&self, flag: Flag) -> bool {
         self.value(flag).is_some()
+    }
+
+    /// All values of an option, in their order.
+    pub(super) fn all(&self, flag: Flag) -> impl Iterator<Item = &str> {
+        self.values.iter().filter(move |(f, _)| *f == flag).map(|(_, value)| value.as_str())
     }
 
     /// The option that was given last of these.
@@ -92,8 +98,10 @@ pub(super) fn parse(arguments: &[String]) -> Result<Parsed, Failure> {
         "-V" | "--version" => return Ok(Parsed::Version),
         _ => {}
     }
-    let row = table::verb(name)
-        .ok_or_else(|| Failure::Usage(format!("Unknown subcommand: {name} (pi-bridge --help lists them)")))?;
+    let row = table::verb(name).ok_or_else(|| {
+        let hint = near::hint(name, VERBS.iter().flat_map(VerbRow::names));
+        Failure::Usage(format!("Unknown subcommand: {name}{hint} (pi-bridge --help lists them)"))
+    })?;
     let message = row.words == Words::Message;
     let mut invocation = Invocation { row, values: Vec::new(), words: Vec::new() };
     let mut rest = rest.iter();
@@ -123,10 +131,12 @@ pub(super) fn parse(arguments: &[String]) -> Result<Parsed, Failure> {
                 }
                 invocation.values.push((flag.flag, value.to_string()));
             }
-            _ if !is_option(argument) || (message && row.original) => invocation.words.push(argument.clone()),
+            Some(flag) if flag.flag == Flag::Help => invocation.words.push(argument.clone()),
+            _ if !is_option(argument) => invocation.words.push(argument.clone()),
             _ => {
+                let near = near::hint(option, row.flags().flat_map(|flag| flag.names).copied());
                 let hint = if message { "; a message with such words goes behind --" } else { "" };
-                return Err(Failure::Usage(format!("Unknown option for {}: {argument}{hint}", row.name)));
+                return Err(Failure::Usage(format!("Unknown option for {}: {argument}{near}{hint}", row.name)));
             }
         }
     }
@@ -167,11 +177,9 @@ mod tests {
             ("send fix the tests", "fix|the|tests", &[][..]),
             ("send fix --pid 7 it", "fix|it", &[(Flag::Pid, "7")]),
             ("send --now --followUp x", "x", &[(Flag::Now, ""), (Flag::FollowUp, "")]),
-            // An option of the first client is taken out of a message, one that nobody knows is not.
+            // An option of the first client is taken out of a message.
             ("send use --raw here", "use|here", &[(Flag::Raw, "")]),
-            ("send use --colour here", "use|--colour|here", &[]),
-            ("send use --colour=no here", "use|--colour=no|here", &[]),
-            ("send use --json=x here", "use|--json=x|here", &[]),
+            ("send use -- --colour here", "use|--colour|here", &[]),
             ("send -- use --raw -- here", "use|--raw|--|here", &[]),
             ("send what does git --help say", "what|does|git|--help|say", &[]),
             ("steer -", "-", &[]),
@@ -197,7 +205,13 @@ mod tests {
             ("nonsense", "Unknown subcommand: nonsense"),
             ("state --pid", "Missing value for --pid"),
             ("state --pid=", "Missing value for --pid"),
+            ("nonsens", "Unknown subcommand: nonsens (pi-bridge"),
+            ("atach", "Unknown subcommand: atach; did you mean attach?"),
             ("state --nonsense", "Unknown option for state: --nonsense"),
+            ("send use --straem here", "Unknown option for send: --straem; did you mean --stream?; a message"),
+            ("steer use --colour here", "Unknown option for steer: --colour; a message with such words goes behind --"),
+            ("follow-up use -x", "Unknown option for follow-up: -x"),
+            ("send use --json=x here", "Unknown option for send: --json=x"),
             ("run --nonsense x", "behind --"),
             ("run --raw x", "Unknown option for run: --raw"),
             ("state a b", "Unexpected argument for state: b"),

@@ -55,6 +55,18 @@ impl Row {
         !self.alive || !self.socket_exists || self.text("protocol") != Some(PROTOCOL)
     }
 
+    /// Whether it works on nothing, if it says so.
+    pub(super) fn is_idle(&self) -> Option<bool> {
+        self.document.get("isIdle").and_then(Value::as_bool)
+    }
+
+    /// Its model, as far as it is told.
+    pub(super) fn model(&self) -> String {
+        let text = |key: &str| self.document.get("model").and_then(|model| model[key].as_str());
+        let provider = text("provider").map_or(String::new(), |provider| format!("{provider}/"));
+        text("id").map_or(String::new(), |id| printable(&format!("{provider}{id}")).into_owned())
+    }
+
     /// The document with what we found out.
     fn to_json(&self) -> Value {
         let mut document = self.document.clone();
@@ -108,24 +120,11 @@ pub(super) fn read(bridge_directory: &Path, all: bool) -> Result<Vec<Row>, Failu
     Ok(rows.into_iter().map(|(_, _, row)| row).collect())
 }
 
-/// The rows as a table with a header, tabs between columns.
-pub(super) fn table<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
-    let mut out = String::from("PID\tIDLE\tSESSION\tNAME\tCWD\tSOCKET\n");
-    for row in rows {
-        let text = |key: &str| row.text(key).filter(|text| !text.is_empty()).unwrap_or("-");
-        let idle = match row.document.get("isIdle").and_then(Value::as_bool) {
-            Some(true) => "yes",
-            Some(false) => "no",
-            None => "?",
-        };
-        let session: String = text("sessionId").chars().take(8).collect();
-        let columns = [&row.pid(), idle, &session, text("sessionName"), text("cwd"), text("socketPath")];
-        // A name with a tab or a line end would shift the columns for those who cut them out.
-        let columns = columns.map(|column| printable(column).replace(['\t', '\n'], " "));
-        out.push_str(&columns.join("\t"));
-        out.push('\n');
-    }
-    out
+/// The names and ids of what is registered, for completion.
+pub(super) fn names(bridge_directory: &Path) -> Vec<String> {
+    let rows = read(bridge_directory, false).unwrap_or_default();
+    let texts = rows.iter().flat_map(|row| [row.text("sessionName"), row.text("sessionId")]).flatten();
+    texts.map(str::to_string).collect()
 }
 
 /// The rows as JSON, with `alive`, `socketExists` and `stale`.
@@ -177,20 +176,6 @@ pub(super) mod tests {
         for text in ["", "{", "null", "5", "\"x\"", "[]", "{}}"] {
             assert!(row(text, &|_| true, &|_| true).is_none(), "{text}");
         }
-    }
-
-    #[test]
-    fn the_table_has_a_dash_for_what_is_missing() {
-        let rows = [
-            live(json!({"sessionId": "0123456789", "sessionName": "a\tb\n\u{1b}[2J", "cwd": "/w", "isIdle": true})),
-            live(json!({"isIdle": false, "sessionName": ""})),
-            live(json!({"role": "daemon"})),
-        ];
-        let expected = "PID\tIDLE\tSESSION\tNAME\tCWD\tSOCKET\n\
-                        10\tyes\t01234567\ta b ?[2J\t/w\t/s\n\
-                        10\tno\t-\t-\t-\t/s\n\
-                        10\t?\t-\t-\t-\t/s\n";
-        assert_eq!(table(&rows), expected);
     }
 
     #[test]

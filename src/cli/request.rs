@@ -1,5 +1,6 @@
 //! What a subcommand asks for, as the record that goes over the socket.
 
+use super::attachment;
 use super::connection::{Record, new_id};
 use super::failure::Failure;
 use super::parse::{Invocation, leading_integer, seconds};
@@ -49,7 +50,12 @@ pub(super) fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Res
             }
         }
         Verb::Send | Verb::Steer | Verb::FollowUp => {
-            put("message", message(invocation, stdin)?.into());
+            let text = message(invocation, stdin)?;
+            if invocation.has(Flag::Image) {
+                put("content", attachment::content(&text, invocation.all(Flag::Image))?);
+            } else {
+                put("message", text.into());
+            }
             if let Some(mode) = deliver_as(invocation) {
                 put("deliverAs", mode.into());
             }
@@ -76,6 +82,17 @@ pub(super) fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Res
             let id = invocation.words.first().ok_or_else(|| Failure::Usage("Missing prompt id".into()))?;
             put("promptId", id.as_str().into());
         }
+        Verb::Approve | Verb::Deny => {
+            put("requestId", required(invocation, Flag::RequestId)?.into());
+            put("hash", required(invocation, Flag::Hash)?.into());
+            put("allow", (verb == Verb::Approve).into());
+            if invocation.has(Flag::ForSession) {
+                put("forSession", true.into());
+            }
+            if let Some(reason) = invocation.value(Flag::Reason) {
+                put("reason", reason.into());
+            }
+        }
         Verb::Shutdown => {
             put("confirm", true.into());
         }
@@ -99,18 +116,20 @@ fn kind(verb: Verb) -> &'static str {
         Verb::Questions => "questions",
         Verb::Answer => "answer",
         Verb::Reject => "reject",
+        Verb::Approve | Verb::Deny => "approve",
         Verb::Emit => "emit",
         Verb::Run => "run",
         Verb::Session => "session",
         Verb::Sessions => "list",
         Verb::Inspect => "inspect",
+        Verb::Logs => "logs",
         Verb::Cancel => "cancel",
         Verb::Stop => "stop",
         Verb::Drain => "drain",
         Verb::Undrain => "undrain",
         Verb::Shutdown => "shutdown",
         // These ask nothing, or several things.
-        Verb::List | Verb::Attach | Verb::Request | Verb::Completions | Verb::Help => "ping",
+        Verb::List | Verb::Top | Verb::Attach | Verb::Request | Verb::Completions | Verb::Help => "ping",
     }
 }
 
@@ -250,6 +269,14 @@ mod tests {
             ("reply|--request-id|q|[[\"a\"]]", json!({"type": "answer", "requestId": "q", "answers": [["a"]]})),
             ("answer|--request-id|q|--answers|[[]]", json!({"type": "answer", "requestId": "q", "answers": [[]]})),
             ("reject|--request-id|q", json!({"type": "reject", "requestId": "q"})),
+            (
+                "approve|--request-id|q|--hash|h|--for-session",
+                json!({"type": "approve", "requestId": "q", "hash": "h", "allow": true, "forSession": true}),
+            ),
+            (
+                "deny|--request-id|q|--hash|h|--reason|use make",
+                json!({"type": "approve", "requestId": "q", "hash": "h", "allow": false, "reason": "use make"}),
+            ),
             ("abort", json!({"type": "abort"})),
             ("shutdown", json!({"type": "shutdown", "confirm": true})),
             ("sessions", json!({"type": "list"})),
@@ -286,6 +313,7 @@ mod tests {
             ("answer|--request-id|q|[[", "no JSON"),
             ("reject", "Missing --request-id"),
             ("cancel", "Missing prompt id"),
+            ("approve|--request-id|q", "Missing --hash"),
             ("request", "Missing request"),
             ("request|{", "no JSON"),
             ("request|-", "no JSON"),

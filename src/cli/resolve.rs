@@ -3,10 +3,12 @@
 use super::connection::{Connection, Deadline, new_id};
 use super::failure::Failure;
 use super::output;
+use super::overview;
 use super::parse::Invocation;
 use super::registry::{self, Row};
 use super::table::{Flag, Verb, Words};
 use super::target::{self, Choice, Filter};
+use crate::near;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -76,17 +78,18 @@ pub(super) fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadl
         if invocation.has(Flag::Json) {
             output::print_json(&registry::json(rows))?;
         } else {
-            output::print(&registry::table(rows))?;
+            output::print(&overview::short(&rows))?;
         }
         Err(Failure::Local(
             "Multiple matching pi session bridges; choose one with --pid, --session, --name, --cwd or --socket".into(),
         ))
     };
-    let none = || {
-        Err(Failure::Local(format!(
+    let none = || match filter.wanted() {
+        Some(word) => Err(no_such_session(&rows, word)),
+        None => Err(Failure::Local(format!(
             "No matching active pi session bridge in {} (see pi-bridge list)",
             directory.display()
-        )))
+        ))),
     };
     match verb {
         Verb::Run | Verb::Session | Verb::Sessions | Verb::Drain | Verb::Undrain => {
@@ -99,7 +102,12 @@ pub(super) fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadl
                 ))),
             }
         }
-        Verb::Stop | Verb::Inspect => match target::session(&rows, &filter) {
+        Verb::Logs if !filter.names_session() => match target::daemon(&rows, &filter.process_only()) {
+            Choice::One(row) => Ok(Target::at_daemon(row, None)),
+            Choice::Several(rows) => ambiguous(rows),
+            Choice::None => none(),
+        },
+        Verb::Stop | Verb::Inspect | Verb::Logs => match target::session(&rows, &filter) {
             Choice::One(row) if row.daemon_socket().is_none() => Err(Failure::Local(format!(
                 "The session at {} has no daemon; pi-bridge state and request work there",
                 row.socket()
@@ -109,7 +117,10 @@ pub(super) fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadl
             // A run without a name is known to its daemon only.
             Choice::One(_) | Choice::None => match (filter.id(), target::daemon(&rows, &filter.process_only())) {
                 (Some(id), Choice::One(row)) => Ok(Target::at_daemon(row, Some(id))),
-                (Some(_), Choice::Several(rows)) => ambiguous(rows),
+                (Some(_), Choice::Several(_)) => match unregistered(&rows, &filter, deadline)? {
+                    Some(target) => Ok(target),
+                    None => none(),
+                },
                 _ => none(),
             },
         },
@@ -133,13 +144,69 @@ pub(super) fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadl
     }
 }
 
-/// A session that has no row of its own, as runs without a name: its daemon is asked.
+/// The session that a person names while attached to another one.
+///
+/// # Errors
+/// There is no such session, or there are several.
+pub(super) fn by_word(directory: &Path, word: &str, deadline: Deadline) -> Result<Target, Failure> {
+    let rows = registry::read(directory, false)?;
+    let filter = Filter { word: Some(word.to_string()), ..Filter::default() };
+    match target::session(&rows, &filter) {
+        Choice::One(row) => Ok(Target::of(row)),
+        Choice::Several(rows) => {
+            let names: Vec<&str> = rows.iter().filter_map(|row| row.text("sessionId")).collect();
+            Err(Failure::Local(format!("There are several such sessions: {}", names.join(", "))))
+        }
+        Choice::None => match unregistered(&rows, &filter, deadline)? {
+            Some(target) => Ok(target),
+            None => Err(no_such_session(&rows, word)),
+        },
+    }
+}
+
+/// There is no session of that name; those that resemble it are told.
+fn no_such_session(rows: &[Row], word: &str) -> Failure {
+    let names = rows.iter().flat_map(|row| [row.text("sessionName"), row.text("sessionId")]).flatten();
+    Failure::Local(format!("No such session: {word}{} (see pi-bridge list)", near::hint(word, names)))
+}
+
+/// What is registered of a session that was there before.
+pub(super) enum Found {
+    Session(Target),
+    /// A daemon is there, and it does not have the session.
+    OnlyDaemon,
+    Nothing,
+}
+
+/// Looks for the session of this id again.
+pub(super) fn again(directory: &Path, id: &str, deadline: Deadline) -> Found {
+    let rows = registry::read(directory, false).unwrap_or_default();
+    if let Some(row) = rows.iter().find(|row| row.text("sessionId") == Some(id)) {
+        return Found::Session(Target::of(row));
+    }
+    let filter = Filter { session: Some(id.to_string()), ..Filter::default() };
+    match (target::daemon(&rows, &Filter::default()), unregistered(&rows, &filter, deadline)) {
+        (_, Ok(Some(target))) => Found::Session(target),
+        (Choice::One(_), Ok(None)) => Found::OnlyDaemon,
+        _ => Found::Nothing,
+    }
+}
+
+/// A session that has no row of its own, as runs without a name: the daemons are asked.
 fn unregistered(rows: &[Row], filter: &Filter, deadline: Deadline) -> Result<Option<Target>, Failure> {
-    let (Some(id), Choice::One(row)) = (filter.id(), target::daemon(rows, &filter.process_only())) else {
-        return Ok(None);
+    let Some(id) = filter.id() else { return Ok(None) };
+    let daemons = match target::daemon(rows, &filter.process_only()) {
+        Choice::None => Vec::new(),
+        Choice::One(row) => vec![row],
+        Choice::Several(rows) => rows,
     };
-    let target = Target::at_daemon(row, Some(id));
-    let mut connection = Connection::open(&target.socket, deadline)?;
-    let request = json!({"id": new_id(), "type": "get_state", "session": id});
-    Ok((connection.ask(&request, deadline)?["success"] == true).then_some(target))
+    for row in daemons {
+        let target = Target::at_daemon(row, Some(id));
+        let mut connection = Connection::open(&target.socket, deadline)?;
+        let request = json!({"id": new_id(), "type": "get_state", "session": id});
+        if connection.ask(&request, deadline)?["success"] == true {
+            return Ok(Some(target));
+        }
+    }
+    Ok(None)
 }

@@ -14,6 +14,9 @@ pub(super) enum Flag {
     Timeout,
     RequestId,
     Answers,
+    Hash,
+    Reason,
+    ForSession,
     Event,
     Since,
     SinceSeq,
@@ -30,6 +33,9 @@ pub(super) enum Flag {
     Thinking,
     MaxLifetime,
     From,
+    Plain,
+    Long,
+    Image,
     Help,
 }
 
@@ -39,8 +45,8 @@ pub(super) enum Offer {
     Nothing,
     Directories,
     Files,
-    /// The values in a column of `pi-bridge list`, counted from 1.
-    Column(u8),
+    /// The values of a key in what `pi-bridge list --json` prints.
+    Key(&'static str),
     OneOf(&'static [&'static str]),
 }
 
@@ -78,14 +84,14 @@ impl FlagRow {
 
 /// All options, in the order of the help. Two rows may share a name when no subcommand has both.
 pub(super) const FLAGS: &[FlagRow] = &[
-    valued(Flag::Pid, &["--pid"], "PID", "only the process with this id").original().offer(Offer::Column(1)),
+    valued(Flag::Pid, &["--pid"], "PID", "only the process with this id").original().offer(Offer::Key("pid")),
     valued(Flag::Socket, &["--socket"], "PATH", "this socket; nothing is looked up").original().offer(Offer::Files),
     valued(Flag::Session, &["--session"], "TEXT", "only sessions whose id or file contains this")
         .original()
-        .offer(Offer::Column(3)),
+        .offer(Offer::Key("sessionId")),
     valued(Flag::Name, &["--name"], "TEXT", "only sessions whose name contains this")
         .original()
-        .offer(Offer::Column(4)),
+        .offer(Offer::Key("sessionName")),
     valued(Flag::Cwd, &["--cwd"], "TEXT", "only sessions whose working directory contains this")
         .original()
         .offer(Offer::Directories),
@@ -97,6 +103,9 @@ pub(super) const FLAGS: &[FlagRow] = &[
     valued(Flag::Timeout, &["--timeout"], "SECONDS", "longest wait for an answer, 0 = no limit [60]"),
     valued(Flag::RequestId, &["--request-id"], "ID", "the question's requestId").original(),
     valued(Flag::Answers, &["--answers"], "JSON", "one list of labels for each part of the question").original(),
+    valued(Flag::Hash, &["--hash"], "HASH", "the hash of the call that waits, as questions shows it"),
+    valued(Flag::Reason, &["--reason"], "TEXT", "what the model is told of your reason"),
+    switch(Flag::ForSession, &["--for-session"], "also further calls with the same command or file in this session"),
     valued(Flag::Event, &["--event"], "NAME", "only events of this name").original(),
     valued(Flag::Since, &["--since"], "TIME", "only events from this time on (ISO 8601, UTC)").original(),
     valued(Flag::SinceSeq, &["--since-seq"], "N", "only events after the one with this sequence number"),
@@ -115,6 +124,10 @@ pub(super) const FLAGS: &[FlagRow] = &[
         .offer(Offer::OneOf(&["off", "minimal", "low", "medium", "high", "xhigh", "max"])),
     valued(Flag::MaxLifetime, &["--max-lifetime"], "SECONDS", "lifetime, 0 = no end"),
     valued(Flag::From, &["--from"], "NAME", "what you want to be called in lists"),
+    switch(Flag::Long, &["--long"], "with the paths of the sockets"),
+    valued(Flag::Image, &["--image"], "FILE", "an image that goes with the message; may be given more than once")
+        .offer(Offer::Files),
+    switch(Flag::Plain, &["--plain"], "plain lines: no line editor, no formatting, nothing that moves"),
     switch(Flag::Help, &["--help", "-h"], "print this, then exit"),
 ];
 
@@ -134,12 +147,16 @@ pub(super) enum Verb {
     Questions,
     Answer,
     Reject,
+    Approve,
+    Deny,
     Emit,
     Request,
     Run,
     Session,
     Sessions,
     Inspect,
+    Top,
+    Logs,
     Cancel,
     Stop,
     Drain,
@@ -197,7 +214,7 @@ const fn session(verb: Verb, name: &'static str, aliases: &'static [&'static str
         aliases,
         arguments: "[TARGET]",
         words: Words::Target,
-        offer: Offer::Column(3),
+        offer: Offer::Key("sessionId"),
         flags: &[TARGET, COMMON],
         original: true,
         help,
@@ -255,13 +272,21 @@ Shows the session's answers as they come, its tool calls, tokens and cost. What 
 session is idle, and steers it when it is busy. Questions are asked in place: answer with the number of an
 option, several as 1,3, or with a text of your own.
 
-  /follow TEXT   after the current work          /abort   end the current work
-  /steer TEXT    also while a question is open   /skip    leave a part of a question without an answer
-  /reject        answer a question with no       /quit    leave; the session goes on
-  Ctrl-C         end the current work; twice, or when idle: leave
-  Ctrl-D         leave        Ctrl-R   show again what you have typed so far
+  /help          all commands                    /follow TEXT   after the current work
+  /model, /thinking, /name, /compact             change the session
+  /queue, /cost, /output N                       what waits, what was used, all of a tool's output
+  /abort, Ctrl-C end the current work; Ctrl-C twice, or when idle: leave
+  /stop          end the session                 /quit, Ctrl-D  leave; the session goes on
 
-Other lines that begin with / are commands of the session.
+The line is edited with readline's keys; Tab completes, Ctrl-R searches, Alt-Enter begins another line. A pasted text
+is one message. Other lines that begin with / are commands of the session, or begin with a path. What is piped in is
+sent line by line, and its answers are waited for.
+";
+
+const TOP_NOTES: &str = "\
+  Up, Down, j, k  choose a row               Enter   attach to it; /quit leads back
+  /               filter by any text         < >     sort by another column, r: backwards
+  s               stop the session (twice)   q       leave
 ";
 
 /// All subcommands, in the order of the help.
@@ -270,8 +295,9 @@ pub(super) const VERBS: &[VerbRow] = &[
         arguments: "",
         words: Words::None,
         offer: Offer::Nothing,
+        flags: &[TARGET, &[Flag::Long], COMMON],
         notes: "",
-        ..session(Verb::List, "list", &[], "list live sessions")
+        ..session(Verb::List, "list", &[], "the table of live sessions and runs")
     },
     session(Verb::State, "state", &[], "what a session is doing"),
     session(Verb::Commands, "commands", &[], "the session's / commands"),
@@ -288,7 +314,7 @@ pub(super) const VERBS: &[VerbRow] = &[
         ..session(Verb::History, "history", &[], "the last events")
     },
     VerbRow {
-        flags: &[TARGET, DELIVERY, &[Flag::Stream], COMMON],
+        flags: &[TARGET, DELIVERY, &[Flag::Stream, Flag::Image], COMMON],
         ..message(Verb::Send, "send", &[], "send a message: a prompt when idle, steering when busy")
     },
     message(Verb::Steer, "steer", &[], "send a message into the current work"),
@@ -296,7 +322,7 @@ pub(super) const VERBS: &[VerbRow] = &[
     VerbRow { original: false, ..session(Verb::Abort, "abort", &[], "end the current work") },
     VerbRow {
         original: false,
-        flags: &[TARGET, &[Flag::BridgeDir, Flag::Timeout, Flag::Help]],
+        flags: &[TARGET, &[Flag::Plain, Flag::BridgeDir, Flag::Timeout, Flag::Help]],
         notes: ATTACH_NOTES,
         ..session(Verb::Attach, "attach", &[], "watch and steer a session in the terminal")
     },
@@ -316,6 +342,24 @@ pub(super) const VERBS: &[VerbRow] = &[
         flags: &[TARGET, &[Flag::RequestId], COMMON],
         notes: "",
         ..session(Verb::Reject, "reject", &[], "reject a question")
+    },
+    VerbRow {
+        arguments: "--request-id ID --hash HASH",
+        words: Words::None,
+        offer: Offer::Nothing,
+        flags: &[TARGET, &[Flag::RequestId, Flag::Hash, Flag::ForSession], COMMON],
+        original: false,
+        notes: "",
+        ..session(Verb::Approve, "approve", &[], "allow a tool's call that waits for an approval")
+    },
+    VerbRow {
+        arguments: "--request-id ID --hash HASH",
+        words: Words::None,
+        offer: Offer::Nothing,
+        flags: &[TARGET, &[Flag::RequestId, Flag::Hash, Flag::Reason], COMMON],
+        original: false,
+        notes: "",
+        ..session(Verb::Deny, "deny", &[], "do not allow it")
     },
     VerbRow {
         arguments: "[MESSAGE...]",
@@ -346,8 +390,24 @@ pub(super) const VERBS: &[VerbRow] = &[
     VerbRow {
         arguments: "[TARGET]",
         words: Words::Target,
-        offer: Offer::Column(3),
+        offer: Offer::Key("sessionId"),
         ..daemon(Verb::Inspect, "inspect", &[TARGET, COMMON], "a session's facts, from its daemon")
+    },
+    VerbRow {
+        notes: TOP_NOTES,
+        ..daemon(
+            Verb::Top,
+            "top",
+            &[&[Flag::BridgeDir, Flag::Help]],
+            "that table, live, to sort, filter, attach and stop",
+        )
+    },
+    VerbRow {
+        arguments: "[TARGET]",
+        words: Words::Target,
+        offer: Offer::Key("sessionId"),
+        notes: "The daemon keeps the last lines of its log about each session; without a TARGET all of them are printed.\n",
+        ..daemon(Verb::Logs, "logs", &[TARGET, COMMON], "what the daemon logged about a session")
     },
     VerbRow {
         arguments: "PROMPT-ID",
@@ -358,7 +418,7 @@ pub(super) const VERBS: &[VerbRow] = &[
     VerbRow {
         arguments: "[TARGET]",
         words: Words::Target,
-        offer: Offer::Column(3),
+        offer: Offer::Key("sessionId"),
         ..daemon(Verb::Stop, "stop", &[TARGET, COMMON], "end a session")
     },
     VerbRow {
@@ -369,7 +429,7 @@ pub(super) const VERBS: &[VerbRow] = &[
     VerbRow {
         arguments: "[TARGET]",
         words: Words::Target,
-        offer: Offer::Column(3),
+        offer: Offer::Key("sessionId"),
         notes: "With a TARGET, or an option that chooses a session, that session ends; otherwise the daemon does.\n",
         ..daemon(Verb::Shutdown, "shutdown", &[TARGET, COMMON], "end a daemon, or one session")
     },
@@ -460,7 +520,7 @@ mod tests {
         for verb in VERBS {
             let taken = matches!(verb.words, Words::Target | Words::One);
             assert!(taken || verb.offer == Offer::Nothing, "{}", verb.name);
-            assert_eq!(verb.words == Words::Target, matches!(verb.offer, Offer::Column(_)), "{}", verb.name);
+            assert_eq!(verb.words == Words::Target, matches!(verb.offer, Offer::Key(_)), "{}", verb.name);
         }
     }
 

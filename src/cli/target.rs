@@ -27,6 +27,11 @@ impl Filter {
         Filter { pid: self.pid.clone(), ..Filter::default() }
     }
 
+    /// The text by which a session was asked for, if there is one.
+    pub(super) fn wanted(&self) -> Option<&str> {
+        self.word.as_deref().or(self.session.as_deref()).or(self.name.as_deref())
+    }
+
     /// The text that may be the whole id of a session which is not registered.
     pub(super) fn id(&self) -> Option<&str> {
         match (&self.name, &self.cwd) {

@@ -1,7 +1,10 @@
 //! What tools are confined to, from its settings.
 
 use super::{ConfigError, Settings, expand};
+use crate::contract::environment::is_variable;
+use crate::socket::AgentControl;
 use crate::tools::runner::{Level, Profile, Sandbox, reachable};
+use crate::turn::SecretTable;
 use std::path::PathBuf;
 
 impl Settings {
@@ -22,6 +25,7 @@ impl Settings {
         }
         let mut sandbox = Sandbox {
             profile,
+            is_narrowed: false,
             level: Level::None,
             required: Some(required).filter(|required| *required > Level::None),
             network,
@@ -36,6 +40,23 @@ impl Settings {
         };
         sandbox.level = reachable(&sandbox);
         Ok(sandbox)
+    }
+
+    pub(super) fn agent_control(&self) -> Result<AgentControl, ConfigError> {
+        let text = self.text("agentControl").unwrap_or_default();
+        AgentControl::parse(text)
+            .ok_or_else(|| self.wrong("agentControl", &format!("{text:?} is neither none nor others")))
+    }
+
+    /// What sessions may have as variables by naming it. No message tells a value.
+    pub(super) fn secrets(&self) -> Result<SecretTable, ConfigError> {
+        let text = self.text("secrets").unwrap_or("{}");
+        let table: SecretTable = serde_json::from_str(text)
+            .map_err(|_| self.wrong("secrets", "each has to be a text, as keys in auth.json"))?;
+        match table.keys().find(|name| !is_variable(name)) {
+            Some(name) => Err(self.wrong("secrets", &format!("{name:?} is no name of a variable"))),
+            None => Ok(table),
+        }
     }
 
     /// Absolute paths.

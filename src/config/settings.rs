@@ -3,6 +3,7 @@
 use super::ConfigError;
 use super::table::{Kind, ROWS, Row};
 use crate::files;
+use crate::near;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -67,7 +68,8 @@ pub(super) fn resolve(
     let map = read_file(&path, file.is_some())?;
     for key in map.keys() {
         if !ROWS.iter().any(|row| row.key == key) {
-            return Err(ConfigError::Invalid(format!("{}: unknown key {key:?}", path.display())));
+            let hint = near::hint(key, ROWS.iter().map(|row| row.key));
+            return Err(ConfigError::Invalid(format!("{}: unknown key {key:?}{hint}", path.display())));
         }
     }
     let mut values = BTreeMap::new();
@@ -169,6 +171,7 @@ fn file_text(row: &Row, value: &Value) -> Option<String> {
     match (row.kind, value) {
         (Kind::Text | Kind::Secret | Kind::Path, Value::String(text)) => Some(text.clone()),
         (Kind::Object, Value::Object(_)) => Some(value.to_string()),
+        (Kind::Objects, Value::Array(items)) if items.iter().all(Value::is_object) => Some(value.to_string()),
         (Kind::Switch, Value::Bool(on)) => Some(on.to_string()),
         (Kind::Number { .. }, Value::Number(number)) => Some(number.to_string()),
         (Kind::List, Value::Array(items)) => {
@@ -186,6 +189,6 @@ fn check_text(row: &Row, text: &str) -> Result<(), String> {
             _ => Err(format!("{text:?} is no whole number from {min} to {max}")),
         },
         Kind::Switch if text != "true" && text != "false" => Err(format!("{text:?} is neither true nor false")),
-        Kind::Text | Kind::Secret | Kind::Path | Kind::Switch | Kind::List | Kind::Object => Ok(()),
+        Kind::Text | Kind::Secret | Kind::Path | Kind::Switch | Kind::List | Kind::Object | Kind::Objects => Ok(()),
     }
 }

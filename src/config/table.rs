@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     List,
     /// A JSON object in the file; there is no flag for it.
     Object,
+    /// A JSON list of objects in the file; there is no flag for it.
+    Objects,
 }
 
 /// One setting.
@@ -157,7 +159,44 @@ pub(crate) const ROWS: &[Row] = &[
         "how long the model's questions wait for an answer, 0 = no limit",
     )
     .or("1800"),
-    row("sandbox", "--sandbox", Kind::Text, "PROFILE", "what tools may do: read-only, workspace or off").or("off"),
+    row(
+        "audit",
+        "--audit",
+        Kind::Switch,
+        "",
+        "record every decision and effect in a log that cannot be changed unnoticed",
+    ),
+    row("rules", "", Kind::Objects, "", "what tools may be called with: allow, ask, deny"),
+    row("otherwise", "--otherwise", Kind::Text, "allow|ask|deny", "what becomes of calls that no rule is about")
+        .or("allow"),
+    row(
+        "approvalTimeout",
+        "--approval-timeout",
+        Kind::Number { min: 0, max: 100 * YEAR },
+        "SECONDS",
+        "how long calls wait for an approval before they are denied, 0 = no limit",
+    )
+    .or("600"),
+    row(
+        "unattended",
+        "--unattended",
+        Kind::Text,
+        "deny|wait|SECONDS",
+        "what becomes of calls that need an approval while nobody is there",
+    )
+    .or("deny"),
+    row("budgets", "", Kind::Object, "", "what may be spent on a prompt, in a session, on a day"),
+    row("onBudget", "--on-budget", Kind::Text, "stop|ask", "what becomes of a request that a budget does not allow")
+        .or("stop"),
+    row(
+        "budgetDir",
+        "--budget-dir",
+        Kind::Path,
+        "DIR",
+        "where daemons of one owner count together [in the state directory]",
+    ),
+    row("sandbox", "--sandbox", Kind::Text, "PROFILE", "what tools may do: read-only, workspace or off")
+        .or("workspace"),
     row("sandboxRequired", "--sandbox-required", Kind::Text, "LEVEL", "no tool runs below this: net, files or full")
         .or("none"),
     row("network", "--network", Kind::Text, "on|off", "whether tools in a sandbox may use the network").or("on"),
@@ -181,6 +220,9 @@ pub(crate) const ROWS: &[Row] = &[
     )
     .or("0"),
     row("toolEnvironment", "--tool-env", Kind::List, "NAME[,NAME]", "further variables that commands may see"),
+    row("agentControl", "--agent-control", Kind::Text, "none|others", "which sessions agents may control by pi-bridge")
+        .or("none"),
+    row("secrets", "", Kind::Object, "", "what sessions may name as variables of their tools: values as in auth.json"),
     row(
         "heartbeatInterval",
         "--heartbeat-interval",

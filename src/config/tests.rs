@@ -37,7 +37,7 @@ impl Case {
 
     fn config(&self, arguments: &[&str]) -> Config {
         match self.run(arguments) {
-            Ok(Command::Serve(config) | Command::Check(config)) => *config,
+            Ok(Command::Serve { config, .. } | Command::Check(config)) => *config,
             Ok(Command::Print(text)) => panic!("{text}"),
             Err(e) => panic!("{e}"),
         }

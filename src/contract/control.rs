@@ -4,8 +4,10 @@ use crate::contract::error::ReplyError;
 use crate::contract::reply::Reply;
 use crate::contract::sender::AgentSender;
 use crate::event_log::{EventSink, HistoryQuery, HistorySnapshot};
+use crate::governance::budget::Budgets;
+use crate::tools::runner::Narrowing;
 use crate::transcript::Block;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// How a message is brought to the model.
@@ -79,6 +81,10 @@ pub(crate) enum Control {
     Questions,
     /// `{answered: true, requestId}`.
     Answer { id: String, answers: Value, source: &'static str },
+    /// `{requestId, allowed}`.
+    Approve(Settlement),
+    /// Nobody on NATS got the event with this number, which somebody has to answer: `{}`.
+    Unattended { seq: u64 },
     /// `{rejected: true, requestId}`.
     Reject { id: String, source: &'static str },
     /// Changes what later requests to the model use: the state.
@@ -89,14 +95,70 @@ pub(crate) enum Control {
     Extend { seconds: f64 },
 }
 
+/// What somebody says to an approval.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settlement {
+    pub id: String,
+    /// The hash of the call that it is about.
+    pub hash: String,
+    pub allow: bool,
+    /// Calls like this one need no approval any more in this session.
+    pub for_session: bool,
+    /// For the model, where it is no.
+    pub reason: Option<String>,
+    pub source: &'static str,
+    /// Who it is, where that is told in a way that can be proved.
+    pub sender: Option<AgentSender>,
+}
+
+impl Settlement {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// What is missing or wrong.
+    pub(crate) fn read(
+        fields: &Map<String, Value>,
+        source: &'static str,
+        sender: Option<AgentSender>,
+    ) -> Result<Settlement, String> {
+        let text = |key: &str| match fields.get(key).filter(|value| !value.is_null()) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
+            Some(_) => Err(format!("{key} must be a text")),
+        };
+        let switch = |key: &str| match fields.get(key).filter(|value| !value.is_null()) {
+            None => Ok(None),
+            Some(Value::Bool(on)) => Ok(Some(*on)),
+            Some(_) => Err(format!("{key} must be true or false")),
+        };
+        let id = match text("requestId")? {
+            Some(id) => Some(id),
+            None => text("request_id")?,
+        };
+        Ok(Settlement {
+            id: id.ok_or("requestId required")?,
+            hash: text("hash")?.ok_or("hash required: that of the call that is approved")?,
+            allow: switch("allow")?.ok_or("allow required: true or false")?,
+            for_session: switch("forSession")?.unwrap_or(false),
+            reason: text("reason")?,
+            source,
+            sender,
+        })
+    }
+}
+
 /// What to change; absent = as it is.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Changes {
+pub struct Changes {
     /// `provider/model`, `provider/model:level` or an id that is unique.
     pub model: Option<String>,
     pub thinking: Option<String>,
     /// Empty removes it.
     pub name: Option<String>,
+    /// What tools are confined to from now on, if it is less.
+    pub(crate) sandbox: Narrowing,
+    /// Limits to what may be spent, which only become narrower.
+    pub budgets: Budgets,
 }
 
 /// The answer to a request.

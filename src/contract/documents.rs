@@ -14,9 +14,6 @@ pub(crate) struct Activity {
     pub current: Option<CurrentPrompt>,
     pub queue: Vec<QueuedPrompt>,
     pub messages: usize,
-    /// Tokens that the last request took of the model's context.
-    pub context_tokens: u64,
-    pub last_error: Option<String>,
 }
 
 pub(crate) struct CurrentPrompt {
@@ -79,7 +76,11 @@ pub(crate) fn summary(identity: &SessionIdentity, stats: &SessionStats, now: Ins
         put("from", json!(from));
     }
     put("instanceId", json!(identity.instance_id));
-    put("sandbox", identity.sandbox.facts());
+    put("sandbox", stats.settings().sandbox.facts());
+    if let Some(budgets) = stats.budget_figures() {
+        put("budgets", budgets);
+    }
+    stats.progress.describe(&mut row, settings.model.context_window);
     Value::Object(row)
 }
 
@@ -98,9 +99,6 @@ pub(crate) fn inspection(identity: &SessionIdentity, stats: &SessionStats, activ
         .as_ref()
         .map_or(Value::Null, |p| json!({"from": p.from, "runningMs": p.running_ms, "toolCalls": p.tool_calls}));
     document["messages"] = json!(activity.messages);
-    document["contextTokens"] = json!(activity.context_tokens);
-    document["contextWindow"] = json!(stats.settings().model.context_window);
-    document["lastError"] = json!(activity.last_error);
     document
 }
 

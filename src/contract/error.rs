@@ -158,11 +158,17 @@ pub enum ErrorKind {
     SenderRejected,
     /// The signature is good, and its user is not among the trusted ones.
     SenderForbidden,
+    /// A rule, or whoever was asked, did not allow a call of a tool.
+    Denied,
     /// The session or the question is not there, or not any more.
     NotFound,
     /// What is asked cannot be done now.
     Conflict,
     DuplicateRequest,
+    /// Nobody approved a call of a tool in time.
+    ApprovalExpired,
+    /// The approval is settled, or was asked for another call.
+    StaleAnswer,
     /// A prompt is being worked on.
     Working,
     /// There is no room for more.
@@ -170,6 +176,8 @@ pub enum ErrorKind {
     QueueFull,
     /// What the session, or all of them, may keep is used up.
     QuotaExceeded,
+    /// What may be spent on the prompt, in the session or today is used up.
+    BudgetExceeded,
     ShuttingDown,
     /// The operator lets the host begin nothing new.
     Draining,
@@ -185,7 +193,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     #[cfg(test)]
-    pub const ALL: [ErrorKind; 27] = [
+    pub const ALL: [ErrorKind; 31] = [
         ErrorKind::BadRequest,
         ErrorKind::InvalidJson,
         ErrorKind::InvalidRequest,
@@ -198,13 +206,17 @@ impl ErrorKind {
         ErrorKind::SignatureRequired,
         ErrorKind::SenderRejected,
         ErrorKind::SenderForbidden,
+        ErrorKind::Denied,
         ErrorKind::NotFound,
         ErrorKind::Conflict,
         ErrorKind::DuplicateRequest,
+        ErrorKind::ApprovalExpired,
+        ErrorKind::StaleAnswer,
         ErrorKind::Working,
         ErrorKind::Busy,
         ErrorKind::QueueFull,
         ErrorKind::QuotaExceeded,
+        ErrorKind::BudgetExceeded,
         ErrorKind::ShuttingDown,
         ErrorKind::Draining,
         ErrorKind::Storage,
@@ -230,12 +242,16 @@ impl ErrorKind {
             ErrorKind::SignatureRequired => "signature_required",
             ErrorKind::SenderRejected => "sender_rejected",
             ErrorKind::SenderForbidden => "sender_forbidden",
+            ErrorKind::Denied => "denied",
             ErrorKind::NotFound => "not_found",
             ErrorKind::Conflict => "conflict",
             ErrorKind::DuplicateRequest => "duplicate_request",
+            ErrorKind::ApprovalExpired => "approval_expired",
+            ErrorKind::StaleAnswer => "stale_answer",
             ErrorKind::Working | ErrorKind::Busy => "busy",
             ErrorKind::QueueFull => "queue_full",
             ErrorKind::QuotaExceeded => "quota_exceeded",
+            ErrorKind::BudgetExceeded => "budget_exceeded",
             ErrorKind::ShuttingDown => "shutting_down",
             ErrorKind::Draining => "draining",
             ErrorKind::Storage => "storage_error",
@@ -259,9 +275,14 @@ impl ErrorKind {
             | ErrorKind::MissingPrompt
             | ErrorKind::EmptyPrompt => 400,
             ErrorKind::SignatureRequired | ErrorKind::SenderRejected => 401,
-            ErrorKind::SenderForbidden => 403,
+            ErrorKind::BudgetExceeded => 402,
+            ErrorKind::SenderForbidden | ErrorKind::Denied => 403,
             ErrorKind::UnknownVerb | ErrorKind::NotFound => 404,
-            ErrorKind::Conflict | ErrorKind::DuplicateRequest | ErrorKind::Working => 409,
+            ErrorKind::Conflict
+            | ErrorKind::DuplicateRequest
+            | ErrorKind::ApprovalExpired
+            | ErrorKind::StaleAnswer
+            | ErrorKind::Working => 409,
             ErrorKind::Busy | ErrorKind::QueueFull => 429,
             ErrorKind::ShuttingDown | ErrorKind::Draining => 503,
             ErrorKind::QuotaExceeded => 507,
@@ -328,6 +349,10 @@ impl ReplyError {
 
     pub fn draining() -> ReplyError {
         ReplyError::coded(ErrorKind::Draining, DRAINING)
+    }
+
+    pub(crate) fn aborted() -> ReplyError {
+        ReplyError::new(ErrorKind::Aborted, "the prompt was aborted")
     }
 
     pub fn stopped() -> ReplyError {

@@ -7,6 +7,7 @@ use crate::model::ThinkingLevel;
 use crate::tools::runner::Sandbox;
 use crate::transcript::{Block, Message};
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 #[derive(Clone, Debug)]
@@ -61,6 +62,13 @@ pub(crate) enum AgentEvent {
         duration_ms: Option<u64>,
         /// What the tool was confined to, if it was.
         sandbox: Option<Arc<Sandbox>>,
+    },
+    /// A call has changed files that make programs run later, outside of its sandbox: hooks, settings, builds.
+    SensitiveFilesChanged {
+        id: String,
+        name: String,
+        /// Within the working folder.
+        paths: Vec<PathBuf>,
     },
     AutoRetryStart {
         attempt: u32,
@@ -208,6 +216,7 @@ impl AgentEvent {
             AgentEvent::ToolExecutionStart { .. } => "tool_execution_start",
             AgentEvent::ToolExecutionUpdate { .. } => "tool_execution_update",
             AgentEvent::ToolExecutionEnd { .. } => "tool_execution_end",
+            AgentEvent::SensitiveFilesChanged { .. } => "sensitive_files_changed",
             AgentEvent::AutoRetryStart { .. } => "auto_retry_start",
             AgentEvent::AutoRetryEnd { .. } => "auto_retry_end",
             AgentEvent::QueueUpdate { .. } => "queue_update",
@@ -270,6 +279,11 @@ impl AgentEvent {
                 put("isError", json!(is_error));
                 put("durationMs", json!(duration_ms));
                 sandbox.iter().for_each(|sandbox| put("sandbox", sandbox.facts()));
+            }
+            AgentEvent::SensitiveFilesChanged { id, name, paths } => {
+                put("toolCallId", json!(id));
+                put("toolName", json!(name));
+                put("paths", paths.iter().map(|path| path.to_string_lossy()).collect());
             }
             AgentEvent::AutoRetryStart { attempt, max_attempts, delay_ms, error }
             | AgentEvent::SummarizationRetryScheduled { attempt, max_attempts, delay_ms, error } => {

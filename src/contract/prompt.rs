@@ -3,6 +3,7 @@
 use super::control::ControlRequest;
 use super::reply::Reply;
 use super::sender::AgentSender;
+use super::session::SessionIdentity;
 use crate::quota::Room;
 use crate::transcript::Block;
 use std::sync::Arc;
@@ -51,6 +52,10 @@ pub(crate) enum Command {
     End(EndReason),
     /// Take nothing more, finish the prompt that is running, then end.
     Drain,
+    /// Leave for the process that replaces this one, as soon as nothing is in the middle of something.
+    HandOver(Arc<dyn Successor>),
+    /// That process is gone: stay.
+    Stay,
     Control(Box<ControlRequest>),
 }
 
@@ -60,6 +65,8 @@ pub(crate) enum EndReason {
     Stopped,
     Expired,
     ShutDown,
+    /// Another process goes on with it.
+    Replaced,
     /// The only prompt of an ephemeral run is answered.
     Finished,
 }
@@ -71,7 +78,15 @@ impl EndReason {
             EndReason::Stopped => "stopped",
             EndReason::Expired => "expired",
             EndReason::ShutDown => "shutdown",
+            EndReason::Replaced => "replaced",
             EndReason::Finished => "finished",
         }
     }
+}
+
+/// The process that takes this one's place.
+pub(crate) trait Successor: Send + Sync {
+    /// Makes it listen for what comes for a session, which then ends here. False if it cannot, so that the session stays. To be
+    /// called when all that was said in the session was handed to the wire; it has arrived when this returns.
+    fn prepare(&self, session: &SessionIdentity) -> bool;
 }

@@ -20,6 +20,15 @@ pub(crate) trait Reply: Send + Sync {
     fn event(&self, _event: &AgentEvent) {}
     /// Ends the answer, in success or with an error. Only the first call counts; dropping an answer ends it too.
     fn finish(&self, result: Result<(), ReplyError>);
+    /// Says nothing more and no end, because the answer is gone on with elsewhere or after a restart. True if all of it so far
+    /// is on its way. A receiver that [`Reply::ends_with_host`] is told that the host ends.
+    fn leave(&self) -> bool {
+        true
+    }
+    /// Nobody can be reached any more when this process ends, though somebody waits now.
+    fn ends_with_host(&self) -> bool {
+        false
+    }
     /// Where the answer goes, in a form that can be kept over a restart; `None` if nobody can be reached then.
     fn address(&self) -> Option<Value> {
         None

@@ -1,10 +1,11 @@
 //! Requests to the daemon: their fields and the checks that need no daemon.
 
 use super::error::{DaemonError, echo};
-use super::ids::SessionId;
+use super::ids::{InstanceId, SessionId};
 use super::session::OnRestart;
+use crate::governance::budget::Budgets;
 use crate::model::ThinkingLevel;
-use crate::tools::runner::{Narrowing, Profile};
+use crate::tools::runner::Narrowing;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -74,6 +75,8 @@ pub struct Create {
     /// The first prompt; absent if the session shall wait for one.
     pub body: Option<String>,
     pub cwd: String,
+    /// The session of whose tools one asks, which no caller can say itself.
+    pub(crate) parent: Option<InstanceId>,
     options: Map<String, Value>,
 }
 
@@ -118,7 +121,7 @@ pub(crate) fn read(mode: &str, mut map: Map<String, Value>) -> Result<Request, D
         Some(session_id) if stop => Ok(Request::Stop { session_id }),
         session_id => {
             let (body, cwd) = (Some(take("body")), take("cwd"));
-            Ok(Request::Create(Create { session_id, body, cwd, options: map }))
+            Ok(Request::Create(Create { session_id, body, cwd, parent: None, options: map }))
         }
     }
 }
@@ -134,7 +137,9 @@ impl Create {
             _ => return Err(DaemonError::MissingFields { required: &["cwd"] }),
         };
         match options.remove("sessionId") {
-            Some(Value::String(id)) => Ok(Create { session_id: Some(session_id(id)?), body: None, cwd, options }),
+            Some(Value::String(id)) => {
+                Ok(Create { session_id: Some(session_id(id)?), body: None, cwd, parent: None, options })
+            }
             other => Err(DaemonError::InvalidSessionId { session_id: echo(&other.unwrap_or_default().to_string()) }),
         }
     }
@@ -209,16 +214,30 @@ impl Create {
     /// # Errors
     /// `invalid_request` for what is no profile, or neither `on` nor `off`.
     pub(crate) fn sandbox(&self) -> Result<Narrowing, DaemonError> {
-        let invalid = |message: String| DaemonError::InvalidRequest { message };
-        let profile = self.text("sandbox")?.map(|text| {
-            Profile::parse(text).ok_or_else(|| invalid(format!("sandbox {:?} is not {}", echo(text), Profile::NAMES)))
-        });
-        let network = self.text("network")?.map(|text| match text {
-            "on" => Ok(true),
-            "off" => Ok(false),
-            _ => Err(invalid(format!("network {:?} is neither on nor off", echo(text)))),
-        });
-        Ok(Narrowing { profile: profile.transpose()?, network: network.transpose()? })
+        let narrowing =
+            Narrowing::read(self.text("sandbox")?.map(echo).as_deref(), self.text("network")?.map(echo).as_deref());
+        narrowing.map_err(|message| DaemonError::InvalidRequest { message })
+    }
+
+    /// The rules that the request adds.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything but a list.
+    pub(crate) fn rules(&self) -> Result<Vec<Value>, DaemonError> {
+        match self.option("rules") {
+            None => Ok(Vec::new()),
+            Some(Value::Array(rules)) => Ok(rules.clone()),
+            Some(_) => Err(DaemonError::InvalidRequest { message: "rules must be a list of rules".into() }),
+        }
+    }
+
+    /// What may be spent in the session, beside what the configuration says.
+    ///
+    /// # Errors
+    /// `invalid_request` for what is no budget.
+    pub(crate) fn budgets(&self) -> Result<Budgets, DaemonError> {
+        let budgets = self.option("budgets").map(Budgets::parse).transpose();
+        budgets.map(Option::unwrap_or_default).map_err(|message| DaemonError::InvalidRequest { message })
     }
 
     /// A switch that the request sets.

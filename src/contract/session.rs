@@ -1,7 +1,11 @@
 //! What is known of a session outside its own thread.
 
+use super::environment::SessionEnvironment;
 use super::ids::{InstanceId, SessionId};
+use super::progress::Progress;
 use crate::clock::now_ms;
+use crate::governance::budget::{Budgets, Ledger, Spent};
+use crate::governance::rules::Rules;
 use crate::model::{Model, ThinkingLevel};
 use crate::sync::lock;
 use crate::tools::runner::Sandbox;
@@ -42,6 +46,28 @@ impl OnRestart {
     }
 }
 
+/// What becomes of an approval that nobody sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unattended {
+    /// It is denied at once.
+    Deny,
+    /// It waits as long as one that somebody sees.
+    Wait,
+    /// It waits for so long.
+    After(Duration),
+}
+
+impl Unattended {
+    /// Reads the setting.
+    pub(crate) fn parse(text: &str) -> Option<Unattended> {
+        match text {
+            "deny" => Some(Unattended::Deny),
+            "wait" => Some(Unattended::Wait),
+            seconds => seconds.parse().ok().map(|seconds: u32| Unattended::After(Duration::from_secs(seconds.into()))),
+        }
+    }
+}
+
 /// What a session was created with; never changes.
 pub(crate) struct SessionIdentity {
     pub id: SessionId,
@@ -54,13 +80,17 @@ pub(crate) struct SessionIdentity {
     pub cwd: PathBuf,
     /// The label that the creator gave itself.
     pub from: Option<String>,
+    /// The session with which it ends, since a tool of that one has started it.
+    pub parent: Option<InstanceId>,
     pub on_restart: OnRestart,
     /// The operator trusts the project in `cwd`: its own `.pi` and `.agents` folders count.
     pub project_trusted: bool,
     /// Names of the tools that the model is offered.
     pub tools: Vec<String>,
-    /// What they are confined to.
-    pub sandbox: Arc<Sandbox>,
+    /// What they may be called with.
+    pub rules: Arc<Rules>,
+    /// Variables that they get.
+    pub environment: SessionEnvironment,
     /// How often the daemon had been started when the session was created; 0 where nobody counts.
     pub created_at_start: u64,
     /// Unix time in milliseconds.
@@ -78,6 +108,8 @@ pub(crate) struct SessionSettings {
     pub max_lifetime: Duration,
     /// When the session has to end.
     pub deadline: Option<Instant>,
+    /// What the tools are confined to; never less than before.
+    pub sandbox: Arc<Sandbox>,
     /// Where the transcript is kept; absent = nowhere.
     pub file: Option<PathBuf>,
 }
@@ -88,6 +120,7 @@ pub(crate) struct SessionStats {
     running: AtomicBool,
     queued: AtomicUsize,
     pending: AtomicUsize,
+    leaving: AtomicBool,
     listeners: AtomicUsize,
     prompts: AtomicU64,
     errors: AtomicU64,
@@ -98,11 +131,22 @@ pub(crate) struct SessionStats {
     /// Billionths of a US dollar.
     cost: AtomicU64,
     last_activity_ms: AtomicI64,
+    pub progress: Progress,
+    spending: Mutex<Spending>,
     /// Why what others wrote down of this is out of date, and whom to wake then.
     outdated: Mutex<Option<&'static str>>,
     watcher: OnceLock<Arc<dyn Watcher>>,
     /// What others have written down says that it is idle. Nobody has written anything down while there is no watcher.
     shown_idle: AtomicBool,
+}
+
+/// What may be spent in the session, and what was.
+#[derive(Clone, Default)]
+struct Spending {
+    budgets: Budgets,
+    spent: Spent,
+    /// Knows what others spend on the same day.
+    ledger: Option<Arc<Ledger>>,
 }
 
 /// Writes down where clients find sessions, and what they do.
@@ -120,6 +164,7 @@ impl SessionStats {
             running: AtomicBool::default(),
             queued: AtomicUsize::default(),
             pending: AtomicUsize::default(),
+            leaving: AtomicBool::default(),
             listeners: AtomicUsize::default(),
             prompts: AtomicU64::default(),
             errors: AtomicU64::default(),
@@ -129,6 +174,8 @@ impl SessionStats {
             cache_write: AtomicU64::default(),
             cost: AtomicU64::default(),
             last_activity_ms: AtomicI64::new(now_ms()),
+            progress: Progress::default(),
+            spending: Mutex::default(),
             outdated: Mutex::default(),
             watcher: OnceLock::new(),
             shown_idle: AtomicBool::new(true),
@@ -137,6 +184,30 @@ impl SessionStats {
 
     fn lock(&self) -> MutexGuard<'_, SessionSettings> {
         lock(&self.settings)
+    }
+
+    /// What may be spent in the session.
+    pub(crate) fn budgets(&self) -> Budgets {
+        lock(&self.spending).budgets
+    }
+
+    pub(crate) fn set_budgets(&self, budgets: Budgets) {
+        lock(&self.spending).budgets = budgets;
+    }
+
+    pub(crate) fn set_ledger(&self, ledger: Arc<Ledger>) {
+        lock(&self.spending).ledger = Some(ledger);
+    }
+
+    pub(crate) fn set_spent(&self, spent: Spent) {
+        lock(&self.spending).spent = spent;
+    }
+
+    /// What may be spent and what was, as documents have it; `None` where nothing is limited.
+    pub(crate) fn budget_figures(&self) -> Option<Value> {
+        let Spending { budgets, spent, ledger } = lock(&self.spending).clone();
+        let spent = ledger.map_or(spent, |ledger| spent.on_day(ledger.spent_today()));
+        (!budgets.is_empty()).then(|| budgets.figures(&spent))
     }
 
     /// What is in force now.
@@ -228,6 +299,16 @@ impl SessionStats {
         self.pending.store(messages, Relaxed);
     }
 
+    /// The session waits for its turn to come to a gate, to be gone on with by another process.
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Relaxed);
+    }
+
+    /// The turn has to ask at each gate, whether or not anything waits.
+    pub(crate) fn leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
     pub(crate) fn set_listeners(&self, listeners: usize) {
         self.listeners.store(listeners, Relaxed);
     }
@@ -246,6 +327,11 @@ impl SessionStats {
     }
 
     pub(crate) fn add_usage(&self, usage: &Usage) {
+        self.progress.add_usage(usage);
+        self.sum_up(usage);
+    }
+
+    fn sum_up(&self, usage: &Usage) {
         self.input.fetch_add(usage.input, Relaxed);
         self.output.fetch_add(usage.output, Relaxed);
         self.cache_read.fetch_add(usage.cache_read, Relaxed);
@@ -288,7 +374,8 @@ impl SessionStats {
     pub(crate) fn totals(&self, messages: usize) -> Value {
         let [input, output, cache_read, cache_write] = self.tokens();
         json!({"prompts": self.prompts(), "errors": self.errors(), "input": input, "output": output,
-            "cacheRead": cache_read, "cacheWrite": cache_write, "cost": self.cost(), "messages": messages})
+            "cacheRead": cache_read, "cacheWrite": cache_write, "cost": self.cost(), "messages": messages,
+            "today": self.progress.today()})
     }
 
     /// Takes up figures that [`SessionStats::totals`] made.
@@ -305,6 +392,7 @@ impl SessionStats {
         }
         let cost = totals["cost"].as_f64().unwrap_or_default();
         self.cost.store((cost.max(0.0) * 1e9).round() as u64, Relaxed);
+        self.progress.restore(&totals["today"]);
     }
 
     /// Takes up what a session file says about the requests in it.
@@ -312,7 +400,7 @@ impl SessionStats {
         for figure in [&self.input, &self.output, &self.cache_read, &self.cache_write, &self.cost] {
             figure.store(0, Relaxed);
         }
-        self.add_usage(usage);
+        self.sum_up(usage);
     }
 
     /// Unix time in milliseconds.

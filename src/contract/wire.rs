@@ -4,7 +4,7 @@ use super::control::ControlRequest;
 use super::error::ReplyError;
 use super::prompt::Prompt;
 use super::reply::Reply;
-use crate::event_log::EventSink;
+use crate::event_log::{Envelope, EventSink};
 use crossbeam_channel::Receiver;
 use serde_json::Value;
 use std::sync::Arc;
@@ -25,11 +25,18 @@ pub(crate) trait Wire: Send + 'static {
     /// Who listens to the session's events from its beginning, if anybody does.
     fn listener(&self) -> Option<Arc<dyn EventSink>>;
 
+    /// Publishes an event that somebody has to answer, also where events are not published. If nobody gets it, the session
+    /// hears of that as [`super::control::Control::Unattended`]; false = that is sure already.
+    fn call_for(&mut self, envelope: &Arc<Envelope>) -> bool;
+
     /// The settings in force.
     fn settings(&self) -> WireSettings;
 
     /// Where the answer to a prompt of before a restart goes, by [`Reply::address`]; `None` if that cannot be reached.
     fn reply_to(&self, address: &Value) -> Option<Arc<dyn Reply>>;
+
+    /// Takes no more messages. Those that had come by then are still to be read.
+    fn stop(&mut self);
 
     /// Takes no more messages; returns the prompts that were on their way, whose callers have to be told. What the wire keeps
     /// for the session stays if the session `goes_on` after a restart.

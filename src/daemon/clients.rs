@@ -1,6 +1,6 @@
 //! The daemon's side of the side channel: what its clients ask of the daemon itself.
 
-use super::{Caller, Daemon, Fatal, Phase};
+use super::{Caller, Daemon, Fatal};
 use crate::config::Config;
 use crate::contract::documents;
 use crate::contract::error::DaemonError;
@@ -25,7 +25,7 @@ const LIST: usize = (1 << 20) - 4096;
 pub(super) fn start(config: &Config) -> Result<(Option<SocketServer>, Receiver<ClientRequest>), Fatal> {
     let Some(plan) = &config.bridge else { return Ok((None, never())) };
     let (sender, requests) = bounded(WAITING);
-    match SocketServer::start(&plan.root, config.folders(), sender) {
+    match SocketServer::start(&plan.root, config.folders(), config.agent_control, sender) {
         Ok(server) => Ok((Some(server), requests)),
         Err(why) if plan.required => Err(Fatal::Failed(format!("no side channel: {why}"))),
         Err(why) => {
@@ -46,7 +46,7 @@ impl Daemon {
     /// Does what a client asks, by the rules of the intake.
     pub(super) fn client(&mut self, request: ClientRequest) {
         let ClientRequest { ask, respond } = request;
-        let serving = matches!(self.phase, Phase::Serving);
+        let serving = self.takes_work();
         match ask {
             DaemonAsk::ShutDown => {
                 respond(Ok(json!({"requested": true})));
@@ -78,7 +78,7 @@ impl Daemon {
     /// Makes a session for a client, after the others were asked whether it is theirs.
     pub(super) fn create_for_client(&mut self, new: NewSession) {
         let NewSession { create, reply, respond } = new;
-        if !matches!(self.phase, Phase::Serving) {
+        if !self.takes_work() {
             return respond(Err(DaemonError::ShuttingDown));
         }
         let now = Instant::now();

@@ -51,7 +51,8 @@ impl Notifier {
             let environment = config.tool_environment.clone();
             let work = move || {
                 let _alive = alive;
-                for notice in waiting {
+                // Null says that nothing more comes.
+                for notice in waiting.iter().take_while(|notice: &Value| !notice.is_null()) {
                     if let Err(why) = run(&command, &environment, notice) {
                         log::warn!("onSettled: {why}");
                     }
@@ -68,12 +69,16 @@ impl Notifier {
         self.notices.clone()
     }
 
-    /// Lets the last commands come to their end, once nobody tells anything any more.
+    /// Lets the last commands come to their end; nobody tells anything any more.
     pub(super) fn close(self) {
         let Notifier { notices, done, threads } = self;
-        drop(notices);
+        let end = Instant::now() + LAST;
+        for _ in &threads {
+            // Where there is no room in time, the commands are left behind.
+            let _ = notices.send_deadline(Value::Null, end);
+        }
         // Nothing is ever sent: this is the end of all threads, or of the time.
-        if done.recv_timeout(LAST).is_err_and(|e| e.is_timeout()) {
+        if done.recv_deadline(end).is_err_and(|e| e.is_timeout()) {
             log::warn!("onSettled: the last commands are left behind");
             threads.into_iter().for_each(Thread::abandon);
         }

@@ -1,8 +1,8 @@
 //! The other daemons of the owner: who they are, and what they have to do with a request. See `service/peers.rs` for the rules.
 
+use super::Daemon;
 use super::clients::NewSession;
 use super::requests::{Wire, Work};
-use super::{Daemon, Phase};
 use crate::clock::now_ms;
 use crate::contract::error::DaemonError;
 use crate::contract::ids::SessionId;
@@ -191,6 +191,7 @@ fn question(work: &Work) -> Ask {
 impl Daemon {
     /// Begins with a request: at once if nobody else can have to do with it.
     pub(super) fn begin(&mut self, work: Work) {
+        let Some(work) = self.hold(work) else { return };
         let now = Instant::now();
         let others = self.peers.peers.present(now);
         let ours = match &work.request {
@@ -202,7 +203,7 @@ impl Daemon {
             Request::Drain(_) => return self.begin_drain(work, &others),
             Request::Create(_) | Request::List(_) => false,
         };
-        if let (false, Some(other)) = (matches!(self.phase, Phase::Serving), others.first()) {
+        if let (false, Some(other)) = (self.takes_work(), others.first()) {
             return self.hand_on(&work, other);
         }
         let seen = work.named.as_ref().is_some_and(|named| self.host.recent.has_seen(&named.key));

@@ -2,7 +2,7 @@
 //!
 //! A request without a reply subject is done as well, unless all that it asks for is an answer.
 
-use super::{Caller, Daemon, Entry, Phase};
+use super::{Caller, Daemon, Entry};
 use crate::cancel::Cancel;
 use crate::clock::now_ms;
 use crate::contract::documents;
@@ -171,7 +171,7 @@ impl Daemon {
             return self.answer(wire, &message, &document, received);
         }
         let result = match request {
-            _ if !matches!(self.phase, Phase::Serving) => Err(DaemonError::ShuttingDown),
+            _ if !self.takes_work() => Err(DaemonError::ShuttingDown),
             Request::List(page) => Ok(Some(self.list(wire, &page))),
             Request::Drain(drain) => self.drain(&drain).map(Some),
             Request::Stop { session_id } => self.stop(session_id, wire, &message, received).map(|document| {

@@ -2,16 +2,17 @@
 
 use super::{Caller, Daemon, Entry};
 use crate::clock::now_ms;
+use crate::contract::environment::SessionEnvironment;
 use crate::contract::error::DaemonError;
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::contract::prompt::{EndReason, Incoming, Prompt};
 use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionSettings, SessionStats};
 use crate::contract::wire::WireSettings;
+use crate::governance::budget::Budgets;
 use crate::model::{Services, ThinkingLevel};
-use crate::service::services::SessionService;
-use crate::service::session_subjects::session_subject;
-use crate::service::session_subjects::{Place, SessionSubjects};
+use crate::nats::PublishError;
+use crate::service::session_subjects::{Place, SessionSubjects, Subscribed, session_subject};
 use crate::service::stream::Stream;
 use crate::session::state_dir::SavedSession;
 use crate::session::{self, Callers, Parts, Storage};
@@ -32,6 +33,16 @@ const COMMANDS: usize = 16;
 /// Told to those who name no model where none can be chosen for them.
 const NO_MODEL: &str = "no model: the request names none, none is configured, and no provider has a key; set one in auth.json \
     or an environment variable such as ANTHROPIC_API_KEY, or name offline/demo to try without a model";
+
+/// What a session begins with.
+struct Begin {
+    settings: WireSettings,
+    socket: Option<SessionSocket>,
+    storage: Storage,
+    first: Option<Prompt>,
+    /// What came for it before.
+    subscribed: Option<Subscribed>,
+}
 
 impl Daemon {
     /// Checks a request for a session and starts it; returns its instance id.
@@ -57,7 +68,11 @@ impl Daemon {
         let thinking = create.thinking()?.or(level).or(self.config.default_thinking);
         let thinking = model.clamp(thinking.unwrap_or_else(|| services.default_thinking(&model)));
         let max_lifetime = create.max_lifetime()?.unwrap_or(self.config.default_max_lifetime);
-        let from = create.from()?.map(str::to_string);
+        let parent = self.parent(create)?;
+        let from = match parent {
+            Some(parent) => Some(format!("session:{}", parent.identity.id)),
+            None => create.from()?.map(str::to_string),
+        };
         services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
         if self.sessions.len() >= self.config.max_sessions {
             let message = format!("{} sessions are open, which is the limit", self.sessions.len());
@@ -68,8 +83,17 @@ impl Daemon {
             Some(names) => tools::select(&names, &usual).map_err(|message| DaemonError::InvalidRequest { message })?,
             None => usual,
         };
-        let sandbox = self.config.sandbox.narrowed(create.sandbox()?);
-        let sandbox = sandbox.map_err(|message| DaemonError::InvalidRequest { message })?;
+        // What an agent starts may do no more than itself.
+        let more = parent.map(|parent| parent.identity.rules.narrowing().to_vec()).unwrap_or_default();
+        let rules = self.config.session_rules([create.rules()?, more].concat(), &cwd);
+        let rules = rules.map_err(|message| DaemonError::InvalidRequest { message })?;
+        let allowed = parent.map_or(self.config.budgets, |parent| parent.stats.budgets());
+        let budgets = allowed.narrowed(create.budgets()?);
+        let budgets = budgets.map_err(|message| DaemonError::InvalidRequest { message })?;
+        let is_known = |name: &str| self.config.secrets.contains_key(name);
+        let environment = SessionEnvironment::of_request(create.options(), is_known)?;
+        let sandbox = self.sandbox_of(create, parent, &cwd, &environment)?;
+        let stays = create.switch("detached")?.unwrap_or(false);
         let identity = Arc::new(SessionIdentity {
             id: create.session_id.clone().unwrap_or_else(SessionId::of_run),
             subject: create.session_id.as_ref().map(|id| session_subject(&self.config.owner, id)),
@@ -77,10 +101,12 @@ impl Daemon {
             named: create.session_id.is_some(),
             cwd,
             from: from.clone(),
+            parent: create.parent.clone().filter(|_| !stays),
             on_restart: create.on_restart()?.unwrap_or(self.config.on_restart),
             project_trusted,
             tools,
-            sandbox,
+            rules,
+            environment,
             created_at_start: self
                 .state
                 .as_ref()
@@ -93,7 +119,7 @@ impl Daemon {
         let wire_settings = crate::service::control::wire_settings(create.options()).map_err(invalid)?;
         let deadline = if max_lifetime.is_zero() { None } else { received.checked_add(max_lifetime) };
         let name = create.name()?.map(str::to_owned);
-        let settings = SessionSettings { model, thinking, name, max_lifetime, deadline, file: None };
+        let settings = SessionSettings { model, thinking, name, max_lifetime, deadline, sandbox, file: None };
         let socket = self.open_socket(&identity)?;
         let first = create.body.clone().map(|body| Prompt {
             message: Incoming::new(body),
@@ -103,7 +129,10 @@ impl Daemon {
             received,
         });
         let instance_id = identity.instance_id.clone();
-        self.start_session(identity, Arc::new(SessionStats::new(settings)), wire_settings, socket, storage, first)?;
+        let stats = Arc::new(SessionStats::new(settings));
+        stats.set_budgets(budgets);
+        let begin = Begin { settings: wire_settings, socket, storage, first, subscribed: None };
+        self.start_session(identity, stats, begin)?;
         Ok(instance_id)
     }
 
@@ -183,20 +212,24 @@ impl Daemon {
     /// Brings back the sessions of before the restart.
     pub(super) fn restore_sessions(&mut self) {
         for saved in self.state.as_ref().map(|state| state.sessions()).unwrap_or_default() {
-            let id = saved.id.clone();
-            if let Err(why) = self.restore_session(saved) {
-                log::warn!("session {id} cannot be brought back: {why}");
+            if self.by_id(&saved.id).is_none() {
+                self.restore_or_warn(saved, None);
             }
+        }
+        self.end_orphans();
+    }
+
+    /// Brings one back, with what has come for it meanwhile.
+    pub(super) fn restore_or_warn(&mut self, saved: SavedSession, subscribed: Option<Subscribed>) {
+        let id = saved.id.clone();
+        if let Err(why) = self.restore_session(saved, subscribed) {
+            log::warn!("session {id} cannot be brought back: {why}");
         }
     }
 
-    fn restore_session(&mut self, saved: SavedSession) -> Result<(), String> {
-        let (model, _) = self.services.resolve(&saved.model).map_err(|e| e.to_string())?;
-        let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
-        let totals = session::settled_totals(&saved.file).unwrap_or_default();
-        let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
-        let dispensable = self.state.as_ref().is_some_and(|state| saved.file == state.run_file(&saved.id));
-        let identity = Arc::new(SessionIdentity {
+    pub(super) fn saved_identity(&self, saved: SavedSession) -> Result<SessionIdentity, String> {
+        let rules = self.config.session_rules(saved.rules, &saved.cwd)?;
+        Ok(SessionIdentity {
             subject: (!saved.run).then(|| session_subject(&self.config.owner, &saved.id)),
             id: saved.id,
             instance_id: saved.instance_id,
@@ -204,65 +237,80 @@ impl Daemon {
             project_trusted: self.trusts(&saved.cwd),
             cwd: saved.cwd,
             from: saved.from,
+            parent: saved.parent,
             on_restart: saved.on_restart,
             tools: saved.tools,
-            sandbox: self.config.sandbox.at_most(saved.sandbox),
+            rules,
+            environment: saved.environment,
             created_at_start: saved.created_at_start,
             created_ms: saved.created_ms,
-        });
+        })
+    }
+
+    fn restore_session(&mut self, saved: SavedSession, subscribed: Option<Subscribed>) -> Result<(), String> {
+        let (model, _) = self.services.resolve(&saved.model).map_err(|e| e.to_string())?;
+        let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
+        let totals = session::settled_totals(&saved.file).unwrap_or_default();
+        let left = saved.ends_ms.map(|end| Duration::from_millis(u64::try_from(end - now_ms()).unwrap_or_default()));
+        let dispensable = self.state.as_ref().is_some_and(|state| saved.file == state.run_file(&saved.id));
         let stats = Arc::new(SessionStats::new(SessionSettings {
             thinking: model.clamp(thinking),
             model,
-            name: saved.name,
+            name: saved.name.clone(),
             max_lifetime: saved.max_lifetime,
             deadline: left.and_then(|left| Instant::now().checked_add(left)),
+            sandbox: self.config.sandbox.at_most(saved.sandbox),
             file: Some(saved.file.clone()).filter(|_| !dispensable),
         }));
         if let Some(totals) = &totals {
             stats.restore(totals);
         }
+        stats.set_budgets(self.config.budgets.at_most(Budgets::parse(&saved.budgets).unwrap_or_default()));
         let host = self.host.clone();
         let callers: Callers = Box::new(move |address| {
             let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
             Some(Arc::new(stream))
         });
-        let storage = Storage::Saved { file: saved.file, totals, dispensable, callers };
-        let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
+        let (file, grants) = (saved.file.clone(), saved.grants.clone());
+        let storage = Storage::Saved { file, totals, dispensable, grants, callers };
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
-        self.start_session(identity, stats, settings, socket, storage, None).map_err(|e| e.summary())
+        let identity = Arc::new(self.saved_identity(saved)?);
+        let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
+        let begin = Begin { settings, socket, storage, first: None, subscribed };
+        self.start_session(identity, stats, begin).map_err(|e| e.summary())
     }
 
     fn start_session(
         &mut self,
         identity: Arc<SessionIdentity>,
         stats: Arc<SessionStats>,
-        settings: WireSettings,
-        socket: Option<SessionSocket>,
-        storage: Storage,
-        first: Option<Prompt>,
+        begin: Begin,
     ) -> Result<(), DaemonError> {
-        let service = identity.named.then(Arc::<SessionService>::default);
+        let Begin { settings, socket, storage, first, subscribed } = begin;
+        let failed = |e: PublishError| DaemonError::SessionCreateFailed { message: e.to_string() };
+        let subscribed = match subscribed {
+            None if identity.named => {
+                Some(Subscribed::to(&self.host, &identity, self.config.max_queue).map_err(failed)?)
+            }
+            subscribed => subscribed.filter(|_| identity.named),
+        };
+        let service = subscribed.as_ref().map(|subscribed| subscribed.service().clone());
         let quota = self.quota.session();
         let spill_dir = self.spill_root.path().join(&*identity.instance_id);
-        let wire = match &service {
-            None => None,
-            Some(service) => {
-                let kept = self.state.as_ref().filter(|_| !matches!(storage, Storage::None));
-                let place = Place {
-                    host: self.host.clone(),
-                    service: service.clone(),
-                    identity: identity.clone(),
-                    stats: stats.clone(),
-                    attachments: kept
-                        .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&identity.id)),
-                    quota: quota.clone(),
-                    settings,
-                    max_queue: self.config.max_queue,
-                };
-                let opened = SessionSubjects::open(place);
-                Some(opened.map_err(|e| DaemonError::SessionCreateFailed { message: e.to_string() })?)
-            }
-        };
+        let movable = self.state.is_some() && !matches!(storage, Storage::None);
+        let wire = subscribed.map(|subscribed| {
+            let kept = self.state.as_ref().filter(|_| movable);
+            let place = Place {
+                host: self.host.clone(),
+                identity: identity.clone(),
+                stats: stats.clone(),
+                attachments: kept
+                    .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&identity.id)),
+                quota: quota.clone(),
+                settings,
+            };
+            SessionSubjects::open(subscribed, place)
+        });
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Box::new(Parts {
             options: self.session_options.clone(),
@@ -310,8 +358,9 @@ impl Daemon {
         if identity.named {
             log::info!("session {} started in {}", identity.id, identity.cwd.display());
         }
-        let entry = Entry { identity, stats, commands, service, stoppers: Vec::new(), thread };
+        let entry = Entry { identity, stats, commands, service, stoppers: Vec::new(), movable, thread };
         self.heartbeat(&entry);
+        self.hand_over_session(&entry);
         self.started += 1;
         self.sessions.insert(entry.identity.instance_id.clone(), entry);
         Ok(())
@@ -320,7 +369,11 @@ impl Daemon {
     /// A session is over: tells those who waited for that.
     pub(super) fn forget(&mut self, instance_id: &InstanceId, reason: &str) {
         let Some(entry) = self.sessions.remove(instance_id) else { return };
+        if ![EndReason::ShutDown, EndReason::Replaced].map(EndReason::as_str).contains(&reason) {
+            self.end_children(instance_id);
+        }
         drop(entry.thread);
+        self.session_left(&entry.identity.id, reason);
         if let Some(bridge) = &mut self.bridge {
             bridge.session_ended(instance_id, reason);
         }

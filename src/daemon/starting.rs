@@ -1,11 +1,14 @@
 //! How the daemon begins: it opens its memory, its connection and its side channel.
 
-use super::clients;
 use super::notices::Notifier;
 use super::peers::Peers;
+use super::replacing::{self, Replacing};
+use super::spill_root::{self, SpillRoot};
 use super::{DISCOVERY_LIMITS, Daemon, ENDED_WAITING, Fatal, INTAKE_LIMITS, Phase, TICK, requests};
+use super::{auditing, clients};
 use crate::broker::{Broker, sockets};
 use crate::config::{self, BrokerPlan, Config};
+use crate::governance::budget::Ledger;
 use crate::model::Services;
 use crate::nats::{Connection, Subscription};
 use crate::quota::HostQuota;
@@ -18,14 +21,18 @@ use crate::service::waiting_room::{Class, WaitingRoom};
 use crate::session::state_dir::{OpenError, StateDir};
 use crate::slots::Slots;
 use crate::supervisor::Supervisor;
+use crate::threads;
 use crossbeam_channel::{Receiver, bounded, tick};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 impl Daemon {
-    pub(super) fn start(mut config: Config, signals: Receiver<i32>) -> Result<Daemon, Fatal> {
+    pub(super) fn start(mut config: Config, signals: Receiver<i32>, replaces: bool) -> Result<Daemon, Fatal> {
         let supervisor = Supervisor::from_environment();
-        let state = open_state(&config)?;
+        let (state, mut predecessor) = match replaces {
+            true => replacing::find(&config)?,
+            false => (open_state(&config)?, None),
+        };
         let plan = config.broker.take();
         let broker = plan.as_ref().map(start_broker).transpose()?.flatten();
         let standby = plan.filter(|_| broker.is_none());
@@ -37,15 +44,32 @@ impl Daemon {
         let (event_sender, connection_events) = bounded(64);
         let connection =
             Connection::start(config.nats.clone(), event_sender).map_err(|e| format!("cannot start NATS: {e}"))?;
-        let host = Arc::new(Host::new(&connection, config.host_options(state.as_ref().map(|state| state.nonces()))));
+        let spill_root = SpillRoot::make().map_err(|e| format!("no folder for temporary files: {e}"))?;
+        let (bridge, client_requests) = clients::start(&config)?;
+        let ledger = open_ledger(&config)?;
+        let notifier = Notifier::start(&config)?;
+        let notices = notifier.as_ref().map(Notifier::notices);
+        let audit = auditing::start(&config, &connection)?;
+        // Up to here nothing has changed for the process that is to be replaced.
+        let connected = predecessor.as_ref().map(|_| replacing::wait_connected(&connection_events)).transpose()?;
+        let nonces = state.as_ref().map(|state| state.nonces());
+        let state = match &mut predecessor {
+            None => state,
+            Some(predecessor) => {
+                let lock = predecessor.ask(&config.owner).map_err(|why| {
+                    Fatal::Taken(format!("the process that serves these sessions does not hand them over: {why}"))
+                })?;
+                Some(Arc::new(StateDir::share(&config.state_dir, lock)))
+            }
+        };
+        let host = Arc::new(Host::new(&connection, config.host_options(nonces)));
         let (discovery_room, discovery_requests) =
             WaitingRoom::new(DISCOVERY_LIMITS, |_| Class::Query, Box::new(|_| ()), host.reply_subjects.clone());
-        let subject = format!("agents.pi-exec.{}", config.owner);
-        let intake = IntakeService::new(subject.clone());
+        let intake = IntakeService::new(format!("agents.pi-exec.{}", config.owner));
         let refuse = requests::refuse_unread(&connection, &intake.counters);
         let (intake_room, intake_requests) =
             WaitingRoom::new(INTAKE_LIMITS, requests::class, refuse, host.reply_subjects.clone());
-        let intake_subscriptions = subscribe_to_intake(&host, &subject, &intake_room)?;
+        let intake_subscriptions = subscribe_to_intake(&host, &intake.subject, &intake_room)?;
         let mut discovery_subscriptions = Vec::new();
         for subject in micro::subjects() {
             let subscription = connection.subscribe(&subject, None, discovery_room.clone());
@@ -54,21 +78,16 @@ impl Daemon {
         let quota = HostQuota::new(config.max_session_bytes, config.max_host_bytes);
         let slots = Slots::new(config.max_running);
         let (ended_sender, ended) = bounded(ENDED_WAITING);
-        let spill_root = tempfile::Builder::new()
-            .prefix("nats-pi-bridge-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
-            .tempdir()
-            .map_err(|e| format!("no folder for temporary files: {e}"))?;
-        let (bridge, client_requests) = clients::start(&config)?;
-        let notifier = Notifier::start(&config)?;
-        Ok(Daemon {
+        let mut daemon = Daemon {
             services: Arc::new(Services::new(&config.agent_dir, config.oauth_refresh.clone())),
             intake,
             controller: Controller::default(),
             peers: Peers::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
-            session_options: Arc::new(config.session_options(notifier.as_ref().map(Notifier::notices))),
+            session_options: Arc::new(config.session_options(ledger.clone(), audit.clone(), notices)),
+            ledger,
+            audit,
             config,
             connection,
             sessions: BTreeMap::new(),
@@ -89,10 +108,12 @@ impl Daemon {
             client_requests,
             ended,
             ended_sender,
-            outage_reported: false,
+            outage_causes: HashSet::new(),
             outage_since: None,
             server_errors: BTreeMap::new(),
             registered: false,
+            replacing: Replacing::new(),
+            failure: None,
             phase: Phase::Serving,
             started: 0,
             released_after: (0, 0),
@@ -100,7 +121,15 @@ impl Daemon {
             _discovery_subscriptions: discovery_subscriptions,
             standby,
             broker,
-        })
+        };
+        connected.into_iter().for_each(|event| daemon.connection_event(event));
+        daemon.begin_serving(predecessor)?;
+        // Nobody waits for it, and there may be much.
+        match threads::spawn("sweep", threads::SMALL_STACK, || spill_root::sweep(&std::env::temp_dir())) {
+            Ok(thread) => thread.abandon(),
+            Err(e) => log::debug!("what other daemons left behind stays: {e}"),
+        }
+        Ok(daemon)
     }
 }
 
@@ -144,6 +173,15 @@ pub(super) fn start_broker(plan: &BrokerPlan) -> Result<Option<Broker>, String> 
         },
         Err(e) => Err(format!("cannot serve a NATS broker on {}: {e}", plan.listen)),
     }
+}
+
+/// Where it is kept what sessions spend. Without it a daemon that has to heed budgets serves nobody.
+fn open_ledger(config: &Config) -> Result<Arc<Ledger>, Fatal> {
+    let ledger = Arc::new(Ledger::new(config.budget_dir.clone()));
+    if !config.budgets.is_empty() {
+        ledger.open().map_err(|e| format!("no budgets can be kept in {}: {e}", config.budget_dir.display()))?;
+    }
+    Ok(ledger)
 }
 
 /// The memory of sessions over a restart. Without one the daemon serves all the same.

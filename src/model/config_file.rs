@@ -77,17 +77,64 @@ impl<T: Default> ConfigFile<T> {
     }
 
     fn parse(&self, odd: &mut Vec<String>) -> Result<T, String> {
-        let named = |reason: String| format!("{}: {reason}", self.path.display());
         let text = files::read_text(&self.path, MAX_BYTES);
-        let value = text.map_err(|e| e.to_string()).and_then(|text| (self.parse)(&text, odd));
+        let line = |reason: &str| text.as_ref().ok().and_then(|text| line_of(text, reason));
+        let named = |reason: String| match line(&reason) {
+            Some(line) => format!("{}: {reason} (line {line})", self.path.display()),
+            None => format!("{}: {reason}", self.path.display()),
+        };
+        let value = text.as_ref().map_err(ToString::to_string).and_then(|text| (self.parse)(text, odd));
         odd.iter_mut().for_each(|line| *line = named(std::mem::take(line)));
         value.map_err(named)
     }
 }
 
+/// The line, from 1, of the key that a reason names in quotes, such as `"retry.maxRetries"`; absent where the reason has a
+/// line already or the key is not found.
+fn line_of(text: &str, reason: &str) -> Option<usize> {
+    if reason.contains(" at line ") {
+        return None;
+    }
+    let key = reason.split('"').nth(1)?;
+    let mut at = 0;
+    // A key may have dots itself.
+    let whole = place_of(text, key);
+    let place = whole.or_else(|| {
+        key.split('.').try_fold(0, |_, part| {
+            let found = at + place_of(&text[at..], part)?;
+            at = found + part.len();
+            Some(found)
+        })
+    })?;
+    Some(text[..place].matches('\n').count() + 1)
+}
+
+/// Where a key of JSON text begins.
+fn place_of(text: &str, key: &str) -> Option<usize> {
+    let quoted = format!("\"{key}\"");
+    let mut keys = text.match_indices(&quoted);
+    keys.find(|(at, _)| text[at + quoted.len()..].trim_start().starts_with(':')).map(|(at, _)| at + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_line_of_what_is_wrong_is_told() {
+        let text = "{\n \"a\": {\"name\": \"b\"},\n \"b\": {\n  \"name\": 5, \"x.y\": 1}\n}";
+        for (reason, line) in [
+            ("\"b.name\" is left out", Some(4)),
+            ("\"a.name\" is left out", Some(2)),
+            ("\"x.y\" is left out", Some(4)),
+            ("the entry \"b\" is a text", Some(3)),
+            ("expected ident at line 3 column 27", None),
+            ("\"nowhere\" is left out", None),
+            ("no key at all", None),
+        ] {
+            assert_eq!(line_of(text, reason), line, "{reason}");
+        }
+    }
 
     #[test]
     fn a_changed_file_is_read_again() {

@@ -64,6 +64,14 @@ pub(super) fn process_environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// The value of a secret of the host's, which is written as the keys of `auth.json` are. May run a program.
+///
+/// # Errors
+/// Why there is none; never with a part of it.
+pub(crate) fn host_secret(text: &str) -> Result<Secret, String> {
+    evaluate(text, &process_environment)
+}
+
 impl Credentials {
     /// Credentials from the agent's folder and the environment. Sign-ins are refreshed over `http`, where `endpoints` says so.
     pub(super) fn new(

@@ -17,6 +17,7 @@ use super::sendable::{Limits, MAX_REPAIRS, Refusal, Refused, Remedy, SendableOpt
 use super::settings::{self, QueueModes, RetrySettings, Settings, ToolSettings};
 use super::thinking::ThinkingLevel;
 use super::throttle::Throttle;
+use super::usage::Most;
 use super::{catalog, offline, provider_apis, usage};
 use crate::cancel::Cancel;
 use crate::sync::lock;
@@ -119,7 +120,8 @@ impl Services {
     /// What is wrong with the user's files, one line each.
     pub(crate) fn problems(&self) -> Vec<String> {
         let shared = &self.shared;
-        [shared.settings.problems(), shared.models.problems(), shared.credentials.problems()].concat()
+        let project = self.project.as_ref().map(ConfigFile::problems).unwrap_or_default();
+        [shared.settings.problems(), project, shared.models.problems(), shared.credentials.problems()].concat()
     }
 
     fn settings(&self) -> Arc<Settings> {
@@ -253,6 +255,16 @@ impl Services {
         answer.finish(request, result)
     }
 
+    /// What the request may take at most, as far as that can be estimated.
+    pub(crate) fn most(&self, request: &Request<'_>) -> Most {
+        usage::most(request, self.long_cache(request))
+    }
+
+    /// The user wants prompts to be cached for long, and this is one of many of its conversation.
+    fn long_cache(&self, request: &Request<'_>) -> bool {
+        request.session_id.is_some() && (self.shared.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long")
+    }
+
     /// The request and its answer. A request whose history is refused is repaired and sent again; see `sendable`.
     fn exchange(
         &self,
@@ -347,8 +359,7 @@ impl Services {
                 authorization,
                 max_tokens: usage::max_tokens(request),
                 budgets: settings.thinking_budgets,
-                long_cache: request.session_id.is_some()
-                    && (self.shared.environment)("PI_CACHE_RETENTION").is_some_and(|v| v == "long"),
+                long_cache: self.long_cache(request),
                 refused,
             });
             let surplus = http_request.body.len().saturating_sub(options.limits.bytes);

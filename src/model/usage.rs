@@ -1,8 +1,8 @@
 //! What a request costs, and how long its answer may be.
 
-use super::model_info::Model;
-use super::request::Request;
-use crate::transcript::{Cost, Message, StopReason, Usage};
+use super::model_info::{Model, Rates};
+use super::request::{Outcome, Request};
+use crate::transcript::{Block, Cost, Message, StopReason, Usage};
 
 /// Every estimate of a prompt's tokens may be too low by so many at least.
 const MIN_MARGIN: u64 = 4096;
@@ -11,12 +11,63 @@ const MARGIN_PART: u64 = 16;
 /// Below so many tokens for the answer, the margin is given up first.
 const MIN_ROOM: u64 = 32_768;
 
+/// What a request may take at most, as far as that can be estimated.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Most {
+    /// The prompt and the longest answer.
+    pub tokens: u64,
+    /// US dollars at list price; 0 where no price is known.
+    pub dollars: f64,
+}
+
+/// What a request may take at most: all of its prompt new to the provider's cache, and the longest answer. A prompt that is
+/// cached for an hour costs twice the input rate, which `long_cache` says.
+pub(super) fn most(request: &Request<'_>, long_cache: bool) -> Most {
+    let (prompt, answer) = (estimate(request), max_tokens(request));
+    // The estimate may be too low where a higher rate begins.
+    let rates = rates(request.model, prompt.saturating_add(prompt / 100 * 15));
+    let hour = if long_cache { 2.0 * rates.input } else { 0.0 };
+    let input = rates.input.max(rates.cache_write).max(hour);
+    let dollars = (prompt as f64 * input + answer as f64 * rates.output) / 1e6;
+    Most { tokens: prompt.saturating_add(answer), dollars }
+}
+
+/// What a request came to: what the provider counted, or an estimate of what it did not count because the answer was cut off
+/// or it never counts. A request that was not `accepted` took nothing.
+pub(crate) fn spent(request: &Request<'_>, outcome: &Outcome, accepted: bool) -> Most {
+    let mut usage = outcome.message.usage;
+    let counted = usage.total_tokens > 0;
+    if counted && !outcome.failed() {
+        return Most { tokens: uncached(&usage), dollars: usage.cost.total };
+    }
+    if !counted && !accepted {
+        return Most::default();
+    }
+    let prompt = [usage.input, usage.cache_read, usage.cache_write].into_iter().fold(0, u64::saturating_add);
+    if prompt == 0 {
+        usage.input = estimate(request);
+    }
+    let said: u64 = outcome.message.content.iter().map(Block::chars).sum();
+    usage.output = usage.output.max(said * 2 / 7);
+    price(request.model, &mut usage);
+    Most { tokens: uncached(&usage), dollars: usage.cost.total }
+}
+
+/// The tokens that were not read from a cache.
+fn uncached(usage: &Usage) -> u64 {
+    [usage.cache_write, usage.output].into_iter().fold(usage.input, u64::saturating_add)
+}
+
+/// The rates of a request whose prompt has so many tokens: a long one makes the whole request dearer, the answer included.
+fn rates(model: &Model, prompt: u64) -> &Rates {
+    model.tiers.iter().rev().find(|tier| tier.above < prompt).map_or(&model.rates, |tier| &tier.rates)
+}
+
 /// Fills in the total and the cost of `usage`, by the model's rates.
 pub(super) fn price(model: &Model, usage: &mut Usage) {
     let parts = [usage.input, usage.cache_read, usage.cache_write];
     let prompt = parts.into_iter().fold(0, u64::saturating_add);
-    // A long prompt makes the whole request dearer, the answer included.
-    let rates = model.tiers.iter().rev().find(|tier| tier.above < prompt).map_or(&model.rates, |tier| &tier.rates);
+    let rates = rates(model, prompt);
     let dollars = |tokens: u64, rate: f64| tokens as f64 * rate / 1e6;
     let hour = usage.cache_write_1h.unwrap_or(0).min(usage.cache_write);
     let mut cost = Cost {
@@ -73,6 +124,7 @@ mod tests {
     use crate::model::model_info::{Rates, Tier};
     use crate::model::test_support::test_model;
     use crate::model::thinking::ThinkingLevel;
+    use serde_json::json;
     use std::sync::Arc;
 
     #[test]
@@ -135,6 +187,55 @@ mod tests {
                 assert!((found - expected).abs() < 1e-9, "{tokens:?} {cost:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_request_may_take_and_what_it_took() {
+        let rates =
+            |factor: f64| Rates { input: factor, output: 10.0 * factor, cache_read: 0.1, cache_write: 1.25 * factor };
+        let tiers = vec![Tier { above: 100_000, rates: rates(2.0) }];
+        let model = Model { rates: rates(1.0), tiers, max_tokens: 1000, context_window: 400_000, ..test_model() };
+        let messages = |chars: usize| vec![Arc::new(Message::user("x".repeat(chars)))];
+        let asked = |messages: &[Arc<Message>], check: &dyn Fn(&Request<'_>)| {
+            check(&Request {
+                model: &model,
+                system: "",
+                messages,
+                tools: &[],
+                thinking: ThinkingLevel::Off,
+                session_id: None,
+                session: "",
+            });
+        };
+        let close = |found: Most, tokens: u64, dollars: f64| {
+            assert!(found.tokens == tokens && (found.dollars - dollars).abs() < 1e-9, "{found:?} {tokens} {dollars}");
+        };
+        asked(&messages(7000), &|request| {
+            close(most(request, false), 3000, 0.0125);
+            close(most(request, true), 3000, 0.014);
+        });
+        // Near the end of a tier the higher rates are reckoned with.
+        asked(&messages(315_000), &|request| close(most(request, false), 91_000, 0.245));
+        let outcome = |usage: Usage, stop_reason: StopReason, said: &str| {
+            let message = json!({"content": [{"type": "text", "text": said}], "api": "a", "provider": "p", "model": "m",
+                "usage": usage, "stopReason": stop_reason, "timestamp": 1});
+            Outcome { message: serde_json::from_value(message).expect("a message"), failure: None }
+        };
+        let counted = || {
+            let mut usage = Usage { input: 10, output: 20, cache_read: 1000, cache_write: 4, ..Usage::default() };
+            price(&model, &mut usage);
+            usage
+        };
+        let said = "x".repeat(350);
+        asked(&messages(7000), &|request| {
+            let took = |usage, stop, said: &str, accepted| spent(request, &outcome(usage, stop, said), accepted);
+            close(took(counted(), StopReason::Stop, &said, true), 34, 0.000_315);
+            // Of an answer that was cut off the provider may have counted the beginning only.
+            close(took(counted(), StopReason::Aborted, &said, true), 114, 0.001_115);
+            close(took(Usage::default(), StopReason::Stop, &said, true), 2100, 0.003);
+            close(took(Usage::default(), StopReason::Aborted, "", true), 2000, 0.002);
+            close(took(Usage::default(), StopReason::Error, "", false), 0, 0.0);
+        });
     }
 
     #[test]

@@ -78,11 +78,12 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConnectError::Closing => write!(out, "closing"),
+            ConnectError::TimedOut(Step::Info) => write!(out, "{}: timed out; is that a NATS server?", Step::Info),
             ConnectError::TimedOut(step) => write!(out, "{step}: timed out"),
             ConnectError::Io(step, error) => write!(out, "{step}: {error}"),
             ConnectError::NoAddress => write!(out, "the host name has no address"),
             ConnectError::Refused(text) => write!(out, "the server refused us: {text}"),
-            ConnectError::Decode(error) => write!(out, "this does not speak NATS: {error}"),
+            ConnectError::Decode(error) => write!(out, "that is no NATS server, it does not speak NATS: {error}"),
             ConnectError::Unexpected(what) => write!(out, "{what}"),
             ConnectError::BadInfo(error) => write!(out, "the server's INFO is malformed: {error}"),
             ConnectError::TlsNotOffered => write!(out, "TLS is required, and the server does not offer it"),
@@ -291,7 +292,7 @@ impl Attempt<'_> {
             match decoder.next_server_op()? {
                 Some(ServerOp::Info(json)) => return handshake::read(json).map_err(ConnectError::BadInfo),
                 Some(ServerOp::Error(text)) => return Err(refused(text)),
-                Some(_) => return Err(ConnectError::Unexpected("the server did not begin with INFO")),
+                Some(_) => return Err(ConnectError::Unexpected("that is no NATS server: it did not begin with INFO")),
                 None => self.read(Step::Info, transport, decoder)?,
             }
         }

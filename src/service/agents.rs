@@ -3,7 +3,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod.rs` | names, subjects, what discovery and heartbeats say of an agent |
+//! | `agents.rs` | names, subjects, what discovery and heartbeats say of an agent |
 //! | `envelope.rs`, `attachments.rs` | requests; the files that come with them |
 //! | `sender.rs`, `nonces.rs` | who sent a request, and the proof of it; none counts twice |
 //! | `chunks.rs`, `stream.rs` | the messages of an answer; the answer |
@@ -21,8 +21,10 @@ pub(crate) mod stream;
 
 use crate::clock::iso_time;
 use crate::ids;
+use crate::json::object;
 use crate::nats::UserIdentity;
 use crate::service::micro::{Counters, Endpoint};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::time::Duration;
@@ -156,19 +158,53 @@ impl AgentIdentity<'_> {
         signed.header(document.as_bytes(), |lines| user.sign(lines))
     }
 
-    /// A sign of life, also the answer of the status endpoint. With it a listener knows enough to send a prompt.
-    pub(crate) fn heartbeat(&self, terms: Terms, interval: Duration, now_ms: i64) -> Value {
-        json!({
-            "agent": self.agent,
-            "owner": self.owner,
-            "session": self.session.unwrap_or(CONTROLLER),
-            "instance_id": self.instance_id(),
-            "ts": iso_time(now_ms),
-            "interval_s": interval.as_secs(),
-            "protocol_version": PROTOCOL_VERSION,
-            "endpoints": {"prompt": {"subject": self.subject("prompt"), "metadata": terms.metadata()}},
-        })
+    /// A sign of life, also the answer of the status endpoint. With it a listener knows enough to send a prompt. Every agent
+    /// gives one every few seconds, so it is written as text without a tree of values.
+    pub(crate) fn heartbeat(&self, terms: Terms, interval: Duration, now_ms: i64) -> String {
+        let prompt = PromptEndpoint { subject: self.subject("prompt"), metadata: terms.facts() };
+        let heartbeat = Heartbeat {
+            agent: self.agent,
+            owner: self.owner,
+            session: self.session.unwrap_or(CONTROLLER),
+            instance_id: self.instance_id(),
+            ts: iso_time(now_ms),
+            interval_s: interval.as_secs(),
+            protocol_version: PROTOCOL_VERSION,
+            endpoints: Endpoints { prompt },
+        };
+        serde_json::to_string(&heartbeat).unwrap_or_default()
     }
+}
+
+#[derive(Serialize)]
+struct Heartbeat<'a> {
+    agent: &'a str,
+    owner: &'a str,
+    session: &'a str,
+    instance_id: String,
+    ts: String,
+    interval_s: u64,
+    protocol_version: &'static str,
+    endpoints: Endpoints,
+}
+
+#[derive(Serialize)]
+struct Endpoints {
+    prompt: PromptEndpoint,
+}
+
+#[derive(Serialize)]
+struct PromptEndpoint {
+    subject: String,
+    metadata: TermsFacts,
+}
+
+/// [`Terms`] as they are told. All values are strings, as everywhere in discovery: the nats command refuses anything else.
+#[derive(Serialize)]
+struct TermsFacts {
+    max_payload: String,
+    attachments_ok: &'static str,
+    min_sender_trust: &'static str,
 }
 
 /// What a prompt endpoint accepts.
@@ -181,16 +217,16 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
+    fn facts(self) -> TermsFacts {
+        TermsFacts {
+            max_payload: size_text(self.max_payload),
+            attachments_ok: if self.attachments { "true" } else { "false" },
+            min_sender_trust: self.trust.as_str(),
+        }
+    }
+
     fn metadata(self) -> Map<String, Value> {
-        // All values are strings, as everywhere in discovery: the nats command refuses anything else.
-        [
-            ("max_payload", size_text(self.max_payload)),
-            ("attachments_ok", self.attachments.to_string()),
-            ("min_sender_trust", self.trust.as_str().to_string()),
-        ]
-        .into_iter()
-        .map(|(key, value)| (key.to_string(), json!(value)))
-        .collect()
+        serde_json::to_value(self.facts()).map(object).unwrap_or_default()
     }
 }
 
@@ -271,10 +307,10 @@ mod tests {
         let terms = json!({"max_payload": "1MB", "attachments_ok": "true", "min_sender_trust": "any"});
         assert_eq!(Value::Object(endpoint.metadata), terms);
         assert_eq!(
-            worker.heartbeat(TERMS, Duration::from_secs(5), 1_700_000_000_120),
-            json!({"agent": "pi-exec", "owner": "ada", "session": "worker", "instance_id": "IA",
+            serde_json::from_str::<Value>(&worker.heartbeat(TERMS, Duration::from_secs(5), 1_700_000_000_120)).ok(),
+            Some(json!({"agent": "pi-exec", "owner": "ada", "session": "worker", "instance_id": "IA",
                 "ts": "2023-11-14T22:13:20.120Z", "interval_s": 5, "protocol_version": "0.3",
-                "endpoints": {"prompt": {"subject": "agents.prompt.pi-exec.ada.worker", "metadata": terms}}})
+                "endpoints": {"prompt": {"subject": "agents.prompt.pi-exec.ada.worker", "metadata": terms}}}))
         );
     }
 }

@@ -4,13 +4,15 @@
 use super::host::Host;
 use super::replies::{send_document, send_error};
 use super::services::SessionService;
-use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond};
-use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond, Settlement};
+use crate::contract::error::{ErrorKind, ReplyError, echo};
 use crate::contract::sender::AgentSender;
 use crate::contract::wire::WireSettings;
 use crate::event_log::HistoryQuery;
+use crate::governance::budget::Budgets;
 use crate::nats::Message;
 use crate::threads;
+use crate::tools::runner::Narrowing;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +21,7 @@ use std::time::Instant;
 pub(crate) const INSPECT: &str = "inspect";
 
 /// The verbs, which are also the names of the endpoints.
-pub(crate) const VERBS: [&str; 12] = [
+pub(crate) const VERBS: [&str; 13] = [
     INSPECT,
     "abort",
     "steer",
@@ -28,6 +30,7 @@ pub(crate) const VERBS: [&str; 12] = [
     "compact",
     "history",
     "answer",
+    "approve",
     "reject",
     "configure",
     "extend",
@@ -93,6 +96,10 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
             let id = text(&object(payload)?, ["promptId", "prompt_id"])?.filter(|id| !id.is_empty());
             Control::Cancel { id: id.ok_or_else(|| invalid("promptId required"))? }
         }
+        "approve" => {
+            let settlement = Settlement::read(&object(payload)?, SOURCE, sender.cloned());
+            Control::Approve(settlement.map_err(|why| invalid(&why))?)
+        }
         "reject" => Control::Reject { id: request_id(&object(payload)?)?, source: SOURCE },
         "configure" => {
             let request = object(payload)?;
@@ -101,6 +108,10 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
                 model: text(&request, ["model"; 2])?,
                 thinking: text(&request, ["thinkingLevel", "thinking_level"])?,
                 name: text(&request, ["name"; 2])?,
+                sandbox: narrowing(&request)?,
+                budgets: field(&request, ["budgets"; 2])
+                    .map_or(Ok(Budgets::default()), Budgets::parse)
+                    .map_err(|why| invalid(&why))?,
             })
         }
         "extend" => {
@@ -112,6 +123,12 @@ pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) ->
         other => return Err(ReplyError::coded(ErrorKind::UnknownVerb, format_args!("{other:.40}"))),
     };
     Ok(Asked { control, settings })
+}
+
+fn narrowing(request: &Map<String, Value>) -> Result<Narrowing, ReplyError> {
+    let word = |key| Ok(text(request, [key; 2])?.as_deref().map(echo));
+    let (profile, network) = (word("sandbox")?, word("network")?);
+    Narrowing::read(profile.as_deref(), network.as_deref()).map_err(|why| invalid(&why))
 }
 
 /// How answers over NATS are marked in the events.

@@ -13,6 +13,11 @@ pub(crate) struct EventPublisher {
     prefix: String,
 }
 
+/// The subject of a session's events of that name.
+pub(crate) fn subject(owner: &str, session_id: &str, event: &str) -> String {
+    format!("agents.ev.{owner}.{session_id}.{event}")
+}
+
 impl EventPublisher {
     pub(crate) fn new(connection: &Connection, owner: &str, session_id: &str) -> EventPublisher {
         EventPublisher { connection: connection.clone(), prefix: format!("agents.ev.{owner}.{session_id}") }

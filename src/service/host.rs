@@ -11,7 +11,6 @@ use crate::clock::now_ms;
 use crate::contract::session::SessionIdentity;
 use crate::ids;
 use crate::nats::Connection;
-use serde_json::Value;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -101,14 +100,14 @@ impl Host {
     }
 
     /// A sign of life, as the answer of a status endpoint.
-    pub(crate) fn status(&self, identity: AgentIdentity<'_>, now_ms: i64) -> Value {
+    pub(crate) fn status(&self, identity: AgentIdentity<'_>, now_ms: i64) -> String {
         identity.heartbeat(self.terms(identity.session.is_some()), self.heartbeat_interval, now_ms)
     }
 
     /// Publishes a sign of life. While there is no connection it would only wait, and be old when it goes out.
     pub(crate) fn heartbeat(&self, identity: AgentIdentity<'_>, now_ms: i64) {
         if self.connection.is_connected() {
-            let (subject, document) = (identity.subject("hb"), self.status(identity, now_ms).to_string());
+            let (subject, document) = (identity.subject("hb"), self.status(identity, now_ms));
             let user = self.connection.identity();
             let proof = user.and_then(|user| identity.heartbeat_header(&user, &document, now_ms));
             let headers = proof.as_deref().map(|proof| (sender::HEADER, proof));

@@ -114,12 +114,14 @@ pub(crate) struct Endpoint<'a> {
     pub queue_group: &'static str,
     pub metadata: Map<String, Value>,
     pub counters: &'a Counters,
+    /// What statistics say beside the usual.
+    pub data: Map<String, Value>,
 }
 
 impl<'a> Endpoint<'a> {
     /// An endpoint of the `pi-exec` wire.
     pub(crate) fn new(name: &'static str, subject: String, counters: &'a Counters) -> Endpoint<'a> {
-        Endpoint { name, subject, queue_group: QUEUE_GROUP, metadata: Map::new(), counters }
+        Endpoint { name, subject, queue_group: QUEUE_GROUP, metadata: Map::new(), counters, data: Map::new() }
     }
 }
 
@@ -183,7 +185,7 @@ impl Endpoint<'_> {
             "last_error": *lock(&self.counters.last_error),
             "processing_time": processing,
             "average_processing_time": processing.checked_div(requests).unwrap_or(0),
-            "data": {},
+            "data": self.data,
         })
     }
 }

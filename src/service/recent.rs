@@ -345,6 +345,14 @@ impl Reply for SharedReply {
         self.send_to_all(&at_once);
     }
 
+    /// The first caller's [`Reply::address`] is the one that is kept; the others may ask again.
+    fn leave(&self) -> bool {
+        let mut replies = self.replies().into_iter();
+        let left = replies.next().is_none_or(|first| first.leave());
+        replies.for_each(|other| other.finish(Err(ReplyError::shutting_down())));
+        left
+    }
+
     /// After a restart the first caller gets the answer; the others have asked again by then.
     fn address(&self) -> Option<Value> {
         self.replies().first()?.address()

@@ -7,6 +7,7 @@ use crate::contract::event::AgentEvent;
 use crate::contract::reply::{Reply, Restart};
 use crate::nats::{Connection, PublishError};
 use serde_json::Value;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -33,7 +34,7 @@ pub(super) fn report(subject: &str, result: Result<(), PublishError>) {
 }
 
 /// Sends one JSON document as the answer.
-pub(crate) fn send_document(connection: &Connection, subject: &str, document: &Value) {
+pub(crate) fn send_document(connection: &Connection, subject: &str, document: &impl Display) {
     report(subject, connection.publish(subject, None, &[], document.to_string().as_bytes()));
 }
 
@@ -95,6 +96,10 @@ impl Reply for CountedReply {
             }
         }
         self.reply.finish(result);
+    }
+
+    fn leave(&self) -> bool {
+        self.reply.leave()
     }
 
     fn address(&self) -> Option<Value> {

@@ -26,18 +26,26 @@ impl IntakeService {
         IntakeService { id: ids::nuid(), subject, started_ms: now_ms(), counters: Arc::default() }
     }
 
-    /// The answer to a discovery request, if the intake is asked.
-    pub(crate) fn answer(&self, query: Query<'_>) -> Option<Value> {
+    /// The answer to a discovery request, if the intake is asked, with what may be spent and what was.
+    pub(crate) fn answer(&self, query: Query<'_>, figures: Option<Value>) -> Option<Value> {
         let instance = Instance {
             service: micro::SERVICE,
             id: &self.id,
             description: "intake".into(),
             metadata: Map::new(),
-            endpoints: vec![Endpoint::new("intake", self.subject.clone(), &self.counters)],
+            endpoints: vec![Endpoint {
+                data: budgets(figures),
+                ..Endpoint::new("intake", self.subject.clone(), &self.counters)
+            }],
             started_ms: self.started_ms,
         };
         query.asks(micro::SERVICE, &self.id).then(|| instance.document(query.verb))
     }
+}
+
+/// What statistics say of budgets.
+fn budgets(figures: Option<Value>) -> Map<String, Value> {
+    figures.map(|figures| ("budgets".to_owned(), figures)).into_iter().collect()
 }
 
 /// Statistics of control endpoints that were never used.
@@ -90,7 +98,7 @@ impl SessionService {
     ) -> Vec<Value> {
         let mut answers = Vec::new();
         if query.asks(micro::SERVICE, &identity.instance_id) {
-            answers.push(self.session(host, identity).document(query.verb));
+            answers.push(self.session(host, identity, stats).document(query.verb));
         }
         for agent in host.agents(Some(identity)) {
             let id = agent.instance_id();
@@ -101,11 +109,14 @@ impl SessionService {
         answers
     }
 
-    fn session<'a>(&'a self, host: &Host, identity: &'a SessionIdentity) -> Instance<'a> {
+    fn session<'a>(&'a self, host: &Host, identity: &'a SessionIdentity, stats: &SessionStats) -> Instance<'a> {
         let subject = session_subject(&host.owner, &identity.id);
         let cwd = identity.cwd.to_string_lossy();
         let metadata = [("sessionId", &*identity.id), ("owner", &host.owner), ("cwd", &cwd)];
-        let mut endpoints = vec![Endpoint::new("prompt", subject.clone(), &self.prompt)];
+        let mut endpoints = vec![Endpoint {
+            data: budgets(stats.budget_figures()),
+            ..Endpoint::new("prompt", subject.clone(), &self.prompt)
+        }];
         let control = VERBS.iter().zip(self.control.get().map_or(&UNUSED, |used| used));
         endpoints.extend(control.map(|(verb, counters)| Endpoint::new(verb, format!("{subject}.{verb}"), counters)));
         Instance {

@@ -8,9 +8,10 @@ use super::agents::queries::Queries;
 use super::agents::stream::AgentStream;
 use super::agents::{self, CalledAs, envelope};
 use super::control::{self, INSPECT, Responder};
-use super::events::EventPublisher;
+use super::events::{self, EventPublisher};
 use super::host::Host;
 use super::micro::QUEUE_GROUP;
+use super::presence::Presence;
 use super::recent;
 use super::replies::{CountedReply, send_document, send_error};
 use super::services::SessionService;
@@ -24,7 +25,7 @@ use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
 use crate::contract::wire::{Wire, WireRequest, WireSettings};
-use crate::event_log::EventSink;
+use crate::event_log::{self, EventSink};
 use crate::nats::{Message, PublishError, Subscription};
 use crate::quota::SessionQuota;
 use crossbeam_channel::Receiver;
@@ -51,7 +52,6 @@ pub(crate) fn session_subject(owner: &str, id: &str) -> String {
 /// What a session needs to be there on NATS.
 pub(crate) struct Place {
     pub host: Arc<Host>,
-    pub service: Arc<SessionService>,
     pub identity: Arc<SessionIdentity>,
     pub stats: Arc<SessionStats>,
     /// Where files that come with prompts are kept.
@@ -59,8 +59,6 @@ pub(crate) struct Place {
     /// How much may be kept there.
     pub quota: Arc<SessionQuota>,
     pub settings: WireSettings,
-    /// Prompts that may wait in the session's queue.
-    pub max_queue: usize,
 }
 
 /// The subscriptions of one session. Dropping them ends them.
@@ -83,6 +81,9 @@ struct Reader {
     tool_status: bool,
     /// There while events are published.
     publisher: Option<Arc<dyn EventSink>>,
+    room: Arc<WaitingRoom>,
+    /// There once the session had an approval.
+    presence: Option<Presence>,
 }
 
 /// Whether prompts are taken.
@@ -121,36 +122,63 @@ fn class(message: &Message) -> Class {
     match asks(&message.subject) {
         Asks::Prompt(_) => Class::Work,
         Asks::Verb("steer" | "follow_up" | "compact") => Class::Work,
-        Asks::Verb("abort" | "answer" | "reject" | "cancel") | Asks::Query => Class::Urgent,
+        Asks::Verb("abort" | "answer" | "approve" | "reject" | "cancel") | Asks::Query => Class::Urgent,
         Asks::Verb(_) | Asks::Status => Class::Query,
     }
 }
 
-impl SessionSubjects {
-    /// Subscribes to a session's subjects.
+/// What comes for a session that is not there yet waits here.
+pub(crate) struct Subscribed {
+    service: Arc<SessionService>,
+    room: Arc<WaitingRoom>,
+    requests: Receiver<Box<Message>>,
+    subscriptions: Vec<Subscription>,
+}
+
+impl Subscribed {
+    /// Subscribes to a session's subjects. `max_queue` prompts may wait in its queue.
     ///
     /// # Errors
     /// The connection takes no more.
-    pub(crate) fn open(place: Place) -> Result<SessionSubjects, PublishError> {
-        let Place { host, service, identity, stats, attachments, quota, settings, max_queue } = place;
-        let connection = host.connection.clone();
+    pub(crate) fn to(
+        host: &Arc<Host>,
+        identity: &SessionIdentity,
+        max_queue: usize,
+    ) -> Result<Subscribed, PublishError> {
+        let service = Arc::<SessionService>::default();
+        let connection = &host.connection;
         let limits = [Limits { requests: max_queue + WAITING, bytes: WAITING_BYTES }, QUERIES, URGENT];
         let (room, requests) =
-            WaitingRoom::new(limits, class, refuse_unread(&host, &service, max_queue), host.reply_subjects.clone());
+            WaitingRoom::new(limits, class, refuse_unread(host, &service, max_queue), host.reply_subjects.clone());
         let subscribe = |subject: &str, queue| connection.subscribe(subject, Some(queue), room.clone());
         let subject = session_subject(&host.owner, &identity.id);
         let mut subscriptions =
             vec![subscribe(&subject, QUEUE_GROUP)?, subscribe(&format!("{subject}.*"), QUEUE_GROUP)?];
-        for agent in host.agents(Some(&identity)) {
+        for agent in host.agents(Some(identity)) {
             for verb in ["prompt", "status"] {
                 subscriptions.push(subscribe(&agent.subject(verb), agents::QUEUE_GROUP)?);
             }
         }
+        Ok(Subscribed { service, room, requests, subscriptions })
+    }
+
+    pub(crate) fn service(&self) -> &Arc<SessionService> {
+        &self.service
+    }
+}
+
+impl SessionSubjects {
+    /// Serves a session on the subjects that were subscribed to for it.
+    pub(crate) fn open(subscribed: Subscribed, place: Place) -> SessionSubjects {
+        let Subscribed { service, room, requests, subscriptions } = subscribed;
+        let Place { host, identity, stats, attachments, quota, settings } = place;
         let mut reader = Reader {
-            queries: Arc::new(Queries::new(&connection, room.clone())),
+            queries: Arc::new(Queries::new(&host.connection, room.clone())),
             attachments: Attachments::new(attachments, quota),
             tool_status: false,
             publisher: None,
+            room: room.clone(),
+            presence: None,
             host,
             service,
             identity,
@@ -158,7 +186,7 @@ impl SessionSubjects {
         };
         let events = settings.events.unwrap_or(reader.host.events);
         reader.apply(WireSettings { events: Some(events), ..settings });
-        Ok(SessionSubjects { room, requests, subscriptions, reader })
+        SessionSubjects { room, requests, subscriptions, reader }
     }
 }
 
@@ -178,6 +206,15 @@ impl Wire for SessionSubjects {
         self.reader.publisher.clone()
     }
 
+    fn call_for(&mut self, envelope: &Arc<event_log::Envelope>) -> bool {
+        let Reader { host, identity, room, presence, .. } = &mut self.reader;
+        if presence.is_none() {
+            *presence = Presence::new(&host.connection, room.clone());
+        }
+        let subject = events::subject(&host.owner, &identity.id, &envelope.event);
+        presence.as_ref().is_some_and(|presence| presence.publish(&host.connection, &subject, envelope))
+    }
+
     fn settings(&self) -> WireSettings {
         WireSettings { events: Some(self.reader.publisher.is_some()), tool_status: Some(self.reader.tool_status) }
     }
@@ -191,14 +228,18 @@ impl Wire for SessionSubjects {
         })
     }
 
-    fn close(self, goes_on: bool) -> Vec<Prompt> {
-        let SessionSubjects { room: _, requests, subscriptions, mut reader } = self;
+    fn stop(&mut self) {
         let deadline = Instant::now() + LAST_CALL;
-        for subscription in subscriptions {
-            if reader.host.connection.is_connected() {
+        for subscription in std::mem::take(&mut self.subscriptions) {
+            if self.reader.host.connection.is_connected() {
                 subscription.drain(deadline.saturating_duration_since(Instant::now()));
             }
         }
+    }
+
+    fn close(mut self, goes_on: bool) -> Vec<Prompt> {
+        self.stop();
+        let SessionSubjects { room: _, requests, subscriptions: _, mut reader } = self;
         let late: Vec<_> = requests.try_iter().collect();
         let mut prompts = Vec::new();
         for request in late.iter().flat_map(|message| reader.read(message, Admission::Over)) {
@@ -263,7 +304,7 @@ impl Reader {
     fn read(&mut self, message: &Message, admission: Admission) -> Vec<WireRequest> {
         match asks(&message.subject) {
             Asks::Verb(verb) => self.control(message, verb),
-            Asks::Query => self.answer(message).into_iter().collect(),
+            Asks::Query => self.unattended(message).or_else(|| self.answer(message)).into_iter().collect(),
             Asks::Prompt(form) => self.prompt(message, form, admission).into_iter().collect(),
             Asks::Status => {
                 message.reply.iter().for_each(|reply| self.status(reply, CalledAs::by_subject(&message.subject)));
@@ -385,6 +426,13 @@ impl Reader {
         Some(WireRequest::Control(ControlRequest { control, respond: Box::new(|_| {}) }))
     }
 
+    /// The server's word that nobody got an event that has to be answered.
+    fn unattended(&self, message: &Message) -> Option<WireRequest> {
+        let seq = self.presence.as_ref()?.nobody_got(message)?;
+        let control = Control::Unattended { seq };
+        Some(WireRequest::Control(ControlRequest { control, respond: Box::new(|_| {}) }))
+    }
+
     /// An answer to a question that was asked in the middle of an answer.
     fn answer(&self, message: &Message) -> Option<WireRequest> {
         let answer = self.queries.read(message)?;
@@ -394,7 +442,7 @@ impl Reader {
                 log::info!("session {id}: an answer was refused: {error}");
             }
         });
-        let control = Control::Answer { id: answer.id, answers: answer.answers, source: control::SOURCE };
+        let control = answer.into_control();
         Some(WireRequest::Control(ControlRequest { control, respond }))
     }
 }

@@ -496,6 +496,16 @@ impl Reply for Stream {
         self.end(result);
     }
 
+    fn leave(&self) -> bool {
+        let mut state = self.state();
+        if state.over() {
+            return false;
+        }
+        let whole = state.held.is_empty() && self.0.is_direct(&state);
+        state.ended = true;
+        whole
+    }
+
     fn address(&self) -> Option<Value> {
         Some(json!({self.0.form.name(): self.0.subject}))
     }

@@ -45,7 +45,25 @@ impl<W: Wire> Session<W> {
         }
     }
 
+    /// What waits for people: questions, and approvals behind them.
+    pub(super) fn list_questions(&self) -> Value {
+        let mut list = self.questions.list();
+        if let Some(list) = list["questions"].as_array_mut() {
+            list.extend(self.approvals.list());
+        }
+        list
+    }
+
+    /// An approval has a verb of its own, which permissions grant apart from answers.
+    fn check_is_question(&self, id: &str) -> Result<(), ReplyError> {
+        if self.approvals.has(id) {
+            return Err(ReplyError::new(ErrorKind::BadRequest, "this is an approval, which only approve can settle"));
+        }
+        Ok(())
+    }
+
     pub(super) fn answer_question(&mut self, id: &str, answers: &Value, source: &str) -> Result<Answer, ReplyError> {
+        self.check_is_question(id)?;
         let kind = if self.questions.has(id) { ErrorKind::BadRequest } else { ErrorKind::NotFound };
         let settled = self.questions.answer(id, answers, source, now_ms());
         let settled = settled.map_err(|why| ReplyError::new(kind, why))?;
@@ -55,6 +73,7 @@ impl<W: Wire> Session<W> {
     }
 
     pub(super) fn reject_question(&mut self, id: &str, source: &str) -> Result<Answer, ReplyError> {
+        self.check_is_question(id)?;
         let settled = self.questions.reject(id, source, now_ms());
         let settled = settled.map_err(|why| ReplyError::new(ErrorKind::NotFound, why))?;
         let id = self.question_settled(settled);

@@ -9,7 +9,9 @@ use crate::contract::reply::SilentReply;
 use crate::contract::session::{model_facts, state};
 use crate::contract::wire::Wire;
 use crate::model::ThinkingLevel;
-use crate::turn::Work;
+use crate::threads::{self, Thread};
+use crate::tools::runner::Sandbox;
+use crate::turn::{Work, kill_leftovers};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,7 +45,12 @@ impl<W: Wire> Session<W> {
                 self.publish(&AgentEvent::Bridge { name: event, data: data.clone() });
                 Ok(Answer::Document(data))
             }
-            Control::Questions => Ok(Answer::Document(self.questions.list())),
+            Control::Questions => Ok(Answer::Document(self.list_questions())),
+            Control::Approve(settlement) => self.approve(&settlement),
+            Control::Unattended { seq } => {
+                self.nobody_heard(seq);
+                Ok(Answer::Document(json!({})))
+            }
             Control::Answer { id, answers, source } => self.answer_question(&id, &answers, source),
             Control::Reject { id, source } => self.reject_question(&id, source),
             Control::Configure(changes) => self.configure(&changes),
@@ -105,6 +112,7 @@ impl<W: Wire> Session<W> {
         if behavior.is_some() && !idle {
             let (from, sender) = (input.from.as_deref(), input.sender.as_ref());
             self.memory.accepted(&message, from, sender, None, Some(deliver)).map_err(|e| ReplyError::storage(&e))?;
+            self.audit_prompt(&message, from, sender, deliver);
             let queue = if deliver == Deliver::Steer { &mut self.steering } else { &mut self.follow_up };
             queue.push(message);
             self.memory.sync();
@@ -130,6 +138,7 @@ impl<W: Wire> Session<W> {
                 running.cancel.cancel();
                 running.aborters.push(respond);
                 self.reject_questions("tool");
+                self.withdraw_approvals();
             }
         }
     }
@@ -190,6 +199,18 @@ impl<W: Wire> Session<W> {
             Some(name) => Some(name.trim().replace(['\n', '\r'], " ")).filter(|name| !name.is_empty()),
             None => before.name.clone(),
         };
+        let sandbox = before.sandbox.narrowed(changes.sandbox).map_err(invalid)?;
+        if !Arc::ptr_eq(&sandbox, &before.sandbox) {
+            if self.running.is_some() {
+                let why = "sandbox and network are not narrowed while a prompt is being worked on; abort it first";
+                return Err(ReplyError::coded(ErrorKind::Working, why));
+            }
+            self.memory.wake().map_err(|e| ReplyError::storage(&e))?;
+            self.memory.confined(sandbox.narrowing()).map_err(|e| ReplyError::storage(&e))?;
+            self.memory.sync();
+            self.confine(sandbox);
+        }
+        self.narrow_budgets(changes.budgets)?;
         self.stats.change(|settings| {
             settings.model = model.clone();
             settings.thinking = thinking;
@@ -209,7 +230,29 @@ impl<W: Wire> Session<W> {
             self.record("session_info", json!({"name": name.clone().unwrap_or_default()}));
             self.publish(&AgentEvent::SessionInfoChanged { name });
         }
+        let settings = json!({"model": model.spec(), "thinkingLevel": thinking.as_str(),
+            "budgets": self.stats.budgets().document()});
+        self.audit("session_configured", || settings);
         Ok(self.state_answer("configure"))
+    }
+
+    /// Has tools confined to this from now on. What they have started before ends, as it may do more.
+    pub(super) fn confine(&mut self, sandbox: Arc<Sandbox>) {
+        if Arc::ptr_eq(&sandbox, &self.stats.settings().sandbox) {
+            return;
+        }
+        let before = self.runner.sandbox();
+        self.stats.change(|settings| settings.sandbox = sandbox.clone());
+        let end = self.runner.confine(sandbox);
+        if before.is_off() && self.used_tools {
+            // They have no runner that could end them, and must not be taken for those that follow. It is a matter of
+            // milliseconds, and of a second at most.
+            kill_leftovers(&self.identity);
+        }
+        // It may take a second, and nothing waits for it: the next call finds no runner, and starts another one.
+        if let Err(e) = threads::spawn("confine", threads::SMALL_STACK, end).map(Thread::abandon) {
+            log::warn!("session {}: programs of before it was confined may still run: {e}", self.identity.id);
+        }
     }
 
     fn extend(&mut self, seconds: f64) -> Answer {

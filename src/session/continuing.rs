@@ -2,7 +2,7 @@
 
 use super::Session;
 use super::opening::Callers;
-use super::recovery::{Accepted, Unfinished, closing_results};
+use super::recovery::{Accepted, LeftOpen, Unfinished, closing_results};
 use crate::contract::control::Deliver;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
@@ -26,11 +26,13 @@ impl<W: Wire> Session<W> {
     /// Goes on after a crash: what was begun is gone on with, or closed if that is not wanted; what had only been accepted
     /// waits for its turn. Returns a reason to end at once.
     pub(super) fn take_up(&mut self, unfinished: Unfinished, callers: &Callers) -> Option<EndReason> {
-        let said = unfinished.said();
-        let Unfinished { waiting, interrupted, intents, questions, aborted, .. } = unfinished;
+        let (said, handed_over) = (unfinished.said(), unfinished.was_handed_over());
+        let calls_waiting = unfinished.waiting_calls();
+        let Unfinished { waiting, interrupted, intents, questions, approvals, aborted, .. } = unfinished;
+        self.audit_resumed(interrupted.iter().chain(&waiting));
         let answered =
             matches!(self.memory.messages().last().map(|m| &**m), Some(Message::Assistant(last)) if last.is_final());
-        let exhausted = |accepted: &Accepted| accepted.continued + 1 >= MAX_INTERRUPTIONS;
+        let exhausted = |accepted: &Accepted| !accepted.handed_over && accepted.continued + 1 >= MAX_INTERRUPTIONS;
         // A run that nobody waits for any more, though somebody did, is over.
         let first = interrupted.first().or(waiting.first());
         // Made once for each, because a reply that is not used ends all the same.
@@ -42,23 +44,32 @@ impl<W: Wire> Session<W> {
         let mut reply_to = |id: &str| replies.remove(id).unwrap_or_else(|| Arc::new(SilentReply));
         let policy = match (interrupted.first(), self.identity.on_restart) {
             _ if left => OnRestart::End,
+            _ if handed_over => OnRestart::Continue,
             (Some(first), OnRestart::Continue) if exhausted(first) => OnRestart::Hold,
             (Some(_), policy) => policy,
             (None, _) => OnRestart::Continue,
         };
-        if let Some(first) = interrupted.first() {
+        if let Some(first) = interrupted.first().filter(|_| !handed_over) {
             let facts = json!({"action": policy.as_str(), "interruptions": first.continued + 1});
             self.publish(&AgentEvent::Bridge { name: "turn_interrupted", data: facts });
         }
         let ids: Vec<String> = interrupted.iter().map(|accepted| accepted.id.clone()).collect();
         let goes_on = !ids.is_empty() && policy == OnRestart::Continue;
-        let written = self.close_calls(&intents, goes_on).and_then(|()| match (goes_on, waiting.first()) {
-            // To wait for people costs nothing, however often it begins.
-            (true, _) if !questions.is_empty() => Ok(()),
-            (true, _) => self.memory.continued(&ids),
-            // It may be what ended the host before a word of it was in the conversation.
-            (false, Some(next)) if ids.is_empty() => self.memory.continued(std::slice::from_ref(&next.id)),
-            _ => Ok(()),
+        let left_open = match (goes_on, handed_over) {
+            (true, true) => LeftOpen::NotBegun,
+            (true, false) => LeftOpen::Asked(&calls_waiting),
+            (false, _) => LeftOpen::None,
+        };
+        let asked = !(questions.is_empty() && calls_waiting.is_empty());
+        let written = self.close_calls(&intents, left_open).and_then(|()| {
+            match (goes_on, waiting.first()) {
+                // To wait for people costs nothing, however often it begins.
+                (true, _) if asked && !handed_over => Ok(()),
+                (true, _) => self.memory.continued(&ids),
+                // It may be what ended the host before a word of it was in the conversation.
+                (false, Some(next)) if ids.is_empty() => self.memory.continued(std::slice::from_ref(&next.id)),
+                _ => Ok(()),
+            }
         });
         if let Err(e) = written {
             let error = ReplyError::storage(&e);
@@ -67,7 +78,7 @@ impl<W: Wire> Session<W> {
                 reply_to(&accepted.id).finish(Err(error.clone()));
             }
             log::error!("session {}: its file cannot be used: {e}", self.identity.id);
-            self.last_error = Some(error.message);
+            self.stats.progress.failed(&error.message);
             return (!self.identity.named).then_some(EndReason::Finished);
         }
         if !ids.is_empty() && !goes_on {
@@ -112,7 +123,9 @@ impl<W: Wire> Session<W> {
         }
         if let Some(first) = interrupted.into_iter().next().filter(|_| goes_on) {
             self.kept_questions = questions;
-            log::info!("session {}: the prompt that was interrupted is gone on with", self.identity.id);
+            self.kept_approvals = approvals;
+            let how = if handed_over { "handed over" } else { "interrupted" };
+            log::info!("session {}: the prompt that was {how} is gone on with", self.identity.id);
             let reply = reply_to(&first.id);
             let attempt = first.heard.then_some(first.continued + 2);
             self.begin(Work::Continue { said, attempt }, ids, first.from, reply);
@@ -122,9 +135,9 @@ impl<W: Wire> Session<W> {
     }
 
     /// Gives every call that was interrupted a result that says so, because nothing else is known of it.
-    /// Questions that are `asked_again` stay open.
-    pub(super) fn close_calls(&mut self, intents: &HashSet<String>, asked_again: bool) -> io::Result<()> {
-        for result in closing_results(self.memory.messages(), intents, asked_again) {
+    /// Calls that are `left` open are run.
+    pub(super) fn close_calls(&mut self, intents: &HashSet<String>, left: LeftOpen<'_>) -> io::Result<()> {
+        for result in closing_results(self.memory.messages(), intents, left) {
             self.record_event(&AgentEvent::ToolExecutionEnd {
                 id: result.tool_call_id.clone(),
                 name: result.tool_name.clone(),

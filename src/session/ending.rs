@@ -15,17 +15,27 @@ impl<W: Wire> Session<W> {
     /// Ends the session: every stream gets its end, no child process and no file of the session stays behind.
     #[inline(never)]
     pub(super) fn end(&mut self, reason: EndReason) {
-        let goes_on = reason == EndReason::ShutDown && self.goes_on();
+        let by_host = matches!(reason, EndReason::ShutDown | EndReason::Replaced);
+        let goes_on = by_host && self.goes_on();
         if !goes_on {
             self.reject_questions("shutdown");
+            self.withdraw_approvals();
         }
-        let ends = self.running.is_some() && self.identity.on_restart == OnRestart::End;
-        let remembered = reason == EndReason::ShutDown && (goes_on || self.identity.named && !ends);
+        let ends = self.running.is_some() && !goes_on && self.identity.on_restart == OnRestart::End;
+        let remembered = by_host && (goes_on || self.identity.named && !ends);
+        let clean = self.leaving.as_ref().is_some_and(|leaving| leaving.clean);
         if let Some(running) = &mut self.running {
             running.to_be_continued = goes_on;
+            let whole = goes_on && running.reply.leave();
+            // What waits at a gate must not pass it.
+            self.leaving = None;
             running.cancel.cancel();
             let settled = self.wait_for_settlement();
-            self.end_running(goes_on, settled, self.farewell(reason));
+            self.end_spending();
+            self.end_running(goes_on, whole && clean, settled, self.farewell(reason));
+        }
+        if remembered && self.keeps_queue() {
+            self.leave_queue();
         }
         self.refuse_queue(&self.farewell(reason));
         self.stats.set_running(false);
@@ -35,12 +45,13 @@ impl<W: Wire> Session<W> {
             if !ids.is_empty() {
                 self.record_settled(&ids, "ended");
             }
+            self.forget_spent();
             if let Some(state) = &self.state {
                 state.forget(&self.identity.id);
             }
         }
         if let Some(wire) = self.wire.take() {
-            for prompt in wire.close(reason == EndReason::ShutDown) {
+            for prompt in wire.close(by_host) {
                 self.refuse(&*prompt.reply, self.farewell(reason));
             }
         }
@@ -53,37 +64,55 @@ impl<W: Wire> Session<W> {
                 log::warn!("cannot remove {}: {e}", self.spill_dir.display());
             }
         }
+        self.audit("session_stopped", || json!({"reason": reason.as_str()}));
         self.publish(&AgentEvent::Bridge { name: "bridge_stop", data: json!({"reason": reason.as_str()}) });
     }
 
-    /// Whether the next start goes on with the prompt that runs. A run whose caller is told that it ends is of no use to
-    /// anybody.
+    /// Whether the next start, or the process that replaces this one, goes on with the prompt that runs. A run whose caller
+    /// cannot be reached then is of no use to anybody.
     fn goes_on(&self) -> bool {
+        let clean = self.leaving.as_ref().is_some_and(|leaving| leaving.clean);
         self.running.as_ref().is_some_and(|running| {
             running.compaction.is_none()
-                && self.identity.on_restart == OnRestart::Continue
-                && (self.identity.named || running.reply.address().is_none())
-                && self.state.is_some()
-                && self.memory.path().is_some()
+                && running.aborters.is_empty()
+                && (clean || self.identity.on_restart == OnRestart::Continue)
+                && (self.identity.named || !running.reply.ends_with_host())
+                && self.can_move()
         })
     }
 
-    /// Closes what runs when the session ends.
-    fn end_running(&mut self, goes_on: bool, settled: Option<Settled>, farewell: ReplyError) {
-        let end = settled.clone().unwrap_or_else(|| Settled::Failed(farewell.clone()));
+    /// Leaves the prompts that wait to the next start, but for those whose callers cannot be reached then.
+    fn leave_queue(&mut self) {
+        let (bound, free): (Vec<_>, Vec<_>) =
+            self.queue.take_all().into_iter().partition(|prompt| prompt.reply.ends_with_host());
+        for prompt in free {
+            prompt.reply.leave();
+        }
+        bound.into_iter().for_each(|prompt| self.queue.push_last(prompt));
+    }
+
+    /// Closes what runs when the session ends, unless it `goes_on` elsewhere: `between` two steps, all of which the caller has
+    /// heard, or from the middle of one.
+    fn end_running(&mut self, goes_on: bool, between: bool, settled: Option<Settled>, farewell: ReplyError) {
         if !goes_on || settled == Some(Settled::Done) {
+            let end = settled.clone().unwrap_or_else(|| Settled::Failed(farewell.clone()));
             self.tell_end(&end, ChangedFiles::default());
         }
         let Some(running) = self.running.take() else { return };
-        if settled == Some(Settled::Done) {
-            self.record_settled(&running.ids, Settled::Done.as_str());
-            running.reply.finish(Ok(()));
-        } else {
-            if !goes_on {
-                self.record_settled(&running.ids, "ended");
-            } else if let Err(e) = self.memory.interrupted(&running.ids) {
+        let aborted = !running.aborters.is_empty();
+        if goes_on {
+            // Without that record the caller hears all of it again.
+            if between && let Err(e) = self.memory.handed_over(&running.ids) {
                 log::warn!("session {}: {e}", self.identity.id);
             }
+        } else if settled == Some(Settled::Done) {
+            self.record_settled(&running.ids, Settled::Done.as_str());
+            running.reply.finish(Ok(()));
+        } else if aborted {
+            self.record_settled(&running.ids, Settled::Aborted.as_str());
+            self.refuse(&*running.reply, ReplyError::aborted());
+        } else {
+            self.record_settled(&running.ids, "ended");
             self.refuse(&*running.reply, farewell.clone());
         }
         if settled.is_some() {
@@ -106,6 +135,7 @@ impl<W: Wire> Session<W> {
             match steps.recv_deadline(deadline) {
                 Ok(Step::Settled(settled)) => return Some(settled),
                 Ok(Step::Event(event)) => self.note(event),
+                Ok(Step::Spent(spent)) => self.spent(spent),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
                 Ok(Step::Ended(settled, changed)) => {
                     // A prompt that is gone on with has not ended.
@@ -123,7 +153,7 @@ impl<W: Wire> Session<W> {
         match reason {
             EndReason::Stopped | EndReason::Finished => ReplyError::stopped(),
             EndReason::Expired => ReplyError::expired(self.stats.settings().max_lifetime.as_secs()),
-            EndReason::ShutDown => ReplyError::shutting_down(),
+            EndReason::ShutDown | EndReason::Replaced => ReplyError::shutting_down(),
         }
     }
 }

@@ -3,12 +3,15 @@
 //! Everything is in the file before anybody is told of it: a prompt before it is accepted, the intent to run a tool before
 //! the tool runs. After a crash the file tells what was accepted and not begun, and what was begun and not finished.
 
-use super::recovery::{ACCEPTED, CONTINUED, HEARD, INTENT, INTERRUPTED, PROMPT_ID, QUESTION, SETTLED, Unfinished};
+use super::recovery::{
+    ACCEPTED, APPROVAL, CONFINED, CONTINUED, HANDED_OVER, HEARD, INTENT, PROMPT_ID, QUESTION, SETTLED, Unfinished,
+};
 use crate::contract::control::Deliver;
 use crate::contract::prompt::Incoming;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::SessionStats;
 use crate::json::object;
+use crate::tools::runner::Narrowing;
 use crate::transcript::compaction::forget_counts;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::{Change, SessionFile};
@@ -178,7 +181,8 @@ impl Memory {
 
     /// Writes an entry, if there is a file.
     fn append(&mut self, kind: &str, fields: Map<String, Value>) -> io::Result<String> {
-        let looked = self.look_after();
+        // Nobody else knows of a dispensable file.
+        let looked = if self.dispensable { Ok(()) } else { self.look_after() };
         let Some(file) = &mut self.file else { return Ok(String::new()) };
         match looked.and_then(|()| file.append(kind, fields)) {
             Err(e) if self.dispensable => {
@@ -300,6 +304,14 @@ impl Memory {
         self.append_custom(QUESTION, data)
     }
 
+    /// An approval was opened, got another deadline, or was settled.
+    ///
+    /// # Errors
+    /// It could not be written, so nothing may follow from it.
+    pub(super) fn approval(&mut self, data: Value) -> io::Result<()> {
+        self.append_custom(APPROVAL, data)
+    }
+
     /// A call has come to its end before others of its message. Its result is written now, so that a crash does not lose it.
     ///
     /// # Errors
@@ -333,6 +345,16 @@ impl Memory {
         Ok(())
     }
 
+    /// A call of the message whose other calls were intended before is about to run, too.
+    ///
+    /// # Errors
+    /// It could not be written, so it must not run.
+    pub(super) fn intends_more(&mut self, call_id: &str, tool: &str) -> io::Result<()> {
+        self.append_custom(INTENT, json!({"toolCallId": call_id, "toolName": tool}))?;
+        self.sync();
+        Ok(())
+    }
+
     /// The prompts of these ids are answered, refused or given up; with the session's figures, so that they can be had
     /// without reading the file, unless other messages that were accepted are `waiting`.
     ///
@@ -356,12 +378,12 @@ impl Memory {
         self.append_custom(SETTLED, data)
     }
 
-    /// The host ends in the middle of these prompts, and has told their callers.
+    /// Another process goes on with these prompts where they are. Their callers have heard all that was said.
     ///
     /// # Errors
-    /// It could not be written. At worst their callers hear more of them after the restart.
-    pub(super) fn interrupted(&mut self, ids: &[String]) -> io::Result<()> {
-        self.append_custom(INTERRUPTED, json!({"ids": ids}))
+    /// It could not be written. At worst their callers hear it once more.
+    pub(super) fn handed_over(&mut self, ids: &[String]) -> io::Result<()> {
+        self.append_custom(HANDED_OVER, json!({"ids": ids}))
     }
 
     /// After a restart these prompts are worked on once more.
@@ -380,6 +402,14 @@ impl Memory {
     /// It could not be written.
     pub(super) fn note(&mut self, kind: &str, entry: Value) -> io::Result<()> {
         self.append(kind, object(entry)).map(drop)
+    }
+
+    /// The tools are confined to less than before, or than the configuration says.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub(super) fn confined(&mut self, narrowing: Narrowing) -> io::Result<()> {
+        if self.file.is_some() { self.append_custom(CONFINED, json!(narrowing)) } else { Ok(()) }
     }
 
     /// The messages before `first_kept` are replaced by a summary; `entry` is the file's entry without the kept one's id.

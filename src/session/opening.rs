@@ -2,14 +2,14 @@
 
 use super::Session;
 use super::memory::Memory;
-use super::recovery::Unfinished;
+use super::recovery::{LeftOpen, Unfinished};
 use crate::clock::{iso_time, now_ms};
 use crate::contract::reply::Reply;
 use crate::contract::wire::Wire;
 use crate::ids;
-use crate::json::object;
+use crate::json::{Fields, object};
 use crate::model::ThinkingLevel;
-use crate::session::state_dir::{LAST_CHILDREN, SavedSession};
+use crate::session::state_dir::{LAST_CHILDREN, RUN, SavedSession};
 use crate::transcript::locate;
 use crate::transcript::restore::Restored;
 use crate::transcript::session_file::SessionFile;
@@ -36,6 +36,8 @@ pub(crate) enum Storage {
         totals: Option<Value>,
         /// The session file goes with the session.
         dispensable: bool,
+        /// What somebody allowed for the rest of the session.
+        grants: Vec<String>,
         /// Finds callers of before the restart again, where the session has no wire.
         callers: Callers,
     },
@@ -56,16 +58,29 @@ impl<W: Wire> Session<W> {
             Storage::New(folder) => {
                 let (created, id) = (self.identity.created_ms, ids::uuid(self.identity.created_ms));
                 let path = folder.join(locate::file_name(created, &id));
-                self.create_file(&path, &id)?;
+                let mut file = self.create_file(&path, &id, Fields::new())?;
+                if self.identity.named {
+                    let name = self.stats.settings().name.unwrap_or_else(|| self.identity.id.to_string());
+                    file.append("session_info", object(json!({"name": name})))?;
+                }
+                let settings = self.stats.settings();
+                let model = json!({"provider": settings.model.provider, "modelId": settings.model.id});
+                file.append("model_change", object(model))?;
+                file.append("thinking_level_change", object(json!({"thinkingLevel": settings.thinking.as_str()})))?;
+                self.memory = Memory::in_file(file);
+                if settings.sandbox.is_narrowed {
+                    self.memory.confined(settings.sandbox.narrowing())?;
+                }
                 self.stats.change(|settings| settings.file = Some(path));
                 self.save();
             }
             Storage::Run(path) => {
                 let id = ids::uuid(self.identity.created_ms);
-                match self.create_file(&path, &id) {
-                    Ok(()) => {
+                let saved = object(json!({(RUN): self.saved(path.clone())}));
+                match self.create_file(&path, &id, saved) {
+                    Ok(file) => {
+                        self.memory = Memory::in_file(file);
                         self.memory.dispensable = true;
-                        self.save();
                     }
                     Err(e) => log::warn!("{}: {e}; the run would not be gone on with after a restart", path.display()),
                 }
@@ -75,7 +90,8 @@ impl<W: Wire> Session<W> {
                 self.stats.change(|settings| settings.file = Some(file));
                 if let Some((restored, mut unfinished)) = self.memory.wake()? {
                     self.adopt(&restored, model, thinking);
-                    self.close_calls(&unfinished.intents, false)?;
+                    self.confine(self.stats.settings().sandbox.at_most(unfinished.confined));
+                    self.close_calls(&unfinished.intents, LeftOpen::None)?;
                     // They were another session's, and nobody expects them of this one.
                     let ids: Vec<String> = unfinished.all().map(|accepted| accepted.id.clone()).collect();
                     if !ids.is_empty() {
@@ -84,7 +100,8 @@ impl<W: Wire> Session<W> {
                 }
                 self.save();
             }
-            Storage::Saved { file, totals, dispensable, callers } => {
+            Storage::Saved { file, totals, dispensable, grants, callers } => {
+                self.grants = grants;
                 self.memory = Memory::asleep(file);
                 self.memory.dispensable = dispensable;
                 if let Some(totals) = totals {
@@ -92,8 +109,6 @@ impl<W: Wire> Session<W> {
                     self.memory.set_count(usize::try_from(messages).unwrap_or(usize::MAX));
                     return Ok(None);
                 }
-                // Whatever the last process had started is still running, and would go on unseen.
-                kill_leftovers(&self.identity);
                 let deadline = Instant::now() + LAST_CHILDREN;
                 let woken = loop {
                     match self.memory.wake() {
@@ -103,6 +118,10 @@ impl<W: Wire> Session<W> {
                         woken => break woken?,
                     }
                 };
+                // Whatever the last process had started may still be running, and would go on unseen.
+                if !woken.as_ref().is_some_and(|(_, unfinished)| unfinished.was_handed_over()) {
+                    kill_leftovers(&self.identity);
+                }
                 if let Some((restored, unfinished)) = woken {
                     self.stats.restore_usage(&restored.usage);
                     return Ok(Some((Box::new(unfinished), callers)));
@@ -112,19 +131,8 @@ impl<W: Wire> Session<W> {
         Ok(None)
     }
 
-    fn create_file(&mut self, path: &Path, id: &str) -> io::Result<()> {
-        let created = iso_time(self.identity.created_ms);
-        let mut file = SessionFile::create(path, id, &created, &self.identity.cwd, None)?;
-        let settings = self.stats.settings();
-        if self.identity.named {
-            let name = settings.name.as_deref().unwrap_or(&self.identity.id);
-            file.append("session_info", object(json!({"name": name})))?;
-        }
-        let model = json!({"provider": settings.model.provider, "modelId": settings.model.id});
-        file.append("model_change", object(model))?;
-        file.append("thinking_level_change", object(json!({"thinkingLevel": settings.thinking.as_str()})))?;
-        self.memory = Memory::in_file(file);
-        Ok(())
+    fn create_file(&self, path: &Path, id: &str, more: Fields) -> io::Result<SessionFile> {
+        SessionFile::create(path, id, &iso_time(self.identity.created_ms), &self.identity.cwd, more)
     }
 
     /// Takes over what a file says of its session, as far as the request left it open.
@@ -144,34 +152,45 @@ impl<W: Wire> Session<W> {
         });
     }
 
-    /// Makes the daemon remember the session as it is now. A session that is kept in memory only is not remembered.
+    /// Makes the daemon remember the session as it is now. A session that is kept in memory only is not remembered, and a run
+    /// that keeps nothing as it was at its beginning.
     pub(super) fn save(&self) {
         let (Some(state), Some(file)) = (&self.state, self.memory.path()) else { return };
+        if !self.memory.dispensable
+            && let Err(e) = state.save(&self.saved(file.to_path_buf()))
+        {
+            log::warn!("session {} will not be there after a restart: {e}", self.identity.id);
+        }
+    }
+
+    fn saved(&self, file: PathBuf) -> SavedSession {
         let settings = self.stats.settings();
         let wire = self.wire.as_ref().map(Wire::settings).unwrap_or_default();
         let left = settings.deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        let saved = SavedSession {
+        SavedSession {
             id: self.identity.id.clone(),
             instance_id: self.identity.instance_id.clone(),
-            file: file.to_path_buf(),
+            file,
             run: !self.identity.named,
             cwd: self.identity.cwd.clone(),
             model: settings.model.spec(),
             thinking: settings.thinking.as_str().to_owned(),
             name: settings.name,
             from: self.identity.from.clone(),
+            parent: self.identity.parent.clone(),
             on_restart: self.identity.on_restart,
             tools: self.identity.tools.clone(),
-            sandbox: self.identity.sandbox.narrowing(),
+            sandbox: settings.sandbox.narrowing(),
+            rules: self.identity.rules.narrowing().to_vec(),
+            grants: self.grants.clone(),
+            budgets: self.stats.budgets().document(),
+            environment: self.identity.environment.clone(),
             created_at_start: self.identity.created_at_start,
             events: wire.events.unwrap_or(false),
             tool_status: wire.tool_status.unwrap_or(false),
             max_lifetime: settings.max_lifetime,
             ends_ms: left.map(|left| now_ms().saturating_add(i64::try_from(left.as_millis()).unwrap_or(i64::MAX))),
             created_ms: self.identity.created_ms,
-        };
-        if let Err(e) = state.save(&saved) {
-            log::warn!("session {} will not be there after a restart: {e}", self.identity.id);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Running, Session};
 use crate::cancel::Cancel;
-use crate::contract::control::Answer;
+use crate::contract::control::{Answer, Deliver};
 use crate::contract::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
@@ -86,6 +86,7 @@ impl<W: Wire> Session<W> {
             self.refuse(&*prompt.reply, error.clone());
             return Err(error);
         }
+        self.audit_prompt(&prompt.message, prompt.from.as_deref(), prompt.sender.as_ref(), Deliver::Queue);
         let (reply, id, from) = (prompt.reply.clone(), prompt.message.id.clone(), prompt.from.clone());
         self.queue.push_last(prompt);
         // In this order, so that nobody takes a run that has just come for one that is over.
@@ -123,7 +124,7 @@ impl<W: Wire> Session<W> {
     /// Ends an answer with an error, and counts it.
     pub(super) fn refuse(&mut self, reply: &dyn Reply, error: ReplyError) {
         self.stats.count_error();
-        self.last_error = Some(error.message.clone());
+        self.stats.progress.failed(&error.message);
         reply.finish(Err(error));
     }
 
@@ -162,10 +163,12 @@ impl<W: Wire> Session<W> {
             spill_dir: self.spill_dir.clone(),
             quota: self.quota.clone(),
             runner: self.runner.clone(),
+            secrets: self.secrets.clone(),
             produced: Vec::new(),
             overhead: 0,
             has_spoken: false,
             changes: Changes::new(&self.identity.cwd, &self.options.turn.folders.home),
+            is_metered: self.is_metered(),
         };
         // What was begun before a restart had its turn then.
         let slot = matches!(work, Work::Continue { .. }).then(|| self.slots.take_anyway());
@@ -208,13 +211,16 @@ impl<W: Wire> Session<W> {
         let Some(mut running) = self.running.take() else { return };
         // A tool that was left behind with a broken turn does not take an answer any more.
         self.reject_questions("tool");
+        self.withdraw_approvals();
         self.taken.clear();
-        let settled = running.storage_error.map_or(settled, Settled::Failed);
+        let exceeded = self.end_spending();
+        let settled = running.storage_error.or(exceeded).map_or(settled, Settled::Failed);
         self.idle_since = Instant::now();
         let outcome = settled.as_str();
         if settled != Settled::Aborted {
             self.prompt_leftovers();
         }
+        self.audit_settled();
         // The next prompt is on its way, and what others see of the session is true, before the caller hears the end.
         self.start_next();
         // Only now, so that the next prompt of this caller takes its place among the others' first.
@@ -237,8 +243,7 @@ impl<W: Wire> Session<W> {
             Settled::Done => running.reply.finish(Ok(())),
             Settled::Failed(error) => self.refuse(&*running.reply, error),
             Settled::Aborted => {
-                let error = ReplyError::new(ErrorKind::Aborted, "the prompt was aborted");
-                self.refuse(&*running.reply, error);
+                self.refuse(&*running.reply, ReplyError::aborted());
             }
         }
         for respond in running.aborters {
@@ -273,7 +278,9 @@ impl<W: Wire> Session<W> {
 
     pub(super) fn drain(&mut self) {
         self.draining = true;
-        self.refuse_queue(&ReplyError::shutting_down());
+        if !self.keeps_queue() {
+            self.refuse_queue(&ReplyError::shutting_down());
+        }
     }
 
     /// Refuses everything that waits.
@@ -314,8 +321,6 @@ impl<W: Wire> Session<W> {
                 })
                 .collect(),
             messages: self.memory.count(),
-            context_tokens: self.context_tokens,
-            last_error: self.last_error.clone(),
         };
         documents::inspection(&self.identity, &self.stats, &activity, now)
     }

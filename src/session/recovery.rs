@@ -4,6 +4,7 @@ use crate::clock::now_ms;
 use crate::contract::control::Deliver;
 use crate::files;
 use crate::tools::QUESTION as QUESTION_TOOL;
+use crate::tools::runner::Narrowing;
 use crate::transcript::contents::Contents;
 use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
 use serde_json::{Map, Value, json};
@@ -14,15 +15,18 @@ use std::sync::Arc;
 
 /// Kinds of our own records in a session file, which the PI agent keeps and ignores: a message was accepted, its
 /// caller is about to hear the first words of its answer, a tool is about to run, a question to people was
-/// opened or came to its end, messages are answered; the host ended and told the callers of messages so; after a restart messages are
-/// worked on once more.
+/// opened or came to its end, or an approval, messages are answered; another process was to go on with messages right there; after a restart
+/// messages are worked on once more.
 pub(super) const ACCEPTED: &str = "nats-pi-bridge.accepted";
 pub(super) const HEARD: &str = "nats-pi-bridge.heard";
 pub(super) const INTENT: &str = "nats-pi-bridge.intent";
 pub(super) const QUESTION: &str = "nats-pi-bridge.question";
+pub(super) const APPROVAL: &str = "nats-pi-bridge.approval";
 pub(super) const SETTLED: &str = "nats-pi-bridge.settled";
-pub(super) const INTERRUPTED: &str = "nats-pi-bridge.interrupted";
+pub(super) const HANDED_OVER: &str = "nats-pi-bridge.handed_over";
 pub(super) const CONTINUED: &str = "nats-pi-bridge.continued";
+/// The session was confined to less than the configuration says, which holds for whoever goes on with it.
+pub(super) const CONFINED: &str = "nats-pi-bridge.confined";
 /// In a user message's entry: the accepted message that it is.
 pub(super) const PROMPT_ID: &str = "promptId";
 
@@ -42,6 +46,8 @@ pub(super) struct Accepted {
     pub reply: Option<Value>,
     /// Its caller may have heard some of the answer.
     pub heard: bool,
+    /// The process before left it between two steps, for this one.
+    pub handed_over: bool,
     /// How it was to reach the model, if not as a prompt of its own.
     pub deliver: Option<Deliver>,
     /// How often it was worked on once more after a restart, since a tool came to its end.
@@ -62,6 +68,20 @@ pub(super) struct KeptQuestion {
     pub result: Option<Value>,
 }
 
+/// An approval of a call that the model has no result of yet.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct KeptApproval {
+    pub id: String,
+    pub call_id: String,
+    pub hash: String,
+    /// Unix time in milliseconds, as the next one.
+    pub opened: i64,
+    /// When it is denied for want of an answer.
+    pub deadline: Option<i64>,
+    /// What became of it, if that is known: `None` in it is a yes, or else why not.
+    pub settled: Option<Option<Value>>,
+}
+
 /// What is undone.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Unfinished {
@@ -73,8 +93,12 @@ pub(super) struct Unfinished {
     pub intents: HashSet<String>,
     /// Questions of the model's last answer.
     pub questions: Vec<KeptQuestion>,
+    /// Approvals of calls of that answer.
+    pub approvals: Vec<KeptApproval>,
     /// The prompt that came to an end last was aborted.
     pub aborted: bool,
+    /// What its tools were confined to.
+    pub confined: Narrowing,
     /// The complete answers of the model to the interrupted prompt: their entries' ids and their texts.
     said: Vec<(String, String)>,
 }
@@ -102,7 +126,9 @@ impl Unfinished {
                 None => unfinished.read(&entry),
                 Some(ACCEPTED) => unfinished.waiting.push(Accepted::from_json(&data)),
                 Some(INTENT) => unfinished.intents.extend(text(&data, "toolCallId")),
+                Some(CONFINED) => unfinished.confined = serde_json::from_value(data).unwrap_or(Narrowing::MOST),
                 Some(QUESTION) => unfinished.question(&data),
+                Some(APPROVAL) => unfinished.approval(&data),
                 Some(SETTLED) => {
                     unfinished.waiting.retain(|accepted| !named(accepted));
                     unfinished.interrupted.retain(|accepted| !named(accepted));
@@ -112,8 +138,13 @@ impl Unfinished {
                     }
                 }
                 Some(HEARD) => unfinished.all().filter(|a| named(a)).for_each(|accepted| accepted.heard = true),
-                Some(INTERRUPTED) => unfinished.all().filter(|a| named(a)).for_each(|accepted| accepted.reply = None),
-                Some(CONTINUED) => unfinished.all().filter(|a| named(a)).for_each(|accepted| accepted.continued += 1),
+                Some(HANDED_OVER) => unfinished.all().filter(|a| named(a)).for_each(|accepted| {
+                    (accepted.handed_over, accepted.heard) = (true, false);
+                }),
+                // That it was handed over was no interruption.
+                Some(CONTINUED) => unfinished.all().filter(|a| named(a)).for_each(|accepted| {
+                    accepted.continued += u32::from(!std::mem::take(&mut accepted.handed_over));
+                }),
                 Some(_) => {}
             }
         }
@@ -139,6 +170,32 @@ impl Unfinished {
         }
     }
 
+    fn approval(&mut self, data: &Value) {
+        let Some(id) = text(data, "requestId") else { return };
+        let known = self.approvals.iter_mut().find(|approval| approval.id == id);
+        match (data.get("result"), known) {
+            (Some(result), Some(approval)) => {
+                approval.settled = Some(Some(result.clone()).filter(|result| result["allow"] != true));
+            }
+            (None, Some(approval)) => approval.deadline = data["deadline"].as_i64(),
+            (None, None) => self.approvals.push(KeptApproval {
+                id,
+                call_id: text(data, "toolCallId").unwrap_or_default(),
+                hash: text(data, "hash").unwrap_or_default(),
+                opened: data["opened"].as_i64().unwrap_or_default(),
+                deadline: data["deadline"].as_i64(),
+                settled: None,
+            }),
+            (Some(_), None) => {}
+        }
+    }
+
+    /// Calls that an approval is the last known of, so that they have not begun.
+    pub(super) fn waiting_calls(&self) -> HashSet<String> {
+        let calls = self.approvals.iter().map(|approval| approval.call_id.clone());
+        calls.filter(|call| !self.intents.contains(call)).collect()
+    }
+
     /// Takes note of an entry that is no record of ours.
     fn read(&mut self, entry: &Map<String, Value>) {
         let field = |key: &str| entry.get(key).unwrap_or(&Value::Null);
@@ -148,6 +205,7 @@ impl Unfinished {
                 // The ids of calls are the model's, and may come again with another answer.
                 self.intents.clear();
                 self.questions.clear();
+                self.approvals.clear();
                 if !self.interrupted.is_empty() && !matches!(message["stopReason"].as_str(), Some("error" | "aborted"))
                 {
                     let blocks = message["content"].as_array().map_or(&[][..], Vec::as_slice);
@@ -164,6 +222,11 @@ impl Unfinished {
             }
             _ => {}
         }
+    }
+
+    /// The process before has left the prompt that is worked on to this one, and nothing of its own running.
+    pub(super) fn was_handed_over(&self) -> bool {
+        self.interrupted.first().is_some_and(|first| first.handed_over)
     }
 
     /// What the model has said to the interrupted prompt, without what is void.
@@ -183,6 +246,7 @@ impl Accepted {
             reply: data.get("reply").cloned(),
             deliver: [Deliver::Steer, Deliver::FollowUp].into_iter().find(|way| data["deliver"] == way.as_str()),
             heard: false,
+            handed_over: false,
             continued: 0,
         }
     }
@@ -195,12 +259,22 @@ fn text(data: &Value, key: &str) -> Option<String> {
 /// In the details of a result that a restart made, because the call has no other.
 const BY_RESTART: &str = "interrupted";
 
-/// The results that close what was interrupted: for every call of the last answer that has none, but for questions where
-/// those are `asked_again`. Of calls that may have run, the first tells the model what that means for all of them.
+/// Which calls of the last answer are left open, to be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LeftOpen<'a> {
+    None,
+    /// To ask again changes nothing: questions, and these calls, which wait for an approval.
+    Asked(&'a HashSet<String>),
+    /// Nothing has happened of what was not begun.
+    NotBegun,
+}
+
+/// The results that close what was interrupted: for every call of the last answer that has none and is not left open. Of calls
+/// that may have run, the first tells the model what that means for all of them.
 pub(super) fn closing_results(
     messages: &[Arc<Message>],
     intents: &HashSet<String>,
-    asked_again: bool,
+    left: LeftOpen<'_>,
 ) -> Vec<ToolResultMessage> {
     let Some(last) = messages.iter().rposition(|m| matches!(**m, Message::Assistant(_))) else { return Vec::new() };
     let Message::Assistant(answer) = &*messages[last] else { return Vec::new() };
@@ -223,8 +297,12 @@ pub(super) fn closing_results(
     };
     let open = answer.content.iter().filter_map(|block| {
         let Block::ToolCall { id, name, .. } = block else { return None };
-        let closed = answered(id) || asked_again && name == QUESTION_TOOL;
-        (!closed).then_some((id, name))
+        let is_left = match left {
+            LeftOpen::None => false,
+            LeftOpen::Asked(calls) => name == QUESTION_TOOL || calls.contains(id),
+            LeftOpen::NotBegun => name == QUESTION_TOOL || !intents.contains(id),
+        };
+        (!answered(id) && !is_left).then_some((id, name))
     });
     open.map(|(id, name)| ToolResultMessage {
         tool_call_id: id.clone(),
@@ -357,10 +435,17 @@ mod tests {
             );
         }
         assert_eq!(unfinished(&[&begin[..], &[record(SETTLED)]].concat()).said(), "");
-        let mut asked = accepted("a");
-        asked["data"]["reply"] = json!({"text": "x"});
-        let waits = |then: &[Value]| unfinished(&[&[asked.clone()], then].concat()).waiting[0].reply.is_some();
-        assert_eq!((waits(&[]), waits(&[record(INTERRUPTED)])), (true, false));
+        let (heard, handed_over, continued) = (record(HEARD), record(HANDED_OVER), record(CONTINUED));
+        for (then, expected) in [
+            (vec![heard.clone()], (true, false, 0)),
+            (vec![heard.clone(), handed_over.clone()], (false, true, 0)),
+            (vec![heard.clone(), handed_over.clone(), continued.clone()], (false, false, 0)),
+            (vec![heard.clone(), handed_over, continued.clone(), heard, continued], (true, false, 1)),
+        ] {
+            let found = unfinished(&[&begin[..], &then[..]].concat());
+            let Accepted { heard, handed_over, continued, .. } = found.interrupted[0];
+            assert_eq!((heard, handed_over, continued), expected, "{then:?}");
+        }
     }
 
     #[test]
@@ -374,7 +459,7 @@ mod tests {
             message(json!({"role": "toolResult", "toolCallId": "t2", "toolName": "bash", "content": [],
                 "isError": false, "timestamp": 1})),
         ];
-        let results = closing_results(&messages, &HashSet::from(["t1".to_owned(), "t2".to_owned()]), false);
+        let results = closing_results(&messages, &HashSet::from(["t1".to_owned(), "t2".to_owned()]), LeftOpen::None);
         let texts: Vec<(String, String)> = results
             .iter()
             .map(|r| {
@@ -384,10 +469,13 @@ mod tests {
         assert_eq!(texts.len(), 2);
         assert!(texts[0].0 == "t1" && texts[0].1.contains("interrupted, outcome unknown"), "{texts:?}");
         assert!(texts[1].0 == "t3" && texts[1].1.contains("not run: "), "{texts:?}");
-        let all = closing_results(&messages[..2], &["t1", "t2", "t3"].map(str::to_owned).into(), false);
+        let all = closing_results(&messages[..2], &["t1", "t2", "t3"].map(str::to_owned).into(), LeftOpen::None);
         let long = |result: &ToolResultMessage| result.content[0].as_text().is_some_and(|text| text.len() > 60);
         assert_eq!(all.iter().map(long).collect::<Vec<_>>(), [true, false, false], "it is told once");
-        assert!(closing_results(&messages[..1], &HashSet::new(), false).is_empty());
+        let begun = HashSet::from(["t1".to_owned()]);
+        let closed = closing_results(&messages[..2], &begun, LeftOpen::NotBegun);
+        assert_eq!(closed.iter().map(|result| &*result.tool_call_id).collect::<Vec<_>>(), ["t1"]);
+        assert!(closing_results(&messages[..1], &HashSet::new(), LeftOpen::None).is_empty());
     }
 
     #[test]

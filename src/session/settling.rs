@@ -21,6 +21,8 @@ pub(super) enum Reason {
     /// It is answered without what the model asked for, since nobody told it in time.
     NeedsAnswer,
     Error,
+    /// It would have taken more than its budget.
+    Budget,
     /// Somebody ended it, or the session.
     Stopped,
 }
@@ -31,6 +33,7 @@ impl Reason {
         match end {
             Ok(()) if unanswered => Reason::NeedsAnswer,
             Ok(()) => Reason::Final,
+            Err(error) if error.kind == ErrorKind::BudgetExceeded => Reason::Budget,
             Err(error) if is_stop(error.kind) => Reason::Stopped,
             Err(_) => Reason::Error,
         }
@@ -41,6 +44,7 @@ impl Reason {
             Reason::Final => "final",
             Reason::NeedsAnswer => "needs_answer",
             Reason::Error => "error",
+            Reason::Budget => "budget",
             Reason::Stopped => "stopped",
         }
     }
@@ -67,8 +71,9 @@ impl<W: Wire> Session<W> {
         }
         let (ids, from, unanswered) = (running.ids.clone(), running.from.clone(), running.unanswered);
         let worked = Some((running.started.elapsed(), running.tool_calls, changed));
-        let (reason, error) = match (&running.storage_error, settled) {
-            (Some(error), _) => (Reason::Error, Some(error.clone())),
+        let exceeded = self.spending.exceeded.clone();
+        let (reason, error) = match (running.storage_error.clone().or(exceeded), settled) {
+            (Some(error), _) => (Reason::of(&Err(error.clone()), unanswered), Some(error)),
             (None, Settled::Done) => (Reason::of(&Ok(()), unanswered), None),
             (None, Settled::Aborted) => (Reason::Stopped, None),
             (None, Settled::Failed(error)) => (Reason::of(&Err(error.clone()), unanswered), Some(error.clone())),
@@ -138,6 +143,7 @@ mod tests {
             (Ok(()), true, "needs_answer"),
             (failed(ErrorKind::Model), true, "error"),
             (failed(ErrorKind::Storage), false, "error"),
+            (failed(ErrorKind::BudgetExceeded), false, "budget"),
             (failed(ErrorKind::Interrupted), false, "error"),
             (failed(ErrorKind::Aborted), false, "stopped"),
             (Err(ReplyError::stopped()), false, "stopped"),

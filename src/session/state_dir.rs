@@ -3,24 +3,33 @@
 //! What was said in a session is in its session file; here is what the daemon has to know to offer it again.
 
 use crate::clock::now_ms;
+use crate::contract::environment::SessionEnvironment;
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::contract::session::OnRestart;
 use crate::fault;
 use crate::files::{self, private};
+use crate::sync::lock;
 use crate::tools::runner::Narrowing;
+use crate::transcript::contents;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// The largest file that is read, in bytes; one of a session has less than a thousandth of it.
 const MAX_FILE: u64 = 1 << 20;
 /// A program that a daemon was just starting when it was killed has the daemon's locks until it runs, which is at once.
 pub(super) const LAST_CHILDREN: Duration = Duration::from_secs(1);
+/// The field of a session file's header that says what is remembered of a run.
+pub(super) const RUN: &str = "run";
 /// Ends the names of files that were set aside because nothing could be read from them.
 const DAMAGED: &str = "bad";
 
@@ -48,6 +57,9 @@ pub(crate) struct SavedSession {
     pub thinking: String,
     pub name: Option<String>,
     pub from: Option<String>,
+    /// The session with which it ends.
+    #[serde(default)]
+    pub parent: Option<InstanceId>,
     /// It is a run, which ends with its prompt.
     #[serde(default)]
     pub run: bool,
@@ -57,6 +69,18 @@ pub(crate) struct SavedSession {
     /// What they are confined to at most.
     #[serde(default)]
     pub sandbox: Narrowing,
+    /// The rules that its request added.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Value>,
+    /// What somebody allowed for the rest of the session.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<String>,
+    /// What may be spent in it at most.
+    #[serde(default)]
+    pub budgets: Value,
+    /// Their variables; of secrets the names only.
+    #[serde(default)]
+    pub environment: SessionEnvironment,
     /// The start of the daemon, counted by [`StateDir::starts`], at which the session was created.
     #[serde(default, rename = "createdAtStart")]
     pub created_at_start: u64,
@@ -80,8 +104,8 @@ pub(crate) struct SavedSession {
 /// The folder of one daemon. Dropping it lets another one use it.
 pub(crate) struct StateDir {
     folder: PathBuf,
-    starts: OnceLock<u64>,
-    _lock: File,
+    starts: Mutex<Option<u64>>,
+    lock: File,
 }
 
 impl StateDir {
@@ -92,7 +116,7 @@ impl StateDir {
     pub(crate) fn open(folder: &Path) -> Result<StateDir, OpenError> {
         private::create_folder(folder).and_then(|()| private::close_folder(folder)).map_err(OpenError::Io)?;
         let path = folder.join("lock");
-        let mut lock = private::open_or_create(&path).map_err(OpenError::Io)?;
+        let lock = private::open_or_create(&path).map_err(OpenError::Io)?;
         let deadline = Instant::now() + LAST_CHILDREN;
         while let Err(e) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             if e != rustix::io::Errno::WOULDBLOCK {
@@ -104,14 +128,34 @@ impl StateDir {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
-        Ok(StateDir { folder: folder.to_path_buf(), starts: OnceLock::new(), _lock: lock })
+        let state = StateDir { folder: folder.to_path_buf(), starts: Mutex::default(), lock };
+        state.claim();
+        Ok(state)
+    }
+
+    /// Uses the folder together with the process that has it and gave us its `lock`.
+    pub(crate) fn share(folder: &Path, lock: OwnedFd) -> StateDir {
+        StateDir { folder: folder.to_path_buf(), starts: Mutex::default(), lock: lock.into() }
+    }
+
+    /// Says that the folder is this process's.
+    pub(crate) fn claim(&self) {
+        let number = std::process::id().to_string();
+        let _ = self.lock.set_len(0).and_then(|()| self.lock.write_all_at(number.as_bytes(), 0));
+    }
+
+    pub(crate) fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// How often a daemon that had sessions was started on this folder, this time included. It is counted on disk when it is
     /// first asked for, because a start need not wait for the disk.
     pub(crate) fn starts(&self) -> u64 {
-        *self.starts.get_or_init(|| {
+        *lock(&self.starts).get_or_insert_with(|| {
             let path = self.folder.join("starts");
             let before = files::read_text(&path, 32).ok().and_then(|text| text.trim().parse::<u64>().ok());
             let starts = before.unwrap_or_default().saturating_add(1);
@@ -126,6 +170,11 @@ impl StateDir {
         })
     }
 
+    /// Another daemon was started on this folder and has ended, so that this one counts as started once more.
+    pub(crate) fn start_again(&self) {
+        *lock(&self.starts) = None;
+    }
+
     fn path(&self, id: &str) -> PathBuf {
         self.folder.join(format!("{id}.json"))
     }
@@ -134,9 +183,13 @@ impl StateDir {
     pub(crate) fn sessions(&self) -> Vec<SavedSession> {
         let Ok(entries) = self.folder.read_dir() else { return Vec::new() };
         let mut sessions = Vec::new();
-        for path in entries.flatten().map(|entry| entry.path()).filter(|path| has_extension(path, "json")) {
-            let text = files::read(&path, MAX_FILE).ok();
-            match text.and_then(|text| serde_json::from_slice::<SavedSession>(&text).ok()) {
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let found = match path.extension().and_then(OsStr::to_str) {
+                Some("json") => saved_in(&path),
+                Some("jsonl") => run_in(&path),
+                _ => continue,
+            };
+            match found {
                 Some(session) if session.ends_ms.is_some_and(|end| end <= now_ms()) => {
                     log::info!("session {} expired meanwhile", session.id);
                     self.forget(&session.id);
@@ -149,26 +202,21 @@ impl StateDir {
             }
         }
         sessions.sort_by_key(|session| session.created_ms);
-        self.remove_orphans(&sessions);
         sessions
     }
 
-    /// Removes files of runs of which nothing else is remembered.
-    fn remove_orphans(&self, sessions: &[SavedSession]) {
-        let Ok(entries) = self.folder.read_dir() else { return };
-        let files = entries.flatten().map(|entry| entry.path()).filter(|path| has_extension(path, "jsonl"));
-        for path in files.filter(|path| !sessions.iter().any(|session| session.file == *path)) {
-            let _ = std::fs::remove_file(&path).map_err(|e| log::warn!("cannot remove {}: {e}", path.display()));
-        }
+    /// One of them.
+    pub(crate) fn session(&self, id: &str) -> Option<SavedSession> {
+        saved_in(&self.path(id)).or_else(|| run_in(&self.run_file(id)))
     }
 
-    /// The session file of a run that keeps none.
+    /// The session file of a run that keeps none. What is remembered of the run is in its header, because it may take no
+    /// longer than it has to.
     pub(crate) fn run_file(&self, id: &str) -> PathBuf {
         self.folder.join(format!("{id}.jsonl"))
     }
 
-    /// Remembers a session, in place of what was remembered of it. A run is not kept over a power cut, for which it would have
-    /// to wait.
+    /// Remembers a session, in place of what was remembered of it.
     ///
     /// # Errors
     /// What the system says; then the former state is still there.
@@ -176,7 +224,7 @@ impl StateDir {
         let content = serde_json::to_vec(session)?;
         private::replace(&self.path(&session.id), |file| {
             fault::write_all(file, &content)?;
-            if session.run { Ok(()) } else { file.sync_data() }
+            file.sync_data()
         })
     }
 
@@ -213,8 +261,15 @@ fn is_alive(pid: &str) -> bool {
     pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
-fn has_extension(path: &Path, wanted: &str) -> bool {
-    path.extension().is_some_and(|extension| extension == wanted)
+fn saved_in(path: &Path) -> Option<SavedSession> {
+    let text = files::read(path, MAX_FILE).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// What the header of a run's session file says of the run.
+fn run_in(path: &Path) -> Option<SavedSession> {
+    let mut header = contents::read_header(path).ok()?;
+    serde_json::from_value(header.remove(RUN)?).ok()
 }
 
 /// A lifetime in seconds.
@@ -235,6 +290,9 @@ mod seconds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::object;
+    use crate::transcript::session_file::SessionFile;
+    use serde_json::json;
     use std::os::unix::fs::PermissionsExt;
 
     fn session(id: &str) -> SavedSession {
@@ -251,6 +309,11 @@ mod tests {
             on_restart: OnRestart::Hold,
             tools: vec!["read".into()],
             sandbox: Narrowing::default(),
+            rules: Vec::new(),
+            grants: Vec::new(),
+            budgets: Value::Null,
+            environment: SessionEnvironment::default(),
+            parent: None,
             created_at_start: 3,
             events: true,
             tool_status: false,
@@ -279,6 +342,21 @@ mod tests {
             let mode = path.metadata().expect("it is there").permissions().mode() & 0o777;
             assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
         }
+    }
+
+    #[test]
+    fn runs_are_remembered_in_their_files() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(dir.path()).expect("it opens");
+        let run = SavedSession { run: true, file: state.run_file("r"), ..session("r") };
+        let header = object(json!({(RUN): run}));
+        SessionFile::create(&run.file, "x", "now", Path::new("/w"), header).expect("it is made");
+        std::fs::write(state.run_file("torn"), "{\"type\":\"session\",").expect("it is written");
+        std::fs::write(state.run_file("odd"), "{\"type\":\"session\",\"run\":7}\n").expect("it is written");
+        assert_eq!(state.sessions(), [run]);
+        assert!(dir.path().join("torn.bad").exists() && dir.path().join("odd.bad").exists());
+        state.forget("r");
+        assert_eq!(state.sessions(), []);
     }
 
     #[test]

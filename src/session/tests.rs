@@ -102,6 +102,10 @@ impl Wire for TestWire {
         Some(self.listener.clone())
     }
 
+    fn call_for(&mut self, _: &Arc<Envelope>) -> bool {
+        false
+    }
+
     fn settings(&self) -> WireSettings {
         WireSettings::default()
     }
@@ -109,6 +113,8 @@ impl Wire for TestWire {
     fn reply_to(&self, _: &Value) -> Option<Arc<dyn Reply>> {
         None
     }
+
+    fn stop(&mut self) {}
 
     fn close(mut self, _: bool) -> Vec<Prompt> {
         let late: Vec<_> = self.messages.try_iter().collect();
@@ -140,6 +146,7 @@ impl Running {
             name: None,
             max_lifetime: Duration::ZERO,
             deadline: None,
+            sandbox: Arc::new(Sandbox::off()),
             file: None,
         }));
         let nowhere = PathBuf::from("/nonexistent");
@@ -147,6 +154,7 @@ impl Running {
             folders: UserFolders { agent_dir: nowhere.clone(), home: nowhere.clone() },
             tool_environment: Vec::new(),
             bash_timeout: None,
+            secrets: crate::turn::SecretTable::new(),
         };
         let identity = SessionIdentity {
             id: "s".to_owned().try_into().expect("an id"),
@@ -158,7 +166,9 @@ impl Running {
             on_restart: OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
-            sandbox: Arc::new(Sandbox::off()),
+            rules: Arc::default(),
+            parent: None,
+            environment: crate::contract::environment::SessionEnvironment::default(),
             created_at_start: 0,
             created_ms: 0,
         };
@@ -167,6 +177,11 @@ impl Running {
                 max_queue: 1,
                 event_log: event_log::Settings::default(),
                 question_timeout: None,
+                audit: None,
+                approval_timeout: None,
+                unattended: Unattended::Deny,
+                on_budget: OnBudget::Stop,
+                ledger: None,
                 turn: Arc::new(turn),
                 notices: None,
             }),

@@ -16,9 +16,15 @@ impl<W: Wire> Session<W> {
         self.running.is_some() || !self.queue.is_empty()
     }
 
+    /// What waits is not left to the next start, or to another process.
+    fn may_start(&self) -> bool {
+        !self.draining && !self.leaving.as_ref().is_some_and(|leaving| leaving.gone)
+    }
+
     /// Starts what is next, if nothing runs and there is a slot for it.
     pub(super) fn start_next(&mut self) {
-        while self.running.is_none()
+        while self.may_start()
+            && self.running.is_none()
             && self.ticket.is_none()
             && let Some(next) = self.queue.first()
         {
@@ -33,7 +39,9 @@ impl<W: Wire> Session<W> {
     /// Starts what is next with the slot that it waited for.
     pub(super) fn start_with(&mut self, slot: Slot) {
         self.ticket = None;
-        self.start_first(slot);
+        if self.may_start() {
+            self.start_first(slot);
+        }
         self.start_next();
     }
 

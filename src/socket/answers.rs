@@ -10,6 +10,7 @@ use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::prompt::{Command, EndReason};
 use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::request;
+use crate::log_buffer;
 use crate::prompt::commands;
 use crate::sync::lock;
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, bounded, select};
@@ -49,14 +50,17 @@ type Outcome = Result<Value, Failure>;
 impl Client<'_> {
     /// Does what is asked and writes the response.
     pub(super) fn answer(&mut self, request: Request) {
-        let Request { head, kind } = request;
+        let Request { head, mut kind } = request;
         let stream = if let Kind::Intake(asked, stream) = &kind {
             *stream && matches!(**asked, request::Request::Create(_))
         } else {
             matches!(&kind, Kind::Prompt(fields) if fields.stream)
         };
         let stream = stream.then(|| Arc::new(ChunkStream::new(self.link.clone(), head.id.clone())));
-        let outcome = self.work(&head, kind, stream.as_ref());
+        let outcome = match self.permit(&head, &mut kind) {
+            Ok(()) => self.work(&head, kind, stream.as_ref()),
+            Err(failure) => Err(failure),
+        };
         match outcome {
             Ok(data) => {
                 self.succeed(&head, data);
@@ -126,14 +130,22 @@ impl Client<'_> {
                 self.ask(&*self.route(head)?, Control::Answer { id, answers, source: "bridge" })
             }
             Kind::Reject { question: id } => self.ask(&*self.route(head)?, Control::Reject { id, source: "bridge" }),
+            Kind::Approve(settlement) => self.ask(&*self.route(head)?, Control::Approve(settlement)),
             Kind::Inspect => self.ask(&*self.route(head)?, Control::Inspect),
             Kind::Cancel { prompt } => self.ask(&*self.route(head)?, Control::Cancel { id: prompt }),
+            Kind::Configure(changes) => self.ask(&*self.route(head)?, Control::Configure(changes)),
+            Kind::Clear => self.ask(&*self.route(head)?, Control::Clear),
+            Kind::Logs { limit } => {
+                // Lines about a session outlive it, so that it need not be there.
+                let own = self.own.as_ref().map(|own| own.identity.id.to_string());
+                Ok(log_buffer::lines(own.or(head.session.clone()).as_deref(), limit))
+            }
             Kind::Intake(asked, _) => self.intake(*asked, reply),
         }
     }
 
     /// The session that a request is for.
-    fn route(&self, head: &Head) -> Result<Arc<Route>, Failure> {
+    pub(super) fn route(&self, head: &Head) -> Result<Arc<Route>, Failure> {
         match (&self.own, &head.session) {
             (Some(own), None) => Ok(own.clone()),
             (Some(own), Some(id)) if **id == *own.identity.id => Ok(own.clone()),

@@ -26,6 +26,8 @@ pub(super) struct Client<'a> {
     pub link: &'a Arc<Link>,
     /// The session whose socket this is; absent on the daemon's.
     pub own: Option<Arc<Route>>,
+    /// The session of whose tools the client is one.
+    pub agent: Option<Arc<Route>>,
     /// The sessions whose events the client gets.
     pub subscribed: Vec<Arc<Route>>,
     /// The runs whose answers are streamed to the client, and to nobody else.
@@ -33,9 +35,9 @@ pub(super) struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    pub(super) fn new(shared: &'a Arc<Shared>, link: &'a Arc<Link>) -> Client<'a> {
+    pub(super) fn new(shared: &'a Arc<Shared>, link: &'a Arc<Link>, agent: Option<Arc<Route>>) -> Client<'a> {
         let own = link.session.and_then(|token| shared.table().routes.get(&token).cloned());
-        Client { shared, link, own, subscribed: Vec::new(), runs: Vec::new() }
+        Client { shared, link, own, agent, subscribed: Vec::new(), runs: Vec::new() }
     }
 
     /// Serves until the client leaves or the connection is ended.
@@ -76,7 +78,7 @@ impl<'a> Client<'a> {
             }
         };
         self.link.send(hello.to_string());
-        if let Some(route) = route {
+        if let Some(route) = route.filter(|route| !self.is_own_session(route)) {
             // A session that ends just now has no events to tell.
             let _ = self.subscribe(&route, None);
         }

@@ -1,10 +1,12 @@
 //! What a client asks for: reading a line, with all the aliases and tolerance that existing clients rely on.
 
-use crate::contract::control::Deliver;
-use crate::contract::error::{DaemonError, ErrorKind, ReplyError};
+use crate::contract::control::{Changes, Deliver, Settlement};
+use crate::contract::error::{DaemonError, ErrorKind, ReplyError, echo};
 use crate::contract::request;
 use crate::event_log::HistoryQuery;
+use crate::governance::budget::Budgets;
 use crate::json::tolerant;
+use crate::tools::runner::Narrowing;
 use crate::transcript::Block;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
@@ -59,9 +61,17 @@ pub enum Kind {
     Reject {
         question: String,
     },
+    Approve(Settlement),
     Inspect,
     Cancel {
         prompt: String,
+    },
+    Configure(Changes),
+    /// Forgets the messages that wait.
+    Clear,
+    /// The last lines of the log, so many at most.
+    Logs {
+        limit: usize,
     },
     /// Something of the daemon's, by the intake's rules; true = the answer is streamed to the client.
     Intake(Box<request::Request>, bool),
@@ -205,10 +215,17 @@ fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind),
             ("answer", Kind::Answer { question: question(&fields)?, answers })
         }
         "reject" | "question_reject" => ("reject", Kind::Reject { question: question(&fields)? }),
+        "approve" => ("approve", Kind::Approve(Settlement::read(&fields, "bridge", None).map_err(invalid)?)),
         "inspect" => ("inspect", Kind::Inspect),
         "cancel" => {
             let prompt = text(&fields, "promptId").filter(|id| !id.is_empty());
             ("cancel", Kind::Cancel { prompt: prompt.ok_or_else(|| invalid("promptId required"))? })
+        }
+        "configure" => ("configure", Kind::Configure(changes(&fields)?)),
+        "clear" => ("clear", Kind::Clear),
+        "logs" => {
+            let limit = fields.get("limit").and_then(Value::as_u64).and_then(|limit| usize::try_from(limit).ok());
+            ("logs", Kind::Logs { limit: limit.unwrap_or(usize::MAX) })
         }
         "run" => ("run", intake("run", fields, stream)?),
         "session" => ("session", intake("session", fields, stream)?),
@@ -222,6 +239,20 @@ fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind),
 
 fn text(fields: &Map<String, Value>, key: &str) -> Option<String> {
     fields.get(key).and_then(Value::as_str).map(str::to_owned)
+}
+
+/// What is to be changed of a session.
+fn changes(fields: &Map<String, Value>) -> Result<Changes, Failure> {
+    let wanted = |key: &str| match fields.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(invalid(format!("{key} must be a text"))),
+    };
+    let budgets = fields.get("budgets").map(Budgets::parse).transpose().map_err(invalid)?.unwrap_or_default();
+    let (profile, network) = (wanted("sandbox")?, wanted("network")?);
+    let short = |text: &Option<String>| text.as_deref().map(echo);
+    let sandbox = Narrowing::read(short(&profile).as_deref(), short(&network).as_deref()).map_err(invalid)?;
+    Ok(Changes { model: wanted("model")?, thinking: wanted("thinkingLevel")?, name: wanted("name")?, sandbox, budgets })
 }
 
 fn intake(mode: &str, fields: Map<String, Value>, stream: bool) -> Result<Kind, Failure> {

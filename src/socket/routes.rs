@@ -119,7 +119,9 @@ pub(super) mod tests {
             on_restart: crate::contract::session::OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
-            sandbox: Arc::new(crate::tools::runner::Sandbox::off()),
+            rules: Arc::default(),
+            parent: None,
+            environment: crate::contract::environment::SessionEnvironment::default(),
             created_at_start: 0,
             created_ms: 1_700_000_000_000,
         };
@@ -129,6 +131,7 @@ pub(super) mod tests {
             name: None,
             max_lifetime: Duration::ZERO,
             deadline: None,
+            sandbox: Arc::new(crate::tools::runner::Sandbox::off()),
             file: None,
         };
         let (commands, receiver) = bounded(8);

@@ -1,10 +1,10 @@
 //! The thread `accept`: takes in the clients of every socket, and joins their threads when they leave.
 
+use super::agents;
 use super::client::Client;
 use super::link::{Link, error_line};
 use super::{DAEMON, Shared, WAKE_UP, stop_line};
 use crate::threads::{self, Thread};
-use crate::tools::child;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -112,14 +112,14 @@ impl Accept<'_> {
             refuse(&socket, "this socket is for its owner only");
             return Ok(());
         }
-        if child::is_descendant(peer.pid.as_raw_pid()) {
-            log::warn!(
-                "side channel: a program that an agent has started (process {}) was refused",
-                peer.pid.as_raw_pid()
-            );
-            refuse(&socket, "programs that an agent has started may not use this socket");
-            return Ok(());
-        }
+        let agent = match agents::caller(self.shared, peer.pid.as_raw_pid()) {
+            Ok(agent) => agent,
+            Err(why) => {
+                log::warn!("side channel: process {} was refused: {why}", peer.pid.as_raw_pid());
+                refuse(&socket, why);
+                return Ok(());
+            }
+        };
         self.join_finished();
         if self.threads.len() >= MAX_CLIENTS {
             log::warn!("side channel: {MAX_CLIENTS} clients are connected, which is the limit; another was refused");
@@ -132,7 +132,7 @@ impl Accept<'_> {
         let (shared, of_thread) = (self.shared.clone(), link.clone());
         self.shared.table().clients.insert(id, link.clone());
         let thread = threads::spawn(&format!("c{id}-r"), READER_STACK, move || {
-            if catch_unwind(AssertUnwindSafe(|| Client::new(&shared, &of_thread).serve())).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| Client::new(&shared, &of_thread, agent).serve())).is_err() {
                 log::error!("internal_error: a client's thread panicked; its connection ends");
             }
             shared.table().clients.remove(&id);

@@ -154,6 +154,15 @@ impl Reply for ChunkStream {
         }
     }
 
+    fn leave(&self) -> bool {
+        self.finish(Err(ReplyError::shutting_down()));
+        true
+    }
+
+    fn ends_with_host(&self) -> bool {
+        true
+    }
+
     /// Somebody waits, but cannot be reached over a restart.
     fn address(&self) -> Option<Value> {
         Some(json!({"socket": null}))

@@ -15,8 +15,9 @@ use crate::sync::lock;
 use crate::sys;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid, kill_process, kill_process_group, pidfd_open,
-    pidfd_send_signal, set_child_subreaper, waitid,
+    pidfd_send_signal, set_child_subreaper, test_kill_process, waitid,
 };
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -24,17 +25,37 @@ use std::process::{Child, ChildStdin, Command};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+/// Marks everything that the programs of one session start, by the session's instance id.
+pub(crate) const SESSION_VARIABLE: &str = "NATS_PI_BRIDGE_SESSION";
 /// Marks what belongs to one call.
 const CALL_VARIABLE: &str = "NATS_PI_BRIDGE_CALL";
 /// For processes to be gone after SIGKILL; one that sits in the kernel for longer is left to [`reap_orphans`].
 const KILL_TIME: Duration = Duration::from_secs(1);
 /// More parents than a process has.
 const MAX_DEPTH: usize = 10_000;
+/// Looks at a process's parents, which may be ending meanwhile.
+const DESCENT_ATTEMPTS: usize = 8;
 /// Between two looks at dying processes.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Children that could not be killed in time. Their owners are gone, so that their ends may be taken by anyone.
 static LEFT_BEHIND: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// The sessions of this process's children, by their numbers.
+static SESSIONS: Mutex<BTreeMap<i32, String>> = Mutex::new(BTreeMap::new());
+
+/// The session, by its instance id, for which this process has started the child of that number.
+pub(crate) fn session_of(child: i32) -> Option<String> {
+    lock(&SESSIONS).get(&child).cloned()
+}
+
+/// Takes note of whose a child is, which is `None` once its end was noted.
+pub(super) fn belongs_to(child: i32, session: Option<&str>) {
+    match session {
+        Some(session) => drop(lock(&SESSIONS).insert(child, session.to_owned())),
+        None => drop(lock(&SESSIONS).remove(&child)),
+    }
+}
 
 fn left_behind() -> MutexGuard<'static, Vec<Pid>> {
     lock(&LEFT_BEHIND)
@@ -58,23 +79,77 @@ pub(crate) fn reap_orphans() {
     processes::all().iter().filter(|process| process.zombie && is_adopted(process)).for_each(reap);
 }
 
-/// Whether a process was started by this one, directly or by others in between.
-pub(crate) fn is_descendant(pid: i32) -> bool {
-    let own = getpid().as_raw_pid();
-    let parents = std::iter::successors(processes::find(pid), |process| processes::find(process.parent));
-    // The list of parents is no snapshot of one moment, so that it might be a circle.
-    parents.take(MAX_DEPTH).any(|process| process.parent == own)
+/// Where a process comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Descent {
+    /// This process has started it, directly or by others in between, the first of which, a child, is named.
+    Own(i32),
+    Foreign,
+    /// It has ended, or its parents end while they are looked at.
+    Unknown,
 }
 
-/// Whether a process that this one has started, directly or by others in between, holds the socket of that inode. Takes
-/// some 10 µs for each process of the machine.
+/// Where the process of that number comes from. Nobody gets out of being a descendant by ending, or by losing parents.
+pub(crate) fn descent(pid: i32) -> Descent {
+    // Numbers of processes that this one cannot see are 0. They are not below it, as it sees all that is.
+    if pid == 0 {
+        return Descent::Foreign;
+    }
+    for _ in 0..DESCENT_ATTEMPTS {
+        let found = look_at_parents(pid);
+        if found != Descent::Unknown {
+            return found;
+        }
+        if processes::find(pid).is_none() {
+            break;
+        }
+    }
+    Descent::Unknown
+}
+
+fn look_at_parents(pid: i32) -> Descent {
+    let own = getpid().as_raw_pid();
+    let mut at = pid;
+    // The list of parents is no snapshot of one moment, so that it might be a circle.
+    for _ in 0..MAX_DEPTH {
+        let Some(process) = processes::find(at) else {
+            // What is there and cannot be seen belongs to another user, who is none of this one's programs.
+            let is_hidden =
+                at != pid && Pid::from_raw(at).is_some_and(|at| test_kill_process(at) != Err(rustix::io::Errno::SRCH));
+            return if is_hidden { Descent::Foreign } else { Descent::Unknown };
+        };
+        if process.parent == own {
+            return Descent::Own(at);
+        }
+        if process.parent == 0 {
+            return Descent::Foreign;
+        }
+        at = process.parent;
+    }
+    Descent::Unknown
+}
+
+/// Whether a process that this one has started, directly or by others in between, holds the socket of that inode, or may
+/// hold it, since it lets nobody look and nobody else has it. Takes some 10 µs for each process of the machine.
 pub(crate) fn descendant_holds_socket(inode: u64) -> bool {
     let name = format!("socket:[{inode}]");
-    descendants().iter().any(|process| {
-        // A process that has ended holds nothing, and what another user holds is not this user's socket.
-        let Ok(files) = std::fs::read_dir(format!("/proc/{}/fd", process.pid)) else { return false };
-        files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == &*name))
-    })
+    let holds = |pid: i32| {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
+        Ok(files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == &*name)))
+    };
+    let descendants = descendants();
+    let mut hidden = false;
+    for process in &descendants {
+        match holds(process.pid) {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(error @ io::Error { .. }) => {
+                hidden |= error.kind() == io::ErrorKind::PermissionDenied && !process.zombie
+            }
+        }
+    }
+    let is_descendant = |pid: i32| descendants.iter().any(|process| process.pid == pid);
+    hidden && !processes::all().iter().any(|other| !is_descendant(other.pid) && holds(other.pid).unwrap_or_default())
 }
 
 /// What descends from this process. Since it adopts orphans, nobody gets out of that by losing parents. Costs one system
@@ -138,9 +213,15 @@ pub(crate) fn adopted() -> Vec<i32> {
     processes::all().iter().filter(|process| is_adopted(process)).map(|process| process.pid).collect()
 }
 
-/// Kills what this process has adopted, but for those of these numbers.
-pub(crate) fn kill_adopted(except: &[i32]) {
-    kill_all(|process| is_adopted(process) && !except.contains(&process.pid));
+/// Kills what this process has adopted, but for those of these numbers, and for what carries the mark of another session than
+/// `session`, if one is named.
+pub(crate) fn kill_adopted(except: &[i32], session: Option<&str>) {
+    let is_other = |process: &Process| {
+        session.is_some_and(|own| {
+            processes::variable(process, SESSION_VARIABLE).is_some_and(|mark| mark != own.as_bytes())
+        })
+    };
+    kill_all(|process| is_adopted(process) && !except.contains(&process.pid) && !is_other(process));
 }
 
 /// This process has children, be it those that have ended.
@@ -205,6 +286,9 @@ impl Group {
         sys::without_terminal(command);
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);
+        let session =
+            command.get_envs().find(|(name, _)| *name == SESSION_VARIABLE).and_then(|(_, value)| value?.to_str());
+        belongs_to(pid.as_raw_pid(), session);
         Ok(Group { child, pid, handle: pidfd_open(pid, PidfdFlags::empty()).ok(), mark })
     }
 
@@ -244,6 +328,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
+        belongs_to(self.pid.as_raw_pid(), None);
         if self.exit_code().is_none() {
             let _ = kill_process_group(self.pid, Signal::KILL);
             let end = Instant::now() + KILL_TIME;

@@ -31,6 +31,18 @@ pub(crate) fn child_environment(
     result
 }
 
+/// Has git run no hooks of repositories.
+pub(crate) fn without_hooks(environment: &mut Vec<(String, String)>) {
+    let count = environment.iter().position(|(name, _)| name == "GIT_CONFIG_COUNT").map(|at| environment.remove(at).1);
+    let next = count.and_then(|count| count.parse::<u32>().ok()).unwrap_or_default();
+    let more = [
+        ("GIT_CONFIG_COUNT".to_owned(), (next + 1).to_string()),
+        (format!("GIT_CONFIG_KEY_{next}"), "core.hooksPath".to_owned()),
+        (format!("GIT_CONFIG_VALUE_{next}"), "/dev/null".to_owned()),
+    ];
+    environment.extend(more);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

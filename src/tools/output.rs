@@ -166,7 +166,7 @@ impl Output {
         // A file in which there is room for nothing is not made.
         let note = SPILL_NOTE.len() as u64;
         self.spill = if self.quota.keep_up_to(Kind::Outputs, note) < note {
-            Spill::Failed(self.quota.exceeded(Kind::Outputs, note).to_string())
+            Spill::Failed(self.quota.refusal(Kind::Outputs, note))
         } else {
             match create_spill(&self.spill_dir) {
                 Ok((file, path)) => Spill::Open { file, path, written: 0 },

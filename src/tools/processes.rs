@@ -52,12 +52,18 @@ fn parse(stat: &[u8]) -> Option<Process> {
 
 /// The process was started with this variable, or is a copy of one that was. False if that is not ours to know.
 pub(super) fn has_variable(process: &Process, name: &str, value: &str) -> bool {
+    variable(process, name).is_some_and(|found| found == value.as_bytes())
+}
+
+/// The value of the variable with which the process was started; `None` also if that is not ours to know.
+pub(super) fn variable(process: &Process, name: &str) -> Option<Vec<u8>> {
     let mut environment = Vec::new();
     let read = files::open_regular(Path::new(&format!("/proc/{}/environ", process.pid)))
         .and_then(|(file, _)| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment));
-    let assigns =
-        |entry: &[u8]| entry.strip_prefix(name.as_bytes()).and_then(|e| e.strip_prefix(b"=")) == Some(value.as_bytes());
-    read.is_ok() && environment.split(|b| *b == 0).any(assigns)
+    read.ok()?;
+    let value =
+        |entry: &[u8]| entry.strip_prefix(name.as_bytes()).and_then(|e| e.strip_prefix(b"=")).map(<[u8]>::to_vec);
+    environment.split(|b| *b == 0).find_map(value)
 }
 
 /// Those of `processes` that `is_root` names and everything that descends from them.

@@ -7,11 +7,14 @@
 
 mod confine;
 mod frame;
+mod network;
 mod policy;
 mod serve;
 
 use super::child;
 use super::tool::{Tool, ToolContext, ToolOutput};
+use super::watched::Watched;
+use crate::quota::SessionQuota;
 use crate::sync::lock;
 use crate::threads::{self, SMALL_STACK, Thread};
 pub(crate) use confine::reachable;
@@ -57,16 +60,21 @@ static RUNNERS: Mutex<Vec<i32>> = Mutex::new(Vec::new());
 
 /// Where the tools of one session run.
 pub(crate) struct Runner {
-    sandbox: Arc<Sandbox>,
+    /// The session, by its instance id.
+    session: String,
+    sandbox: Mutex<Arc<Sandbox>>,
     cwd: PathBuf,
     /// The session's own folder, which tools may write to.
     private: PathBuf,
+    /// What its outputs count to.
+    quota: Arc<SessionQuota>,
+    watched: Watched,
     live: Mutex<Option<Arc<Live>>>,
 }
 
 /// A runner that is there.
 struct Live {
-    socket: Mutex<UnixStream>,
+    socket: Arc<Mutex<UnixStream>>,
     pid: i32,
     level: Level,
     next: AtomicU64,
@@ -87,8 +95,22 @@ enum Outcome {
 }
 
 impl Runner {
-    pub(crate) fn new(sandbox: Arc<Sandbox>, cwd: PathBuf, private: PathBuf) -> Runner {
-        Runner { sandbox, cwd, private, live: Mutex::default() }
+    pub(crate) fn new(
+        session: String,
+        sandbox: Arc<Sandbox>,
+        cwd: PathBuf,
+        private: PathBuf,
+        quota: Arc<SessionQuota>,
+    ) -> Runner {
+        Runner {
+            session,
+            sandbox: Mutex::new(sandbox),
+            cwd,
+            private,
+            quota,
+            watched: Watched::default(),
+            live: Mutex::default(),
+        }
     }
 
     /// Runs a call: here where nothing is to be confined, or people are asked; else in the runner, which is started if there
@@ -99,7 +121,7 @@ impl Runner {
         arguments: &Map<String, Value>,
         context: &ToolContext<'_>,
     ) -> ToolOutput {
-        if self.sandbox.is_off() || tool.spec().name == super::QUESTION {
+        if self.sandbox().is_off() || tool.spec().name == super::QUESTION {
             return tool.run(arguments, context);
         }
         // The second time for a runner that ended by itself just now.
@@ -116,6 +138,33 @@ impl Runner {
         ToolOutput::error("The process that runs tools could not be started.")
     }
 
+    /// Takes note of the files that make programs run later. Before the first call.
+    pub(crate) fn watch(&self) {
+        self.watched.begin(&self.cwd);
+    }
+
+    /// Those of them that were changed since they were looked at last.
+    pub(crate) fn watched_changes(&self) -> Vec<PathBuf> {
+        self.watched.changes(&self.cwd)
+    }
+
+    /// The repository's hooks were changed while this session had tools.
+    pub(crate) fn hooks_changed(&self) -> bool {
+        self.watched.hooks_changed()
+    }
+
+    /// What tools are confined to.
+    pub(crate) fn sandbox(&self) -> Arc<Sandbox> {
+        lock(&self.sandbox).clone()
+    }
+
+    /// Confines the calls from now on. What is returned ends what is confined otherwise, which takes a moment.
+    pub(crate) fn confine(&self, sandbox: Arc<Sandbox>) -> impl FnOnce() + Send + use<> {
+        *lock(&self.sandbox) = sandbox;
+        let live = lock(&self.live).take();
+        move || live.into_iter().for_each(|live| live.end())
+    }
+
     /// Ends the runner with everything that its programs have started.
     pub(crate) fn end(&self) {
         if let Some(live) = lock(&self.live).take() {
@@ -128,10 +177,11 @@ impl Runner {
         if let Some(live) = slot.as_ref().filter(|live| !live.has_ended()) {
             return Ok(live.clone());
         }
-        let live = Live::start(&self.sandbox, self)
+        let sandbox = self.sandbox();
+        let live = Live::start(&sandbox, self)
             .map_err(|error| format!("The process that runs tools could not be started: {error}"))?;
         let live = Arc::new(live);
-        if let Some(required) = self.sandbox.required.filter(|required| live.level < *required) {
+        if let Some(required) = sandbox.required.filter(|required| live.level < *required) {
             live.end();
             return Err(format!(
                 "Tools are refused: the sandbox reaches level {}, and sandboxRequired is {}.",
@@ -174,6 +224,7 @@ impl Live {
                 .spawn()?;
             let pid = Pid::from_child(&child).as_raw_pid();
             runners.push(pid);
+            child::belongs_to(pid, Some(&runner.session));
             (child, pid)
         };
         let ready = greet(&ours, sandbox, runner);
@@ -187,13 +238,15 @@ impl Live {
         let calls = Calls::default();
         let (alive, ended) = bounded(0);
         let (answers, waiting) = (ours.try_clone()?, calls.clone());
+        let socket = Arc::new(Mutex::new(ours));
+        let (orders, quota) = (socket.clone(), runner.quota.clone());
         let reader = threads::spawn("runner", SMALL_STACK, move || {
-            read_answers(answers, &waiting);
+            read_answers(answers, &waiting, &orders, &quota);
             lock(&waiting).clear();
             reap(child, pid);
             drop::<Sender<()>>(alive);
         })?;
-        Ok(Live { socket: Mutex::new(ours), pid, level, next: AtomicU64::new(1), calls, ended, _reader: reader })
+        Ok(Live { socket, pid, level, next: AtomicU64::new(1), calls, ended, _reader: reader })
     }
 
     fn has_ended(&self) -> bool {
@@ -237,7 +290,7 @@ impl Live {
                     Ok(Answer::Begun { .. }) => begun = true,
                     Ok(Answer::Update { output, .. }) => (context.on_update)(output),
                     Ok(Answer::Done { output, .. }) => return Outcome::Done(output),
-                    Ok(Answer::Ready { .. } | Answer::Failed { .. }) => {}
+                    Ok(Answer::Ready { .. } | Answer::Failed { .. } | Answer::Keep { .. }) => {}
                     Err(_) if !begun && !context.cancel.is_cancelled() => return Outcome::NotBegun,
                     Err(_) if context.cancel.is_cancelled() => return Outcome::Done(ToolOutput::aborted()),
                     Err(_) => return Outcome::Done(ToolOutput::error(
@@ -290,7 +343,15 @@ fn greet(mut socket: &UnixStream, sandbox: &Sandbox, runner: &Runner) -> io::Res
         Order::Setup { sandbox: Box::new(sandbox.clone()), cwd: runner.cwd.clone(), private: runner.private.clone() };
     frame::write(&mut socket, &setup)?;
     let level = match frame::read(&mut socket)? {
-        Some(Answer::Ready { level }) => level,
+        Some(Answer::Ready { level, cut }) => {
+            for folder in cut {
+                log::warn!(
+                    "{}: there are too many entries beside a secret to allow each, so that tools cannot read some of the files",
+                    folder.display()
+                );
+            }
+            level
+        }
         Some(Answer::Failed { why }) => return Err(io::Error::other(why)),
         _ => return Err(io::ErrorKind::UnexpectedEof.into()),
     };
@@ -299,8 +360,15 @@ fn greet(mut socket: &UnixStream, sandbox: &Sandbox, runner: &Runner) -> io::Res
 }
 
 /// Hands answers to those who wait for them until the runner has ended.
-fn read_answers(mut socket: UnixStream, calls: &Calls) {
+fn read_answers(mut socket: UnixStream, calls: &Calls, orders: &Mutex<UnixStream>, quota: &Arc<SessionQuota>) {
     while let Ok(Some(answer)) = frame::read::<Answer>(&mut socket) {
+        if let Answer::Keep { id, kind, bytes } = answer {
+            let taken = quota.keep_up_to(kind, bytes);
+            let why = if taken < bytes { quota.refusal(kind, bytes) } else { String::new() };
+            // If it cannot be told, the runner has ended.
+            let _ = frame::write(&mut *lock(orders), &Order::Room { id, bytes: taken, why });
+            continue;
+        }
         let (Answer::Begun { id } | Answer::Update { id, .. } | Answer::Done { id, .. }) = answer else { continue };
         let waiting = lock(calls).get(&id).cloned();
         let Some(waiting) = waiting else { continue };
@@ -316,12 +384,16 @@ fn read_answers(mut socket: UnixStream, calls: &Calls) {
 }
 
 /// Takes note of the runner's end. Its socket is closed, so that there is nothing left for it to do. What it had adopted is
-/// the daemon's now if somebody has killed it, and ends as well.
+/// the daemon's now if somebody has killed it, and ends as well, but for what is known to be another session's.
 fn reap(mut child: Child, pid: i32) {
     let _ = child.kill();
     // Whoever reaps orphans may have been first.
-    let _ = child.wait();
+    let in_good_order = child.wait().is_ok_and(|status| status.success());
+    let session = child::session_of(pid);
+    child::belongs_to(pid, None);
     let mut runners = lock(&RUNNERS);
     runners.retain(|other| *other != pid);
-    child::kill_adopted(&runners);
+    if !in_good_order {
+        child::kill_adopted(&runners, session.as_deref());
+    }
 }

@@ -59,6 +59,14 @@ pub struct Contents {
 /// # Errors
 /// Those of [`files::open`], and `InvalidData` for what does not begin with a header.
 pub fn read_id(path: &Path) -> io::Result<String> {
+    session_id(read_header(path)?).map(|(id, _)| id)
+}
+
+/// The fields of the first line of a session file that can be read, which is its header in a file that is whole.
+///
+/// # Errors
+/// The file system's; there is no such line.
+pub(crate) fn read_header(path: &Path) -> io::Result<Fields> {
     let (file, _) = files::open(path, File::options().read(true), Links::Refuse)?;
     let mut lines = BufReader::new(file.take(MAX_HEADER));
     if lines.fill_buf()?.starts_with(MARK) {
@@ -67,7 +75,7 @@ pub fn read_id(path: &Path) -> io::Result<String> {
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
         if let Some(fields) = parse_line(&line) {
-            return session_id(fields).map(|(id, _)| id);
+            return Ok(fields);
         }
         line.clear();
     }

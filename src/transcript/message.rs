@@ -108,6 +108,18 @@ pub enum Block {
 }
 
 impl Block {
+    /// Its length in bytes of text, as in [`Message::chars`].
+    pub fn chars(&self) -> u64 {
+        match self {
+            Block::Text { text, .. } => text.len() as u64,
+            Block::Thinking { thinking, .. } => thinking.len() as u64,
+            Block::ToolCall { name, arguments, .. } => {
+                (name.len() + serde_json::to_string(arguments).map_or(0, |json| json.len())) as u64
+            }
+            Block::Image { .. } => IMAGE_CHARS,
+        }
+    }
+
     pub fn text(text: impl Into<String>) -> Block {
         Block::Text { text: text.into(), text_signature: None }
     }
@@ -210,15 +222,7 @@ impl Message {
             Message::Assistant(m) => &m.content,
             Message::ToolResult(m) => &m.content,
         };
-        let chars = |block: &Block| match block {
-            Block::Text { text, .. } => text.len() as u64,
-            Block::Thinking { thinking, .. } => thinking.len() as u64,
-            Block::ToolCall { name, arguments, .. } => {
-                (name.len() + serde_json::to_string(arguments).map_or(0, |json| json.len())) as u64
-            }
-            Block::Image { .. } => IMAGE_CHARS,
-        };
-        blocks.iter().map(chars).sum()
+        blocks.iter().map(Block::chars).sum()
     }
 
     /// Whether images are among what a user said or a tool returned.

@@ -61,12 +61,11 @@ pub(crate) enum Change {
 
 impl SessionFile {
     /// Makes a new session file with its header. The file is for its owner only (0600), as are the folders that have to be
-    /// made for it (0700). `created` is in the form of [`iso_time`]; `parent` is the session file that this one goes on
-    /// from.
+    /// made for it (0700). `created` is in the form of [`iso_time`]; `more` are further fields of the header.
     ///
     /// # Errors
     /// The file system's; `AlreadyExists` where there is something at that path.
-    pub fn create(path: &Path, id: &str, created: &str, cwd: &Path, parent: Option<&Path>) -> io::Result<SessionFile> {
+    pub fn create(path: &Path, id: &str, created: &str, cwd: &Path, more: Fields) -> io::Result<SessionFile> {
         if let Some(folder) = path.parent() {
             files::private::create_folder(folder)?;
         }
@@ -75,9 +74,7 @@ impl SessionFile {
         let mut header = object(json!({
             "type": "session", "version": VERSION, "id": id, "timestamp": created, "cwd": cwd.to_string_lossy(),
         }));
-        if let Some(parent) = parent {
-            header.insert("parentSession".into(), json!(parent.to_string_lossy()));
-        }
+        header.extend(more);
         let path = path.to_path_buf();
         let mut session = SessionFile {
             path,

@@ -1,15 +1,18 @@
 //! The tools that an answer calls: prepared in order, run at the same time, answered in order. Those on one file run one
 //! after the other, in the order in which they stand in the answer.
 
-use super::{Action, SESSION_VARIABLE, Step, Turn};
+use super::{Action, Ruling, Step, ToolCall, Turn, Verdict, Wait};
 use crate::clock::now_ms;
+use crate::contract::denial::{Denial, DeniedBy};
 use crate::contract::event::AgentEvent;
+use crate::governance::rules::Target;
 use crate::threads::{self, TURN_STACK};
+use crate::tools::child::SESSION_VARIABLE;
 use crate::tools::runner::Sandbox;
 use crate::tools::{self, FileId, Tool, ToolContext, ToolOutput};
 use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
 use crossbeam_channel::bounded;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +37,7 @@ pub(super) struct Call {
 }
 
 /// The tool, and its arguments as they were found to be right.
-type Ready = (&'static dyn Tool, Map<String, Value>);
+type Ready = (&'static dyn Tool, Arc<Map<String, Value>>);
 
 impl Turn {
     /// Runs the calls of one message: prepared in order, run at the same time, answered in order.
@@ -50,25 +53,55 @@ impl Turn {
                 (call, ready)
             })
             .collect();
-        let ready = prepared.iter().filter(|(_, ready)| ready.is_ok());
-        let names: Vec<(String, String)> = ready.map(|(call, _)| (call.id.clone(), call.name.clone())).collect();
+        let asked: Vec<ToolCall> = prepared
+            .iter()
+            .filter_map(|(call, ready)| ready.as_ref().ok().map(|ready| self.for_the_gate(call, ready)))
+            .collect();
         // Asked for all of them at once, since the session waits for its disk before it agrees.
-        if !names.is_empty() && (self.gate(Action::Tools(names)).is_none() || self.cancel.is_cancelled()) {
-            for (call, ready) in prepared.iter_mut().filter(|(_, ready)| ready.is_ok()) {
-                *ready = Err(Box::new(self.finished(call, ToolOutput::error("Operation aborted"), None)));
-            }
+        let rulings = match asked.is_empty() {
+            true => Vec::new(),
+            false => match self.verdict(Action::Tools(asked)) {
+                Verdict::Calls(rulings) if !self.cancel.is_cancelled() => rulings,
+                Verdict::Calls(_)
+                | Verdict::No
+                | Verdict::Go(_)
+                | Verdict::Refused(_)
+                | Verdict::Asked(..)
+                | Verdict::Reserved(_) => Vec::new(),
+            },
+        };
+        let mut rulings = rulings.into_iter();
+        let mut waits = Vec::new();
+        for (call, ready) in &mut prepared {
+            let settled = match ready.as_ref().ok().map(|_| rulings.next()) {
+                None | Some(Some(Ruling::Run)) => None,
+                Some(Some(Ruling::Denied(denial))) => {
+                    *ready = Err(Box::new(self.denied(call, &denial)));
+                    None
+                }
+                Some(Some(Ruling::Wait(wait))) => Some(wait),
+                Some(None) => {
+                    *ready = Err(Box::new(self.finished(call, ToolOutput::error("Operation aborted"), None)));
+                    None
+                }
+            };
+            waits.push(settled);
         }
-        self.changes.before(prepared.iter().filter_map(|(call, ready)| Some((&*call.name, &ready.as_ref().ok()?.1))));
+        self.changes.before(prepared.iter().filter_map(|(call, ready)| Some((&*call.name, &*ready.as_ref().ok()?.1))));
         let results: Vec<OnceLock<ToolResultMessage>> = prepared.iter().map(|_| OnceLock::new()).collect();
         let home = &self.options.folders.home;
         let file = |ready: &Ready| tools::file_of(ready.0, &ready.1, &self.identity.cwd, home);
-        let chains = chains(prepared.iter().map(|(_, ready)| ready.as_ref().ok().and_then(file)));
+        let mut chains = chains(prepared.iter().map(|(_, ready)| ready.as_ref().ok().and_then(file)));
+        // What waits for people must not keep others from running.
+        chains.sort_by_key(|chain| chain.iter().any(|at| waits[*at].is_some()));
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some(chain) = chains.get(next.fetch_add(1, Ordering::Relaxed)) {
                 for at in chain {
                     let (call, ready) = &prepared[*at];
+                    let settled = waits[*at].as_ref().map(|wait| self.wait_for(wait));
                     let result = match ready {
+                        Ok(_) if let Some(Err(denial)) = &settled => self.denied(call, denial),
                         Ok(ready) => self.run_tool(call, ready),
                         Err(done) => ToolResultMessage::clone(done),
                     };
@@ -87,9 +120,43 @@ impl Turn {
         results.into_iter().filter_map(OnceLock::into_inner).collect()
     }
 
-    /// The questions of the last answer that a restart left open. To ask them again changes nothing, which holds for no other
-    /// tool.
-    pub(super) fn open_questions(&self) -> Vec<Call> {
+    /// A call as the gate looks at it. What it is about is found out here, since that may take a disk.
+    fn for_the_gate(&self, call: &Call, (tool, arguments): &Ready) -> ToolCall {
+        let target = match &*call.name {
+            _ if self.identity.rules.is_open() => Target::Other,
+            "bash" => {
+                let command = arguments.get("command").and_then(Value::as_str).unwrap_or_default();
+                Target::command(
+                    command,
+                    self.services.tool_settings().shell.as_deref().and_then(std::path::Path::to_str),
+                )
+            }
+            _ => match tools::path_of(*tool, arguments, &self.identity.cwd, &self.options.folders.home) {
+                Some((named, real)) => Target::path(&named, &real),
+                None => Target::Other,
+            },
+        };
+        ToolCall { id: call.id.clone(), tool: call.name.clone(), arguments: arguments.clone(), target }
+    }
+
+    /// Waits until it is settled what may be done.
+    pub(super) fn wait_for(&self, wait: &Wait) -> Result<(), Denial> {
+        let end = Denial { by: DeniedBy::End, rule: None };
+        let (settle, ended) = (wait.settle.clone(), end.clone());
+        let _guard = self.cancel.on_cancel(move || drop(settle.try_send(Err(ended))));
+        let settled = wait.settled.recv().unwrap_or_else(|_| Err(end.clone()));
+        if self.cancel.is_cancelled() { Err(end) } else { settled }
+    }
+
+    fn denied(&self, call: &Call, denial: &Denial) -> ToolResultMessage {
+        let text = if denial.by == DeniedBy::End { "Operation aborted".into() } else { denial.text() };
+        let details = Some(json!({"denied": denial.document()}));
+        self.finished(call, ToolOutput { details, ..ToolOutput::error(text) }, None)
+    }
+
+    /// The calls of the last answer that a restart left open: those of which it is known that nothing happened, questions, and
+    /// calls that wait for an approval.
+    pub(super) fn open_calls(&self) -> Vec<Call> {
         let is_result = |message: &Arc<Message>| matches!(**message, Message::ToolResult(_));
         let Some(at) = self.transcript.iter().rposition(|message| !is_result(message)) else { return Vec::new() };
         let Message::Assistant(answer) = &*self.transcript[at] else { return Vec::new() };
@@ -100,7 +167,7 @@ impl Turn {
             let mut results = self.transcript[at..].iter();
             results.any(|m| matches!(&**m, Message::ToolResult(result) if result.tool_call_id == call.id))
         };
-        calls(&answer.content).into_iter().filter(|call| call.name == tools::QUESTION && !answered(call)).collect()
+        calls(&answer.content).into_iter().filter(|call| !answered(call)).collect()
     }
 
     /// Finds the tool and checks its arguments, or says what is wrong with the call.
@@ -116,7 +183,7 @@ impl Turn {
             return Err(format!("Invalid arguments for tool \"{}\": {error}", call.name));
         }
         let arguments = tools::check(tool.spec(), tool.prepare(call.arguments.clone()))?;
-        Ok((tool, arguments))
+        Ok((tool, Arc::new(arguments)))
     }
 
     fn run_tool(&self, call: &Call, (tool, arguments): &Ready) -> ToolResultMessage {
@@ -168,12 +235,23 @@ impl Turn {
 
     /// What a tool is confined to; `None` = it does what the daemon may do.
     fn sandbox(&self, tool: &str) -> Option<Arc<Sandbox>> {
-        let sandbox = &self.identity.sandbox;
-        (!sandbox.is_off() && tool != tools::QUESTION).then(|| sandbox.clone())
+        Some(self.runner.sandbox()).filter(|sandbox| !sandbox.is_off() && tool != tools::QUESTION)
     }
 
     fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {
+        let wanted = &self.identity.environment;
+        let secrets = match self.secrets.values(&wanted.secrets, &self.options.secrets) {
+            Ok(secrets) => secrets,
+            Err(why) => return ToolOutput::error(why),
+        };
         let mut environment = self.options.tool_environment.clone();
+        let own: Vec<(&String, &String)> =
+            wanted.env.iter().chain(secrets.variables.iter().map(|(name, value)| (name, value))).collect();
+        environment.retain(|(name, _)| !own.iter().any(|(own, _)| *own == name));
+        environment.extend(own.into_iter().map(|(name, value)| (name.clone(), value.clone())));
+        if self.runner.hooks_changed() {
+            tools::without_hooks(&mut environment);
+        }
         // That of a session whose tool has started the daemon is not ours.
         environment.retain(|(name, _)| name != SESSION_FILE_VARIABLE);
         let file = self.stats.settings().file;
@@ -197,7 +275,7 @@ impl Turn {
             self.emit(AgentEvent::ToolExecutionUpdate {
                 id: call.id.clone(),
                 name: call.name.clone(),
-                partial: partial.content,
+                partial: secrets.redaction.output(partial, true).content,
             });
         };
         let settings = self.services.tool_settings();
@@ -215,8 +293,21 @@ impl Turn {
             on_update: &update,
             ask: &|request| self.ask_people(request),
         };
-        catch_unwind(AssertUnwindSafe(|| self.runner.call(tool, arguments, &context)))
-            .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"))
+        let writes = matches!(&*call.name, "bash" | "edit" | "write");
+        if writes {
+            self.runner.watch();
+        }
+        let output = catch_unwind(AssertUnwindSafe(|| self.runner.call(tool, arguments, &context)))
+            .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"));
+        let changed = if writes { self.runner.watched_changes() } else { Vec::new() };
+        if !changed.is_empty() {
+            self.emit(AgentEvent::SensitiveFilesChanged {
+                id: call.id.clone(),
+                name: call.name.clone(),
+                paths: changed,
+            });
+        }
+        secrets.redaction.output(output, false)
     }
 }
 

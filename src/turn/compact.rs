@@ -3,8 +3,11 @@
 //! Runs on the turn's thread. What is kept and how a summary looks is decided in `transcript::compaction`. A summary request
 //! that is too long itself is made shorter and sent again; where there is no summary to be had, excerpts take its place.
 
+use super::Settled;
+use super::spending::Requests;
 use crate::cancel::Cancel;
 use crate::clock::now_ms;
+use crate::contract::error::ReplyError;
 use crate::contract::event::{AgentEvent, CompactionReason};
 use crate::model::overflow::is_overflow;
 use crate::model::retry;
@@ -48,6 +51,8 @@ pub(super) enum CompactError {
     Cancelled,
     /// There is no summary; the text says why.
     Failed(String),
+    /// The model must not be asked.
+    Refused(ReplyError),
 }
 
 impl std::fmt::Display for CompactError {
@@ -57,6 +62,7 @@ impl std::fmt::Display for CompactError {
             CompactError::Nothing => "Nothing to compact (session too small)",
             CompactError::Cancelled => "Compaction cancelled",
             CompactError::Failed(reason) => reason,
+            CompactError::Refused(error) => &error.message,
         })
     }
 }
@@ -96,6 +102,7 @@ pub(super) struct Compactor<'a> {
     pub session: &'a str,
     pub cancel: &'a Cancel,
     pub on_retry: &'a mut dyn FnMut(SummaryRetry),
+    pub requests: &'a dyn Requests,
 }
 
 impl Compactor<'_> {
@@ -186,6 +193,7 @@ impl Compactor<'_> {
                 }
                 Err(NoSummary::TooLong(why) | NoSummary::Failed(why)) => return Err(CompactError::Failed(why)),
                 Err(NoSummary::Cancelled) => return Err(CompactError::Cancelled),
+                Err(NoSummary::Refused(error)) => return Err(CompactError::Refused(error)),
                 Ok(summary) => return Ok(summary),
             }
         }
@@ -206,7 +214,11 @@ impl Compactor<'_> {
         };
         let mut attempt = 0;
         loop {
-            let outcome = self.services.stream(&request, self.cancel, &mut Discard);
+            let outcome = match self.requests.send(&request, &mut Discard) {
+                Ok(outcome) => outcome,
+                Err(Settled::Failed(error)) => return Err(NoSummary::Refused(error)),
+                Err(Settled::Done | Settled::Aborted) => return Err(NoSummary::Cancelled),
+            };
             *usage += &outcome.message.usage;
             let pause = retry::pause_ms(&outcome, self.model, &settings, attempt);
             let result = summary(&outcome.message);
@@ -239,6 +251,8 @@ enum NoSummary {
     /// The request left no room for it.
     TooLong(String),
     Failed(String),
+    /// It was not sent.
+    Refused(ReplyError),
 }
 
 /// What is to be summarised, in the parts that are treated differently.

@@ -83,6 +83,7 @@ impl Turn {
             session: &self.identity.instance_id,
             cancel: &self.cancel,
             on_retry,
+            requests: self,
         }
     }
 
@@ -168,8 +169,8 @@ impl Turn {
         let mut on_retry = |retry: SummaryRetry| self.emit(retry.event(reason));
         let mut compactor = self.compactor(&mut on_retry);
         let done = match compactor.compact(&self.transcript, cut, focus) {
-            Err(CompactError::Failed(why)) if reason == CompactionReason::Overflow => {
-                Ok(compactor.excerpt(&self.transcript, cut, &why, limits.excerpts))
+            Err(why @ (CompactError::Failed(_) | CompactError::Refused(_))) if reason == CompactionReason::Overflow => {
+                Ok(compactor.excerpt(&self.transcript, cut, &why.to_string(), limits.excerpts))
             }
             done => done,
         };

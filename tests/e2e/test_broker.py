@@ -256,6 +256,17 @@ def squatting(port):
     return act
 
 
+def check_that_it_is_used(new_daemon, uid, option):
+    """A daemon that is told of the port by this option connects to the server that this user has there."""
+    port = free_port()
+    with forked(uid, squatting(port)) as output:
+        assert output.read(6) == b"ready\n"
+        daemon = new_daemon(bus=None)
+        del daemon.config["server"]
+        daemon.spawn(option, f"127.0.0.1:{port}")
+        assert b"CONNECT" in output.read(4096)
+
+
 @as_another_user
 def test_another_user_is_refused(alone):
     daemon = alone()
@@ -289,23 +300,12 @@ def test_a_port_that_another_user_holds_is_not_used(new_daemon):
         os.set_blocking(output.fileno(), False)
         assert output.read(1000) is None, "it was told nothing"
     # Named, it is used, whoever it belongs to.
-    with forked(STRANGER, squatting(port)) as output:
-        assert output.read(6) == b"ready\n"
-        daemon = new_daemon(bus=None)
-        del daemon.config["server"]
-        daemon.spawn("--server", f"127.0.0.1:{port}")
-        assert b"CONNECT" in output.read(4096)
+    check_that_it_is_used(new_daemon, STRANGER, "--server")
 
 
 @as_another_user
 def test_a_server_of_the_system_is_used(new_daemon):
-    port = free_port()
-    with forked(SYSTEM_USER, squatting(port)) as output:
-        assert output.read(6) == b"ready\n"
-        daemon = new_daemon(bus=None)
-        del daemon.config["server"]
-        daemon.spawn("--listen", f"127.0.0.1:{port}")
-        assert b"CONNECT" in output.read(4096)
+    check_that_it_is_used(new_daemon, SYSTEM_USER, "--listen")
 
 
 @as_another_user
@@ -316,6 +316,8 @@ def test_who_takes_the_port_of_a_server_that_went_away_is_told_nothing(new_daemo
     daemon.spawn("--listen", server.address)
     daemon.wait_log("intake registered")
     server.stop()
+    # What comes later is told too, though it is the same outage.
+    daemon.wait_log("Connection refused")
     with forked(STRANGER, squatting(server.port)) as output:
         assert output.read(6) == b"ready\n"
         daemon.wait_log("it belongs to another user of this host, and is used only if --server names it")
@@ -324,8 +326,9 @@ def test_who_takes_the_port_of_a_server_that_went_away_is_told_nothing(new_daemo
     daemon.wait_log(f"serving one on {server.address}$")
 
 
-def test_programs_of_sessions_are_refused(alone, model):
-    daemon = alone()
+@pytest.mark.parametrize("profile", ["off", "workspace"])
+def test_programs_of_sessions_are_refused(alone, model, profile):
+    daemon = alone("--sandbox", profile, "--unix-sockets")
     host, port = daemon.address.rsplit(":", 1)
     # By itself, and after it has lost its parents, its session and the variables that mark it.
     knock = f"exec 3<>/dev/tcp/{host}/{port}; head -n 2 <&3 | tail -n 1"

@@ -1,4 +1,4 @@
-"""A host that is killed at any time, under callers on both wires. `scripts/chaos` does it longer."""
+"""A host that is killed, or replaced, at any time under callers on both wires. `scripts/chaos` does it longer."""
 
 import os
 from pathlib import Path
@@ -11,9 +11,10 @@ from support.daemon import BINARY
 FAULTY = os.environ.get("NATS_PI_BRIDGE_FAULTY") or f"{BINARY}-fault"
 KILLS = int(os.environ.get("CHAOS_KILLS", "5"))
 SESSIONS = int(os.environ.get("CHAOS_SESSIONS", "3"))
+REPLACED = int(os.environ.get("CHAOS_REPLACED", "3"))
 SEED = os.environ.get("CHAOS_SEED", "1")
 
-pytestmark = [pytest.mark.timeout(4 * DEADLINE + 10 * KILLS), pytest.mark.any_server]
+pytestmark = [pytest.mark.timeout(4 * DEADLINE + 10 * max(KILLS, REPLACED)), pytest.mark.any_server]
 
 
 @pytest.mark.parametrize("at_a_write", [False, True], ids=["at any time", "at any write"])
@@ -24,3 +25,10 @@ def test_killed_again_and_again(new_daemon, model, at_a_write):
     figures = Chaos(daemon, model, SESSIONS, SEED).run(KILLS, at_a_write)
     print(figures)
     assert figures["ends"].get("done"), figures
+
+
+def test_replaced_again_and_again(new_daemon, model):
+    """Nobody hears an error, and of what does not reach a gate within `grace` one mark at most a time."""
+    figures = Chaos(new_daemon(), model, SESSIONS, SEED).replace(REPLACED)
+    print(figures)
+    assert set(figures["ends"]) == {"done"} and figures["marks"] == 0, figures

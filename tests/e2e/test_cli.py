@@ -27,15 +27,21 @@ def test_an_empty_list(cli, arguments):
     assert json.loads(cli("list", "--json", *arguments).stdout) == []
 
 
-def test_the_list_is_a_table_ordered_by_process_id_as_text(cli, new_bridge):
+def test_the_list_is_a_table_of_what_is_registered(cli, new_bridge):
     one = new_bridge("a", sessionName="first", isIdle=None)
     # The test runner and process 1 are alive, whatever their numbers.
-    two = new_bridge("b", pid=1, isIdle=False, cwd=None, sessionId="abcdefghijk")
-    rows = sorted([
-        f"{os.getpid()}\t?\ta\tfirst\t/somewhere\t{one.path}",
-        f"1\tno\tabcdefgh\t-\t-\t{two.path}",
-    ], key=lambda row: row.split("\t")[0])
-    assert lines(cli("list").stdout) == [HEADER, *rows]
+    two = new_bridge("b", pid=1, isIdle=False, cwd=None, sessionId="abcdefghijk", model={"provider": "p", "id": "m"})
+    header, *rows = lines(cli("list").stdout)
+    assert header.split() == [
+        "SESSION", "NAME", "STATE", "MODEL", "DOING", "QUEUE", "TOKENS", "COST", "TODAY", "CONTEXT", "SANDBOX", "CWD", "PID",
+        "LAST", "ERROR",
+    ]
+    unknown = ["-", "-", "-", "-", "-"]
+    assert [row.split() for row in rows] == [
+        ["a", "first", "?", "-", "-", "0", *unknown, "/somewhere", str(os.getpid()), "-"],
+        ["abcdefghijk", "-", "running", "p/m", "-", "0", *unknown, "-", "1", "-"],
+    ]
+    assert [row.split()[-1] for row in lines(cli("list", "--long").stdout)[1:]] == [str(one.path), str(two.path)]
     found = json.loads(cli("list", "--json").stdout)
     assert found[[row["pid"] for row in found].index(1)] == {**two.row, "alive": True, "socketExists": True, "stale": False}
 
@@ -84,7 +90,7 @@ def test_where_sessions_are_looked_for(cli, tmp_path, bridge):
 
 
 def test_without_a_session(cli):
-    for arguments in (["state"], ["send", "x"], ["stream"], ["attach"], ["run", "x"], ["stop", "x"], ["shutdown"]):
+    for arguments in (["state"], ["send", "x"], ["stream"], ["attach"], ["run", "x"], ["stop"], ["shutdown"]):
         done = cli(*arguments)
         assert (done.returncode, done.stdout) == (1, ""), arguments
         assert done.stderr.startswith("No matching active pi session bridge"), arguments
@@ -95,7 +101,7 @@ def test_with_several_sessions_one_has_to_be_chosen(cli, new_bridge):
     a, b = new_bridge("id-a", sessionName="alpha", cwd="/w/a"), new_bridge("id-b", sessionName="alpha2", cwd="/w/b")
     done = cli("state")
     assert done.returncode == 1
-    assert [lines(done.stdout)[0], len(lines(done.stdout))] == [HEADER, 3]
+    assert lines(done.stdout)[0].startswith(HEADER) and len(lines(done.stdout)) == 3
     assert done.stderr.startswith("Multiple matching pi session bridges")
     assert len(json.loads(cli("state", "--json").stdout)) == 2
     for arguments, chosen in [
@@ -105,8 +111,10 @@ def test_with_several_sessions_one_has_to_be_chosen(cli, new_bridge):
         before = len(chosen.requests)
         assert cli("state", *arguments).returncode == 0, arguments
         assert [r["type"] for r in chosen.requests[before:]] == ["get_state"], arguments
-    for arguments in (["--name", "ALPHA"], ["--pid", "1"], ["--session", "id-a", "--name", "alpha2"]):
-        assert cli("state", *arguments).stderr.startswith("No matching"), arguments
+    assert cli("state", "--pid", "1").stderr.startswith("No matching")
+    for arguments in (["--name", "ALPHA"], ["--session", "id-a", "--name", "alpha2"], ["alpha3"]):
+        assert cli("state", *arguments).stderr.startswith("No such session: "), arguments
+    assert "; did you mean alpha2?" in cli("state", "alpah2").stderr
 
 
 def test_a_session_file_is_a_part_of_the_session_too(cli, new_bridge):
@@ -140,7 +148,7 @@ def test_a_run_without_a_row_is_found_by_its_id(cli, new_bridge):
     assert cli("abort", "run-17").returncode == 0
     assert daemon.requests[-1]["type"] == "abort" and daemon.requests[-1]["session"] == "run-17"
     done = cli("abort", "run-1")
-    assert done.returncode == 1 and done.stderr.startswith("No matching")
+    assert done.returncode == 1 and done.stderr.startswith("No such session: run-1")
 
 
 # Requests and their output.
@@ -456,8 +464,8 @@ def test_bash_completes(cli, new_bridge):
     assert {"--pid", "--json", "--timeout"} < completed(cli, ["state", "--"])
     assert completed(cli, ["state", "x", "--se"]) == {"--session"}
     assert "--model" in completed(cli, ["run", "--m"]) and "--model" not in completed(cli, ["state", "--m"])
-    assert completed(cli, ["state", "--session", ""]) == {"abcdefgh", "stuvwxyz"}
-    assert completed(cli, ["attach", "ab"]) == {"abcdefgh"}
+    assert completed(cli, ["state", "--session", ""]) == {"abcdefgh-1", "stuvwxyz-2"}
+    assert completed(cli, ["attach", "ab"]) == {"abcdefgh-1"}
     assert completed(cli, ["state", "--name", ""]) == {"alpha"}
     assert completed(cli, ["state", "--pid", ""]) == {str(os.getpid())}
     assert completed(cli, ["run", "--thinking", "m"]) == {"minimal", "medium", "max"}

@@ -1,4 +1,4 @@
-"""pi-bridge attach, in a terminal, against a fake session."""
+"""pi-bridge attach, in a terminal that only knows lines, against a fake session. With a line editor: test_attach_editor.py."""
 
 import json
 import signal
@@ -6,20 +6,13 @@ import subprocess
 
 import pytest
 
+from support.attached import answer, delta, fake_session, part, question, said
 from support.fake_bridge import event, response
 
 
 @pytest.fixture
 def session(bridge):
-    """A fake session that answers what attach asks at first."""
-    bridge.state = {"sessionId": "s1", "sessionName": "demo", "cwd": "/w", "model": {"id": "demo-model"}, "isIdle": True}
-    bridge.past = []
-    bridge.pending = []
-    bridge.on("get_state", lambda request: bridge.state)
-    bridge.on("history", lambda request: {"events": bridge.past})
-    bridge.on("questions", lambda request: {"available": True, "questions": bridge.pending})
-    bridge.on("prompt", lambda request: {"deliveredAs": "now", "idleBeforeSend": True})
-    return bridge
+    return fake_session(bridge)
 
 
 @pytest.fixture
@@ -27,32 +20,11 @@ def attached(cli, session):
     """Attaches once the session is as the test wants it."""
 
     def attach(*arguments, **environment):
-        terminal = cli.terminal("attach", *arguments, **environment)
+        terminal = cli.terminal("attach", *arguments, **{"TERM": "dumb", **environment})
         terminal.expect(r"-- session demo in /w, demo-model, (idle|busy)")
         return terminal
 
     return attach
-
-
-def delta(text, kind="text_delta"):
-    return event("message_update", type="message_update", assistantMessageEvent={"type": kind, "delta": text})
-
-
-def said(role, text, **fields):
-    return event("message_end", message={"role": role, "content": [{"type": "text", "text": text}], **fields})
-
-
-def answer(text):
-    return said("assistant", text, stopReason="stop", usage={"input": 120, "output": 30, "cost": {"total": 0.0042}})
-
-
-def question(identity, *parts):
-    return {"requestId": identity, "openedAt": "x", "request": {"questions": list(parts)}}
-
-
-def part(text, labels, **fields):
-    options = [{"label": label, "description": ""} for label in labels]
-    return {"header": "", "question": text, "options": options, "multiple": False, "allowCustom": True, **fields}
 
 
 def test_a_run_is_shown_as_it_goes(session, attached):
@@ -66,12 +38,11 @@ def test_a_run_is_shown_as_it_goes(session, attached):
     session.push(delta("see."), answer("Let me see."))
     terminal.expect("see.$")
     session.push(event("tool_execution_start", toolCallId="t", toolName="bash", args={"command": "ls -l"}))
-    terminal.expect(r"\[bash\] ls -l -> $")
     session.push(event("tool_execution_end", toolCallId="t", toolName="bash", isError=False, durationMs=1500))
-    terminal.expect(r"ok \(1\.5 s\)$")
+    terminal.expect(r"\[bash\] ls -l -> ok \(1\.5 s\)$")
     session.push(delta("A file."), answer("A file."), event("agent_end", messages=[]))
     terminal.expect("A file.$")
-    terminal.expect(r"-- 240 in, 60 out, \$0\.0084 \(session: 240 in, 60 out, \$0\.0084\)")
+    terminal.expect(r"-- 240 in, 60 out, \$0\.0084 \(since attaching: 240 in, 60 out, \$0\.0084\)")
     terminal.expect("> $")
     # The own message is not shown a second time.
     assert terminal.text.count("what is here?") == 1
@@ -112,7 +83,7 @@ def test_steering_and_following_up(session, attached):
     terminal.type("/steer left")
     terminal.expect("! no model is set")
     terminal.type("/help")
-    terminal.expect("-- /follow TEXT")
+    terminal.expect("/follow TEXT")
 
 
 def test_ctrl_c_aborts_and_twice_leaves(session, attached):
@@ -139,7 +110,7 @@ def test_a_session_that_ends_is_told(session, attached):
     session.push(event("bridge_stop", reason="stopped"), {"type": "bridge_stop", "reason": "stopped"})
     session.drop_clients()
     terminal.expect("-- the session ends: stopped")
-    terminal.expect("The session has ended")
+    terminal.expect("The session has ended: stopped")
     assert terminal.wait_exit() == 1
     assert terminal.text.count("the session ends") == 1
 
@@ -253,20 +224,48 @@ def test_a_terminal_is_not_commanded(session, attached):
     terminal.expect(r"\?]0;title\?\?\[2Jtext")
 
 
-@pytest.mark.parametrize(("environment", "plain"), [({"TERM": "dumb"}, True), ({"NO_COLOR": "1"}, True), ({}, False)])
-def test_a_plain_terminal_gets_plain_text(session, attached, environment, plain):
-    terminal = attached(**environment)
+@pytest.mark.parametrize(("arguments", "environment"), [([], {"TERM": "dumb"}), (["--plain"], {"TERM": "xterm"})])
+def test_a_plain_terminal_gets_plain_text(session, attached, arguments, environment):
+    terminal = attached(*arguments, **environment)
     session.push(event("agent_start"), delta("hm", "thinking_delta"), answer("x"), event("agent_end"))
     terminal.expect("-- 120 in")
-    assert ("\x1b" not in terminal.text) == plain
+    assert "\x1b" not in terminal.text
 
 
-def test_through_pipes(cli, session):
-    """Not in a terminal: lines are read, output is plain, and the end of the input ends it."""
-    done = cli("attach", input="hello\n")
-    assert done.returncode == 0 and done.stderr == ""
+def test_a_line_that_the_terminal_cuts_is_not_sent(session, attached):
+    terminal = attached()
+    terminal.type("x" * 6000)
+    terminal.expect("! the terminal cuts lines that long; it is not sent")
+    terminal.type("x" * 4000)
+    assert session.wait_request("prompt")["message"] == "x" * 4000
+
+
+@pytest.mark.parametrize("text", ["hello\n", "hello"])
+def test_what_is_piped_in_is_answered_before_it_ends(cli, session, text):
+    """Not in a terminal: output is plain, and the end of the input ends it once everything is answered."""
+
+    def prompt(request):
+        session.state["isIdle"] = False
+        return {"deliveredAs": "now", "idleBeforeSend": True}
+
+    session.on("prompt", prompt)
+    process = cli.start("attach", stdin=subprocess.PIPE)
+    process.stdin.write(text.encode())
+    process.stdin.close()
     assert session.wait_request("prompt")["message"] == "hello"
-    assert done.stdout == "-- session demo in /w, demo-model, idle (/help)\n"
+    session.push(event("agent_start"), delta("A late "), answer("A late answer"))
+    session.state["isIdle"] = True
+    session.push(event("agent_end", messages=[]))
+    assert process.wait(20) == 0
+    header, text, *_ = process.stdout.read().decode().splitlines()
+    assert (header, text) == ("-- session demo in /w, demo-model, idle (/help)", "A late answer")
+    assert process.stderr.read() == b""
+
+
+def test_pasted_lines_are_one_message_even_where_no_terminal_says_so(session, attached):
+    terminal = attached()
+    terminal.press(b"one\ntwo\nthree\n")
+    assert session.wait_request("prompt")["message"] == "one\ntwo\nthree"
 
 
 def test_when_the_terminal_goes(cli, session):

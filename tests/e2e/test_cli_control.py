@@ -116,7 +116,7 @@ def test_a_part_of_a_name_does_not_end_a_session(cli, new_bridge, daemon):
     assert daemon.requests[-1]["sessionId"] == "demo"
     assert cli("shutdown", "demo2").returncode == 0
     assert session.requests[-1]["confirm"] is True and "session" not in session.requests[-1]
-    assert cli("shutdown", "demo").stderr.startswith("No matching")
+    assert cli("shutdown", "demo").stderr.startswith("No such session: demo; did you mean demo2?")
 
 
 def test_the_daemon_of_a_single_session(cli, new_bridge):
@@ -136,10 +136,16 @@ def test_the_daemon_of_a_single_session(cli, new_bridge):
 
 def test_several_daemons(cli, new_bridge):
     one = new_bridge("one", role="daemon", sessionId=None)
-    new_bridge("two", role="daemon", sessionId=None, pid=1)
+    two = new_bridge("two", role="daemon", sessionId=None, pid=1)
     done = cli("run", "x")
     assert done.returncode == 1 and done.stderr.startswith("Multiple matching pi session bridges")
-    assert lines(done.stdout)[0] == HEADER
+    assert lines(done.stdout)[0].startswith(HEADER)
+    # A name that nobody knows is no matter of several daemons.
+    for daemon in (one, two):
+        daemon.on("get_state", lambda request: [response(request, error="no session")])
+    assert cli("stop", "nobody").stderr.startswith("No such session: nobody")
+    two.on("get_state", lambda request: {})
+    assert cli("stop", "somebody").returncode == 0 and two.requests[-1]["sessionId"] == "somebody"
     one.on("run", lambda request: chunks(request, "one"))
     assert cli("run", "x", "--pid", os.getpid()).stdout == "one\n"
 

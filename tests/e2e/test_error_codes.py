@@ -27,6 +27,7 @@ FORMS = {
     "response": forms.response,
     "end": forms.end,
     "run end": forms.end,
+    "tool": forms.denied,
 }
 
 # More than a compaction keeps.
@@ -222,7 +223,8 @@ def a_restart_in_the_middle(place):
 @case("shutting_down", 503, "shutting_down")
 def the_end_of_the_daemon(place):
     """Prompts that wait, prompts and verbs that come while the daemon ends, and at last the prompt that it worked on."""
-    caller = place.worker(("--grace", "3600"))
+    # What is gone on with after the next start gets no end here.
+    caller = place.worker(("--grace", "3600", "--on-restart", "end"))
     daemon = caller.daemon
     place.model.answer(lambda _request: ["begun", Gate()])
     streams = {f"{wire}:cut": stream for wire, stream in place.streams(caller).items()}
@@ -257,6 +259,43 @@ def a_host_that_is_drained(place):
         "response": caller.asked("prompt", message="go"),
         "response:streamed": caller.asked("prompt", message="go", stream=True),
     }
+
+
+# Calls of tools, and what people say to them.
+
+
+def asking(place, **config):
+    caller = place.worker(create={"tools": ["bash"]}, rules=[{"tool": "bash", "match": "touch*", "do": "ask"}], **config)
+    place.model.script([ToolCall("bash", {"command": "touch x"})], "done")
+    return caller
+
+
+def end_of_call(client):
+    return {"tool": client.event("tool_execution_end")["data"]["result"]["details"]["denied"]}
+
+
+@case("denied", 403, 'the rule "bash touch*" wants a person\'s approval for this call, and nobody is there to give it')
+def a_call_that_nobody_sees(place):
+    caller = asking(place)
+    caller.plain().text()
+    client = caller.client()
+    (event,) = client.ask("history", event="tool_execution_end")["events"]
+    return {"tool": event["data"]["result"]["details"]["denied"]}
+
+
+@case("approval_expired", 409, 'the rule "bash touch*" wants a person\'s approval for this call, and nobody gave it within 1 s')
+def a_call_that_nobody_approves(place):
+    caller = asking(place, approvalTimeout=1)
+    client = caller.client()
+    caller.plain().text()
+    return end_of_call(client)
+
+
+@case("stale_answer", 409, 'stale_answer: no approval "apr_x" is open', command="approve")
+def an_approval_that_is_not_open(place):
+    caller = place.worker()
+    fields = {"requestId": "apr_x", "hash": "0", "allow": True}
+    return {"verb": caller.hear(caller.verb("approve", fields)), "response": caller.asked("approve", **fields)}
 
 
 # No room.
@@ -497,6 +536,20 @@ def a_prompt_for_which_there_is_no_room(place):
         "response": caller.asked("prompt", message=long),
         "run end": ended(caller.streaming(caller.daemon.socket, "run", body=long)),
     }
+
+
+@case("budget_exceeded", 402, "budget_exceeded: day.requests: 1 of 1 are used, and the next request may take 1")
+def a_prompt_for_which_nothing_may_be_spent(place):
+    caller = place.worker(budgets={"day": {"requests": 1}})
+    return outcome(caller, place.streams(caller))
+
+
+@case("budget_exceeded", 402, "budget_exceeded: day.requests: 2 of 2 are used, and the next request may take 1", command="compact")
+def a_compaction_for_which_nothing_may_be_spent(place):
+    caller = place.worker(budgets={"day": {"requests": 2}})
+    place.model.script("second")
+    caller.plain(LONG).text()
+    return {"verb": caller.hear(caller.verb("compact")), "response": caller.asked("compact")}
 
 
 # Who asks.

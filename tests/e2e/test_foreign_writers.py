@@ -2,24 +2,15 @@
 
 import itertools
 import json
-import signal
 
 import pytest
 
 from support.bus import NoResponders
 from support.model_script import Gate, ToolCall
+from support.session_files import entries, kill
 from support.waiting import eventually
 
 _numbers = itertools.count()
-
-
-def kill(daemon):
-    daemon.signal(signal.SIGKILL)
-    daemon.wait_exit()
-
-
-def entries(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def append_turn(path, question, answer):

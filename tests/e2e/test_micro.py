@@ -83,7 +83,7 @@ def test_info_of_a_session(alone, model):
     assert info["name"] == "pi-exec"
     assert info["description"] == f"worker-1 — {alone.cwd}"
     subjects = {endpoint["name"]: endpoint["subject"] for endpoint in info["endpoints"]}
-    control = ["abort", "steer", "follow_up", "clear", "compact", "history", "answer", "reject", "configure", "extend", "cancel"]
+    control = ["abort", "steer", "follow_up", "clear", "compact", "history", "answer", "approve", "reject", "configure", "extend", "cancel"]
     verbs = {verb: f"{alone.subject('worker-1')}.{verb}" for verb in ["inspect", *control]}
     assert subjects == {"prompt": alone.subject("worker-1"), **verbs}
     assert info["metadata"]["sessionId"] == "worker-1" and info["metadata"]["cwd"] == str(alone.cwd)

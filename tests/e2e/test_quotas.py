@@ -109,7 +109,8 @@ def test_nothing_is_stored_for_a_prompt_that_finds_the_queue_full(daemon, model)
 
 
 def test_nothing_is_stored_while_the_daemon_ends(daemon, model):
-    begin(daemon, "one")
+    # A prompt that waits would wait for the next start otherwise.
+    begin(daemon, "one", onRestart="end")
     gate = Gate()
     model.answer(lambda _request: ["held", gate])
     held = daemon.prompt("one", "hold")

@@ -14,7 +14,9 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the tests do not run as 
 
 @as_root
 def test_root_is_told_once_what_that_means(new_daemon):
-    daemon = new_daemon().start()
+    daemon = new_daemon()
+    daemon.config["sandbox"] = "off"
+    daemon.start()
     assert daemon.log_text().count(WARNING) == 1
     checked = daemon.run_to_end("--check")
     assert checked.returncode == 0 and checked.stderr.count(WARNING) == 1
@@ -22,7 +24,7 @@ def test_root_is_told_once_what_that_means(new_daemon):
 
 @as_root
 def test_in_a_sandbox_root_means_less(new_daemon):
-    checked = new_daemon().run_to_end("--check", "--sandbox", "workspace")
+    checked = new_daemon().run_to_end("--check")
     assert checked.returncode == 0 and WARNING not in checked.stderr
     assert checked.stderr.count("this daemon is root; the programs that its sessions run have no privileges") == 1
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support import proc
+from support.bridge import Bridge
 from support.model_script import ToolCall
 from support.waiting import eventually
 
@@ -274,11 +276,38 @@ def test_unix_sockets_that_the_operator_allows(make, tmp_path):
     server.close()
 
 
-@pytest.mark.parametrize("family", ["AF_INET", "AF_INET6", "AF_PACKET"])
-def test_no_network(make, family):
-    kind = "SOCK_RAW" if family == "AF_PACKET" else "SOCK_DGRAM"
-    text = python(make(network="off"), f"import socket\ntry:\n    socket.socket(socket.{family}, socket.{kind}); print('made')\nexcept OSError as e:\n    print('refused', e.errno)\n")
-    assert text == "refused 1\n"
+def namespaces():
+    """Whether the daemon may have a network of its own, as it finds that out: as root, or with a user namespace."""
+    done = subprocess.run(["unshare", "--net", *([] if os.geteuid() == 0 else ["--user"]), "true"], capture_output=True)
+    return done.returncode == 0
+
+
+def test_no_network(make):
+    """Nobody outside is reached, by no kind of socket; a loopback of the session's own is there where namespaces are."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("::1", 0), family=socket.AF_INET6) as six:
+        ports = [server.getsockname()[1], six.getsockname()[1]]
+        code = f"""
+import socket
+def tell(what, f):
+    try:
+        print(what, "worked", f())
+    except OSError as e:
+        print(what, "failed", e.errno)
+tell("tcp", lambda: socket.create_connection(("127.0.0.1", {ports[0]}), 1))
+tell("tcp6", lambda: socket.create_connection(("::1", {ports[1]}), 1))
+tell("udp", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53)))
+tell("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+tell("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+tell("vsock", lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM))
+def own():
+    s = socket.create_server(("127.0.0.1", 0))
+    c = socket.create_connection(s.getsockname(), 1)
+    return c.send(b"x")
+tell("loopback", own)
+"""
+        found = dict(line.split(" ", 1) for line in python(make(network="off"), code).splitlines())
+    assert {what: result.split()[0] for what, result in found.items()} == {
+        **dict.fromkeys(["tcp", "tcp6", "udp", "raw", "packet", "vsock"], "failed"), "loopback": "worked" if namespaces() else "failed"}, found
 
 
 def test_the_network_is_there_otherwise(daemon):
@@ -478,3 +507,111 @@ def test_a_session_may_ask_for_a_sandbox_where_there_is_none(make):
     assert found["profile"] == "workspace" and (found["level"] == "full") == (ABI >= 6)
     if ABI:
         assert "refused" in bash(daemon, f"echo x > {daemon.home}/f || echo refused", session="s")
+
+
+def configure(daemon, session, **changes):
+    return daemon.bus.ask_json(f"{daemon.subject(session)}.configure", changes)
+
+
+@pytest.mark.parametrize("profile", ["off", "workspace"])
+def test_a_session_is_narrowed_later_and_never_widened(make, profile):
+    daemon = make(profile=profile)
+    daemon.model.script("hello")
+    daemon.session("s", "x").text()
+    bash(daemon, "env -i setsid sleep 600 > out 2>&1 & echo $! > pid", session="s")
+    pid = int((daemon.cwd / "pid").read_text())
+    assert proc.alive(pid)
+    assert "error" not in configure(daemon, "s", sandbox="read-only", network="off")
+    found = daemon.inspect("s")["sandbox"]
+    assert (found["profile"], found["network"]) == ("read-only", "off")
+    if profile == "workspace":
+        eventually(lambda: not proc.alive(pid), "what may do more has ended")
+    for wider in ({"sandbox": "workspace"}, {"sandbox": "off"}, {"network": "on"}):
+        assert "narrowed" in json.dumps(configure(daemon, "s", **wider))
+    assert "network" in json.dumps(configure(daemon, "s", network="maybe"))
+    if ABI:
+        assert "refused" in bash(daemon, "echo x > f || echo refused", session="s")
+    # It holds for whoever goes on with the session's file, and over a restart.
+    (file,) = daemon.session_files()
+    daemon.stop_session("s")
+    daemon.model.script("hello")
+    daemon.session("again", "x", resume=str(file)).text()
+    daemon.process.terminate()
+    daemon.wait_exit()
+    daemon.start()
+    found = daemon.inspect("again")["sandbox"]
+    assert (found["profile"], found["network"]) == ("read-only", "off")
+
+
+def test_a_session_at_work_is_not_narrowed(make):
+    daemon = make()
+    daemon.model.script("hello")
+    daemon.session("s", "x").text()
+    daemon.model.script([ToolCall("bash", {"command": "touch begun; until [ -e go ]; do sleep 0.02; done"})], "done")
+    stream = daemon.prompt("s", "go")
+    eventually(lambda: (daemon.cwd / "begun").exists(), "it has begun")
+    assert "being worked on" in json.dumps(configure(daemon, "s", sandbox="read-only"))
+    (daemon.cwd / "go").touch()
+    assert stream.text() == "done"
+    assert daemon.inspect("s")["sandbox"]["profile"] == "workspace"
+
+
+def test_programs_of_others_go_on_when_a_runner_ends(make):
+    """What a session without a sandbox has left behind is the daemon's, like what a killed runner leaves."""
+    daemon = make(profile="off")
+    for name, fields in {"free": {}, "confined": {"sandbox": "workspace"}}.items():
+        daemon.model.script("hello")
+        daemon.session(name, "x", **fields).text()
+    bash(daemon, "(setsid sleep 600 > out 2>&1 & echo $! > pid)", session="free")
+    runner = int(bash(daemon, "echo $PPID", session="confined"))
+    pid = int((daemon.cwd / "pid").read_text())
+    os.kill(runner, 9)
+    eventually(lambda: not proc.alive(runner), "the runner has ended")
+    runner = int(bash(daemon, "echo $PPID", session="confined"))
+    daemon.stop_session("confined")
+    eventually(lambda: not proc.alive(runner), "the second one has ended")
+    assert proc.alive(pid)
+
+
+# Files that make programs run later.
+
+
+def events_of(daemon, session, command):
+    with Bridge(daemon.session_socket(session)) as bridge:
+        bridge.ask("subscribe")
+        text = bash(daemon, command, session=session)
+        bridge.event("tool_execution_end")
+        return text, [record["data"]["paths"] for record in bridge.seen if record.get("event") == "sensitive_files_changed"]
+
+
+@pytest.mark.parametrize("profile", ["off", "workspace"])
+def test_changes_of_what_runs_later_are_told(make, profile):
+    daemon = make(profile=profile)
+    (daemon.cwd / ".github/workflows").mkdir(parents=True)
+    (daemon.cwd / ".github/workflows/ci.yml").write_text("on: push\n")
+    daemon.model.script("hello")
+    daemon.session("s", "x").text()
+    assert events_of(daemon, "s", "echo x > other; mkdir .github/other") == ("(no output)", [])
+    _, told = events_of(daemon, "s", "echo 'jobs: {}' >> .github/workflows/ci.yml; mkdir -p .pi; echo '{}' > .pi/settings.json; echo x > .envrc")
+    assert told == [[".envrc", ".github/workflows/ci.yml", ".pi/settings.json"]]
+
+
+@needs("git")
+def test_hooks_that_a_session_has_changed_do_not_run_in_it(daemon):
+    daemon.model.script("hello")
+    daemon.session("s", "x", env={"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "n"}).text()
+    bash(daemon, "git init -q . && git config user.email a@b.c", session="s")
+    _, told = events_of(daemon, "s", "printf '#!/bin/sh\\ntouch ran\\n' > .git/hooks/pre-commit; chmod +x .git/hooks/pre-commit")
+    assert told == [[".git/hooks/pre-commit"]]
+    text = bash(daemon, "git commit -q --allow-empty -m one && git log --format=%an && ls", session="s")
+    assert text == "n\n", "the hook has not run"
+
+
+@files
+def test_a_folder_with_very_many_entries(daemon):
+    """Of the home folder, which has secrets in it, everything else is read, however much there is."""
+    for number in range(6000):
+        (daemon.home / f"file{number}").write_text("for all")
+    (daemon.home / "project").mkdir()
+    (daemon.home / "project/notes").write_text("for all")
+    assert bash(daemon, "cat ~/file5999 ~/project/notes; cat ~/.ssh/id 2>&1; true").startswith("for allfor allcat: ")

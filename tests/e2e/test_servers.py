@@ -90,10 +90,10 @@ def test_a_second_signal_ends_a_start_that_hangs(new_daemon, full_pipe):
         process.wait()
 
 
-def test_a_third_signal_ends_at_once_with_all_tools(new_daemon, model, tmp_path):
+def test_a_third_signal_ends_at_once_with_all_tools(new_daemon, model):
     """With the grace period over and a tool that does not let itself be ended, nothing waits any longer."""
-    pid = tmp_path / "pid"
     daemon = new_daemon().start()
+    pid = daemon.cwd / "pid"
     model.script([ToolCall("bash", {"command": f"echo $$ > {pid}; trap '' TERM; sleep 600"})])
     daemon.session("worker", "go")
     eventually(lambda: pid.exists() and pid.read_text().strip(), "the tool runs")

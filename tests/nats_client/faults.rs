@@ -15,12 +15,12 @@ fn a_server_that_says_nothing_costs_one_timeout() {
     let start = Instant::now();
     let ours = Client::start(Options { connect_timeout: SHORT, ..server.options() });
     let silent = server.accept();
-    assert_eq!(ours.wait_failed(), "waiting for the server's INFO: timed out");
+    assert_eq!(ours.wait_failed(), "waiting for the server's INFO: timed out; is that a NATS server?");
     assert!(start.elapsed() >= SHORT && start.elapsed() < PATIENCE / 2);
     drop(silent);
     let mut half = server.accept();
     half.say("INFO {\"server");
-    assert_eq!(ours.wait_failed(), "waiting for the server's INFO: timed out");
+    assert_eq!(ours.wait_failed(), "waiting for the server's INFO: timed out; is that a NATS server?");
     let mut no_pong = server.accept();
     no_pong.say(INFO);
     assert_eq!(ours.wait_failed(), "waiting for the server to accept us: timed out");

@@ -1,5 +1,6 @@
 //! A question of the session, asked part by part.
 
+use super::approval;
 use crate::cli::output::printable;
 use serde_json::{Value, json};
 
@@ -7,6 +8,8 @@ use serde_json::{Value, json};
 #[derive(Debug)]
 pub(super) struct Question {
     pub id: String,
+    /// For an approval: the hash of its call.
+    pub hash: Option<String>,
     parts: Vec<Part>,
     /// The answers to the parts so far.
     answers: Vec<Vec<String>>,
@@ -36,6 +39,8 @@ pub(super) enum Reply {
 impl Question {
     /// Reads an entry of the list of questions, or the data of the event that opened one.
     pub(super) fn read(entry: &Value) -> Option<Question> {
+        let hash = approval::hash(entry);
+        let entry = if hash.is_some() { &approval::as_question(entry) } else { entry };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
         let part = |value: &Value| Part {
             header: text(&value["header"]),
@@ -51,7 +56,7 @@ impl Question {
         };
         let parts: Vec<Part> = entry["request"]["questions"].as_array()?.iter().map(part).collect();
         let id = entry["requestId"].as_str()?.to_string();
-        (!parts.is_empty()).then_some(Question { id, parts, answers: Vec::new() })
+        (!parts.is_empty()).then_some(Question { id, hash, parts, answers: Vec::new() })
     }
 
     /// The part that is to be asked now, as it is shown.

@@ -41,6 +41,16 @@ impl fmt::Display for Totals {
     }
 }
 
+/// A number of tokens, as people read it.
+pub(in crate::cli) fn tokens(count: u64) -> String {
+    Tokens(count).to_string()
+}
+
+/// An amount of money; nothing is known as nothing.
+pub(in crate::cli) fn dollars(amount: Option<f64>) -> String {
+    format!("${:.4}", amount.unwrap_or_default())
+}
+
 /// A number of tokens: exact while it is small.
 struct Tokens(u64);
 

@@ -1,14 +1,16 @@
-//! What a person sees of a session: its events become text for a plain terminal, which is only ever appended to.
+//! What a person sees of a session: its events become text for a terminal, which is only ever appended to.
 
+use super::markdown::Markdown;
+use super::outputs::{Outputs, excerpt};
 use super::totals::Totals;
+use crate::cli::activity::{Activity, tool_id, tool_label};
 use crate::cli::connection::Record;
 use crate::cli::output::{one_line, printable};
+use crate::cli::style::{Role, Style};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How much of a tool's arguments is shown, characters.
-const ARGUMENTS: usize = 70;
 /// How much of a message is shown where messages are listed, characters.
 const SHORT: usize = 100;
 /// How many lines of somebody else's message are shown: a skill that was sent may be a book.
@@ -17,6 +19,8 @@ const SAID: usize = 12;
 const PAST: usize = 6;
 /// How many of our own messages may wait to come back as events. More are typed by nobody in so short a time.
 const SENT: usize = 32;
+/// How many lines of a failure's reason are shown.
+const REASON: usize = 5;
 
 /// What the line at the cursor holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,47 +29,57 @@ enum Open {
     Nothing,
     Text,
     Thinking,
-    /// The begin of this tool call's line.
-    Tool(String),
-    /// The sign that something can be typed.
-    Prompt,
 }
 
-struct Tool {
-    id: String,
-    label: String,
-    started: Instant,
+/// A call whose result was too large for its event.
+pub(super) struct Missing {
+    pub event: Record,
+    pub label: String,
+    pub number: usize,
 }
 
 /// The state of the view. Text to be shown collects until it is taken.
 pub(super) struct View {
-    /// Whether the terminal may be told to dim text and to clear a line.
-    ansi: bool,
+    style: Style,
+    markdown: Markdown,
     out: String,
     open: Open,
     /// Whether the session works on something.
     pub busy: bool,
-    tools: Vec<Tool>,
+    pub activity: Activity,
+    pub outputs: Outputs,
+    /// Calls whose results have to be asked for.
+    pub missing: Vec<Missing>,
     /// The text of the message in progress, as far as it was shown.
     streamed: String,
-    run: Totals,
-    session: Totals,
+    /// What the run in progress used so far, and what all did that were seen from here.
+    pub run: Totals,
+    pub seen: Totals,
+    /// A run ended, and what it used is not shown yet.
+    pub ended: bool,
+    /// The messages that wait.
+    pub queue: Vec<String>,
     /// What was typed here, which need not be shown when it comes back.
     sent: VecDeque<String>,
-    last_seq: u64,
+    pub last_seq: u64,
 }
 
 impl View {
-    pub(super) fn new(ansi: bool) -> View {
+    pub(super) fn new(style: Style) -> View {
         View {
-            ansi,
+            style,
+            markdown: Markdown::new(style),
             out: String::new(),
             open: Open::Nothing,
             busy: false,
-            tools: Vec::new(),
+            activity: Activity::default(),
+            outputs: Outputs::default(),
+            missing: Vec::new(),
             streamed: String::new(),
             run: Totals::default(),
-            session: Totals::default(),
+            seen: Totals::default(),
+            ended: false,
+            queue: Vec::new(),
             sent: VecDeque::new(),
             last_seq: 0,
         }
@@ -76,18 +90,11 @@ impl View {
         std::mem::take(&mut self.out)
     }
 
-    /// Shows that something can be typed, if nothing else is going on in the line.
-    pub(super) fn prompt(&mut self) {
-        if self.open != Open::Prompt {
-            self.fresh();
-            self.out.push_str("> ");
-            self.open = Open::Prompt;
-        }
-    }
-
-    /// A person ended a line, which put the cursor at the start of the next.
-    pub(super) fn typed(&mut self) {
-        self.open = Open::Nothing;
+    /// Shows what was typed here, where the line that it was typed in is gone.
+    pub(super) fn echo(&mut self, text: &str) {
+        self.fresh();
+        self.out.push_str(&self.style.paint(Role::Strong, &printable(&format!("> {text}"))));
+        self.out.push('\n');
     }
 
     /// Remembers a message that was sent from here.
@@ -105,7 +112,14 @@ impl View {
 
     /// Shows that something went wrong.
     pub(super) fn error(&mut self, text: &str) {
-        self.line(&format!("! {text}"));
+        self.fresh();
+        self.out.push_str(&self.style.paint(Role::Error, &printable(&format!("! {text}"))));
+        self.out.push('\n');
+    }
+
+    /// Shows what a run used, which matters less than what it said.
+    pub(super) fn totals(&mut self, text: &str) {
+        self.quiet_line(&format!("-- {text}"));
     }
 
     /// Shows lines as they are.
@@ -123,15 +137,22 @@ impl View {
         for line in lines.drain(lines.len().saturating_sub(PAST)..) {
             self.line(&line);
         }
-        // Tools that run began before the end of the message that is not there yet.
-        for event in &events[..after] {
-            self.note_tool(event, now);
+        // What goes on began before the end of the message that is not there yet.
+        events[..after].iter().for_each(|event| self.activity.event(event, now));
+        if !self.busy {
+            self.activity.settled();
         }
         let in_progress = if self.busy { &events[after..] } else { &[] };
         for event in in_progress {
             self.event(event, now);
         }
         self.last_seq = events.iter().filter_map(|event| event.get("seq")?.as_u64()).max().unwrap_or(self.last_seq);
+    }
+
+    /// What people sent to the session, the oldest first.
+    pub(super) fn prompts(events: &[Record]) -> impl Iterator<Item = String> {
+        let of_users = events.iter().map(|event| &event["data"]["message"]).filter(|message| message["role"] == "user");
+        of_users.filter_map(|message| text_of(&message["content"]))
     }
 
     /// Whether an event is already part of what was shown; sessions that do not count their events cannot tell.
@@ -142,6 +163,11 @@ impl View {
     /// Shows an event.
     pub(super) fn event(&mut self, event: &Record, now: Instant) {
         let (Some(name), Some(data)) = (event.get("event").and_then(Value::as_str), event.get("data")) else { return };
+        if let Some(seq) = event.get("seq").and_then(Value::as_u64) {
+            self.last_seq = self.last_seq.max(seq);
+        }
+        let label = self.running(data);
+        self.activity.event(event, now);
         match name {
             "agent_start" => {
                 self.busy = true;
@@ -149,38 +175,37 @@ impl View {
             }
             "agent_end" => {
                 self.busy = data["willRetry"] == true;
-                if !self.busy && !self.run.is_empty() {
-                    let text = format!("{} (session: {})", self.run, self.session);
-                    self.quiet_line(&format!("-- {text}"));
-                }
+                self.ended = !self.busy && !self.run.is_empty();
+            }
+            "agent_settled" => self.busy = false,
+            "queue_update" => {
+                let texts = |key: &str| data[key].as_array().cloned().unwrap_or_default();
+                let all = [texts("steering"), texts("followUp")].concat();
+                self.queue = all.iter().filter_map(Value::as_str).map(str::to_string).collect();
             }
             "message_start" => self.streamed.clear(),
             "message_update" => self.delta(data),
             "message_end" => self.message(data),
-            "tool_execution_start" => {
-                let label = self.note_tool(event, now);
-                if let Some(label) = label.filter(|_| self.ansi) {
-                    self.fresh();
-                    self.out.push_str(&label);
-                    self.out.push_str(" -> ");
-                    self.open = Open::Tool(tool_id(data).to_string());
-                }
-            }
-            "tool_execution_end" => self.tool_ended(event, now),
+            "tool_execution_end" => self.tool_ended(event, label, now),
             "auto_retry_start" => {
-                let error =
-                    one_line(data["error"].as_str().or(data["errorMessage"].as_str()).unwrap_or("failed"), SHORT);
+                let error = reason(data["error"].as_str().or(data["errorMessage"].as_str()).unwrap_or("failed"));
                 let seconds = data["delayMs"].as_f64().unwrap_or_default() / 1000.0;
-                self.error(&format!("{error}; trying again in {seconds:.1} s"));
+                let of = data["maxAttempts"].as_u64().map_or(String::new(), |most| format!(" of {most}"));
+                let attempt = data["attempt"].as_u64().map_or(String::new(), |n| format!(" (attempt {n}{of})"));
+                self.error(&format!("{error}; trying again in {seconds:.1} s{attempt}"));
             }
             "bridge_restart" => self.note("the answer begins anew"),
             "compaction_start" => self.note("making the context smaller"),
             "compaction_end" => match data["errorMessage"].as_str() {
-                Some(error) => self.error(&one_line(error, SHORT)),
+                Some(error) => self.error(&reason(error)),
                 None => self.note("the context is smaller now"),
             },
             "session_compact" => self.note("the context was made smaller"),
             "model_select" => self.changed("model", &data["model"]["id"]),
+            "session_info_changed" => match data["name"].as_str() {
+                Some(name) => self.note(&format!("name: {}", one_line(name, SHORT))),
+                None => self.note("the session has no name any more"),
+            },
             "thinking_level_select" => self.changed("thinking level", &data["level"]),
             "bridge_gap" => {
                 self.note(&format!("the events {} to {} were missed", data["from"], data["to"]));
@@ -217,13 +242,28 @@ impl View {
         let shown = printable(text);
         if self.open != open {
             self.fresh();
-            self.dim(open == Open::Thinking, prefix);
+            self.quiet(open == Open::Thinking, prefix);
         }
         if open == Open::Text {
             self.streamed.push_str(text);
+            self.text(&shown);
+        } else {
+            self.quiet(true, &shown);
+            self.open = open;
         }
-        self.dim(open == Open::Thinking, &shown);
-        self.open = if open == Open::Text && shown.ends_with('\n') { Open::Nothing } else { open };
+    }
+
+    /// Shows a piece of an answer's text.
+    fn text(&mut self, text: &str) {
+        let shown = self.markdown.push(text);
+        self.out.push_str(&shown);
+        self.open = if text.ends_with('\n') { Open::Nothing } else { Open::Text };
+    }
+
+    /// The tool that an event is about, if it runs.
+    fn running(&self, data: &Value) -> Option<(String, Instant)> {
+        let id = tool_id(data);
+        self.activity.tools.iter().find(|tool| tool.id == id).map(|tool| (tool.label.clone(), tool.started))
     }
 
     /// A complete message.
@@ -236,12 +276,12 @@ impl View {
                 self.rest_of_answer(text.as_deref());
                 let usage = if message["usage"].is_object() { &message["usage"] } else { &data["usage"] };
                 self.run.add(usage);
-                self.session.add(usage);
-                let reason = message["stopReason"].as_str().or(data["stopReason"].as_str());
+                self.seen.add(usage);
+                let stop = message["stopReason"].as_str().or(data["stopReason"].as_str());
                 let error = message["errorMessage"].as_str().or(data["errorMessage"].as_str());
-                match (reason, error) {
+                match (stop, error) {
                     (Some("aborted"), _) => self.note("aborted"),
-                    (Some("error"), error) => self.error(&one_line(error.unwrap_or("the model's answer failed"), 300)),
+                    (Some("error"), error) => self.error(&reason(error.unwrap_or("the model's answer failed"))),
                     (Some("length"), _) => self.note("the answer was cut at the model's limit"),
                     _ => {}
                 }
@@ -278,14 +318,13 @@ impl View {
                 if self.open != Open::Text {
                     self.fresh();
                 }
-                self.out.push_str(&printable(rest));
-                self.open = if rest.ends_with('\n') { Open::Nothing } else { Open::Text };
+                self.text(&printable(rest));
                 self.fresh();
             }
             Some(Err(whole)) => {
                 self.note("parts of this answer were missed; the whole of it:");
-                self.block(&printable(whole));
-                self.open = Open::Text;
+                self.fresh();
+                self.text(&printable(whole));
                 self.fresh();
             }
             None => {
@@ -297,40 +336,28 @@ impl View {
         }
     }
 
-    /// Remembers a tool call that begins and forgets one that ended; returns the begin of the line of the former.
-    fn note_tool(&mut self, event: &Record, now: Instant) -> Option<String> {
-        let data = event.get("data")?;
-        let id = tool_id(data);
-        match event.get("event")?.as_str()? {
-            "tool_execution_start" => {
-                let label = tool_label(data);
-                self.tools.retain(|tool| tool.id != id);
-                self.tools.push(Tool { id: id.to_string(), label: label.clone(), started: now });
-                Some(label)
-            }
-            "tool_execution_end" => {
-                self.tools.retain(|tool| tool.id != id);
-                None
-            }
-            _ => None,
+    fn tool_ended(&mut self, event: &Record, known: Option<(String, Instant)>, now: Instant) {
+        let data = &event["data"];
+        let measured = data["durationMs"].as_u64().map(Duration::from_millis);
+        let time = measured.or(known.as_ref().map(|(_, started)| now.saturating_duration_since(*started)));
+        let label = known.map_or_else(|| tool_label(data), |(label, _)| label);
+        let number = self.outputs.add(&label, event);
+        let time = time.map_or(String::new(), |time| format!(" ({:.1} s)", time.as_secs_f64()));
+        let (role, outcome) = if data["isError"] == true { (Role::Error, "failed") } else { (Role::Strong, "ok") };
+        let line = format!("{label} -> {outcome}{time}");
+        if data["result"].is_null() && data["resultPreview"].is_string() && event.contains_key("seq") {
+            self.missing.push(Missing { event: event.clone(), label: self.style.paint(role, &line), number });
+            return;
         }
+        self.tool_line(&self.style.paint(role, &line), data, number);
     }
 
-    fn tool_ended(&mut self, event: &Record, now: Instant) {
-        let data = &event["data"];
-        let id = tool_id(data);
-        let known = self.tools.iter().position(|tool| tool.id == id).map(|at| self.tools.remove(at));
-        let measured = data["durationMs"].as_u64().map(Duration::from_millis);
-        let time = measured.or(known.as_ref().map(|tool| now.saturating_duration_since(tool.started)));
-        let outcome = if data["isError"] == true { "failed" } else { "ok" };
-        let time = time.map_or(String::new(), |time| format!(" ({:.1} s)", time.as_secs_f64()));
-        if self.open == Open::Tool(id.to_string()) {
-            self.out.push_str(&format!("{outcome}{time}\n"));
-            self.open = Open::Nothing;
-        } else {
-            let label = known.map_or_else(|| tool_label(data), |tool| tool.label);
-            self.line(&format!("{label} -> {outcome}{time}"));
-        }
+    /// Shows a call that has ended, with the first and last lines of what it gave back.
+    pub(super) fn tool_line(&mut self, line: &str, data: &Value, number: usize) {
+        self.fresh();
+        self.out.push_str(line);
+        self.out.push('\n');
+        self.out.push_str(&excerpt(self.style, data, number));
     }
 
     fn line(&mut self, text: &str) {
@@ -342,36 +369,37 @@ impl View {
     /// A line that matters less.
     fn quiet_line(&mut self, text: &str) {
         self.fresh();
-        self.dim(true, &printable(text));
+        self.quiet(true, &printable(text));
         self.out.push('\n');
     }
 
-    fn dim(&mut self, dim: bool, text: &str) {
-        if dim && self.ansi && !text.is_empty() {
-            self.out.push_str(&format!("\x1b[2m{text}\x1b[22m"));
-        } else {
-            self.out.push_str(text);
-        }
+    fn quiet(&mut self, quiet: bool, text: &str) {
+        let shown = if quiet { self.style.paint(Role::Quiet, text) } else { text.to_string() };
+        self.out.push_str(&shown);
     }
 
     /// Goes to the start of a line.
     fn fresh(&mut self) {
-        match self.open {
-            Open::Nothing => {}
-            // What may have been typed behind it stays with the terminal, which Ctrl-R shows again.
-            Open::Prompt if self.ansi => self.out.push_str("\r\x1b[K"),
-            Open::Text | Open::Thinking | Open::Tool(_) | Open::Prompt => self.out.push('\n'),
+        if self.open == Open::Text {
+            let rest = self.markdown.finish();
+            self.out.push_str(&rest);
         }
-        self.open = Open::Nothing;
+        if std::mem::replace(&mut self.open, Open::Nothing) != Open::Nothing {
+            self.out.push('\n');
+        }
     }
 
     /// Leaves the terminal with the cursor at the start of a line.
     pub(super) fn leave(&mut self) {
-        if self.open != Open::Nothing {
-            self.out.push('\n');
-            self.open = Open::Nothing;
-        }
+        self.fresh();
     }
+}
+
+/// The first lines of a reason.
+fn reason(text: &str) -> String {
+    let mut lines = text.trim().lines();
+    let shown = lines.by_ref().take(REASON).map(|line| one_line(line, 3 * SHORT)).collect::<Vec<_>>().join("\n  ");
+    if lines.next().is_some() { format!("{shown}\n  ...") } else { shown }
 }
 
 /// The text of a message's content; absent where the session left the content out because of its size.
@@ -396,25 +424,6 @@ fn past_line(data: &Value) -> Option<String> {
         "assistant" => Some(one_line(&text, SHORT)),
         _ => None,
     }
-}
-
-fn tool_id(data: &Value) -> &str {
-    data["toolCallId"].as_str().or(data["toolUseId"].as_str()).unwrap_or_default()
-}
-
-/// The name of a tool with what tells most of its arguments.
-fn tool_label(data: &Value) -> String {
-    let name = data["toolName"].as_str().unwrap_or("tool");
-    let preview = || serde_json::from_str(data["argsPreview"].as_str()?).ok();
-    let arguments = if data["args"].is_object() { data["args"].clone() } else { preview().unwrap_or_default() };
-    let telling = ["command", "path", "file_path", "pattern", "query", "url"];
-    let text = match telling.iter().find_map(|key| arguments[*key].as_str()) {
-        Some(text) => text.to_string(),
-        None if arguments.as_object().is_some_and(|map| !map.is_empty()) => arguments.to_string(),
-        // What is left of arguments that were too long is cut JSON.
-        None => data["argsPreview"].as_str().filter(|_| arguments.is_null()).unwrap_or_default().to_string(),
-    };
-    one_line(&format!("[{name}] {text}"), ARGUMENTS)
 }
 
 #[cfg(test)]

@@ -92,7 +92,9 @@ impl Nonces {
                 return self;
             }
             Ok(Record { complete: true, accepted, .. }) => {
-                self.accepted = accepted;
+                for (key, nonces) in accepted {
+                    self.accepted.entry(key).or_default().extend(nonces);
+                }
                 self.forget_old(now_ms);
             }
             // Times in whole seconds are cut off, so that the second of the start belongs to the time before.
@@ -198,6 +200,20 @@ impl Nonces {
             self.write(&Record { complete: true, accepted, ..Record::default() });
             self.not_before = i64::MAX;
         }
+    }
+
+    /// Leaves what was accepted so far to another daemon that begins on the same file, and writes there no more.
+    pub(super) fn lend(&mut self) {
+        if self.noted.is_some() {
+            self.write(&Record { complete: true, accepted: self.accepted.clone(), ..Record::default() });
+        }
+        self.file = None;
+    }
+
+    /// That daemon has ended.
+    pub(super) fn take_back(&mut self, file: PathBuf) {
+        self.file = Some(file);
+        self.noted.into_iter().for_each(|latest| self.note(latest));
     }
 
     fn write(&self, record: &Record) {

@@ -2,7 +2,9 @@
 //! subject made for that.
 
 use super::chunks;
+use crate::contract::control::{Control, Settlement};
 use crate::nats::{Connection, Message, Subscription};
+use crate::service::control::SOURCE;
 use crate::service::intake;
 use crate::service::waiting_room::WaitingRoom;
 use crate::sync::lock;
@@ -23,6 +25,8 @@ struct Query {
     id: String,
     /// What is asked: an object with `questions`.
     request: Value,
+    /// For an approval: the hash of its call.
+    hash: Option<String>,
     _subscription: Subscription,
 }
 
@@ -33,6 +37,42 @@ pub(crate) struct QueryAnswer {
     pub id: String,
     /// A list of labels for each part of the question.
     pub answers: Value,
+    /// For an approval: the hash of its call.
+    pub hash: Option<String>,
+}
+
+/// The answers to an approval.
+const ALLOW: &str = "Allow";
+const DENY: &str = "Deny";
+
+impl QueryAnswer {
+    /// What is asked of the session.
+    pub(crate) fn into_control(self) -> Control {
+        let Some(hash) = self.hash else {
+            return Control::Answer { id: self.id, answers: self.answers, source: SOURCE };
+        };
+        let said = self.answers[0][0].as_str().unwrap_or_default().to_owned();
+        let allow = said == ALLOW;
+        // Any other words are a no, and say why.
+        let reason = Some(said).filter(|said| !allow && said != DENY);
+        Control::Approve(Settlement {
+            id: self.id,
+            hash,
+            allow,
+            for_session: false,
+            reason,
+            source: SOURCE,
+            sender: None,
+        })
+    }
+}
+
+/// An approval as a question.
+fn approval(request: &Value) -> Value {
+    let text = |key: &str| request[key].as_str().unwrap_or_default();
+    let rule = request["rule"].as_str().map_or_else(String::new, |rule| format!(" (rule: {rule})"));
+    let question = format!("Allow {} {}{rule}?", text("tool"), request["arguments"]);
+    json!({"questions": [{"question": question, "options": [{"label": ALLOW}, {"label": DENY}]}]})
 }
 
 impl Queries {
@@ -48,8 +88,10 @@ impl Queries {
     pub(crate) fn open(&self, id: &str, request: &Value) -> Option<String> {
         let inbox = self.connection.new_inbox();
         let subscription = self.connection.subscribe(&inbox, None, self.to.clone()).ok()?;
-        let message = chunks::query(id, &inbox, &prompt(request));
-        let query = Query { id: id.to_string(), request: request.clone(), _subscription: subscription };
+        let hash = request["hash"].as_str().map(str::to_owned);
+        let request = if hash.is_some() { approval(request) } else { request.clone() };
+        let message = chunks::query(id, &inbox, &prompt(&request));
+        let query = Query { id: id.to_string(), request, hash, _subscription: subscription };
         self.open_queries().insert(inbox, query);
         Some(message)
     }
@@ -65,7 +107,7 @@ impl Queries {
         let open = self.open_queries();
         let query = open.get(&message.subject)?;
         let text = intake::parse_prompt(&message.payload).map(|request| request.text).unwrap_or_default();
-        Some(QueryAnswer { id: query.id.clone(), answers: answers(&query.request, &text) })
+        Some(QueryAnswer { id: query.id.clone(), answers: answers(&query.request, &text), hash: query.hash.clone() })
     }
 }
 

@@ -182,6 +182,24 @@ impl Senders {
         self.accepted().leave_to_another(&signed.user, &signed.nonce);
     }
 
+    /// Leaves what was accepted so far to another daemon that begins on the same file, and is told of the rest.
+    pub(crate) fn lend(&self) {
+        self.set_shared(true);
+        self.accepted().lend();
+    }
+
+    /// That daemon has ended.
+    pub(crate) fn take_back(&self, file: PathBuf) {
+        self.accepted().take_back(file);
+    }
+
+    /// Takes up what another daemon has left in a file, and keeps it there.
+    pub(crate) fn keep_in(&self, file: PathBuf) {
+        let mut accepted = self.accepted();
+        let heard = std::mem::replace(&mut *accepted, Nonces::new(self.trusted.len()));
+        *accepted = heard.kept_in(file, now_ms());
+    }
+
     fn accepted(&self) -> MutexGuard<'_, Nonces> {
         lock(&self.accepted)
     }

@@ -116,6 +116,13 @@ impl Reply for AgentStream {
         self.stream.finish(result);
     }
 
+    fn leave(&self) -> bool {
+        for id in std::mem::take(&mut self.state().asked) {
+            self.queries.close(&id);
+        }
+        self.stream.leave()
+    }
+
     fn address(&self) -> Option<Value> {
         self.stream.address()
     }

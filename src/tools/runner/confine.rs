@@ -2,6 +2,7 @@
 //!
 //! Everything here is inherited by what the runner starts, and none of it can be taken back.
 
+use super::network;
 use super::policy::{Level, Profile, Sandbox};
 use crate::files;
 use crate::threads;
@@ -13,6 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
 use std::collections::BTreeMap;
+use std::fs::DirEntry;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -38,13 +40,15 @@ const DEVICES: [&str; 9] = [
 /// As many parts of a path that leads to a secret are looked into.
 const MAX_DEPTH: usize = 32;
 
-/// Entries of a folder with a secret in it that are allowed one by one.
-const MAX_ENTRIES: usize = 4000;
+/// Entries of folders with a secret in them that are allowed one by one; each takes some 5 µs at the start of a runner.
+const MAX_ENTRIES: usize = 20_000;
 
 /// What holds for a runner.
 pub(super) struct Confinement {
     landlock: Option<ABI>,
     seccomp: bool,
+    /// Folders with so many entries that some of those cannot be read, although they are no secrets.
+    pub cut: Vec<PathBuf>,
 }
 
 impl Confinement {
@@ -86,8 +90,8 @@ pub(crate) fn reachable(sandbox: &Sandbox) -> Level {
         let layer = Ruleset::default().handle_access(AccessFs::MakeSock).and_then(Ruleset::create);
         let status = layer.and_then(RulesetCreated::restrict_self).ok();
         let landlock = status.and_then(|status| abi(&status));
-        let seccomp = filter_calls(&sandbox, landlock.is_some());
-        let _ = tell.send(Confinement { landlock, seccomp }.level());
+        let seccomp = filter_calls(&sandbox, landlock.is_some(), false);
+        let _ = tell.send(Confinement { landlock, seccomp, cut: Vec::new() }.level());
     });
     // Dropping the thread waits for it.
     drop(probe);
@@ -110,11 +114,13 @@ fn abi(status: &RestrictionStatus) -> Option<ABI> {
 /// What could not be done though it is not a matter of the kernel's age.
 pub(super) fn confine(sandbox: &Sandbox, cwd: &Path, private: &Path) -> io::Result<Confinement> {
     limit(sandbox)?;
+    // Where there is none, the calls for sockets are refused instead.
+    let own_network = !sandbox.network && network::own().is_ok();
     drop_capabilities()?;
     rustix::thread::set_no_new_privs(true)?;
-    let landlock = restrict_files(sandbox, cwd, private).map_err(io::Error::other)?;
-    let seccomp = filter_calls(sandbox, landlock.is_some());
-    Ok(Confinement { landlock, seccomp })
+    let (landlock, cut) = restrict_files(sandbox, cwd, private).map_err(io::Error::other)?;
+    let seccomp = filter_calls(sandbox, landlock.is_some(), own_network);
+    Ok(Confinement { landlock, seccomp, cut })
 }
 
 fn limit(sandbox: &Sandbox) -> io::Result<()> {
@@ -149,12 +155,12 @@ fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// Restricts files as far as the kernel can; `None` = not at all.
-fn restrict_files(sandbox: &Sandbox, cwd: &Path, private: &Path) -> Result<Option<ABI>, RulesetError> {
+/// Restricts files as far as the kernel can; `None` = not at all. Beside that the folders of which not all can be allowed.
+fn restrict_files(sandbox: &Sandbox, cwd: &Path, private: &Path) -> Result<(Option<ABI>, Vec<PathBuf>), RulesetError> {
     let all = AccessFs::from_all(FILES_ABI);
     let read = AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute;
     let ruleset = Ruleset::default().handle_access(all)?.scope(Scope::AbstractUnixSocket | Scope::Signal)?.create()?;
-    let mut rules = Rules { ruleset, secrets: sandbox.secrets() };
+    let mut rules = Rules { ruleset, secrets: sandbox.secrets(), left: MAX_ENTRIES, cut: Vec::new() };
     // Names are no secrets, and programs list the folders above those that they use.
     rules.add(Path::new("/"), AccessFs::ReadDir.into())?;
     rules.add_but_secrets(Path::new("/"), read, MAX_DEPTH)?;
@@ -170,12 +176,15 @@ fn restrict_files(sandbox: &Sandbox, cwd: &Path, private: &Path) -> Result<Optio
     } else {
         rules.add(cwd, read)?;
     }
-    Ok(abi(&rules.ruleset.restrict_self()?))
+    Ok((abi(&rules.ruleset.restrict_self()?), rules.cut))
 }
 
 struct Rules {
     ruleset: RulesetCreated,
     secrets: Vec<PathBuf>,
+    /// How many more entries may be allowed.
+    left: usize,
+    cut: Vec<PathBuf>,
 }
 
 impl Rules {
@@ -196,31 +205,27 @@ impl Rules {
             return self.add(path, access);
         }
         let Ok(entries) = path.read_dir() else { return Ok(()) };
-        let entries: Vec<_> = entries.flatten().take(MAX_ENTRIES + 1).collect();
-        if entries.len() > MAX_ENTRIES {
-            // A rule takes about a microsecond, and what is beside a secret among so many is seldom needed.
-            let next = |secret: &PathBuf| Some(path.join(secret.strip_prefix(path).ok()?.components().next()?));
-            let mut on_the_way: Vec<PathBuf> = self.secrets.iter().filter_map(next).collect();
-            on_the_way.dedup();
-            for path in on_the_way.iter().filter(|path| !path.is_symlink()) {
-                self.add_but_secrets(path, access, depth - 1)?;
+        // What a link leads to is allowed, or not, where it is.
+        let kind = |entry: &DirEntry| entry.file_type().ok().filter(|kind| !kind.is_symlink());
+        let entries = entries.flatten().filter_map(|entry| Some((kind(&entry)?.is_dir(), entry.path())));
+        // Where there are too many, folders matter more than files: each of them is one rule for all that it holds.
+        let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|(is_folder, _)| *is_folder);
+        for (_, entry) in folders.into_iter().chain(files) {
+            if self.left == 0 {
+                self.cut.push(path.to_owned());
+                return Ok(());
             }
-            return Ok(());
-        }
-        for entry in entries {
-            // What a link leads to is allowed, or not, where it is.
-            if entry.file_type().is_ok_and(|kind| !kind.is_symlink()) {
-                self.add_but_secrets(&entry.path(), access, depth - 1)?;
-            }
+            self.left -= 1;
+            self.add_but_secrets(&entry, access, depth - 1)?;
         }
         Ok(())
     }
 }
 
 /// Filters system calls; false if that is not possible here.
-fn filter_calls(sandbox: &Sandbox, landlock: bool) -> bool {
+fn filter_calls(sandbox: &Sandbox, landlock: bool, own_network: bool) -> bool {
     let Ok(architecture) = std::env::consts::ARCH.try_into() else { return false };
-    let Some(rules) = rules(sandbox, landlock) else { return false };
+    let Some(rules) = rules(sandbox, landlock, own_network) else { return false };
     let refuse = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture);
     let Ok(program) = filter.and_then(TryInto::<seccompiler::BpfProgram>::try_into) else { return false };
@@ -233,7 +238,7 @@ fn filter_calls(sandbox: &Sandbox, landlock: bool) -> bool {
 }
 
 /// The calls that are refused; those without conditions always.
-fn rules(sandbox: &Sandbox, landlock: bool) -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
+fn rules(sandbox: &Sandbox, landlock: bool, own_network: bool) -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
     /// Set in the number of a call of the x32 kind.
     const X32: i64 = 0x4000_0000;
     let is = |argument, value: i32| {
@@ -255,7 +260,7 @@ fn rules(sandbox: &Sandbox, landlock: bool) -> Option<BTreeMap<i64, Vec<SeccompR
         );
     }
     let mut families = vec![libc::AF_PACKET, libc::AF_VSOCK];
-    if !sandbox.network {
+    if !sandbox.network && !own_network {
         families.extend([libc::AF_INET, libc::AF_INET6]);
     }
     if !sandbox.unix_sockets {

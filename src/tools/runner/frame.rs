@@ -1,6 +1,7 @@
 //! What daemon and runner say to each other: JSON with its length, four bytes in little-endian order, in front.
 
 use super::policy::{Level, Sandbox};
+use crate::quota::Kind;
 use crate::tools::tool::{ToolContext, ToolOutput};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,12 @@ pub(super) enum Order {
     Cancel {
         id: u64,
     },
+    /// The answer to [`Answer::Keep`]: how much may be kept, and why not all.
+    Room {
+        id: u64,
+        bytes: u64,
+        why: String,
+    },
 }
 
 /// What the runner says.
@@ -40,10 +47,18 @@ pub(super) enum Answer {
     /// It is confined, this far.
     Ready {
         level: Level,
+        /// Folders of which not all could be allowed.
+        cut: Vec<PathBuf>,
     },
     /// It is not, and ends.
     Failed {
         why: String,
+    },
+    /// It wants to keep so much on the session's account.
+    Keep {
+        id: u64,
+        kind: Kind,
+        bytes: u64,
     },
     Begun {
         id: u64,

@@ -36,6 +36,8 @@ pub(crate) enum Level {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Sandbox {
     pub profile: Profile,
+    /// It is less than the configuration says.
+    pub is_narrowed: bool,
     /// How much of it this machine can enforce.
     pub level: Level,
     /// Below this level no tool runs.
@@ -64,6 +66,26 @@ pub(crate) struct Sandbox {
 pub(crate) struct Narrowing {
     pub profile: Option<Profile>,
     pub network: Option<bool>,
+}
+
+impl Narrowing {
+    /// What nothing is narrower than.
+    pub(crate) const MOST: Narrowing = Narrowing { profile: Some(Profile::ReadOnly), network: Some(false) };
+
+    /// Reads `sandbox` and `network` of a request.
+    ///
+    /// # Errors
+    /// A text that says what is no profile, or neither `on` nor `off`.
+    pub(crate) fn read(profile: Option<&str>, network: Option<&str>) -> Result<Narrowing, String> {
+        let profile = profile
+            .map(|text| Profile::parse(text).ok_or_else(|| format!("sandbox {text:?} is not {}", Profile::NAMES)));
+        let network = network.map(|text| match text {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(format!("network {text:?} is neither on nor off")),
+        });
+        Ok(Narrowing { profile: profile.transpose()?, network: network.transpose()? })
+    }
 }
 
 /// In the home folder. They hold keys or passwords, or let whoever has them act as the user.
@@ -125,6 +147,7 @@ impl Sandbox {
     pub(crate) fn off() -> Sandbox {
         Sandbox {
             profile: Profile::Off,
+            is_narrowed: false,
             level: Level::None,
             required: None,
             network: true,
@@ -145,10 +168,10 @@ impl Sandbox {
     /// A text that says what is more than the configuration allows.
     pub(crate) fn narrowed(self: &Arc<Sandbox>, asked: Narrowing) -> Result<Arc<Sandbox>, String> {
         if asked.profile.is_some_and(|profile| profile > self.profile) {
-            return Err(format!("sandbox may only be narrowed, and the configuration says {}", self.profile.as_str()));
+            return Err(format!("sandbox may only be narrowed, and it is {}", self.profile.as_str()));
         }
         if asked.network == Some(true) && !self.network {
-            return Err("network may only be narrowed, and the configuration says off".to_owned());
+            return Err("network may only be narrowed, and it is off".to_owned());
         }
         Ok(self.at_most(asked))
     }
@@ -160,7 +183,7 @@ impl Sandbox {
         if (profile, network) == (self.profile, self.network) {
             return self.clone();
         }
-        let mut narrowed = Sandbox { profile, network, ..Sandbox::clone(self) };
+        let mut narrowed = Sandbox { profile, network, is_narrowed: true, ..Sandbox::clone(self) };
         narrowed.level = reachable(&narrowed);
         Arc::new(narrowed)
     }

@@ -4,12 +4,14 @@ use super::confine::{Confinement, confine};
 use super::frame::{self, Answer, CallContext, Order};
 use super::policy::Sandbox;
 use crate::cancel::Cancel;
-use crate::quota::HostQuota;
+use crate::quota::{Kind, SessionQuota};
 use crate::sync::lock;
 use crate::threads::{self, TURN_STACK};
 use crate::tools::tool::{ToolContext, ToolOutput};
 use crate::tools::{by_name, child};
+use crossbeam_channel::{Sender, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::io;
@@ -18,10 +20,15 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 /// Seconds without a call after which a runner without programs ends.
 const IDLE: i64 = 60;
+
+/// For the daemon to say how much may be kept, which it does at once.
+const ROOM_TIME: Duration = Duration::from_secs(5);
 
 /// Folders within the private one, and the variables that name them to programs. Caches are the session's own, since what it
 /// puts into shared ones would be taken by the user's builds.
@@ -40,6 +47,11 @@ struct Shared {
     socket: Mutex<UnixStream>,
     calls: Mutex<HashMap<u64, Cancel>>,
     confinement: Confinement,
+    /// The session's account, which the daemon has.
+    quota: Arc<SessionQuota>,
+    /// Who waits for the daemon to say how much may be kept.
+    asking: Mutex<HashMap<u64, Sender<(u64, String)>>>,
+    asked: AtomicU64,
     /// Variables that come to each call's.
     environment: Vec<(String, String)>,
 }
@@ -60,13 +72,21 @@ pub(crate) fn serve() -> ExitCode {
         }
     };
     let Ok(socket) = orders.try_clone() else { return ExitCode::FAILURE };
-    let shared = Arc::new(Shared {
-        socket: Mutex::new(socket),
-        calls: Mutex::default(),
-        environment: environment(&private),
-        confinement,
+    let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
+        let lender = shared.clone();
+        Shared {
+            socket: Mutex::new(socket),
+            calls: Mutex::default(),
+            quota: SessionQuota::lent(Box::new(move |kind, bytes| {
+                lender.upgrade().map_or_else(Default::default, |shared| shared.ask_for_room(kind, bytes))
+            })),
+            asking: Mutex::default(),
+            asked: AtomicU64::default(),
+            environment: environment(&private),
+            confinement,
+        }
     });
-    shared.say(&Answer::Ready { level: shared.confinement.level() });
+    shared.say(&Answer::Ready { level: shared.confinement.level(), cut: shared.confinement.cut.clone() });
     take_orders(orders, &shared);
     for cancel in lock(&shared.calls).values() {
         cancel.cancel();
@@ -82,7 +102,10 @@ fn set_up(sandbox: &Sandbox, cwd: &Path, private: &Path) -> io::Result<Confineme
     // Nothing that is asked on a terminal is waited for, and what programs leave behind comes to this process.
     rustix::process::setsid()?;
     child::adopt_orphans()?;
-    confine(sandbox, cwd, private)
+    let confinement = confine(sandbox, cwd, private)?;
+    // Its memory has what its calls were given; what it starts can be looked into again.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(confinement)
 }
 
 fn environment(private: &Path) -> Vec<(String, String)> {
@@ -115,6 +138,11 @@ fn take_orders(mut orders: UnixStream, shared: &Arc<Shared>) {
                 if let Some(cancel) = cancel {
                     cancel.cancel();
                 }
+            }
+            Ok(Some(Order::Room { id, bytes, why })) => {
+                let asking = lock(&shared.asking).remove(&id);
+                // Whoever asked may have given up.
+                asking.into_iter().for_each(|asking| drop(asking.try_send((bytes, why.clone()))));
             }
             Ok(Some(Order::Setup { .. }) | None) | Err(_) => return,
         }
@@ -153,6 +181,17 @@ impl Shared {
         }
     }
 
+    /// Takes room on the session's account, as much of that as there is.
+    fn ask_for_room(&self, kind: Kind, bytes: u64) -> (u64, String) {
+        let id = self.asked.fetch_add(1, Ordering::Relaxed);
+        let (answer, room) = bounded(1);
+        lock(&self.asking).insert(id, answer);
+        self.say(&Answer::Keep { id, kind, bytes });
+        let room = room.recv_timeout(ROOM_TIME).unwrap_or_else(|_| (0, "the daemon does not answer".to_owned()));
+        lock(&self.asking).remove(&id);
+        room
+    }
+
     fn run(
         &self,
         id: u64,
@@ -174,8 +213,7 @@ impl Shared {
             cancel,
             environment: &environment,
             spill_dir: &context.spill_dir,
-            // What a runner's calls may keep is bounded for each call only: the session's account is the daemon's.
-            quota: &HostQuota::new(0, 0).session(),
+            quota: &self.quota,
             images: context.images,
             resize_images: context.resize_images,
             shell: shell.as_deref(),
@@ -189,7 +227,7 @@ impl Shared {
             .unwrap_or_else(|_| ToolOutput::error("internal_error: the tool panicked"));
         // What has come meanwhile without any mark is this call's if there is no other.
         if cancel.is_cancelled() && lock(&self.calls).len() == 1 {
-            child::kill_adopted(&before);
+            child::kill_adopted(&before, None);
         }
         output
     }

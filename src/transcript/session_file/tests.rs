@@ -13,7 +13,7 @@ fn home() -> (TempDir, PathBuf) {
 }
 
 fn create(path: &Path) -> SessionFile {
-    SessionFile::create(path, "abc", CREATED, Path::new("/w"), None).expect("created")
+    SessionFile::create(path, "abc", CREATED, Path::new("/w"), Fields::new()).expect("created")
 }
 
 fn user(text: &str) -> Message {
@@ -77,8 +77,8 @@ fn lines(path: &Path) -> Vec<Value> {
 #[test]
 fn a_new_file_is_private_and_has_a_header() {
     let (_home, path) = home();
-    let parent = Path::new("/p.jsonl");
-    let file = SessionFile::create(&path, "abc", CREATED, Path::new("/w"), Some(parent)).expect("created");
+    let parent = object(json!({"parentSession": "/p.jsonl"}));
+    let file = SessionFile::create(&path, "abc", CREATED, Path::new("/w"), parent).expect("created");
     let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
     let folder = path.parent().expect("a folder");
     assert_eq!((mode(&path), mode(folder), mode(folder.parent().expect("a folder"))), (0o600, 0o700, 0o700));
@@ -87,7 +87,7 @@ fn a_new_file_is_private_and_has_a_header() {
     assert_eq!(lines(&path), [header]);
     assert_eq!(file.length, size(&path));
     assert_eq!(file.leaf.as_deref(), None);
-    let again = SessionFile::create(&path, "abc", CREATED, Path::new("/w"), None).expect_err("it is there");
+    let again = SessionFile::create(&path, "abc", CREATED, Path::new("/w"), Fields::new()).expect_err("it is there");
     assert_eq!(again.kind(), ErrorKind::AlreadyExists);
 }
 
@@ -250,7 +250,7 @@ fn only_plain_files_are_opened() {
     assert_eq!(SessionFile::open(&other).expect_err("refused").kind(), ErrorKind::InvalidData);
     assert_eq!(std::fs::read(&other).expect("read"), b"dear diary");
     assert_eq!(
-        SessionFile::create(&link, "x", CREATED, Path::new("/"), None).expect_err("there").kind(),
+        SessionFile::create(&link, "x", CREATED, Path::new("/"), Fields::new()).expect_err("there").kind(),
         ErrorKind::AlreadyExists
     );
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::Outcome;
 use crate::model::test_support::{TestServer, test_messages};
 use serde_json::{Value, json};
 use std::sync::Mutex;
@@ -67,6 +68,15 @@ fn bench(answers: &[Answer]) -> Bench {
     Bench { server, services: Services::new(dir.path(), Default::default()), dir }
 }
 
+/// Requests that nobody counts.
+struct Free<'a>(&'a Services, &'a Cancel);
+
+impl Requests for Free<'_> {
+    fn send(&self, request: &Request<'_>, sink: &mut dyn Sink) -> Result<Outcome, Settled> {
+        Ok(self.0.stream(request, self.1, sink))
+    }
+}
+
 impl Bench {
     fn compact(
         &self,
@@ -87,7 +97,8 @@ impl Bench {
     ) -> Result<Compaction, CompactError> {
         let (model, _) = self.services.resolve("test/m").expect("it is there");
         let (services, thinking) = (&self.services, ThinkingLevel::Off);
-        let mut compactor = Compactor { services, model: &model, thinking, session: "s", cancel, on_retry };
+        let requests = &Free(services, cancel);
+        let mut compactor = Compactor { services, model: &model, thinking, session: "s", cancel, on_retry, requests };
         let cut = compactor.plan(messages)?;
         compactor.compact(messages, &cut, focus)
     }
@@ -280,8 +291,9 @@ fn excerpts_take_the_place_of_a_summary() {
     let bench = bench(&[]);
     let (model, _) = bench.services.resolve("test/m").expect("it is there");
     let (cancel, services, thinking) = (Cancel::new(), &bench.services, ThinkingLevel::Off);
+    let requests = &Free(services, &cancel);
     let compactor =
-        Compactor { services, model: &model, thinking, session: "s", cancel: &cancel, on_retry: &mut |_| () };
+        Compactor { services, model: &model, thinking, session: "s", cancel: &cancel, on_retry: &mut |_| (), requests };
     let mut messages =
         vec![Arc::new(compaction::summary_message("## Goal\nold\n\n<read-files>\nb.rs\n</read-files>", 1))];
     messages.extend(long_task());

@@ -33,7 +33,11 @@ class Chaos:
         self.starts = 0
         self.begun = None
         self.resumed = []
+        self.waits = []
         self.ends = collections.Counter()
+        self.marks = 0
+        # Nobody is to notice anything.
+        self.strict = False
         self.faults = []
         self.stop = threading.Event()
         model.answer(self._answer)
@@ -96,6 +100,7 @@ class Chaos:
             try:
                 message = stream.message(LOOK)
             except NoResponders:
+                assert not self.strict, f"{text}: nobody is there"
                 stream.leave()
                 stream = None
                 time.sleep(0.05)
@@ -114,6 +119,7 @@ class Chaos:
             elif not message.data:
                 break
             elif RESTART in headers:
+                self.marks += 1
                 heard = "" if headers[VOID] == "all" else heard[: -int(headers[VOID])]
             elif not message.data.startswith(b'{"type"'):
                 heard += message.data.decode()
@@ -122,6 +128,7 @@ class Chaos:
                 if chunk["type"] == "response":
                     heard += chunk["data"]
                 elif chunk["data"].startswith("restart:"):
+                    self.marks += 1
                     heard = ""
         stream.leave()
         if heard is not None:
@@ -183,6 +190,50 @@ class Chaos:
         times = sorted(self.resumed)
         median = times[len(times) // 2] * 1000 if times else 0
         return {"kills": kills, "ends": dict(self.ends), "calls": next(self.calls), "median ms until work": round(median)}
+
+    def replace(self, times):
+        """Has new processes take over so often, while everybody works; returns the figures."""
+        self.begin()
+        self.strict = True
+        callers = [threading.Thread(target=self._call, args=(name,), name=name) for name in self.names]
+        watch = threading.Thread(target=self._watch, name="watch")
+        for thread in [*callers, watch]:
+            thread.start()
+        took = []
+        try:
+            eventually(lambda: len(self.daemon.session_files()) == len(self.names), "all work")
+            for _ in range(times):
+                begun = time.monotonic()
+                self.daemon.replace()
+                took.append(time.monotonic() - begun)
+        finally:
+            self.stop.set()
+            for thread in [*callers, watch]:
+                thread.join(2 * DEADLINE)
+        assert not any(caller.is_alive() for caller in callers), "a caller waits for ever"
+        self.check()
+        waits, took = sorted(self.waits), sorted(took)
+        return {
+            "replaced": times, "ends": dict(self.ends), "marks": self.marks, "calls": next(self.calls),
+            "s until the old one is gone, median and longest": [round(took[len(took) // 2], 2), round(took[-1], 2)],
+            "looks": len(waits),
+            "ms until a session answers, median, 99 % and longest": [
+                round(waits[len(waits) * part // 1000] * 1000, 1) for part in (500, 990)
+            ] + [round(waits[-1] * 1000)],
+        }
+
+    def _watch(self):
+        """How long it takes a session to answer, as long as there is work."""
+        try:
+            for name in itertools.cycle(self.names):
+                if self.stop.is_set():
+                    return
+                begun = time.monotonic()
+                self.daemon.inspect(name)
+                self.waits.append(time.monotonic() - begun)
+                time.sleep(0.002)
+        except BaseException as error:  # Told with the others.
+            self.faults.append(f"a look at {name}: {error!r}")
 
     def check(self):
         """No call ran twice, each prompt was settled once, and each call has its one result."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from .daemon import BINARY as DAEMON
 from .waiting import DEADLINE
 
-HEADER = "PID\tIDLE\tSESSION\tNAME\tCWD\tSOCKET"
+HEADER = "SESSION"
+"""The first column of the table of sessions."""
 BINARY = os.environ.get("NATS_PI_BRIDGE_CLI") or str(Path(DAEMON).with_name("pi-bridge"))
 
 
@@ -56,9 +57,10 @@ class Cli:
         self.started.append(process)
         return process
 
-    def terminal(self, *arguments, **environment):
+    def terminal(self, *arguments, columns=200, rows=40, **environment):
         """Starts it in a terminal of its own."""
-        terminal = Terminal([BINARY, *map(str, arguments)], {**self.environment, "TERM": "xterm", **environment}, self.cwd)
+        environment = {**self.environment, "TERM": "xterm", **environment}
+        terminal = Terminal([BINARY, *map(str, arguments)], environment, self.cwd, columns, rows)
         self.started.append(terminal.process)
         self.terminals.append(terminal)
         return terminal
@@ -83,9 +85,14 @@ class Cli:
 class Terminal:
     """A program in a terminal."""
 
-    def __init__(self, command, environment, cwd):
+    def __init__(self, command, environment, cwd, columns, rows):
         self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        # Only tests of terminals need it.
+        import pyte
+
+        self.model = pyte.HistoryScreen(columns, rows, history=5000, ratio=0.5)
+        self.stream = pyte.ByteStream(self.model)
         self.process = subprocess.Popen(
             command, env=environment, cwd=cwd, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
@@ -104,6 +111,7 @@ class Terminal:
         except OSError:
             return False
         # The terminal's own line ends, and what clears a line, are of no interest.
+        self.stream.feed(data)
         self.text += data.decode(errors="replace").replace("\r\n", "\n").replace("\r\x1b[K", "\n")
         return bool(data)
 
@@ -120,12 +128,65 @@ class Terminal:
                 f"no {pattern!r} in {self.text[self.seen:]!r}; before: {self.text[:self.seen]!r}"
             )
 
+    @property
+    def rows(self):
+        """What is on the screen, without blanks at the ends of rows and empty rows at its end."""
+        rows = [row.rstrip() for row in self.model.display]
+        while rows and not rows[-1]:
+            rows.pop()
+        return rows
+
+    @property
+    def scrolled(self):
+        """The rows that have left the screen at its top, then those on it."""
+        above = ["".join(row[column].data for column in range(self.model.columns)) for row in self.model.history.top]
+        return [row.rstrip() for row in above] + self.rows
+
+    def await_screen(self, condition, what, timeout=DEADLINE):
+        """Reads until the screen is as `condition`, which takes its rows, wants it."""
+        end = time.monotonic() + timeout
+        while not condition(self.rows):
+            left = end - time.monotonic()
+            open_ = left > 0 and self._read(min(left, 0.2))
+            assert open_ or condition(self.rows), f"{what}: not on the screen:\n" + "\n".join(self.rows)
+        return self.rows
+
+    def pump(self, time_=0.2):
+        """Takes what the terminal sends next, if anything comes in this time."""
+        self._read(time_)
+
+    def await_row(self, pattern, timeout=DEADLINE):
+        """Reads until a row of the screen matches; returns the match of the lowest one."""
+        found = []
+
+        def matches(rows):
+            found[:] = [match for row in rows if (match := re.search(pattern, row))]
+            return found
+
+        self.await_screen(matches, repr(pattern), timeout)
+        return found[-1]
+
+    @property
+    def cursor(self):
+        """Row and column, from 0."""
+        return self.model.cursor.y, self.model.cursor.x
+
+    def resize(self, columns, rows):
+        self.model.resize(rows, columns)
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
     def type(self, text):
         """Types a line."""
-        os.write(self.master, text.encode() + b"\n")
+        self.press(text.encode() + b"\n")
 
-    def press(self, byte):
-        os.write(self.master, byte)
+    def press(self, data):
+        """Types bytes, however many the terminal takes at a time."""
+        while data:
+            data = data[os.write(self.master, data):]
+
+    def paste(self, text):
+        """Pastes, as terminals do for programs that asked for it."""
+        self.press(b"\x1b[200~" + text.replace("\n", "\r").encode() + b"\x1b[201~")
 
     def ctrl_c(self):
         self.press(b"\x03")

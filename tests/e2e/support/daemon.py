@@ -93,6 +93,7 @@ class Daemon:
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "USER": "tester", "LANG": "C.UTF-8"}
         self.environment["PI_BRIDGE_DIR"] = str(self.bridge_dir)
         self.process = None
+        self.replaced = []
         self.log = []
         self._logged = threading.Condition()
 
@@ -151,6 +152,25 @@ class Daemon:
         self.wait_log(rf"intake registered on {re.escape(self.intake)}$")
         self.wait_ready()
         return self
+
+    def replace(self, *arguments, binary=None):
+        """Starts another process beside the one that runs, and waits until that has gone; returns the old process. The log
+        is that of both."""
+        old = self.begin_replacing(*arguments, binary=binary)
+        self.wait_log("took over")
+        assert old.wait(DEADLINE) == 0
+        return old
+
+    def begin_replacing(self, *arguments, binary=None):
+        """Starts another process beside the one that runs, which is returned."""
+        old, before = self.process, self.binary
+        self.replaced.append(old)
+        self.binary = binary or before
+        try:
+            self.spawn("--replace", *arguments)
+        finally:
+            self.binary = before
+        return old
 
     def wait_ready(self):
         """The server may hear of the subscription a little later than the log; around a restart requests get lost."""
@@ -270,8 +290,8 @@ class Daemon:
         """The daemon's own socket of the side channel."""
         return self.bridge_dir / f"pi-{self.pid}.sock"
 
-    def session_socket(self, session_id):
-        return self.bridge_dir / f"pi-{self.pid}-{session_id}.sock"
+    def session_socket(self, session_id, pid=None):
+        return self.bridge_dir / f"pi-{pid or self.pid}-{session_id}.sock"
 
     # The process.
 
@@ -291,14 +311,15 @@ class Daemon:
 
     def close(self):
         """Ends the process whatever state it is in, with what it started."""
-        if self.running():
-            self._kill()
+        for process in [self.process, *self.replaced]:
+            if process is not None and process.poll() is None:
+                self._kill(process)
         shutil.rmtree(self.bridge_root, ignore_errors=True)
 
-    def _kill(self):
-        left = proc.children(self.pid)
-        self.process.kill()
-        self.process.wait(10)
+    def _kill(self, process):
+        left = proc.children(process.pid)
+        process.kill()
+        process.wait(10)
         for child in left:
             try:
                 os.killpg(child, signal.SIGKILL)

@@ -65,6 +65,11 @@ def end(code, status, message, **_):
     return {"type": "end", "success": False, "error": message, "code": code, "status": status}
 
 
+def denied(code, status, message, **_):
+    """Of a call of a tool, in the event of its end."""
+    return {"error": code, "status": status, "by": "nobody" if code == "denied" else "time", "rule": "bash touch*", "reason": message}
+
+
 def heard(stream, fence):
     """The error that a request over NATS ends with. What comes before it is the test's business; after `fence`, all that
     comes behind it is there."""

@@ -7,13 +7,12 @@ are made of the steps of model_script; provider_apis says how they look on the w
 import json
 import select
 import socket
-import socketserver
 import ssl
 import struct
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from .http_server import Handler, HttpServer
 from .model_script import Cut, Failure, Gate, Raw, Stall, Stop, Text, Thinking, ToolCall, Unterminated, Usage
 from .provider_apis import APIS
 from .waiting import DEADLINE
@@ -82,19 +81,16 @@ class ModelServer:
         self._answer = None
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._http = _Server(("127.0.0.1", 0), _Handler)
-        self._http.model = self
-        self.port = self._http.server_address[1]
+        self._server = HttpServer("model", _Handler, self)
+        self.port = self._server.port
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
         if certificate:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(*certificate)
             # The handshake is made at the first read, on the connection's own thread.
-            self._http.socket = context.wrap_socket(
-                self._http.socket, server_side=True, do_handshake_on_connect=False
-            )
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name="model", daemon=True)
-        self._thread.start()
+            http = self._server.http
+            http.socket = context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
+        self._server.start()
 
     def script(self, *turns):
         """Adds turns, each of which answers one request: a list of steps, one step, or a text."""
@@ -114,9 +110,7 @@ class ModelServer:
 
     def close(self):
         self._closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join(5)
+        self._server.stop()
 
     def take(self, request):
         with self._changed:
@@ -136,33 +130,11 @@ class ModelServer:
         return self._closing.is_set()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 256
-
-    def server_bind(self):
-        # HTTPServer's own looks the host name up, which can take seconds where there is no resolver.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address
-
-    def handle_error(self, request, client_address):
-        """A client that leaves in mid-stream is what many tests are about."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    # Each event leaves as a packet of its own, at once.
-    disable_nagle_algorithm = True
-
-    def log_message(self, *_):
-        pass
-
+class _Handler(Handler):
     def do_POST(self):
-        raw = self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else self._chunked()
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.path, headers, json.loads(raw))
-        model = self.server.model
+        request = Request(self.path, headers, json.loads(self.body()))
+        model = self.server.owner
         steps = model.take(request)
         if isinstance(steps[0], Failure):
             return self._fail(steps[0])
@@ -179,14 +151,6 @@ class _Handler(BaseHTTPRequestHandler):
             request.left.set()
             self.close_connection = True
 
-    def _chunked(self):
-        body = b""
-        while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
-
     def _fail(self, failure):
         body = failure.body if isinstance(failure.body, str) else json.dumps(failure.body)
         self.send_response(failure.status)
@@ -198,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, text):
         data = text.encode()
-        size = self.server.model.write_size or len(data)
+        size = self.server.owner.write_size or len(data)
         for start in range(0, len(data), size or 1):
             piece = data[start : start + size]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
@@ -206,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _wait(self, request, over):
         """Waits until `over` says so; notices when the client leaves."""
         while not over():
-            if self.server.model.closing:
+            if self.server.owner.closing:
                 raise _Over
             if select.select([self.connection], [], [], 0.01)[0] and not self.connection.recv(1, socket.MSG_PEEK):
                 request.left.set()

@@ -33,16 +33,31 @@ def cpu_seconds(pid):
 def threads(pid):
     """The names of its threads."""
     names = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            names.append((task / "comm").read_text().strip())
-        except (FileNotFoundError, ProcessLookupError):
-            pass  # It ended while we looked.
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            try:
+                names.append((task / "comm").read_text().strip())
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # It ended while we looked.
+    except (FileNotFoundError, ProcessLookupError):
+        pass
     return names
 
 
 def open_files(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def with_runners(pid):
+    """The daemon and the processes that its sessions' tools run in."""
+    return [pid, *(child for child in children(pid) if is_runner(child))]
+
+
+def is_runner(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0__runner\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def children(pid):

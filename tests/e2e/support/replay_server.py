@@ -8,14 +8,13 @@ provider_cases and holds every request against the rules of the API.
 import json
 import random
 import re
-import socketserver
 import threading
 import time
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 from . import provider_rules
+from .http_server import Handler, HttpServer
 
 STREAM = {"content-type": "text/event-stream"}
 JSON = {"content-type": "application/json"}
@@ -155,11 +154,9 @@ class ReplayServer:
     def __init__(self):
         self._players = {}
         self.closing = threading.Event()
-        self._http = _Server(("127.0.0.1", 0), _Handler)
-        self._http.replay = self
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name="replay", daemon=True)
-        self._thread.start()
+        self._server = HttpServer("replay", _Handler, self)
+        self.url = f"http://127.0.0.1:{self._server.port}"
+        self._server.start()
 
     def base_url(self, token):
         """Where the player of `token` is found."""
@@ -177,33 +174,10 @@ class ReplayServer:
 
     def close(self):
         self.closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join(5)
+        self._server.stop()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 256
-
-    def server_bind(self):
-        # HTTPServer's own looks the host name up, which can take seconds where there is no resolver.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address
-
-    def handle_error(self, request, client_address):
-        """A client that leaves in mid-stream is its right."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    # Each write leaves as a packet of its own, at once.
-    disable_nagle_algorithm = True
-
-    def log_message(self, *_):
-        pass
-
+class _Handler(Handler):
     def send_response(self, code, message=None):
         # Without the headers `Server` and `Date`, which no case has.
         self.send_response_only(code, message)
@@ -218,9 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_POST(self):
-        raw = self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else self._chunked()
+        raw = self.body()
         headers = {name.lower(): value for name, value in self.headers.items()}
-        player = self.server.replay.player(f"http://{self._tunnel}{self.path}" if self._tunnel else self.path)
+        player = self.server.owner.player(f"http://{self._tunnel}{self.path}" if self._tunnel else self.path)
         if player is None:
             self._write(json_answer(404, {"error": {"message": f"nobody answers {self.path}"}}))
             return
@@ -229,14 +203,6 @@ class _Handler(BaseHTTPRequestHandler):
         request.status = answer.status
         request.answer = f"{answer.name} {answer.framing} {answer.headers}\n{answer.body.decode(errors='replace')}"
         self._write(answer)
-
-    def _chunked(self):
-        body = b""
-        while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
 
     def _write(self, answer):
         try:
@@ -262,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
             if answer.pause:
                 time.sleep(answer.pause)
         if answer.framing == "hold":
-            self.server.replay.closing.wait(answer.hold_seconds)
+            self.server.owner.closing.wait(answer.hold_seconds)
         if answer.framing in ("chunked", "hold"):
             self.wfile.write(b"0\r\n\r\n")
         self.close_connection = answer.framing in ("cut", "close") or self.close_connection

@@ -84,7 +84,7 @@ fn written_anew(path: &Path, before: &Restored) {
     if before.messages.iter().any(|message| depth(&shown(message)) > 100) {
         return;
     }
-    let mut file = done(SessionFile::create(path, "s", "2026-01-02T03:04:05.678Z", Path::new("/w"), None));
+    let mut file = done(SessionFile::create(path, "s", "2026-01-02T03:04:05.678Z", Path::new("/w"), object(json!({}))));
     let mut ids = Vec::new();
     for message in &before.messages {
         ids.push(done(file.append("message", object(json!({"message": &**message})))));

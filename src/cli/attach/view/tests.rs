@@ -1,6 +1,9 @@
 use super::*;
 use serde_json::json;
 
+/// All that a terminal can do.
+const STYLED: Style = Style { emphasis: true, colour: true };
+
 fn event(name: &str, data: Value) -> Record {
     let Value::Object(event) = json!({"type": "event", "event": name, "data": data}) else { unreachable!() };
     event
@@ -8,7 +11,7 @@ fn event(name: &str, data: Value) -> Record {
 
 /// What a view shows of these events, each of which comes a second after the one before.
 fn shown(ansi: bool, events: &[(&str, Value)]) -> String {
-    let mut view = View::new(ansi);
+    let mut view = View::new(if ansi { STYLED } else { Style::default() });
     let start = Instant::now();
     for (second, (name, data)) in (0..).zip(events) {
         view.event(&event(name, data.clone()), start + Duration::from_secs(second));
@@ -78,13 +81,12 @@ fn an_answer_is_shown_once_however_it_comes() {
 fn a_tool_call_is_one_line() {
     let ls = || json!({"command": "ls -l\necho"});
     assert_eq!(shown(false, &[tool_start("1", ls()), tool_end("1", false)]), "[bash] ls -l... -> ok (1.0 s)\n");
-    assert_eq!(shown(true, &[tool_start("1", ls()), tool_end("1", true)]), "[bash] ls -l... -> failed (1.0 s)\n");
-    // Two at a time: the one whose line is not at the cursor any more has a line of its own at its end.
-    let both = [tool_start("1", ls()), tool_start("2", json!({"x": 1})), tool_end("2", false), tool_end("1", false)];
     assert_eq!(
-        shown(true, &both),
-        "[bash] ls -l... -> \n[bash] {\"x\":1} -> ok (1.0 s)\n[bash] ls -l... -> ok (3.0 s)\n"
+        shown(true, &[tool_start("1", ls()), tool_end("1", true)]),
+        "\x1b[31m[bash] ls -l... -> failed (1.0 s)\x1b[39m\n"
     );
+    let both = [tool_start("1", ls()), tool_start("2", json!({"x": 1})), tool_end("2", false), tool_end("1", false)];
+    assert_eq!(shown(false, &both), "[bash] {\"x\":1} -> ok (1.0 s)\n[bash] ls -l... -> ok (3.0 s)\n");
     let compact = json!({"toolUseId": "1", "toolName": "read", "argsPreview": "{\"path\":\"/a\"}"});
     let end = json!({"toolUseId": "1", "toolName": "read", "isError": false, "durationMs": 40});
     let events = [("tool_execution_start", compact), ("tool_execution_end", end.clone())];
@@ -96,21 +98,24 @@ fn a_tool_call_is_one_line() {
 }
 
 #[test]
-fn totals_come_after_each_run() {
+fn what_a_run_used_is_summed_up() {
+    let mut view = View::new(Style::default());
     let run = [("agent_start", json!({})), answer("a"), answer("b"), ("agent_end", json!({}))];
-    let mut twice = run.to_vec();
-    twice.extend(run);
-    assert_eq!(
-        shown(false, &twice),
-        "a\nb\n-- 20 in, 10 out, $0.0200 (session: 20 in, 10 out, $0.0200)\n\
-         a\nb\n-- 20 in, 10 out, $0.0200 (session: 40 in, 20 out, $0.0400)\n"
-    );
-    assert_eq!(shown(false, &[("agent_start", json!({})), ("agent_end", json!({}))]), "");
+    for all in ["20 in, 10 out, $0.0200", "40 in, 20 out, $0.0400"] {
+        run.iter().for_each(|(name, data)| view.event(&event(name, data.clone()), Instant::now()));
+        assert!(std::mem::take(&mut view.ended));
+        assert_eq!(view.run.to_string(), "20 in, 10 out, $0.0200");
+        assert_eq!(view.seen.to_string(), all);
+    }
+    for (name, data) in [("agent_start", json!({})), ("agent_end", json!({}))] {
+        view.event(&event(name, data), Instant::now());
+    }
+    assert!(!view.ended, "nothing was used");
 }
 
 #[test]
 fn busy_from_the_start_of_a_run_to_its_last_end() {
-    let mut view = View::new(false);
+    let mut view = View::new(Style::default());
     for (name, data, busy) in [
         ("message_end", json!({}), false),
         ("agent_start", json!({}), true),
@@ -130,12 +135,15 @@ fn what_went_wrong_is_told() {
         let message = json!({"role": "assistant", "content": [], "stopReason": reason, "errorMessage": error});
         shown(false, &[("message_end", json!({"message": message}))])
     };
-    assert_eq!(end("error", json!("overloaded\nmore")), "! overloaded...\n");
+    assert_eq!(end("error", json!("overloaded\nmore")), "! overloaded\n  more\n");
+    assert_eq!(end("error", json!("a\n".repeat(9))), "! a\n  a\n  a\n  a\n  a\n  ...\n");
     assert_eq!(end("error", json!(null)), "! the model's answer failed\n");
     assert_eq!(end("aborted", json!("x")), "-- aborted\n");
     assert_eq!(end("toolUse", json!(null)), "");
     let retry = json!({"error": "429", "delayMs": 2500});
     assert_eq!(shown(false, &[("auto_retry_start", retry)]), "! 429; trying again in 2.5 s\n");
+    let retry = json!({"errorMessage": "429", "delayMs": 500, "attempt": 2, "maxAttempts": 5});
+    assert_eq!(shown(false, &[("auto_retry_start", retry)]), "! 429; trying again in 0.5 s (attempt 2 of 5)\n");
 }
 
 #[test]
@@ -157,7 +165,7 @@ fn what_happens_to_the_session_is_noted() {
 
 #[test]
 fn messages_of_others_are_shown_and_our_own_are_not() {
-    let mut view = View::new(false);
+    let mut view = View::new(Style::default());
     view.sent("mine");
     let said = |text: &str| event("message_end", json!({"message": {"role": "user", "content": text}}));
     for text in ["theirs\nin two lines\n", " mine", "mine"] {
@@ -183,7 +191,7 @@ fn the_past_is_short_and_what_is_in_progress_goes_on() {
     add(tool_start("1", json!({"command": "sleep 9"})));
     add(("message_start", json!({})));
     add(delta("text_delta", "so "));
-    let mut view = View::new(false);
+    let mut view = View::new(Style::default());
     view.busy = true;
     view.past(&events, Instant::now());
     let expected = "> question 5\nanswer 5...\n> question 6\nanswer 6...\n> question 7\nanswer 7...\nso ";
@@ -201,16 +209,16 @@ fn the_past_is_short_and_what_is_in_progress_goes_on() {
 }
 
 #[test]
-fn the_sign_to_type_gives_way_to_output() {
-    for (ansi, expected) in [(false, "> \n-- note\n> "), (true, "> \r\x1b[K-- note\n> ")] {
-        let mut view = View::new(ansi);
-        view.prompt();
-        view.prompt();
-        view.note("note");
-        view.prompt();
-        assert_eq!(view.take(), expected);
-        view.typed();
-        view.note("note");
-        assert_eq!(view.take(), "-- note\n");
-    }
+fn results_that_are_too_large_are_asked_for() {
+    let mut view = View::new(Style::default());
+    let end =
+        json!({"toolUseId": "1", "toolName": "bash", "isError": false, "resultBytes": 9000, "resultPreview": "{"});
+    let mut cut = event("tool_execution_end", end);
+    view.event(&cut, Instant::now());
+    assert_eq!(view.take(), "[bash] -> ok\n    9000 bytes (/output 1)\n", "without a number nobody can ask for it");
+    cut.insert("seq".into(), 7.into());
+    view.event(&cut, Instant::now());
+    let missing = view.missing.pop().expect("it is missing");
+    assert_eq!((missing.label.as_str(), missing.number), ("[bash] -> ok", 2));
+    assert_eq!(view.take(), "");
 }

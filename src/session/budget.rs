@@ -1,0 +1,246 @@
+//! What the session spends: reserved before a request is sent, settled when it is known what the request came to.
+//!
+//! Time is reserved in slices while a prompt is worked on, so that sessions which share a day's time do not spend more of it
+//! than there is. A slice that is used up is followed by another one, or by the end of the prompt.
+
+use super::Session;
+use super::auditing::Line;
+use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::event::AgentEvent;
+use crate::contract::wire::Wire;
+use crate::governance::budget::{Amounts, Budgets, Exceeded, Ledger, OnBudget, Payer, Refused, Reservation, Spent};
+use crate::governance::rules::Target;
+use crate::json::object;
+use crate::model::{Model, Most};
+use crate::turn::{Ruling, ToolCall, Verdict};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The longest slice of time: what a crash costs at most of a budget, and how often there is a line in the ledger.
+const SLICE: Duration = Duration::from_secs(10);
+/// The prompt of a compaction that somebody asked for.
+const COMPACTION: &str = "compaction";
+
+/// What stands for the tool's name where somebody is asked about a request to the model.
+pub(super) const MODEL_REQUEST: &str = "model_request";
+
+/// What is reserved at the moment.
+#[derive(Default)]
+pub(super) struct Spending {
+    /// Somebody allowed the next request, whatever the budgets are.
+    pub(super) is_approved: bool,
+    request: Option<Reservation>,
+    time: Option<Slice>,
+    /// What the prompt ends with, because its time is over.
+    pub(super) exceeded: Option<ReplyError>,
+}
+
+/// Why something was not reserved.
+struct Unpaid {
+    error: ReplyError,
+    /// The limit that does not allow it.
+    exceeded: Option<Exceeded>,
+}
+
+struct Slice {
+    reservation: Reservation,
+    began: Instant,
+    length: Duration,
+}
+
+impl Spending {
+    /// When the time that was reserved is over.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.time.as_ref().map(|slice| slice.began + slice.length)
+    }
+}
+
+impl<W: Wire> Session<W> {
+    /// Whether the session has to be asked before each request to the model.
+    pub(super) fn is_metered(&self) -> bool {
+        self.options.audit.is_some() || self.has_budgets()
+    }
+
+    fn has_budgets(&self) -> bool {
+        !self.stats.budgets().is_empty()
+    }
+
+    /// The verdict on a request to the model that may take so much, and the audit log's lines about it.
+    pub(super) fn judge_request(&mut self, model: &Model, most: Most) -> (Verdict, Vec<Line>) {
+        let verdict = self.reserve_request(model, most);
+        let mut facts = json!({"allowed": matches!(verdict, Verdict::Reserved(_)), "asked": matches!(verdict, Verdict::Asked(..)), "model": model.spec(),
+            "mayTake": {"money": most.dollars, "tokens": most.tokens}});
+        if let Verdict::Refused(error) | Verdict::Asked(error, _) = &verdict {
+            facts["reason"] = json!(error.message);
+        }
+        (verdict, vec![("gate", facts)])
+    }
+
+    fn reserve_request(&mut self, model: &Model, most: Most) -> Verdict {
+        let budgets = self.stats.budgets();
+        if budgets.is_empty() {
+            return Verdict::Reserved(Box::new(|| Ok(())));
+        }
+        let most = Amounts::request(most.dollars, most.tokens);
+        let reserved = if std::mem::take(&mut self.spending.is_approved) {
+            self.pay(&budgets, |ledger, payer| ledger.reserve_anyway(payer, most))
+        } else {
+            let timed = self.reserve_time(&budgets);
+            timed.and_then(|()| self.pay(&budgets, |ledger, payer| ledger.reserve(payer, most)))
+        };
+        match reserved {
+            Ok(reservation) => self.reserved(reservation),
+            Err(Unpaid { error, exceeded: Some(exceeded) }) if self.options.on_budget == OnBudget::Ask => {
+                self.ask_for_budget(model, most, error, exceeded)
+            }
+            Err(Unpaid { error, .. }) => Verdict::Refused(error),
+        }
+    }
+
+    /// Asks people whether a request may be sent that a budget does not allow.
+    fn ask_for_budget(&mut self, model: &Model, most: Amounts, error: ReplyError, exceeded: Exceeded) -> Verdict {
+        let mut arguments = object(exceeded.document());
+        arguments.insert("model".into(), model.spec().into());
+        let prompt = self.running.as_ref().and_then(|running| running.ids.first());
+        let call = ToolCall {
+            id: format!("{MODEL_REQUEST}:{}", prompt.map_or(COMPACTION, String::as_str)),
+            tool: MODEL_REQUEST.to_owned(),
+            arguments: Arc::new(arguments),
+            target: Target::Budget(exceeded.limit()),
+        };
+        let rule = Some(format!("budget {}", exceeded.limit()).into());
+        let ruling = if self.is_granted(&call) { Ruling::Run } else { self.ask_for_approval(&call, rule) };
+        match ruling {
+            Ruling::Wait(wait) => Verdict::Asked(error, wait),
+            Ruling::Denied(denial) => {
+                Verdict::Refused(ReplyError::new(error.kind, format!("{}; {}", error.message, denial.reason())))
+            }
+            Ruling::Run => {
+                let reserved = self.pay(&self.stats.budgets(), |ledger, payer| ledger.reserve_anyway(payer, most));
+                reserved.map_or_else(|unpaid| Verdict::Refused(unpaid.error), |reservation| self.reserved(reservation))
+            }
+        }
+    }
+
+    fn reserved(&mut self, reservation: Reservation) -> Verdict {
+        let durable = reservation.durable();
+        self.spending.request = Some(reservation);
+        Verdict::Reserved(Box::new(durable))
+    }
+
+    /// A request came to this.
+    pub(super) fn spent(&mut self, spent: Most) {
+        if let Some(reservation) = self.spending.request.take() {
+            self.settle_reservation(&reservation, Amounts::request(spent.dollars, spent.tokens));
+        }
+    }
+
+    /// The prompt is not worked on any more. Of a request that was left behind it stays unknown what it came to.
+    pub(super) fn end_spending(&mut self) -> Option<ReplyError> {
+        self.settle_time();
+        self.spending.request = None;
+        self.spending.is_approved = false;
+        self.spending.exceeded.take()
+    }
+
+    /// Goes on with another slice of time where one is over, or ends the prompt.
+    pub(super) fn renew_time(&mut self) {
+        if self.spending.deadline().is_none_or(|end| Instant::now() < end) {
+            return;
+        }
+        self.settle_time();
+        if let Err(Unpaid { error, .. }) = self.reserve_time(&self.stats.budgets())
+            && let Some(running) = &self.running
+        {
+            running.cancel.cancel();
+            self.reject_questions("tool");
+            self.spending.exceeded = Some(error);
+        }
+    }
+
+    /// Reserves time for the prompt, where that is limited and none is reserved.
+    fn reserve_time(&mut self, budgets: &Budgets) -> Result<(), Unpaid> {
+        if self.spending.time.is_some() || !budgets.limits_time() {
+            return Ok(());
+        }
+        let longest = u64::try_from(SLICE.as_millis()).unwrap_or(u64::MAX);
+        let reservation = self.pay(budgets, |ledger, payer| ledger.reserve_time(payer, longest))?;
+        let length = Duration::from_millis(reservation.most.time_millis());
+        self.spending.time = Some(Slice { reservation, began: Instant::now(), length });
+        Ok(())
+    }
+
+    fn settle_time(&mut self) {
+        if let Some(Slice { reservation, began, length }) = self.spending.time.take() {
+            let used = began.elapsed().min(length);
+            self.settle_reservation(&reservation, Amounts::millis(u64::try_from(used.as_millis()).unwrap_or(u64::MAX)));
+        }
+    }
+
+    fn settle_reservation(&self, reservation: &Reservation, spent: Amounts) {
+        let budgets = self.stats.budgets();
+        let Some(ledger) = &self.options.ledger else { return };
+        if let Some(spent) = ledger.settle(self.payer(&budgets), reservation, spent) {
+            self.stats.set_spent(spent);
+        }
+    }
+
+    /// Reserves something, or says why it may not be spent.
+    fn pay(
+        &mut self,
+        budgets: &Budgets,
+        reserve: impl FnOnce(&Ledger, Payer<'_>) -> Result<(Reservation, Spent), Refused>,
+    ) -> Result<Reservation, Unpaid> {
+        let Some(ledger) = self.options.ledger.clone() else {
+            let error = ReplyError::coded(ErrorKind::Storage, "there is no place to keep what is spent");
+            return Err(Unpaid { error, exceeded: None });
+        };
+        match reserve(&ledger, self.payer(budgets)) {
+            Ok((reservation, spent)) => {
+                self.stats.set_spent(spent);
+                Ok(reservation)
+            }
+            Err(Refused::Exceeded(exceeded)) => {
+                self.publish(&AgentEvent::Bridge { name: "budget_exceeded", data: exceeded.document() });
+                let error = ReplyError::coded(ErrorKind::BudgetExceeded, exceeded);
+                Err(Unpaid { error, exceeded: Some(exceeded) })
+            }
+            Err(Refused::Io(error)) => Err(Unpaid { error: ReplyError::storage(&error), exceeded: None }),
+        }
+    }
+
+    fn payer<'a>(&'a self, budgets: &'a Budgets) -> Payer<'a> {
+        let prompt = self.running.as_ref().and_then(|running| running.ids.first());
+        Payer { session: &self.identity.instance_id, prompt: prompt.map_or(COMPACTION, String::as_str), budgets }
+    }
+
+    /// Shows what was spent before a restart.
+    pub(super) fn show_spent(&self) {
+        let budgets = self.stats.budgets();
+        if let Some(ledger) = self.options.ledger.as_ref().filter(|_| !budgets.is_empty()) {
+            self.stats.set_ledger(ledger.clone());
+            if let Some(spent) = ledger.spent(self.payer(&budgets)) {
+                self.stats.set_spent(spent);
+            }
+        }
+    }
+
+    /// Forgets what was spent in the session, which does not come back.
+    pub(super) fn forget_spent(&self) {
+        if let Some(ledger) = self.options.ledger.as_ref().filter(|_| self.has_budgets()) {
+            ledger.forget(&self.identity.instance_id);
+        }
+    }
+
+    /// Makes the budgets narrower.
+    ///
+    /// # Errors
+    /// One of them would be made wider.
+    pub(super) fn narrow_budgets(&self, by: Budgets) -> Result<(), ReplyError> {
+        let narrowed = self.stats.budgets().narrowed(by).map_err(|why| ReplyError::new(ErrorKind::BadRequest, why))?;
+        self.stats.set_budgets(narrowed);
+        self.show_spent();
+        Ok(())
+    }
+}

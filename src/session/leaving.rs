@@ -1,0 +1,109 @@
+//! How a session leaves for the process that replaces this one: between two steps of its turn, so that its caller notices
+//! nothing. What comes meanwhile is written down here and done there.
+
+use super::Session;
+use crate::contract::prompt::{Command, EndReason, Successor};
+use crate::contract::session::OnRestart;
+use crate::contract::wire::Wire;
+use crate::turn::{Action, Verdict};
+use crossbeam_channel::Sender;
+use std::sync::Arc;
+
+/// How far a session has come that is to leave.
+pub(super) struct Leaving {
+    successor: Arc<dyn Successor>,
+    /// What the turn asked for at the gate where it waits.
+    gate: Option<(Action, Sender<Verdict>)>,
+    /// The successor gets what comes from now on, and what waits is left to it.
+    pub(super) gone: bool,
+    /// Nothing was in the middle of something then.
+    pub(super) clean: bool,
+}
+
+impl<W: Wire> Session<W> {
+    /// Another process can go on with the session, as all of it is on disk.
+    pub(super) fn can_move(&self) -> bool {
+        self.state.is_some() && self.memory.path().is_some()
+    }
+
+    /// Prompts that wait when the host ends are worked on after the next start.
+    pub(super) fn keeps_queue(&self) -> bool {
+        self.can_move() && self.identity.on_restart != OnRestart::End
+    }
+
+    pub(super) fn hand_over(&mut self, successor: Arc<dyn Successor>) {
+        if !self.can_move() {
+            return self.drain();
+        }
+        self.stats.set_leaving(true);
+        self.leaving.get_or_insert_with(|| Box::new(Leaving { successor, gate: None, gone: false, clean: false }));
+    }
+
+    /// Everything is as before.
+    pub(super) fn stay(&mut self) {
+        self.stats.set_leaving(false);
+        if let Some((action, verdict)) = self.leaving.take().and_then(|leaving| leaving.gate) {
+            self.judge(&action, &verdict);
+        }
+        self.start_next();
+    }
+
+    /// The turn waits for leave: where the session is to leave, before the next request or tool, it goes on elsewhere.
+    pub(super) fn at_gate(&mut self, action: Action, verdict: Sender<Verdict>) {
+        match &mut self.leaving {
+            Some(leaving) if matches!(action, Action::Model | Action::Tools(_)) => {
+                leaving.gate = Some((action, verdict));
+            }
+            _ => self.judge(&action, &verdict),
+        }
+    }
+
+    /// Leaves if the session is to, and nothing is in the middle of something: not where a client on a socket waits for an
+    /// answer, which cannot be reached from elsewhere.
+    pub(super) fn leave_if_quiet(&mut self) -> Option<EndReason> {
+        let leaving = self.leaving.as_ref()?;
+        let bound = self.queue.iter().any(|prompt| prompt.reply.ends_with_host());
+        let quiet = match &self.running {
+            None => true,
+            // Questions and approvals wait for people, who need not wait for them.
+            Some(running) => {
+                !running.reply.ends_with_host()
+                    && running.compaction.is_none()
+                    && (leaving.gate.is_some()
+                        || running.batch > 0 && running.batch == self.askers.len() + self.approvals.count())
+            }
+        };
+        if quiet && !bound {
+            return self.leave(true);
+        }
+        if let Some((action, verdict)) = self.leaving.as_mut().and_then(|leaving| leaving.gate.take()) {
+            self.judge(&action, &verdict);
+        }
+        None
+    }
+
+    /// Leaves now, if the successor listens. What came by then is taken in here, because its callers may have been told so.
+    pub(super) fn leave(&mut self, clean: bool) -> Option<EndReason> {
+        let successor = self.leaving.as_ref()?.successor.clone();
+        if !successor.prepare(&self.identity) {
+            self.stay();
+            return None;
+        }
+        let leaving = self.leaving.as_mut()?;
+        (leaving.gone, leaving.clean) = (true, clean);
+        if let Some(wire) = &mut self.wire {
+            wire.stop();
+        }
+        while let Some(message) = self.wire.as_ref().and_then(|wire| wire.messages().try_recv().ok()) {
+            self.message(&message);
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::End(EndReason::Replaced) | Command::Drain | Command::HandOver(_) | Command::Stay => {}
+                Command::End(reason) => return Some(reason),
+                Command::Control(request) => self.control(request.control, request.respond),
+            }
+        }
+        Some(EndReason::Replaced)
+    }
+}

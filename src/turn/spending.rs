@@ -1,0 +1,64 @@
+//! Requests to the model, which cost something: each is sent through here, after the session has reserved what it may take.
+
+use super::{Action, Settled, Step, Turn, Verdict};
+use crate::contract::denial::{Denial, DeniedBy};
+use crate::contract::error::ReplyError;
+use crate::model::{Outcome, Request, Sink, StreamEvent, spent};
+
+/// Sends requests to the model.
+pub(super) trait Requests {
+    /// Sends a request and takes in its answer.
+    ///
+    /// # Errors
+    /// It must not be sent: the turn settles like this.
+    fn send(&self, request: &Request<'_>, sink: &mut dyn Sink) -> Result<Outcome, Settled>;
+}
+
+impl Requests for Turn {
+    // Where requests are not counted, nobody is asked for leave.
+    fn send(&self, request: &Request<'_>, sink: &mut dyn Sink) -> Result<Outcome, Settled> {
+        if !self.is_metered {
+            return Ok(self.services.stream(request, &self.cancel, sink));
+        }
+        let durable = loop {
+            match self.verdict(Action::Request(self.model.clone(), self.services.most(request))) {
+                Verdict::Reserved(durable) => break durable,
+                Verdict::Asked(error, wait) => self.wait_for(&wait).map_err(|denial| refused(&error, &denial))?,
+                Verdict::Refused(error) => return Err(Settled::Failed(error)),
+                Verdict::Go(_) | Verdict::No | Verdict::Calls(_) => return Err(Settled::Aborted),
+            }
+        };
+        durable().map_err(|e| Settled::Failed(ReplyError::storage(&e)))?;
+        let mut sink = Metered { sink, accepted: false };
+        let outcome = self.services.stream(request, &self.cancel, &mut sink);
+        self.step(Step::Spent(spent(request, &outcome, sink.accepted)));
+        Ok(outcome)
+    }
+}
+
+/// Nobody let a request be sent that a budget does not allow.
+fn refused(error: &ReplyError, denial: &Denial) -> Settled {
+    match denial.by {
+        DeniedBy::End => Settled::Aborted,
+        DeniedBy::Rule | DeniedBy::Nobody | DeniedBy::Person(_) | DeniedBy::Time(_) => {
+            Settled::Failed(ReplyError::new(error.kind, format!("{}; {}", error.message, denial.reason())))
+        }
+    }
+}
+
+/// Takes note of whether the provider has accepted the request.
+struct Metered<'a> {
+    sink: &'a mut dyn Sink,
+    accepted: bool,
+}
+
+impl Sink for Metered<'_> {
+    fn event(&mut self, event: StreamEvent<'_>) {
+        self.accepted = true;
+        self.sink.event(event);
+    }
+
+    fn drained(&mut self) {
+        self.sink.drained();
+    }
+}

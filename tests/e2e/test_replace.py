@@ -1,0 +1,300 @@
+"""`--replace`: a new process takes the place of the old one, and callers notice nothing."""
+
+
+import signal
+
+import pytest
+
+from support.agents import prompt
+from support.bridge import Bridge
+from support.bus import VOID
+from support.model_script import Gate, Stall, ToolCall
+from support.nats_server import free_port
+from support.waiting import eventually
+
+
+def echo(word, log):
+    return ToolCall("bash", {"command": f"echo {word} >> {log}"})
+
+
+def interruptions(model):
+    return [text for request in model.requests for text, _ in request.tool_results if "restarted" in text]
+
+
+def replaced(daemon, old):
+    daemon.wait_log("took over")
+    assert old.wait(15) == 0
+
+
+@pytest.mark.parametrize("what", ["session", "agent", "run"])
+def test_a_turn_between_two_steps(daemon, model, what):
+    """It goes on in the new process before its next tool: nothing is said twice, there is no mark, and one end."""
+    gate, log = Gate(), daemon.cwd / "log"
+    if what == "agent":
+        model.script("ready")
+        daemon.session("s", "hi").text()
+    model.script(["One. ", gate, echo("one", log)], ["Two. ", echo("two", log)], "End.")
+    if what == "agent":
+        stream = prompt(daemon, "s", "go").ack()
+        assert stream.next() == ("response", "One. ")
+    else:
+        stream = daemon.session("s", "go") if what == "session" else daemon.run("go")
+        stream.until("One. ")
+    old = daemon.begin_replacing()
+    daemon.wait_log("takes over")
+    gate.open()
+    if what == "agent":
+        assert stream.rest() == [("response", "Two. "), ("response", "End.")]
+    else:
+        assert stream.text() == "One. Two. End."
+        assert stream.restarts == []
+        daemon.assert_nothing_follows(stream)
+    replaced(daemon, old)
+    assert log.read_text() == "one\ntwo\n"
+    assert interruptions(model) == []
+    assert daemon.session_ids() == ([] if what == "run" else ["s"])
+    daemon.signal()
+    assert daemon.wait_exit() == 0
+
+
+def test_a_turn_before_its_next_request(daemon, model):
+    model.script([ToolCall("bash", {"command": "touch ran; until [ -e go ]; do sleep 0.01; done"})], "End.")
+    stream = daemon.session("s", "go")
+    eventually((daemon.cwd / "ran").exists, "the tool runs")
+    old = daemon.begin_replacing()
+    daemon.wait_log("takes over")
+    (daemon.cwd / "go").touch()
+    assert stream.text() == "End."
+    replaced(daemon, old)
+    assert interruptions(model) == [] and len(model.requests) == 2
+
+
+def test_grace_is_over(new_daemon, model):
+    """What has not come to a gate by then is interrupted: one mark, the whole answer, one end."""
+    daemon = new_daemon().start("--grace", "0")
+    model.script(["half", Stall()])
+    stream = daemon.session("s", "go")
+    stream.until("half")
+    model.script("half and end")
+    daemon.replace("--grace", "0")
+    assert stream.text() == "halfhalf and end"
+    assert [mark.headers[VOID] for _, mark in stream.restarts] == ["all"]
+    daemon.assert_nothing_follows(stream)
+
+
+def test_what_waits_waits_there(daemon, model):
+    """Prompts that wait, steering, and a prompt that comes while the session leaves."""
+    gate = Gate()
+    model.script(["One. ", gate, ToolCall("ls", {})], "two ", "three", "four")
+    stream = daemon.session("s", "go")
+    stream.until("One. ")
+    with Bridge(daemon.session_socket("s")) as client:
+        client.ask("steer", message="left")
+        client.ask("follow_up", message="and then")
+    later = daemon.prompt("s", "later")
+    daemon.wait_session("s", lambda facts: facts["queuedRequests"] == 1, "it waits")
+    old = daemon.begin_replacing()
+    daemon.wait_log("takes over")
+    gate.open()
+    assert (stream.text(), later.text()) == ("One. two three", "four")
+    replaced(daemon, old)
+    assert [text for role, text in model.requests[-1].conversation if role == "user"] == [
+        "go", "left", "and then", "later",
+    ]
+
+
+def test_an_open_question_is_asked_there(daemon, model):
+    question = {"questions": [{"question": "Go?", "options": [{"label": "yes"}, {"label": "no"}]}]}
+    model.script([ToolCall("question", question)], "done")
+    stream = daemon.session("s", "go")
+
+    def asked():
+        if not daemon.session_socket("s").exists():
+            return None
+        with Bridge(daemon.session_socket("s")) as client:
+            return client.ask("questions")["questions"]
+
+    (before,) = eventually(asked, "it is asked")
+    daemon.replace()
+    assert eventually(asked, "it is asked again") == [before]
+    answer = {"requestId": before["requestId"], "answers": [["yes"]]}
+    assert daemon.bus.ask_json(daemon.subject("s") + ".answer", answer)["answered"]
+    assert stream.text() == "done" and stream.restarts == []
+    assert "yes" in model.requests[-1].tool_results[0][0]
+
+
+def test_a_client_on_a_socket_gets_its_answer_first(daemon, model):
+    """It cannot be reached from the new process, so that its session leaves behind its prompt."""
+    gate = Gate()
+    model.script("ready", ["One. ", gate, ToolCall("ls", {})], "two", "three")
+    daemon.session("s", "hi").text()
+    with Bridge(daemon.session_socket("s")) as client:
+        client.exchange("prompt", id="p", message="go", stream=True)
+        client.next(lambda record: record["type"] == "chunk")
+        old = daemon.begin_replacing()
+        daemon.wait_log("takes over")
+        later = daemon.prompt("s", "later")
+        gate.open()
+        text, end = client.stream("p")
+        assert end["success"] is True and text.endswith("two")
+        assert client.next(lambda record: record["type"] == "bridge_stop")["reason"] == "replaced"
+    assert later.text() == "three"
+    replaced(daemon, old)
+
+
+def test_sessions_in_memory_end_with_the_old_process(daemon, model):
+    model.script("ok", ["half ", gate := Gate(), "whole"])
+    daemon.session("m", "x", persist=False).text()
+    stream = daemon.prompt("m", "go")
+    stream.until("half ")
+    old = daemon.begin_replacing()
+    daemon.wait_log("takes over")
+    gate.open()
+    assert stream.text() == "half whole"
+    replaced(daemon, old)
+    assert daemon.session_ids() == []
+
+
+@pytest.mark.parametrize("policy", ["hold", "end"])
+def test_whatever_becomes_of_interrupted_prompts(new_daemon, model, policy):
+    """To be handed over is no interruption."""
+    daemon = new_daemon().start("--on-restart", policy)
+    gate = Gate()
+    model.script("idle", ["One. ", gate, ToolCall("ls", {})], "End.")
+    daemon.session("idle", "x").text()
+    stream = daemon.session("s", "go")
+    stream.until("One. ")
+    old = daemon.begin_replacing("--on-restart", policy)
+    daemon.wait_log("takes over")
+    gate.open()
+    assert stream.text() == "One. End."
+    replaced(daemon, old)
+    assert sorted(daemon.session_ids()) == ["idle", "s"]
+
+
+def goes_on(daemon, model, stream, gate):
+    """The process that was to be replaced has everything, and works as before."""
+    model.script("more")
+    gate.open()
+    assert stream.text() == "One. more" and stream.restarts == []
+    model.script("new")
+    assert daemon.session("new", "hi").text() == "new"
+    assert sorted(daemon.session_ids()) == ["new", "s"]
+
+
+FAILURES = {
+    "an unknown flag": (["--replace", "--nonsense"], 2, "unknown argument"),
+    "a bad setting": (["--replace", "--grace", "x"], 2, "--grace"),
+    "no server": (["--replace", "--server", "nats://127.0.0.1:1"], 1, "nothing is taken over"),
+    "no side channel": (["--replace", "--bridge-dir", "/proc/nowhere"], 1, "no side channel"),
+}
+
+
+@pytest.mark.parametrize("failure", sorted(FAILURES))
+def test_a_new_process_that_cannot_begin_changes_nothing(daemon, model, failure):
+    arguments, code, text = FAILURES[failure]
+    gate = Gate()
+    model.script(["One. ", gate, ToolCall("ls", {})])
+    stream = daemon.session("s", "go")
+    stream.until("One. ")
+    done = daemon.run_to_end(*arguments, timeout=30)
+    assert done.returncode == code and text in done.stderr, done.stderr
+    goes_on(daemon, model, stream, gate)
+
+
+def test_there_is_nothing_to_replace(new_daemon, model):
+    daemon = new_daemon().start("--replace")
+    model.script("ok")
+    assert daemon.session("s", "x").text() == "ok"
+
+
+def test_again_and_again(daemon, model):
+    """Each new process can be replaced as well, and a session that nobody uses is there all the time."""
+    model.script("one")
+    daemon.session("s", "x").text()
+    for number in range(4):
+        daemon.replace()
+        model.script(f"answer {number}")
+        assert daemon.prompt("s", "y").text() == f"answer {number}"
+    assert daemon.inspect("s")["messages"] == 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_new_process_ends_before_it_has_everything(daemon, model, number):
+    """The old one takes back what had left, and goes on with all of it."""
+    gate = Gate()
+    model.script("idle", ["One. ", gate, ToolCall("ls", {})])
+    daemon.session("idle", "x").text()
+    stream = daemon.session("s", "go")
+    stream.until("One. ")
+    old = daemon.begin_replacing()
+    daemon.wait_log("takes over")
+    # The idle session has left.
+    eventually(lambda: daemon.session_socket("idle").exists(), "the new process has a session")
+    daemon.signal(number)
+    daemon.wait_exit()
+    daemon.process = old
+    daemon.wait_log("ended before it had taken over")
+    model.script("more", "there")
+    gate.open()
+    assert stream.text() == "One. more"
+    assert daemon.prompt("idle", "y").text() == "there"
+    assert sorted(daemon.session_ids()) == ["idle", "s"]
+    # And it can be tried again.
+    daemon.replace()
+    assert sorted(daemon.session_ids()) == ["idle", "s"]
+
+
+def test_the_old_process_ends_in_the_middle(daemon, model):
+    """The new one has what had left, and takes up the rest as after a crash."""
+    model.script("idle", ["half", Stall()])
+    daemon.session("idle", "x").text()
+    stream = daemon.session("s", "go")
+    stream.until("half")
+    old = daemon.begin_replacing()
+    daemon.wait_log("takes over")
+    model.script("half and end")
+    old.kill()
+    daemon.wait_log("took over")
+    assert stream.text() == "halfhalf and end"
+    assert sorted(daemon.session_ids()) == ["idle", "s"]
+
+
+def test_the_broker_moves_with_it(new_daemon, own_bus, model):
+    """Clients of NATS see one reconnect, and the answer that was on its way comes whole."""
+    port = free_port()
+    daemon = new_daemon(bus=None)
+    del daemon.config["server"]
+    daemon.config["listen"] = f"127.0.0.1:{port}"
+    daemon.spawn()
+    daemon.wait_log("intake registered")
+    daemon.bus = own_bus(f"nats://127.0.0.1:{port}")
+    gate, log = Gate(), daemon.cwd / "log"
+    model.script(["One. ", gate, echo("one", log)], "End.")
+    stream = daemon.session("s", "go")
+    stream.until("One. ")
+    old = daemon.begin_replacing()
+    daemon.wait_log("takes over")
+    gate.open()
+    replaced(daemon, old)
+    assert stream.text() == "One. End." and stream.restarts == []
+    daemon.wait_ready()
+    model.script("again")
+    assert daemon.prompt("s", "more").text() == "again"
+    assert log.read_text() == "one\n"
+
+
+def test_an_abort_at_the_gate_counts(daemon, model):
+    """While a session leaves it still does what it is told."""
+    gate = Gate()
+    model.script(["One. ", gate, ToolCall("ls", {})], "never")
+    stream = daemon.session("s", "go")
+    stream.until("One. ")
+    old = daemon.begin_replacing()
+    daemon.wait_log("takes over")
+    with Bridge(daemon.session_socket("s", old.pid)) as client:
+        client.ask("abort")
+    assert stream.failure().word == "aborted"
+    gate.open()
+    replaced(daemon, old)
+    assert len(model.requests) == 1 and daemon.session_ids() == ["s"]
