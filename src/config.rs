@@ -22,7 +22,7 @@ use crate::near;
 use crate::prompt::UserFolders;
 use crate::service::agents::{AGENT, SenderTrust};
 use crate::service::host::HostOptions;
-use crate::session::SessionOptions;
+use crate::session::{Notices, SessionOptions};
 use crate::socket::AgentControl;
 use crate::sys;
 use crate::tools::child;
@@ -91,6 +91,8 @@ pub(crate) struct Config {
     pub max_session_bytes: u64,
     pub max_host_bytes: u64,
     pub grace: Duration,
+    /// The operator's command that is told of each prompt that is settled.
+    pub on_settled: Option<String>,
     /// What becomes of a prompt that a restart interrupts, in sessions whose request does not say.
     pub on_restart: OnRestart,
     pub bash_timeout: Option<Duration>,
@@ -150,7 +152,12 @@ impl Config {
     }
 
     /// The settings that sessions share.
-    pub(crate) fn session_options(&self, ledger: Arc<Ledger>, audit: Option<Arc<Audit>>) -> SessionOptions {
+    pub(crate) fn session_options(
+        &self,
+        ledger: Arc<Ledger>,
+        audit: Option<Arc<Audit>>,
+        notices: Option<Notices>,
+    ) -> SessionOptions {
         SessionOptions {
             max_queue: self.max_queue,
             event_log: self.event_log.clone(),
@@ -166,6 +173,7 @@ impl Config {
                 bash_timeout: self.bash_timeout,
                 secrets: self.secrets.clone(),
             }),
+            notices,
         }
     }
 
@@ -591,6 +599,7 @@ impl Settings {
             max_session_bytes: self.number("maxSessionBytes"),
             max_host_bytes: self.number("maxHostBytes"),
             grace: Duration::from_secs(self.number("grace")),
+            on_settled: self.text("onSettled").map(str::to_string),
             bash_timeout: self.limit("bashTimeout"),
             sandbox: Arc::new(sandbox),
             secrets,

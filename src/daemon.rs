@@ -9,6 +9,7 @@ mod children;
 mod clients;
 mod drain;
 mod handover;
+mod notices;
 mod peers;
 mod replacing;
 mod requests;
@@ -44,6 +45,7 @@ use crate::threads::Thread;
 use crate::tools::child;
 use crossbeam_channel::{Receiver, Sender, after, never, select};
 use handover::Notice;
+use notices::Notifier;
 use peers::Peers;
 use replacing::Replacing;
 use serde_json::Value;
@@ -183,6 +185,8 @@ struct Daemon {
     heartbeats: Receiver<Instant>,
     /// Where clients can talk to sessions on this machine, unless there is no such place.
     bridge: Option<SocketServer>,
+    /// What tells the operator's command of settled prompts, if there is one.
+    notifier: Option<Notifier>,
     client_requests: Receiver<ClientRequest>,
     ended: Receiver<(InstanceId, &'static str)>,
     ended_sender: Sender<(InstanceId, &'static str)>,
@@ -514,6 +518,7 @@ impl Daemon {
     fn close(mut self) {
         self.peers.leave();
         drop(self.bridge.take());
+        self.notifier.take().into_iter().for_each(Notifier::close);
         if let Some(audit) = &self.audit {
             auditing::end(audit);
         }

@@ -18,6 +18,7 @@ mod prompts;
 mod questions;
 mod queue;
 mod recovery;
+mod settling;
 pub(crate) mod state_dir;
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,7 @@ use queue::Queue;
 pub(crate) use recovery::settled_totals;
 use recovery::{KeptApproval, KeptQuestion};
 use serde_json::{Map, Value, json};
+pub(crate) use settling::Notices;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
@@ -97,6 +99,8 @@ pub(crate) struct SessionOptions {
     /// Where it is kept what is spent; absent where nothing can be kept.
     pub ledger: Option<Arc<Ledger>>,
     pub turn: Arc<TurnOptions>,
+    /// Who is told of prompts that are settled.
+    pub notices: Option<Notices>,
 }
 
 /// What a session is made of.
@@ -142,6 +146,10 @@ struct Running {
     to_be_continued: bool,
     /// Those who wait for its end after an abort.
     aborters: Vec<Respond>,
+    /// A question of the model's was open until its time was up, and none was answered since.
+    unanswered: bool,
+    /// Those who listen were told how it ended.
+    told: bool,
     /// Whoever asked for a compaction, which this is.
     compaction: Option<Respond>,
     /// What it takes of the host; nothing for a compaction.
@@ -387,6 +395,7 @@ impl<W: Wire> Session<W> {
                 let written = self.memory.omit_last();
                 self.check_written(written);
             }
+            Event::Step(Step::Ended(settled, changed)) => self.tell_end(&settled, changed),
             Event::Step(Step::Settled(settled)) => self.settle(settled),
             Event::TurnLost => self.settle(Settled::Failed(ReplyError::internal("the turn is gone"))),
             Event::Tick => {

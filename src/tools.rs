@@ -1,6 +1,7 @@
 //! The tools a model can call; one file per tool.
 
 mod bash;
+mod changes;
 pub(crate) mod child;
 mod edit;
 mod edit_diff;
@@ -27,6 +28,7 @@ mod watched;
 mod write;
 
 use crate::files::real_path;
+pub(crate) use changes::{ChangedFiles, Changes};
 pub use edit_diff::diff;
 pub use edit_match::{Edit as Replacement, Mismatch, apply, with_lf};
 pub(crate) use environment::{child_environment, without_hooks};

@@ -23,7 +23,7 @@ use crate::model::{Model, Most, Outcome, Request, Services, ThinkingLevel, overf
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::quota::SessionQuota;
 use crate::tools::runner::Runner;
-use crate::tools::{self, Tool};
+use crate::tools::{self, ChangedFiles, Changes, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage};
 use calls::calls;
 use compact::CompactError;
@@ -66,6 +66,8 @@ pub(crate) enum Step {
     Shortened(Vec<(usize, Arc<Message>)>),
     /// The last message is left out of the context.
     Omitted,
+    /// How the prompt ended, and what the turn's tools changed. Only the last event and the last step come after it.
+    Ended(Settled, ChangedFiles),
     /// The last step.
     Settled(Settled),
 }
@@ -142,7 +144,7 @@ pub(crate) enum Work {
 }
 
 /// How a prompt ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
     Done,
     Failed(ReplyError),
@@ -197,6 +199,8 @@ pub(crate) struct Turn {
     pub overhead: u64,
     /// The caller has heard something, and the session has a record of that.
     pub has_spoken: bool,
+    /// What its tools change.
+    pub changes: Changes,
     /// The session has to be asked before each request to the model.
     pub is_metered: bool,
 }
@@ -247,6 +251,7 @@ impl Turn {
     pub(crate) fn run(mut self, work: Work) {
         let settled = catch_unwind(AssertUnwindSafe(|| self.work(work)))
             .unwrap_or_else(|_| Settled::Failed(ReplyError::internal("the turn panicked; the session goes on")));
+        self.step(Step::Ended(settled.clone(), self.changes.after()));
         self.emit(AgentEvent::AgentSettled { aborted: settled == Settled::Aborted });
         self.step(Step::Settled(settled));
     }

@@ -239,6 +239,7 @@ pub(crate) const ROWS: &[Row] = &[
         "what becomes of a prompt that a restart interrupts, unless a request says otherwise",
     )
     .or("continue"),
+    row("onSettled", "--on-settled", Kind::Text, "COMMAND", "gets a JSON line about each prompt that is settled"),
     row("events", "--events", Kind::Switch, "", "publish the events of all sessions on NATS"),
     row(
         "minSenderTrust",

@@ -1,5 +1,6 @@
 //! How the daemon begins: it opens its memory, its connection and its side channel.
 
+use super::notices::Notifier;
 use super::peers::Peers;
 use super::replacing::{self, Replacing};
 use super::spill_root::{self, SpillRoot};
@@ -46,6 +47,8 @@ impl Daemon {
         let spill_root = SpillRoot::make().map_err(|e| format!("no folder for temporary files: {e}"))?;
         let (bridge, client_requests) = clients::start(&config)?;
         let ledger = open_ledger(&config)?;
+        let notifier = Notifier::start(&config)?;
+        let notices = notifier.as_ref().map(Notifier::notices);
         let audit = auditing::start(&config, &connection)?;
         // Up to here nothing has changed for the process that is to be replaced.
         let connected = predecessor.as_ref().map(|_| replacing::wait_connected(&connection_events)).transpose()?;
@@ -82,7 +85,7 @@ impl Daemon {
             peers: Peers::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
-            session_options: Arc::new(config.session_options(ledger.clone(), audit.clone())),
+            session_options: Arc::new(config.session_options(ledger.clone(), audit.clone(), notices)),
             ledger,
             audit,
             config,
@@ -101,6 +104,7 @@ impl Daemon {
             ticks: tick(supervisor.period().map_or(TICK, |period| period.min(TICK))),
             supervisor,
             bridge,
+            notifier,
             client_requests,
             ended,
             ended_sender,

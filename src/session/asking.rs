@@ -67,6 +67,7 @@ impl<W: Wire> Session<W> {
         let kind = if self.questions.has(id) { ErrorKind::BadRequest } else { ErrorKind::NotFound };
         let settled = self.questions.answer(id, answers, source, now_ms());
         let settled = settled.map_err(|why| ReplyError::new(kind, why))?;
+        self.set_unanswered(false);
         let id = self.question_settled(settled);
         Ok(Answer::Document(json!({"answered": true, "requestId": id})))
     }
@@ -89,6 +90,7 @@ impl<W: Wire> Session<W> {
     /// Rejects the questions whose time is up.
     pub(super) fn expire_questions(&mut self) {
         for settled in self.questions.expire(now_ms()) {
+            self.set_unanswered(true);
             self.question_settled(settled);
         }
     }

@@ -74,6 +74,7 @@ impl<W: Wire> Session<W> {
         if let Err(e) = written {
             let error = ReplyError::storage(&e);
             for accepted in interrupted.iter().chain(&waiting) {
+                self.tell_unworked(std::slice::from_ref(&accepted.id), accepted.from.clone(), &error);
                 reply_to(&accepted.id).finish(Err(error.clone()));
             }
             log::error!("session {}: its file cannot be used: {e}", self.identity.id);
@@ -84,6 +85,10 @@ impl<W: Wire> Session<W> {
             let done = answered && !left;
             log::info!("session {}: the prompt that was interrupted is closed", self.identity.id);
             self.record_settled(&ids, if done { Settled::Done.as_str() } else { "interrupted" });
+            if let Some(first) = interrupted.first() {
+                let error = (!done).then(|| interrupted_error(exhausted(first)));
+                self.tell_closed(&ids, first.from.clone(), error.as_ref());
+            }
             for accepted in &interrupted {
                 let reply = reply_to(&accepted.id);
                 if done { reply.finish(Ok(())) } else { self.refuse(&*reply, interrupted_error(exhausted(accepted))) }
@@ -95,6 +100,7 @@ impl<W: Wire> Session<W> {
             let reply = reply_to(&accepted.id);
             if ids.is_empty() && exhausted(&accepted) {
                 self.record_settled(std::slice::from_ref(&accepted.id), "interrupted");
+                self.tell_unworked(std::slice::from_ref(&accepted.id), accepted.from, &interrupted_error(true));
                 self.refuse(&*reply, interrupted_error(true));
                 continue;
             }

@@ -6,6 +6,7 @@ use crate::contract::event::AgentEvent;
 use crate::contract::prompt::EndReason;
 use crate::contract::session::OnRestart;
 use crate::contract::wire::Wire;
+use crate::tools::ChangedFiles;
 use crate::turn::{self, Settled, Step};
 use serde_json::json;
 use std::time::Instant;
@@ -93,6 +94,10 @@ impl<W: Wire> Session<W> {
     /// Closes what runs when the session ends, unless it `goes_on` elsewhere: `between` two steps, all of which the caller has
     /// heard, or from the middle of one.
     fn end_running(&mut self, goes_on: bool, between: bool, settled: Option<Settled>, farewell: ReplyError) {
+        if !goes_on || settled == Some(Settled::Done) {
+            let end = settled.clone().unwrap_or_else(|| Settled::Failed(farewell.clone()));
+            self.tell_end(&end, ChangedFiles::default());
+        }
         let Some(running) = self.running.take() else { return };
         let aborted = !running.aborters.is_empty();
         if goes_on {
@@ -132,6 +137,12 @@ impl<W: Wire> Session<W> {
                 Ok(Step::Event(event)) => self.note(event),
                 Ok(Step::Spent(spent)) => self.spent(spent),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
+                Ok(Step::Ended(settled, changed)) => {
+                    // A prompt that is gone on with has not ended.
+                    if self.running.as_ref().is_some_and(|running| !running.to_be_continued) {
+                        self.tell_end(&settled, changed);
+                    }
+                }
                 Ok(Step::Ask { .. } | Step::Compacted { .. } | Step::Shortened(_) | Step::Omitted) => {}
                 Err(e) => return e.is_disconnected().then_some(Settled::Aborted),
             }

@@ -12,6 +12,7 @@ use crate::contract::wire::Wire;
 use crate::quota::Kind;
 use crate::slots::Slot;
 use crate::threads;
+use crate::tools::{ChangedFiles, Changes};
 use crate::turn::{Settled, Turn, Work};
 use crossbeam_channel::bounded;
 use std::io;
@@ -166,6 +167,7 @@ impl<W: Wire> Session<W> {
             produced: Vec::new(),
             overhead: 0,
             has_spoken: false,
+            changes: Changes::new(&self.identity.cwd, &self.options.turn.folders.home),
             is_metered: self.is_metered(),
         };
         // What was begun before a restart had its turn then.
@@ -186,6 +188,8 @@ impl<W: Wire> Session<W> {
                     batch: 0,
                     to_be_continued: false,
                     aborters: Vec::new(),
+                    unanswered: false,
+                    told: false,
                     compaction: None,
                     slot,
                 });
@@ -194,6 +198,7 @@ impl<W: Wire> Session<W> {
                 self.taken.clear();
                 self.record_settled(&ids, "refused");
                 let error = ReplyError::busy(&format!("no thread for the prompt: {e}"));
+                self.tell_unworked(&ids, from, &error);
                 self.refuse(&*reply, error);
             }
         }
@@ -201,6 +206,8 @@ impl<W: Wire> Session<W> {
 
     /// A prompt is done.
     pub(super) fn settle(&mut self, settled: Settled) {
+        // A turn that broke has not said so itself.
+        self.tell_end(&settled, ChangedFiles::default());
         let Some(mut running) = self.running.take() else { return };
         // A tool that was left behind with a broken turn does not take an answer any more.
         self.reject_questions("tool");
@@ -285,6 +292,7 @@ impl<W: Wire> Session<W> {
         let ids: Vec<String> = prompts.iter().map(|prompt| prompt.message.id.clone()).collect();
         self.record_settled(&ids, "refused");
         for prompt in prompts {
+            self.tell_unworked(&[prompt.message.id], prompt.from, error);
             self.refuse(&*prompt.reply, error.clone());
         }
         self.ticket = None;

@@ -183,6 +183,7 @@ impl Running {
                 on_budget: OnBudget::Stop,
                 ledger: None,
                 turn: Arc::new(turn),
+                notices: None,
             }),
             services: Arc::new(Services::with_local_model(Box::new(Parrot))),
             identity: Arc::new(identity),

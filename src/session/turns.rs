@@ -94,7 +94,9 @@ impl<W: Wire> Session<W> {
                 self.ticket = None;
             }
             self.record_settled(&[id.to_owned()], "cancelled");
-            self.refuse(&*prompt.reply, ReplyError::new(ErrorKind::Aborted, "the prompt was cancelled"));
+            let error = ReplyError::new(ErrorKind::Aborted, "the prompt was cancelled");
+            self.tell_unworked(&[prompt.message.id], prompt.from, &error);
+            self.refuse(&*prompt.reply, error);
             if !self.has_work() {
                 self.prompt_leftovers();
             }

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::process::{Child, ChildStdin, Command};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -290,6 +290,11 @@ impl Group {
             command.get_envs().find(|(name, _)| *name == SESSION_VARIABLE).and_then(|(_, value)| value?.to_str());
         belongs_to(pid.as_raw_pid(), session);
         Ok(Group { child, pid, handle: pidfd_open(pid, PidfdFlags::empty()).ok(), mark })
+    }
+
+    /// The child's standard input, where it is a pipe of ours and was not taken yet.
+    pub(crate) fn take_input(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
     }
 
     /// What becomes readable when the child has ended, if the system has such a thing.

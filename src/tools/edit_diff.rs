@@ -81,6 +81,11 @@ fn operations(old: &[&str], new: &[&str]) -> Vec<DiffOp> {
         })
         .collect();
     let (old, new) = all.split_at(old.len());
+    compare(old, new)
+}
+
+/// What makes the new lines of the old ones, each of which a number stands for.
+pub(super) fn compare(old: &[usize], new: &[usize]) -> Vec<DiffOp> {
     let mut operations = Compact::new(Replace::new(Capture::new()), old, new);
     let deadline = Some(Instant::now() + MAX_TIME);
     let Ok(()) = myers::diff_deadline(&mut operations, old, 0..old.len(), new, 0..new.len(), deadline);

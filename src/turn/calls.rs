@@ -87,6 +87,7 @@ impl Turn {
             };
             waits.push(settled);
         }
+        self.changes.before(prepared.iter().filter_map(|(call, ready)| Some((&*call.name, &*ready.as_ref().ok()?.1))));
         let results: Vec<OnceLock<ToolResultMessage>> = prepared.iter().map(|_| OnceLock::new()).collect();
         let home = &self.options.folders.home;
         let file = |ready: &Ready| tools::file_of(ready.0, &ready.1, &self.identity.cwd, home);

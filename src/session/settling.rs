@@ -1,0 +1,156 @@
+//! Notices: what is told of each prompt when it is settled, once: in an event, and to the operator's command.
+
+use super::Session;
+use crate::contract::error::{ErrorKind, ReplyError};
+use crate::contract::event::AgentEvent;
+use crate::contract::wire::Wire;
+use crate::tools::ChangedFiles;
+use crate::turn::Settled;
+use crossbeam_channel::Sender;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Takes what the operator's command is to be told. A session does not wait for room there.
+pub(crate) type Notices = Sender<Value>;
+
+/// Why nothing more comes of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// It is answered.
+    Final,
+    /// It is answered without what the model asked for, since nobody told it in time.
+    NeedsAnswer,
+    Error,
+    /// It would have taken more than its budget.
+    Budget,
+    /// Somebody ended it, or the session.
+    Stopped,
+}
+
+impl Reason {
+    /// The reason of an answer that came to this end.
+    pub(super) fn of(end: &Result<(), ReplyError>, unanswered: bool) -> Reason {
+        match end {
+            Ok(()) if unanswered => Reason::NeedsAnswer,
+            Ok(()) => Reason::Final,
+            Err(error) if error.kind == ErrorKind::BudgetExceeded => Reason::Budget,
+            Err(error) if is_stop(error.kind) => Reason::Stopped,
+            Err(_) => Reason::Error,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Reason::Final => "final",
+            Reason::NeedsAnswer => "needs_answer",
+            Reason::Error => "error",
+            Reason::Budget => "budget",
+            Reason::Stopped => "stopped",
+        }
+    }
+}
+
+/// Somebody wanted the end, be it of the prompt, of the session (stopped, expired) or of the daemon.
+fn is_stop(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Aborted | ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::ShuttingDown)
+}
+
+impl<W: Wire> Session<W> {
+    /// Takes note of whether the model waits in vain for what it asked.
+    pub(super) fn set_unanswered(&mut self, unanswered: bool) {
+        if let Some(running) = &mut self.running {
+            running.unanswered = unanswered;
+        }
+    }
+
+    /// Tells how what is worked on ended, and what it changed, once.
+    pub(super) fn tell_end(&mut self, settled: &Settled, changed: ChangedFiles) {
+        let Some(running) = self.running.as_mut().filter(|running| running.compaction.is_none()) else { return };
+        if std::mem::replace(&mut running.told, true) {
+            return;
+        }
+        let (ids, from, unanswered) = (running.ids.clone(), running.from.clone(), running.unanswered);
+        let worked = Some((running.started.elapsed(), running.tool_calls, changed));
+        let exceeded = self.spending.exceeded.clone();
+        let (reason, error) = match (running.storage_error.clone().or(exceeded), settled) {
+            (Some(error), _) => (Reason::of(&Err(error.clone()), unanswered), Some(error)),
+            (None, Settled::Done) => (Reason::of(&Ok(()), unanswered), None),
+            (None, Settled::Aborted) => (Reason::Stopped, None),
+            (None, Settled::Failed(error)) => (Reason::of(&Err(error.clone()), unanswered), Some(error.clone())),
+        };
+        self.tell(&ids, from, reason, error.as_ref(), worked);
+    }
+
+    /// Tells the end of accepted prompts that nothing was done about.
+    pub(super) fn tell_unworked(&mut self, ids: &[String], from: Option<String>, error: &ReplyError) {
+        self.tell_closed(ids, from, Some(error));
+    }
+
+    /// Tells the end of what an earlier process worked on.
+    pub(super) fn tell_closed(&mut self, ids: &[String], from: Option<String>, error: Option<&ReplyError>) {
+        let end = error.cloned().map_or(Ok(()), Err);
+        self.tell(ids, from, Reason::of(&end, false), error, None);
+    }
+
+    fn tell(
+        &mut self,
+        ids: &[String],
+        from: Option<String>,
+        reason: Reason,
+        error: Option<&ReplyError>,
+        worked: Option<(Duration, u64, ChangedFiles)>,
+    ) {
+        let mut data = json!({"reason": reason.as_str(), "promptIds": ids});
+        let mut put = |key: &str, value: Value| data[key] = value;
+        if let Some(from) = from {
+            put("from", json!(from));
+        }
+        if let Some(error) = error {
+            put("error", error.document());
+        }
+        let (time, tool_calls, changed) = worked.unwrap_or_default();
+        put("durationMs", json!(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)));
+        put("toolCalls", json!(tool_calls));
+        put("files", json!(changed.files));
+        if changed.more > 0 {
+            put("moreFiles", json!(changed.more));
+        }
+        if changed.incomplete {
+            put("filesIncomplete", json!(true));
+        }
+        if let Some(notices) = &self.options.notices {
+            let mut notice = json!({"event": "settled", "session": self.identity.id, "named": self.identity.named,
+                "cwd": self.identity.cwd.to_string_lossy(), "name": self.stats.settings().name,
+                "model": self.stats.settings().model.spec()});
+            notice["data"] = data.clone();
+            if notices.try_send(notice).is_err() {
+                log::warn!("session {}: onSettled is not told: too much waits for it", self.identity.id);
+            }
+        }
+        self.record_event(&AgentEvent::Bridge { name: "settled", data });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_have_reasons() {
+        let failed = |kind| Err(ReplyError::new(kind, "why"));
+        for (end, unanswered, expected) in [
+            (Ok(()), false, "final"),
+            (Ok(()), true, "needs_answer"),
+            (failed(ErrorKind::Model), true, "error"),
+            (failed(ErrorKind::Storage), false, "error"),
+            (failed(ErrorKind::BudgetExceeded), false, "budget"),
+            (failed(ErrorKind::Interrupted), false, "error"),
+            (failed(ErrorKind::Aborted), false, "stopped"),
+            (Err(ReplyError::stopped()), false, "stopped"),
+            (Err(ReplyError::expired(3)), false, "stopped"),
+            (Err(ReplyError::shutting_down()), false, "stopped"),
+        ] {
+            assert_eq!(Reason::of(&end, unanswered).as_str(), expected, "{end:?}");
+        }
+    }
+}
