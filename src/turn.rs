@@ -66,7 +66,7 @@ pub(crate) enum Step {
     Shortened(Vec<(usize, Arc<Message>)>),
     /// The last message is left out of the context.
     Omitted,
-    /// How the prompt ended, and what the turn's tools changed. Only the last event and the last step come after it.
+    /// How the prompt ended, and what the turn's tools changed. Only the last step comes after it.
     Ended(Settled, ChangedFiles),
     /// The last step.
     Settled(Settled),
@@ -251,8 +251,8 @@ impl Turn {
     pub(crate) fn run(mut self, work: Work) {
         let settled = catch_unwind(AssertUnwindSafe(|| self.work(work)))
             .unwrap_or_else(|_| Settled::Failed(ReplyError::internal("the turn panicked; the session goes on")));
-        self.step(Step::Ended(settled.clone(), self.changes.after()));
         self.emit(AgentEvent::AgentSettled { aborted: settled == Settled::Aborted });
+        self.step(Step::Ended(settled.clone(), self.changes.after()));
         self.step(Step::Settled(settled));
     }
 

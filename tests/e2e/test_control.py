@@ -153,6 +153,7 @@ def test_events_are_published_where_enabled(daemon, model):
     assert all(event["session"] == "worker" for event in seen)
     text = "".join(e["data"]["assistantMessageEvent"].get("delta", "") for e in seen if e["event"] == "message_update")
     assert text == "hello"
+    events_until(events, "settled")
     control = Control(daemon)
     control.ask("configure", {"events": False})
     daemon.prompt("worker", "more").text()
