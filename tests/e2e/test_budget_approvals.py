@@ -91,6 +91,10 @@ def test_an_abort_ends_the_wait_and_allows_nothing_later(asking, model):
     assert session.event("denied")["result"]["denied"]["by"] == "end"
     late = session.client.refusal("approve", requestId=request["id"], hash=request["hash"], allow=True)
     assert late.startswith("stale_answer")
+    # The next prompt is asked about anew.
+    stream = session.daemon.prompt("s", "go")
+    session.settle(session.opened(), allow=False)
+    stream.failure()
     assert len(model.requests) == 1
 
 
