@@ -142,6 +142,8 @@ struct Running {
     storage_error: Option<ReplyError>,
     /// Calls of the model's last message that were allowed to run.
     batch: usize,
+    /// The ids of those of them that may have begun, and have not ended.
+    begun: Vec<String>,
     /// The host ends in the middle of it, and it is gone on with after the next start.
     to_be_continued: bool,
     /// Those who wait for its end after an abort.
@@ -439,6 +441,11 @@ impl<W: Wire> Session<W> {
         log::trace!("session {}: {}", self.identity.id, event.name());
         self.stats.touch();
         if let AgentEvent::ToolExecutionEnd { id, name, content, is_error, duration_ms, sandbox, .. } = &event {
+            if let Some(running) = &mut self.running
+                && let Some(at) = running.begun.iter().position(|begun| begun == id)
+            {
+                running.begun.swap_remove(at);
+            }
             self.audit_result((id, name), content, *is_error, (*duration_ms, sandbox.as_ref()));
         }
         match &event {
