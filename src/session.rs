@@ -544,6 +544,7 @@ impl<W: Wire> Session<W> {
                 }
                 Foreign::Writer => ("foreign_writer", json!({})),
                 Foreign::Restored(cause) => ("session_file_restored", json!({"cause": cause})),
+                Foreign::Shortened => ("session_file_shortened", json!({"messages": self.memory.count()})),
             };
             log::warn!("session {}: another program changed its file: {name} {data}", self.identity.id);
             self.publish(&AgentEvent::Bridge { name, data });
