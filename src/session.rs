@@ -44,6 +44,7 @@ use crate::session::state_dir::StateDir;
 use crate::slots::{Slot, Slots, Ticket};
 use crate::sys;
 use crate::threads::Thread;
+use crate::tools::ChangedFiles;
 use crate::tools::runner::Runner;
 use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{SessionSecrets, Settled, Step, TurnOptions};
@@ -395,9 +396,15 @@ impl<W: Wire> Session<W> {
                 let written = self.memory.omit_last();
                 self.check_written(written);
             }
-            Event::Step(Step::Ended(settled, changed)) => self.tell_end(&settled, changed),
-            Event::Step(Step::Settled(settled)) => self.settle(settled),
-            Event::TurnLost => self.settle(Settled::Failed(ReplyError::internal("the turn is gone"))),
+            // Whoever hears of the end and asks at once finds the session idle, because all of it is one step.
+            Event::Step(Step::Settled(settled, changed)) => {
+                self.note(settled.event());
+                self.settle(settled, changed);
+            }
+            Event::TurnLost => {
+                let lost = Settled::Failed(ReplyError::internal("the turn is gone"));
+                self.settle(lost, ChangedFiles::default());
+            }
             Event::Tick => {
                 self.expire_questions();
                 self.expire_approvals();

@@ -66,10 +66,8 @@ pub(crate) enum Step {
     Shortened(Vec<(usize, Arc<Message>)>),
     /// The last message is left out of the context.
     Omitted,
-    /// How the prompt ended, and what the turn's tools changed. Only the last step comes after it.
-    Ended(Settled, ChangedFiles),
-    /// The last step.
-    Settled(Settled),
+    /// The last step: how the prompt ended, and what the turn's tools changed.
+    Settled(Settled, ChangedFiles),
 }
 
 /// What a turn asks leave for.
@@ -159,6 +157,11 @@ impl Settled {
             Settled::Failed(_) => "failed",
             Settled::Aborted => "aborted",
         }
+    }
+
+    /// What events say of it.
+    pub(crate) fn event(&self) -> AgentEvent {
+        AgentEvent::AgentSettled { aborted: *self == Settled::Aborted }
     }
 }
 
@@ -251,9 +254,8 @@ impl Turn {
     pub(crate) fn run(mut self, work: Work) {
         let settled = catch_unwind(AssertUnwindSafe(|| self.work(work)))
             .unwrap_or_else(|_| Settled::Failed(ReplyError::internal("the turn panicked; the session goes on")));
-        self.emit(AgentEvent::AgentSettled { aborted: settled == Settled::Aborted });
-        self.step(Step::Ended(settled.clone(), self.changes.after()));
-        self.step(Step::Settled(settled));
+        self.reply.event(&settled.event());
+        self.step(Step::Settled(settled, self.changes.after()));
     }
 
     /// Tells the session. It is gone only after it gave up on this turn, and then nobody is left to tell.
