@@ -386,7 +386,7 @@ impl Turn {
     fn answer(&mut self, messages: Option<Vec<Incoming>>) -> Settled {
         let tools: Vec<&'static dyn Tool> =
             self.identity.tools.iter().filter_map(|name| tools::by_name(name)).collect();
-        let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
+        let specs: Vec<&ToolSpec> = tools.iter().map(|tool| tool.spec()).collect();
         let places = self.options.folders.places(&self.identity.cwd, self.identity.project_trusted);
         let skills = skills::discover(&places);
         let text = |tool: &&'static dyn Tool| ToolText {
@@ -523,7 +523,7 @@ impl Turn {
     ///
     /// # Errors
     /// It must not be sent, and the run ends like this.
-    fn ask(&mut self, system: &str, tools: &[ToolSpec], run: &mut Run) -> Result<Outcome, Settled> {
+    fn ask(&mut self, system: &str, tools: &[&ToolSpec], run: &mut Run) -> Result<Outcome, Settled> {
         let request = Request {
             model: &self.model,
             system,

@@ -1,5 +1,6 @@
 //! The message model, in the JSON form of PI's session files (version 3).
 
+use super::schema::Schema;
 use crate::clock::now_ms;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -262,12 +263,11 @@ impl AssistantMessage {
 }
 
 /// A tool as it is declared to the model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct ToolSpec {
     pub name: String,
     pub description: String,
-    /// A JSON Schema of type `object`.
-    pub parameters: Value,
+    pub parameters: Schema,
 }
 
 #[cfg(test)]
