@@ -226,6 +226,18 @@ impl Message {
         blocks.iter().map(Block::chars).sum()
     }
 
+    /// About what it takes in memory, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let blocks: &[Block] = match self {
+            Message::User(UserMessage { content: Content::Text(text), .. }) => return text.len(),
+            Message::User(UserMessage { content: Content::Blocks(blocks), .. }) => blocks,
+            Message::Assistant(m) => &m.content,
+            Message::ToolResult(m) => &m.content,
+        };
+        let image = |block: &Block| if let Block::Image { data, .. } = block { data.len() } else { 0 };
+        blocks.iter().map(|block| image(block) + usize::try_from(block.chars()).unwrap_or(usize::MAX)).sum()
+    }
+
     /// Whether images are among what a user said or a tool returned.
     pub fn has_images(&self) -> bool {
         let blocks = match self {
