@@ -12,7 +12,7 @@ use crate::clock::{iso_time, now_ms};
 use crate::fault;
 use crate::files::{self, Links};
 use crate::ids;
-use crate::json::{Fields, object};
+use crate::json::{self, Fields, object};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use std::cmp::Ordering;
@@ -252,7 +252,7 @@ impl SessionFile {
             let mut entry =
                 object(json!({"type": kind, "id": id, "parentId": parent, "timestamp": iso_time(now_ms())}));
             entry.extend(fields);
-            lines.push_str(&Value::Object(entry).to_string());
+            lines.push_str(&json::text(&entry));
             lines.push('\n');
             self.ids.extend(short_id(&id));
             parent = Some(id.clone());
@@ -283,7 +283,7 @@ impl SessionFile {
             {
                 *role = json!("custom");
             }
-            lines.push_str(&Value::Object(entry).to_string());
+            lines.push_str(&json::text(&entry));
             lines.push('\n');
         }
         self.replace(lines.as_bytes())?;
@@ -342,7 +342,7 @@ impl SessionFile {
     }
 
     fn write_line(&mut self, entry: Value) -> io::Result<()> {
-        let mut line = entry.to_string();
+        let mut line = json::text(&entry);
         if line.len() > MAX_LINE {
             return Err(too_large(format!("a session's entry has at most {} MiB", MAX_LINE >> 20)));
         }
