@@ -14,6 +14,7 @@ use crate::files::{self, Links};
 use crate::ids;
 use crate::json::{self, Fields, object};
 use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -44,6 +45,19 @@ pub struct SessionFile {
     version: u64,
     /// The fields of the header.
     header: Fields,
+}
+
+/// An entry as it is written.
+#[derive(Serialize)]
+struct Entry<'a, F> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    id: &'a str,
+    #[serde(rename = "parentId")]
+    parent_id: Option<&'a str>,
+    timestamp: String,
+    #[serde(flatten)]
+    fields: &'a F,
 }
 
 /// What others did to a session file.
@@ -87,7 +101,7 @@ impl SessionFile {
             version: VERSION,
             header: header.clone(),
         };
-        if let Err(error) = session.write_line(Value::Object(header)) {
+        if let Err(error) = session.write_line(json::text(&header)) {
             // A file without a header is no session file, and nobody could make one in its place.
             let _ = std::fs::remove_file(&session.path);
             return Err(error);
@@ -308,14 +322,14 @@ impl SessionFile {
         std::iter::repeat_with(ids::number).find(|number| !self.ids.contains(number)).unwrap_or_default()
     }
 
-    /// Appends an entry of type `kind` behind the last one, with `fields` beside those that every entry has; returns its
-    /// id. When this returns, the entry survives the end of this process; [`SessionFile::sync`] makes it survive that of
+    /// Appends an entry of type `kind` behind the last one, with the fields of an object beside those that every entry has;
+    /// returns its id. When this returns, the entry survives the end of this process; [`SessionFile::sync`] makes it survive that of
     /// the machine.
     ///
     /// # Errors
     /// The file system's, and `FileTooLarge` for what could not be read again. The file is then as it was before, and a
     /// later call may succeed.
-    pub fn append(&mut self, kind: &str, fields: Fields) -> io::Result<String> {
+    pub fn append(&mut self, kind: &str, fields: &impl Serialize) -> io::Result<String> {
         if self.ids.len() >= MAX_ENTRIES {
             return Err(too_large(format!("a session file takes at most {MAX_ENTRIES} entries")));
         }
@@ -324,9 +338,9 @@ impl SessionFile {
         }
         let number = self.new_number();
         let id = format!("{number:08x}");
-        let mut entry = object(json!({"type": kind, "id": id, "parentId": self.leaf, "timestamp": iso_time(now_ms())}));
-        entry.extend(fields);
-        self.write_line(Value::Object(entry))?;
+        let entry = Entry { kind, id: &id, parent_id: self.leaf.as_deref(), timestamp: iso_time(now_ms()), fields };
+        let line = json::text(&entry);
+        self.write_line(line)?;
         self.ids.insert(number);
         self.leaf = Some(id.clone());
         self.entries += 1;
@@ -341,8 +355,7 @@ impl SessionFile {
         self.file.sync_data()
     }
 
-    fn write_line(&mut self, entry: Value) -> io::Result<()> {
-        let mut line = json::text(&entry);
+    fn write_line(&mut self, mut line: String) -> io::Result<()> {
         if line.len() > MAX_LINE {
             return Err(too_large(format!("a session's entry has at most {} MiB", MAX_LINE >> 20)));
         }
