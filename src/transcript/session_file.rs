@@ -43,8 +43,8 @@ pub struct SessionFile {
     entries: usize,
     /// The version of the format that the file is in.
     version: u64,
-    /// The fields of the header.
-    header: Fields,
+    /// The header's line, without its end.
+    header: String,
 }
 
 /// An entry as it is written.
@@ -89,6 +89,7 @@ impl SessionFile {
             "type": "session", "version": VERSION, "id": id, "timestamp": created, "cwd": cwd.to_string_lossy(),
         }));
         header.extend(more);
+        let header = json::text(&header);
         let path = path.to_path_buf();
         let mut session = SessionFile {
             path,
@@ -101,7 +102,7 @@ impl SessionFile {
             version: VERSION,
             header: header.clone(),
         };
-        if let Err(error) = session.write_line(json::text(&header)) {
+        if let Err(error) = session.write_line(header) {
             // A file without a header is no session file, and nobody could make one in its place.
             let _ = std::fs::remove_file(&session.path);
             return Err(error);
@@ -141,7 +142,7 @@ impl SessionFile {
             ids: HashSet::new(),
             entries: 0,
             version: VERSION,
-            header: Fields::new(),
+            header: String::new(),
         };
         session.take_over(&contents);
         if is_whole {
@@ -178,7 +179,7 @@ impl SessionFile {
         self.ids = contents.ids().filter_map(short_id).collect();
         self.entries = contents.ids().count();
         self.version = contents.version;
-        self.header = contents.header();
+        self.header = json::text(&contents.header());
     }
 
     /// What others did to the file since the last time that something was written or read.
@@ -221,7 +222,7 @@ impl SessionFile {
     /// As [`SessionFile::open`]; `InvalidData` for another session's.
     pub(crate) fn reopen(&mut self) -> io::Result<Contents> {
         let (file, contents) = SessionFile::open(&self.path)?;
-        if file.header.get("id") != self.header.get("id") {
+        if file.header_fields().get("id") != self.header_fields().get("id") {
             return Err(io::Error::new(ErrorKind::InvalidData, "the session file was replaced by another session's"));
         }
         *self = file;
@@ -258,7 +259,7 @@ impl SessionFile {
     /// # Errors
     /// The file system's; the file is then as it was.
     pub(crate) fn write_anew(&mut self, entries: Vec<(String, &str, Fields)>) -> io::Result<Vec<String>> {
-        let mut lines = format!("{}\n", Value::Object(self.header.clone()));
+        let mut lines = format!("{}\n", self.header);
         let mut parent: Option<String> = None;
         let mut ids = Vec::new();
         for (id, kind, fields) in entries {
@@ -281,9 +282,10 @@ impl SessionFile {
     fn upgrade(&mut self) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(0))?;
         let contents = contents::read_file(&self.file)?;
-        let mut header = self.header.clone();
+        let mut header = self.header_fields();
         header.insert("version".into(), json!(VERSION));
-        let mut lines = format!("{}\n", Value::Object(header.clone()));
+        let header = json::text(&header);
+        let mut lines = format!("{header}\n");
         for index in 0..contents.ids().count() {
             let Some(mut entry) = contents.entry(index) else { continue };
             entry.insert("id".into(), json!(contents.id(index)));
@@ -316,6 +318,10 @@ impl SessionFile {
         self.file = file;
         (self.length, self.torn) = (bytes.len() as u64, false);
         Ok(())
+    }
+
+    fn header_fields(&self) -> Fields {
+        serde_json::from_str(&self.header).unwrap_or_default()
     }
 
     fn new_number(&self) -> u32 {
