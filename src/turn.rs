@@ -295,8 +295,8 @@ impl Turn {
     }
 
     /// Adds a complete message to the transcript.
-    fn add(&mut self, message: Message) -> Arc<Message> {
-        let message = Arc::new(message);
+    fn add(&mut self, message: impl Into<Arc<Message>>) -> Arc<Message> {
+        let message = message.into();
         self.transcript.push(message.clone());
         self.produced.push(message.clone());
         self.emit(AgentEvent::MessageEnd(message.clone()));
@@ -305,7 +305,8 @@ impl Turn {
 
     /// Adds a message that did not stream.
     fn add_whole(&mut self, message: Message) -> Arc<Message> {
-        self.emit(AgentEvent::MessageStart(Arc::new(message.clone())));
+        let message = Arc::new(message);
+        self.emit(AgentEvent::MessageStart(message.clone()));
         self.add(message)
     }
 

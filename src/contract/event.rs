@@ -132,7 +132,7 @@ pub(crate) enum AgentEvent {
         behavior: Option<&'static str>,
         from: Option<String>,
         /// Who sent it, where that is told in a way that can be proved.
-        sender: Option<AgentSender>,
+        sender: Option<Box<AgentSender>>,
     },
     /// A question to a person was opened, answered or rejected; the payload is the `questions` module's.
     Question(Value),
@@ -332,7 +332,7 @@ impl AgentEvent {
                 put("source", json!(source));
                 put("streamingBehavior", json!(behavior));
                 put("from", json!(from));
-                put("sender", sender.as_ref().map_or(Value::Null, AgentSender::document));
+                put("sender", sender.as_ref().map_or(Value::Null, |sender| sender.document()));
             }
             AgentEvent::Question(data) | AgentEvent::Bridge { data, .. } => {
                 if let Value::Object(fields) = data {
