@@ -410,6 +410,7 @@ impl<W: Wire> Session<W> {
                 self.expire_approvals();
                 if !self.has_work() && self.idle_since.elapsed() >= SLEEPS_AFTER {
                     self.memory.sleep();
+                    self.log.put_into_words();
                 }
             }
         }
@@ -509,7 +510,11 @@ impl<W: Wire> Session<W> {
             _ => {}
         }
         self.stats.progress.note(&event, self.context_tokens);
-        self.record_event(&event);
+        if self.listeners.is_empty() && event.is_of_transcript() {
+            self.log.keep(event);
+        } else {
+            self.record_event(&event);
+        }
     }
 
     /// A message that is only there because the host ends in the middle of a turn that will be gone on with. What it says of

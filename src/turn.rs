@@ -297,8 +297,8 @@ impl Turn {
     }
 
     /// Adds a complete message to the transcript.
-    fn add(&mut self, message: Message) -> Arc<Message> {
-        let message = Arc::new(message);
+    fn add(&mut self, message: impl Into<Arc<Message>>) -> Arc<Message> {
+        let message = message.into();
         self.transcript.push(message.clone());
         self.produced.push(message.clone());
         self.emit(AgentEvent::MessageEnd(message.clone()));
@@ -307,7 +307,8 @@ impl Turn {
 
     /// Adds a message that did not stream.
     fn add_whole(&mut self, message: Message) -> Arc<Message> {
-        self.emit(AgentEvent::MessageStart(Arc::new(message.clone())));
+        let message = Arc::new(message);
+        self.emit(AgentEvent::MessageStart(message.clone()));
         self.add(message)
     }
 
@@ -388,7 +389,7 @@ impl Turn {
     fn answer(&mut self, messages: Option<Vec<Incoming>>) -> Settled {
         let tools: Vec<&'static dyn Tool> =
             self.identity.tools.iter().filter_map(|name| tools::by_name(name)).collect();
-        let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
+        let specs: Vec<&ToolSpec> = tools.iter().map(|tool| tool.spec()).collect();
         let places = self.options.folders.places(&self.identity.cwd, self.identity.project_trusted);
         let skills = skills::discover(&places);
         let text = |tool: &&'static dyn Tool| ToolText {
@@ -525,7 +526,7 @@ impl Turn {
     ///
     /// # Errors
     /// It must not be sent, and the run ends like this.
-    fn ask(&mut self, system: &str, tools: &[ToolSpec], run: &mut Run) -> Result<Outcome, Settled> {
+    fn ask(&mut self, system: &str, tools: &[&ToolSpec], run: &mut Run) -> Result<Outcome, Settled> {
         let request = Request {
             model: &self.model,
             system,

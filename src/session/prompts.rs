@@ -40,7 +40,7 @@ impl<W: Wire> Session<W> {
             source: "rpc",
             behavior: None,
             from: prompt.from.clone(),
-            sender: prompt.sender.clone(),
+            sender: prompt.sender.clone().map(Box::new),
         });
         // Whoever sent it hears of a refusal through its reply.
         let _ = self.accept(prompt);
