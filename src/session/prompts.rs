@@ -186,6 +186,7 @@ impl<W: Wire> Session<W> {
                     thread,
                     storage_error: None,
                     batch: 0,
+                    begun: Vec::new(),
                     to_be_continued: false,
                     aborters: Vec::new(),
                     unanswered: false,
