@@ -44,6 +44,7 @@ use crate::session::state_dir::StateDir;
 use crate::slots::{Slot, Slots, Ticket};
 use crate::sys;
 use crate::threads::Thread;
+use crate::tools::ChangedFiles;
 use crate::tools::runner::Runner;
 use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{SessionSecrets, Settled, Step, TurnOptions};
@@ -397,14 +398,21 @@ impl<W: Wire> Session<W> {
                 let written = self.memory.omit_last();
                 self.check_written(written);
             }
-            Event::Step(Step::Ended(settled, changed)) => self.tell_end(&settled, changed),
-            Event::Step(Step::Settled(settled)) => self.settle(settled),
-            Event::TurnLost => self.settle(Settled::Failed(ReplyError::internal("the turn is gone"))),
+            // Whoever hears of the end and asks at once finds the session idle, because all of it is one step.
+            Event::Step(Step::Settled(settled, changed)) => {
+                self.note(settled.event());
+                self.settle(settled, changed);
+            }
+            Event::TurnLost => {
+                let lost = Settled::Failed(ReplyError::internal("the turn is gone"));
+                self.settle(lost, ChangedFiles::default());
+            }
             Event::Tick => {
                 self.expire_questions();
                 self.expire_approvals();
                 if !self.has_work() && self.idle_since.elapsed() >= SLEEPS_AFTER {
                     self.memory.sleep();
+                    self.log.put_into_words();
                 }
             }
         }
@@ -509,7 +517,11 @@ impl<W: Wire> Session<W> {
             _ => {}
         }
         self.stats.progress.note(&event, self.context_tokens);
-        self.record_event(&event);
+        if self.listeners.is_empty() && event.is_of_transcript() {
+            self.log.keep(event);
+        } else {
+            self.record_event(&event);
+        }
     }
 
     /// A message that is only there because the host ends in the middle of a turn that will be gone on with. What it says of

@@ -130,9 +130,8 @@ impl Turn {
     pub(crate) fn run(mut self, work: Work) {
         let settled = catch_unwind(AssertUnwindSafe(|| self.work(work)))
             .unwrap_or_else(|_| Settled::Failed(ReplyError::internal("the turn panicked; the session goes on")));
-        self.emit(AgentEvent::AgentSettled { aborted: settled == Settled::Aborted });
-        self.step(Step::Ended(settled.clone(), self.changes.after()));
-        self.step(Step::Settled(settled));
+        self.reply.event(&settled.event());
+        self.step(Step::Settled(settled, self.changes.after()));
     }
 
     /// Tells the session. It is gone only after it gave up on this turn, and then nobody is left to tell.
@@ -174,8 +173,8 @@ impl Turn {
     }
 
     /// Adds a complete message to the transcript.
-    fn add(&mut self, message: Message) -> Arc<Message> {
-        let message = Arc::new(message);
+    fn add(&mut self, message: impl Into<Arc<Message>>) -> Arc<Message> {
+        let message = message.into();
         self.transcript.push(message.clone());
         self.produced.push(message.clone());
         self.emit(AgentEvent::MessageEnd(message.clone()));
@@ -184,7 +183,8 @@ impl Turn {
 
     /// Adds a message that did not stream.
     fn add_whole(&mut self, message: Message) -> Arc<Message> {
-        self.emit(AgentEvent::MessageStart(Arc::new(message.clone())));
+        let message = Arc::new(message);
+        self.emit(AgentEvent::MessageStart(message.clone()));
         self.add(message)
     }
 
@@ -265,7 +265,7 @@ impl Turn {
     fn answer(&mut self, messages: Option<Vec<Incoming>>) -> Settled {
         let tools: Vec<&'static dyn Tool> =
             self.identity.tools.iter().filter_map(|name| tools::by_name(name)).collect();
-        let specs: Vec<ToolSpec> = tools.iter().map(|tool| tool.spec().clone()).collect();
+        let specs: Vec<&ToolSpec> = tools.iter().map(|tool| tool.spec()).collect();
         let places = self.options.folders.places(&self.identity.cwd, self.identity.project_trusted);
         let skills = skills::discover(&places);
         let text = |tool: &&'static dyn Tool| ToolText {
@@ -402,7 +402,7 @@ impl Turn {
     ///
     /// # Errors
     /// It must not be sent, and the run ends like this.
-    fn ask(&mut self, system: &str, tools: &[ToolSpec], run: &mut Run) -> Result<Outcome, Settled> {
+    fn ask(&mut self, system: &str, tools: &[&ToolSpec], run: &mut Run) -> Result<Outcome, Settled> {
         let request = Request {
             model: &self.model,
             system,

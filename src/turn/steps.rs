@@ -36,10 +36,8 @@ pub(crate) enum Step {
     Shortened(Vec<(usize, Arc<Message>)>),
     /// The last message is left out of the context.
     Omitted,
-    /// How the prompt ended, and what the turn's tools changed. Only the last step comes after it.
-    Ended(Settled, ChangedFiles),
-    /// The last step.
-    Settled(Settled),
+    /// The last step: how the prompt ended, and what the turn's tools changed.
+    Settled(Settled, ChangedFiles),
 }
 
 /// What a turn asks leave for.
@@ -129,5 +127,10 @@ impl Settled {
             Settled::Failed(_) => "failed",
             Settled::Aborted => "aborted",
         }
+    }
+
+    /// What events say of it.
+    pub(crate) fn event(&self) -> AgentEvent {
+        AgentEvent::AgentSettled { aborted: *self == Settled::Aborted }
     }
 }
