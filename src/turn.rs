@@ -18,6 +18,7 @@ use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::governance::budget::Account;
 use crate::governance::rules::Target;
 use crate::model::{Model, Most, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
@@ -87,6 +88,9 @@ pub(crate) enum Action {
     Stop,
 }
 
+/// Makes sure that what is reserved stays so after a power cut.
+pub(crate) type Durable = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
 /// The answer to an [`Action`].
 pub(crate) enum Verdict {
     No,
@@ -95,7 +99,7 @@ pub(crate) enum Verdict {
     /// The request exceeds a budget, and somebody is asked about it. After a yes it is judged once more.
     Asked(ReplyError, Wait),
     /// The request may be sent, once this has made sure that what it may take stays reserved.
-    Reserved(Box<dyn FnOnce() -> io::Result<()> + Send>),
+    Reserved(Durable),
     /// Go on, after these messages were taken in.
     Go(Vec<Incoming>),
     /// What becomes of each of the calls.
@@ -203,6 +207,8 @@ pub(crate) struct Turn {
     pub changes: Changes,
     /// The session has to be asked before each request to the model.
     pub is_metered: bool,
+    /// But not where it can reserve what it may take from this.
+    pub account: Option<Account>,
 }
 
 /// How far a run has come.
