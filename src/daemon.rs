@@ -10,6 +10,7 @@ mod clients;
 mod drain;
 mod handover;
 mod notices;
+mod operators;
 mod peers;
 mod replacing;
 mod requests;
@@ -46,6 +47,7 @@ use crate::tools::child;
 use crossbeam_channel::{Receiver, Sender, after, never, select};
 use handover::Notice;
 use notices::Notifier;
+use operators::{Asked, Operators};
 use peers::Peers;
 use replacing::Replacing;
 use serde_json::Value;
@@ -95,6 +97,8 @@ enum Event {
     Ended(InstanceId, &'static str),
     /// What the process says that takes over, or from which we do.
     Handover(Notice),
+    /// What is asked over HTTP.
+    Operator(Asked),
     /// Time for the agents' heartbeats.
     Heartbeat,
     /// The time is up for a phase of the shutdown, or for other daemons to answer.
@@ -187,6 +191,8 @@ struct Daemon {
     bridge: Option<SocketServer>,
     /// What tells the operator's command of settled prompts, if there is one.
     notifier: Option<Notifier>,
+    /// What is served over HTTP.
+    operators: Operators,
     client_requests: Receiver<ClientRequest>,
     ended: Receiver<(InstanceId, &'static str)>,
     ended_sender: Sender<(InstanceId, &'static str)>,
@@ -287,6 +293,7 @@ impl Daemon {
             recv(deadline) -> _ => Event::Deadline,
             recv(self.ticks) -> _ => Event::Tick,
             recv(self.replacing.notices) -> notice => notice.map_or(Event::Deadline, Event::Handover),
+            recv(self.operators.requests) -> asked => asked.map_or(Event::Deadline, Event::Operator),
             recv(self.heartbeats) -> _ => Event::Heartbeat,
         }
     }
@@ -313,8 +320,10 @@ impl Daemon {
             Event::Client(request) => self.client(*request),
             Event::Ended(instance_id, reason) => self.forget(&instance_id, reason),
             Event::Handover(notice) => self.notice(notice),
+            Event::Operator(asked) => self.tell_operator(&asked),
             Event::Tick => {
                 child::reap_orphans();
+                self.listen_for_operators();
                 self.host.tick(Instant::now());
                 self.supervisor.alive();
                 self.tell_status();

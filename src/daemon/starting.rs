@@ -1,6 +1,7 @@
 //! How the daemon begins: it opens its memory, its connection and its side channel.
 
 use super::notices::Notifier;
+use super::operators::Operators;
 use super::peers::Peers;
 use super::replacing::{self, Replacing};
 use super::spill_root::{self, SpillRoot};
@@ -105,6 +106,7 @@ impl Daemon {
             supervisor,
             bridge,
             notifier,
+            operators: Operators::new(),
             client_requests,
             ended,
             ended_sender,
@@ -122,6 +124,10 @@ impl Daemon {
             standby,
             broker,
         };
+        match daemon.operators.listen(&daemon.config, &daemon.services) {
+            Err(why) if !replaces => return Err(why.into()),
+            Ok(()) | Err(_) => {}
+        }
         connected.into_iter().for_each(|event| daemon.connection_event(event));
         daemon.begin_serving(predecessor)?;
         // Nobody waits for it, and there may be much.

@@ -3,7 +3,10 @@
 use super::{Action, Settled, Step, Turn, Verdict};
 use crate::contract::denial::{Denial, DeniedBy};
 use crate::contract::error::ReplyError;
+use crate::metrics::{self, METRICS};
 use crate::model::{Outcome, Request, Sink, StreamEvent, spent};
+use crate::transcript::StopReason;
+use std::time::Instant;
 
 /// Sends requests to the model.
 pub(super) trait Requests {
@@ -18,7 +21,7 @@ impl Requests for Turn {
     // Where requests are not counted, nobody is asked for leave.
     fn send(&self, request: &Request<'_>, sink: &mut dyn Sink) -> Result<Outcome, Settled> {
         if !self.is_metered {
-            return Ok(self.services.stream(request, &self.cancel, sink));
+            return Ok(self.stream(request, sink));
         }
         let durable = loop {
             match self.verdict(Action::Request(self.model.clone(), self.services.most(request))) {
@@ -30,9 +33,32 @@ impl Requests for Turn {
         };
         durable().map_err(|e| Settled::Failed(ReplyError::storage(&e)))?;
         let mut sink = Metered { sink, accepted: false };
-        let outcome = self.services.stream(request, &self.cancel, &mut sink);
+        let outcome = self.stream(request, &mut sink);
         self.step(Step::Spent(spent(request, &outcome, sink.accepted)));
         Ok(outcome)
+    }
+}
+
+impl Turn {
+    fn stream(&self, request: &Request<'_>, sink: &mut dyn Sink) -> Outcome {
+        let begun = Instant::now();
+        let outcome = self.services.stream(request, &self.cancel, sink);
+        let ended = match outcome.message.stop_reason {
+            _ if self.cancel.is_cancelled() => metrics::Outcome::Cancelled,
+            StopReason::Aborted => metrics::Outcome::Cancelled,
+            StopReason::Error => metrics::Outcome::Failed,
+            StopReason::Stop | StopReason::Length | StopReason::ToolUse => metrics::Outcome::Done,
+        };
+        let usage = &outcome.message.usage;
+        let tokens = metrics::Tokens {
+            input: usage.input,
+            output: usage.output,
+            cache_read: usage.cache_read,
+            cache_write: usage.cache_write,
+            cost: usage.cost.total,
+        };
+        METRICS.request(&request.model.provider, &request.model.id, begun.elapsed(), ended, &tokens);
+        outcome
     }
 }
 
