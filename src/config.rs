@@ -2,6 +2,7 @@
 
 mod bridge;
 pub(crate) mod nats_context;
+mod reload;
 mod rules;
 mod sandbox;
 mod settings;
@@ -32,7 +33,7 @@ use crate::turn::{SecretTable, TurnOptions};
 pub(crate) use bridge::BridgePlan;
 use nats_context::Context;
 use settings::{Origin, Settings, expand};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -140,6 +141,8 @@ pub(crate) struct Config {
     pub warnings: Vec<String>,
     /// What `--check` prints.
     pub report: String,
+    /// The texts of all settings that have one, by key.
+    values: BTreeMap<&'static str, String>,
 }
 
 impl Config {
@@ -626,6 +629,7 @@ impl Settings {
             log,
             warnings,
             report,
+            values: self.values.into_iter().map(|(key, setting)| (key, setting.text)).collect(),
         })
     }
 

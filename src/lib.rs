@@ -71,6 +71,7 @@
 //! | `handover` | the socket over which another process may take over, or the one to that process | accept, read | told to stop |
 //! | `http` | the listening socket for those who watch, and its connections | poll(2), an answer of the main thread (2 s) | its owner goes |
 //! | `ready` | a look at disks and keys | a disk | done |
+//! | `reload` | the configuration that is read again | a disk | done |
 //! | `sweep` | folders that a dead daemon left behind | a disk | done |
 //! | `audit` | the audit log, if there is one | a channel | no session and no daemon has it any more |
 //! | `image`, `walk` | one picture or tree that is looked at | nothing can interrupt a decoder, so that who cancels does not wait | done, or at the next step |

@@ -3,6 +3,7 @@
 use super::notices::Notifier;
 use super::operators::Operators;
 use super::peers::Peers;
+use super::reloading::{Reloading, Reread};
 use super::replacing::{self, Replacing};
 use super::spill_root::{self, SpillRoot};
 use super::{DISCOVERY_LIMITS, Daemon, ENDED_WAITING, Fatal, INTAKE_LIMITS, Phase, TICK, requests};
@@ -28,7 +29,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 impl Daemon {
-    pub(super) fn start(mut config: Config, signals: Receiver<i32>, replaces: bool) -> Result<Daemon, Fatal> {
+    pub(super) fn start(
+        mut config: Config,
+        reread: Reread,
+        signals: Receiver<i32>,
+        replaces: bool,
+    ) -> Result<Daemon, Fatal> {
         let supervisor = Supervisor::from_environment();
         let (state, mut predecessor) = match replaces {
             true => replacing::find(&config)?,
@@ -115,6 +121,7 @@ impl Daemon {
             server_errors: BTreeMap::new(),
             registered: false,
             replacing: Replacing::new(),
+            reloading: Reloading::new(reread),
             failure: None,
             phase: Phase::Serving,
             started: 0,
