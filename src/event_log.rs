@@ -4,15 +4,17 @@
 //! |---|---|
 //! | `event_log.rs` | [`EventLog`]: numbers events, keeps the last ones |
 //! | `envelope.rs` | an event as it goes out |
+//! | `kept.rs` | an event as the log keeps it |
 //! | `truncate.rs` | what of a payload goes into its event |
 //! | `history.rs` | queries, and the answers to them |
 //! | `spill.rs` | the file that has what events left out |
 //!
 //! Knows nothing of sockets, NATS or sessions. A log belongs to one thread; an [`Envelope`] is made once and then shared
-//! by the log, its listeners and the answers to queries.
+//! by the log, its listeners and the answers to queries. Where nobody listens, it is made when somebody asks for it.
 
 mod envelope;
 mod history;
+mod kept;
 mod spill;
 mod truncate;
 
@@ -21,6 +23,8 @@ pub(crate) use envelope::Envelope;
 use envelope::{Rest, quoted};
 pub use history::HistoryQuery;
 pub(crate) use history::HistorySnapshot;
+pub(crate) use kept::Content;
+use kept::{Kept, Unworded};
 use serde_json::{Value, json};
 use spill::Spill;
 use std::borrow::Cow;
@@ -29,6 +33,10 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use truncate::{Limits, Loss};
+
+/// Bytes that events without words may hold in one log. They share them with the transcript, which may let go of them.
+/// Long answers are counted three times, for the ends of the message, of the turn, and of the run.
+const MAX_UNWORDED: usize = 2 << 20;
 
 /// Bounds of a log. The defaults are the protocol's.
 #[derive(Clone, Debug)]
@@ -76,9 +84,11 @@ pub(crate) struct EventLog {
     spill_path: PathBuf,
     /// Begun with the first payload that is worth a file.
     spill: Option<Spill>,
-    ring: VecDeque<Arc<Envelope>>,
+    ring: VecDeque<Kept>,
     /// Bytes of the records in `ring`.
     ring_bytes: usize,
+    /// Bytes that those in `ring` hold that are not in words.
+    unworded_bytes: usize,
     last_seq: u64,
 }
 
@@ -93,6 +103,7 @@ impl EventLog {
             spill: None,
             ring: VecDeque::new(),
             ring_bytes: 0,
+            unworded_bytes: 0,
             last_seq,
         }
     }
@@ -110,39 +121,87 @@ impl EventLog {
         payload: Value,
         subscribed: bool,
     ) -> Arc<Envelope> {
-        let event = event.into();
+        // Before the file is asked for room, since this makes room there, too.
+        self.make_room();
+        self.last_seq += 1;
+        let envelope = self.envelope(event.into(), payload, (self.last_seq, now_ms()), subscribed);
+        self.ring.push_back(Kept::Words(envelope.clone()));
+        self.forget_too_much();
+        envelope
+    }
+
+    /// Takes note of an event that nobody listens to.
+    pub(crate) fn keep(&mut self, content: impl Content + 'static) {
+        self.make_room();
+        self.last_seq += 1;
+        let unworded = Unworded { seq: self.last_seq, time_ms: now_ms(), bytes: content.bytes(), content };
+        self.unworded_bytes += unworded.bytes;
+        self.ring.push_back(Kept::Unworded(Box::new(unworded)));
+        if self.unworded_bytes > MAX_UNWORDED {
+            self.put_into_words();
+        }
+    }
+
+    /// Holds nothing from here on that is not its own.
+    pub(crate) fn put_into_words(&mut self) {
+        let mut ring = std::mem::take(&mut self.ring);
+        for kept in &mut ring {
+            if let Kept::Unworded(unworded) = kept {
+                let (content, at) = (&unworded.content, (unworded.seq, unworded.time_ms));
+                let envelope = self.envelope(content.name().into(), content.to_json(), at, false);
+                *kept = Kept::Words(envelope);
+            }
+        }
+        self.ring = ring;
+        self.unworded_bytes = 0;
+        self.forget_too_much();
+    }
+
+    /// Makes an event's record, and counts its bytes as kept.
+    fn envelope(
+        &mut self,
+        event: Cow<'static, str>,
+        payload: Value,
+        (seq, time_ms): (u64, i64),
+        subscribed: bool,
+    ) -> Arc<Envelope> {
         let limits =
             Limits { max_event_bytes: self.settings.max_event_bytes, preview_bytes: self.settings.preview_bytes };
         let truncated = truncate::truncate(&event, payload, limits);
-        // Before the file is asked for room, since this makes room there, too.
-        while self.ring.len() >= self.settings.history_limit.max(1) {
-            self.forget_oldest();
-        }
-        self.last_seq += 1;
-        let time_ms = now_ms();
         let timestamp = iso_time(time_ms);
-        let mut line = self.record(&event, &timestamp, self.last_seq, &truncated.data);
+        let mut line = self.record(&event, &timestamp, seq, &truncated.data);
         let rest = match truncated.loss {
             None => Rest::None,
             Some(loss) => self.record_loss(loss, &event, &timestamp, &mut line, subscribed),
         };
         line.push('}');
-        let envelope = Arc::new(Envelope { seq: self.last_seq, event, time_ms, line: line.into(), rest });
-        self.ring_bytes += envelope.line.len();
-        self.ring.push_back(envelope.clone());
+        self.ring_bytes += line.len();
+        Arc::new(Envelope { seq, event, time_ms, line: line.into(), rest })
+    }
+
+    fn make_room(&mut self) {
+        while self.ring.len() >= self.settings.history_limit.max(1) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_too_much(&mut self) {
         let most = self.settings.max_history_bytes;
         while most > 0 && self.ring_bytes > most && self.ring.len() > 1 {
             self.forget_oldest();
         }
-        envelope
     }
 
     fn forget_oldest(&mut self) {
-        if let Some(envelope) = self.ring.pop_front() {
-            self.ring_bytes -= envelope.line.len();
-            if let (Rest::Spilled(number), Some(spill)) = (envelope.rest, &self.spill) {
-                spill.release(number);
+        match self.ring.pop_front() {
+            Some(Kept::Words(envelope)) => {
+                self.ring_bytes -= envelope.line.len();
+                if let (Rest::Spilled(number), Some(spill)) = (envelope.rest, &self.spill) {
+                    spill.release(number);
+                }
             }
+            Some(Kept::Unworded(unworded)) => self.unworded_bytes -= unworded.bytes,
+            None => {}
         }
     }
 
@@ -190,7 +249,7 @@ impl EventLog {
     }
 
     /// What is asked for, cheap to take; it is rendered elsewhere.
-    pub(crate) fn history(&self, query: &HistoryQuery) -> HistorySnapshot {
+    pub(crate) fn history(&mut self, query: &HistoryQuery) -> HistorySnapshot {
         let limit = query.limit.unwrap_or(usize::MAX).min(self.settings.history_limit);
         let (mut envelopes, gap) = self.after(query.since_seq.unwrap_or_default());
         envelopes.retain(|envelope| query.matches(envelope));
@@ -209,7 +268,7 @@ impl EventLog {
     /// envelope `bridge_gap`, with the number of the last lost event as its own and `{from, to}` as its data.
     ///
     /// A number that this log has not reached is one of an earlier life of the session: then everything was missed.
-    pub(crate) fn replay(&self, since: u64) -> Vec<Arc<Envelope>> {
+    pub(crate) fn replay(&mut self, since: u64) -> Vec<Arc<Envelope>> {
         let (envelopes, gap) = self.after(since);
         let gap = gap.map(|(from, to)| {
             let (event, time_ms) = (Cow::Borrowed("bridge_gap"), now_ms());
@@ -221,10 +280,12 @@ impl EventLog {
     }
 
     /// The events after `since`, and the first and the last number of those that are not kept any more.
-    fn after(&self, since: u64) -> (Vec<Arc<Envelope>>, Option<(u64, u64)>) {
+    fn after(&mut self, since: u64) -> (Vec<Arc<Envelope>>, Option<(u64, u64)>) {
+        self.put_into_words();
         let since = if since > self.last_seq { 0 } else { since };
-        let first = self.ring.front().map_or(self.last_seq + 1, |envelope| envelope.seq);
-        let envelopes = self.ring.iter().filter(|envelope| envelope.seq > since).cloned().collect();
+        let first = self.ring.front().map_or(self.last_seq + 1, Kept::seq);
+        let envelopes = self.ring.iter().filter_map(Kept::words).filter(|envelope| envelope.seq > since);
+        let envelopes = envelopes.cloned().collect();
         (envelopes, (since + 1 < first).then(|| (since + 1, first - 1)))
     }
 }

@@ -62,11 +62,11 @@ pub(crate) fn system_prompt(input: &PromptInput<'_>) -> String {
 
 /// A file of the project's configuration, if the project is trusted and has it, else that of the user.
 fn configured(places: &Places<'_>, name: &str) -> Option<String> {
-    let project =
-        places.project_trusted.then(|| (places.cwd.join(".pi").join(name), Boundary::of_repository(places.cwd)));
-    let user = (places.agent_dir.join(name), Boundary::of_user(places));
+    let project = places.project_trusted.then(|| (places.cwd.join(".pi").join(name), true));
+    let user = (places.agent_dir.join(name), false);
     let mut files = project.into_iter().chain([user]).filter(|(path, _)| text_file::is_there(path));
-    let text = files.find_map(|(path, boundary)| {
+    let text = files.find_map(|(path, of_project)| {
+        let boundary = if of_project { Boundary::of_repository(places.cwd) } else { Boundary::of_user(places) };
         text_file::read(&path, &boundary)
             .inspect_err(|error| log::warn!("{} is left out: {error}", path.display()))
             .ok()

@@ -3,6 +3,7 @@
 //! Names, order and JSON forms are those of the PI agent's session events.
 
 use crate::contract::sender::AgentSender;
+use crate::event_log::Content;
 use crate::model::ThinkingLevel;
 use crate::tools::runner::Sandbox;
 use crate::transcript::{Block, Message};
@@ -131,7 +132,7 @@ pub(crate) enum AgentEvent {
         behavior: Option<&'static str>,
         from: Option<String>,
         /// Who sent it, where that is told in a way that can be proved.
-        sender: Option<AgentSender>,
+        sender: Option<Box<AgentSender>>,
     },
     /// A question to a person was opened, answered or rejected; the payload is the `questions` module's.
     Question(Value),
@@ -331,7 +332,7 @@ impl AgentEvent {
                 put("source", json!(source));
                 put("streamingBehavior", json!(behavior));
                 put("from", json!(from));
-                put("sender", sender.as_ref().map_or(Value::Null, AgentSender::document));
+                put("sender", sender.as_ref().map_or(Value::Null, |sender| sender.document()));
             }
             AgentEvent::Question(data) | AgentEvent::Bridge { data, .. } => {
                 if let Value::Object(fields) = data {
@@ -340,6 +341,46 @@ impl AgentEvent {
             }
         }
         Value::Object(payload)
+    }
+}
+
+impl AgentEvent {
+    /// It has nothing of its own: what it says is in the transcript as well.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most events have something of their own")]
+    pub(crate) fn is_of_transcript(&self) -> bool {
+        match self {
+            AgentEvent::AgentStart
+            | AgentEvent::AgentEnd { .. }
+            | AgentEvent::AgentSettled { .. }
+            | AgentEvent::TurnStart { .. }
+            | AgentEvent::TurnEnd { .. }
+            | AgentEvent::MessageStart(_)
+            | AgentEvent::MessageEnd(_) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Content for AgentEvent {
+    fn name(&self) -> &'static str {
+        self.name()
+    }
+
+    fn to_json(&self) -> Value {
+        self.to_json()
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others have no messages")]
+    fn bytes(&self) -> usize {
+        let size = |messages: &[Arc<Message>]| messages.iter().map(|message| message.bytes()).sum();
+        match self {
+            AgentEvent::AgentEnd { messages, .. } => size(messages),
+            AgentEvent::TurnEnd { message, results, .. } => {
+                message.as_deref().map_or(0, Message::bytes) + size(results)
+            }
+            AgentEvent::MessageStart(message) | AgentEvent::MessageEnd(message) => message.bytes(),
+            _ => 0,
+        }
     }
 }
 

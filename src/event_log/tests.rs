@@ -24,7 +24,7 @@ impl Bench {
         record(&self.log.publish(event, json!({"text": text, "n": self.log.last_seq() + 1}), true))
     }
 
-    fn history(&self, query: Value) -> Value {
+    fn history(&mut self, query: Value) -> Value {
         self.log.history(&self::query(query)).render()
     }
 
@@ -35,6 +35,10 @@ impl Bench {
             spill.reader().wait(&numbers, Instant::now() + Duration::from_secs(30));
         }
     }
+}
+
+fn words(kept: &Kept) -> &Envelope {
+    kept.words().expect("it is in words")
 }
 
 fn query(request: Value) -> HistoryQuery {
@@ -87,7 +91,7 @@ fn events_are_numbered_and_name_their_session() {
 
 #[test]
 fn an_unused_log_is_small_and_touches_no_file() {
-    let bench = Bench::new(Settings::default());
+    let mut bench = Bench::new(Settings::default());
     assert!(size_of::<EventLog>() < 512, "{} bytes", size_of::<EventLog>());
     assert_eq!(bench.log.ring.capacity(), 0);
     assert_eq!(
@@ -114,7 +118,7 @@ fn the_last_events_are_kept_by_number_and_by_bytes() {
     assert!(bench.log.ring_bytes <= 1500);
     bench.publish("e", 5000);
     assert_eq!(seqs(&bench.history(json!({}))), [31], "the last one stays, however large");
-    assert_eq!(bench.log.ring_bytes, bench.log.ring[0].line.len());
+    assert_eq!(bench.log.ring_bytes, words(&bench.log.ring[0]).line.len());
 }
 
 #[test]
@@ -187,12 +191,12 @@ fn filters_apply_before_the_limit() {
 fn since_is_compared_as_a_time_and_includes_it() {
     let mut bench = Bench::new(Settings::default());
     bench.publish("e", 10);
-    let envelope = &bench.log.ring[0];
-    let second = &envelope.timestamp()[..19];
+    let timestamp = words(&bench.log.ring[0]).timestamp();
+    let second = &timestamp[..19];
     let last = format!("{}.999Z", second);
     let later = iso_time(now_ms() + 60_000);
     for (since, found) in [
-        (envelope.timestamp().as_str(), 1),
+        (timestamp.as_str(), 1),
         (&format!("{second}Z"), 1),
         (&format!("{second}+00:00"), 1),
         (second, 1),
@@ -203,13 +207,13 @@ fn since_is_compared_as_a_time_and_includes_it() {
     ] {
         assert_eq!(events(&bench.history(json!({"since": since}))).len(), found, "{since}");
     }
-    assert_eq!(events(&bench.history(json!({"since": last}))).len(), usize::from(envelope.timestamp() == last));
+    assert_eq!(events(&bench.history(json!({"since": last}))).len(), usize::from(timestamp == last));
 }
 
 #[test]
 fn a_replay_says_what_is_missing() {
     let mut bench = Bench::new(Settings { history_limit: 4, ..Settings::default() });
-    let replay = |bench: &Bench, since| {
+    let replay = |bench: &mut Bench, since| {
         let mut records: Vec<Value> = bench.log.replay(since).iter().map(|envelope| record(envelope)).collect();
         let mut gap = None;
         if records.first().is_some_and(|first| first["event"] == "bridge_gap") {
@@ -222,7 +226,7 @@ fn a_replay_says_what_is_missing() {
         }
         (records.iter().map(|record| record["seq"].as_u64().expect("a number")).collect::<Vec<_>>(), gap)
     };
-    assert_eq!(replay(&bench, 0), (vec![], None));
+    assert_eq!(replay(&mut bench, 0), (vec![], None));
     for _ in 0..10 {
         bench.publish("e", 10);
     }
@@ -234,7 +238,7 @@ fn a_replay_says_what_is_missing() {
         (10, (vec![], None)),
         (11, (vec![7, 8, 9, 10], Some((1, 6)))),
     ] {
-        assert_eq!(replay(&bench, since), expected, "{since}");
+        assert_eq!(replay(&mut bench, since), expected, "{since}");
     }
     assert_eq!(bench.history(json!({"sinceSeq": 3}))["gap"], json!({"from": 4, "to": 6}));
     for request in [json!({"sinceSeq": 6}), json!({})] {
@@ -306,7 +310,7 @@ fn an_answer_has_the_newest_events_that_fit() {
     for _ in 0..12 {
         bench.publish("e", 100);
     }
-    let size = bench.log.ring[0].line.len();
+    let size = words(&bench.log.ring[0]).line.len();
     for (max_bytes, expected, truncated) in
         [(3 * size + 50, vec![10, 11, 12], true), (1, vec![12], true), (1 << 20, (1..=12).collect(), false)]
     {
@@ -327,7 +331,7 @@ fn raw_payloads_are_put_back_from_the_newest_on_as_long_as_they_fit() {
         bench.publish("message_end", 1000);
     }
     bench.settle();
-    let compact: usize = bench.log.ring.iter().map(|envelope| envelope.line.len()).sum();
+    let compact: usize = bench.log.ring.iter().map(|kept| words(kept).line.len()).sum();
     let document = bench.history(json!({"raw": true, "maxBytes": compact + 1900}));
     let flags: Vec<bool> = events(&document).iter().map(|event| event["rawRestored"] == true).collect();
     assert_eq!(flags, [false, false, true, true]);
@@ -371,7 +375,7 @@ fn deltas_that_nobody_keeps_are_noted_as_far_as_there_is_room() {
         );
     }
     assert!(bench.log.spill.is_none(), "streaming events are not spilled");
-    let compact: usize = bench.log.ring.iter().map(|envelope| envelope.line.len()).sum();
+    let compact: usize = bench.log.ring.iter().map(|kept| words(kept).line.len()).sum();
     let note = quoted(spill::NOT_RETAINED).len() + 12;
     let most = compact + 2 * note + note / 2;
     let document = bench.history(json!({"raw": true, "maxBytes": most}));
@@ -400,4 +404,57 @@ fn a_snapshot_outlives_the_log() {
     let document = snapshot.render();
     assert_eq!(seqs(&document), [1, 2]);
     assert_eq!(first_line(&events(&document)[0]["rawError"]), "raw_retained=false");
+}
+
+/// Content of about so many bytes.
+struct Text(usize);
+
+impl Content for Text {
+    fn name(&self) -> &'static str {
+        "e"
+    }
+
+    fn to_json(&self) -> Value {
+        json!({"text": "x".repeat(self.0)})
+    }
+
+    fn bytes(&self) -> usize {
+        self.0
+    }
+}
+
+#[test]
+fn what_nobody_listens_to_is_put_into_words_when_somebody_asks() {
+    let mut bench = Bench::new(Settings::default());
+    for bytes in [5, 20_000] {
+        bench.log.keep(Text(bytes));
+        bench.log.publish("e", Text(bytes).to_json(), false);
+    }
+    assert_eq!(bench.log.ring.iter().filter(|kept| kept.words().is_some()).count(), 2);
+    assert_eq!(seqs(&bench.history(json!({}))), [1, 2, 3, 4]);
+    let mut records: Vec<Value> = bench.log.replay(0).iter().map(|envelope| record(envelope)).collect();
+    for record in &mut records {
+        assert!(record["timestamp"].take().is_string());
+        record["seq"].take();
+    }
+    assert_eq!((&records[0], &records[2]), (&records[1], &records[3]), "the words are those that were told at once");
+    assert_eq!(records[2]["truncated"], true);
+    let bytes = bench.log.ring.iter().map(|kept| words(kept).line.len()).sum::<usize>();
+    assert_eq!((bench.log.ring_bytes, bench.log.unworded_bytes), (bytes, 0));
+}
+
+#[test]
+fn what_is_not_in_words_is_bounded_as_well() {
+    let mut bench = Bench::new(Settings { history_limit: 3, max_history_bytes: 1000, ..Settings::default() });
+    let unworded = |bench: &Bench| bench.log.ring.iter().filter(|kept| kept.words().is_none()).count();
+    for _ in 0..5 {
+        bench.log.keep(Text(300));
+    }
+    assert_eq!((unworded(&bench), bench.log.unworded_bytes), (3, 900));
+    assert_eq!(seqs(&bench.history(json!({}))), [4, 5], "as many as there is room for in words");
+    bench.log.keep(Text(MAX_UNWORDED));
+    assert_eq!((unworded(&bench), bench.log.unworded_bytes), (1, MAX_UNWORDED));
+    bench.log.keep(Text(1));
+    assert_eq!((unworded(&bench), bench.log.unworded_bytes), (0, 0), "they hold no more than so many bytes");
+    assert!(bench.log.ring_bytes <= 1000);
 }

@@ -8,7 +8,7 @@
 //! Streaming events are built from their delta alone: a cumulative message in them is never measured, kept or spilled,
 //! since that made the costs of an answer grow with the square of its length.
 
-use crate::json::Fields;
+use crate::json::{self, Fields};
 use serde_json::{Value, json};
 
 /// How large the parts of an event may be, in bytes of JSON.
@@ -53,12 +53,12 @@ pub(super) fn truncate(event: &str, payload: Value, limits: Limits) -> Truncated
         "session_compact" | "session_tree" => whole(&fields, limits),
         _ => return any(event, &Value::Object(fields), limits),
     };
-    let original = json_text(&fields);
+    let original = json::text(&fields);
     let compact_size: usize = compact_fields.iter().map(|(key, value)| key.len() + value.to_string().len() + 4).sum();
     if original.len() + compact_size <= limits.max_event_bytes {
         let mut data = fields;
         data.extend(compact_fields);
-        return Truncated { data: json_text(&data), loss: None };
+        return Truncated { data: json::text(&data), loss: None };
     }
     let mut data = skeleton(&fields, 0, limits.preview_bytes);
     data.extend(compact_fields);
@@ -66,20 +66,16 @@ pub(super) fn truncate(event: &str, payload: Value, limits: Limits) -> Truncated
         data.insert("truncated".into(), json!(true));
     }
     let loss = Loss { original_bytes: original.len(), original: Some(original) };
-    let mut text = json_text(&data);
+    let mut text = json::text(&data);
     if text.len() > limits.max_event_bytes {
         text = descriptor(event, loss.original_bytes, Fields::new(), limits);
     }
     Truncated { data: text, loss: Some(loss) }
 }
 
-fn json_text(fields: &Fields) -> String {
-    serde_json::to_string(fields).unwrap_or_default()
-}
-
 /// The rule for events without one of their own.
 fn any(event: &str, payload: &Value, limits: Limits) -> Truncated {
-    let text = payload.to_string();
+    let text = json::text(payload);
     if text.len() <= limits.max_event_bytes {
         return Truncated { data: text, loss: None };
     }
@@ -101,7 +97,7 @@ fn descriptor(event: &str, original_bytes: usize, mut kept: Fields, limits: Limi
     if let Value::Object(stats) = stats {
         kept.extend(stats);
     }
-    let text = json_text(&kept);
+    let text = json::text(&kept);
     if text.len() > limits.max_event_bytes { alone } else { text }
 }
 
@@ -232,7 +228,7 @@ fn message_update(fields: &Fields, limits: Limits) -> Truncated {
         data.insert("assistantMessageEvent".into(), Value::Object(kept));
     }
     let Some(delta) = sources().find_map(|source| first(source, &DELTA)).map(text_of) else {
-        return Truncated { data: json_text(&data), loss: None };
+        return Truncated { data: json::text(&data), loss: None };
     };
     data.insert("deltaLength".into(), json!(delta.encode_utf16().count()));
     data.insert("deltaBytes".into(), json!(delta.len()));
@@ -244,13 +240,13 @@ fn message_update(fields: &Fields, limits: Limits) -> Truncated {
             Some(Value::Object(event)) if first(fields, &DELTA).is_none() => event.insert("delta".into(), json!(delta)),
             _ => whole.insert("delta".into(), json!(delta)),
         };
-        let text = json_text(&whole);
+        let text = json::text(&whole);
         if text.len() <= limits.max_event_bytes {
             return Truncated { data: text, loss: None };
         }
     }
     data.insert("deltaTruncated".into(), json!(true));
-    Truncated { data: json_text(&data), loss: Some(Loss { original_bytes: delta.len(), original: None }) }
+    Truncated { data: json::text(&data), loss: Some(Loss { original_bytes: delta.len(), original: None }) }
 }
 
 /// What identifies a tool call, wherever in the payload it is.
@@ -292,14 +288,14 @@ fn tool_update(mut fields: Fields, limits: Limits) -> Truncated {
     let mut room = limits.max_event_bytes;
     if fields.values().all(|value| may_fit(value, &mut room)) {
         fields.extend(identity.clone());
-        let text = json_text(&fields);
+        let text = json::text(&fields);
         if text.len() <= limits.max_event_bytes {
             return Truncated { data: text, loss: None };
         }
     }
     let mut data = skeleton(&fields, 0, limits.preview_bytes);
     data.extend(identity);
-    Truncated { data: json_text(&data), loss: Some(Loss { original_bytes: 0, original: None }) }
+    Truncated { data: json::text(&data), loss: Some(Loss { original_bytes: 0, original: None }) }
 }
 
 /// False if the value's JSON certainly needs more than `room` bytes, without making that JSON.
@@ -345,7 +341,7 @@ fn last_text(value: &Value) -> Option<&str> {
 
 /// For events whose payload has no form that is known here.
 fn whole(fields: &Fields, limits: Limits) -> Fields {
-    let text = json_text(fields);
+    let text = json::text(fields);
     let mut compact = Fields::new();
     compact.insert("bytes".into(), json!(text.len()));
     compact.insert("preview".into(), json!(preview(&text, limits.preview_bytes)));

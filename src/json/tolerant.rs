@@ -1,7 +1,7 @@
 //! JSON as models write it: raw control characters in strings and escapes that do not exist are repaired.
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
 use serde_json::{Map, Value};
 
 /// How much of an unusable text is quoted, in characters.
@@ -24,7 +24,7 @@ const LOW_SURROGATES: u32 = 0xdc00;
 ///
 /// The parser's complaint about the text as it came.
 pub fn parse<'a, T: Deserialize<'a>>(data: &'a [u8], repaired: &'a mut String) -> Result<T, serde_json::Error> {
-    serde_json::from_slice(data).or_else(|error| {
+    read(data).or_else(|error| {
         let Ok(value) = serde_json::from_str::<Value>(&repair(&String::from_utf8_lossy(data), Halves::Keep)) else {
             return Err(error);
         };
@@ -39,8 +39,13 @@ pub fn parse<'a, T: Deserialize<'a>>(data: &'a [u8], repaired: &'a mut String) -
 ///
 /// The parser's complaint about the text as it came.
 pub fn parse_whole<T: DeserializeOwned>(data: &[u8]) -> Result<T, serde_json::Error> {
-    serde_json::from_slice(data)
+    read(data)
         .or_else(|error| serde_json::from_str(&repair(&String::from_utf8_lossy(data), Halves::Drop)).map_err(|_| error))
+}
+
+/// Parses a text as it is. That it is UTF-8 is found out once and not for each string in it.
+fn read<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_str(std::str::from_utf8(data).map_err(serde_json::Error::custom)?)
 }
 
 /// Takes the halves of surrogate pairs off a piece of text: the second half of one at its beginning, what is between, and

@@ -359,10 +359,10 @@ mod tests {
         let tools = ["bash", "read"].map(|name| ToolSpec {
             name: name.to_string(),
             description: String::new(),
-            parameters: serde_json::json!({}),
+            parameters: serde_json::json!({}).into(),
         });
         let model = test_model();
-        let request = Request { tools: &tools, ..test_request(&model, &[]) };
+        let request = Request { tools: &tools.each_ref(), ..test_request(&model, &[]) };
         let mut recorder = Recorder::default();
         let mut answer = Answer::new(&request, &mut recorder);
         for (id, name) in [

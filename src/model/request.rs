@@ -11,7 +11,7 @@ pub struct Request<'a> {
     pub model: &'a Model,
     pub system: &'a str,
     pub messages: &'a [Arc<Message>],
-    pub tools: &'a [ToolSpec],
+    pub tools: &'a [&'a ToolSpec],
     pub thinking: ThinkingLevel,
     /// Identifies the session to the provider's prompt cache. `None` for a request whose prompt will not come again, of
     /// which nothing is to be cached.

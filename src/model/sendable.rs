@@ -91,7 +91,7 @@ pub(super) struct SendableOptions<'a> {
     pub model: &'a Model,
     pub rules: &'a Rules,
     /// The tools of the request.
-    pub offered: &'a [ToolSpec],
+    pub offered: &'a [&'a ToolSpec],
     /// The settings forbid images.
     pub block_images: bool,
     pub limits: Limits,

@@ -71,7 +71,7 @@ pub(crate) fn http_request(
     model: &Model,
     (level, max_tokens, long_cache): (ThinkingLevel, u64, bool),
     messages: serde_json::Value,
-    tools: &[ToolSpec],
+    tools: &[&ToolSpec],
     prepare: fn(&RequestContext<'_>) -> HttpRequest,
 ) -> (String, Vec<String>, serde_json::Value) {
     let messages = test_messages(messages);

@@ -112,8 +112,7 @@ fn estimate(request: &Request<'_>) -> u64 {
     let mut chars: u64 = request.messages[from..].iter().map(|m| m.chars()).sum();
     if from == 0 {
         chars += request.system.len() as u64;
-        chars +=
-            request.tools.iter().map(|t| (t.description.len() + t.parameters.to_string().len()) as u64).sum::<u64>();
+        chars += request.tools.iter().map(|t| (t.description.len() + t.parameters.text().len()) as u64).sum::<u64>();
     }
     tokens.saturating_add(chars * 2 / 7)
 }

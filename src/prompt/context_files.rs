@@ -13,21 +13,18 @@ const NAMES: [&str; 5] = ["AGENTS.override.md", "AGENTS.md", "AGENTS.MD", "CLAUD
 /// down to the working directory. `None` = there is none.
 pub(super) fn section(places: &Places<'_>) -> Option<String> {
     let skipped = shadowed_repository(places.cwd);
-    let mut dirs: Vec<(&Path, Boundary)> = places
-        .cwd
-        .ancestors()
-        .filter(|dir| skipped.as_deref() != Some(*dir))
-        .map(|dir| (dir, Boundary::of_repository(dir)))
-        .collect();
-    dirs.push((places.agent_dir, Boundary::of_user(places)));
+    let project = places.cwd.ancestors().filter(|dir| skipped.as_deref() != Some(*dir));
+    let mut dirs: Vec<(&Path, bool)> = project.map(|dir| (dir, false)).collect();
+    dirs.push((places.agent_dir, true));
     let mut seen: Vec<PathBuf> = Vec::new();
     let mut blocks = Vec::new();
-    for (dir, boundary) in dirs.into_iter().rev() {
+    for (dir, of_user) in dirs.into_iter().rev() {
         for path in instructions_in(dir) {
             let Ok(real) = path.canonicalize() else { continue };
             if seen.contains(&real) {
                 break;
             }
+            let boundary = if of_user { Boundary::of_user(places) } else { Boundary::of_repository(dir) };
             match read(&path, &boundary) {
                 Ok(text) => {
                     seen.push(real);

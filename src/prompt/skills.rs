@@ -35,18 +35,18 @@ pub(crate) struct Skill {
 /// with one name the first one counts. What cannot be read is left out; the log tells.
 pub(crate) fn discover(places: &Places<'_>) -> Vec<Skill> {
     let mut found = Found::default();
-    let user = Boundary::of_user(places);
+    let user = || Boundary::of_user(places);
     found.folder(&places.agent_dir.join("skills"), &user, true);
     found.folder(&places.home.join(".agents/skills"), &user, false);
     if places.project_trusted {
-        let project = Boundary::of_repository(places.cwd);
+        let project = || Boundary::of_repository(places.cwd);
         found.folder(&places.cwd.join(".pi/skills"), &project, true);
         for dir in project_folders(places.cwd) {
             found.folder(&dir.join(".agents/skills"), &project, false);
         }
     }
     for (path, boundary) in resources::named(places, "skills") {
-        if path.is_file() { found.file(&path, &boundary) } else { found.folder(&path, &boundary, true) }
+        if path.is_file() { found.file(&path, &boundary) } else { found.folder(&path, &|| boundary.clone(), true) }
     }
     found.skills
 }
@@ -65,9 +65,14 @@ struct Found {
 
 impl Found {
     /// Takes the skills in a folder: itself, if it is one, else those in the folders below it; with `files` also the
-    /// Markdown files right in it.
-    fn folder(&mut self, dir: &Path, boundary: &Boundary, files: bool) {
-        if !dir.is_dir() || !boundary.admits_folder(dir) {
+    /// Markdown files right in it. The boundary, which the disk has to be asked for, is only found out for a folder that is
+    /// there.
+    fn folder(&mut self, dir: &Path, boundary: &dyn Fn() -> Boundary, files: bool) {
+        if !dir.is_dir() {
+            return;
+        }
+        let boundary = boundary();
+        if !boundary.admits_folder(dir) {
             return;
         }
         let inside = boundary.clone();
@@ -89,11 +94,11 @@ impl Found {
             if path.is_dir() {
                 let file = path.join(SKILL_FILE);
                 if file.is_file() {
-                    self.file(&file, boundary);
+                    self.file(&file, &boundary);
                     taken.push(path.to_owned());
                 }
             } else if files && entry.depth() == 1 && path.extension().is_some_and(|extension| extension == "md") {
-                self.file(path, boundary);
+                self.file(path, &boundary);
             }
         }
     }

@@ -107,7 +107,7 @@ impl<W: Wire> Session<W> {
             source: input.source,
             behavior: behavior.filter(|_| !idle),
             from: input.from.clone(),
-            sender: input.sender.clone(),
+            sender: input.sender.clone().map(Box::new),
         });
         if behavior.is_some() && !idle {
             let (from, sender) = (input.from.as_deref(), input.sender.as_ref());

@@ -4,7 +4,7 @@
 //! the tool runs. After a crash the file tells what was accepted and not begun, and what was begun and not finished.
 
 use super::recovery::{
-    ACCEPTED, APPROVAL, CONFINED, CONTINUED, HANDED_OVER, HEARD, INTENT, PROMPT_ID, QUESTION, SETTLED, Unfinished,
+    ACCEPTED, APPROVAL, CONFINED, CONTINUED, HANDED_OVER, HEARD, INTENT, QUESTION, SETTLED, Unfinished,
 };
 use crate::contract::control::Deliver;
 use crate::contract::prompt::Incoming;
@@ -16,6 +16,7 @@ use crate::transcript::compaction::forget_counts;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::{Change, SessionFile};
 use crate::transcript::{Message, ToolResultMessage};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub(super) struct Memory {
     slept_with: usize,
     /// How many entries the file had then, where that is known.
     slept_entries: Option<usize>,
+    /// How long the file was then, bytes.
+    slept_size: u64,
     /// What others did to the file, to be told.
     pub(super) foreign: Vec<Foreign>,
     /// Results that are in the file and not yet among the messages: the calls' ids and the entries'.
@@ -51,6 +54,8 @@ pub(super) enum Foreign {
     Writer,
     /// They deleted or shortened the file, which was written once more.
     Restored(&'static str),
+    /// They shortened the file, of which nothing was in memory.
+    Shortened,
 }
 
 impl Memory {
@@ -61,7 +66,7 @@ impl Memory {
 
     /// A memory whose file is read when it is needed.
     pub(super) fn asleep(path: PathBuf) -> Memory {
-        Memory { asleep: Some(path), ..Memory::default() }
+        Memory { slept_size: size(&path), asleep: Some(path), ..Memory::default() }
     }
 
     /// Says how many messages a sleeping memory has.
@@ -94,6 +99,7 @@ impl Memory {
             && let Some(file) = self.file.take()
         {
             self.asleep = Some(file.path().to_path_buf());
+            self.slept_size = size(file.path());
             self.slept_with = self.messages.len();
             self.slept_entries = Some(file.entries());
             self.messages = Vec::new();
@@ -107,6 +113,7 @@ impl Memory {
     /// The file cannot be read or written; the memory sleeps on.
     pub(super) fn wake(&mut self) -> io::Result<Option<(Restored, Unfinished)>> {
         let Some(path) = &self.asleep else { return Ok(None) };
+        let is_shorter = size(path) < self.slept_size;
         let (file, contents) = SessionFile::open(path)?;
         let unfinished = Unfinished::of(&contents);
         let restored = restore(&contents);
@@ -114,6 +121,9 @@ impl Memory {
             && more > 0
         {
             self.foreign.push(Foreign::Entries(more));
+        }
+        if is_shorter {
+            self.foreign.push(Foreign::Shortened);
         }
         self.take_over(&restored);
         self.file = Some(file);
@@ -164,7 +174,7 @@ impl Memory {
             }
             Change::Shortened => {
                 let entries = self.ids.iter().zip(&self.messages);
-                let entries = entries.map(|(id, message)| (id.clone(), "message", message_fields(message, None)));
+                let entries = entries.map(|(id, message)| (id.clone(), "message", message_fields(message)));
                 self.ids = file.write_anew(entries.collect())?;
                 Foreign::Restored("shortened")
             }
@@ -180,7 +190,7 @@ impl Memory {
     }
 
     /// Writes an entry, if there is a file.
-    fn append(&mut self, kind: &str, fields: Map<String, Value>) -> io::Result<String> {
+    fn append(&mut self, kind: &str, fields: &impl Serialize) -> io::Result<String> {
         // Nobody else knows of a dispensable file.
         let looked = if self.dispensable { Ok(()) } else { self.look_after() };
         let Some(file) = &mut self.file else { return Ok(String::new()) };
@@ -195,7 +205,7 @@ impl Memory {
     }
 
     fn append_custom(&mut self, kind: &str, data: Value) -> io::Result<()> {
-        self.append("custom", object(json!({"customType": kind, "data": data}))).map(drop)
+        self.append("custom", &CustomEntry { custom_type: kind, data }).map(drop)
     }
 
     /// Makes what was written so far survive a power cut; but not a file that only a restart needs: its run would wait for the
@@ -217,7 +227,7 @@ impl Memory {
         for at in 0..self.ids.len() {
             if self.ids[at].is_empty() {
                 let message = self.messages[at].clone();
-                self.ids[at] = self.append("message", message_fields(&message, None))?;
+                self.ids[at] = self.append("message", &MessageEntry { message: &message, prompt_id: None })?;
             }
         }
         Ok(())
@@ -273,7 +283,7 @@ impl Memory {
         };
         let written = match early {
             Some(at) => Ok(self.early.swap_remove(at).1),
-            None => self.append("message", message_fields(&message, accepted)),
+            None => self.append("message", &MessageEntry { message: &message, prompt_id: accepted }),
         };
         self.messages.push(message);
         match written {
@@ -323,7 +333,7 @@ impl Memory {
         }
         self.catch_up()?;
         let call = result.tool_call_id.clone();
-        let entry = self.append("message", message_fields(&Message::ToolResult(result), None))?;
+        let entry = self.append("message", &MessageEntry { message: &Message::ToolResult(result), prompt_id: None })?;
         self.early.push((call, entry));
         Ok(())
     }
@@ -401,7 +411,7 @@ impl Memory {
     /// # Errors
     /// It could not be written.
     pub(super) fn note(&mut self, kind: &str, entry: Value) -> io::Result<()> {
-        self.append(kind, object(entry)).map(drop)
+        self.append(kind, &entry).map(drop)
     }
 
     /// The tools are confined to less than before, or than the configuration says.
@@ -421,7 +431,7 @@ impl Memory {
         let mut entry = object(entry.clone());
         let kept = self.ids.get(first_kept).cloned().unwrap_or_default();
         entry.insert("firstKeptEntryId".into(), json!(kept));
-        let id = self.append("compaction", entry)?;
+        let id = self.append("compaction", &entry)?;
         self.messages.splice(..first_kept.min(self.messages.len()), [summary]);
         self.ids.splice(..first_kept.min(self.ids.len()), [id]);
         forget_counts(&mut self.messages);
@@ -440,7 +450,7 @@ impl Memory {
             let content = serde_json::to_value(&*message)?["content"].take();
             self.messages[at] = message;
             let edit = json!({"targetId": self.ids[at], "replacement": {"content": content}});
-            self.append("context_edit", object(edit))?;
+            self.append("context_edit", &edit)?;
         }
         Ok(())
     }
@@ -453,18 +463,35 @@ impl Memory {
         self.messages.pop();
         match self.ids.pop() {
             Some(id) if !id.is_empty() => {
-                self.append("context_edit", object(json!({"targetId": id, "replacement": null}))).map(drop)
+                self.append("context_edit", &json!({"targetId": id, "replacement": null})).map(drop)
             }
             _ => Ok(()),
         }
     }
 }
 
-fn message_fields(message: &Message, accepted: Option<&str>) -> Map<String, Value> {
-    let mut entry = Map::new();
-    entry.insert("message".into(), serde_json::to_value(message).unwrap_or_default());
-    if let Some(id) = accepted {
-        entry.insert(PROMPT_ID.into(), json!(id));
-    }
-    entry
+/// An entry of what the host itself keeps, `custom` in the file.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CustomEntry<'a> {
+    custom_type: &'a str,
+    data: Value,
+}
+
+/// A message's entry; if the message came from outside, with its id ([`super::recovery::PROMPT_ID`]).
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MessageEntry<'a> {
+    message: &'a Message,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_id: Option<&'a str>,
+}
+
+fn message_fields(message: &Message) -> Map<String, Value> {
+    object(json!({"message": message}))
+}
+
+/// How long a file is, bytes; of one that is not there nothing is missing.
+fn size(path: &Path) -> u64 {
+    path.metadata().map_or(0, |file| file.len())
 }

@@ -61,12 +61,12 @@ impl<W: Wire> Session<W> {
                 let mut file = self.create_file(&path, &id, Fields::new())?;
                 if self.identity.named {
                     let name = self.stats.settings().name.unwrap_or_else(|| self.identity.id.to_string());
-                    file.append("session_info", object(json!({"name": name})))?;
+                    file.append("session_info", &json!({"name": name}))?;
                 }
                 let settings = self.stats.settings();
                 let model = json!({"provider": settings.model.provider, "modelId": settings.model.id});
-                file.append("model_change", object(model))?;
-                file.append("thinking_level_change", object(json!({"thinkingLevel": settings.thinking.as_str()})))?;
+                file.append("model_change", &model)?;
+                file.append("thinking_level_change", &json!({"thinkingLevel": settings.thinking.as_str()}))?;
                 self.memory = Memory::in_file(file);
                 if settings.sandbox.is_narrowed {
                     self.memory.confined(settings.sandbox.narrowing())?;

@@ -40,7 +40,8 @@ const MAX_DRAIN: usize = 1024 * 1024;
 
 pub(super) struct Bash;
 
-static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
+static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| {
+    ToolSpec {
     name: "bash".into(),
     description: format!(
         "Run a command with bash in the working directory and return what it prints, standard output and standard error \
@@ -55,7 +56,9 @@ static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
             "timeout": {"type": "number", "description": "Seconds (not milliseconds) after which the command is killed"},
         },
         "required": ["command"],
-    }),
+    })
+    .into(),
+}
 });
 
 impl Tool for Bash {

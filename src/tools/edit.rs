@@ -44,7 +44,8 @@ static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
             },
         },
         "required": ["path", "edits"],
-    }),
+    })
+    .into(),
 });
 
 impl Tool for Edit {

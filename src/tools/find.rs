@@ -15,7 +15,8 @@ const DEFAULT_LIMIT: usize = 1000;
 
 pub(super) struct Find;
 
-static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
+static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| {
+    ToolSpec {
     name: "find".into(),
     description: format!(
         "Find files and directories by a glob pattern such as *.rs or src/**/*.test.ts. What .gitignore excludes is left \
@@ -33,7 +34,9 @@ static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
             "limit": {"type": "number", "description": "Most results to return"},
         },
         "required": ["pattern"],
-    }),
+    })
+    .into(),
+}
 });
 
 impl Tool for Find {

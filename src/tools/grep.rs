@@ -47,7 +47,8 @@ static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
             "limit": {"type": "number", "description": "Most matches to return"},
         },
         "required": ["pattern"],
-    }),
+    })
+    .into(),
 });
 
 impl Tool for Grep {

@@ -29,7 +29,8 @@ static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
             "limit": {"type": "number", "description": "Most entries to return"},
         },
         "required": [],
-    }),
+    })
+    .into(),
 });
 
 impl Tool for Ls {

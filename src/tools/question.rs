@@ -39,7 +39,8 @@ static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| {
                 }},
             },
             "required": ["questions"],
-        }),
+        })
+        .into(),
     }
 });
 

@@ -36,7 +36,8 @@ static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
             "limit": {"type": "number", "description": "Most lines to read"},
         },
         "required": ["path"],
-    }),
+    })
+    .into(),
 });
 
 impl Tool for Read {

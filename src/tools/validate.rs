@@ -13,9 +13,9 @@ const MAX_ECHO: usize = 4096;
 /// The text for the model: each mistake with its dotted path, then the arguments as they were received.
 pub(crate) fn check(spec: &ToolSpec, arguments: Map<String, Value>) -> Result<Map<String, Value>, String> {
     let mut coerced = Value::Object(arguments.clone());
-    coerce(&mut coerced, &spec.parameters);
+    coerce(&mut coerced, spec.parameters.value());
     let mut problems = Vec::new();
-    validate(&coerced, &spec.parameters, "", &mut problems);
+    validate(&coerced, spec.parameters.value(), "", &mut problems);
     if problems.is_empty()
         && let Value::Object(coerced) = coerced
     {
@@ -123,7 +123,8 @@ mod tests {
                 "literal": {"type": "boolean"},
                 "edits": {"type": "array", "items": {"type": "object", "required": ["old"],
                     "properties": {"old": {"type": "string"}, "n": {"type": "number"}}}},
-            }}),
+            }})
+            .into(),
         }
     }
 

@@ -20,7 +20,8 @@ static SPEC: LazyLock<ToolSpec> = LazyLock::new(|| ToolSpec {
             "content": {"type": "string", "description": "The whole new content"},
         },
         "required": ["path", "content"],
-    }),
+    })
+    .into(),
 });
 
 impl Tool for Write {

@@ -1,5 +1,6 @@
 //! The message model, in the JSON form of PI's session files (version 3).
 
+use super::schema::Schema;
 use crate::clock::now_ms;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -225,6 +226,18 @@ impl Message {
         blocks.iter().map(Block::chars).sum()
     }
 
+    /// About what it takes in memory, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let blocks: &[Block] = match self {
+            Message::User(UserMessage { content: Content::Text(text), .. }) => return text.len(),
+            Message::User(UserMessage { content: Content::Blocks(blocks), .. }) => blocks,
+            Message::Assistant(m) => &m.content,
+            Message::ToolResult(m) => &m.content,
+        };
+        let image = |block: &Block| if let Block::Image { data, .. } = block { data.len() } else { 0 };
+        blocks.iter().map(|block| image(block) + usize::try_from(block.chars()).unwrap_or(usize::MAX)).sum()
+    }
+
     /// Whether images are among what a user said or a tool returned.
     pub fn has_images(&self) -> bool {
         let blocks = match self {
@@ -262,12 +275,11 @@ impl AssistantMessage {
 }
 
 /// A tool as it is declared to the model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct ToolSpec {
     pub name: String,
     pub description: String,
-    /// A JSON Schema of type `object`.
-    pub parameters: Value,
+    pub parameters: Schema,
 }
 
 #[cfg(test)]

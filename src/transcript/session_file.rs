@@ -12,8 +12,9 @@ use crate::clock::{iso_time, now_ms};
 use crate::fault;
 use crate::files::{self, Links};
 use crate::ids;
-use crate::json::{Fields, object};
+use crate::json::{self, Fields, object};
 use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -42,8 +43,21 @@ pub struct SessionFile {
     entries: usize,
     /// The version of the format that the file is in.
     version: u64,
-    /// The fields of the header.
-    header: Fields,
+    /// The header's line, without its end.
+    header: String,
+}
+
+/// An entry as it is written.
+#[derive(Serialize)]
+struct Entry<'a, F> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    id: &'a str,
+    #[serde(rename = "parentId")]
+    parent_id: Option<&'a str>,
+    timestamp: String,
+    #[serde(flatten)]
+    fields: &'a F,
 }
 
 /// What others did to a session file.
@@ -75,6 +89,7 @@ impl SessionFile {
             "type": "session", "version": VERSION, "id": id, "timestamp": created, "cwd": cwd.to_string_lossy(),
         }));
         header.extend(more);
+        let header = json::text(&header);
         let path = path.to_path_buf();
         let mut session = SessionFile {
             path,
@@ -87,7 +102,7 @@ impl SessionFile {
             version: VERSION,
             header: header.clone(),
         };
-        if let Err(error) = session.write_line(Value::Object(header)) {
+        if let Err(error) = session.write_line(header) {
             // A file without a header is no session file, and nobody could make one in its place.
             let _ = std::fs::remove_file(&session.path);
             return Err(error);
@@ -127,7 +142,7 @@ impl SessionFile {
             ids: HashSet::new(),
             entries: 0,
             version: VERSION,
-            header: Fields::new(),
+            header: String::new(),
         };
         session.take_over(&contents);
         if is_whole {
@@ -164,7 +179,7 @@ impl SessionFile {
         self.ids = contents.ids().filter_map(short_id).collect();
         self.entries = contents.ids().count();
         self.version = contents.version;
-        self.header = contents.header();
+        self.header = json::text(&contents.header());
     }
 
     /// What others did to the file since the last time that something was written or read.
@@ -207,7 +222,7 @@ impl SessionFile {
     /// As [`SessionFile::open`]; `InvalidData` for another session's.
     pub(crate) fn reopen(&mut self) -> io::Result<Contents> {
         let (file, contents) = SessionFile::open(&self.path)?;
-        if file.header.get("id") != self.header.get("id") {
+        if file.header_fields().get("id") != self.header_fields().get("id") {
             return Err(io::Error::new(ErrorKind::InvalidData, "the session file was replaced by another session's"));
         }
         *self = file;
@@ -244,7 +259,7 @@ impl SessionFile {
     /// # Errors
     /// The file system's; the file is then as it was.
     pub(crate) fn write_anew(&mut self, entries: Vec<(String, &str, Fields)>) -> io::Result<Vec<String>> {
-        let mut lines = format!("{}\n", Value::Object(self.header.clone()));
+        let mut lines = format!("{}\n", self.header);
         let mut parent: Option<String> = None;
         let mut ids = Vec::new();
         for (id, kind, fields) in entries {
@@ -252,7 +267,7 @@ impl SessionFile {
             let mut entry =
                 object(json!({"type": kind, "id": id, "parentId": parent, "timestamp": iso_time(now_ms())}));
             entry.extend(fields);
-            lines.push_str(&Value::Object(entry).to_string());
+            lines.push_str(&json::text(&entry));
             lines.push('\n');
             self.ids.extend(short_id(&id));
             parent = Some(id.clone());
@@ -267,9 +282,10 @@ impl SessionFile {
     fn upgrade(&mut self) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(0))?;
         let contents = contents::read_file(&self.file)?;
-        let mut header = self.header.clone();
+        let mut header = self.header_fields();
         header.insert("version".into(), json!(VERSION));
-        let mut lines = format!("{}\n", Value::Object(header.clone()));
+        let header = json::text(&header);
+        let mut lines = format!("{header}\n");
         for index in 0..contents.ids().count() {
             let Some(mut entry) = contents.entry(index) else { continue };
             entry.insert("id".into(), json!(contents.id(index)));
@@ -283,7 +299,7 @@ impl SessionFile {
             {
                 *role = json!("custom");
             }
-            lines.push_str(&Value::Object(entry).to_string());
+            lines.push_str(&json::text(&entry));
             lines.push('\n');
         }
         self.replace(lines.as_bytes())?;
@@ -304,18 +320,22 @@ impl SessionFile {
         Ok(())
     }
 
+    fn header_fields(&self) -> Fields {
+        serde_json::from_str(&self.header).unwrap_or_default()
+    }
+
     fn new_number(&self) -> u32 {
         std::iter::repeat_with(ids::number).find(|number| !self.ids.contains(number)).unwrap_or_default()
     }
 
-    /// Appends an entry of type `kind` behind the last one, with `fields` beside those that every entry has; returns its
-    /// id. When this returns, the entry survives the end of this process; [`SessionFile::sync`] makes it survive that of
+    /// Appends an entry of type `kind` behind the last one, with the fields of an object beside those that every entry has;
+    /// returns its id. When this returns, the entry survives the end of this process; [`SessionFile::sync`] makes it survive that of
     /// the machine.
     ///
     /// # Errors
     /// The file system's, and `FileTooLarge` for what could not be read again. The file is then as it was before, and a
     /// later call may succeed.
-    pub fn append(&mut self, kind: &str, fields: Fields) -> io::Result<String> {
+    pub fn append(&mut self, kind: &str, fields: &impl Serialize) -> io::Result<String> {
         if self.ids.len() >= MAX_ENTRIES {
             return Err(too_large(format!("a session file takes at most {MAX_ENTRIES} entries")));
         }
@@ -324,9 +344,9 @@ impl SessionFile {
         }
         let number = self.new_number();
         let id = format!("{number:08x}");
-        let mut entry = object(json!({"type": kind, "id": id, "parentId": self.leaf, "timestamp": iso_time(now_ms())}));
-        entry.extend(fields);
-        self.write_line(Value::Object(entry))?;
+        let entry = Entry { kind, id: &id, parent_id: self.leaf.as_deref(), timestamp: iso_time(now_ms()), fields };
+        let line = json::text(&entry);
+        self.write_line(line)?;
         self.ids.insert(number);
         self.leaf = Some(id.clone());
         self.entries += 1;
@@ -341,8 +361,7 @@ impl SessionFile {
         files::sync(&self.file)
     }
 
-    fn write_line(&mut self, entry: Value) -> io::Result<()> {
-        let mut line = entry.to_string();
+    fn write_line(&mut self, mut line: String) -> io::Result<()> {
         if line.len() > MAX_LINE {
             return Err(too_large(format!("a session's entry has at most {} MiB", MAX_LINE >> 20)));
         }

@@ -265,8 +265,8 @@ impl Turn {
 }
 
 /// Tokens of what every request has beside the messages, estimated.
-pub(super) fn overhead(system: &str, tools: &[ToolSpec]) -> u64 {
-    let tool = |tool: &ToolSpec| tool.name.len() + tool.description.len() + tool.parameters.to_string().len();
+pub(super) fn overhead(system: &str, tools: &[&ToolSpec]) -> u64 {
+    let tool = |tool: &&ToolSpec| tool.name.len() + tool.description.len() + tool.parameters.text().len();
     let chars = system.len() + tools.iter().map(tool).sum::<usize>();
     (chars as u64).div_ceil(compaction::CHARS_PER_TOKEN)
 }

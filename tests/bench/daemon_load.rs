@@ -5,6 +5,7 @@
 //! has started.
 
 mod client;
+mod instructions;
 mod measure;
 mod model;
 mod pieces;
@@ -29,6 +30,9 @@ const WARM_UP: usize = 20;
 /// Sessions that share the follow-up prompts, so that no conversation grows long.
 const PROMPTED: usize = 10;
 
+/// One-shot runs that come at once.
+const AT_ONCE: usize = 20;
+
 /// How much is measured.
 struct Scale {
     starts: usize,
@@ -36,20 +40,42 @@ struct Scale {
     crowds: usize,
     /// One-shot runs, and prompts.
     requests: usize,
+    /// Sessions that are created one after the other.
+    creations: usize,
+    /// How often so many runs as [`AT_ONCE`] come at once.
+    rounds: usize,
     /// Seconds of paced streams.
     seconds: usize,
     /// Pieces of an answer that comes as fast as it is read, and how many of these answers.
     burst: (usize, usize),
     tool_runs: usize,
-    /// With 1,000 sessions and 100 streams as well.
+    /// With 1,000 sessions and 100 streams, and with 2,000 idle sessions as well.
     full: bool,
 }
 
 impl Scale {
-    const QUICK: Scale =
-        Scale { starts: 3, crowds: 1, requests: 20, seconds: 1, burst: (2_000, 2), tool_runs: 2, full: false };
-    const USUAL: Scale =
-        Scale { starts: 10, crowds: 3, requests: 200, seconds: 10, burst: (20_000, 5), tool_runs: 20, full: false };
+    const QUICK: Scale = Scale {
+        starts: 3,
+        crowds: 1,
+        requests: 20,
+        creations: 20,
+        rounds: 2,
+        seconds: 1,
+        burst: (2_000, 2),
+        tool_runs: 2,
+        full: false,
+    };
+    const USUAL: Scale = Scale {
+        starts: 10,
+        crowds: 3,
+        requests: 200,
+        creations: 200,
+        rounds: 20,
+        seconds: 10,
+        burst: (20_000, 5),
+        tool_runs: 20,
+        full: false,
+    };
     const FULL: Scale = Scale { full: true, ..Scale::USUAL };
 }
 
@@ -89,11 +115,11 @@ impl Caller {
         Request { subject: format!("{}.{session}", Caller::intake()), payload: order.prompt(), order }
     }
 
-    /// Creates a session, with a trivial prompt.
-    fn create(&mut self, session: &str) {
+    /// Creates a session, with a trivial prompt; returns how long that took, in milliseconds.
+    fn create(&mut self, session: &str) -> f64 {
         let order = Order::pieces(1);
         let payload = json!({"sessionMode": "session", "sessionId": session, "body": order.prompt(), "cwd": self.cwd});
-        self.ask(&[Request { subject: Caller::intake(), payload: payload.to_string(), order }]);
+        millis(self.ask(&[Request { subject: Caller::intake(), payload: payload.to_string(), order }]).0)
     }
 
     /// Sends requests all at once and waits until all are answered; returns how long that took, and the answers.
@@ -179,19 +205,52 @@ fn crowds(setup: &Setup, daemons: usize, sessions: usize, report: &mut Report) -
     faults
 }
 
-/// Latency of each piece of streams at a pace, all at once.
-fn streams(caller: &mut Caller, count: usize, rate: usize, seconds: usize, report: &mut Report) {
+/// Orders for streams at a pace, all at once.
+fn paced(count: usize, rate: usize, seconds: usize) -> impl Iterator<Item = Order> {
     let period = Duration::from_secs(1) / rate as u32;
-    let request = |index| {
-        // Spread over one period, and neighbours not next to each other.
-        let phase = period * (index * 37 % count) as u32 / count as u32;
-        caller.run(Order { period, phase, ..Order::pieces(rate * seconds) })
-    };
-    let requests: Vec<_> = (0..count).map(request).collect();
+    // Spread over one period, and neighbours not next to each other.
+    let phase = move |index| period * (index * 37 % count) as u32 / count as u32;
+    (0..count).map(move |index| Order { period, phase: phase(index), ..Order::pieces(rate * seconds) })
+}
+
+/// Latency of each piece of streams, in microseconds.
+fn latencies(answers: &[Received]) -> Vec<f64> {
+    answers.iter().flat_map(|answer| &answer.latencies).map(|nanos| *nanos as f64 / 1e3).collect()
+}
+
+fn streams(caller: &mut Caller, count: usize, rate: usize, seconds: usize, report: &mut Report) {
+    let requests: Vec<_> = paced(count, rate, seconds).map(|order| caller.run(order)).collect();
     let (_, answers) = caller.ask(&requests);
-    let latencies = answers.iter().flat_map(|answer| &answer.latencies).map(|nanos| *nanos as f64 / 1e3).collect();
     let plural = if count == 1 { "" } else { "s" };
-    report.row(&format!("latency of a chunk, {count} stream{plural} at {rate}/s"), "us", latencies, Some(0.99));
+    let name = format!("latency of a chunk, {count} stream{plural} at {rate}/s");
+    report.row(&name, "us", latencies(&answers), Some(0.99));
+}
+
+/// 1,000 sessions, of which 100 answer at 50 chunks a second: what the streams' chunks wait, and what the daemon takes
+/// meanwhile.
+fn busy_crowd(setup: &Setup, seconds: usize, report: &mut Report) -> Faults {
+    const SESSIONS: usize = 1000;
+    const STREAMS: usize = 100;
+    const RATE: usize = 50;
+    let daemon = Daemon::start(setup);
+    let mut caller = Caller::new(&daemon);
+    let session = |number: usize| format!("s{number}");
+    for number in 0..SESSIONS {
+        caller.create(&session(number));
+    }
+    let request = |(index, order)| Caller::prompt(&session(index * SESSIONS / STREAMS), order);
+    let requests: Vec<_> = paced(STREAMS, RATE, seconds).enumerate().map(request).collect();
+    let before = processes::processor_time(daemon.process.id());
+    let (took, answers) = caller.ask(&requests);
+    let processor = processes::processor_time(daemon.process.id()).saturating_sub(before);
+    let about = format!("{STREAMS} streams in {SESSIONS} sessions");
+    report.row(&format!("latency of a chunk, {about}"), "us", latencies(&answers), Some(0.99));
+    let share = processor.as_secs_f64() * 100.0 / took.as_secs_f64();
+    report.row(&format!("processor, {about}"), "%", vec![share], None);
+    let memory = measure::memory(daemon.process.id()).0 as f64 / 1024.0;
+    report.row(&format!("memory, {about}"), "MiB", vec![memory], None);
+    daemon.process.terminate();
+    caller.faults
 }
 
 fn measure(setup: &Setup, scale: &Scale, report: &mut Report) -> Faults {
@@ -200,7 +259,8 @@ fn measure(setup: &Setup, scale: &Scale, report: &mut Report) -> Faults {
     starts(setup, scale.starts, report);
     let mut faults = crowds(setup, scale.crowds, 100, report);
     if scale.full {
-        faults.add(&crowds(setup, 1, 1000, report));
+        faults.add(&crowds(setup, 1, 2000, report));
+        faults.add(&busy_crowd(setup, scale.seconds, report));
     }
 
     let daemon = Daemon::start(setup);
@@ -214,6 +274,14 @@ fn measure(setup: &Setup, scale: &Scale, report: &mut Report) -> Faults {
     let prompt = |number: usize| Caller::prompt(&format!("p{}", number % PROMPTED), one);
     let requests: Vec<_> = (0..WARM_UP + scale.requests).map(prompt).collect();
     report.row("follow-up prompt", "ms", caller.times(&requests).split_off(WARM_UP), Some(0.95));
+    let at_once = |_| {
+        let requests: Vec<_> = (0..AT_ONCE).map(|_| caller.run(one)).collect();
+        AT_ONCE as f64 / caller.ask(&requests).0.as_secs_f64()
+    };
+    let rates = (0..scale.rounds).map(at_once).collect();
+    report.row(&format!("one-shot runs, {AT_ONCE} at once"), "1/s", rates, None);
+    let creations = (0..scale.creations).map(|number| caller.create(&format!("c{number}"))).collect();
+    report.row("creation of a session, with a prompt", "ms", creations, Some(0.95));
 
     streams(&mut caller, 1, 500, scale.seconds, report);
     if scale.full {
@@ -246,6 +314,8 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let server = arguments.opt_value_from_os_str("--server", path)?;
     let save = arguments.opt_value_from_os_str("--save", path)?;
     let compare = arguments.opt_value_from_os_str("--compare", path)?;
+    let valgrind = arguments.opt_value_from_os_str("--instructions", path)?;
+    let hold = arguments.opt_value_from_os_str("--hold", path)?;
     let scale = match (arguments.contains("--quick"), arguments.contains("--full")) {
         (true, _) => Scale::QUICK,
         (false, true) => Scale::FULL,
@@ -255,8 +325,18 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let before = Ticks::now();
     let server = server.map(|server| processes::start_server(&server, &work));
     let model_url = model::start()?;
-    let setup = Setup { program, server: server.as_ref().map(|(_, address)| *address), model_url, work };
+    let server_address = server.as_ref().map(|(_, address)| *address);
+    let setup = Setup { program, server: server_address, model_url, work, valgrind };
     let mut report = Report::new(compare.as_deref())?;
+    if setup.valgrind.is_some() {
+        let counts = instructions::count(&setup, &mut report);
+        if let Some(path) = save {
+            report.save(&path)?;
+        }
+        let grown = hold.map_or_else(|| Ok(Vec::new()), |file| instructions::grown(&counts, &file))?;
+        grown.iter().for_each(|grown| println!("{grown}"));
+        return Ok(if grown.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let faults = measure(&setup, &scale, &mut report);
     // So that its time counts as this program's.
     drop(server);

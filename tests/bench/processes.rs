@@ -114,6 +114,15 @@ impl Ticks {
     }
 }
 
+/// What a process has used of the processors since its start, in the kernel's ticks of 10 ms.
+pub(crate) fn processor_time(process: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).expect("the daemon still runs");
+    // After the name, which may have spaces in it: utime and stime are the fields 14 and 15 of the line, see proc(5).
+    let (_, rest) = text.rsplit_once(')').expect("a name");
+    let ticks: u64 = rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 /// What every daemon is started with.
 pub(crate) struct Setup {
     pub program: PathBuf,
@@ -122,6 +131,8 @@ pub(crate) struct Setup {
     pub model_url: String,
     /// A folder for the daemons' homes.
     pub work: PathBuf,
+    /// Counts the instructions of the daemons.
+    pub valgrind: Option<PathBuf>,
 }
 
 pub(crate) struct Daemon {
@@ -152,10 +163,17 @@ impl Daemon {
         fs::write(path("config.json"), config.to_string()).expect("written");
         fs::write(path("models.json"), json!({"providers": {"bench": provider}}).to_string()).expect("written");
 
-        let mut command = Command::new(&setup.program);
+        let mut command = match &setup.valgrind {
+            Some(valgrind) => counted(valgrind, &setup.program),
+            None => Command::new(&setup.program),
+        };
         command.arg("--config").arg(path("config.json")).arg("--agent-dir").arg(home.path()).current_dir(home.path());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("USER", Daemon::OWNER);
         command.env("HOME", home.path()).env("PI_BRIDGE_DIR", path("bridge"));
+        if setup.valgrind.is_some() {
+            // What the daemon would start itself anew for, which valgrind does not follow.
+            command.env("GLIBC_TUNABLES", "glibc.malloc.tcache_max=128:glibc.malloc.tcache_count=2");
+        }
         let begin = Instant::now();
         let mut process = Process::start(&mut command, &path("log"));
         let (log, _) = wait("the daemon registers", || {
@@ -167,4 +185,20 @@ impl Daemon {
         let own = log.split_once("serving one on ").and_then(|(_, rest)| rest.lines().next()?.parse().ok());
         Daemon { process, home, address: setup.server.or(own).expect("the daemon names its address"), start }
     }
+
+    /// Ends a daemon whose instructions are counted; returns their number, which the tool writes into the log then.
+    pub(crate) fn instructions(self) -> u64 {
+        self.process.terminate();
+        let log = fs::read_to_string(self.home.path().join("log")).expect("read");
+        let (_, count) = log.rsplit_once("I   refs:").expect("valgrind tells the instructions");
+        let digits: String = count.lines().next().unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
+        digits.parse().expect("a number")
+    }
+}
+
+/// Runs a program in valgrind's simplest tool that counts instructions, which keeps no other figures.
+fn counted(valgrind: &Path, program: &Path) -> Command {
+    let mut command = Command::new(valgrind);
+    command.args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]).arg(program);
+    command
 }

@@ -14,7 +14,10 @@ from support.waiting import DEADLINE, eventually
 
 SCRIPT = Path(__file__).parents[2] / "scripts/bench"
 LOAD = os.environ.get("BENCH_LOAD") or str(SCRIPT.parents[1] / "target/debug/examples/bench-load")
-METRICS = ["size", "start", "memory", "memory", "shutdown", "one-shot", "follow-up", "latency", "chunks", "run", "processors"]
+METRICS = [
+    "size", "start", "memory", "memory", "shutdown", "one-shot", "follow-up", "one-shot", "creation", "latency", "chunks",
+    "run", "processors",
+]
 
 
 @pytest.fixture

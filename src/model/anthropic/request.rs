@@ -5,7 +5,7 @@ use crate::model::model_info::Model;
 use crate::model::protocol::{HttpRequest, RequestContext, configure};
 use crate::model::sendable::Habit;
 use crate::model::thinking::ThinkingLevel;
-use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage};
+use crate::transcript::{AssistantMessage, Block, Content, Message, Schema, ToolResultMessage};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -93,7 +93,7 @@ struct CacheControl {
 struct Tool<'a> {
     name: &'a str,
     description: &'a str,
-    input_schema: &'a Value,
+    input_schema: &'a Schema,
     #[serde(skip_serializing_if = "Option::is_none")]
     eager_input_streaming: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -76,8 +76,8 @@ pub(super) fn prepare(context: &RequestContext<'_>) -> HttpRequest {
     if let Some(thinking) = thinking(context) {
         config["thinkingConfig"] = thinking;
     }
-    let declare = |tool: &crate::transcript::ToolSpec| {
-        let mut schema = tool.parameters.clone();
+    let declare = |tool: &&crate::transcript::ToolSpec| {
+        let mut schema = tool.parameters.value().clone();
         constants_to_enums(&mut schema);
         json!({"name": tool.name, "description": tool.description, "parametersJsonSchema": schema})
     };

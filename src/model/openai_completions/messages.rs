@@ -5,7 +5,7 @@ use crate::model::google::NO_SIGNATURE;
 use crate::model::ids::{sanitize, short_hash};
 use crate::model::openai_fields::{REASONING_FIELDS, result_text, texts};
 use crate::model::protocol::RequestContext;
-use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage, ToolSpec};
+use crate::transcript::{AssistantMessage, Block, Content, Message, Schema, ToolResultMessage, ToolSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -131,14 +131,14 @@ pub(super) struct Tool<'a> {
 struct Function<'a> {
     name: &'a str,
     description: &'a str,
-    parameters: &'a Value,
+    parameters: &'a Schema,
     #[serde(skip_serializing_if = "Option::is_none")]
     strict: Option<bool>,
 }
 
 /// The tools; the last one carries the marker for the cache.
-pub(super) fn tools<'a>(tools: &'a [ToolSpec], compat: &Compat, cache: Option<CacheControl>) -> Vec<Tool<'a>> {
-    let tool = |(at, tool): (usize, &'a ToolSpec)| Tool {
+pub(super) fn tools<'a>(tools: &'a [&'a ToolSpec], compat: &Compat, cache: Option<CacheControl>) -> Vec<Tool<'a>> {
+    let tool = |(at, tool): (usize, &&'a ToolSpec)| Tool {
         function: Function {
             name: &tool.name,
             description: &tool.description,

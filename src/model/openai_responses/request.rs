@@ -6,7 +6,7 @@ use crate::model::openai_fields::result_text;
 use crate::model::protocol::{HttpRequest, RequestContext, configure};
 use crate::model::sendable::Habit;
 use crate::model::thinking::ThinkingLevel;
-use crate::transcript::{AssistantMessage, Block, Content, Message, ToolResultMessage};
+use crate::transcript::{AssistantMessage, Block, Content, Message, Schema, ToolResultMessage};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ struct Body<'a> {
 struct Tool<'a> {
     name: &'a str,
     description: &'a str,
-    parameters: &'a Value,
+    parameters: &'a Schema,
     strict: bool,
 }
 

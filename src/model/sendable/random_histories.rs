@@ -269,7 +269,8 @@ fn every_history_can_be_sent() {
         let protocol = provider_apis::protocol(api).expect("an API");
         let model = Model { api, id: "gemini-3-pro".to_string(), reasoning: true, ..test_model() };
         let authorization = Authorization { secret: None, scheme: Scheme::Key, headers: Vec::new() };
-        let tools = [ToolSpec { name: "bash".to_string(), description: "D".to_string(), parameters: json!({}) }];
+        let tools =
+            [&ToolSpec { name: "bash".to_string(), description: "D".to_string(), parameters: json!({}).into() }];
         for seed in 0..400 {
             let messages = history(&mut fastrand::Rng::with_seed(seed), api);
             let refused = Refused::default();

@@ -58,21 +58,21 @@ fn describe(messages: &[Arc<Message>]) -> Vec<String> {
 }
 
 fn tool(name: &str) -> ToolSpec {
-    ToolSpec { name: name.to_string(), description: "D".to_string(), parameters: json!({"type":"object"}) }
+    ToolSpec { name: name.to_string(), description: "D".to_string(), parameters: json!({"type":"object"}).into() }
 }
 
 fn options<'a>(
     model: &'a Model,
     rules: &'a Rules,
-    offered: &'a [ToolSpec],
+    offered: &'a [&'a ToolSpec],
     refused: &'a Refused,
 ) -> SendableOptions<'a> {
     SendableOptions { model, rules, offered, block_images: false, limits: Limits::of(model), surplus: 0, refused }
 }
 
 fn run(model: &Model, messages: &[Value]) -> Vec<String> {
-    let (rules, refused, offered) = (rules(model.api), Refused::default(), [tool("bash")]);
-    describe(&sendable(&test_messages(json!(messages)), &options(model, &rules, &offered, &refused)))
+    let (rules, refused, offered) = (rules(model.api), Refused::default(), tool("bash"));
+    describe(&sendable(&test_messages(json!(messages)), &options(model, &rules, &[&offered], &refused)))
 }
 
 #[test]

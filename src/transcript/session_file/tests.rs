@@ -54,11 +54,11 @@ fn result() -> Message {
 }
 
 fn append_message(file: &mut SessionFile, message: &Message) -> io::Result<String> {
-    file.append("message", object(json!({"message": message})))
+    file.append("message", &json!({"message": message}))
 }
 
 fn append_custom(file: &mut SessionFile, data: Value) -> io::Result<String> {
-    file.append("custom", object(json!({"customType": "record", "data": data})))
+    file.append("custom", &json!({"customType": "record", "data": data}))
 }
 
 fn read(path: &Path) -> io::Result<Contents> {
@@ -102,7 +102,7 @@ fn entries_are_linked_and_have_the_format_s_fields() {
         ("custom", json!({"customType": "our.record", "data": {"n": 1}})),
         ("from_the_future", json!({"x": 1})),
     ];
-    let appended = kinds.clone().map(|(kind, fields)| file.append(kind, object(fields)).expect("appended"));
+    let appended = kinds.clone().map(|(kind, fields)| file.append(kind, &fields).expect("appended"));
     file.sync().expect("synced");
     let ids: Vec<String> = std::iter::once(first).chain(appended).collect();
     assert_eq!(file.leaf.as_deref(), ids.last().map(String::as_str));
@@ -315,8 +315,8 @@ fn whatever_happened_to_a_file_it_is_refused_or_gone_on_with() {
     append_message(&mut file, &answer()).expect("appended");
     append_message(&mut file, &result()).expect("appended");
     let compaction = json!({"summary": "S", "firstKeptEntryId": first, "tokensBefore": 9});
-    file.append("compaction", object(compaction)).expect("appended");
-    file.append("context_edit", object(json!({"targetId": first, "replacement": null}))).expect("appended");
+    file.append("compaction", &compaction).expect("appended");
+    file.append("context_edit", &json!({"targetId": first, "replacement": null})).expect("appended");
     drop(file);
     let whole = std::fs::read(&path).expect("read");
     let damaged = home.path().join("damaged.jsonl");

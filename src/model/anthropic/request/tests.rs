@@ -15,7 +15,7 @@ fn request(
     model: &Model,
     level: ThinkingLevel,
     messages: Value,
-    tools: &[ToolSpec],
+    tools: &[&ToolSpec],
     long: bool,
 ) -> (Vec<String>, Value) {
     let (url, headers, body) = http_request(model, (level, model.max_tokens, long), messages, tools, prepare);
@@ -48,9 +48,12 @@ fn the_whole_request() {
         {"role":"user","content":[{"type":"text","text":""},{"type":"text","text":"Look"},image],"timestamp":1}
     ]);
     let schema = json!({"type":"object","properties":{}});
-    let tool =
-        |name: &str| ToolSpec { name: name.to_string(), description: "D".to_string(), parameters: schema.clone() };
-    let (headers, body) = request(&test_model(), ThinkingLevel::Off, messages, &[tool("t"), tool("u")], false);
+    let tool = |name: &str| ToolSpec {
+        name: name.to_string(),
+        description: "D".to_string(),
+        parameters: schema.clone().into(),
+    };
+    let (headers, body) = request(&test_model(), ThinkingLevel::Off, messages, &[&tool("t"), &tool("u")], false);
     assert_eq!(
         headers,
         ["content-type: application/json", "x-api-key: k", "anthropic-version: 2023-06-01", "accept: application/json"]
@@ -135,11 +138,11 @@ fn no_result_is_empty() {
 #[test]
 fn compat_flags() {
     let flags = |value: Value| Model { compat: serde_json::from_value(value).expect("flags"), ..test_model() };
-    let tool = ToolSpec { name: "t".to_string(), description: String::new(), parameters: json!({}) };
+    let tool = ToolSpec { name: "t".to_string(), description: String::new(), parameters: json!({}).into() };
     let user = json!([{"role":"user","content":"x","timestamp":1}]);
     let model = flags(json!({"supportsEagerToolInputStreaming":false,"supportsCacheControlOnTools":false,
         "sendSessionAffinityHeaders":true,"supportsLongCacheRetention":false}));
-    let (headers, body) = request(&model, ThinkingLevel::Off, user.clone(), std::slice::from_ref(&tool), true);
+    let (headers, body) = request(&model, ThinkingLevel::Off, user.clone(), &[&tool], true);
     assert_eq!(body["tools"], json!([{"name":"t","description":"","input_schema":{}}]));
     assert_eq!(body["system"][0]["cache_control"], json!({"type":"ephemeral"}));
     assert!(headers.contains(&format!("anthropic-beta: {FINE_GRAINED_BETA}")), "{headers:?}");

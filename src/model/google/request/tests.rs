@@ -32,11 +32,13 @@ fn the_whole_request() {
     let tool = ToolSpec {
         name: "t".to_string(),
         description: "D".to_string(),
-        parameters: json!({"type":"object","properties":{"k":{"const":"x"},"const":{"anyOf":[{"const":1},{"const":true}]}}}),
+        parameters:
+            json!({"type":"object","properties":{"k":{"const":"x"},"const":{"anyOf":[{"const":1},{"const":true}]}}})
+                .into(),
     };
     let id = "gemini-3-pro-preview";
     let (url, headers, body) =
-        http_request(&model(id), (ThinkingLevel::High, 4096, false), conversation(id), &[tool], prepare);
+        http_request(&model(id), (ThinkingLevel::High, 4096, false), conversation(id), &[&tool], prepare);
     assert_eq!(url, format!("http://127.0.0.1:9/models/{id}:streamGenerateContent?alt=sse"));
     assert_eq!(headers, ["content-type: application/json", "x-goog-api-key: k"]);
     let picture = json!({"inlineData":{"mimeType":"image/png","data":"AA=="}});

@@ -15,7 +15,7 @@ fn model(base_url: &str, compat: Value) -> Model {
 }
 
 fn tool() -> ToolSpec {
-    ToolSpec { name: "t".to_string(), description: "D".to_string(), parameters: json!({"type":"object"}) }
+    ToolSpec { name: "t".to_string(), description: "D".to_string(), parameters: json!({"type":"object"}).into() }
 }
 
 /// The request's headers and body.
@@ -23,7 +23,7 @@ fn request(
     model: &Model,
     level: ThinkingLevel,
     messages: Value,
-    tools: &[ToolSpec],
+    tools: &[&ToolSpec],
     long: bool,
 ) -> (Vec<String>, Value) {
     let (url, headers, body) = http_request(model, (level, 4096, long), messages, tools, prepare);
@@ -63,7 +63,7 @@ fn conversation() -> Value {
 #[test]
 fn the_whole_request_to_openai() {
     let model = Model { reasoning: true, ..model("https://api.openai.com/v1", json!({"supportsStrictMode":true})) };
-    let (headers, body) = request(&model, ThinkingLevel::High, conversation(), &[tool()], false);
+    let (headers, body) = request(&model, ThinkingLevel::High, conversation(), &[&tool()], false);
     assert_eq!(headers, ["content-type: application/json", "authorization: Bearer k", "accept: text/event-stream"]);
     let image = json!({"type":"image_url","image_url":{"url":"data:image/png;base64,AA=="}});
     let call =
@@ -105,7 +105,7 @@ fn what_servers_require() {
         "openRouterRouting":{"order":["a"]},"vercelGatewayRouting":{"only":["b"]},"vllmPriority":5,
         "samplingParams":{"temperature":0.5,"max_tokens":7},"sendSessionAffinityHeaders":true});
     let (headers, body) =
-        request(&model("https://llm.example.com/v1", flags), ThinkingLevel::Off, conversation(), &[tool()], false);
+        request(&model("https://llm.example.com/v1", flags), ThinkingLevel::Off, conversation(), &[&tool()], false);
     let text = |text: &str| json!({"type":"text","text":text});
     let turns = body["messages"].as_array().expect("a list");
     assert_eq!(turns[2]["content"], json!([text("h\nm"), text("ab")]));
@@ -177,7 +177,7 @@ fn signatures_go_back_where_they_came_from() {
 fn cache_markers_and_retention() {
     let model = Model { id: "anthropic/m".to_string(), ..model("https://openrouter.ai/api/v1", json!({})) };
     let messages = json!([{"role":"user","content":"Hello","timestamp":1}, assistant(json!([{"type":"toolCall","id":"1","name":"t","arguments":{}}]))]);
-    let (headers, body) = request(&model, ThinkingLevel::Off, messages, &[tool(), tool()], true);
+    let (headers, body) = request(&model, ThinkingLevel::Off, messages, &[&tool(), &tool()], true);
     let mark = json!({"type":"ephemeral","ttl":"1h"});
     assert_eq!(body["messages"][0]["content"], json!([{"type":"text","text":"Be good.","cache_control":mark}]));
     assert_eq!(body["messages"][1]["content"], json!([{"type":"text","text":"Hello","cache_control":mark}]));

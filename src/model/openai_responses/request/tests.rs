@@ -39,8 +39,9 @@ fn the_whole_request() {
         assistant("n", json!([{"type":"toolCall","id":"call_3|fc_3","name":"t","arguments":{}}])),
         result("call_3|fc_3", json!([]))
     ]);
-    let tool = ToolSpec { name: "t".to_string(), description: "D".to_string(), parameters: json!({"type":"object"}) };
-    let (url, headers, body) = http_request(&model(), (ThinkingLevel::High, 4096, true), messages, &[tool], prepare);
+    let tool =
+        ToolSpec { name: "t".to_string(), description: "D".to_string(), parameters: json!({"type":"object"}).into() };
+    let (url, headers, body) = http_request(&model(), (ThinkingLevel::High, 4096, true), messages, &[&tool], prepare);
     assert_eq!(url, "http://127.0.0.1:9/responses");
     assert_eq!(
         headers,
