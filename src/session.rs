@@ -44,6 +44,7 @@ use crate::session::state_dir::StateDir;
 use crate::slots::{Slot, Slots, Ticket};
 use crate::sys;
 use crate::threads::Thread;
+use crate::tools::ChangedFiles;
 use crate::tools::runner::Runner;
 use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{SessionSecrets, Settled, Step, TurnOptions};
@@ -142,6 +143,8 @@ struct Running {
     storage_error: Option<ReplyError>,
     /// Calls of the model's last message that were allowed to run.
     batch: usize,
+    /// The ids of those of them that may have begun, and have not ended.
+    begun: Vec<String>,
     /// The host ends in the middle of it, and it is gone on with after the next start.
     to_be_continued: bool,
     /// Those who wait for its end after an abort.
@@ -395,9 +398,15 @@ impl<W: Wire> Session<W> {
                 let written = self.memory.omit_last();
                 self.check_written(written);
             }
-            Event::Step(Step::Ended(settled, changed)) => self.tell_end(&settled, changed),
-            Event::Step(Step::Settled(settled)) => self.settle(settled),
-            Event::TurnLost => self.settle(Settled::Failed(ReplyError::internal("the turn is gone"))),
+            // Whoever hears of the end and asks at once finds the session idle, because all of it is one step.
+            Event::Step(Step::Settled(settled, changed)) => {
+                self.note(settled.event());
+                self.settle(settled, changed);
+            }
+            Event::TurnLost => {
+                let lost = Settled::Failed(ReplyError::internal("the turn is gone"));
+                self.settle(lost, ChangedFiles::default());
+            }
             Event::Tick => {
                 self.expire_questions();
                 self.expire_approvals();
@@ -440,6 +449,11 @@ impl<W: Wire> Session<W> {
         log::trace!("session {}: {}", self.identity.id, event.name());
         self.stats.touch();
         if let AgentEvent::ToolExecutionEnd { id, name, content, is_error, duration_ms, sandbox, .. } = &event {
+            if let Some(running) = &mut self.running
+                && let Some(at) = running.begun.iter().position(|begun| begun == id)
+            {
+                running.begun.swap_remove(at);
+            }
             self.audit_result((id, name), content, *is_error, (*duration_ms, sandbox.as_ref()));
         }
         match &event {
@@ -542,6 +556,7 @@ impl<W: Wire> Session<W> {
                 }
                 Foreign::Writer => ("foreign_writer", json!({})),
                 Foreign::Restored(cause) => ("session_file_restored", json!({"cause": cause})),
+                Foreign::Shortened => ("session_file_shortened", json!({"messages": self.memory.count()})),
             };
             log::warn!("session {}: another program changed its file: {name} {data}", self.identity.id);
             self.publish(&AgentEvent::Bridge { name, data });

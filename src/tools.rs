@@ -63,13 +63,14 @@ pub(crate) enum FileId {
 
 /// The file that a call of a tool reads or changes, as far as its arguments say so.
 pub(crate) fn file_of(tool: &dyn Tool, arguments: &Map<String, Value>, cwd: &Path, home: &Path) -> Option<FileId> {
-    let one_file = matches!(&*tool.spec().name, "read" | "edit" | "write");
+    let one_file = matches!(&*tool.spec().name, "read" | "edit" | "write" | "grep");
     let path = arguments.get("path").filter(|_| one_file)?.as_str()?;
     let path = paths::resolve(path, cwd, Some(home));
-    Some(match path.metadata() {
-        Ok(file) => FileId::There(file.dev(), file.ino()),
-        Err(_) => FileId::NotYet(real_path(&path)),
-    })
+    match path.metadata() {
+        Ok(found) if found.is_dir() => None,
+        Ok(file) => Some(FileId::There(file.dev(), file.ino())),
+        Err(_) => Some(FileId::NotYet(real_path(&path))),
+    }
 }
 
 /// The file or folder that a call is about, by its name and without links, as far as its arguments say so.

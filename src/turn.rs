@@ -8,158 +8,37 @@ mod compact;
 mod room;
 mod secrets;
 mod spending;
+mod steps;
 mod streaming;
 
 use crate::cancel::Cancel;
 use crate::clock::now_ms;
-use crate::contract::denial::Denial;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
-use crate::governance::rules::Target;
-use crate::model::{Model, Most, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
+use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::quota::SessionQuota;
 use crate::tools::runner::Runner;
-use crate::tools::{self, ChangedFiles, Changes, Tool};
+use crate::tools::{self, Changes, Tool};
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage};
 use calls::calls;
 use compact::CompactError;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 pub(crate) use secrets::{SecretTable, SessionSecrets};
-use serde_json::{Map, Value};
 use spending::Requests;
-use std::fmt;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+pub(crate) use steps::{Action, Ruling, Settled, Step, ToolCall, Verdict, Wait, Work};
 use streaming::Streaming;
 
 /// Kills what programs of a session left running in the background. For its end.
 pub(crate) fn kill_leftovers(identity: &SessionIdentity) {
     tools::child::kill_marked(tools::child::SESSION_VARIABLE, &identity.instance_id);
-}
-
-/// What a turn tells its session, in order.
-pub(crate) enum Step {
-    Event(AgentEvent),
-    /// The turn waits for the verdict.
-    Gate(Action, Sender<Verdict>),
-    /// A summary takes the place of the messages before `first_kept`; `entry` is the session file's.
-    Compacted {
-        message: Arc<Message>,
-        first_kept: usize,
-        entry: Value,
-    },
-    /// A request to the model that was reserved for came to this.
-    Spent(Most),
-    /// The turn waits for people.
-    Ask {
-        request: Value,
-        answer: Sender<Result<Value, String>>,
-    },
-    /// These messages, by index, take the place of longer ones.
-    Shortened(Vec<(usize, Arc<Message>)>),
-    /// The last message is left out of the context.
-    Omitted,
-    /// How the prompt ended, and what the turn's tools changed. Only the last step comes after it.
-    Ended(Settled, ChangedFiles),
-    /// The last step.
-    Settled(Settled),
-}
-
-/// What a turn asks leave for.
-#[derive(Debug)]
-pub(crate) enum Action {
-    /// To ask the model again.
-    Model,
-    /// To send a request to this model, which may take so much. The last thing that is asked before it is sent.
-    Request(Arc<Model>, Most),
-    /// To hand the first words of the answer to somebody who could be reached after a restart, and would hear them twice.
-    Speak,
-    /// To run these.
-    Tools(Vec<ToolCall>),
-    /// To be done; messages make it go on.
-    Stop,
-}
-
-/// The answer to an [`Action`].
-pub(crate) enum Verdict {
-    No,
-    /// No request may be sent.
-    Refused(ReplyError),
-    /// The request exceeds a budget, and somebody is asked about it. After a yes it is judged once more.
-    Asked(ReplyError, Wait),
-    /// The request may be sent, once this has made sure that what it may take stays reserved.
-    Reserved(Box<dyn FnOnce() -> io::Result<()> + Send>),
-    /// Go on, after these messages were taken in.
-    Go(Vec<Incoming>),
-    /// What becomes of each of the calls.
-    Calls(Vec<Ruling>),
-}
-
-/// A call that a turn asks leave for.
-pub(crate) struct ToolCall {
-    pub id: String,
-    pub tool: String,
-    pub arguments: Arc<Map<String, Value>>,
-    /// What it is about, where that matters.
-    pub target: Target,
-}
-
-/// Without what a model said, which is in no log.
-impl fmt::Debug for ToolCall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.tool, self.id)
-    }
-}
-
-/// Something that is settled later. Whoever gives up waiting says so by `settle`.
-pub(crate) struct Wait {
-    pub settle: Sender<Result<(), Denial>>,
-    pub settled: Receiver<Result<(), Denial>>,
-}
-
-/// What becomes of a call.
-pub(crate) enum Ruling {
-    Run,
-    Denied(Denial),
-    Wait(Wait),
-}
-
-/// What a turn has to do.
-pub(crate) enum Work {
-    /// Answer these messages.
-    Prompt(Vec<Incoming>),
-    /// Go on with what the transcript ends with, because the host was restarted. The answer to its prompt begins anew with
-    /// what was `said`, since nobody knows how much of that arrived, and with a mark that
-    /// has this number, unless its caller had heard nothing yet.
-    Continue { said: String, attempt: Option<u32> },
-    /// Make the context smaller, with regard to these words.
-    Compact(Option<String>),
-}
-
-/// How a prompt ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Settled {
-    Done,
-    Failed(ReplyError),
-    Aborted,
-}
-
-impl Settled {
-    /// The outcome, as records have it.
-    pub(crate) fn as_str(&self) -> &'static str {
-        match self {
-            Settled::Done => "done",
-            Settled::Failed(_) => "failed",
-            Settled::Aborted => "aborted",
-        }
-    }
 }
 
 /// The settings that turns share.
@@ -251,9 +130,8 @@ impl Turn {
     pub(crate) fn run(mut self, work: Work) {
         let settled = catch_unwind(AssertUnwindSafe(|| self.work(work)))
             .unwrap_or_else(|_| Settled::Failed(ReplyError::internal("the turn panicked; the session goes on")));
-        self.emit(AgentEvent::AgentSettled { aborted: settled == Settled::Aborted });
-        self.step(Step::Ended(settled.clone(), self.changes.after()));
-        self.step(Step::Settled(settled));
+        self.reply.event(&settled.event());
+        self.step(Step::Settled(settled, self.changes.after()));
     }
 
     /// Tells the session. It is gone only after it gave up on this turn, and then nobody is left to tell.

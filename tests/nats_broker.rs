@@ -67,10 +67,16 @@ impl Raw {
 
     /// Everything that is said in answer to `script`.
     fn answers(mut self, script: &[u8]) -> String {
+        // The subscriptions end before the last PING is answered: those of a connection that is only closed may still be
+        // there when the next script is played, and would get its messages.
+        let is_sub = |line: &&str| line.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case("SUB "));
+        let text = String::from_utf8_lossy(script);
+        let sids = text.lines().filter(is_sub).filter_map(|line| line.split_whitespace().next_back());
+        let ends: String = sids.map(|sid| format!("UNSUB {sid}\r\n")).collect();
         let count = |text: &[u8], part: &[u8]| {
             text.windows(part.len()).filter(|window| window.eq_ignore_ascii_case(part)).count()
         };
-        self.say([script, b"PING\r\n"].concat());
+        self.say([script, ends.as_bytes(), b"PING\r\n"].concat());
         // The answer to the last PING is the end, unless the connection ends before.
         let pings = count(script, b"PING\r\n") + 1;
         while count(&self.1, b"PONG\r\n") < pings && self.more() {}

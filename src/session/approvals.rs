@@ -123,6 +123,7 @@ impl<W: Wire> Session<W> {
                 // It was allowed, and had not begun.
                 if call.tool != MODEL_REQUEST {
                     let written = self.memory.intends_more(&call.id, &call.tool);
+                    self.has_begun(&call.id);
                     self.check_written(written);
                 }
                 return Ruling::Run;
@@ -251,8 +252,11 @@ impl<W: Wire> Session<W> {
         let denial = Denial { by, rule: approval.rule.clone() };
         let record = if allow { json!({"allow": true}) } else { denial.record() };
         let mut written = self.memory.approval(json!({"requestId": approval.id, "result": record}));
-        if allow && written.is_ok() && approval.tool != MODEL_REQUEST {
+        // Where the turn goes on elsewhere, that is where it hears of this, and where the tool runs.
+        let left = self.has_left();
+        if allow && !left && written.is_ok() && approval.tool != MODEL_REQUEST {
             written = self.memory.intends_more(&approval.call_id, &approval.tool);
+            self.has_begun(&approval.call_id);
         }
         let failed = written.as_ref().err().map(ReplyError::storage);
         let allowed = allow && failed.is_none();
@@ -266,7 +270,7 @@ impl<W: Wire> Session<W> {
         let about =
             ApprovedCall { approval: &approval.id, call: &approval.call_id, tool: &approval.tool, source, sender };
         let denied = (!allowed).then(|| denial.clone());
-        self.settle_audited(&approval.settle, denied, approval.rule.clone(), &about);
+        self.settle_audited((!left).then_some(&approval.settle), denied, approval.rule.clone(), &about);
         let mut result = json!({"requestId": approval.id, "allowed": allowed});
         if !allowed {
             result["denied"] = denial.document();

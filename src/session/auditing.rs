@@ -153,7 +153,7 @@ impl<W: Wire> Session<W> {
     /// Tells the turn what became of an approval; of one that is given only once that is recorded.
     pub(super) fn settle_audited(
         &mut self,
-        settle: &Sender<Result<(), Denial>>,
+        settle: Option<&Sender<Result<(), Denial>>>,
         denied: Option<Denial>,
         rule: Option<Arc<str>>,
         about: &ApprovedCall<'_>,
@@ -162,8 +162,8 @@ impl<W: Wire> Session<W> {
         let line = json!({"approval": about.approval, "call": about.call, "tool": about.tool, "rule": rule.as_deref(),
             "allowed": denied.is_none(), "by": by, "source": about.source, "sender": about.sender.map(AgentSender::document)});
         let audit = self.options.audit.clone();
-        match (audit, denied) {
-            (Some(audit), None) => {
+        match (audit, denied, settle) {
+            (Some(audit), None, Some(settle)) => {
                 let mut lines = vec![("approval", line)];
                 if about.tool != MODEL_REQUEST {
                     let arguments = self.arguments.get(about.call).cloned().unwrap_or_default();
@@ -176,10 +176,10 @@ impl<W: Wire> Session<W> {
                 };
                 audit.record_first(lines, Box::new(then));
             }
-            (_, denied) => {
+            (_, denied, settle) => {
                 self.audit("approval", || line);
                 // A turn that does not wait any more was cancelled.
-                let _ = settle.try_send(denied.map_or(Ok(()), Err));
+                settle.map(|settle| settle.try_send(denied.map_or(Ok(()), Err)));
             }
         }
     }

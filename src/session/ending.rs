@@ -133,16 +133,17 @@ impl<W: Wire> Session<W> {
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         loop {
             match steps.recv_deadline(deadline) {
-                Ok(Step::Settled(settled)) => return Some(settled),
-                Ok(Step::Event(event)) => self.note(event),
-                Ok(Step::Spent(spent)) => self.spent(spent),
-                Ok(Step::Gate(_, verdict)) => drop(verdict),
-                Ok(Step::Ended(settled, changed)) => {
+                Ok(Step::Settled(settled, changed)) => {
+                    self.note(settled.event());
                     // A prompt that is gone on with has not ended.
                     if self.running.as_ref().is_some_and(|running| !running.to_be_continued) {
                         self.tell_end(&settled, changed);
                     }
+                    return Some(settled);
                 }
+                Ok(Step::Event(event)) => self.note(event),
+                Ok(Step::Spent(spent)) => self.spent(spent),
+                Ok(Step::Gate(_, verdict)) => drop(verdict),
                 Ok(Step::Ask { .. } | Step::Compacted { .. } | Step::Shortened(_) | Step::Omitted) => {}
                 Err(e) => return e.is_disconnected().then_some(Settled::Aborted),
             }

@@ -72,6 +72,7 @@ impl<W: Wire> Session<W> {
         }
         if let Some(running) = &mut self.running {
             running.batch = intents.len() + asked.len();
+            running.begun = intents.iter().map(|(call, _)| call.clone()).collect();
         }
         let written = self.memory.intends(&intents);
         self.check_written(written);

@@ -58,6 +58,25 @@ impl<W: Wire> Session<W> {
         }
     }
 
+    /// Whether all that the turn waits for is people's word: about questions, calls, or a request beyond a budget.
+    fn waits_for_people(&self) -> bool {
+        let (asked, approvals) = (self.askers.len(), self.approvals.count());
+        // A question is a call that has begun; one that waits for an approval has not.
+        asked + approvals > 0 && self.running.as_ref().is_some_and(|running| running.begun.len() == asked)
+    }
+
+    /// A call that people allowed is about to run.
+    pub(super) fn has_begun(&mut self, call: &str) {
+        if let Some(running) = &mut self.running {
+            running.begun.push(call.to_owned());
+        }
+    }
+
+    /// The turn goes on elsewhere from now on.
+    pub(super) fn has_left(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.gone)
+    }
+
     /// Leaves if the session is to, and nothing is in the middle of something: not where a client on a socket waits for an
     /// answer, which cannot be reached from elsewhere.
     pub(super) fn leave_if_quiet(&mut self) -> Option<EndReason> {
@@ -65,12 +84,11 @@ impl<W: Wire> Session<W> {
         let bound = self.queue.iter().any(|prompt| prompt.reply.ends_with_host());
         let quiet = match &self.running {
             None => true,
-            // Questions and approvals wait for people, who need not wait for them.
+            // People can answer elsewhere as well.
             Some(running) => {
                 !running.reply.ends_with_host()
                     && running.compaction.is_none()
-                    && (leaving.gate.is_some()
-                        || running.batch > 0 && running.batch == self.askers.len() + self.approvals.count())
+                    && (leaving.gate.is_some() || self.waits_for_people())
             }
         };
         if quiet && !bound {

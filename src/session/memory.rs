@@ -35,6 +35,8 @@ pub(super) struct Memory {
     slept_with: usize,
     /// How many entries the file had then, where that is known.
     slept_entries: Option<usize>,
+    /// How long the file was then, bytes.
+    slept_size: u64,
     /// What others did to the file, to be told.
     pub(super) foreign: Vec<Foreign>,
     /// Results that are in the file and not yet among the messages: the calls' ids and the entries'.
@@ -52,6 +54,8 @@ pub(super) enum Foreign {
     Writer,
     /// They deleted or shortened the file, which was written once more.
     Restored(&'static str),
+    /// They shortened the file, of which nothing was in memory.
+    Shortened,
 }
 
 impl Memory {
@@ -62,7 +66,7 @@ impl Memory {
 
     /// A memory whose file is read when it is needed.
     pub(super) fn asleep(path: PathBuf) -> Memory {
-        Memory { asleep: Some(path), ..Memory::default() }
+        Memory { slept_size: size(&path), asleep: Some(path), ..Memory::default() }
     }
 
     /// Says how many messages a sleeping memory has.
@@ -95,6 +99,7 @@ impl Memory {
             && let Some(file) = self.file.take()
         {
             self.asleep = Some(file.path().to_path_buf());
+            self.slept_size = size(file.path());
             self.slept_with = self.messages.len();
             self.slept_entries = Some(file.entries());
             self.messages = Vec::new();
@@ -108,6 +113,7 @@ impl Memory {
     /// The file cannot be read or written; the memory sleeps on.
     pub(super) fn wake(&mut self) -> io::Result<Option<(Restored, Unfinished)>> {
         let Some(path) = &self.asleep else { return Ok(None) };
+        let is_shorter = size(path) < self.slept_size;
         let (file, contents) = SessionFile::open(path)?;
         let unfinished = Unfinished::of(&contents);
         let restored = restore(&contents);
@@ -115,6 +121,9 @@ impl Memory {
             && more > 0
         {
             self.foreign.push(Foreign::Entries(more));
+        }
+        if is_shorter {
+            self.foreign.push(Foreign::Shortened);
         }
         self.take_over(&restored);
         self.file = Some(file);
@@ -480,4 +489,9 @@ struct MessageEntry<'a> {
 
 fn message_fields(message: &Message) -> Map<String, Value> {
     object(json!({"message": message}))
+}
+
+/// How long a file is, bytes; of one that is not there nothing is missing.
+fn size(path: &Path) -> u64 {
+    path.metadata().map_or(0, |file| file.len())
 }

@@ -186,6 +186,7 @@ impl<W: Wire> Session<W> {
                     thread,
                     storage_error: None,
                     batch: 0,
+                    begun: Vec::new(),
                     to_be_continued: false,
                     aborters: Vec::new(),
                     unanswered: false,
@@ -205,9 +206,8 @@ impl<W: Wire> Session<W> {
     }
 
     /// A prompt is done.
-    pub(super) fn settle(&mut self, settled: Settled) {
-        // A turn that broke has not said so itself.
-        self.tell_end(&settled, ChangedFiles::default());
+    pub(super) fn settle(&mut self, settled: Settled, changed: ChangedFiles) {
+        self.tell_end(&settled, changed);
         let Some(mut running) = self.running.take() else { return };
         // A tool that was left behind with a broken turn does not take an answer any more.
         self.reject_questions("tool");

@@ -119,9 +119,9 @@ impl<W: Wire> Session<W> {
             put("filesIncomplete", json!(true));
         }
         if let Some(notices) = &self.options.notices {
+            let settings = self.stats.settings();
             let mut notice = json!({"event": "settled", "session": self.identity.id, "named": self.identity.named,
-                "cwd": self.identity.cwd.to_string_lossy(), "name": self.stats.settings().name,
-                "model": self.stats.settings().model.spec()});
+                "cwd": self.identity.cwd.to_string_lossy(), "name": settings.name, "model": settings.model.spec()});
             notice["data"] = data.clone();
             if notices.try_send(notice).is_err() {
                 log::warn!("session {}: onSettled is not told: too much waits for it", self.identity.id);

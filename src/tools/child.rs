@@ -41,6 +41,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Children that could not be killed in time. Their owners are gone, so that their ends may be taken by anyone.
 static LEFT_BEHIND: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
+/// Variables, with their values, whose processes are to be killed, by whoever looks next.
+static MARKED: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+/// Held by who looks for them.
+static LOOKS: Mutex<()> = Mutex::new(());
+
 /// The sessions of this process's children, by their numbers.
 static SESSIONS: Mutex<BTreeMap<i32, String>> = Mutex::new(BTreeMap::new());
 
@@ -189,8 +194,20 @@ fn take_end(pid: Pid) -> rustix::io::Result<Option<WaitIdStatus>> {
 }
 
 /// Kills every process that was started with this variable, and what descends from it. For what a session leaves behind.
+/// Of many threads that want that at the same time one looks at the processes for all.
 pub(crate) fn kill_marked(name: &str, value: &str) {
-    kill_all(|process| processes::has_variable(process, name, value));
+    let mark = (name.to_owned(), value.to_owned());
+    lock(&MARKED).push(mark.clone());
+    let _looks = lock(&LOOKS);
+    let marks = {
+        let mut marked = lock(&MARKED);
+        if !marked.contains(&mark) {
+            // Whoever looked before has taken it along.
+            return;
+        }
+        std::mem::take(&mut *marked)
+    };
+    kill_all(|process| processes::has_any(process, &marks));
 }
 
 /// Kills everything that this process has started, and what descends from it. For an end without good order.

@@ -55,15 +55,26 @@ pub(super) fn has_variable(process: &Process, name: &str, value: &str) -> bool {
     variable(process, name).is_some_and(|found| found == value.as_bytes())
 }
 
+/// The same for any of these variables, each with its value.
+pub(super) fn has_any(process: &Process, variables: &[(String, String)]) -> bool {
+    let Some(environment) = environment(process) else { return false };
+    variables.iter().any(|(name, value)| first_value(&environment, name) == Some(value.as_bytes()))
+}
+
 /// The value of the variable with which the process was started; `None` also if that is not ours to know.
 pub(super) fn variable(process: &Process, name: &str) -> Option<Vec<u8>> {
+    first_value(&environment(process)?, name).map(<[u8]>::to_vec)
+}
+
+fn first_value<'e>(environment: &'e [u8], name: &str) -> Option<&'e [u8]> {
+    environment.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+fn environment(process: &Process) -> Option<Vec<u8>> {
     let mut environment = Vec::new();
-    let read = files::open_regular(Path::new(&format!("/proc/{}/environ", process.pid)))
-        .and_then(|(file, _)| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment));
-    read.ok()?;
-    let value =
-        |entry: &[u8]| entry.strip_prefix(name.as_bytes()).and_then(|e| e.strip_prefix(b"=")).map(<[u8]>::to_vec);
-    environment.split(|b| *b == 0).find_map(value)
+    let (file, _) = files::open_regular(Path::new(&format!("/proc/{}/environ", process.pid))).ok()?;
+    file.take(MAX_ENVIRONMENT).read_to_end(&mut environment).ok()?;
+    Some(environment)
 }
 
 /// Those of `processes` that `is_root` names and everything that descends from them.

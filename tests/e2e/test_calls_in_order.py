@@ -26,15 +26,15 @@ def test_edits_of_one_file(daemon, model):
 def test_a_file_that_is_made_changed_and_read(daemon, model):
     calls = [ToolCall("write", {"path": "new/f", "content": "a"}), edit("new/../new/f", "a", "b"),
              ToolCall("read", {"path": "new/f"}), ToolCall("write", {"path": "new/f", "content": "c"}),
-             ToolCall("read", {"path": "new/f"})]
+             ToolCall("grep", {"pattern": "c", "path": "new/f"}), edit("new/f", "c", "d"), ToolCall("read", {"path": "new/f"})]
     model.script("ready")
-    daemon.session("s", "hi").text()
+    daemon.session("s", "hi", tools=["+grep"]).text()
     for _ in range(10):
         (daemon.cwd / "new/f").unlink(missing_ok=True)
         model.script(calls, "done")
         assert daemon.prompt("s", "go").text() == "done"
-        _, _, first, _, second = model.requests[-1].tool_results[-5:]
-        assert "b" in first[0] and "c" in second[0]
+        _, _, first, _, found, _, second = model.requests[-1].tool_results[-len(calls):]
+        assert "b" in first[0] and "c" in found[0] and "d" in second[0]
 
 
 def test_other_calls_do_not_wait(daemon, model):

@@ -162,6 +162,22 @@ def test_what_is_gone_is_written_once_more(session, model, what, busy):
     assert stray(path) == []
 
 
+def test_what_is_gone_of_a_file_that_is_not_in_memory_is_told(session, model):
+    daemon, path = session
+    settled(daemon, path)
+    kill(daemon)
+    daemon.start()
+    lines = path.read_text().splitlines(keepends=True)
+    (answer,) = [at for at, line in enumerate(lines) if '"role":"assistant"' in line]
+    path.write_text("".join(lines[:answer]))
+    told = listen(daemon, "session_file_shortened")
+    model.script("one")
+    assert daemon.prompt("s", "go").text() == "one"
+    assert data(told) == {"type": "session_file_shortened", "messages": 1}
+    daemon.wait_log("session_file_shortened")
+    assert [text for _, text in model.requests[-1].conversation] == ["hi", "go"]
+
+
 def test_a_replaced_file_is_gone_on_with_or_refused(session, model):
     daemon, path = session
     settled(daemon, path)

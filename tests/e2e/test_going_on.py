@@ -7,7 +7,7 @@ import pytest
 
 from support import proc
 from support.agents import prompt
-from support.bridge import Bridge
+from support.bridge import Bridge, open_questions
 from support.bus import RESTART, VOID, NoResponders
 from support.model_script import Failure, Gate, Stall, Text, ToolCall, Usage
 from support.session_files import kill, only_entries, roles
@@ -406,19 +406,13 @@ def test_a_question_stays_open(new_daemon, model, how):
     model.script([ToolCall("question", QUESTION), ToolCall("ls", {})])
     stream = daemon.session("s", "go")
 
-    def asked():
-        if not daemon.session_socket("s").exists():
-            return None
-        with Bridge(daemon.session_socket("s")) as client:
-            return client.ask("questions")["questions"]
-
-    (before,) = eventually(asked, "it is asked")
+    (before,) = eventually(lambda: open_questions(daemon, "s"), "it is asked")
     for _ in range(4):
         # However often: nobody pays for it.
         daemon.signal(how)
         daemon.wait_exit()
         daemon.start()
-        assert eventually(asked, "it is asked again") == [before]
+        assert eventually(lambda: open_questions(daemon, "s"), "it is asked again") == [before]
     assert len(model.requests) == 1
     model.script("done")
     answer = {"requestId": before["requestId"], "answers": [["yes"]]}

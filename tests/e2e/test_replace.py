@@ -1,16 +1,19 @@
 """`--replace`: a new process takes the place of the old one, and callers notice nothing."""
 
 
+import json
+import os
 import signal
+import socket
 
 import pytest
 
 from support.agents import prompt
-from support.bridge import Bridge
+from support.bridge import Bridge, open_questions
 from support.bus import VOID
 from support.model_script import Gate, Stall, ToolCall
 from support.nats_server import free_port
-from support.waiting import eventually
+from support.waiting import DEADLINE, eventually
 
 
 def echo(word, log):
@@ -108,19 +111,52 @@ def test_an_open_question_is_asked_there(daemon, model):
     model.script([ToolCall("question", question)], "done")
     stream = daemon.session("s", "go")
 
-    def asked():
-        if not daemon.session_socket("s").exists():
-            return None
-        with Bridge(daemon.session_socket("s")) as client:
-            return client.ask("questions")["questions"]
-
-    (before,) = eventually(asked, "it is asked")
+    (before,) = eventually(lambda: open_questions(daemon, "s"), "it is asked")
     daemon.replace()
-    assert eventually(asked, "it is asked again") == [before]
+    assert eventually(lambda: open_questions(daemon, "s"), "it is asked again") == [before]
     answer = {"requestId": before["requestId"], "answers": [["yes"]]}
     assert daemon.bus.ask_json(daemon.subject("s") + ".answer", answer)["answered"]
     assert stream.text() == "done" and stream.restarts == []
     assert "yes" in model.requests[-1].tool_results[0][0]
+
+
+def approve(daemon, asked):
+    facts = {"requestId": asked["requestId"], "hash": asked["request"]["hash"], "allow": True}
+    assert daemon.bus.ask_json(daemon.subject("s") + ".approve", facts)["allowed"] is True
+
+
+def test_an_open_approval_is_asked_for_there(daemon, model):
+    """Beside a call that has ended, whose result stays, and one that a rule denies."""
+    daemon.config.update(unattended="wait", rules=[
+        {"tool": "bash", "match": "touch*", "do": "ask"}, {"tool": "bash", "match": "false", "do": "deny"},
+    ])
+    daemon.replace()
+    log, ran = daemon.cwd / "log", daemon.cwd / "ran"
+    calls = [ToolCall("bash", {"command": f"touch {ran}"}), echo("one", log), ToolCall("bash", {"command": "false"})]
+    model.script(["One. ", *calls], "End.")
+    stream = daemon.session("s", "go")
+    (before,) = eventually(lambda: open_questions(daemon, "s"), "it is asked for")
+    daemon.replace()
+    assert eventually(lambda: open_questions(daemon, "s"), "it is asked for again") == [before]
+    assert not ran.exists()
+    approve(daemon, before)
+    assert stream.text() == "One. End." and stream.restarts == []
+    assert ran.exists() and log.read_text() == "one\n"
+    assert interruptions(model) == [] and [error for _, error in model.requests[-1].tool_results] == [False, False, True]
+
+
+def test_a_request_beyond_a_budget_is_asked_for_there(daemon, model):
+    daemon.config.update(unattended="wait", budgets={"session": {"requests": 1}}, onBudget="ask")
+    daemon.replace()
+    model.script("One.", "Two.")
+    daemon.session("s", "hi").text()
+    stream = daemon.prompt("s", "go")
+    (before,) = eventually(lambda: open_questions(daemon, "s"), "it is asked for")
+    daemon.replace()
+    assert eventually(lambda: open_questions(daemon, "s"), "it is asked for again") == [before]
+    approve(daemon, before)
+    assert stream.text() == "Two." and stream.restarts == []
+    assert len(model.requests) == 2
 
 
 def test_a_client_on_a_socket_gets_its_answer_first(daemon, model):
@@ -298,3 +334,55 @@ def test_an_abort_at_the_gate_counts(daemon, model):
     gate.open()
     replaced(daemon, old)
     assert len(model.requests) == 1 and daemon.session_ids() == ["s"]
+
+
+class Newcomer:
+    """Says what a new process says to the one that it replaces."""
+
+    def __init__(self, daemon):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(DEADLINE)
+        # By the number of the folder, whose name may be longer than that of a socket may be.
+        folder = os.open(daemon.state_dir, os.O_PATH)
+        self.socket.connect(f"/proc/self/fd/{folder}/replace.sock")
+        os.close(folder)
+        self.say("replace", owner=daemon.owner)
+        said, locks, _, _ = socket.recv_fds(self.socket, 4096, 1)
+        assert json.loads(said) == {"op": "agreed"}
+        [os.close(lock) for lock in locks]
+        self.lines = self.socket.makefile("r")
+
+    def say(self, what, **fields):
+        self.socket.sendall(json.dumps({"op": what, **fields}).encode() + b"\n")
+
+    def hear(self):
+        return json.loads(self.lines.readline())
+
+    def close(self):
+        self.socket.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_new_process_that_does_not_do_its_part_is_called_off(daemon, model):
+    """The old one works on with everything, whether the new one ends or not, and can be replaced by another one."""
+    gate = Gate()
+    model.script("idle", ["One. ", gate, ToolCall("ls", {})])
+    daemon.session("idle", "x").text()
+    stream = daemon.session("s", "go")
+    stream.until("One. ")
+    newcomer = Newcomer(daemon)
+    newcomer.say("ready")
+    assert newcomer.hear() == {"op": "go"}
+    asked = newcomer.hear()
+    assert (asked["op"], asked["session"]) == ("prepare", "idle")
+    newcomer.say("prepared", instance=asked["instance"], ok=False)
+    assert newcomer.hear() == {"op": "off"}
+    daemon.wait_ready()
+    model.script("more", "there", "new")
+    gate.open()
+    assert stream.text() == "One. more" and stream.restarts == []
+    assert daemon.prompt("idle", "y").text() == "there"
+    assert daemon.session("new", "hi").text() == "new"
+    newcomer.close()
+    daemon.wait_log("ended before it had taken over")
+    daemon.replace()
+    assert sorted(daemon.session_ids()) == ["idle", "new", "s"]

@@ -158,3 +158,11 @@ def rows(directory):
         except FileNotFoundError:
             pass  # It was removed between the two calls.
     return found
+
+
+def open_questions(daemon, session_id):
+    """What waits for people in a session, oldest first; `None` as long as the daemon does not have the session."""
+    if not daemon.session_socket(session_id).exists():
+        return None
+    with Bridge(daemon.session_socket(session_id)) as client:
+        return client.ask("questions")["questions"]

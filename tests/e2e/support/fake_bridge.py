@@ -85,12 +85,13 @@ class FakeBridge:
         try:
             for line in endpoint.makefile("rb"):
                 request = json.loads(line)
+                handler = self.handlers.get(request["type"], lambda request: {})
+                answer = handler(request)
+                # After the handler, so that what a test does once it knows of a request comes after what the handler does.
                 with self._changed:
                     self.lines.append(line)
                     self.requests.append(request)
                     self._changed.notify_all()
-                handler = self.handlers.get(request["type"], lambda request: {})
-                answer = handler(request)
                 client.send(*(answer if isinstance(answer, list) else [response(request, answer)]))
         except OSError:
             pass
