@@ -262,8 +262,8 @@ def test_a_client_that_does_not_read_its_own_stream_does_not_hold_up_the_session
     with Bridge(daemon.session_socket(session)) as client:
         stuck.send({"type": "prompt", "message": "@stream 30000 of 100 bytes", "stream": True})
         client.event("agent_start")
-        daemon.wait_log("client .* is dropped: the client does not read", timeout=30)
-        client.event("agent_settled", timeout=30)
+        daemon.wait_log("client .* is dropped: the client does not read", timeout=90)
+        client.event("agent_settled", timeout=90)
         assert client.ask("get_state")["isIdle"] is True
     stuck.close()
 
