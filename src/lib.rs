@@ -91,7 +91,9 @@
 //! and the durable record of the intent are therefore in one place: no tool runs unless the yes is on disk. The verdict on an
 //! answer's calls is one for each: it runs, it is denied with the reason as data ([`contract::denial`]), or its thread waits for
 //! an approval, which the actor settles once (`session/approvals.rs`) while the other calls run. Where something may be
-//! spent only in part, no request is sent either before what it may take is reserved in the ledger ([`governance::budget`]).
+//! spent only in part, no request is sent either before what it may take is reserved in the ledger ([`governance::budget`]),
+//! which is the one that says yes there. Its plain yes the turn gets from it directly, since nobody else has a say; what is
+//! no plain yes, is to be recorded in the audit log, or takes time that is limited, the actor decides.
 //!
 //! # What is absent
 //!

@@ -59,6 +59,19 @@ pub(crate) struct Payer<'a> {
     pub budgets: &'a Budgets,
 }
 
+/// What one prompt is paid from.
+pub(crate) struct Account {
+    pub ledger: Arc<Ledger>,
+    pub session: String,
+    pub prompt: String,
+}
+
+impl Account {
+    pub(crate) fn payer<'a>(&'a self, budgets: &'a Budgets) -> Payer<'a> {
+        Payer { session: &self.session, prompt: &self.prompt, budgets }
+    }
+}
+
 /// Leave to spend something.
 pub(crate) struct Reservation {
     id: String,
