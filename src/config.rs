@@ -295,6 +295,11 @@ fn help() -> String {
         let environment = row.environment.map(|e| format!(" (${e})")).unwrap_or_default();
         line(format!("{} {}", row.flag, row.argument), &format!("{}{default}{environment}", row.help));
     }
+    line(
+        "doctor [--json]".into(),
+        "look whether machine, keys, folders and NATS are as the daemon needs them, then exit",
+    );
+    line("audit verify".into(), "look whether the audit log is as it was written, then exit");
     line("--replace".into(), "take over from the process that serves here, without a lost prompt");
     line("--check".into(), "print the resolved configuration, then exit");
     line("--version".into(), "print the version, then exit");

@@ -1,6 +1,7 @@
 //! What the process sets up before it serves: the log, limits, signals.
 
 mod audit;
+mod doctor;
 
 use crate::config::{self, Config};
 use crate::daemon::{Fatal, Reread};
@@ -39,6 +40,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         return audit::run(arguments.into_iter().skip(1).collect(), environment.collect());
     }
     let environment: HashMap<String, String> = environment.collect();
+    if arguments.first().is_some_and(|first| first == "doctor") {
+        return doctor::run(arguments.into_iter().skip(1).collect(), environment);
+    }
     match config::from_command_line(arguments.clone(), environment.clone()) {
         Ok(config::Command::Print(text)) => print!("{text}"),
         Ok(config::Command::Check(config)) => {
