@@ -18,6 +18,7 @@ use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::governance::budget::Account;
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::quota::SessionQuota;
@@ -33,7 +34,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-pub(crate) use steps::{Action, Ruling, Settled, Step, ToolCall, Verdict, Wait, Work};
+pub(crate) use steps::{Action, Durable, Ruling, Settled, Step, ToolCall, Verdict, Wait, Work};
 use streaming::Streaming;
 
 /// Kills what programs of a session left running in the background. For its end.
@@ -82,6 +83,8 @@ pub(crate) struct Turn {
     pub changes: Changes,
     /// The session has to be asked before each request to the model.
     pub is_metered: bool,
+    /// But not where it can reserve what it may take from this.
+    pub account: Option<Account>,
 }
 
 /// How far a run has come.

@@ -7,7 +7,7 @@ mod ledger;
 mod local_day;
 
 pub(crate) use balances::Spent;
-pub(crate) use ledger::{Ledger, Payer, Refused, Reservation};
+pub(crate) use ledger::{Account, Ledger, Payer, Refused, Reservation};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};

@@ -219,6 +219,19 @@ impl Services {
         providers.iter().find_map(default).or_else(|| providers.iter().find_map(first))
     }
 
+    /// The providers that there are credentials for, with where these come from; never what they are.
+    pub(crate) fn providers_with_keys(&self) -> Vec<(String, String)> {
+        let user = self.shared.models.get().unwrap_or_default();
+        let registry = Registry { user: &user, usable: &|p| self.shared.credentials.available(p, &user) };
+        let providers = registry.provider_ids().into_iter().filter(|p| *p != offline::PROVIDER && (registry.usable)(p));
+        let origin = |provider: &str| {
+            let ids = registry.model_ids(provider);
+            let mut models = ids.iter().filter_map(|id| registry.find(provider, id)?.ok());
+            models.next().map(|model| self.shared.credentials.origin(&model, &user))
+        };
+        providers.filter_map(|p| Some((p.to_owned(), origin(p)?))).collect()
+    }
+
     /// The thinking level for those who name none: that of the settings, else `medium`. Not clamped to the model.
     pub(crate) fn default_thinking(&self, model: &Model) -> ThinkingLevel {
         self.settings().thinking_level(&model.spec()).unwrap_or(ThinkingLevel::Medium)

@@ -8,9 +8,12 @@ use super::auditing::Line;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::wire::Wire;
-use crate::governance::budget::{Amounts, Budgets, Exceeded, Ledger, OnBudget, Payer, Refused, Reservation, Spent};
+use crate::governance::budget::{
+    Account, Amounts, Budgets, Exceeded, Ledger, OnBudget, Payer, Refused, Reservation, Spent,
+};
 use crate::governance::rules::Target;
 use crate::json::object;
+use crate::metrics::{Count, METRICS};
 use crate::model::{Model, Most};
 use crate::turn::{Ruling, ToolCall, Verdict};
 use serde_json::json;
@@ -62,6 +65,14 @@ impl<W: Wire> Session<W> {
         self.options.audit.is_some() || self.has_budgets()
     }
 
+    /// What the turn reserves its requests from itself, as long as nothing but the ledger has a say in them: it does not wait
+    /// for the session then, which has the last events to write and to tell first. Where the ledger says no it asks.
+    pub(super) fn account(&self, ids: &[String]) -> Option<Account> {
+        let ledger = self.options.ledger.clone().filter(|_| self.options.audit.is_none() && self.has_budgets())?;
+        let prompt = ids.first().map_or(COMPACTION, String::as_str).to_owned();
+        Some(Account { ledger, session: self.identity.instance_id.to_string(), prompt })
+    }
+
     fn has_budgets(&self) -> bool {
         !self.stats.budgets().is_empty()
     }
@@ -69,9 +80,13 @@ impl<W: Wire> Session<W> {
     /// The verdict on a request to the model that may take so much, and the audit log's lines about it.
     pub(super) fn judge_request(&mut self, model: &Model, most: Most) -> (Verdict, Vec<Line>) {
         let verdict = self.reserve_request(model, most);
+        if self.options.audit.is_none() {
+            return (verdict, Vec::new());
+        }
         let mut facts = json!({"allowed": matches!(verdict, Verdict::Reserved(_)), "asked": matches!(verdict, Verdict::Asked(..)), "model": model.spec(),
             "mayTake": {"money": most.dollars, "tokens": most.tokens}});
         if let Verdict::Refused(error) | Verdict::Asked(error, _) = &verdict {
+            METRICS.count(Count::OverBudget);
             facts["reason"] = json!(error.message);
         }
         (verdict, vec![("gate", facts)])

@@ -170,6 +170,7 @@ impl<W: Wire> Session<W> {
             has_spoken: false,
             changes: Changes::new(&self.identity.cwd, &self.options.turn.folders.home),
             is_metered: self.is_metered(),
+            account: self.account(&ids),
         };
         // What was begun before a restart had its turn then.
         let slot = matches!(work, Work::Continue { .. }).then(|| self.slots.take_anyway());

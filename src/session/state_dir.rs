@@ -166,7 +166,7 @@ impl StateDir {
             let starts = before.unwrap_or_default().saturating_add(1);
             let counted = private::replace(&path, |file| {
                 file.write_all(starts.to_string().as_bytes())?;
-                file.sync_data()
+                files::sync(file)
             });
             if let Err(e) = counted {
                 log::warn!("numbers of events may come again after a restart: {}: {e}", path.display());
@@ -226,7 +226,7 @@ impl StateDir {
     /// # Errors
     /// What the system says; then the former state is still there.
     pub(crate) fn save(&self, session: &SavedSession) -> io::Result<()> {
-        self.write(session, File::sync_data)
+        self.write(session, files::sync)
     }
 
     /// Remembers a new session. When this returns, that survives the end of this process; [`StateDir::sync_new`] makes it
@@ -252,7 +252,7 @@ impl StateDir {
     /// What the system says.
     pub(crate) fn sync_new(&self, id: &str) -> io::Result<()> {
         let (file, _) = files::open_regular(&self.path(id))?;
-        file.sync_data()?;
+        files::sync(&file)?;
         files::sync_folder(&self.folder)
     }
 

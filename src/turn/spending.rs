@@ -1,9 +1,13 @@
 //! Requests to the model, which cost something: each is sent through here, after the session has reserved what it may take.
 
-use super::{Action, Settled, Step, Turn, Verdict};
+use super::{Action, Durable, Settled, Step, Turn, Verdict};
 use crate::contract::denial::{Denial, DeniedBy};
 use crate::contract::error::ReplyError;
-use crate::model::{Outcome, Request, Sink, StreamEvent, spent};
+use crate::governance::budget::{Amounts, Reservation};
+use crate::metrics::{self, METRICS};
+use crate::model::{Most, Outcome, Request, Sink, StreamEvent, spent};
+use crate::transcript::StopReason;
+use std::time::Instant;
 
 /// Sends requests to the model.
 pub(super) trait Requests {
@@ -18,21 +22,78 @@ impl Requests for Turn {
     // Where requests are not counted, nobody is asked for leave.
     fn send(&self, request: &Request<'_>, sink: &mut dyn Sink) -> Result<Outcome, Settled> {
         if !self.is_metered {
-            return Ok(self.services.stream(request, &self.cancel, sink));
+            return Ok(self.stream(request, sink));
         }
-        let durable = loop {
-            match self.verdict(Action::Request(self.model.clone(), self.services.most(request))) {
-                Verdict::Reserved(durable) => break durable,
+        let most = self.services.most(request);
+        let reserved = self.reserve(most);
+        let durable = match &reserved {
+            Some(reservation) => reservation.durable()(),
+            None => self.ask_to_send(most)?(),
+        };
+        durable.map_err(|e| Settled::Failed(ReplyError::storage(&e)))?;
+        let mut sink = Metered { sink, accepted: false };
+        let outcome = self.stream(request, &mut sink);
+        let spent = spent(request, &outcome, sink.accepted);
+        match &reserved {
+            Some(reservation) => self.settle_reservation(reservation, spent),
+            None => self.step(Step::Spent(spent)),
+        }
+        Ok(outcome)
+    }
+}
+
+impl Turn {
+    /// Reserves what a request may take, where nothing but the ledger has a say in that, and it says yes.
+    fn reserve(&self, most: Most) -> Option<Reservation> {
+        let budgets = self.stats.budgets();
+        // Time is the session's to reserve.
+        let account = self.account.as_ref().filter(|_| !budgets.limits_time())?;
+        let most = Amounts::request(most.dollars, most.tokens);
+        let (reservation, spent) = account.ledger.reserve(account.payer(&budgets), most).ok()?;
+        self.stats.set_spent(spent);
+        Some(reservation)
+    }
+
+    fn settle_reservation(&self, reservation: &Reservation, spent: Most) {
+        let budgets = self.stats.budgets();
+        let Some(account) = &self.account else { return };
+        let spent = Amounts::request(spent.dollars, spent.tokens);
+        if let Some(spent) = account.ledger.settle(account.payer(&budgets), reservation, spent) {
+            self.stats.set_spent(spent);
+        }
+    }
+
+    /// Asks the session, and perhaps people, whether a request may be sent. Returns what makes its reservation durable.
+    fn ask_to_send(&self, most: Most) -> Result<Durable, Settled> {
+        loop {
+            match self.verdict(Action::Request(self.model.clone(), most)) {
+                Verdict::Reserved(durable) => return Ok(durable),
                 Verdict::Asked(error, wait) => self.wait_for(&wait).map_err(|denial| refused(&error, &denial))?,
                 Verdict::Refused(error) => return Err(Settled::Failed(error)),
                 Verdict::Go(_) | Verdict::No | Verdict::Calls(_) => return Err(Settled::Aborted),
             }
+        }
+    }
+
+    fn stream(&self, request: &Request<'_>, sink: &mut dyn Sink) -> Outcome {
+        let begun = Instant::now();
+        let outcome = self.services.stream(request, &self.cancel, sink);
+        let ended = match outcome.message.stop_reason {
+            _ if self.cancel.is_cancelled() => metrics::Outcome::Cancelled,
+            StopReason::Aborted => metrics::Outcome::Cancelled,
+            StopReason::Error => metrics::Outcome::Failed,
+            StopReason::Stop | StopReason::Length | StopReason::ToolUse => metrics::Outcome::Done,
         };
-        durable().map_err(|e| Settled::Failed(ReplyError::storage(&e)))?;
-        let mut sink = Metered { sink, accepted: false };
-        let outcome = self.services.stream(request, &self.cancel, &mut sink);
-        self.step(Step::Spent(spent(request, &outcome, sink.accepted)));
-        Ok(outcome)
+        let usage = &outcome.message.usage;
+        let tokens = metrics::Tokens {
+            input: usage.input,
+            output: usage.output,
+            cache_read: usage.cache_read,
+            cache_write: usage.cache_write,
+            cost: usage.cost.total,
+        };
+        METRICS.request(&request.model.provider, &request.model.id, begun.elapsed(), ended, &tokens);
+        outcome
     }
 }
 

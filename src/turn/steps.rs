@@ -57,6 +57,9 @@ pub(crate) enum Action {
     Stop,
 }
 
+/// Makes sure that what is reserved stays so after a power cut.
+pub(crate) type Durable = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
 /// The answer to an [`Action`].
 pub(crate) enum Verdict {
     No,
@@ -65,7 +68,7 @@ pub(crate) enum Verdict {
     /// The request exceeds a budget, and somebody is asked about it. After a yes it is judged once more.
     Asked(ReplyError, Wait),
     /// The request may be sent, once this has made sure that what it may take stays reserved.
-    Reserved(Box<dyn FnOnce() -> io::Result<()> + Send>),
+    Reserved(Durable),
     /// Go on, after these messages were taken in.
     Go(Vec<Incoming>),
     /// What becomes of each of the calls.
