@@ -98,6 +98,7 @@ impl<W: Wire> Session<W> {
         self.start_next();
         // The turn is on its way meanwhile; nobody hears of the prompt before this is done.
         self.memory.sync();
+        self.sync_new();
         reply.accepted();
         self.tell_position(&*reply, &id, from);
         Ok(())
