@@ -41,6 +41,8 @@ use std::sync::Arc;
 use std::time::Duration;
 pub(crate) use table::{Kind, ROWS};
 
+/// Column in which the explanations of the help begin.
+const HELP_COLUMN: usize = 30;
 /// The public server of the reference's quick start.
 const PUBLIC_SERVER: &str = "demo.nats.io";
 /// The owner where nobody says who that is.
@@ -288,7 +290,12 @@ fn help() -> String {
     let mut out = String::from(
         "nats-pi-bridge: hosts coding-agent sessions and serves them over NATS\n\nUsage: nats-pi-bridge [options]\n\n",
     );
-    let mut line = |left: String, text: &str| out.push_str(&format!("  {left:<27} {text}\n"));
+    // What is too long for the column has a line of its own, so that all explanations begin there.
+    let mut line = |left: String, text: &str| {
+        let left = left.trim_end();
+        let gap = if left.len() > HELP_COLUMN - 3 { format!("\n{:HELP_COLUMN$}", "") } else { " ".to_string() };
+        out.push_str(&format!("  {left:<width$}{gap}{text}\n", width = HELP_COLUMN - 3));
+    };
     line("--config FILE".into(), "configuration file [~/.pi-exec/config.json]");
     for row in ROWS.iter().filter(|row| !row.flag.is_empty()) {
         let default = row.default.map(|d| format!(" [{d}]")).unwrap_or_default();

@@ -122,6 +122,7 @@
 //! | what a rule can match | `governance/rules.rs`; what it goes by is found out in `turn/calls.rs` |
 //! | a program that runs others | `governance/shell/launchers.rs`, and a line in the table of its tests |
 //! | a figure | [`metrics`]; one that the main thread owns: `daemon/operators.rs`; what it means: `config/SETTINGS.md` |
+//! | a line of `doctor` | `startup/doctor/`, its test: `tests/e2e/test_doctor.py` |
 //! | a setting | a row in `config/table.rs`, the field where it is used, `config/SETTINGS.md` |
 //! | a wire | a room beside `service` that implements `contract::wire::Wire` |
 #![deny(unsafe_code)]

@@ -48,8 +48,10 @@ fn flag_text(flag: &FlagRow) -> String {
 }
 
 fn line(out: &mut String, left: String, right: &str) {
-    let left = left.trim_end();
-    out.push_str(&format!("  {left:<width$} {right}\n", width = COLUMN - 3));
+    let (left, width) = (left.trim_end(), COLUMN - 3);
+    // What is too long for the column has a line of its own, so that all explanations begin there.
+    let gap = if left.len() > width { format!("\n{:COLUMN$}", "") } else { " ".to_string() };
+    out.push_str(&format!("  {left:<width$}{gap}{right}\n"));
 }
 
 #[cfg(test)]
@@ -61,9 +63,17 @@ mod tests {
         for text in VERBS.iter().map(of).chain([usage()]) {
             for line in text.lines() {
                 assert!(line.chars().count() <= 120, "{line}");
-                assert!(
-                    !line.starts_with("  ") || line.len() < COLUMN || line.as_bytes()[COLUMN - 3..].contains(&b' ')
-                );
+            }
+        }
+    }
+
+    #[test]
+    fn all_explanations_begin_in_one_column() {
+        for text in VERBS.iter().map(of).chain([usage()]) {
+            let table = text.split("Options:").last().unwrap_or_default();
+            for line in table.lines().filter(|line| line.starts_with("  ")) {
+                let (left, right) = line.split_at(line.len().min(COLUMN));
+                assert!(right.is_empty() || left.ends_with(' ') && !right.starts_with(' '), "{line}");
             }
         }
     }

@@ -297,7 +297,7 @@ pub(super) const VERBS: &[VerbRow] = &[
         words: Words::None,
         offer: Offer::Nothing,
         flags: &[TARGET, &[Flag::Long], COMMON],
-        notes: "",
+        notes: "TODAY is what was spent since midnight UTC, when the budgets of a day begin anew as well.\n",
         ..session(Verb::List, "list", &[], "the table of live sessions and runs")
     },
     session(Verb::State, "state", &[], "what a session is doing"),

@@ -191,4 +191,8 @@ fn the_help_names_every_flag() {
     for row in ROWS {
         assert!(help.contains(row.flag), "{}", row.flag);
     }
+    for line in help.lines().filter(|line| line.starts_with("  ")) {
+        let (left, right) = line.split_at(line.len().min(super::HELP_COLUMN));
+        assert!(right.is_empty() || left.ends_with(' ') && !right.starts_with(' '), "{line}");
+    }
 }

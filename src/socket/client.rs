@@ -111,7 +111,10 @@ impl<'a> Client<'a> {
             Frame::Line(line) => line,
         };
         match requests::parse(line) {
-            Ok(request) => self.answer(request),
+            Ok(request) => {
+                let link = self.link.clone();
+                link.while_answering(|| self.answer(request));
+            }
             Err(refusal) => self.refuse(*refusal),
         }
     }

@@ -60,6 +60,10 @@ struct State {
     streams: usize,
     /// The client's side is closed, or given up.
     reader_done: bool,
+    /// A request is being answered.
+    answering: bool,
+    /// The last line of a connection that ends once that answer is there, or at that time without it.
+    stopping: Option<(String, Instant)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,6 +87,8 @@ impl Link {
             open: Some(open),
             streams: 0,
             reader_done: false,
+            answering: false,
+            stopping: None,
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
         Ok(Link { id, session, socket, state, changed, muted: AtomicBool::new(false), gone })
@@ -165,8 +171,29 @@ impl Link {
     /// Ends the connection with a last line, in good order if the client goes on reading.
     pub(super) fn stop(&self, last: &str) {
         let mut state = self.state();
-        if state.phase == Phase::Open {
-            self.finish(&mut state, last, GRACE);
+        if state.phase != Phase::Open {
+            return;
+        }
+        if !state.answering {
+            return self.finish(&mut state, last, GRACE);
+        }
+        // Who has asked for the end hears that it was understood. What the answer waits for is told that nobody does any more.
+        state.stopping.get_or_insert_with(|| (last.to_owned(), Instant::now() + GRACE));
+        state.open = None;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Does what answers a request. A connection that is stopped meanwhile ends after it.
+    pub(super) fn while_answering(&self, answer: impl FnOnce()) {
+        self.state().answering = true;
+        answer();
+        let mut state = self.state();
+        state.answering = false;
+        if let Some((last, _)) = state.stopping.take()
+            && state.phase == Phase::Open
+        {
+            self.finish(&mut state, &last, GRACE);
         }
     }
 
@@ -257,7 +284,15 @@ impl Link {
             // A burst should not be remembered by a client that then is quiet for hours.
             state.lines = VecDeque::new();
             *batch = Vec::new();
-            state = self.wait(state, LOOK_AROUND);
+            let end = state.stopping.as_ref().map(|(_, end)| *end);
+            let left = end.map_or(LOOK_AROUND, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero()
+                && let Some((last, _)) = state.stopping.take()
+            {
+                self.finish(&mut state, &last, GRACE);
+                continue;
+            }
+            state = self.wait(state, left);
         }
         while batch.len() < BATCH
             && let Some(line) = state.lines.pop_front()

@@ -58,7 +58,7 @@ fn greeting(server: &ServerAddress, tls_first: bool) -> Result<Option<Finding>, 
     let jetstream = if info["jetstream"] == true { "with" } else { "without" };
     let payload = info["max_payload"].as_u64().unwrap_or_default();
     let told = format!(
-        "{server}: nats-server {}, {jetstream} JetStream, which is not needed; messages up to {payload} bytes",
+        "{server}: version {}, {jetstream} JetStream, which is not needed; messages up to {payload} bytes",
         text("version")
     );
     Ok(Some(if info["headers"] == false {
