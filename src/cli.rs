@@ -182,6 +182,9 @@ fn exchange(
     if verb == Verb::Logs && success && !json {
         return print_log(&response["data"], target.session.as_deref());
     }
+    if let Some(text) = response["data"]["text"].as_str().filter(|_| verb == Verb::Metrics && success && !json) {
+        return output::print(text);
+    }
     if !followed {
         output::print_json(&response)?;
         return if success { Ok(()) } else { Err(Failure::Refused) };

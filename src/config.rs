@@ -2,6 +2,7 @@
 
 mod bridge;
 pub(crate) mod nats_context;
+mod reload;
 mod rules;
 mod sandbox;
 mod settings;
@@ -32,7 +33,7 @@ use crate::turn::{SecretTable, TurnOptions};
 pub(crate) use bridge::BridgePlan;
 use nats_context::Context;
 use settings::{Origin, Settings, expand};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -93,6 +94,8 @@ pub(crate) struct Config {
     pub grace: Duration,
     /// The operator's command that is told of each prompt that is settled.
     pub on_settled: Option<String>,
+    /// Where figures are served over HTTP.
+    pub metrics_listen: Option<SocketAddr>,
     /// What becomes of a prompt that a restart interrupts, in sessions whose request does not say.
     pub on_restart: OnRestart,
     pub bash_timeout: Option<Duration>,
@@ -138,6 +141,8 @@ pub(crate) struct Config {
     pub warnings: Vec<String>,
     /// What `--check` prints.
     pub report: String,
+    /// The texts of all settings that have one, by key.
+    values: BTreeMap<&'static str, String>,
 }
 
 impl Config {
@@ -358,7 +363,7 @@ impl Settings {
                 format!("the embedded broker is not used when a server is named ({named}: {})", self.origin(named));
             return Err(self.wrong("listen", &why));
         }
-        let listen = self.listen()?;
+        let listen = self.address("listen")?;
         if named.is_some() || self.text("noBroker") == Some("true") {
             return Ok(None);
         }
@@ -389,9 +394,9 @@ impl Settings {
         self.origin(decisive.unwrap_or("listen"))
     }
 
-    fn listen(&self) -> Result<SocketAddr, ConfigError> {
-        let text = self.text("listen").unwrap_or_default();
-        text.parse().map_err(|_| self.wrong("listen", &format!("{text:?} is no IP address with a port")))
+    fn address(&self, key: &str) -> Result<SocketAddr, ConfigError> {
+        let text = self.text(key).unwrap_or_default();
+        text.parse().map_err(|_| self.wrong(key, &format!("{text:?} is no IP address with a port")))
     }
 
     /// Where to connect and how; the second value says where the server's address came from.
@@ -410,7 +415,7 @@ impl Settings {
                 (servers, self.origin("server"))
             }
             None if context_names_server => (Vec::new(), "context".to_string()),
-            None => (vec![address_of(self.listen()?)], self.origin("listen")),
+            None => (vec![address_of(self.address("listen")?)], self.origin("listen")),
         };
         let mut options = match context {
             Some(context) => {
@@ -489,6 +494,7 @@ impl Settings {
             ),
         };
         let agent_alias = self.agent_alias()?;
+        let metrics_listen = self.text("metricsListen").map(|_| self.address("metricsListen")).transpose()?;
         let log = self.text("log").unwrap_or("info").to_string();
         if log.parse::<log::LevelFilter>().is_err() {
             return Err(self.wrong("log", &format!("{log:?} is no log level")));
@@ -600,6 +606,7 @@ impl Settings {
             max_host_bytes: self.number("maxHostBytes"),
             grace: Duration::from_secs(self.number("grace")),
             on_settled: self.text("onSettled").map(str::to_string),
+            metrics_listen,
             bash_timeout: self.limit("bashTimeout"),
             sandbox: Arc::new(sandbox),
             secrets,
@@ -622,6 +629,7 @@ impl Settings {
             log,
             warnings,
             report,
+            values: self.values.into_iter().map(|(key, setting)| (key, setting.text)).collect(),
         })
     }
 

@@ -10,7 +10,9 @@ mod clients;
 mod drain;
 mod handover;
 mod notices;
+mod operators;
 mod peers;
+mod reloading;
 mod replacing;
 mod requests;
 mod sessions;
@@ -46,7 +48,10 @@ use crate::tools::child;
 use crossbeam_channel::{Receiver, Sender, after, never, select};
 use handover::Notice;
 use notices::Notifier;
+use operators::{Asked, Operators};
 use peers::Peers;
+pub(crate) use reloading::Reread;
+use reloading::{Reloaded, Reloading};
 use replacing::Replacing;
 use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGTERM};
@@ -95,6 +100,10 @@ enum Event {
     Ended(InstanceId, &'static str),
     /// What the process says that takes over, or from which we do.
     Handover(Notice),
+    /// What is asked over HTTP.
+    Operator(Asked),
+    /// The configuration was read again.
+    Reloaded(Reloaded),
     /// Time for the agents' heartbeats.
     Heartbeat,
     /// The time is up for a phase of the shutdown, or for other daemons to answer.
@@ -187,6 +196,8 @@ struct Daemon {
     bridge: Option<SocketServer>,
     /// What tells the operator's command of settled prompts, if there is one.
     notifier: Option<Notifier>,
+    /// What is served over HTTP.
+    operators: Operators,
     client_requests: Receiver<ClientRequest>,
     ended: Receiver<(InstanceId, &'static str)>,
     ended_sender: Sender<(InstanceId, &'static str)>,
@@ -198,6 +209,7 @@ struct Daemon {
     server_errors: BTreeMap<String, Instant>,
     registered: bool,
     replacing: Replacing,
+    reloading: Reloading,
     /// Why the process ends before its time.
     failure: Option<String>,
     phase: Phase,
@@ -249,8 +261,8 @@ impl From<String> for Fatal {
 ///
 /// # Errors
 /// A text that says why it could not begin.
-pub(crate) fn serve(config: Config, signals: Receiver<i32>, replaces: bool) -> Result<(), Fatal> {
-    let mut daemon = Daemon::start(config, signals, replaces)?;
+pub(crate) fn serve(config: Config, reread: Reread, signals: Receiver<i32>, replaces: bool) -> Result<(), Fatal> {
+    let mut daemon = Daemon::start(config, reread, signals, replaces)?;
     daemon.tell_status();
     while daemon.handle_next().is_continue() {}
     let failure = daemon.failure.take();
@@ -287,15 +299,15 @@ impl Daemon {
             recv(deadline) -> _ => Event::Deadline,
             recv(self.ticks) -> _ => Event::Tick,
             recv(self.replacing.notices) -> notice => notice.map_or(Event::Deadline, Event::Handover),
+            recv(self.operators.requests) -> asked => asked.map_or(Event::Deadline, Event::Operator),
+            recv(self.reloading.results) -> read => read.map_or(Event::Deadline, Event::Reloaded),
             recv(self.heartbeats) -> _ => Event::Heartbeat,
         }
     }
 
     fn handle_event(&mut self, event: Event) {
         match event {
-            Event::Signal(SIGHUP) => {
-                log::info!("SIGHUP: auth.json, models.json and settings.json are read anew at their next use anyway");
-            }
+            Event::Signal(SIGHUP) => self.reload(),
             Event::Signal(signal) => {
                 log::info!("received {}", if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
                 self.advance_shutdown();
@@ -313,8 +325,11 @@ impl Daemon {
             Event::Client(request) => self.client(*request),
             Event::Ended(instance_id, reason) => self.forget(&instance_id, reason),
             Event::Handover(notice) => self.notice(notice),
+            Event::Operator(asked) => self.tell_operator(&asked),
+            Event::Reloaded(read) => self.reloaded(read),
             Event::Tick => {
                 child::reap_orphans();
+                self.listen_for_operators();
                 self.host.tick(Instant::now());
                 self.supervisor.alive();
                 self.tell_status();

@@ -6,9 +6,20 @@ mod open;
 pub(crate) mod private;
 mod replace;
 mod size;
+mod space;
 pub(crate) mod walk;
 
+use crate::metrics::METRICS;
 pub(crate) use error::{describe, error_code};
 pub(crate) use open::{Links, open, open_regular, read, read_text};
 pub(crate) use replace::{check_writable, keep_access, real_path, replace, sync_folder};
 pub(crate) use size::size;
+pub(crate) use space::room;
+
+/// Waits until what was written to a file is on the disk.
+///
+/// # Errors
+/// The system's; it may then get lost with the machine.
+pub(crate) fn sync(file: &std::fs::File) -> std::io::Result<()> {
+    METRICS.disk_wait(|| file.sync_data())
+}

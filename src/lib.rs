@@ -69,6 +69,9 @@
 //! | `t-<id>` | the prompt that is worked on | the model's socket, pipes of children, the gate | settled or cancelled |
 //! | `history`, `reply-late`, `oauth`, `auth-lock` | one piece of work that may wait | a disk, a caller that reconnects, a token endpoint | done |
 //! | `handover` | the socket over which another process may take over, or the one to that process | accept, read | told to stop |
+//! | `http` | the listening socket for those who watch, and its connections | poll(2), an answer of the main thread (2 s) | its owner goes |
+//! | `ready` | a look at disks and keys | a disk | done |
+//! | `reload` | the configuration that is read again | a disk | done |
 //! | `sweep` | folders that a dead daemon left behind | a disk | done |
 //! | `audit` | the audit log, if there is one | a channel | no session and no daemon has it any more |
 //! | `image`, `walk` | one picture or tree that is looked at | nothing can interrupt a decoder, so that who cancels does not wait | done, or at the next step |
@@ -118,6 +121,7 @@
 //! | a line of the audit log | `session/auditing.rs`, `daemon/auditing.rs`; what it means: `config/SETTINGS.md` |
 //! | what a rule can match | `governance/rules.rs`; what it goes by is found out in `turn/calls.rs` |
 //! | a program that runs others | `governance/shell/launchers.rs`, and a line in the table of its tests |
+//! | a figure | [`metrics`]; one that the main thread owns: `daemon/operators.rs`; what it means: `config/SETTINGS.md` |
 //! | a setting | a row in `config/table.rs`, the field where it is used, `config/SETTINGS.md` |
 //! | a wire | a room beside `service` that implements `contract::wire::Wire` |
 #![deny(unsafe_code)]
@@ -138,10 +142,12 @@ mod event_log;
 mod fault;
 mod files;
 mod governance;
+mod http_server;
 mod ids;
 mod images;
 mod json;
 mod log_buffer;
+mod metrics;
 mod model;
 #[expect(clippy::disallowed_methods, reason = "it stands alone, and is handed the function that reads files")]
 pub mod nats;

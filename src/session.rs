@@ -377,6 +377,7 @@ impl<W: Wire> Session<W> {
             Event::Message(message) => self.message(&message),
             Event::Slot(slot) => self.start_with(slot),
             Event::Step(Step::Event(event)) => self.note(event),
+            Event::Step(Step::Events(events)) => events.into_iter().for_each(|event| self.note(event)),
             Event::Step(Step::Gate(action, verdict)) => self.at_gate(action, verdict),
             Event::Step(Step::Spent(spent)) => self.spent(spent),
             Event::Step(Step::Ask { request, answer }) => self.ask(request, answer),

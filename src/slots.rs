@@ -57,7 +57,6 @@ impl Slots {
         Arc::new(Slots { limit, paused, state: Mutex::default() })
     }
 
-    #[cfg(test)]
     /// Changes the limit. What is worked on already goes on.
     pub(crate) fn set_limit(self: &Arc<Self>, limit: usize) {
         self.limit.store(limit, SeqCst);

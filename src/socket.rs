@@ -67,6 +67,8 @@ pub(crate) enum DaemonAsk {
     List(Page),
     /// What [`Drain`] is answered with.
     Drain(Drain),
+    /// `{metrics, text}`: the figures of the daemon, by name and as Prometheus reads them.
+    Metrics,
     /// `{requested: true}`.
     ShutDown,
 }

@@ -3,7 +3,7 @@
 mod audit;
 
 use crate::config::{self, Config};
-use crate::daemon::Fatal;
+use crate::daemon::{Fatal, Reread};
 use crate::model::{Model, Services};
 use crate::tools::{child, runner};
 use crate::{daemon, log_buffer, supervisor, sys, threads};
@@ -11,6 +11,7 @@ use crossbeam_channel::{Sender, bounded};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -37,7 +38,8 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     if arguments.first().is_some_and(|first| first == "audit") {
         return audit::run(arguments.into_iter().skip(1).collect(), environment.collect());
     }
-    match config::from_command_line(arguments, environment.collect()) {
+    let environment: HashMap<String, String> = environment.collect();
+    match config::from_command_line(arguments.clone(), environment.clone()) {
         Ok(config::Command::Print(text)) => print!("{text}"),
         Ok(config::Command::Check(config)) => {
             for warning in &config.warnings {
@@ -55,7 +57,12 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         }
         Ok(config::Command::Serve { config, replaces }) => {
             configure_allocator();
-            if let Err(e) = run(*config, replaces) {
+            let reread = move || match config::from_command_line(arguments.clone(), environment.clone()) {
+                Ok(config::Command::Serve { config, .. }) => Ok(config),
+                Ok(config::Command::Check(_) | config::Command::Print(_)) => Err("it is not to be served".to_string()),
+                Err(e) => Err(e.to_string()),
+            };
+            if let Err(e) = run(*config, Arc::new(reread), replaces) {
                 eprintln!("pi-exec: fatal: {e}");
                 return ExitCode::from(e.exit_code());
             }
@@ -105,7 +112,7 @@ fn configure_allocator() {
 ///
 /// # Errors
 /// A text that says what could not be set up.
-fn run(config: Config, replaces: bool) -> Result<(), Fatal> {
+fn run(config: Config, reread: Reread, replaces: bool) -> Result<(), Fatal> {
     start_log(&config.log);
     sys::tune_allocator();
     sys::forbid_foreign_name_services();
@@ -141,7 +148,7 @@ fn run(config: Config, replaces: bool) -> Result<(), Fatal> {
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
-    let result = daemon::serve(config, receiver, replaces);
+    let result = daemon::serve(config, reread, receiver, replaces);
     handle.close();
     drop(thread);
     result
@@ -171,7 +178,8 @@ fn end_now(signal: i32) {
 
 fn start_log(level: &str) {
     let mut builder = env_logger::Builder::new();
-    builder.filter_module("nats_pi_bridge", level.parse().unwrap_or(log::LevelFilter::Info));
+    // All of this crate's passes here: what is wanted is decided before, since it can change.
+    builder.filter_module("nats_pi_bridge", log::LevelFilter::Trace);
     let journal = supervisor::logs_to_journal();
     builder.format(move |out, record| {
         log_buffer::keep(record.level(), &record.args().to_string());
@@ -188,6 +196,7 @@ fn start_log(level: &str) {
         }
     });
     builder.init();
+    log::set_max_level(level.parse().unwrap_or(log::LevelFilter::Info));
 }
 
 /// A thousand sessions with a tool each need more than the usual 1024 files.

@@ -2,6 +2,7 @@
 //!
 //! The library for it blocks while nobody reads the supervisor's socket, which the main thread must not.
 
+use rustix::time::{ClockId, clock_gettime};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -45,6 +46,13 @@ impl Supervisor {
     /// The process is about to end.
     pub(crate) fn stopping(&self) {
         self.tell("STOPPING=1");
+    }
+
+    /// The process takes up another configuration, until it is ready again.
+    pub(crate) fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
     /// Another process goes on in our place.

@@ -153,6 +153,12 @@ impl Turn {
         self.step(Step::Event(event));
     }
 
+    /// Tells of two events that happen at once, neither of them an answer's end.
+    fn emit_both(&self, events: [AgentEvent; 2]) {
+        events.iter().for_each(|event| self.reply.event(event));
+        self.step(Step::Events(Box::new(events)));
+    }
+
     /// Asks for leave; `None` = no.
     fn gate(&self, action: Action) -> Option<Vec<Incoming>> {
         match self.verdict(action) {
@@ -176,19 +182,24 @@ impl Turn {
     }
 
     /// Adds a complete message to the transcript.
-    fn add(&mut self, message: impl Into<Arc<Message>>) -> Arc<Message> {
-        let message = message.into();
-        self.transcript.push(message.clone());
-        self.produced.push(message.clone());
+    fn add(&mut self, message: Message) -> Arc<Message> {
+        let message = Arc::new(message);
+        self.keep(message.clone());
         self.emit(AgentEvent::MessageEnd(message.clone()));
         message
     }
 
-    /// Adds a message that did not stream.
+    fn keep(&mut self, message: Arc<Message>) {
+        self.transcript.push(message.clone());
+        self.produced.push(message);
+    }
+
+    /// Adds a message that did not stream, and is none of the model's.
     fn add_whole(&mut self, message: Message) -> Arc<Message> {
         let message = Arc::new(message);
-        self.emit(AgentEvent::MessageStart(message.clone()));
-        self.add(message)
+        self.keep(message.clone());
+        self.emit_both([AgentEvent::MessageStart(message.clone()), AgentEvent::MessageEnd(message.clone())]);
+        message
     }
 
     /// Takes a message from outside in. One that invokes what cannot be read stays as it is.
@@ -361,7 +372,7 @@ impl Turn {
             if done && more.is_empty() {
                 return self.end_run_with(&run, Some(answer), results, Settled::Done);
             }
-            self.end_turn(&run, Some(answer), results);
+            self.emit(Turn::turn_end(&run, Some(answer), results));
             self.keep_room();
             run.turn += 1;
             self.emit(AgentEvent::TurnStart { index: run.turn });
@@ -373,12 +384,11 @@ impl Turn {
     fn begin_run(&mut self, run: &mut Run) {
         run.turn = 0;
         self.produced.clear();
-        self.emit(AgentEvent::AgentStart);
-        self.emit(AgentEvent::TurnStart { index: 0 });
+        self.emit_both([AgentEvent::AgentStart, AgentEvent::TurnStart { index: 0 }]);
     }
 
-    fn end_turn(&self, run: &Run, message: Option<Arc<Message>>, results: Vec<Arc<Message>>) {
-        self.emit(AgentEvent::TurnEnd { index: run.turn, message, results });
+    fn turn_end(run: &Run, message: Option<Arc<Message>>, results: Vec<Arc<Message>>) -> AgentEvent {
+        AgentEvent::TurnEnd { index: run.turn, message, results }
     }
 
     fn agent_end(&self, will_retry: bool) -> AgentEvent {
@@ -396,8 +406,7 @@ impl Turn {
         results: Vec<Arc<Message>>,
         settled: Settled,
     ) -> Settled {
-        self.end_turn(run, message, results);
-        self.emit(self.agent_end(false));
+        self.emit_both([Turn::turn_end(run, message, results), self.agent_end(false)]);
         settled
     }
 
@@ -478,8 +487,7 @@ impl Turn {
             };
             return Some(self.end_run(run, Some(message), settled));
         };
-        self.end_turn(run, Some(message), Vec::new());
-        self.emit(self.agent_end(true));
+        self.emit_both([Turn::turn_end(run, Some(message), Vec::new()), self.agent_end(true)]);
         if empty {
             log::info!("session {}: the model's answer was empty; it is asked once more", self.identity.id);
             self.begin_run(run);

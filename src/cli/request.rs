@@ -127,6 +127,7 @@ fn kind(verb: Verb) -> &'static str {
         Verb::Stop => "stop",
         Verb::Drain => "drain",
         Verb::Undrain => "undrain",
+        Verb::Metrics => "metrics",
         Verb::Shutdown => "shutdown",
         // These ask nothing, or several things.
         Verb::List | Verb::Top | Verb::Attach | Verb::Request | Verb::Completions | Verb::Help => "ping",

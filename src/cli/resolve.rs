@@ -92,7 +92,7 @@ pub(super) fn resolve(invocation: &Invocation, directory: &Path, deadline: Deadl
         ))),
     };
     match verb {
-        Verb::Run | Verb::Session | Verb::Sessions | Verb::Drain | Verb::Undrain => {
+        Verb::Run | Verb::Session | Verb::Sessions | Verb::Drain | Verb::Undrain | Verb::Metrics => {
             match target::daemon(&rows, &filter.process_only()) {
                 Choice::One(row) => Ok(Target::at_daemon(row, None)),
                 Choice::Several(rows) => ambiguous(rows),

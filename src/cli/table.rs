@@ -161,6 +161,7 @@ pub(super) enum Verb {
     Stop,
     Drain,
     Undrain,
+    Metrics,
     Shutdown,
     Completions,
     Help,
@@ -426,6 +427,10 @@ pub(super) const VERBS: &[VerbRow] = &[
         ..daemon(Verb::Drain, "drain", &[DAEMON, COMMON], "let a daemon begin nothing new")
     },
     daemon(Verb::Undrain, "undrain", &[DAEMON, COMMON], "let a daemon begin new work again"),
+    VerbRow {
+        notes: "Prints them as Prometheus reads them; --json prints the daemon's record.\n",
+        ..daemon(Verb::Metrics, "metrics", &[DAEMON, COMMON], "the figures of a daemon")
+    },
     VerbRow {
         arguments: "[TARGET]",
         words: Words::Target,

@@ -240,6 +240,7 @@ pub(crate) const ROWS: &[Row] = &[
     )
     .or("continue"),
     row("onSettled", "--on-settled", Kind::Text, "COMMAND", "gets a JSON line about each prompt that is settled"),
+    row("metricsListen", "--metrics-listen", Kind::Text, "ADDR:PORT", "serve /metrics, /healthz and /readyz over HTTP"),
     row("events", "--events", Kind::Switch, "", "publish the events of all sessions on NATS"),
     row(
         "minSenderTrust",

@@ -346,18 +346,17 @@ impl AgentEvent {
 
 impl AgentEvent {
     /// It has nothing of its own: what it says is in the transcript as well.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "most events have something of their own")]
     pub(crate) fn is_of_transcript(&self) -> bool {
-        match self {
+        matches!(
+            self,
             AgentEvent::AgentStart
-            | AgentEvent::AgentEnd { .. }
-            | AgentEvent::AgentSettled { .. }
-            | AgentEvent::TurnStart { .. }
-            | AgentEvent::TurnEnd { .. }
-            | AgentEvent::MessageStart(_)
-            | AgentEvent::MessageEnd(_) => true,
-            _ => false,
-        }
+                | AgentEvent::AgentEnd { .. }
+                | AgentEvent::AgentSettled { .. }
+                | AgentEvent::TurnStart { .. }
+                | AgentEvent::TurnEnd { .. }
+                | AgentEvent::MessageStart(_)
+                | AgentEvent::MessageEnd(_)
+        )
     }
 }
 

@@ -4,10 +4,12 @@
 
 use super::event::AgentEvent;
 use crate::clock::now_ms;
+use crate::metrics::{Count, METRICS};
 use crate::sync::lock;
 use crate::transcript::{Message, Usage};
 use serde_json::{Map, Value, json};
 use std::sync::Mutex;
+use std::time::Duration;
 
 /// How much of a tool's command or path is kept, characters: more than a column of a table shows.
 const LABEL: usize = 100;
@@ -58,6 +60,7 @@ impl Progress {
         if matches!(event, AgentEvent::MessageUpdate(_) | AgentEvent::ToolExecutionUpdate { .. }) {
             return;
         }
+        count(event);
         let now = now_ms();
         let mut state = lock(&self.0);
         state.context_tokens = context_tokens;
@@ -130,6 +133,22 @@ impl Progress {
         row.insert("contextTokens".into(), json!(state.context_tokens));
         row.insert("contextWindow".into(), json!(context_window));
         row.insert("lastError".into(), json!(state.last_error));
+    }
+}
+
+/// Takes up an event in the figures of the whole process.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other events are not counted")]
+fn count(event: &AgentEvent) {
+    match event {
+        // A call that did not run has no duration, and the name that a model made up for its tool.
+        AgentEvent::ToolExecutionEnd { name, is_error, duration_ms: Some(time), .. } => {
+            METRICS.tool(name, Duration::from_millis(*time), *is_error);
+        }
+        AgentEvent::AutoRetryStart { .. } | AgentEvent::SummarizationRetryScheduled { .. } => {
+            METRICS.count(Count::Retry);
+        }
+        AgentEvent::CompactionStart { .. } => METRICS.count(Count::Compaction),
+        _ => {}
     }
 }
 

@@ -10,7 +10,7 @@ impl Daemon {
     /// Answers a discovery request for all instances that it asks.
     pub(super) fn discovery(&self, message: &Message) {
         let (Some(reply), Some(query)) = (&message.reply, micro::parse_subject(&message.subject)) else { return };
-        if let Some(document) = self.intake.answer(query, self.day_figures()) {
+        if let Some(document) = self.intake.answer(query, || self.statistics()) {
             send_document(&self.connection, reply, &document);
         }
         for agent in self.host.agents(None) {

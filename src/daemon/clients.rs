@@ -57,6 +57,7 @@ impl Daemon {
             }
             _ if !serving => respond(Err(DaemonError::ShuttingDown)),
             DaemonAsk::Drain(drain) => respond(self.drain(&drain)),
+            DaemonAsk::Metrics => respond(Ok(self.metrics())),
             DaemonAsk::List(page) => respond(Ok(self.listing(&page, LIST))),
             DaemonAsk::Create { create, reply } => self.begin_for_client(NewSession { create, reply, respond }),
             DaemonAsk::Stop { session_id } => match self.by_id(&session_id) {

@@ -1,7 +1,9 @@
 //! How the daemon begins: it opens its memory, its connection and its side channel.
 
 use super::notices::Notifier;
+use super::operators::Operators;
 use super::peers::Peers;
+use super::reloading::{Reloading, Reread};
 use super::replacing::{self, Replacing};
 use super::spill_root::{self, SpillRoot};
 use super::{DISCOVERY_LIMITS, Daemon, ENDED_WAITING, Fatal, INTAKE_LIMITS, Phase, TICK, requests};
@@ -27,7 +29,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 impl Daemon {
-    pub(super) fn start(mut config: Config, signals: Receiver<i32>, replaces: bool) -> Result<Daemon, Fatal> {
+    pub(super) fn start(
+        mut config: Config,
+        reread: Reread,
+        signals: Receiver<i32>,
+        replaces: bool,
+    ) -> Result<Daemon, Fatal> {
         let supervisor = Supervisor::from_environment();
         let (state, mut predecessor) = match replaces {
             true => replacing::find(&config)?,
@@ -105,6 +112,7 @@ impl Daemon {
             supervisor,
             bridge,
             notifier,
+            operators: Operators::new(),
             client_requests,
             ended,
             ended_sender,
@@ -113,6 +121,7 @@ impl Daemon {
             server_errors: BTreeMap::new(),
             registered: false,
             replacing: Replacing::new(),
+            reloading: Reloading::new(reread),
             failure: None,
             phase: Phase::Serving,
             started: 0,
@@ -122,6 +131,10 @@ impl Daemon {
             standby,
             broker,
         };
+        match daemon.operators.listen(&daemon.config, &daemon.services) {
+            Err(why) if !replaces => return Err(why.into()),
+            Ok(()) | Err(_) => {}
+        }
         connected.into_iter().for_each(|event| daemon.connection_event(event));
         daemon.begin_serving(predecessor)?;
         // Nobody waits for it, and there may be much.

@@ -1,6 +1,7 @@
 //! The events of a session on subjects of their own, for dashboards and recorders.
 
 use crate::event_log::{Envelope, EventSink};
+use crate::metrics::{Count, METRICS};
 use crate::nats::{Connection, PublishError};
 use serde_json::json;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ impl EventSink for EventPublisher {
             other => other,
         };
         if let Err(error) = &result {
+            METRICS.count(Count::DroppedEvent);
             // Whoever listens sees the gap in the numbers.
             log::debug!("event {} of {} is lost: {error}", envelope.seq, self.prefix);
         }

@@ -5,6 +5,7 @@ use crate::cancel::Cancel;
 use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
 use crate::contract::reply::{Reply, Restart};
+use crate::metrics::{Count, METRICS};
 use crate::nats::{Connection, PublishError};
 use serde_json::Value;
 use std::fmt::Display;
@@ -29,6 +30,7 @@ fn publish_error(connection: &Connection, subject: &str, status: u16, text: &str
 
 pub(super) fn report(subject: &str, result: Result<(), PublishError>) {
     if let Err(e) = result {
+        METRICS.count(Count::DroppedReply);
         log::debug!("no reply to {subject}: {e}");
     }
 }

@@ -3,7 +3,7 @@
 use super::agents::AgentIdentity;
 use super::control::VERBS;
 use super::host::Host;
-use super::micro::{self, Counters, Endpoint, Instance, Query};
+use super::micro::{self, Counters, Endpoint, Instance, Query, Verb};
 use super::session_subjects::session_subject;
 use super::stream::Form;
 use crate::clock::now_ms;
@@ -17,7 +17,7 @@ pub(crate) struct IntakeService {
     id: String,
     pub subject: String,
     /// Unix time in milliseconds.
-    started_ms: i64,
+    pub started_ms: i64,
     pub counters: Arc<Counters>,
 }
 
@@ -26,25 +26,26 @@ impl IntakeService {
         IntakeService { id: ids::nuid(), subject, started_ms: now_ms(), counters: Arc::default() }
     }
 
-    /// The answer to a discovery request, if the intake is asked, with what may be spent and what was.
-    pub(crate) fn answer(&self, query: Query<'_>, figures: Option<Value>) -> Option<Value> {
+    /// The answer to a discovery request, if the intake is asked, with what its statistics say beside the usual.
+    pub(crate) fn answer(&self, query: Query<'_>, data: impl FnOnce() -> Map<String, Value>) -> Option<Value> {
+        if !query.asks(micro::SERVICE, &self.id) {
+            return None;
+        }
+        let data = if query.verb == Verb::Stats { data() } else { Map::new() };
         let instance = Instance {
             service: micro::SERVICE,
             id: &self.id,
             description: "intake".into(),
             metadata: Map::new(),
-            endpoints: vec![Endpoint {
-                data: budgets(figures),
-                ..Endpoint::new("intake", self.subject.clone(), &self.counters)
-            }],
+            endpoints: vec![Endpoint { data, ..Endpoint::new("intake", self.subject.clone(), &self.counters) }],
             started_ms: self.started_ms,
         };
-        query.asks(micro::SERVICE, &self.id).then(|| instance.document(query.verb))
+        Some(instance.document(query.verb))
     }
 }
 
 /// What statistics say of budgets.
-fn budgets(figures: Option<Value>) -> Map<String, Value> {
+pub(crate) fn budgets(figures: Option<Value>) -> Map<String, Value> {
     figures.map(|figures| ("budgets".to_owned(), figures)).into_iter().collect()
 }
 

@@ -13,6 +13,7 @@ use crate::governance::budget::{
 };
 use crate::governance::rules::Target;
 use crate::json::object;
+use crate::metrics::{Count, METRICS};
 use crate::model::{Model, Most};
 use crate::turn::{Ruling, ToolCall, Verdict};
 use serde_json::json;
@@ -85,6 +86,7 @@ impl<W: Wire> Session<W> {
         let mut facts = json!({"allowed": matches!(verdict, Verdict::Reserved(_)), "asked": matches!(verdict, Verdict::Asked(..)), "model": model.spec(),
             "mayTake": {"money": most.dollars, "tokens": most.tokens}});
         if let Verdict::Refused(error) | Verdict::Asked(error, _) = &verdict {
+            METRICS.count(Count::OverBudget);
             facts["reason"] = json!(error.message);
         }
         (verdict, vec![("gate", facts)])

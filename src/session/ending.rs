@@ -142,6 +142,7 @@ impl<W: Wire> Session<W> {
                     return Some(settled);
                 }
                 Ok(Step::Event(event)) => self.note(event),
+                Ok(Step::Events(events)) => events.into_iter().for_each(|event| self.note(event)),
                 Ok(Step::Spent(spent)) => self.spent(spent),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
                 Ok(Step::Ask { .. } | Step::Compacted { .. } | Step::Shortened(_) | Step::Omitted) => {}

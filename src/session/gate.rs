@@ -4,6 +4,7 @@ use super::Session;
 use crate::contract::denial::{Denial, DeniedBy};
 use crate::contract::wire::Wire;
 use crate::governance::rules::Effect;
+use crate::metrics::{Count, METRICS};
 use crate::turn::{Action, Ruling, ToolCall, Verdict};
 use crossbeam_channel::Sender;
 
@@ -55,6 +56,11 @@ impl<W: Wire> Session<W> {
             let decision = self.identity.rules.decide(&call.tool, &call.target);
             let effect =
                 if decision.effect == Effect::Ask && self.is_granted(call) { Effect::Allow } else { decision.effect };
+            METRICS.count(match effect {
+                Effect::Allow => Count::Allowed,
+                Effect::Deny => Count::Denied,
+                Effect::Ask => Count::Asked,
+            });
             rulings.push(match effect {
                 Effect::Deny => {
                     log::info!("session {}: a call of {} is denied by a rule", self.identity.id, call.tool);

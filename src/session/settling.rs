@@ -4,6 +4,7 @@ use super::Session;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::wire::Wire;
+use crate::metrics::{Count, METRICS};
 use crate::tools::ChangedFiles;
 use crate::turn::Settled;
 use crossbeam_channel::Sender;
@@ -109,6 +110,7 @@ impl<W: Wire> Session<W> {
             put("error", error.document());
         }
         let (time, tool_calls, changed) = worked.unwrap_or_default();
+        METRICS.prompt(reason.as_str(), time);
         put("durationMs", json!(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)));
         put("toolCalls", json!(tool_calls));
         put("files", json!(changed.files));
@@ -124,6 +126,7 @@ impl<W: Wire> Session<W> {
                 "cwd": self.identity.cwd.to_string_lossy(), "name": settings.name, "model": settings.model.spec()});
             notice["data"] = data.clone();
             if notices.try_send(notice).is_err() {
+                METRICS.count(Count::DroppedNotice);
                 log::warn!("session {}: onSettled is not told: too much waits for it", self.identity.id);
             }
         }

@@ -161,7 +161,7 @@ impl StateDir {
             let starts = before.unwrap_or_default().saturating_add(1);
             let counted = private::replace(&path, |file| {
                 file.write_all(starts.to_string().as_bytes())?;
-                file.sync_data()
+                files::sync(file)
             });
             if let Err(e) = counted {
                 log::warn!("numbers of events may come again after a restart: {}: {e}", path.display());
@@ -224,7 +224,7 @@ impl StateDir {
         let content = serde_json::to_vec(session)?;
         private::replace(&self.path(&session.id), |file| {
             fault::write_all(file, &content)?;
-            file.sync_data()
+            files::sync(file)
         })
     }
 

@@ -140,6 +140,10 @@ impl Client<'_> {
                 let own = self.own.as_ref().map(|own| own.identity.id.to_string());
                 Ok(log_buffer::lines(own.or(head.session.clone()).as_deref(), limit))
             }
+            Kind::Metrics => match &self.own {
+                None => self.ask_daemon(DaemonAsk::Metrics, ANSWER),
+                Some(_) => Err(self.at_the_daemon()),
+            },
             Kind::Intake(asked, _) => self.intake(*asked, reply),
         }
     }
@@ -344,12 +348,17 @@ impl Client<'_> {
         Ok(json!({"deliveredAs": delivered, "idleBeforeSend": idle}))
     }
 
+    /// Only the daemon can do it, and it has a socket of its own.
+    fn at_the_daemon(&self) -> Failure {
+        let daemon = self.shared.identity.daemon_socket.display();
+        let own = self.own.as_ref().map(|own| own.identity.id.to_string()).unwrap_or_default();
+        invalid(format!("this is the socket of session {own:?}; the daemon's is {daemon}"))
+    }
+
     /// What only the daemon can do.
     fn intake(&mut self, asked: request::Request, reply: Option<Arc<dyn Reply>>) -> Outcome {
-        if let Some(own) = &self.own {
-            let daemon = self.shared.identity.daemon_socket.display();
-            let why = format!("this is the socket of session {:?}; the daemon's is {daemon}", own.identity.id);
-            return Err(invalid(why));
+        if self.own.is_some() {
+            return Err(self.at_the_daemon());
         }
         match asked {
             request::Request::Drain(drain) => self.ask_daemon(DaemonAsk::Drain(drain), ANSWER),

@@ -5,6 +5,7 @@
 
 use super::framing::escape_separators;
 use crate::event_log::{Envelope, EventSink};
+use crate::metrics::{Count, METRICS};
 use crate::sync::{lock, wait_timeout};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -132,6 +133,7 @@ impl Link {
     }
 
     fn drop_client(&self, state: &mut State) {
+        METRICS.count(Count::DroppedClient);
         let why = format!("the client does not read: {} bytes wait", state.bytes);
         log::warn!("side channel: client {} is dropped: {why}", self.id);
         // What waits is given up, so that the reason has a chance to be the next that is read.

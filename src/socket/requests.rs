@@ -73,6 +73,8 @@ pub enum Kind {
     Logs {
         limit: usize,
     },
+    /// The figures of the daemon.
+    Metrics,
     /// Something of the daemon's, by the intake's rules; true = the answer is streamed to the client.
     Intake(Box<request::Request>, bool),
 }
@@ -227,6 +229,7 @@ fn kind(asked: &str, fields: Map<String, Value>) -> Result<(&'static str, Kind),
             let limit = fields.get("limit").and_then(Value::as_u64).and_then(|limit| usize::try_from(limit).ok());
             ("logs", Kind::Logs { limit: limit.unwrap_or(usize::MAX) })
         }
+        "metrics" => ("metrics", Kind::Metrics),
         "run" => ("run", intake("run", fields, stream)?),
         "session" => ("session", intake("session", fields, stream)?),
         "stop" => ("stop", intake("stop", fields, stream)?),

@@ -312,7 +312,7 @@ impl SessionFile {
         if let Some(folder) = self.path.parent() {
             files::private::create_folder(folder)?;
         }
-        files::private::replace(&self.path, |file| fault::write_all(file, bytes).and_then(|()| file.sync_data()))?;
+        files::private::replace(&self.path, |file| fault::write_all(file, bytes).and_then(|()| files::sync(file)))?;
         let (file, _) = files::open(&self.path, File::options().read(true).append(true), Links::Refuse)?;
         lock(&file)?;
         self.file = file;
@@ -358,7 +358,7 @@ impl SessionFile {
     /// # Errors
     /// The file system's; what was appended may then be lost with the machine.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        files::sync(&self.file)
     }
 
     fn write_line(&mut self, mut line: String) -> io::Result<()> {

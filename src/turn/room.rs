@@ -227,8 +227,7 @@ impl Turn {
             });
             return Some(self.end_run(run, Some(message), given_up(error)));
         }
-        self.end_turn(run, Some(message.clone()), Vec::new());
-        self.emit(self.agent_end(true));
+        self.emit_both([Turn::turn_end(run, Some(message.clone()), Vec::new()), self.agent_end(true)]);
         // The attempt is left out of the context, or the next one would answer it; but half an answer not before it is sure
         // that there is another.
         self.transcript.pop();

@@ -4,7 +4,10 @@ use super::{Action, Durable, Settled, Step, Turn, Verdict};
 use crate::contract::denial::{Denial, DeniedBy};
 use crate::contract::error::ReplyError;
 use crate::governance::budget::{Amounts, Reservation};
+use crate::metrics::{self, METRICS};
 use crate::model::{Most, Outcome, Request, Sink, StreamEvent, spent};
+use crate::transcript::StopReason;
+use std::time::Instant;
 
 /// Sends requests to the model.
 pub(super) trait Requests {
@@ -19,7 +22,7 @@ impl Requests for Turn {
     // Where requests are not counted, nobody is asked for leave.
     fn send(&self, request: &Request<'_>, sink: &mut dyn Sink) -> Result<Outcome, Settled> {
         if !self.is_metered {
-            return Ok(self.services.stream(request, &self.cancel, sink));
+            return Ok(self.stream(request, sink));
         }
         let most = self.services.most(request);
         let reserved = self.reserve(most);
@@ -29,7 +32,7 @@ impl Requests for Turn {
         };
         durable.map_err(|e| Settled::Failed(ReplyError::storage(&e)))?;
         let mut sink = Metered { sink, accepted: false };
-        let outcome = self.services.stream(request, &self.cancel, &mut sink);
+        let outcome = self.stream(request, &mut sink);
         let spent = spent(request, &outcome, sink.accepted);
         match &reserved {
             Some(reservation) => self.settle_reservation(reservation, spent),
@@ -70,6 +73,27 @@ impl Turn {
                 Verdict::Go(_) | Verdict::No | Verdict::Calls(_) => return Err(Settled::Aborted),
             }
         }
+    }
+
+    fn stream(&self, request: &Request<'_>, sink: &mut dyn Sink) -> Outcome {
+        let begun = Instant::now();
+        let outcome = self.services.stream(request, &self.cancel, sink);
+        let ended = match outcome.message.stop_reason {
+            _ if self.cancel.is_cancelled() => metrics::Outcome::Cancelled,
+            StopReason::Aborted => metrics::Outcome::Cancelled,
+            StopReason::Error => metrics::Outcome::Failed,
+            StopReason::Stop | StopReason::Length | StopReason::ToolUse => metrics::Outcome::Done,
+        };
+        let usage = &outcome.message.usage;
+        let tokens = metrics::Tokens {
+            input: usage.input,
+            output: usage.output,
+            cache_read: usage.cache_read,
+            cache_write: usage.cache_write,
+            cost: usage.cost.total,
+        };
+        METRICS.request(&request.model.provider, &request.model.id, begun.elapsed(), ended, &tokens);
+        outcome
     }
 }
 

@@ -17,6 +17,8 @@ use std::sync::Arc;
 /// What a turn tells its session, in order.
 pub(crate) enum Step {
     Event(AgentEvent),
+    /// Several that happen at once: to hand them over takes more than to note them.
+    Events(Box<[AgentEvent; 2]>),
     /// The turn waits for the verdict.
     Gate(Action, Sender<Verdict>),
     /// A summary takes the place of the messages before `first_kept`; `entry` is the session file's.

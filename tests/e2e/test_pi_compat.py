@@ -1,5 +1,6 @@
 """One session, two agents: PI opens the daemon's session files, and the daemon PI's, in the same home directory."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -10,10 +11,10 @@ from support.model_script import ToolCall, Usage
 from support.npm import INSTALL_TIMEOUT
 from support.pi import RELEASES, Pi
 
-# Each starts PI once, which takes a second or more.
-ALTERNATIONS = int(os.environ.get("PI_ALTERNATIONS", "2"))
+# Prompts of each of the two.
+ALTERNATIONS = int(os.environ.get("PI_ALTERNATIONS", "10"))
 # The first test that runs may have to install PI.
-pytestmark = [pytest.mark.any_server, pytest.mark.npm, pytest.mark.timeout(INSTALL_TIMEOUT + 120 + 10 * ALTERNATIONS)]
+pytestmark = [pytest.mark.any_server, pytest.mark.npm, pytest.mark.timeout(INSTALL_TIMEOUT + 120 + 2 * ALTERNATIONS)]
 
 
 @pytest.fixture
@@ -70,23 +71,24 @@ def test_pi_goes_on_with_a_session_of_the_daemon(daemon, model, pi):
 def test_both_take_turns_on_a_live_session(daemon, model):
     """PI goes on with the file while the daemon has its session, and the daemon with what PI added: nothing is lost, and
     there is one branch. Releases of PI alternate too."""
-    releases = [Pi(daemon, release) for release in RELEASES]
     model.answer(lambda request: f"answer to {request.prompts[-1]}")
     daemon.session("live", "ours", persist=True).text()
     file = session_file(daemon, "live")
     said = [("user", "ours"), ("assistant", "answer to ours")]
-    for number in range(ALTERNATIONS):
-        for who in ("PI", "ours"):
-            text = f"{who} {number}"
-            if who == "PI":
-                releases[number % len(releases)].prompt(text, file)
-            else:
-                assert daemon.prompt("live", text).text() == f"answer to {text}"
-                daemon.wait_session("live", lambda facts: not facts["activeRequest"], "it is idle")
-            said.append(("user", text))
-            assert model.requests[-1].conversation == said
-            said.append(("assistant", f"answer to {text}"))
-            model.requests.clear()
+    with contextlib.ExitStack() as stack:
+        releases = [stack.enter_context(Pi(daemon, release).running(file)) for release in RELEASES]
+        for number in range(ALTERNATIONS):
+            for who in ("PI", "ours"):
+                text = f"{who} {number}"
+                if who == "PI":
+                    releases[number % len(releases)].prompt(text, file)
+                else:
+                    assert daemon.prompt("live", text).text() == f"answer to {text}"
+                    daemon.wait_session("live", lambda facts: not facts["activeRequest"], "it is idle")
+                said.append(("user", text))
+                assert model.requests[-1].conversation == said
+                said.append(("assistant", f"answer to {text}"))
+                model.requests.clear()
     assert_one_branch(file)
     assert daemon.inspect("live")["messages"] == len(said)
 

@@ -362,6 +362,34 @@ class Newcomer:
         self.socket.shutdown(socket.SHUT_RDWR)
 
 
+def test_a_yes_that_comes_while_the_session_leaves(daemon, model):
+    """The tool runs where the turn goes on, and only there."""
+    daemon.config.update(unattended="wait", rules=[{"tool": "bash", "match": "echo*", "do": "ask"}])
+    daemon.replace()
+    log = daemon.cwd / "log"
+    model.script(["half", Stall()])
+    daemon.session("busy", "x").until("half")
+    model.script(["One. ", echo("one", log)], "End.")
+    stream = daemon.session("s", "go")
+    (asked,) = eventually(lambda: open_questions(daemon, "s"), "it is asked for")
+    newcomer = Newcomer(daemon)
+    newcomer.say("ready")
+    assert newcomer.hear() == {"op": "go"}
+    leaving = newcomer.hear()
+    assert (leaving["op"], leaving["session"]) == ("prepare", "s")
+    facts = {"requestId": asked["requestId"], "hash": asked["request"]["hash"], "allow": True}
+    answer = daemon.bus.request(daemon.subject("s") + ".approve", facts)
+    # The fence: what came before it has come to the session as well.
+    daemon.inspect("busy")
+    newcomer.say("prepared", instance=leaving["instance"], ok=True)
+    assert newcomer.hear() == {"op": "take", "session": "s"}
+    assert json.loads(answer.message().data)["allowed"] is True
+    assert not log.exists()
+    newcomer.close()
+    assert stream.text() == "One. End." and stream.restarts == []
+    assert log.read_text() == "one\n" and interruptions(model) == []
+
+
 def test_a_new_process_that_does_not_do_its_part_is_called_off(daemon, model):
     """The old one works on with everything, whether the new one ends or not, and can be replaced by another one."""
     gate = Gate()

@@ -3,7 +3,7 @@
 use super::chain::{Head, NO_HASH, Record, read};
 use crate::clock::{iso_time, now_ms};
 use crate::fault;
-use crate::files::{open_regular, private, sync_folder};
+use crate::files::{self, open_regular, private, sync_folder};
 use crate::ids;
 use crate::json::object;
 use rustix::fs::{FlockOperation, flock};
@@ -191,7 +191,7 @@ impl LogFiles {
         if self.unsynced
             && let Some((_, file)) = &self.end.file
         {
-            file.sync_data()?;
+            files::sync(file)?;
             self.unsynced = false;
         }
         Ok(())

@@ -10,7 +10,7 @@ use super::local_day::{date, local_zone};
 use super::{Amounts, Budgets, Exceeded, Spent};
 use crate::clock::now_ms;
 use crate::fault;
-use crate::files::{private, sync_folder};
+use crate::files::{self, private, sync_folder};
 use crate::ids;
 use crate::sync::lock;
 use jiff::tz::TimeZone;
@@ -86,7 +86,7 @@ impl Reservation {
     /// The system's; nothing must be spent then.
     pub(crate) fn durable(&self) -> impl FnOnce() -> io::Result<()> + Send + 'static {
         let file = self.file.clone();
-        move || file.sync_data()
+        move || files::sync(&file)
     }
 }
 
@@ -324,7 +324,7 @@ impl State {
         let path = path(folder);
         private::replace(&path, |file| {
             fault::write_all(file, &text)?;
-            file.sync_data()
+            files::sync(file)
         })?;
         sync_folder(folder)?;
         let file = Arc::new(private::open_or_create(&path)?);

@@ -163,7 +163,7 @@ fn the_last_event_is_the_end_whatever_the_server_does() {
     let (services, _dir) = services_at(&server, "anthropic-messages");
     let begun = Instant::now();
     assert_eq!(ask(&services, &Cancel::new(), &mut Recorder::default()).message.stop_reason, StopReason::Stop);
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
 #[test]

@@ -189,7 +189,7 @@ fn a_timeout_kills_at_once_what_ignores_signals() {
     let command = "echo $$ > pids; trap '' TERM INT HUP; echo begun; while :; do sleep 600; done";
     let output = bench.run(&Bash, json!({"command": command, "timeout": 1}));
     assert_eq!(output, ToolOutput::error("begun\n\n\nCommand timed out after 1 seconds"));
-    assert!(begun.elapsed() < Duration::from_secs(3), "it took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < LONG, "it took {:?}", begun.elapsed());
     assert!(is_gone(pids(&bench, "pids")[0]));
 }
 
@@ -254,7 +254,7 @@ fn cancelling_kills_everything_at_once() {
         let begun = Instant::now();
         bench.cancel.cancel();
         assert_eq!(run.join().expect("no panic"), ToolOutput::error("so far\n\n\nCommand aborted"));
-        assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
+        assert!(begun.elapsed() < LONG, "it took {:?}", begun.elapsed());
     });
     for pid in pids(&bench, "pids") {
         assert!(is_gone(pid), "process {pid} is left: {:?}", processes::find(pid));

@@ -1,5 +1,6 @@
 """The PI agent as its makers publish it, for the tests of what both read and write."""
 
+import itertools
 import json
 import platform
 import queue
@@ -80,29 +81,64 @@ class Pi:
         assert last["stopReason"] == "stop", last
         return self.session_file(header["id"])
 
+    def running(self, session):
+        """A process of PI that stays, with a session's file open."""
+        return RunningPi(self._command("rpc", session), self._environment, self._cwd)
+
     def compact(self, session):
         """Compacts a session; returns what PI says of it."""
-        process = subprocess.Popen(
-            self._command("rpc", session), env=self._environment, cwd=self._cwd, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )
-        lines = queue.Queue()
-        reader = threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], name="pi", daemon=True)
-        reader.start()
-        try:
-            process.stdin.write('{"id":"1","type":"compact"}\n')
-            process.stdin.flush()
-            while (answer := json.loads(lines.get(timeout=RUN_TIMEOUT))).get("id") != "1":
-                pass
-        finally:
-            process.kill()
-            process.wait(DEADLINE)
-            reader.join(DEADLINE)
-            process.stdin.close()
-            process.stdout.close()
-        assert answer["success"], answer
-        return answer["data"]
+        with self.running(session) as pi:
+            return pi.ask("compact")
 
     def session_file(self, session_id):
         (file,) = self._sessions.glob(f"*/*_{session_id}.jsonl")
         return file
+
+
+class RunningPi:
+    """PI as a program that other programs talk to."""
+
+    def __init__(self, command, environment, cwd):
+        self._process = subprocess.Popen(
+            command, env=environment, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._lines = queue.Queue()
+        self._reader = threading.Thread(target=self._read, name="pi", daemon=True)
+        self._reader.start()
+        self._numbers = itertools.count(1)
+
+    def _read(self):
+        for line in self._process.stdout:
+            self._lines.put(line)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.kill()
+        self._process.wait(DEADLINE)
+        self._reader.join(DEADLINE)
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+    def _next(self, condition):
+        while not condition(record := json.loads(self._lines.get(timeout=RUN_TIMEOUT))):
+            pass
+        return record
+
+    def ask(self, kind, **fields):
+        """Sends a command; returns what it was answered with."""
+        request = {"id": str(next(self._numbers)), "type": kind, **fields}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self._next(lambda record: record.get("id") == request["id"])
+        assert answer["success"], answer
+        return answer.get("data")
+
+    def prompt(self, text, session):
+        """Reads a session's file, and runs one prompt in it."""
+        assert not self.ask("switch_session", sessionPath=str(session))["cancelled"]
+        self.ask("prompt", message=text)
+        last = self._next(lambda record: record["type"] == "agent_end")["messages"][-1]
+        assert last["stopReason"] == "stop", last

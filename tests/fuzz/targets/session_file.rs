@@ -55,7 +55,7 @@ fn gone_on_with(path: &Path, bytes: &[u8], contents: &Contents, before: &Restore
     assert!(!bytes[kept..].contains(&b'\n') && whole[kept..].iter().all(|byte| *byte == b'\n'));
 
     let words = Message::User(UserMessage { content: Content::Text("more".into()), timestamp: 7 });
-    let last = done(file.append("message", object(json!({"message": words}))));
+    let last = done(file.append("message", &json!({"message": words})));
     drop(file);
     let (file, after) = done(SessionFile::open(path));
     drop(file);
@@ -87,7 +87,7 @@ fn written_anew(path: &Path, before: &Restored) {
     let mut file = done(SessionFile::create(path, "s", "2026-01-02T03:04:05.678Z", Path::new("/w"), object(json!({}))));
     let mut ids = Vec::new();
     for message in &before.messages {
-        ids.push(done(file.append("message", object(json!({"message": &**message})))));
+        ids.push(done(file.append("message", &json!({"message": &**message}))));
     }
     for (kind, fields) in [
         ("session_info", before.name.as_ref().map(|name| json!({"name": name}))),
@@ -95,7 +95,7 @@ fn written_anew(path: &Path, before: &Restored) {
         ("thinking_level_change", before.thinking.as_ref().map(|level| json!({"thinkingLevel": level}))),
     ] {
         if let Some(fields) = fields {
-            done(file.append(kind, object(fields)));
+            done(file.append(kind, &fields));
         }
     }
     drop(file);
