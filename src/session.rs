@@ -296,7 +296,7 @@ impl<W: Wire> Session<W> {
     #[inline(never)]
     fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
         self.stats.set_listeners(self.listeners.len());
-        self.show_spent();
+        self.show_spent(matches!(storage, Storage::None | Storage::New(_) | Storage::Run(_)));
         let begins = if matches!(storage, Storage::Saved { .. }) { "session_restored" } else { "session_created" };
         self.audit_session(begins);
         match (self.open(storage), first) {
