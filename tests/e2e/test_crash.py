@@ -1,5 +1,6 @@
 """The daemon dies at every single write of a prompt with three tools, and nothing that was promised is lost."""
 
+import functools
 import itertools
 import json
 import os
@@ -105,6 +106,10 @@ def test_every_write_may_be_the_last(new_daemon, model, what, part):
     assert n > 15
 
 
+def is_over(daemon):
+    return not daemon.running() or "nats-pi-bridge.settled" in daemon.session_files()[0].read_text()
+
+
 def test_the_end_of_a_prompt_that_is_not_gone_on_with_is_heard(new_daemon, model):
     """Whichever write of the next start is its last."""
     for n in itertools.count(1):
@@ -118,8 +123,7 @@ def test_the_end_of_a_prompt_that_is_not_gone_on_with_is_heard(new_daemon, model
         daemon.wait_exit()
         daemon.environment["NATS_PI_BRIDGE_FAULT"] = f"write:{n}:kill-after"
         daemon.spawn()
-        settled = "nats-pi-bridge.settled"
-        eventually(lambda: not daemon.running() or settled in daemon.session_files()[0].read_text(), "dead or done")
+        eventually(functools.partial(is_over, daemon), "dead or done")
         daemon.signal(signal.SIGTERM)
         lived = daemon.wait_exit() == 0
         del daemon.environment["NATS_PI_BRIDGE_FAULT"]
