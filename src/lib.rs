@@ -197,6 +197,10 @@ pub mod fuzzing {
         };
     }
 
+    pub mod shell {
+        pub use crate::governance::shell::names;
+    }
+
     pub mod socket {
         pub use crate::contract::request::Request as DaemonRequest;
         pub use crate::socket::{Frame, Framer, Kind, PromptFields, Request, Slash, parse, slash};

@@ -206,6 +206,8 @@ struct Session<W> {
     draining: bool,
     /// There while it is to go on in another process.
     leaving: Option<Box<Leaving>>,
+    /// It is new, and may not be on the disk yet: the model need not wait for that.
+    is_new: bool,
 }
 
 /// Everything that can happen to a session.
@@ -285,6 +287,7 @@ impl<W: Wire> Session<W> {
             used_tools: false,
             draining: false,
             leaving: None,
+            is_new: false,
         };
         (Box::new(session), parts.storage, parts.first.map(Box::new))
     }
@@ -293,7 +296,7 @@ impl<W: Wire> Session<W> {
     #[inline(never)]
     fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
         self.stats.set_listeners(self.listeners.len());
-        self.show_spent();
+        self.show_spent(matches!(storage, Storage::None | Storage::New(_) | Storage::Run(_)));
         let begins = if matches!(storage, Storage::Saved { .. }) { "session_restored" } else { "session_created" };
         self.audit_session(begins);
         match (self.open(storage), first) {
@@ -302,6 +305,7 @@ impl<W: Wire> Session<W> {
                 if let Some(first) = first {
                     self.arrive(*first);
                 }
+                self.sync_new();
                 match unfinished {
                     Some((unfinished, callers)) => self.take_up(*unfinished, &callers),
                     None => (!self.has_work() && !self.identity.named).then_some(EndReason::Finished),

@@ -3,7 +3,7 @@
 use super::{ConfigError, Settings, expand};
 use crate::contract::environment::is_variable;
 use crate::socket::AgentControl;
-use crate::tools::runner::{Level, Profile, Sandbox, reachable};
+use crate::tools::runner::{Level, Profile, Sandbox, UNCONFINED, reachable};
 use crate::turn::SecretTable;
 use std::path::PathBuf;
 
@@ -22,6 +22,9 @@ impl Settings {
         };
         if profile == Profile::Off && required > Level::None {
             return Err(self.wrong("sandboxRequired", "sandbox is off, which reaches no level"));
+        }
+        if profile == Profile::Off && !network {
+            return Err(self.wrong("network", UNCONFINED));
         }
         let mut sandbox = Sandbox {
             profile,

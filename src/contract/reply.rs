@@ -4,6 +4,7 @@ use super::error::ReplyError;
 use crate::cancel::Cancel;
 use crate::contract::event::AgentEvent;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// The receiving end of one answer. The turn's thread writes text; the session's actor ends it.
 pub(crate) trait Reply: Send + Sync {
@@ -20,6 +21,9 @@ pub(crate) trait Reply: Send + Sync {
     fn event(&self, _event: &AgentEvent) {}
     /// Ends the answer, in success or with an error. Only the first call counts; dropping an answer ends it too.
     fn finish(&self, result: Result<(), ReplyError>);
+    /// Waits until all that was said has left this process, as far as that takes no longer: what is recorded as said after that
+    /// has been said.
+    fn wait_said(&self, _within: Duration) {}
     /// Says nothing more and no end, because the answer is gone on with elsewhere or after a restart. True if all of it so far
     /// is on its way. A receiver that [`Reply::ends_with_host`] is told that the host ends.
     fn leave(&self) -> bool {

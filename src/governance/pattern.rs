@@ -38,7 +38,6 @@ impl Pattern {
     }
 
     /// What a text with unknown parts may become.
-    #[cfg(test)]
     pub(super) fn becoming(text: &str) -> Pattern {
         text.chars().map(|c| if c == ANY { Token::Text } else { Token::Is(c) }).collect::<Vec<_>>().into()
     }

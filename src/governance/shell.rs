@@ -17,6 +17,7 @@ mod redirections;
 mod tests;
 mod words;
 
+use super::pattern::Pattern;
 use redirections::HereDocument;
 use words::Word;
 
@@ -52,6 +53,14 @@ pub(crate) struct Simple {
     pub base: usize,
     /// The program's name is one word that can be read, so that the text up to the first blank is the program.
     pub is_named: bool,
+}
+
+/// Whether a command names this among what it runs, of which it was seen that it `ran`; `None` if the command cannot be taken
+/// apart. For those who hold the reader against bash.
+pub fn names(command: &str, ran: &str) -> Option<bool> {
+    let script = Script::read(command).ok()?;
+    let names = |simple: &Simple| Pattern::becoming(&simple.text[simple.base..]).surely_matches(ran);
+    Some(script.commands.iter().any(names))
 }
 
 /// The text has the name of such a variable in it.

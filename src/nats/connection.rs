@@ -11,7 +11,7 @@ use super::inbox::Inbox;
 use super::io as io_thread;
 use super::message::Message;
 use super::options::{ConnectionEvent, Options};
-use super::shared::{Shared, deadline_after, random_token};
+use super::shared::{Link, Shared, deadline_after, random_token};
 use super::subject::{MAX_SUBJECT, valid_pattern, valid_subject};
 use super::subscription::Subscription;
 use super::subscriptions::Target;
@@ -190,6 +190,15 @@ impl Connection {
     /// waits for one; when the connection breaks while it waits, what was under way may be lost, and it returns false.
     pub fn round_trip(&self, timeout: Duration) -> bool {
         self.shared.round_trip(timeout)
+    }
+
+    /// Waits until all that was published has left this process, so that its end does not take any of it away. False if that
+    /// has not happened in time.
+    pub fn written(&self, timeout: Duration) -> bool {
+        self.shared.wait_until(deadline_after(timeout), |wire| {
+            let waits = matches!(wire.link, Link::Down) || !wire.output.is_empty();
+            (wire.closed || !waits).then_some(!waits)
+        })
     }
 
     /// Waits until the server has everything that was published, then ends the connection; both together take `timeout` at

@@ -326,6 +326,12 @@ impl Reply for SharedReply {
         }
     }
 
+    fn wait_said(&self, within: Duration) {
+        for reply in self.replies() {
+            reply.wait_said(within);
+        }
+    }
+
     fn event(&self, event: &AgentEvent) {
         for reply in self.replies() {
             reply.event(event);

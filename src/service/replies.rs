@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Longest header value; the SDKs cut there as well.
 const MAX_HEADER: usize = 200;
@@ -98,6 +98,10 @@ impl Reply for CountedReply {
             }
         }
         self.reply.finish(result);
+    }
+
+    fn wait_said(&self, within: Duration) {
+        self.reply.wait_said(within);
     }
 
     fn leave(&self) -> bool {

@@ -496,6 +496,10 @@ impl Reply for Stream {
         self.end(result);
     }
 
+    fn wait_said(&self, within: Duration) {
+        self.0.connection.written(within);
+    }
+
     fn leave(&self) -> bool {
         let mut state = self.state();
         if state.over() {

@@ -230,12 +230,12 @@ impl<W: Wire> Session<W> {
         Payer { session: &self.identity.instance_id, prompt: prompt.map_or(COMPACTION, String::as_str), budgets }
     }
 
-    /// Shows what was spent before a restart.
-    pub(super) fn show_spent(&self) {
+    /// Shows what is spent. A session that `is_new` has spent nothing, which need not be looked up.
+    pub(super) fn show_spent(&self, is_new: bool) {
         let budgets = self.stats.budgets();
         if let Some(ledger) = self.options.ledger.as_ref().filter(|_| !budgets.is_empty()) {
             self.stats.set_ledger(ledger.clone());
-            if let Some(spent) = ledger.spent(self.payer(&budgets)) {
+            if !is_new && let Some(spent) = ledger.spent(self.payer(&budgets)) {
                 self.stats.set_spent(spent);
             }
         }
@@ -255,7 +255,7 @@ impl<W: Wire> Session<W> {
     pub(super) fn narrow_budgets(&self, by: Budgets) -> Result<(), ReplyError> {
         let narrowed = self.stats.budgets().narrowed(by).map_err(|why| ReplyError::new(ErrorKind::BadRequest, why))?;
         self.stats.set_budgets(narrowed);
-        self.show_spent();
+        self.show_spent(false);
         Ok(())
     }
 }

@@ -16,11 +16,13 @@ use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// So often a prompt may be interrupted in a row, with no tool that came to its end in between, before it is left alone:
 /// the prompt may be what ends the host, and each attempt costs money.
 const MAX_INTERRUPTIONS: u32 = 3;
+/// A daemon that has just begun has reached its NATS server by then, if there is one. Until it has, nobody hears anything.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
 
 impl<W: Wire> Session<W> {
     /// Goes on after a crash: what was begun is gone on with, or closed if that is not wanted; what had only been accepted
@@ -84,24 +86,31 @@ impl<W: Wire> Session<W> {
         if !ids.is_empty() && !goes_on {
             let done = answered && !left;
             log::info!("session {}: the prompt that was interrupted is closed", self.identity.id);
-            self.record_settled(&ids, if done { Settled::Done.as_str() } else { "interrupted" });
             if let Some(first) = interrupted.first() {
                 let error = (!done).then(|| interrupted_error(exhausted(first)));
                 self.tell_closed(&ids, first.from.clone(), error.as_ref());
             }
             for accepted in &interrupted {
                 let reply = reply_to(&accepted.id);
-                if done { reply.finish(Ok(())) } else { self.refuse(&*reply, interrupted_error(exhausted(accepted))) }
+                if done {
+                    reply.finish(Ok(()))
+                } else {
+                    self.refuse(&*reply, interrupted_error(exhausted(accepted)))
+                }
+                reply.wait_said(CONNECTS_WITHIN);
             }
+            // Last, because whoever waits shall rather hear the end twice, after a crash right here, than not at all.
+            self.record_settled(&ids, if done { Settled::Done.as_str() } else { "interrupted" });
         }
         for accepted in waiting {
             // What an abort left behind waits on, as whoever aborted wants quiet.
             let taken_in = goes_on || aborted && ids.is_empty();
             let reply = reply_to(&accepted.id);
             if ids.is_empty() && exhausted(&accepted) {
-                self.record_settled(std::slice::from_ref(&accepted.id), "interrupted");
                 self.tell_unworked(std::slice::from_ref(&accepted.id), accepted.from, &interrupted_error(true));
                 self.refuse(&*reply, interrupted_error(true));
+                reply.wait_said(CONNECTS_WITHIN);
+                self.record_settled(std::slice::from_ref(&accepted.id), "interrupted");
                 continue;
             }
             let Accepted { id, text, images, expanded, from, deliver, .. } = accepted;

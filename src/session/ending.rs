@@ -106,14 +106,14 @@ impl<W: Wire> Session<W> {
                 log::warn!("session {}: {e}", self.identity.id);
             }
         } else if settled == Some(Settled::Done) {
-            self.record_settled(&running.ids, Settled::Done.as_str());
             running.reply.finish(Ok(()));
+            self.record_settled(&running.ids, Settled::Done.as_str());
         } else if aborted {
             self.record_settled(&running.ids, Settled::Aborted.as_str());
             self.refuse(&*running.reply, ReplyError::aborted());
         } else {
-            self.record_settled(&running.ids, "ended");
             self.refuse(&*running.reply, farewell.clone());
+            self.record_settled(&running.ids, "ended");
         }
         if settled.is_some() {
             drop(running.thread);

@@ -210,8 +210,8 @@ impl Memory {
 
     /// Makes what was written so far survive a power cut; but not a file that only a restart needs: its run would wait for the
     /// disk several times as long as for all else.
-    pub(super) fn sync(&self) {
-        if let Some(file) = &self.file
+    pub(super) fn sync(&mut self) {
+        if let Some(file) = &mut self.file
             && !self.dispensable
             && let Err(e) = file.sync()
         {

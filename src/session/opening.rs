@@ -9,7 +9,7 @@ use crate::contract::wire::Wire;
 use crate::ids;
 use crate::json::{Fields, object};
 use crate::model::ThinkingLevel;
-use crate::session::state_dir::{LAST_CHILDREN, RUN, SavedSession};
+use crate::session::state_dir::{LAST_CHILDREN, RUN, SavedSession, StateDir};
 use crate::transcript::locate;
 use crate::transcript::restore::Restored;
 use crate::transcript::session_file::SessionFile;
@@ -72,7 +72,8 @@ impl<W: Wire> Session<W> {
                     self.memory.confined(settings.sandbox.narrowing())?;
                 }
                 self.stats.change(|settings| settings.file = Some(path));
-                self.save();
+                self.save_by(StateDir::save_new);
+                self.is_new = true;
             }
             Storage::Run(path) => {
                 let id = ids::uuid(self.identity.created_ms);
@@ -155,11 +156,25 @@ impl<W: Wire> Session<W> {
     /// Makes the daemon remember the session as it is now. A session that is kept in memory only is not remembered, and a run
     /// that keeps nothing as it was at its beginning.
     pub(super) fn save(&self) {
+        self.save_by(StateDir::save);
+    }
+
+    fn save_by(&self, save: fn(&StateDir, &SavedSession) -> io::Result<()>) {
         let (Some(state), Some(file)) = (&self.state, self.memory.path()) else { return };
         if !self.memory.dispensable
-            && let Err(e) = state.save(&self.saved(file.to_path_buf()))
+            && let Err(e) = save(state, &self.saved(file.to_path_buf()))
         {
             log::warn!("session {} will not be there after a restart: {e}", self.identity.id);
+        }
+    }
+
+    /// Makes a new session survive a power cut, if it does not yet.
+    pub(super) fn sync_new(&mut self) {
+        if std::mem::take(&mut self.is_new)
+            && let Some(state) = &self.state
+            && let Err(e) = state.sync_new(&self.identity.id)
+        {
+            log::warn!("session {} would not be there after a power cut: {e}", self.identity.id);
         }
     }
 

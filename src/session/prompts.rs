@@ -25,6 +25,9 @@ const STEPS: usize = 16;
 /// How long the end of an answer waits until those who look the session up find it idle. Writing that down takes less than
 /// a millisecond; a disk that hangs must not keep answers back for long.
 const SHOWN_WITHIN: Duration = Duration::from_secs(1);
+/// How long the record of an answer's end waits until the end has left this process, which takes a write to a socket. Without a
+/// server it stays here, and the session goes on.
+const WRITTEN_WITHIN: Duration = Duration::from_millis(100);
 
 impl<W: Wire> Session<W> {
     /// Takes a prompt that came straight from its caller.
@@ -95,6 +98,7 @@ impl<W: Wire> Session<W> {
         self.start_next();
         // The turn is on its way meanwhile; nobody hears of the prompt before this is done.
         self.memory.sync();
+        self.sync_new();
         reply.accepted();
         self.tell_position(&*reply, &id, from);
         Ok(())
@@ -253,6 +257,7 @@ impl<W: Wire> Session<W> {
         // Last, because whoever waits shall rather hear the end twice, after a crash right here, than not at all.
         // A file that is removed with its run at once needs no record of the run's end.
         if !aborted && !self.memory.dispensable {
+            running.reply.wait_said(WRITTEN_WITHIN);
             self.record_settled(&running.ids, outcome);
         }
     }
@@ -291,11 +296,11 @@ impl<W: Wire> Session<W> {
             return;
         }
         let ids: Vec<String> = prompts.iter().map(|prompt| prompt.message.id.clone()).collect();
-        self.record_settled(&ids, "refused");
         for prompt in prompts {
             self.tell_unworked(&[prompt.message.id], prompt.from, error);
             self.refuse(&*prompt.reply, error.clone());
         }
+        self.record_settled(&ids, "refused");
         self.ticket = None;
         self.stats.set_queued(0);
     }

@@ -114,7 +114,12 @@ impl StateDir {
     /// # Errors
     /// [`OpenError`].
     pub(crate) fn open(folder: &Path) -> Result<StateDir, OpenError> {
+        let is_new = !folder.exists();
         private::create_folder(folder).and_then(|()| private::close_folder(folder)).map_err(OpenError::Io)?;
+        if is_new {
+            // So that a power cut does not take it, and with it all sessions: the names of the folder and of those around it.
+            folder.ancestors().skip(1).take(3).for_each(|around| drop(files::sync_folder(around)));
+        }
         let path = folder.join("lock");
         let lock = private::open_or_create(&path).map_err(OpenError::Io)?;
         let deadline = Instant::now() + LAST_CHILDREN;
@@ -221,11 +226,34 @@ impl StateDir {
     /// # Errors
     /// What the system says; then the former state is still there.
     pub(crate) fn save(&self, session: &SavedSession) -> io::Result<()> {
+        self.write(session, files::sync)
+    }
+
+    /// Remembers a new session. When this returns, that survives the end of this process; [`StateDir::sync_new`] makes it
+    /// survive that of the machine.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn save_new(&self, session: &SavedSession) -> io::Result<()> {
+        self.write(session, |_| Ok(()))
+    }
+
+    fn write(&self, session: &SavedSession, sync: fn(&File) -> io::Result<()>) -> io::Result<()> {
         let content = serde_json::to_vec(session)?;
         private::replace(&self.path(&session.id), |file| {
             fault::write_all(file, &content)?;
-            files::sync(file)
+            sync(file)
         })
+    }
+
+    /// Waits until what is remembered of a new session is on the disk, and that there is something.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn sync_new(&self, id: &str) -> io::Result<()> {
+        let (file, _) = files::open_regular(&self.path(id))?;
+        files::sync(&file)?;
+        files::sync_folder(&self.folder)
     }
 
     /// Where it is kept which signed requests were accepted.

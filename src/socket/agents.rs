@@ -97,9 +97,27 @@ impl Client<'_> {
         if !is_granted {
             return Err(refused("answer questions, or change sessions or the daemon"));
         }
-        if self.is_own_session(&*self.route(head)?) {
+        let route = self.route(head)?;
+        if self.is_own_session(&route) {
             return Err(refused("control its own session"));
+        }
+        if matches!(kind, Kind::Prompt(_)) && !is_no_wider(&route, agent) {
+            return Err(refused("prompt a session that may do more than its own"));
         }
         Ok(())
     }
+}
+
+/// Whether a session may do nothing that the agent's own may not, as it is with those that an agent has started.
+fn is_no_wider(route: &Route, agent: &Route) -> bool {
+    let sandbox = agent.stats.settings().sandbox;
+    let is_within = sandbox.is_off() || route.identity.cwd.starts_with(&agent.identity.cwd);
+    let secrets = &agent.identity.environment.secrets;
+    let rules = route.identity.rules.narrowing();
+    let budgets = route.stats.budgets();
+    is_within
+        && sandbox.covers(&route.stats.settings().sandbox)
+        && route.identity.environment.secrets.iter().all(|secret| secrets.contains(secret))
+        && agent.identity.rules.narrowing().iter().all(|rule| rules.contains(rule))
+        && agent.stats.budgets().at_most(budgets) == budgets
 }

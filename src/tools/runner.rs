@@ -20,7 +20,7 @@ use crate::threads::{self, SMALL_STACK, Thread};
 pub(crate) use confine::reachable;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select};
 use frame::{Answer, CallContext, Order};
-pub(crate) use policy::{Level, Narrowing, Profile, Sandbox};
+pub(crate) use policy::{Level, Narrowing, Profile, Sandbox, UNCONFINED};
 use rustix::process::Pid;
 use serde_json::{Map, Value};
 pub(crate) use serve::serve;
@@ -343,7 +343,8 @@ fn greet(mut socket: &UnixStream, sandbox: &Sandbox, runner: &Runner) -> io::Res
         Order::Setup { sandbox: Box::new(sandbox.clone()), cwd: runner.cwd.clone(), private: runner.private.clone() };
     frame::write(&mut socket, &setup)?;
     let level = match frame::read(&mut socket)? {
-        Some(Answer::Ready { level, cut }) => {
+        Some(Answer::Ready { level, loopback, cut }) => {
+            sandbox.found_loopback(loopback);
             for folder in cut {
                 log::warn!(
                     "{}: there are too many entries beside a secret to allow each, so that tools cannot read some of the files",

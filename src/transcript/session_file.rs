@@ -45,6 +45,8 @@ pub struct SessionFile {
     version: u64,
     /// The header's line, without its end.
     header: String,
+    /// Folders whose new names are not on the disk yet: that of the file, and those that were made for it.
+    unsynced: Vec<PathBuf>,
 }
 
 /// An entry as it is written.
@@ -80,9 +82,13 @@ impl SessionFile {
     /// # Errors
     /// The file system's; `AlreadyExists` where there is something at that path.
     pub fn create(path: &Path, id: &str, created: &str, cwd: &Path, more: Fields) -> io::Result<SessionFile> {
+        let mut unsynced = Vec::new();
         if let Some(folder) = path.parent() {
+            unsynced.extend(folder.ancestors().take_while(|dir| !dir.exists()).filter_map(Path::parent));
+            unsynced.insert(0, folder);
             files::private::create_folder(folder)?;
         }
+        let unsynced = unsynced.into_iter().map(Path::to_path_buf).collect();
         let (file, _) = files::open(path, File::options().read(true).append(true).create_new(true), Links::Refuse)?;
         lock(&file)?;
         let mut header = object(json!({
@@ -101,6 +107,7 @@ impl SessionFile {
             entries: 0,
             version: VERSION,
             header: header.clone(),
+            unsynced,
         };
         if let Err(error) = session.write_line(header) {
             // A file without a header is no session file, and nobody could make one in its place.
@@ -143,6 +150,7 @@ impl SessionFile {
             entries: 0,
             version: VERSION,
             header: String::new(),
+            unsynced: Vec::new(),
         };
         session.take_over(&contents);
         if is_whole {
@@ -353,12 +361,13 @@ impl SessionFile {
         Ok(id)
     }
 
-    /// Waits until everything appended so far is on the disk itself.
+    /// Waits until everything appended so far is on the disk itself, and a new file's name as well.
     ///
     /// # Errors
     /// The file system's; what was appended may then be lost with the machine.
-    pub fn sync(&self) -> io::Result<()> {
-        files::sync(&self.file)
+    pub fn sync(&mut self) -> io::Result<()> {
+        files::sync(&self.file)?;
+        std::mem::take(&mut self.unsynced).iter().try_for_each(|folder| files::sync_folder(folder))
     }
 
     fn write_line(&mut self, mut line: String) -> io::Result<()> {

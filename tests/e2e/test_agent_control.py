@@ -110,6 +110,26 @@ def test_other_sessions_where_that_is_granted(make, profile):
     eventually(lambda: daemon.inspect("other")["prompts"] == 2, "the other one was prompted")
 
 
+def test_no_session_that_may_do_more(make):
+    """Who prompts a session has it act: that is no way to more than its own may do."""
+    daemon = make("workspace", agentControl="others", secrets={"TOKEN": "s3cret-value"})
+    (daemon.cwd / "in").mkdir()
+    rule = [{"tool": "write", "do": "deny"}]
+    open_session(daemon, "own", sandbox="read-only", network="off", rules=rule, budgets={"session": {"requests": 50}}, cwd=str(daemon.cwd / "in"))
+    narrow = {"sandbox": "read-only", "network": "off", "rules": rule, "budgets": {"session": {"requests": 50}}, "cwd": str(daemon.cwd / "in")}
+    wider = {"sandbox": "workspace", "network": "on", "rules": [], "budgets": {"session": {"requests": 60}}, "cwd": str(daemon.cwd), "secrets": ["TOKEN"]}
+    for key, value in wider.items():
+        open_session(daemon, f"wide-{key}", **{**narrow, key: value})
+    open_session(daemon, "same", **narrow)
+    (daemon.cwd / "in/ask.py").write_text(ASK)
+    requests = [{"type": "prompt", "session": name, "message": "x"} for name in [*(f"wide-{key}" for key in wider), "same"]]
+    daemon.model.answer(lambda request: [ToolCall("bash", {"command": f"{PYTHON} ask.py {daemon.socket} '{json.dumps(requests)}'"})] if request.prompts[-1] == "go" and not request.tool_results else "fine")
+    assert daemon.prompt("own", "go").text() == "fine"
+    (result,) = [request.tool_results[-1][0] for request in daemon.model.requests if request.tool_results]
+    found = [json.loads(line) for line in result.splitlines() if line.startswith("{")]
+    assert [answer.get("code") for answer in found[1:]] == ["forbidden"] * len(wider) + [None], found
+
+
 @pytest.mark.parametrize("profile", ["off", "workspace"])
 def test_never_its_own_session(make, profile):
     daemon = make(profile, agentControl="others")

@@ -256,14 +256,15 @@ def test_a_client_that_does_not_read_is_dropped_and_nobody_notices(daemon, sessi
     stuck.close()
 
 
+@pytest.mark.timeout(120)
 def test_a_client_that_does_not_read_its_own_stream_does_not_hold_up_the_session(daemon, session):
     """Its model waits for it a little, because it may only be slow; then the session goes on without it."""
     stuck = Bridge(daemon.session_socket(session), read=False)
     with Bridge(daemon.session_socket(session)) as client:
         stuck.send({"type": "prompt", "message": "@stream 30000 of 100 bytes", "stream": True})
         client.event("agent_start")
-        daemon.wait_log("client .* is dropped: the client does not read", timeout=30)
-        client.event("agent_settled", timeout=30)
+        daemon.wait_log("client .* is dropped: the client does not read", timeout=45)
+        client.event("agent_settled", timeout=45)
         assert client.ask("get_state")["isIdle"] is True
     stuck.close()
 

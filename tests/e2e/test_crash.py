@@ -10,7 +10,7 @@ import pytest
 
 from support.bus import StreamFailed
 from support.daemon import BINARY
-from support.model_script import Text, ToolCall
+from support.model_script import Stall, Text, ToolCall
 from support.waiting import eventually
 
 FAULTY = os.environ.get("NATS_PI_BRIDGE_FAULTY") or f"{BINARY}-fault"
@@ -103,6 +103,32 @@ def test_every_write_may_be_the_last(new_daemon, model, what, part):
             break
     # Creation, three tools with intent, call and result, two more messages, records: far more than this.
     assert n > 15
+
+
+def test_the_end_of_a_prompt_that_is_not_gone_on_with_is_heard(new_daemon, model):
+    """Whichever write of the next start is its last."""
+    for n in itertools.count(1):
+        model.script(["half", Stall()])
+        daemon = new_daemon(binary=FAULTY)
+        daemon.config["onRestart"] = "hold"
+        daemon.start()
+        stream = daemon.session("held", "go")
+        stream.until("half")
+        daemon.signal(signal.SIGKILL)
+        daemon.wait_exit()
+        daemon.environment["NATS_PI_BRIDGE_FAULT"] = f"write:{n}:kill-after"
+        daemon.spawn()
+        settled = "nats-pi-bridge.settled"
+        eventually(lambda: not daemon.running() or settled in daemon.session_files()[0].read_text(), "dead or done")
+        daemon.signal(signal.SIGTERM)
+        lived = daemon.wait_exit() == 0
+        del daemon.environment["NATS_PI_BRIDGE_FAULT"]
+        daemon.start()
+        assert stream.failure().word == "interrupted", n
+        daemon.close()
+        if lived:
+            break
+    assert n > 1
 
 
 def test_a_full_disk_stops_the_prompt_and_not_the_session(new_daemon, model):

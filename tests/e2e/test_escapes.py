@@ -206,6 +206,51 @@ def test_signals(make):
     assert text == "over\n" and daemon.running()
 
 
+def test_limits_of_the_daemon(make):
+    """With a limit of time or of files the daemon could be ended without a signal. A program's own limits are its own."""
+    daemon = make()
+    limits = Path(f"/proc/{daemon.pid}/limits").read_text()
+    text = python(daemon, f"""
+import os, resource
+for pid in ({daemon.pid}, os.getppid()):
+    for limit in (resource.RLIMIT_CPU, resource.RLIMIT_NOFILE):
+        try:
+            resource.prlimit(pid, limit, (1, 1))
+            print("changed")
+        except PermissionError:
+            print("refused")
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+print(resource.getrlimit(resource.RLIMIT_NOFILE))
+""")
+    assert text == "refused\n" * 4 + "(64, 64)\n"
+    assert Path(f"/proc/{daemon.pid}/limits").read_text() == limits
+
+
+def test_no_network_as_each_user(make):
+    """The kernel's namespaces, of users, too, where that is what it takes; no sockets of the network where there are none."""
+    daemon = make(network="off")
+    text = python(daemon, """
+import os, socket
+print(os.geteuid(), os.getegid())
+try:
+    s = socket.create_server(("127.0.0.1", 0))
+    print("loopback", socket.create_connection(s.getsockname(), 1).send(b"x"))
+except PermissionError:
+    print("none")
+print(sorted(name for _, name in socket.if_nameindex()))
+""")
+    user, network, devices = text.splitlines()
+    uid = Path(f"/proc/{daemon.pid}").stat().st_uid
+    assert user.split()[0] == str(uid)
+    has_loopback = daemon.inspect("s")["sandbox"]["loopback"]
+    assert network == ("loopback 1" if has_loopback else "none")
+    if has_loopback:
+        assert devices == "['lo']"
+    if uid and not has_loopback:
+        done = subprocess.run(["unshare", "--user", "--net", "true"], user=ORDINARY, group=ORDINARY, extra_groups=[], capture_output=True)
+        assert done.returncode != 0, "the user may have namespaces, and the runner has none"
+
+
 @x86
 def test_system_calls(make):
     """Calls that get around the rest: each is refused (EPERM, 1) or not there (ENOSYS, 38), also in its x32 form."""

@@ -167,6 +167,8 @@ def test_what_is_gone_of_a_file_that_is_not_in_memory_is_told(session, model):
     settled(daemon, path)
     kill(daemon)
     daemon.start()
+    # A session that answers has looked at its file.
+    daemon.inspect("s")
     lines = path.read_text().splitlines(keepends=True)
     (answer,) = [at for at, line in enumerate(lines) if '"role":"assistant"' in line]
     path.write_text("".join(lines[:answer]))

@@ -163,6 +163,8 @@ def test_three_times_without_progress_is_enough(daemon, model):
     model.script([ToolCall("ls", {})], ["b", Stall()])
     daemon.start()
     stream.until("b")
+    # What is said behind a tool may be heard a moment before its result is on disk.
+    eventually(lambda: "toolResult" in roles(daemon), "the tool's result is on disk")
     for text in "cd":
         kill(daemon)
         model.script([text, Stall()])

@@ -299,15 +299,21 @@ tell("udp", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x"
 tell("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
 tell("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
 tell("vsock", lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM))
+tell("smc", lambda: socket.socket(43, socket.SOCK_STREAM))
+tell("alg", lambda: socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET))
 def own():
     s = socket.create_server(("127.0.0.1", 0))
     c = socket.create_connection(s.getsockname(), 1)
     return c.send(b"x")
 tell("loopback", own)
 """
-        found = dict(line.split(" ", 1) for line in python(make(network="off"), code).splitlines())
+        daemon = make(network="off")
+        found = dict(line.split(" ", 1) for line in python(daemon, code).splitlines())
+        daemon.model.script("hello")
+        daemon.session("s", "x").text()
+        assert daemon.inspect("s")["sandbox"]["loopback"] == namespaces()
     assert {what: result.split()[0] for what, result in found.items()} == {
-        **dict.fromkeys(["tcp", "tcp6", "udp", "raw", "packet", "vsock"], "failed"), "loopback": "worked" if namespaces() else "failed"}, found
+        **dict.fromkeys(["tcp", "tcp6", "udp", "raw", "packet", "vsock", "smc", "alg"], "failed"), "loopback": "worked" if namespaces() else "failed"}, found
 
 
 def test_the_network_is_there_otherwise(daemon):
@@ -507,6 +513,7 @@ def test_a_session_may_ask_for_a_sandbox_where_there_is_none(make):
     assert found["profile"] == "workspace" and (found["level"] == "full") == (ABI >= 6)
     if ABI:
         assert "refused" in bash(daemon, f"echo x > {daemon.home}/f || echo refused", session="s")
+    assert daemon.run("x", network="off").failure().code == 400
 
 
 def configure(daemon, session, **changes):

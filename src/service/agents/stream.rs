@@ -12,6 +12,7 @@ use crate::sync::lock;
 use crate::transcript::{Block, Message};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// How much of a tool's output, and of each text among its arguments, a caller is shown, bytes. Other hosts cut at the same.
 const MAX_SHOWN: usize = 4096;
@@ -114,6 +115,10 @@ impl Reply for AgentStream {
             self.queries.close(&id);
         }
         self.stream.finish(result);
+    }
+
+    fn wait_said(&self, within: Duration) {
+        self.stream.wait_said(within);
     }
 
     fn leave(&self) -> bool {

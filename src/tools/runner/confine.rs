@@ -47,6 +47,8 @@ const MAX_ENTRIES: usize = 20_000;
 pub(super) struct Confinement {
     landlock: Option<ABI>,
     seccomp: bool,
+    /// There is a network of its own.
+    pub loopback: bool,
     /// Folders with so many entries that some of those cannot be read, although they are no secrets.
     pub cut: Vec<PathBuf>,
 }
@@ -91,7 +93,7 @@ pub(crate) fn reachable(sandbox: &Sandbox) -> Level {
         let status = layer.and_then(RulesetCreated::restrict_self).ok();
         let landlock = status.and_then(|status| abi(&status));
         let seccomp = filter_calls(&sandbox, landlock.is_some(), false);
-        let _ = tell.send(Confinement { landlock, seccomp, cut: Vec::new() }.level());
+        let _ = tell.send(Confinement { landlock, seccomp, loopback: false, cut: Vec::new() }.level());
     });
     // Dropping the thread waits for it.
     drop(probe);
@@ -115,12 +117,12 @@ fn abi(status: &RestrictionStatus) -> Option<ABI> {
 pub(super) fn confine(sandbox: &Sandbox, cwd: &Path, private: &Path) -> io::Result<Confinement> {
     limit(sandbox)?;
     // Where there is none, the calls for sockets are refused instead.
-    let own_network = !sandbox.network && network::own().is_ok();
+    let loopback = !sandbox.network && network::own().is_ok();
     drop_capabilities()?;
     rustix::thread::set_no_new_privs(true)?;
     let (landlock, cut) = restrict_files(sandbox, cwd, private).map_err(io::Error::other)?;
-    let seccomp = filter_calls(sandbox, landlock.is_some(), own_network);
-    Ok(Confinement { landlock, seccomp, cut })
+    let seccomp = filter_calls(sandbox, landlock.is_some(), loopback);
+    Ok(Confinement { landlock, seccomp, loopback, cut })
 }
 
 fn limit(sandbox: &Sandbox) -> io::Result<()> {
@@ -246,6 +248,10 @@ fn rules(sandbox: &Sandbox, landlock: bool, own_network: bool) -> Option<BTreeMa
         let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value).ok()?;
         SeccompRule::new(vec![condition]).ok()
     };
+    let is_not = |argument, value: i32| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(value.cast_unsigned()))
+            .ok()
+    };
     let has_flag = |argument, flag: i32| {
         let flag = u64::from(flag.cast_unsigned());
         let compare = SeccompCmpOp::MaskedEq(flag);
@@ -259,14 +265,18 @@ fn rules(sandbox: &Sandbox, landlock: bool, own_network: bool) -> Option<BTreeMa
             [libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev].map(|c| (c, Vec::new())),
         );
     }
-    let mut families = vec![libc::AF_PACKET, libc::AF_VSOCK];
-    if !sandbox.network && !own_network {
+    // All but these families: some of the others are ways to the network, too, such as AF_SMC, which falls back to TCP.
+    let mut families = vec![libc::AF_NETLINK];
+    if sandbox.network || own_network {
         families.extend([libc::AF_INET, libc::AF_INET6]);
     }
-    if !sandbox.unix_sockets {
+    if sandbox.unix_sockets {
         families.push(libc::AF_UNIX);
     }
-    refused.insert(libc::SYS_socket, families.into_iter().map(|family| is(0, family)).collect::<Option<_>>()?);
+    let others = families.into_iter().map(|family| is_not(0, family)).collect::<Option<_>>()?;
+    refused.insert(libc::SYS_socket, vec![SeccompRule::new(others).ok()?]);
+    // With the limits of another process of the same user it can be ended: no signal is needed for that.
+    refused.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![is_not(0, 0)?]).ok()?]);
     // A user namespace gives all capabilities within it, with which much more of the kernel can be reached.
     refused.insert(libc::SYS_clone, vec![has_flag(0, libc::CLONE_NEWUSER)?]);
     refused.insert(libc::SYS_unshare, vec![has_flag(0, libc::CLONE_NEWUSER)?]);

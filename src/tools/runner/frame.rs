@@ -47,6 +47,8 @@ pub(super) enum Answer {
     /// It is confined, this far.
     Ready {
         level: Level,
+        /// It has a network of its own, with nothing but a loopback device.
+        loopback: bool,
         /// Folders of which not all could be allowed.
         cut: Vec<PathBuf>,
     },

@@ -4,7 +4,10 @@ use super::confine::reachable;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+/// Whether runners without a network have a loopback device of their own, which is known when the first of them has tried.
+static LOOPBACK: OnceLock<bool> = OnceLock::new();
 
 /// What tools may read and write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -87,6 +90,9 @@ impl Narrowing {
         Ok(Narrowing { profile: profile.transpose()?, network: network.transpose()? })
     }
 }
+
+/// Why tools cannot be kept from the network alone.
+pub(crate) const UNCONFINED: &str = "network can only be off where there is a sandbox";
 
 /// In the home folder. They hold keys or passwords, or let whoever has them act as the user.
 const SECRETS: [&str; 33] = [
@@ -173,7 +179,13 @@ impl Sandbox {
         if asked.network == Some(true) && !self.network {
             return Err("network may only be narrowed, and it is off".to_owned());
         }
-        Ok(self.at_most(asked))
+        let narrowed = self.at_most(asked);
+        if narrowed.is_off() && !narrowed.network { Err(UNCONFINED.to_owned()) } else { Ok(narrowed) }
+    }
+
+    /// Whether whoever has this sandbox may do all that the other one lets others do.
+    pub(crate) fn covers(&self, other: &Sandbox) -> bool {
+        other.profile <= self.profile && (self.network || !other.network)
     }
 
     /// What is left of it for a session that has asked for less.
@@ -195,11 +207,23 @@ impl Sandbox {
 
     /// What everybody may know of it.
     pub(crate) fn facts(&self) -> Value {
-        json!({
+        let mut facts = json!({
             "profile": self.profile.as_str(),
             "level": self.level.as_str(),
             "network": if self.network { "on" } else { "off" },
-        })
+        });
+        if let Some(loopback) = LOOPBACK.get().filter(|_| !self.network) {
+            facts["loopback"] = json!(loopback);
+        }
+        facts
+    }
+
+    /// A runner without a network has come to have a loopback device of its own, or none.
+    pub(super) fn found_loopback(&self, loopback: bool) {
+        if !self.network {
+            // It is the same each time.
+            let _ = LOOPBACK.set(loopback);
+        }
     }
 
     /// What does not hold although the profile says so; `None` = nothing is missing, or nothing was asked for.

@@ -86,7 +86,8 @@ pub(crate) fn serve() -> ExitCode {
             confinement,
         }
     });
-    shared.say(&Answer::Ready { level: shared.confinement.level(), cut: shared.confinement.cut.clone() });
+    let Confinement { loopback, cut, .. } = &shared.confinement;
+    shared.say(&Answer::Ready { level: shared.confinement.level(), loopback: *loopback, cut: cut.clone() });
     take_orders(orders, &shared);
     for cancel in lock(&shared.calls).values() {
         cancel.cancel();
