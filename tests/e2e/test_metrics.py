@@ -8,10 +8,10 @@ import urllib.request
 
 import pytest
 
-from support.cli import Cli
 from support.daemon import API_KEY
 from support.model_script import Failure, ToolCall
 from support.waiting import DEADLINE, eventually
+from test_shutdown_answers import client
 
 
 def address(daemon):
@@ -104,7 +104,7 @@ def test_what_is_done_is_counted(watched, model):
     assert found[shown("pi_exec_budget_day", unit="tokens", what="used")] > 0
     assert [name for name in found if name.startswith("pi_exec_info{") and f'owner="{watched.owner}"' in name]
     # The same over the other ways, but for what goes on changing.
-    cli = Cli(watched.bridge_dir, watched.cwd)
+    cli = client(watched)
     printed = cli("metrics")
     assert printed.returncode == 0, printed.stderr
     told = json.loads(cli("metrics", "--json").stdout)["data"]["metrics"]
@@ -121,7 +121,7 @@ def test_what_is_done_is_counted(watched, model):
 @pytest.mark.any_server
 def test_it_says_whether_it_lives_and_can_work(watched):
     watched.start()
-    cli = Cli(watched.bridge_dir, watched.cwd)
+    cli = client(watched)
     assert get(watched, "/healthz") == (200, "ok\n")
     assert get(watched, "/readyz") == (200, "ready\n")
     assert get(watched, "/readyz", "HEAD") == (200, "")

@@ -5,24 +5,33 @@ import json
 import pytest
 
 from support.cli import Cli
+from support.waiting import eventually
 
 pytestmark = pytest.mark.any_server
+
+
+def client(daemon):
+    """pi-bridge, once the daemon can be found."""
+    eventually(lambda: list(daemon.bridge_dir.glob("instances/*.json")), "the daemon is registered")
+    return Cli(daemon.bridge_dir, daemon.cwd)
 
 
 @pytest.mark.parametrize("_round", range(6))
 def test_an_idle_daemon_answers_before_it_ends(new_daemon, _round):
     daemon = new_daemon().start()
-    done = Cli(daemon.bridge_dir, daemon.cwd)("shutdown")
+    done = client(daemon)("shutdown")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["data"] == {"requested": True}
     assert daemon.wait_exit() == 0
 
 
 def test_a_session_answers_before_it_ends(daemon, model):
-    cli = Cli(daemon.bridge_dir, daemon.cwd)
+    cli = client(daemon)
     for at in range(6):
         model.script("hello")
         daemon.session(f"s{at}", "go").text()
-        done = cli("shutdown", f"s{at}")
+        name = f"s{at}"
+        eventually(lambda name=name: f'"{name}"' in cli("list", "--json").stdout, "the session is registered")
+        done = cli("shutdown", name)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["data"] == {"requested": True}
