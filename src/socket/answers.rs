@@ -15,6 +15,7 @@ use crate::prompt::commands;
 use crate::sync::lock;
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, bounded, select};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -295,17 +296,17 @@ impl Client<'_> {
                     &fields.text,
                     &self.shared.folders.places(&route.identity.cwd, route.identity.project_trusted),
                 );
-                let Some(found) = found else {
+                let failed = |why| Failure::new(ErrorKind::BadRequest, format!("Slash expansion failed: {why}"));
+                if let Some(found) = found.transpose().map_err(failed)? {
+                    expanded = Some((found.kind, found.command));
+                    fields.text = match found.again {
+                        Some(again) if !route.first_time(again.key) => again.reminder,
+                        _ => found.text,
+                    };
+                } else if !Path::new("/").join(name).exists() {
                     let why = format!("Unknown command: /{name} (get_commands lists those that there are)");
                     return Err(Failure::new(ErrorKind::NotFound, why));
-                };
-                let failed = |why| Failure::new(ErrorKind::BadRequest, format!("Slash expansion failed: {why}"));
-                let found = found.map_err(failed)?;
-                expanded = Some((found.kind, found.command));
-                fields.text = match found.again {
-                    Some(again) if !route.first_time(again.key) => again.reminder,
-                    _ => found.text,
-                };
+                }
             }
         }
         let input = Input {

@@ -324,7 +324,7 @@ pub enum Slash<'a> {
     Status,
     /// `/bridge:ping`, with what is to be sent back.
     Ping(&'a str),
-    /// Something that a skill or a template may stand for.
+    /// Something that a skill or a template may stand for, or a path of one word.
     Command(&'a str),
 }
 

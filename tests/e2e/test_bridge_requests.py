@@ -206,7 +206,7 @@ def test_an_unknown_command_never_reaches_the_model(client, kind):
     assert client.ask("inspect")["prompts"] == 1
 
 
-@pytest.mark.parametrize("text", ["/etc/hosts is odd", "/ is the root", "a /b c"])
+@pytest.mark.parametrize("text", ["/etc/hosts is odd", "/tmp is full", "/ is the root", "a /b c"])
 def test_text_that_only_looks_like_a_command_is_a_prompt(client, text):
     assert client.ask("prompt", message=text)["deliveredAs"] == "now"
     client.event("agent_settled")
