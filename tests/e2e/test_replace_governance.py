@@ -34,9 +34,12 @@ def approvals(daemon):
     """The approvals that are open, once there is one."""
 
     def asked():
-        if not daemon.session_socket("s").exists():
+        try:
+            client = Bridge(daemon.session_socket("s"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            # It has no socket yet, or one that does not take connections yet.
             return None
-        with Bridge(daemon.session_socket("s")) as client:
+        with client:
             return client.ask("questions")["questions"]
 
     return eventually(asked, "it is asked")
