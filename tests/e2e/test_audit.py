@@ -265,7 +265,7 @@ def test_no_crash_has_an_effect_that_is_not_recorded(new_daemon, model):
 @needs_faults
 @pytest.mark.any_server
 def test_nothing_is_done_that_a_full_disk_cannot_record(new_daemon, model):
-    refused = 0
+    unwritten = 0
     for n in itertools.count(2):
         daemon = new_daemon(binary=FAULTY)
         daemon.config["audit"] = True
@@ -279,7 +279,6 @@ def test_nothing_is_done_that_a_full_disk_cannot_record(new_daemon, model):
         except AssertionError as failed:
             heard = str(failed)
         assert heard == "Done." or "storage_error" in heard, (n, heard)
-        refused += "the audit log cannot be written" in heard
         daemon.signal()
         assert daemon.wait_exit() == 0
         fits, words = verify(daemon)
@@ -288,6 +287,8 @@ def test_nothing_is_done_that_a_full_disk_cannot_record(new_daemon, model):
         assert len(model.requests) <= len([line for line in lines(daemon, "gate") if "model" in line])
         # There is room again for what had happened meanwhile.
         assert lines(daemon)[-1]["event"] == "daemon_stopped"
+        # Whether somebody waits for just the line that did not fit is a matter of which thread came first.
+        unwritten += "the audit log cannot be written" in daemon.log_text()
         if heard == "Done." and "cannot be written" not in daemon.log_text() and n > 25:
             break
-    assert refused > 1
+    assert unwritten > 1
