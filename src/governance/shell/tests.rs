@@ -1,5 +1,7 @@
+mod bash;
+
 use super::*;
-use std::process::{Command, Stdio};
+use bash::Bash;
 use std::time::{Duration, Instant};
 
 /// A command's simple commands with `_` for what is not known yet; `!` in front if it does more than run them, and nothing
@@ -210,59 +212,12 @@ fn bash_runs_nothing_that_is_not_named() {
             continue;
         }
         taken_apart += 1;
-        for done in bash.run(&command) {
+        for done in bash.run(&command, Duration::from_secs(20)) {
             ran += 1;
             assert_eq!(names(&command, &done), Some(true), "{command:?} runs {done:?}, not {}", shown(&command));
         }
     }
     assert!(taken_apart > rounds / 8 && ran > rounds / 16, "{taken_apart} of {rounds}, {ran} commands");
-}
-
-/// A folder of programs that do nothing but tell that they ran.
-struct Bash(tempfile::TempDir);
-
-impl Bash {
-    fn new() -> Bash {
-        let folder = tempfile::tempdir().expect("a folder");
-        for name in ["git", "ls", "rm", "push"] {
-            let path = folder.path().join(name);
-            let text = format!("#!/bin/sh\nt={name}\nfor a; do t=\"$t $a\"; done\nprintf '%s\\0' \"$t\" >> \"$RAN\"\n");
-            std::fs::write(&path, text).expect("a program");
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            std::fs::set_permissions(&path, mode).expect("it may run");
-        }
-        Bash(folder)
-    }
-
-    /// The commands that ran.
-    fn run(&self, command: &str) -> Vec<String> {
-        let work = tempfile::tempdir().expect("a folder");
-        // What runs in the background may go on for a moment, and writes into a file of its own then.
-        let ran = work.path().join(".ran");
-        let mut child = Command::new("bash")
-            .args(["-c", command])
-            .current_dir(work.path())
-            .env_clear()
-            .env("PATH", format!("{}:/usr/bin:/bin", self.0.path().display()))
-            .env("RAN", &ran)
-            .env("X", "push")
-            .env("S", "git push")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("bash");
-        let end = Instant::now() + Duration::from_secs(20);
-        while child.try_wait().expect("a child").is_none() {
-            if Instant::now() > end {
-                let _ = child.kill();
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let text = std::fs::read(&ran).unwrap_or_default();
-        let records = text.split(|b| *b == 0).filter(|record| !record.is_empty());
-        records.map(|record| String::from_utf8_lossy(record).into_owned()).collect()
-    }
 }
 
 /// Numbers that are the same each time (xorshift).
