@@ -80,13 +80,15 @@ impl<W: Wire> Session<W> {
     /// The verdict on a request to the model that may take so much, and the audit log's lines about it.
     pub(super) fn judge_request(&mut self, model: &Model, most: Most) -> (Verdict, Vec<Line>) {
         let verdict = self.reserve_request(model, most);
+        if matches!(verdict, Verdict::Refused(_) | Verdict::Asked(..)) {
+            METRICS.count(Count::OverBudget);
+        }
         if self.options.audit.is_none() {
             return (verdict, Vec::new());
         }
         let mut facts = json!({"allowed": matches!(verdict, Verdict::Reserved(_)), "asked": matches!(verdict, Verdict::Asked(..)), "model": model.spec(),
             "mayTake": {"money": most.dollars, "tokens": most.tokens}});
         if let Verdict::Refused(error) | Verdict::Asked(error, _) = &verdict {
-            METRICS.count(Count::OverBudget);
             facts["reason"] = json!(error.message);
         }
         (verdict, vec![("gate", facts)])
