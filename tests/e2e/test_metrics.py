@@ -61,6 +61,20 @@ def watched(new_daemon):
 
 
 @pytest.mark.any_server
+@pytest.mark.parametrize("audit", [False, True])
+def test_a_request_beyond_a_budget_is_counted(watched, model, audit):
+    watched.config["audit"] = audit
+    watched.config["budgets"] = {"session": {"requests": 1}}
+    watched.start()
+    model.script("done")
+    watched.session("s", "go").text()
+    over = shown("pi_exec_gate_verdicts_total", verdict="over_budget")
+    assert figures(watched)[over] == 0
+    assert watched.prompt("s", "go").failure().word == "budget_exceeded"
+    assert figures(watched)[over] == 1
+
+
+@pytest.mark.any_server
 def test_what_is_done_is_counted(watched, model):
     watched.config["rules"] = [{"tool": "bash", "match": "rm*", "do": "deny"}]
     watched.config["budgets"] = {"day": {"tokens": 1_000_000}}
