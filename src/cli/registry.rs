@@ -6,6 +6,7 @@ use crate::files;
 use crate::socket::PROTOCOL;
 use rustix::process::{Pid, test_kill_process};
 use serde_json::{Map, Value};
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
@@ -117,6 +118,11 @@ pub(super) fn read(bridge_directory: &Path, all: bool) -> Result<Vec<Row>, Failu
         }
     }
     rows.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+    // A session that comes to be its daemon's only one has two rows for a moment, one of its own and one in the daemon's place.
+    let mut seen = HashSet::new();
+    rows.retain(|(pid, _, row)| {
+        row.is_stale() || row.text("sessionId").is_none_or(|id| seen.insert((pid.clone(), id.to_owned())))
+    });
     Ok(rows.into_iter().map(|(_, _, row)| row).collect())
 }
 
@@ -176,6 +182,32 @@ pub(super) mod tests {
         for text in ["", "{", "null", "5", "\"x\"", "[]", "{}}"] {
             assert!(row(text, &|_| true, &|_| true).is_none(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_session_is_there_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let instances = folder.path().join("instances");
+        std::fs::create_dir(&instances).expect("a folder");
+        let pid = std::process::id();
+        let write = |name: &str, id: Option<&str>, socket: &str| {
+            let socket = folder.path().join(socket);
+            std::fs::write(&socket, "").expect("written");
+            let fields = json!({"protocol": PROTOCOL, "pid": pid, "socketPath": socket, "sessionId": id});
+            std::fs::write(instances.join(name), fields.to_string()).expect("written");
+        };
+        let sockets = || -> Vec<String> {
+            let rows = read(folder.path(), false).expect("rows");
+            rows.iter().map(|row| row.socket().rsplit('/').next().unwrap_or_default().to_owned()).collect()
+        };
+        write(&format!("{pid}-a.json"), Some("a"), "a.sock");
+        write(&format!("{pid}-b.json"), Some("b"), "b.sock");
+        write(&format!("{pid}.json"), None, "daemon.sock");
+        assert_eq!(sockets(), ["a.sock", "b.sock", "daemon.sock"]);
+        write(&format!("{pid}.json"), Some("b"), "daemon.sock");
+        assert_eq!(sockets(), ["a.sock", "b.sock"]);
+        std::fs::remove_file(folder.path().join("b.sock")).expect("removed");
+        assert_eq!(sockets(), ["a.sock", "daemon.sock"]);
     }
 
     #[test]
