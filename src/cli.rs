@@ -29,6 +29,7 @@ mod target;
 mod terminal;
 mod top;
 
+use crate::traceparent::{TRACEPARENT, TRACEPARENT_VARIABLE};
 use attach::{Next, Place};
 use connection::{Connection, Deadline, Record};
 use directory::Environment;
@@ -100,7 +101,14 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
     let request = if invocation.row.verb == Verb::Attach {
         None
     } else {
-        Some(request::build(invocation, &working_directory(), &read_stdin)?)
+        let verb = invocation.row.verb;
+        let mut request = request::build(invocation, &working_directory(), &read_stdin)?;
+        if matches!(verb, Verb::Send | Verb::Steer | Verb::FollowUp | Verb::Run | Verb::Session)
+            && let Some(trace) = environment(TRACEPARENT_VARIABLE).and_then(|value| value.into_string().ok())
+        {
+            request.insert(TRACEPARENT.into(), trace.into());
+        }
+        Some(request)
     };
     let deadline = Deadline::after(timeout);
     let target = resolve::resolve(invocation, &directory, deadline)?;

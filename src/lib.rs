@@ -165,6 +165,7 @@ mod sync;
 mod sys;
 mod threads;
 mod tools;
+mod traceparent;
 mod transcript;
 mod trust_roots;
 mod turn;

@@ -316,6 +316,7 @@ impl Client<'_> {
             deliver: fields.deliver,
             sender: None,
             from: fields.from,
+            trace: fields.trace,
             source: "extension",
             reply,
         };

@@ -7,6 +7,7 @@ use crate::event_log::HistoryQuery;
 use crate::governance::budget::Budgets;
 use crate::json::tolerant;
 use crate::tools::runner::Narrowing;
+use crate::traceparent::{TRACEPARENT, Traceparent};
 use crate::transcript::Block;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
@@ -86,6 +87,8 @@ pub struct PromptFields {
     pub images: Vec<Block>,
     pub deliver: Deliver,
     pub from: Option<String>,
+    /// The caller's place in a trace.
+    pub trace: Option<Traceparent>,
     /// The answer is streamed to the client.
     pub stream: bool,
 }
@@ -291,7 +294,8 @@ fn prompt(fields: &Map<String, Value>, usual: Deliver, stream: bool) -> Result<K
     if from.as_ref().is_some_and(|from| from.len() > request::MAX_OPTION) {
         return Err(invalid(format!("from is longer than {} bytes", request::MAX_OPTION)));
     }
-    Ok(Kind::Prompt(Box::new(PromptFields { text, images, deliver, from, stream })))
+    let trace = named(TRACEPARENT).and_then(Traceparent::parse);
+    Ok(Kind::Prompt(Box::new(PromptFields { text, images, deliver, from, trace, stream })))
 }
 
 /// The text and the images of a message's content, if it is such content.
