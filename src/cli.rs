@@ -39,6 +39,7 @@ use resolve::Target;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use table::{Flag, Verb};
 
@@ -75,11 +76,11 @@ fn dispatch(arguments: Vec<OsString>, environment: Environment<'_>) -> Result<()
         Parsed::Help(None) => output::print(&help::usage()),
         Parsed::Help(Some(row)) => output::print(&help::of(row)),
         Parsed::Version => output::print(&format!("pi-bridge {}\n", env!("CARGO_PKG_VERSION"))),
-        Parsed::Do(invocation) => act(&invocation, environment),
+        Parsed::Do(invocation) => act(invocation, environment),
     }
 }
 
-fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Failure> {
+fn act(mut invocation: Invocation, environment: Environment<'_>) -> Result<(), Failure> {
     let word = invocation.words.first().map(String::as_str);
     if invocation.row.verb == Verb::Help {
         return print_help(word);
@@ -91,18 +92,23 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
     }
     let directory = directory::resolve(invocation.value(Flag::BridgeDir), environment)?;
     if invocation.row.verb == Verb::List {
-        return list(invocation, &directory);
+        return list(&invocation, &directory);
     }
     if invocation.row.verb == Verb::Top {
         return top(&directory);
     }
+    if let Some(id) = resolve::leading_target(&invocation, &directory)? {
+        invocation.move_target(&id);
+    }
+    let invocation = &invocation;
     let timeout = invocation.timeout()?;
+    let mut along = Vec::new();
     // What is wrong with the command line is told before anything is looked for.
     let request = if invocation.row.verb == Verb::Attach {
         None
     } else {
         let verb = invocation.row.verb;
-        let mut request = request::build(invocation, &working_directory(), &read_stdin)?;
+        let mut request = request::build(invocation, &working_directory(), &read_stdin, &mut along)?;
         if matches!(verb, Verb::Send | Verb::Steer | Verb::FollowUp | Verb::Run | Verb::Session)
             && let Some(trace) = environment(TRACEPARENT_VARIABLE).and_then(|value| value.into_string().ok())
         {
@@ -112,10 +118,14 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
     };
     let deadline = Deadline::after(timeout);
     let target = resolve::resolve(invocation, &directory, deadline)?;
+    if !along.is_empty() && target.of_daemon == Some(false) {
+        let most = attachment::MAX_INLINE;
+        return Err(Failure::Local(format!("That session takes no more than {most} bytes of images with a message")));
+    }
     let mut connection = Connection::open(&target.socket, deadline)?;
     match request {
         None => attach(connection, target, &directory, invocation.has(Flag::Plain), timeout),
-        Some(request) => exchange(invocation, &mut connection, &target, request, deadline),
+        Some(request) => exchange(invocation, &mut connection, &target, (request, along), deadline),
     }
 }
 
@@ -151,7 +161,7 @@ fn exchange(
     invocation: &Invocation,
     connection: &mut Connection,
     target: &Target,
-    mut request: Record,
+    (mut request, along): (Record, Vec<OwnedFd>),
     deadline: Deadline,
 ) -> Result<(), Failure> {
     if let Some(session) = &target.session {
@@ -181,6 +191,7 @@ fn exchange(
     } else {
         0
     };
+    connection.send_along(along);
     let mut response = connection.ask(&request, deadline)?;
     let success = response["success"] == true;
     if verb == Verb::Sessions && success {

@@ -7,6 +7,7 @@
 mod agents;
 mod answers;
 mod client;
+mod descriptors;
 pub(crate) mod directory;
 mod framing;
 mod link;
@@ -28,6 +29,7 @@ use crate::sync::lock;
 use crate::threads::{self, Thread};
 pub(crate) use agents::AgentControl;
 use crossbeam_channel::Sender;
+pub(crate) use descriptors::MAX_DESCRIPTORS;
 use directory::BridgeDirectory;
 pub(crate) use framing::escape_separators;
 pub use framing::{Frame, Framer};

@@ -23,7 +23,8 @@ impl Traceparent {
         let rest = &text[LENGTH..];
         let mut parts = fields.split('-');
         let mut field = |length: usize| {
-            let is_hex = |part: &&str| part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            let is_hex =
+                |part: &&str| part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             parts.next().filter(is_hex)
         };
         let (version, trace, parent, flags) = (field(2)?, field(32)?, field(16)?, field(2)?);

@@ -306,7 +306,8 @@ mod tests {
             panic!("no prompt")
         };
         assert_eq!((input.text.as_str(), input.from.as_deref(), input.deliver), ("left", Some("me"), Deliver::Steer));
-        let Ok(Asked { control: Control::Prompt(input), .. }) = parse("follow_up", &message("more"), Some(&sender)) else {
+        let Ok(Asked { control: Control::Prompt(input), .. }) = parse("follow_up", &message("more"), Some(&sender))
+        else {
             panic!("no prompt")
         };
         assert_eq!((input.from, input.sender, input.deliver), (None, Some(sender), Deliver::FollowUp));

@@ -2,7 +2,7 @@
 //! agent protocol. Only the daemon that has the session subscribes to them, so that it never matters which other daemons
 //! the owner has.
 
-use super::agents::attachments::Attachments;
+use super::agents::attachments::{Attachments, images};
 use super::agents::envelope::Envelope;
 use super::agents::queries::Queries;
 use super::agents::stream::AgentStream;
@@ -341,20 +341,20 @@ impl Reader {
                 return None;
             }
         }
-        let text = match admission {
+        let (text, images) = match admission {
             Admission::Open { closed: Some(error) } => return refused(reply, error),
             Admission::Open { closed: None } => match self.attachments.stage(&envelope.attachments, &envelope.prompt) {
-                Ok(text) => text,
+                Ok(text) => (text, images(&envelope.attachments)),
                 Err(error) => return refused(reply, error),
             },
-            Admission::Over => envelope.prompt,
+            Admission::Over => (envelope.prompt, Vec::new()),
         };
         if let Some(request) = named {
             reply = self.host.recent.share(request, reply, received);
         }
         let reply = counted(reply);
         let trace = message.header(TRACEPARENT).and_then(Traceparent::parse);
-        let message = Incoming { trace, ..Incoming::new(text) };
+        let message = Incoming { images, trace, ..Incoming::new(text) };
         Some(WireRequest::Prompt(Prompt { message, from, sender, reply, received }))
     }
 

@@ -95,11 +95,11 @@ def test_it_is_in_events_and_in_the_tools_environment(traced, model):
         new = [event for event in events(traced) if event["seq"] > before]
         assert traces(new) == [["input", "settled", trace(number)]], way
     # The next prompt is in no trace, and neither in the daemon's.
-    for value in (None, "00-no-trace-01"):
+    for tag, value in (("none", None), ("wrong", "00-no-trace-01")):
         before = events(traced)[-1]["seq"]
-        model.script([show("none")], "done")
+        model.script([show(tag)], "done")
         traced.bus.request(traced.subject("s"), "go", {"traceparent": value} if value else None).text()
-        assert told(traced, "none") == "none"
+        assert told(traced, tag) == "none"
         assert not any("traceparent" in event for event in events(traced) if event["seq"] > before)
 
 
