@@ -204,7 +204,7 @@ pub mod fuzzing {
 
     pub mod socket {
         pub use crate::contract::request::Request as DaemonRequest;
-        pub use crate::socket::{Frame, Framer, Kind, PromptFields, Request, Slash, parse, slash};
+        pub use crate::socket::{Frame, Framer, ImagePart, Kind, PromptFields, Request, Slash, parse, slash};
     }
 
     pub mod tolerant {

@@ -35,7 +35,7 @@ pub(crate) use framing::escape_separators;
 pub use framing::{Frame, Framer};
 use link::Link;
 use registry::Identity;
-pub use requests::{Kind, PromptFields, Request, Slash, parse, slash};
+pub use requests::{ImagePart, Kind, PromptFields, Request, Slash, parse, slash};
 use routes::{Route, Table};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use serde_json::{Value, json};
