@@ -125,7 +125,7 @@ fn act(mut invocation: Invocation, environment: Environment<'_>) -> Result<(), F
     let mut connection = Connection::open(&target.socket, deadline)?;
     match request {
         None => attach(connection, target, &directory, invocation.has(Flag::Plain), timeout),
-        Some(request) => exchange(invocation, &mut connection, &target, (request, along), deadline),
+        Some(request) => exchange(invocation, &mut connection, &target, (request, along), deadline, &directory),
     }
 }
 
@@ -163,6 +163,7 @@ fn exchange(
     target: &Target,
     (mut request, along): (Record, Vec<OwnedFd>),
     deadline: Deadline,
+    directory: &std::path::Path,
 ) -> Result<(), Failure> {
     if let Some(session) = &target.session {
         let key = if invocation.row.verb == Verb::Stop { "sessionId" } else { "session" };
@@ -206,6 +207,12 @@ fn exchange(
     }
     if !followed {
         output::print_json(&response)?;
+        if matches!(verb, Verb::Stop | Verb::Inspect)
+            && response["code"] == "not_found"
+            && let Some(session) = &target.session
+        {
+            return Err(resolve::unknown(directory, session));
+        }
         return if success { Ok(()) } else { Err(Failure::Refused) };
     }
     if json {

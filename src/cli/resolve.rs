@@ -189,6 +189,11 @@ pub(super) fn by_word(directory: &Path, word: &str, deadline: Deadline) -> Resul
     }
 }
 
+/// What to tell where a daemon says that it has no such session.
+pub(super) fn unknown(directory: &Path, word: &str) -> Failure {
+    no_such_session(&registry::read(directory, false).unwrap_or_default(), word)
+}
+
 /// There is no session of that name; those that resemble it are told.
 fn no_such_session(rows: &[Row], word: &str) -> Failure {
     let names = rows.iter().flat_map(|row| [row.text("sessionName"), row.text("sessionId")]).flatten();

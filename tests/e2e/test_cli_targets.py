@@ -1,8 +1,11 @@
 """`send`, `steer` and `follow-up` take the session's name as their first word where there is a choice."""
 
+import json
+
 import pytest
 
 from support.cli import lines
+from support.fake_bridge import response
 
 
 def heard(bridge):
@@ -40,3 +43,13 @@ def test_a_name_that_two_sessions_have_chooses_none(cli, alpha, new_bridge):
     refused = cli("send", "alpha", "hello")
     assert refused.returncode == 1 and "Multiple matching" in refused.stderr
     assert alpha.requests == other.requests == []
+
+
+def test_a_session_that_its_daemon_does_not_have_is_told_with_a_near_name(cli, new_bridge):
+    daemon = new_bridge("daemon", role="daemon", sessionId=None)
+    new_bridge("web", daemonSocketPath=str(daemon.path))
+    for verb in ("stop", "inspect"):
+        daemon.on(verb, lambda request: [{**response(request, error="not_found"), "code": "not_found"}])
+        refused = cli(verb, "wbe")
+        assert refused.returncode == 1 and json.loads(refused.stdout)["code"] == "not_found"
+        assert refused.stderr == "No such session: wbe; did you mean web? (see pi-bridge list)\n"

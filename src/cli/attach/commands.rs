@@ -135,7 +135,10 @@ impl Attach {
                 let fields = if text.is_empty() { json!({}) } else { json!({"instructions": text}) };
                 self.send("compact", fields, Purpose::Compact)?;
             }
-            Typed::Stop => self.send("shutdown", json!({"confirm": true}), Purpose::Stop)?,
+            Typed::Stop => {
+                self.stopping = true;
+                self.send("shutdown", json!({"confirm": true}), Purpose::Stop)?;
+            }
             Typed::Queue => self.send("inspect", json!({}), Purpose::Queue)?,
             Typed::ClearQueue => self.send("clear", json!({}), Purpose::ClearQueue)?,
             Typed::Cost => self.send("inspect", json!({}), Purpose::Cost)?,
