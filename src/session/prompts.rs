@@ -37,7 +37,7 @@ impl<W: Wire> Session<W> {
             self.stats.touch();
             return self.refuse(&*prompt.reply, error);
         }
-        self.publish(&AgentEvent::Input {
+        self.publish(AgentEvent::Input {
             text: prompt.message.text.clone(),
             images: prompt.message.images.len(),
             source: "rpc",

@@ -82,7 +82,7 @@ impl<W: Wire> Session<W> {
         }
         let event = AgentEvent::Bridge { name: "prompt_queued", data };
         reply.event(&event);
-        self.record_event(&event);
+        self.record_event(event);
     }
 
     /// Takes back a message that waits.
