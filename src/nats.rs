@@ -8,6 +8,7 @@
 //! | `connection.rs`, `subscription.rs`, `error.rs` | the handles: publishing, subscribing, requests |
 //! | `shared.rs`, `subscriptions.rs`, `inbox.rs`, `output.rs` | behind them: who gets which messages; what waits to be sent |
 //! | `io.rs`, `connect.rs`, `pool.rs`, `transport.rs`, `waker.rs` | the I/O thread: connecting, reading, reconnecting |
+//! | `jetstream.rs` and its folder | requests to JetStream: streams, fenced publishing, reading back |
 //! | `auth.rs`, `nkey.rs`, `identity.rs`, `tls.rs` | proving who we are, to servers and to others; checking who they are |
 
 mod address;
@@ -20,6 +21,7 @@ pub mod handshake;
 mod identity;
 mod inbox;
 mod io;
+pub mod jetstream;
 mod message;
 pub mod nkey;
 mod options;

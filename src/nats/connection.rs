@@ -163,13 +163,24 @@ impl Connection {
 
     /// Sends a request and waits for the first answer. All requests share one subscription.
     pub fn request(&self, subject: &str, payload: &[u8], timeout: Duration) -> Result<Box<Message>, RequestError> {
+        self.request_with(subject, &[], payload, timeout)
+    }
+
+    /// Like [`Connection::request`], with headers.
+    pub fn request_with(
+        &self,
+        subject: &str,
+        headers: &[(&str, &str)],
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Box<Message>, RequestError> {
         let deadline = deadline_after(timeout);
         let inbox = self.shared.request_inbox()?;
         let token = random_token::<11>();
         let (to, answer) = bounded(1);
         self.shared.requests().insert(token.clone(), to);
         let result = self
-            .publish(subject, Some(&format!("{inbox}.{token}")), &[], payload)
+            .publish(subject, Some(&format!("{inbox}.{token}")), headers, payload)
             .map_err(RequestError::from)
             .and_then(|()| {
                 answer.recv_deadline(deadline).map_err(|error| match error {

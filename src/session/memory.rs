@@ -12,6 +12,7 @@ use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionStats, Totals};
 use crate::json::object;
 use crate::tools::runner::Narrowing;
+use crate::traceparent::Traceparent;
 use crate::transcript::compaction::forget_counts;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::{Change, SessionFile};
@@ -254,6 +255,7 @@ impl Memory {
             text: &message.text,
             images: Some(&message.images[..]).filter(|images| !images.is_empty()),
             expanded: (!message.expand).then_some(true),
+            trace: message.trace.as_ref().map(Traceparent::as_str),
             from,
             sender: sender.map(AgentSender::document),
             reply,
@@ -474,6 +476,8 @@ struct AcceptedData<'a> {
     images: Option<&'a [Block]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expanded: Option<bool>,
+    #[serde(rename = "traceparent", skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

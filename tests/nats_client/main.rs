@@ -9,6 +9,7 @@ mod auth;
 mod basics;
 mod fake;
 mod faults;
+mod jetstream;
 mod keys;
 mod probe;
 mod server;

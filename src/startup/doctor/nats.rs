@@ -2,6 +2,7 @@
 
 use super::Finding;
 use crate::config::Config;
+use crate::nats::jetstream::{API_LEVEL, Account, JetStream};
 use crate::nats::{Connection, ConnectionEvent, Message, Options, ServerAddress, Subscription};
 use crate::service::micro;
 use crossbeam_channel::{Receiver, bounded};
@@ -22,8 +23,10 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let Some(server) = options.servers.first() else { return Vec::new() };
     match greeting(server, options.tls.first) {
         Ok(told) => {
-            let mut findings: Vec<Finding> = told.into_iter().collect();
-            findings.extend(connected(config));
+            let mut findings: Vec<Finding> = Vec::new();
+            let jetstream = told.as_ref().is_some_and(|(_, jetstream)| *jetstream);
+            findings.extend(told.map(|(finding, _)| finding));
+            findings.extend(connected(config, jetstream));
             findings
         }
         Err(e) if config.broker.is_some() => {
@@ -38,8 +41,9 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
     }
 }
 
-/// What the server says of itself before anybody has said who they are; nothing where TLS comes first.
-fn greeting(server: &ServerAddress, tls_first: bool) -> Result<Option<Finding>, String> {
+/// What the server says of itself before anybody has said who they are, and whether it has JetStream; nothing where TLS comes
+/// first.
+fn greeting(server: &ServerAddress, tls_first: bool) -> Result<Option<(Finding, bool)>, String> {
     let place = (server.host.as_str(), server.port).to_socket_addrs().map_err(|e| e.to_string())?.next();
     let place = place.ok_or("the name has no address")?;
     let stream = TcpStream::connect_timeout(&place, PATIENCE).map_err(|e| e.to_string())?;
@@ -52,16 +56,17 @@ fn greeting(server: &ServerAddress, tls_first: bool) -> Result<Option<Finding>, 
     let info = line.strip_prefix("INFO ").and_then(|info| serde_json::from_str::<Value>(info).ok());
     let Some(info) = info.filter(|_| read.is_ok()) else {
         let (text, fix) = (format!("{server}: that is no NATS server"), "name the server with --server");
-        return Ok(Some(Finding::failure("NATS", text, fix)));
+        return Ok(Some((Finding::failure("NATS", text, fix), false)));
     };
     let text = |key: &str| info[key].as_str().unwrap_or("?").to_string();
-    let jetstream = if info["jetstream"] == true { "with" } else { "without" };
+    let has_jetstream = info["jetstream"] == true;
+    let jetstream = if has_jetstream { "with" } else { "without" };
     let payload = info["max_payload"].as_u64().unwrap_or_default();
     let told = format!(
         "{server}: version {}, {jetstream} JetStream, which is not needed; messages up to {payload} bytes",
         text("version")
     );
-    Ok(Some(if info["headers"] == false {
+    let finding = if info["headers"] == false {
         Finding::failure(
             "NATS",
             format!("{told}, no headers"),
@@ -69,11 +74,12 @@ fn greeting(server: &ServerAddress, tls_first: bool) -> Result<Option<Finding>, 
         )
     } else {
         Finding::ok("NATS", told)
-    }))
+    };
+    Ok(Some((finding, has_jetstream)))
 }
 
 /// What this user may do there.
-fn connected(config: &Config) -> Vec<Finding> {
+fn connected(config: &Config, jetstream: bool) -> Vec<Finding> {
     let (sender, events) = bounded(256);
     let options = Options { name: "nats-pi-bridge doctor".into(), ..config.nats.clone() };
     let connection = match Connection::start(options, sender) {
@@ -85,9 +91,32 @@ fn connected(config: &Config) -> Vec<Finding> {
         let fix = "check creds, nkey, user and password, or token, and the TLS settings";
         return vec![Finding::failure("NATS", format!("no connection: {why}"), fix)];
     }
-    let findings = permissions(config, &connection, &events);
+    let mut findings = permissions(config, &connection, &events);
+    if jetstream {
+        findings.push(stored(&JetStream::new(connection.clone())));
+    }
     connection.close(PATIENCE);
     findings
+}
+
+/// What JetStream has for this user. A host that is alone needs nothing of it.
+fn stored(jetstream: &JetStream) -> Finding {
+    match jetstream.account(PATIENCE) {
+        Ok(account) => Finding::ok("JetStream", described(&account)),
+        Err(e) => Finding::ok("JetStream", format!("it is not for this user, and is not needed: {e}")),
+    }
+}
+
+fn described(account: &Account) -> String {
+    let of = |most: i64| if most < 0 { String::new() } else { format!(" of {most}") };
+    let level = account.api_level();
+    let old = if level < API_LEVEL {
+        format!(", and {API_LEVEL} is what this version knows (nats-server 2.11)")
+    } else {
+        String::new()
+    };
+    let (bytes, streams) = (of(account.limits.max_storage), of(account.limits.max_streams));
+    format!("API level {level}{old}; {}{bytes} bytes, {}{streams} streams are used", account.storage, account.streams)
 }
 
 fn wait_connected(events: &Receiver<ConnectionEvent>) -> Result<(), String> {
