@@ -482,6 +482,7 @@ struct AcceptedData<'a> {
     from: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sender: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reply: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deliver: Option<&'a str>,
