@@ -77,7 +77,7 @@ impl<W: Wire> Session<W> {
         }
         let event = AgentEvent::Bridge { name: "prompt_queued", data };
         reply.event(&event);
-        self.in_trace(origin.trace, |session| session.record_event(&event));
+        self.in_trace(origin.trace, |session| session.record_event(event));
     }
 
     /// Takes back a message that waits.
