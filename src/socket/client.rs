@@ -124,9 +124,15 @@ impl<'a> Client<'a> {
         match requests::parse(line) {
             Ok(request) => {
                 let link = self.link.clone();
+                let others = self.descriptors.count().saturating_sub(request.descriptors());
                 link.while_answering(|| self.answer(request));
+                // What a request did not come to take must not be taken for the next one's.
+                self.descriptors.keep(others);
             }
-            Err(refusal) => self.refuse(*refusal),
+            Err(refusal) => {
+                self.descriptors.keep(0);
+                self.refuse(*refusal);
+            }
         }
     }
 

@@ -41,6 +41,16 @@ impl Descriptors {
         Ok(received.bytes)
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Closes all but so many, the newest ones.
+    pub(super) fn keep(&mut self, newest: usize) {
+        self.0.drain(..self.0.len().saturating_sub(newest));
+    }
+
     /// The image that the oldest one holds, in base64.
     ///
     /// # Errors

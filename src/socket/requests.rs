@@ -19,6 +19,14 @@ pub struct Request {
     pub kind: Kind,
 }
 
+impl Request {
+    /// How many descriptors have to come along with it.
+    pub(super) fn descriptors(&self) -> usize {
+        let is_along = |part: &&ImagePart| matches!(part, ImagePart::Along { .. });
+        if let Kind::Prompt(fields) = &self.kind { fields.images.iter().filter(is_along).count() } else { 0 }
+    }
+}
+
 /// What every request has.
 #[derive(Debug)]
 pub struct Head {

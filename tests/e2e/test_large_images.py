@@ -90,6 +90,13 @@ def test_only_sealed_memory_is_taken(seeing, model, tmp_path):
         ]:
             refused = send_along(bridge, descriptors, [ALONG])
             assert (refused["success"], refused["code"]) == (False, "invalid_request") and part in refused["error"]
+        # What comes along with a request that is refused is not taken for the next one's.
+        descriptors = [os.open(file, os.O_RDONLY), memory(b"x")]
+        assert send_along(bridge, descriptors, [ALONG, ALONG])["success"] is False
+        model.script("seen")
+        assert send_along(bridge, [memory(SMALL)], [ALONG])["success"] is True
+        bridge.next(lambda record: record["type"] == "end")
+        assert images(model.requests[-1]) == [SMALL]
         # What nobody asked for is closed, however much it is, and the connection goes on.
         for _ in range(3):
             assert send_along(bridge, [memory(b"x") for _ in range(40)], [{"type": "image"}])["success"] is False
@@ -97,7 +104,7 @@ def test_only_sealed_memory_is_taken(seeing, model, tmp_path):
         model.script("seen")
         assert send_along(bridge, [memory(SMALL), memory(LARGE)], [ALONG, ALONG])["success"] is True
         bridge.next(lambda record: record["type"] == "end")
-    first, scaled = images(model.requests[-1])
+    _, first, scaled = images(model.requests[-1])
     assert first == SMALL and len(scaled) < len(LARGE)
 
 

@@ -148,7 +148,8 @@ class Chaos:
         """Ends the process, at a write of the build for that or at any time, and starts it again."""
         daemon = self.daemon
         if at_a_write:
-            eventually(lambda: not daemon.running(), "the write has come", timeout=DEADLINE)
+            eventually(lambda: not daemon.running() or self.faults, "the write has come", timeout=DEADLINE)
+            assert not daemon.running(), self.faults
         else:
             time.sleep(self.random.uniform(0, 1.5))
             daemon.signal(signal.SIGKILL)
