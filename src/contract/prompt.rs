@@ -67,6 +67,8 @@ pub(crate) enum EndReason {
     ShutDown,
     /// Another process goes on with it.
     Replaced,
+    /// Another host goes on with it.
+    Moved,
     /// The only prompt of an ephemeral run is answered.
     Finished,
 }
@@ -79,6 +81,7 @@ impl EndReason {
             EndReason::Expired => "expired",
             EndReason::ShutDown => "shutdown",
             EndReason::Replaced => "replaced",
+            EndReason::Moved => "moved",
             EndReason::Finished => "finished",
         }
     }

@@ -9,6 +9,7 @@ use crate::contract::prompt::{EndReason, Incoming, Prompt};
 use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionSettings, SessionStats};
 use crate::contract::wire::WireSettings;
+use crate::fleet::Claim;
 use crate::governance::budget::Budgets;
 use crate::model::{Services, ThinkingLevel};
 use crate::nats::PublishError;
@@ -42,6 +43,8 @@ struct Begin {
     first: Option<Prompt>,
     /// What came for it before.
     subscribed: Option<Subscribed>,
+    /// Whose it is so far.
+    claim: Claim,
 }
 
 impl Daemon {
@@ -103,6 +106,7 @@ impl Daemon {
             from: from.clone(),
             parent: create.parent.clone().filter(|_| !stays),
             on_restart: create.on_restart()?.unwrap_or(self.config.on_restart),
+            shared_workspace: create.shared_workspace()?,
             project_trusted,
             tools,
             rules,
@@ -131,7 +135,7 @@ impl Daemon {
         let instance_id = identity.instance_id.clone();
         let stats = Arc::new(SessionStats::new(settings));
         stats.set_budgets(budgets);
-        let begin = Begin { settings: wire_settings, socket, storage, first, subscribed: None };
+        let begin = Begin { settings: wire_settings, socket, storage, first, subscribed: None, claim: Claim::New };
         self.start_session(identity, stats, begin)?;
         Ok(instance_id)
     }
@@ -174,7 +178,7 @@ impl Daemon {
     }
 
     /// The one folder for all session files, if there is one.
-    fn session_dir(&self) -> Option<PathBuf> {
+    pub(super) fn session_dir(&self) -> Option<PathBuf> {
         self.config.session_dir.clone().or_else(|| self.services.session_dir().map(PathBuf::from))
     }
 
@@ -213,16 +217,16 @@ impl Daemon {
     pub(super) fn restore_sessions(&mut self) {
         for saved in self.state.as_ref().map(|state| state.sessions()).unwrap_or_default() {
             if self.by_id(&saved.id).is_none() {
-                self.restore_or_warn(saved, None);
+                self.restore_or_warn(saved, None, Claim::Ours);
             }
         }
         self.end_orphans();
     }
 
     /// Brings one back, with what has come for it meanwhile.
-    pub(super) fn restore_or_warn(&mut self, saved: SavedSession, subscribed: Option<Subscribed>) {
+    pub(super) fn restore_or_warn(&mut self, saved: SavedSession, subscribed: Option<Subscribed>, claim: Claim) {
         let id = saved.id.clone();
-        if let Err(why) = self.restore_session(saved, subscribed) {
+        if let Err(why) = self.restore_session(saved, subscribed, claim) {
             log::warn!("session {id} cannot be brought back: {why}");
         }
     }
@@ -239,6 +243,7 @@ impl Daemon {
             from: saved.from,
             parent: saved.parent,
             on_restart: saved.on_restart,
+            shared_workspace: saved.shared_workspace,
             tools: saved.tools,
             rules,
             environment: saved.environment,
@@ -247,7 +252,12 @@ impl Daemon {
         })
     }
 
-    fn restore_session(&mut self, saved: SavedSession, subscribed: Option<Subscribed>) -> Result<(), String> {
+    fn restore_session(
+        &mut self,
+        saved: SavedSession,
+        subscribed: Option<Subscribed>,
+        claim: Claim,
+    ) -> Result<(), String> {
         let (model, _) = self.services.resolve(&saved.model).map_err(|e| e.to_string())?;
         let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
         let totals = session::settled_totals(&saved.file).unwrap_or_default();
@@ -276,7 +286,7 @@ impl Daemon {
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
         let identity = Arc::new(self.saved_identity(saved)?);
         let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
-        let begin = Begin { settings, socket, storage, first: None, subscribed };
+        let begin = Begin { settings, socket, storage, first: None, subscribed, claim };
         self.start_session(identity, stats, begin).map_err(|e| e.summary())
     }
 
@@ -286,7 +296,7 @@ impl Daemon {
         stats: Arc<SessionStats>,
         begin: Begin,
     ) -> Result<(), DaemonError> {
-        let Begin { settings, socket, storage, first, subscribed } = begin;
+        let Begin { settings, socket, storage, first, subscribed, claim } = begin;
         let failed = |e: PublishError| DaemonError::SessionCreateFailed { message: e.to_string() };
         let subscribed = match subscribed {
             None if identity.named => {
@@ -311,6 +321,7 @@ impl Daemon {
             };
             SessionSubjects::open(subscribed, place)
         });
+        let log = self.session_log(&identity, &storage, claim)?;
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Box::new(Parts {
             options: self.session_options.clone(),
@@ -328,6 +339,7 @@ impl Daemon {
             slots: self.slots.clone(),
             state: self.state.clone(),
             storage,
+            log,
             first,
         });
         let (ended, instance_id) = (self.ended_sender.clone(), identity.instance_id.clone());
@@ -369,7 +381,7 @@ impl Daemon {
     /// A session is over: tells those who waited for that.
     pub(super) fn forget(&mut self, instance_id: &InstanceId, reason: &str) {
         let Some(entry) = self.sessions.remove(instance_id) else { return };
-        if ![EndReason::ShutDown, EndReason::Replaced].map(EndReason::as_str).contains(&reason) {
+        if ![EndReason::ShutDown, EndReason::Replaced, EndReason::Moved].map(EndReason::as_str).contains(&reason) {
             self.end_children(instance_id);
         }
         drop(entry.thread);

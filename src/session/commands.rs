@@ -1,6 +1,6 @@
 //! How a session answers what clients ask of it.
 
-use super::Session;
+use super::{Held, Session};
 use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
@@ -57,7 +57,8 @@ impl<W: Wire> Session<W> {
             Control::Extend { seconds } => Ok(self.extend(seconds)),
             Control::Cancel { id } => self.cancel(&id),
         };
-        respond(answer);
+        // Who asks again after a yes finds what was said yes to, whichever host has the session then.
+        self.once_stored(Held::Answer(respond, answer));
     }
 
     pub(super) fn state_answer(&self, reason: &str) -> Answer {

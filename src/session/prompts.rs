@@ -1,6 +1,6 @@
 //! Prompts: taken in, worked on one at a time in the order of their arrival, answered.
 
-use super::{Running, Session};
+use super::{Held, Running, Session};
 use crate::cancel::Cancel;
 use crate::contract::control::{Answer, Deliver};
 use crate::contract::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
@@ -89,6 +89,12 @@ impl<W: Wire> Session<W> {
             self.refuse(&*prompt.reply, error.clone());
             return Err(error);
         }
+        self.once_stored(Held::Prompt(Box::new(prompt)));
+        Ok(())
+    }
+
+    /// Takes in a prompt that is written down.
+    pub(super) fn accept_kept(&mut self, prompt: Prompt) {
         self.audit_prompt(&prompt.message, prompt.from.as_deref(), prompt.sender.as_ref(), Deliver::Queue);
         let (reply, id, from) = (prompt.reply.clone(), prompt.message.id.clone(), prompt.from.clone());
         self.queue.push_last(prompt);
@@ -101,7 +107,6 @@ impl<W: Wire> Session<W> {
         self.sync_new();
         reply.accepted();
         self.tell_position(&*reply, &id, from);
-        Ok(())
     }
 
     /// Writes a prompt down, so that it is not lost from here on.
@@ -260,6 +265,7 @@ impl<W: Wire> Session<W> {
             running.reply.wait_said(WRITTEN_WITHIN);
             self.record_settled(&running.ids, outcome);
         }
+        self.store();
     }
 
     /// Messages that a failed run did not come to take in become a prompt of their own. After an abort they wait for the
