@@ -29,6 +29,7 @@ mod target;
 mod terminal;
 mod top;
 
+use crate::traceparent::{TRACEPARENT, TRACEPARENT_VARIABLE};
 use attach::{Next, Place};
 use connection::{Connection, Deadline, Record};
 use directory::Environment;
@@ -38,6 +39,7 @@ use resolve::Target;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use table::{Flag, Verb};
 
@@ -74,11 +76,11 @@ fn dispatch(arguments: Vec<OsString>, environment: Environment<'_>) -> Result<()
         Parsed::Help(None) => output::print(&help::usage()),
         Parsed::Help(Some(row)) => output::print(&help::of(row)),
         Parsed::Version => output::print(&format!("pi-bridge {}\n", env!("CARGO_PKG_VERSION"))),
-        Parsed::Do(invocation) => act(&invocation, environment),
+        Parsed::Do(invocation) => act(invocation, environment),
     }
 }
 
-fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Failure> {
+fn act(mut invocation: Invocation, environment: Environment<'_>) -> Result<(), Failure> {
     let word = invocation.words.first().map(String::as_str);
     if invocation.row.verb == Verb::Help {
         return print_help(word);
@@ -90,24 +92,40 @@ fn act(invocation: &Invocation, environment: Environment<'_>) -> Result<(), Fail
     }
     let directory = directory::resolve(invocation.value(Flag::BridgeDir), environment)?;
     if invocation.row.verb == Verb::List {
-        return list(invocation, &directory);
+        return list(&invocation, &directory);
     }
     if invocation.row.verb == Verb::Top {
         return top(&directory);
     }
+    if let Some(id) = resolve::leading_target(&invocation, &directory)? {
+        invocation.move_target(&id);
+    }
+    let invocation = &invocation;
     let timeout = invocation.timeout()?;
+    let mut along = Vec::new();
     // What is wrong with the command line is told before anything is looked for.
     let request = if invocation.row.verb == Verb::Attach {
         None
     } else {
-        Some(request::build(invocation, &working_directory(), &read_stdin)?)
+        let verb = invocation.row.verb;
+        let mut request = request::build(invocation, &working_directory(), &read_stdin, &mut along)?;
+        if matches!(verb, Verb::Send | Verb::Steer | Verb::FollowUp | Verb::Run | Verb::Session)
+            && let Some(trace) = environment(TRACEPARENT_VARIABLE).and_then(|value| value.into_string().ok())
+        {
+            request.insert(TRACEPARENT.into(), trace.into());
+        }
+        Some(request)
     };
     let deadline = Deadline::after(timeout);
     let target = resolve::resolve(invocation, &directory, deadline)?;
+    if !along.is_empty() && target.of_daemon == Some(false) {
+        let most = attachment::MAX_INLINE;
+        return Err(Failure::Local(format!("That session takes no more than {most} bytes of images with a message")));
+    }
     let mut connection = Connection::open(&target.socket, deadline)?;
     match request {
         None => attach(connection, target, &directory, invocation.has(Flag::Plain), timeout),
-        Some(request) => exchange(invocation, &mut connection, &target, request, deadline),
+        Some(request) => exchange(invocation, &mut connection, &target, (request, along), deadline, &directory),
     }
 }
 
@@ -143,8 +161,9 @@ fn exchange(
     invocation: &Invocation,
     connection: &mut Connection,
     target: &Target,
-    mut request: Record,
+    (mut request, along): (Record, Vec<OwnedFd>),
     deadline: Deadline,
+    directory: &std::path::Path,
 ) -> Result<(), Failure> {
     if let Some(session) = &target.session {
         let key = if invocation.row.verb == Verb::Stop { "sessionId" } else { "session" };
@@ -173,6 +192,7 @@ fn exchange(
     } else {
         0
     };
+    connection.send_along(along);
     let mut response = connection.ask(&request, deadline)?;
     let success = response["success"] == true;
     if verb == Verb::Sessions && success {
@@ -187,6 +207,12 @@ fn exchange(
     }
     if !followed {
         output::print_json(&response)?;
+        if matches!(verb, Verb::Stop | Verb::Inspect)
+            && response["code"] == "not_found"
+            && let Some(session) = &target.session
+        {
+            return Err(resolve::unknown(directory, session));
+        }
         return if success { Ok(()) } else { Err(Failure::Refused) };
     }
     if json {

@@ -48,6 +48,7 @@ use crate::supervisor::Supervisor;
 use crate::sys;
 use crate::threads::Thread;
 use crate::tools::child;
+use crate::traceparent::Traceparent;
 use crossbeam_channel::{Receiver, Sender, after, never, select};
 use handover::Notice;
 use notices::Notifier;
@@ -151,6 +152,8 @@ struct Caller<'a> {
     /// Where the answer to the first prompt goes; made when nothing can be refused any more.
     reply: &'a dyn Fn() -> Arc<dyn Reply>,
     sender: Option<AgentSender>,
+    /// The caller's place in a trace.
+    trace: Option<Traceparent>,
     received: Instant,
 }
 

@@ -19,6 +19,7 @@ mod spill;
 mod truncate;
 
 use crate::clock::{iso_time, now_ms};
+use crate::traceparent::{TRACEPARENT, Traceparent};
 pub(crate) use envelope::Envelope;
 use envelope::{Rest, quoted};
 pub use history::HistoryQuery;
@@ -90,6 +91,8 @@ pub(crate) struct EventLog {
     /// Bytes that those in `ring` hold that are not in words.
     unworded_bytes: usize,
     last_seq: u64,
+    /// What happens now belongs to this trace.
+    trace: Option<Traceparent>,
 }
 
 impl EventLog {
@@ -105,12 +108,18 @@ impl EventLog {
             ring_bytes: 0,
             unworded_bytes: 0,
             last_seq,
+            trace: None,
         }
     }
 
     /// The number of the last event; 0 before the first.
     pub(crate) fn last_seq(&self) -> u64 {
         self.last_seq
+    }
+
+    /// Says what trace events belong to from now on; returns what it was before.
+    pub(crate) fn set_trace(&mut self, trace: Option<Traceparent>) -> Option<Traceparent> {
+        std::mem::replace(&mut self.trace, trace)
     }
 
     /// Takes note of an event and returns it in the form in which it goes out. What it leaves out of `payload` is worth a
@@ -124,7 +133,8 @@ impl EventLog {
         // Before the file is asked for room, since this makes room there, too.
         self.make_room();
         self.last_seq += 1;
-        let envelope = self.envelope(event.into(), payload, (self.last_seq, now_ms()), subscribed);
+        let trace = self.trace.clone();
+        let envelope = self.envelope(event.into(), payload, (self.last_seq, now_ms(), trace), subscribed);
         self.ring.push_back(Kept::Words(envelope.clone()));
         self.forget_too_much();
         envelope
@@ -134,7 +144,8 @@ impl EventLog {
     pub(crate) fn keep(&mut self, content: impl Content + 'static) {
         self.make_room();
         self.last_seq += 1;
-        let unworded = Unworded { seq: self.last_seq, time_ms: now_ms(), bytes: content.bytes(), content };
+        let trace = self.trace.clone();
+        let unworded = Unworded { seq: self.last_seq, time_ms: now_ms(), trace, bytes: content.bytes(), content };
         self.unworded_bytes += unworded.bytes;
         self.ring.push_back(Kept::Unworded(Box::new(unworded)));
         if self.unworded_bytes > MAX_UNWORDED {
@@ -147,7 +158,7 @@ impl EventLog {
         let mut ring = std::mem::take(&mut self.ring);
         for kept in &mut ring {
             if let Kept::Unworded(unworded) = kept {
-                let (content, at) = (&unworded.content, (unworded.seq, unworded.time_ms));
+                let (content, at) = (&unworded.content, (unworded.seq, unworded.time_ms, unworded.trace.take()));
                 let envelope = self.envelope(content.name().into(), content.to_json(), at, false);
                 *kept = Kept::Words(envelope);
             }
@@ -162,7 +173,7 @@ impl EventLog {
         &mut self,
         event: Cow<'static, str>,
         payload: Value,
-        (seq, time_ms): (u64, i64),
+        (seq, time_ms, trace): (u64, i64, Option<Traceparent>),
         subscribed: bool,
     ) -> Arc<Envelope> {
         let limits =
@@ -170,6 +181,9 @@ impl EventLog {
         let truncated = truncate::truncate(&event, payload, limits);
         let timestamp = iso_time(time_ms);
         let mut line = self.record(&event, &timestamp, seq, &truncated.data);
+        if let Some(trace) = trace {
+            let _ = write!(line, r#","{TRACEPARENT}":"{}""#, trace.as_str());
+        }
         let rest = match truncated.loss {
             None => Rest::None,
             Some(loss) => self.record_loss(loss, &event, &timestamp, &mut line, subscribed),

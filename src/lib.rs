@@ -170,6 +170,7 @@ mod sync;
 mod sys;
 mod threads;
 mod tools;
+mod traceparent;
 mod transcript;
 mod trust_roots;
 mod turn;
@@ -208,7 +209,7 @@ pub mod fuzzing {
 
     pub mod socket {
         pub use crate::contract::request::Request as DaemonRequest;
-        pub use crate::socket::{Frame, Framer, Kind, PromptFields, Request, Slash, parse, slash};
+        pub use crate::socket::{Frame, Framer, ImagePart, Kind, PromptFields, Request, Slash, parse, slash};
     }
 
     pub mod tolerant {

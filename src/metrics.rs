@@ -84,10 +84,15 @@ impl Metrics {
     }
 
     /// A request to a model is over.
-    pub(crate) fn request(&self, provider: &str, model: &str, time: Duration, outcome: Outcome, tokens: &Tokens) {
+    pub(crate) fn request(&self, [provider, model]: [&str; 2], time: Duration, outcome: Outcome, tokens: &Tokens) {
         let series = self.models.of([provider, model]);
         series.observe(outcome, time);
         series.add(tokens);
+    }
+
+    /// The answer to a request began so long after the request.
+    pub(crate) fn first_chunk(&self, [provider, model]: [&str; 2], time: Duration) {
+        self.models.of([provider, model]).observe_first_chunk(time);
     }
 
     /// A tool has run.
@@ -123,6 +128,12 @@ impl Metrics {
         self.prompts.each(|[reason, _], series| {
             let labels = [("gen_ai_operation_name", "invoke_agent"), ("reason", reason)];
             series.write_durations(page, duration, &labels);
+        });
+        let first = "gen_ai_client_operation_time_to_first_chunk_seconds";
+        page.family(first, Kind::Histogram, "From a request to a model until its first thought, text or call comes.");
+        self.models.each(|[provider, model], series| {
+            let labels = [("gen_ai_operation_name", "chat"), ("gen_ai_provider_name", provider)];
+            series.write_first_chunks(page, first, &[labels[0], labels[1], ("gen_ai_request_model", model)]);
         });
         let usage = "gen_ai_client_token_usage";
         page.family(usage, Kind::Histogram, "Tokens of a request to a model; input has what caches held in it.");
@@ -200,8 +211,10 @@ mod tests {
         let time = Duration::from_millis(5);
         for at in 0..1000 {
             let tokens = Tokens { input: 10, cache_read: 5, output: 1, cache_write: 0, cost: 0.5 };
-            metrics.request("p", &format!("m{at}"), time, Outcome::Done, &tokens);
-            metrics.request("p", &format!("m{at}"), time, Outcome::Failed, &tokens);
+            let model = ["p", &format!("m{at}")];
+            metrics.request(model, time, Outcome::Done, &tokens);
+            metrics.request(model, time, Outcome::Failed, &tokens);
+            metrics.first_chunk(model, time);
         }
         let mut page = Page::default();
         metrics.write(&mut page);
@@ -210,6 +223,6 @@ mod tests {
         assert_eq!(count("pi_exec_model_cost_usd_total{"), 33, "{text}");
         let other = "{gen_ai_provider_name=\"other\",gen_ai_request_model=\"other\"}";
         assert_eq!(page.document()[format!("pi_exec_model_cost_usd_total{other}")], 968.0);
-        assert!(text.lines().count() < 3000 && text.len() < 1 << 19, "{}", text.len());
+        assert!(text.lines().count() < 3500 && text.len() < 1 << 19, "{}", text.len());
     }
 }

@@ -31,7 +31,7 @@ use crate::clock::now_ms;
 use crate::contract::control::Respond;
 use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
-use crate::contract::prompt::{Command, EndReason, Prompt};
+use crate::contract::prompt::{Command, EndReason, Origin, Prompt};
 use crate::contract::reply::Reply;
 use crate::contract::session::{SessionIdentity, SessionStats, Unattended, state};
 use crate::contract::wire::{Wire, WireRequest};
@@ -48,6 +48,7 @@ use crate::sys;
 use crate::threads::Thread;
 use crate::tools::ChangedFiles;
 use crate::tools::runner::Runner;
+use crate::traceparent::Traceparent;
 use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{SessionSecrets, Settled, Step, TurnOptions};
 use approvals::Approvals;
@@ -137,7 +138,7 @@ pub(crate) struct Parts<W> {
 struct Running {
     /// The messages from outside that it answers.
     ids: Vec<String>,
-    from: Option<String>,
+    origin: Origin,
     reply: Arc<dyn Reply>,
     started: Instant,
     tool_calls: u64,
@@ -600,6 +601,13 @@ impl<W: Wire> Session<W> {
             running.reply.event(event);
         }
         self.record_event(event);
+    }
+
+    /// Tells of a prompt that need not be the one that is worked on.
+    fn in_trace(&mut self, trace: Option<Traceparent>, tell: impl FnOnce(&mut Session<W>)) {
+        let of_running = self.log.set_trace(trace);
+        tell(self);
+        self.log.set_trace(of_running);
     }
 
     /// Tells an event to those who listen, and keeps it for those who ask later.

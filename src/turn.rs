@@ -24,6 +24,7 @@ use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system
 use crate::quota::SessionQuota;
 use crate::tools::runner::Runner;
 use crate::tools::{self, Changes, Tool};
+use crate::traceparent::Traceparent;
 use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, ToolSpec, Usage, UserMessage};
 use calls::calls;
 use compact::CompactError;
@@ -73,6 +74,8 @@ pub(crate) struct Turn {
     pub runner: Arc<Runner>,
     /// What they get and must not show.
     pub secrets: Arc<SessionSecrets>,
+    /// The caller's place in a trace.
+    pub trace: Option<Traceparent>,
     /// What this run added to the transcript.
     pub produced: Vec<Arc<Message>>,
     /// Tokens of the system prompt and the tools, estimated; 0 until they are known.

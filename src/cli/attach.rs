@@ -141,6 +141,8 @@ struct Attach {
     last_interrupt: Option<Instant>,
     /// The reason with which the session told that it ends.
     stopped: Option<String>,
+    /// The person wants it to end.
+    stopping: bool,
     gone: Option<Gone>,
     /// The input has ended, and what it asked for is being waited for.
     leaving: bool,
@@ -169,6 +171,7 @@ pub(super) fn run(
         requests: Vec::new(),
         last_interrupt: None,
         stopped: None,
+        stopping: false,
         gone: None,
         leaving: false,
     };
@@ -439,7 +442,11 @@ impl Attach {
     /// The connection is gone: for good if the session said so, and else until its daemon is there again.
     fn lost(&mut self) -> Result<(), Failure> {
         self.connection = None;
-        if let Some(reason) = self.stopped.take().filter(|reason| reason != "shutdown") {
+        if self.stopping && self.stopped.as_deref() == Some("stopped") {
+            (self.leaving, self.about.settled) = (true, true);
+            return Ok(());
+        }
+        if let Some(reason) = self.stopped.as_ref().filter(|reason| *reason != "shutdown") {
             return Err(Failure::Local(format!("{ENDED}: {reason}")));
         }
         if self.leaving || self.id.is_none() {
@@ -491,12 +498,22 @@ impl Attach {
         let state = self.ask("get_state", json!({}), deadline, &mut records)?;
         let questions = self.ask("questions", json!({}), deadline, &mut records)?;
         self.gone = None;
-        self.stopped = None;
+        let told_its_end = self.stopped.take().is_some();
         self.view.note("connected again");
         self.view.busy = state["isIdle"] == false;
         let now = Instant::now();
         if self.view.busy {
             self.view.activity.asked(now);
+        }
+        let named = |record: &Record, name: &str| record.get("event").and_then(Value::as_str) == Some(name);
+        // A session that is started anew counts on from a higher number. If it told its end, nothing was missed before that.
+        if let Some(at) =
+            records.windows(2).position(|two| named(&two[0], "bridge_gap") && named(&two[1], "bridge_start"))
+        {
+            records.remove(at);
+            if !told_its_end {
+                self.view.note("the session was started anew; what it told last before that may be missing");
+            }
         }
         for record in records {
             if !self.view.is_known(&record) {

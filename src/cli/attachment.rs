@@ -2,36 +2,62 @@
 
 use super::failure::Failure;
 use crate::files;
-use crate::images::sniff;
+use crate::images::{Format, MAX_SOURCE, sniff};
+use crate::socket::MAX_DESCRIPTORS;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// What the images of one message may have together, bytes: as base64 they fill a record, which has 1 MiB, but for the message.
-const MAX_IMAGES: usize = 760_000;
-/// The largest file that is read, bytes: enough to say how much too large it is.
-const MAX_FILE: u64 = 64 << 20;
+/// What the images of one message may have together to go into its record, bytes: as base64 they fill it, since it has
+/// 1 MiB, but for the message. Larger ones go along with it.
+pub(super) const MAX_INLINE: usize = 760_000;
 
-/// The content of a message with these image files, as PI has it.
+/// The content of a message with these image files, as PI has it. What has to go along with the request comes into `along`.
 ///
 /// # Errors
-/// A file cannot be read, is no image, or is too large for a request.
-pub(super) fn content<'a>(text: &str, images: impl Iterator<Item = &'a str>) -> Result<Value, Failure> {
-    let mut parts = vec![json!({"type": "text", "text": text})];
-    let mut total = 0;
+/// A file cannot be read, is no image, or is too large; or there are too many.
+pub(super) fn content<'a>(
+    text: &str,
+    images: impl Iterator<Item = &'a str>,
+    along: &mut Vec<OwnedFd>,
+) -> Result<Value, Failure> {
+    let mut files: Vec<(&str, Format, Vec<u8>)> = Vec::new();
     for path in images {
         let wrong = |why: String| Failure::Usage(format!("--image {path}: {why}"));
-        let data = files::read(Path::new(path), MAX_FILE).map_err(|e| wrong(e.to_string()))?;
-        let format = sniff(&data).ok_or_else(|| wrong("that is no PNG, JPEG, GIF, WebP or BMP".into()))?;
-        total += data.len();
-        if total > MAX_IMAGES {
-            let why = format!("{total} bytes of images; a message may have {MAX_IMAGES}, so make them smaller first");
-            return Err(wrong(why));
+        if files.len() == MAX_DESCRIPTORS {
+            return Err(wrong(format!("a message may have {MAX_DESCRIPTORS} images")));
         }
-        parts.push(json!({"type": "image", "data": STANDARD.encode(&data), "mimeType": format.mime_type()}));
+        let data = files::read(Path::new(path), MAX_SOURCE).map_err(|e| wrong(e.to_string()))?;
+        let format = sniff(&data).ok_or_else(|| wrong("that is no PNG, JPEG, GIF, WebP or BMP".into()))?;
+        files.push((path, format, data));
+    }
+    let inline = files.iter().map(|(.., data)| data.len()).sum::<usize>() <= MAX_INLINE;
+    let mut parts = vec![json!({"type": "text", "text": text})];
+    for (path, format, data) in files {
+        let mut part = json!({"type": "image", "mimeType": format.mime_type()});
+        if inline {
+            part["data"] = STANDARD.encode(&data).into();
+        } else {
+            let kept = in_memory(&data).map_err(|e| Failure::Local(format!("--image {path}: {e}")))?;
+            along.push(kept);
+            part["descriptor"] = true.into();
+        }
+        parts.push(part);
     }
     Ok(parts.into())
+}
+
+/// Memory that nobody can change any more, which is what daemons take.
+fn in_memory(data: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create("image", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.write_all(data)?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(file.into())
 }
 
 #[cfg(test)]
@@ -46,19 +72,30 @@ mod tests {
             std::fs::write(&path, data).expect("written");
             path.to_string_lossy().into_owned()
         };
+        let mut along = Vec::new();
         let gif = file("a.txt", b"GIF89a rest");
         assert_eq!(
-            content("look", [gif.as_str()].into_iter()).expect("content"),
+            content("look", [gif.as_str()].into_iter(), &mut along).expect("content"),
             json!([{"type": "text", "text": "look"},
                 {"type": "image", "data": "R0lGODlhIHJlc3Q=", "mimeType": "image/gif"}])
         );
+        assert!(along.is_empty());
+        let large = file("b.gif", &[b"GIF89a".as_slice(), &[0; MAX_INLINE]].concat());
+        let part = json!({"type": "image", "descriptor": true, "mimeType": "image/gif"});
+        assert_eq!(
+            content("look", [large.as_str(), gif.as_str()].into_iter(), &mut along).expect("content"),
+            json!([{"type": "text", "text": "look"}, part, part])
+        );
+        let sizes = along.drain(..).map(|kept| File::from(kept).metadata().expect("a size").len());
+        assert_eq!(sizes.collect::<Vec<_>>(), [MAX_INLINE as u64 + 6, 11]);
         let text = file("a.gif", b"no image");
-        let large = file("b.gif", &[b"GIF89a".as_slice(), &[0; MAX_IMAGES]].concat());
-        for (path, part) in
-            [(text.as_str(), "is no PNG"), (large.as_str(), "make them smaller"), ("/no/file", "No such")]
-        {
-            let error = content("x", [path].into_iter()).expect_err("refused").to_string();
-            assert!(error.starts_with(&format!("--image {path}: ")) && error.contains(part), "{error}");
+        for (paths, part) in [
+            (vec![text.as_str()], "is no PNG"),
+            (vec!["/no/file"], "No such"),
+            (vec![gif.as_str(); MAX_DESCRIPTORS + 1], "may have 16 images"),
+        ] {
+            let error = content("x", paths.iter().copied(), &mut along).expect_err("refused").to_string();
+            assert!(error.starts_with(&format!("--image {}: ", paths[0])) && error.contains(part), "{error}");
         }
     }
 }

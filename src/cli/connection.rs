@@ -4,11 +4,16 @@ use super::failure::Failure;
 use super::lines::LineBuffer;
 use crate::clock::now_ms;
 use crate::ids;
+use crate::socket::MAX_DESCRIPTORS;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    connect, sendmsg, socket_with,
+};
 use serde_json::{Map, Value};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -54,6 +59,8 @@ pub(super) struct Connection {
     socket: UnixStream,
     path: PathBuf,
     lines: LineBuffer,
+    /// Goes along with the next record.
+    along: Vec<OwnedFd>,
 }
 
 impl Connection {
@@ -72,7 +79,12 @@ impl Connection {
             Ok(UnixStream::from(socket))
         };
         let socket = connected().map_err(failed)?;
-        Ok(Connection { socket, path: path.to_path_buf(), lines: LineBuffer::default() })
+        Ok(Connection { socket, path: path.to_path_buf(), lines: LineBuffer::default(), along: Vec::new() })
+    }
+
+    /// Has these go along with the next record.
+    pub(super) fn send_along(&mut self, descriptors: Vec<OwnedFd>) {
+        self.along = descriptors;
     }
 
     /// Sends a record.
@@ -83,9 +95,23 @@ impl Connection {
         let line = format!("{record}\n");
         let sent = deadline.left().and_then(|left| {
             self.socket.set_write_timeout(left)?;
-            self.socket.write_all(line.as_bytes())
+            let begun = self.begin(line.as_bytes())?;
+            self.socket.write_all(line.as_bytes().get(begun..).unwrap_or_default())
         });
         sent.map_err(|e| self.broken("send to", &e))
+    }
+
+    /// Sends the beginning of a line with what goes along with it; returns how much that was, bytes.
+    fn begin(&mut self, line: &[u8]) -> io::Result<usize> {
+        let along = std::mem::take(&mut self.along);
+        if along.is_empty() {
+            return Ok(0);
+        }
+        let descriptors: Vec<BorrowedFd<'_>> = along.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        Ok(sendmsg(&self.socket, &[IoSlice::new(line)], &mut control, SendFlags::NOSIGNAL)?)
     }
 
     /// The next record; lines that are no JSON object are passed over. Absent when the peer has closed the connection.

@@ -48,6 +48,12 @@ impl Invocation {
         self.values.iter().rev().map(|(flag, _)| *flag).find(|flag| flags.contains(flag))
     }
 
+    /// Takes the first word for the id of the session that is meant.
+    pub(super) fn move_target(&mut self, id: &str) {
+        self.words.remove(0);
+        self.values.push((Flag::Session, id.to_string()));
+    }
+
     /// The words as one message.
     pub(super) fn message(&self) -> String {
         self.words.join(" ").trim().to_string()

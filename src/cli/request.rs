@@ -6,16 +6,22 @@ use super::failure::Failure;
 use super::parse::{Invocation, leading_integer, seconds};
 use super::table::{Flag, Verb};
 use serde_json::{Value, json};
+use std::os::fd::OwnedFd;
 
 /// Reads standard input to its end.
 pub(super) type Stdin<'a> = &'a dyn Fn() -> Result<String, Failure>;
 
-/// The request of a subcommand, with its id.
+/// The request of a subcommand, with its id. What has to go along with it comes into `along`.
 ///
 /// # Errors
 /// Something is missing on the command line, or is not what it has to be.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the requests of the other subcommands have no fields of their own")]
-pub(super) fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Result<Record, Failure> {
+pub(super) fn build(
+    invocation: &Invocation,
+    cwd: &str,
+    stdin: Stdin<'_>,
+    along: &mut Vec<OwnedFd>,
+) -> Result<Record, Failure> {
     let verb = invocation.row.verb;
     if verb == Verb::Request {
         return given(invocation, stdin);
@@ -52,7 +58,7 @@ pub(super) fn build(invocation: &Invocation, cwd: &str, stdin: Stdin<'_>) -> Res
         Verb::Send | Verb::Steer | Verb::FollowUp => {
             let text = message(invocation, stdin)?;
             if invocation.has(Flag::Image) {
-                put("content", attachment::content(&text, invocation.all(Flag::Image))?);
+                put("content", attachment::content(&text, invocation.all(Flag::Image), along)?);
             } else {
                 put("message", text.into());
             }
@@ -231,8 +237,8 @@ mod tests {
             Ok(Parsed::Do(invocation)) => invocation,
             other => panic!("{line}: {other:?}"),
         };
-        let mut request =
-            build(&invocation, "/srv/app", &|| Ok(" from stdin\n".into())).map_err(|failure| failure.to_string())?;
+        let mut request = build(&invocation, "/srv/app", &|| Ok(" from stdin\n".into()), &mut Vec::new())
+            .map_err(|failure| failure.to_string())?;
         let id = request.shift_remove("id").expect("every request has an id");
         assert!(!id.is_string() || id != "", "{line}");
         Ok(Value::Object(request))
@@ -333,7 +339,7 @@ mod tests {
         let id = |id: &str| {
             let words = vec!["request".to_string(), format!("{{\"type\":\"x\",\"id\":{id}}}")];
             let Ok(Parsed::Do(invocation)) = parse(&words) else { panic!("{id}") };
-            build(&invocation, "/", &|| Ok(String::new())).expect("a request")["id"].clone()
+            build(&invocation, "/", &|| Ok(String::new()), &mut Vec::new()).expect("a request")["id"].clone()
         };
         for kept in ["\"1\"", "7", "-1.5", "{\"a\":1}", "[]", "true"] {
             assert_eq!(id(kept).to_string(), kept);

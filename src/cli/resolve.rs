@@ -62,6 +62,31 @@ pub(super) fn filter(invocation: &Invocation) -> Filter {
     }
 }
 
+/// The id of the session that the first word of a message names, where it can be meant so: no option chooses a session,
+/// there are several, the word is the whole id or name of one of them, and others follow. Where there is one session all
+/// words are for it, as they always were.
+///
+/// # Errors
+/// The registry cannot be read.
+pub(super) fn leading_target(invocation: &Invocation, directory: &Path) -> Result<Option<String>, Failure> {
+    let (Some(word), true) = (invocation.words.first(), invocation.words.len() > 1) else { return Ok(None) };
+    let chosen = [Flag::Socket, Flag::Pid, Flag::Session, Flag::Name, Flag::Cwd];
+    if !matches!(invocation.row.verb, Verb::Send | Verb::Steer | Verb::FollowUp)
+        || invocation.last_of(&chosen).is_some()
+    {
+        return Ok(None);
+    }
+    let rows = registry::read(directory, invocation.has(Flag::All))?;
+    if !matches!(target::session(&rows, &Filter::default()), Choice::Several(_)) {
+        return Ok(None);
+    }
+    let filter = Filter { word: Some(word.clone()), exact: true, ..Filter::default() };
+    match target::session(&rows, &filter) {
+        Choice::One(row) if !row.is_daemon() => Ok(row.text("sessionId").map(str::to_string)),
+        Choice::One(_) | Choice::Several(_) | Choice::None => Ok(None),
+    }
+}
+
 /// The socket for a subcommand.
 ///
 /// # Errors
@@ -162,6 +187,11 @@ pub(super) fn by_word(directory: &Path, word: &str, deadline: Deadline) -> Resul
             None => Err(no_such_session(&rows, word)),
         },
     }
+}
+
+/// What to tell where a daemon says that it has no such session.
+pub(super) fn unknown(directory: &Path, word: &str) -> Failure {
+    no_such_session(&registry::read(directory, false).unwrap_or_default(), word)
 }
 
 /// There is no session of that name; those that resemble it are told.

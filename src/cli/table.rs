@@ -229,7 +229,7 @@ const fn message(verb: Verb, name: &'static str, aliases: &'static [&'static str
         verb,
         name,
         aliases,
-        arguments: "MESSAGE...",
+        arguments: "[TARGET] MESSAGE...",
         words: Words::Message,
         offer: Offer::Nothing,
         flags: &[TARGET, DELIVERY, COMMON],
@@ -262,6 +262,9 @@ that choose, there has to be exactly one session.
 const MESSAGE_NOTES: &str = "\
 The words are joined with spaces; '-' alone reads the message from standard input. Options may stand anywhere, so a
 message with words that look like options goes behind '--'.
+
+TARGET is the whole id or name of a session. It is looked for where there are several sessions and no option
+chooses one; with one session all words are the message.
 ";
 const CREATION_NOTES: &str = "\
 Prints the answer as it comes, and fails if the run fails; --json prints the daemon's records instead, one a line.

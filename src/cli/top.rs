@@ -186,6 +186,7 @@ impl Top {
         out
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other keys do nothing here")]
     fn key(&mut self, key: Key) -> Act {
         let to_stop = self.to_stop.take();
         self.message = None;
@@ -200,24 +201,7 @@ impl Top {
                     self.filtering = false;
                 }
                 Key::Enter => self.filtering = false,
-                Key::TooLong
-                | Key::Tab
-                | Key::Delete
-                | Key::Left
-                | Key::Right
-                | Key::Up
-                | Key::Down
-                | Key::Home
-                | Key::End
-                | Key::PageUp
-                | Key::PageDown
-                | Key::WordLeft
-                | Key::WordRight
-                | Key::Ctrl(_)
-                | Key::Alt(_)
-                | Key::AltEnter
-                | Key::AltBackspace
-                | Key::Other => {}
+                _ => {}
             }
             return Act::Nothing;
         }
@@ -254,19 +238,7 @@ impl Top {
                     self.to_stop = Some(entry.id.clone());
                 }
             }
-            Key::Char(_)
-            | Key::Paste(_)
-            | Key::TooLong
-            | Key::Tab
-            | Key::Backspace
-            | Key::Delete
-            | Key::WordLeft
-            | Key::WordRight
-            | Key::Ctrl(_)
-            | Key::Alt(_)
-            | Key::AltEnter
-            | Key::AltBackspace
-            | Key::Other => {}
+            _ => {}
         }
         Act::Nothing
     }

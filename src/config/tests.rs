@@ -1,4 +1,5 @@
 use super::*;
+use crate::nats::Auth;
 use serde_json::{Value, json};
 
 /// Resolves a configuration in a home folder of its own.

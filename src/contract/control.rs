@@ -6,6 +6,7 @@ use crate::contract::sender::AgentSender;
 use crate::event_log::{EventSink, HistoryQuery, HistorySnapshot};
 use crate::governance::budget::Budgets;
 use crate::tools::runner::Narrowing;
+use crate::traceparent::Traceparent;
 use crate::transcript::Block;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub(crate) struct Input {
     pub from: Option<String>,
     /// Who the caller is, where it says so in a way that can be proved.
     pub sender: Option<AgentSender>,
+    /// The caller's place in a trace.
+    pub trace: Option<Traceparent>,
     /// What the message came over: `rpc` for programs, `interactive` for people.
     pub source: &'static str,
     /// Where the answer shall be streamed to; such a message is always a prompt of its own.

@@ -5,6 +5,7 @@ use super::reply::Reply;
 use super::sender::AgentSender;
 use super::session::SessionIdentity;
 use crate::quota::Room;
+use crate::traceparent::Traceparent;
 use crate::transcript::Block;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +19,8 @@ pub(crate) struct Incoming {
     pub images: Vec<Block>,
     /// A text that invokes a skill or a template is to be replaced by its words.
     pub expand: bool,
+    /// Its caller's place in a trace.
+    pub trace: Option<Traceparent>,
     /// What it takes of the session's quota, as long as it waits.
     pub room: Option<Arc<Room>>,
 }
@@ -25,7 +28,7 @@ pub(crate) struct Incoming {
 impl Incoming {
     /// A text as it came from outside.
     pub(crate) fn new(text: String) -> Incoming {
-        Incoming { id: crate::ids::hex16(), text, images: Vec::new(), expand: true, room: None }
+        Incoming { id: crate::ids::hex16(), text, images: Vec::new(), expand: true, trace: None, room: None }
     }
 
     /// How much has to be kept of it while it waits, bytes.
@@ -44,6 +47,21 @@ pub(crate) struct Prompt {
     pub sender: Option<AgentSender>,
     pub reply: Arc<dyn Reply>,
     pub received: Instant,
+}
+
+impl Prompt {
+    pub(crate) fn origin(&self) -> Origin {
+        Origin { from: self.from.clone(), trace: self.message.trace.clone() }
+    }
+}
+
+/// Where a prompt came from, as its events tell it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin {
+    /// The label that the caller gave itself.
+    pub from: Option<String>,
+    /// The caller's place in a trace.
+    pub trace: Option<Traceparent>,
 }
 
 /// What the daemon and its clients tell a session.

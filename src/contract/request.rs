@@ -6,6 +6,7 @@ use super::session::OnRestart;
 use crate::governance::budget::Budgets;
 use crate::model::ThinkingLevel;
 use crate::tools::runner::Narrowing;
+use crate::traceparent::{TRACEPARENT, Traceparent};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -170,6 +171,11 @@ impl Create {
     /// `invalid_request` for another type than string, and for a very long one.
     pub fn from(&self) -> Result<Option<&str>, DaemonError> {
         self.text("from")
+    }
+
+    /// The caller's place in a trace; a wrong one counts as none.
+    pub(crate) fn trace(&self) -> Option<Traceparent> {
+        Traceparent::parse(self.option(TRACEPARENT)?.as_str()?)
     }
 
     /// The model asked for.

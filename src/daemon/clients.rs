@@ -83,7 +83,7 @@ impl Daemon {
             return respond(Err(DaemonError::ShuttingDown));
         }
         let now = Instant::now();
-        let caller = Caller { reply: &|| reply.clone(), sender: None, received: now };
+        let caller = Caller { reply: &|| reply.clone(), sender: None, trace: None, received: now };
         let created = self.create(&create, caller).map(|instance_id| {
             let entry = self.sessions.get(&instance_id);
             entry.map_or(Value::Null, |e| documents::summary(&e.identity, &e.stats, now))

@@ -21,6 +21,7 @@ use crate::service::recent::{self, NamedRequest};
 use crate::service::replies::{CountedReply, send_document, send_error};
 use crate::service::stream::{Form, Stream};
 use crate::service::waiting_room::Class;
+use crate::traceparent::{TRACEPARENT, Traceparent};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
@@ -195,7 +196,8 @@ impl Daemon {
                 };
                 let counters = self.intake.counters.clone();
                 let reply = || -> Arc<dyn Reply> { Arc::new(CountedReply::new(stream(), counters.clone(), received)) };
-                let created = self.create(&create, Caller { reply: &reply, sender, received });
+                let trace = message.header(TRACEPARENT).and_then(Traceparent::parse);
+                let created = self.create(&create, Caller { reply: &reply, sender, trace, received });
                 match (created, wire) {
                     (Ok(_), Wire::Intake) => Ok(None),
                     (Ok(instance_id), Wire::Controller(_, called)) => {

@@ -50,7 +50,7 @@ struct Begin {
 impl Daemon {
     /// Checks a request for a session and starts it; returns its instance id.
     pub(super) fn create(&mut self, create: &Create, caller: Caller<'_>) -> Result<InstanceId, DaemonError> {
-        let Caller { reply, sender, received } = caller;
+        let Caller { reply, sender, trace, received } = caller;
         if let Some(session_id) = &create.session_id
             && self.named(session_id).is_some()
         {
@@ -126,7 +126,7 @@ impl Daemon {
         let settings = SessionSettings { model, thinking, name, max_lifetime, deadline, sandbox, file: None };
         let socket = self.open_socket(&identity)?;
         let first = create.body.clone().map(|body| Prompt {
-            message: Incoming::new(body),
+            message: Incoming { trace: trace.or_else(|| create.trace()), ..Incoming::new(body) },
             from,
             sender,
             reply: reply(),

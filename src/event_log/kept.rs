@@ -1,6 +1,7 @@
 //! One event as a log keeps it: in words, or as what its words are made of.
 
 use super::envelope::Envelope;
+use crate::traceparent::Traceparent;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ pub(super) enum Kept {
 pub(super) struct Unworded<C: ?Sized> {
     pub seq: u64,
     pub time_ms: i64,
+    pub trace: Option<Traceparent>,
     pub bytes: usize,
     pub content: C,
 }

@@ -39,6 +39,7 @@ pub(super) struct Series {
     labels: [String; 2],
     /// In the order of [`Outcome`].
     durations: [Histogram; 3],
+    first_chunks: Histogram,
     /// Tokens in and out of each request.
     usage: [Histogram; 2],
     tokens: [AtomicU64; 4],
@@ -51,6 +52,10 @@ impl Series {
         if let Some(durations) = self.durations.get(outcome as usize) {
             durations.observe(&TIME, micros(time));
         }
+    }
+
+    pub(super) fn observe_first_chunk(&self, time: Duration) {
+        self.first_chunks.observe(&TIME, micros(time));
     }
 
     pub(super) fn add(&self, tokens: &Tokens) {
@@ -74,6 +79,12 @@ impl Series {
         let errors: [&[(&str, &str)]; 3] = [&[], &[("error_type", "error")], &[("error_type", "cancelled")]];
         for (histogram, error) in self.durations.iter().zip(errors).filter(|(histogram, _)| !histogram.is_empty()) {
             histogram.write(page, name, &[labels, error].concat(), &TIME);
+        }
+    }
+
+    pub(super) fn write_first_chunks(&self, page: &mut Page, name: &str, labels: &[(&str, &str)]) {
+        if !self.first_chunks.is_empty() {
+            self.first_chunks.write(page, name, labels, &TIME);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::governance::budget::Budgets;
 use crate::nats::Message;
 use crate::threads;
 use crate::tools::runner::Narrowing;
+use crate::traceparent::{TRACEPARENT, Traceparent};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Instant;
@@ -77,11 +78,12 @@ fn invalid(why: &str) -> ReplyError {
 ///
 /// # Errors
 /// 404 for an unknown verb, 400 for a request that does not fit.
-pub(crate) fn parse(verb: &str, payload: &[u8], sender: Option<&AgentSender>) -> Result<Asked, ReplyError> {
+pub(crate) fn parse(verb: &str, message: &Message, sender: Option<&AgentSender>) -> Result<Asked, ReplyError> {
+    let payload = &message.payload;
     let mut settings = WireSettings::default();
     let control = match verb {
-        "steer" => input(payload, Deliver::Steer, sender)?,
-        "follow_up" => input(payload, Deliver::FollowUp, sender)?,
+        "steer" => input(message, Deliver::Steer, sender)?,
+        "follow_up" => input(message, Deliver::FollowUp, sender)?,
         INSPECT => Control::Inspect,
         "abort" => Control::Abort,
         "clear" => Control::Clear,
@@ -147,8 +149,8 @@ fn request_id(request: &Map<String, Value>) -> Result<String, ReplyError> {
     id.ok_or_else(|| invalid("requestId required"))
 }
 
-fn input(payload: &[u8], deliver: Deliver, sender: Option<&AgentSender>) -> Result<Control, ReplyError> {
-    let request = crate::service::intake::parse_prompt(payload).map_err(ReplyError::empty_prompt)?;
+fn input(message: &Message, deliver: Deliver, sender: Option<&AgentSender>) -> Result<Control, ReplyError> {
+    let request = crate::service::intake::parse_prompt(&message.payload).map_err(ReplyError::empty_prompt)?;
     let from = request.from;
     let (text, sender) = (request.text, sender.cloned());
     Ok(Control::Prompt(Input {
@@ -158,6 +160,7 @@ fn input(payload: &[u8], deliver: Deliver, sender: Option<&AgentSender>) -> Resu
         deliver,
         from,
         sender,
+        trace: message.header(TRACEPARENT).and_then(Traceparent::parse),
         source: "rpc",
         reply: None,
     }))
@@ -279,10 +282,14 @@ fn fit(mut document: Value, limit: usize) -> Value {
 mod tests {
     use super::*;
 
+    fn message(payload: &str) -> Message {
+        Message { subject: "x".into(), reply: None, headers: None, payload: payload.into() }
+    }
+
     #[test]
     fn requests_become_what_the_session_understands() {
         let sender = AgentSender { account: "A".into(), user: "U".into(), name: None, verified: true };
-        let asked = |verb: &str, payload: &str| parse(verb, payload.as_bytes(), None).map(|a| a.control);
+        let asked = |verb: &str, payload: &str| parse(verb, &message(payload), None).map(|a| a.control);
         assert!(matches!(asked("abort", ""), Ok(Control::Abort)));
         assert!(matches!(asked("clear", "{}"), Ok(Control::Clear)));
         assert!(matches!(asked("history", r#"{"limit":3}"#), Ok(Control::History(query)) if query.limit == Some(3)));
@@ -299,11 +306,13 @@ mod tests {
             panic!("no prompt")
         };
         assert_eq!((input.text.as_str(), input.from.as_deref(), input.deliver), ("left", Some("me"), Deliver::Steer));
-        let Ok(Asked { control: Control::Prompt(input), .. }) = parse("follow_up", b"more", Some(&sender)) else {
+        let Ok(Asked { control: Control::Prompt(input), .. }) = parse("follow_up", &message("more"), Some(&sender))
+        else {
             panic!("no prompt")
         };
         assert_eq!((input.from, input.sender, input.deliver), (None, Some(sender), Deliver::FollowUp));
-        let asked = parse("configure", br#"{"model":"a/b","thinking_level":"low","events":true,"name":""}"#, None);
+        let changes = r#"{"model":"a/b","thinking_level":"low","events":true,"name":""}"#;
+        let asked = parse("configure", &message(changes), None);
         let Ok(Asked { control: Control::Configure(changes), settings }) = asked else { panic!("no changes") };
         assert_eq!(
             (changes.model.as_deref(), changes.thinking.as_deref(), changes.name.as_deref()),
@@ -328,7 +337,7 @@ mod tests {
             ("cancel", r#"{"promptId":""}"#, 400, "invalid_request"),
             ("extend", r#"{"maxLifetime":-1}"#, 400, "invalid_request"),
         ] {
-            let error = parse(verb, payload.as_bytes(), None).map(drop).expect_err(payload);
+            let error = parse(verb, &message(payload), None).map(drop).expect_err(payload);
             assert_eq!((error.status(), error.code()), (status, code), "{verb} {payload}");
         }
     }

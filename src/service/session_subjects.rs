@@ -2,7 +2,7 @@
 //! agent protocol. Only the daemon that has the session subscribes to them, so that it never matters which other daemons
 //! the owner has.
 
-use super::agents::attachments::Attachments;
+use super::agents::attachments::{Attachments, images};
 use super::agents::envelope::Envelope;
 use super::agents::queries::Queries;
 use super::agents::stream::AgentStream;
@@ -28,6 +28,7 @@ use crate::contract::wire::{Wire, WireRequest, WireSettings};
 use crate::event_log::{self, EventSink};
 use crate::nats::{Message, PublishError, Subscription};
 use crate::quota::SessionQuota;
+use crate::traceparent::{TRACEPARENT, Traceparent};
 use crossbeam_channel::Receiver;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -368,19 +369,21 @@ impl Reader {
                 return None;
             }
         }
-        let text = match admission {
+        let (text, images) = match admission {
             Admission::Open { closed: Some(error) } => return refused(reply, error),
             Admission::Open { closed: None } => match self.attachments.stage(&envelope.attachments, &envelope.prompt) {
-                Ok(text) => text,
+                Ok(text) => (text, images(&envelope.attachments)),
                 Err(error) => return refused(reply, error),
             },
-            Admission::Over => envelope.prompt,
+            Admission::Over => (envelope.prompt, Vec::new()),
         };
         if let Some(request) = named {
             reply = self.host.recent.share(request, reply, received);
         }
         let reply = counted(reply);
-        Some(WireRequest::Prompt(Prompt { message: Incoming::new(text), from, sender, reply, received }))
+        let trace = message.header(TRACEPARENT).and_then(Traceparent::parse);
+        let message = Incoming { images, trace, ..Incoming::new(text) };
+        Some(WireRequest::Prompt(Prompt { message, from, sender, reply, received }))
     }
 
     /// A prompt with its files, the name that its sender gave itself, and who it is.
@@ -420,7 +423,7 @@ impl Reader {
         let responder = Responder::new(self.host.clone(), self.service.clone(), verb, message);
         // Whoever only looks need not prove who it is.
         let sender = if verb == INSPECT { Ok(None) } else { self.host.senders.identify(message, now_ms()) };
-        match sender.and_then(|sender| control::parse(verb, &message.payload, sender.as_ref())) {
+        match sender.and_then(|sender| control::parse(verb, message, sender.as_ref())) {
             Err(error) => {
                 responder.respond(Err(error));
                 Vec::new()

@@ -4,7 +4,7 @@ use super::{Held, Session};
 use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
-use crate::contract::prompt::{Incoming, Prompt};
+use crate::contract::prompt::{Incoming, Origin, Prompt};
 use crate::contract::reply::SilentReply;
 use crate::contract::session::{model_facts, state};
 use crate::contract::wire::Wire;
@@ -100,16 +100,18 @@ impl<W: Wire> Session<W> {
             Deliver::FollowUp => Some("followUp"),
             Deliver::Auto | Deliver::Now | Deliver::Queue => None,
         };
-        let mut message = Incoming { images: input.images, expand: input.expand, ..Incoming::new(input.text) };
+        let (images, expand, trace) = (input.images, input.expand, input.trace);
+        let mut message = Incoming { images, expand, trace, ..Incoming::new(input.text) };
         self.make_room(&mut message)?;
-        self.publish(&AgentEvent::Input {
+        let event = AgentEvent::Input {
             text: message.text.clone(),
             images: message.images.len(),
             source: input.source,
             behavior: behavior.filter(|_| !idle),
             from: input.from.clone(),
             sender: input.sender.clone().map(Box::new),
-        });
+        };
+        self.in_trace(message.trace.clone(), |session| session.publish(&event));
         if behavior.is_some() && !idle {
             let (from, sender) = (input.from.as_deref(), input.sender.as_ref());
             self.memory.accepted(&message, from, sender, None, Some(deliver)).map_err(|e| ReplyError::storage(&e))?;
@@ -154,7 +156,7 @@ impl<W: Wire> Session<W> {
             return respond(Err(ReplyError::storage(&e)));
         }
         let reply = Arc::new(SilentReply);
-        self.begin(Work::Compact(instructions), Vec::new(), None, reply);
+        self.begin(Work::Compact(instructions), Vec::new(), Origin::default(), reply);
         self.stats.set_running(self.running.is_some());
         match &mut self.running {
             Some(running) => running.compaction = Some(respond),

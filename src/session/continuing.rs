@@ -53,7 +53,8 @@ impl<W: Wire> Session<W> {
         };
         if let Some(first) = interrupted.first().filter(|_| !handed_over) {
             let facts = json!({"action": policy.as_str(), "interruptions": first.continued + 1});
-            self.publish(&AgentEvent::Bridge { name: "turn_interrupted", data: facts });
+            let event = AgentEvent::Bridge { name: "turn_interrupted", data: facts };
+            self.in_trace(first.trace.clone(), |session| session.publish(&event));
         }
         let ids: Vec<String> = interrupted.iter().map(|accepted| accepted.id.clone()).collect();
         let goes_on = !ids.is_empty() && policy == OnRestart::Continue;
@@ -76,7 +77,7 @@ impl<W: Wire> Session<W> {
         if let Err(e) = written {
             let error = ReplyError::storage(&e);
             for accepted in interrupted.iter().chain(&waiting) {
-                self.tell_unworked(std::slice::from_ref(&accepted.id), accepted.from.clone(), &error);
+                self.tell_unworked(std::slice::from_ref(&accepted.id), accepted.origin(), &error);
                 reply_to(&accepted.id).finish(Err(error.clone()));
             }
             log::error!("session {}: its file cannot be used: {e}", self.identity.id);
@@ -88,7 +89,7 @@ impl<W: Wire> Session<W> {
             log::info!("session {}: the prompt that was interrupted is closed", self.identity.id);
             if let Some(first) = interrupted.first() {
                 let error = (!done).then(|| interrupted_error(exhausted(first)));
-                self.tell_closed(&ids, first.from.clone(), error.as_ref());
+                self.tell_closed(&ids, first.origin(), error.as_ref());
             }
             for accepted in &interrupted {
                 let reply = reply_to(&accepted.id);
@@ -107,14 +108,14 @@ impl<W: Wire> Session<W> {
             let taken_in = goes_on || aborted && ids.is_empty();
             let reply = reply_to(&accepted.id);
             if ids.is_empty() && exhausted(&accepted) {
-                self.tell_unworked(std::slice::from_ref(&accepted.id), accepted.from, &interrupted_error(true));
+                self.tell_unworked(std::slice::from_ref(&accepted.id), accepted.origin(), &interrupted_error(true));
                 self.refuse(&*reply, interrupted_error(true));
                 reply.wait_said(CONNECTS_WITHIN);
                 self.record_settled(std::slice::from_ref(&accepted.id), "interrupted");
                 continue;
             }
-            let Accepted { id, text, images, expanded, from, deliver, .. } = accepted;
-            let message = self.with_room(Incoming { id, text, images, expand: !expanded, room: None });
+            let Accepted { id, text, images, expanded, from, trace, deliver, .. } = accepted;
+            let message = self.with_room(Incoming { id, text, images, expand: !expanded, trace, room: None });
             match deliver {
                 Some(Deliver::Steer) if taken_in => self.steering.push(message),
                 Some(_) if taken_in => self.follow_up.push(message),
@@ -137,7 +138,7 @@ impl<W: Wire> Session<W> {
             log::info!("session {}: the prompt that was {how} is gone on with", self.identity.id);
             let reply = reply_to(&first.id);
             let attempt = first.heard.then_some(first.continued + 2);
-            self.begin(Work::Continue { said, attempt }, ids, first.from, reply);
+            self.begin(Work::Continue { said, attempt }, ids, first.origin(), reply);
         }
         self.start_next();
         (!self.has_work() && !self.identity.named).then_some(EndReason::Finished)

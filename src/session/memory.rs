@@ -12,6 +12,7 @@ use crate::contract::sender::AgentSender;
 use crate::contract::session::SessionStats;
 use crate::json::object;
 use crate::tools::runner::Narrowing;
+use crate::traceparent::TRACEPARENT;
 use crate::transcript::compaction::forget_counts;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::{Change, SessionFile};
@@ -256,6 +257,9 @@ impl Memory {
         }
         if !message.expand {
             put("expanded", json!(true));
+        }
+        if let Some(trace) = &message.trace {
+            put(TRACEPARENT, json!(trace.as_str()));
         }
         if let Some(from) = from {
             put("from", json!(from));

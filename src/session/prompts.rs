@@ -6,7 +6,7 @@ use crate::contract::control::{Answer, Deliver};
 use crate::contract::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
-use crate::contract::prompt::{Incoming, Prompt};
+use crate::contract::prompt::{Incoming, Origin, Prompt};
 use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::wire::Wire;
 use crate::quota::Kind;
@@ -37,14 +37,15 @@ impl<W: Wire> Session<W> {
             self.stats.touch();
             return self.refuse(&*prompt.reply, error);
         }
-        self.publish(&AgentEvent::Input {
+        let event = AgentEvent::Input {
             text: prompt.message.text.clone(),
             images: prompt.message.images.len(),
             source: "rpc",
             behavior: None,
             from: prompt.from.clone(),
             sender: prompt.sender.clone().map(Box::new),
-        });
+        };
+        self.in_trace(prompt.message.trace.clone(), |session| session.publish(&event));
         // Whoever sent it hears of a refusal through its reply.
         let _ = self.accept(prompt);
     }
@@ -96,7 +97,7 @@ impl<W: Wire> Session<W> {
     /// Takes in a prompt that is written down.
     pub(super) fn accept_kept(&mut self, prompt: Prompt) {
         self.audit_prompt(&prompt.message, prompt.from.as_deref(), prompt.sender.as_ref(), Deliver::Queue);
-        let (reply, id, from) = (prompt.reply.clone(), prompt.message.id.clone(), prompt.from.clone());
+        let (reply, id, origin) = (prompt.reply.clone(), prompt.message.id.clone(), prompt.origin());
         self.queue.push_last(prompt);
         // In this order, so that nobody takes a run that has just come for one that is over.
         self.stats.set_queued(self.queue.len());
@@ -106,7 +107,7 @@ impl<W: Wire> Session<W> {
         self.memory.sync();
         self.sync_new();
         reply.accepted();
-        self.tell_position(&*reply, &id, from);
+        self.tell_position(&*reply, &id, origin);
     }
 
     /// Writes a prompt down, so that it is not lost from here on.
@@ -138,6 +139,7 @@ impl<W: Wire> Session<W> {
     }
 
     pub(super) fn start(&mut self, prompt: Prompt, slot: Slot) {
+        let origin = prompt.origin();
         // What an aborted prompt left behind follows the new one's words.
         let mut messages = vec![prompt.message];
         let left_behind = self.steering.take_all();
@@ -147,14 +149,14 @@ impl<W: Wire> Session<W> {
         }
         let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
         self.taken.extend(ids.iter().cloned());
-        self.begin(Work::Prompt(messages), ids, prompt.from, prompt.reply);
+        self.begin(Work::Prompt(messages), ids, origin, prompt.reply);
         if let Some(running) = &mut self.running {
             running.slot = Some(slot);
         }
     }
 
     /// Starts a turn.
-    pub(super) fn begin(&mut self, work: Work, ids: Vec<String>, from: Option<String>, reply: Arc<dyn Reply>) {
+    pub(super) fn begin(&mut self, work: Work, ids: Vec<String>, origin: Origin, reply: Arc<dyn Reply>) {
         let (steps, receiver) = bounded(STEPS);
         let cancel = Cancel::new();
         let settings = self.stats.settings();
@@ -173,6 +175,7 @@ impl<W: Wire> Session<W> {
             quota: self.quota.clone(),
             runner: self.runner.clone(),
             secrets: self.secrets.clone(),
+            trace: origin.trace.clone(),
             produced: Vec::new(),
             overhead: 0,
             has_spoken: false,
@@ -185,9 +188,10 @@ impl<W: Wire> Session<W> {
         let name = format!("t-{}", self.identity.id);
         match threads::run(&name, move || turn.run(work)) {
             Ok(thread) => {
+                self.log.set_trace(origin.trace.clone());
                 self.running = Some(Running {
                     ids,
-                    from,
+                    origin,
                     reply,
                     started: Instant::now(),
                     tool_calls: 0,
@@ -209,7 +213,7 @@ impl<W: Wire> Session<W> {
                 self.taken.clear();
                 self.record_settled(&ids, "refused");
                 let error = ReplyError::busy(&format!("no thread for the prompt: {e}"));
-                self.tell_unworked(&ids, from, &error);
+                self.tell_unworked(&ids, origin, &error);
                 self.refuse(&*reply, error);
             }
         }
@@ -219,6 +223,7 @@ impl<W: Wire> Session<W> {
     pub(super) fn settle(&mut self, settled: Settled, changed: ChangedFiles) {
         self.tell_end(&settled, changed);
         let Some(mut running) = self.running.take() else { return };
+        self.log.set_trace(None);
         // A tool that was left behind with a broken turn does not take an answer any more.
         self.reject_questions("tool");
         self.withdraw_approvals();
@@ -303,7 +308,8 @@ impl<W: Wire> Session<W> {
         }
         let ids: Vec<String> = prompts.iter().map(|prompt| prompt.message.id.clone()).collect();
         for prompt in prompts {
-            self.tell_unworked(&[prompt.message.id], prompt.from, error);
+            let origin = prompt.origin();
+            self.tell_unworked(&[prompt.message.id], origin, error);
             self.refuse(&*prompt.reply, error.clone());
         }
         self.record_settled(&ids, "refused");
@@ -316,7 +322,7 @@ impl<W: Wire> Session<W> {
         let millis = |since: Instant| u64::try_from(now.duration_since(since).as_millis()).unwrap_or(u64::MAX);
         let activity = Activity {
             current: self.running.as_ref().map(|r| CurrentPrompt {
-                from: r.from.clone(),
+                from: r.origin.from.clone(),
                 running_ms: millis(r.started),
                 tool_calls: r.tool_calls,
             }),

@@ -2,9 +2,11 @@
 
 use crate::clock::now_ms;
 use crate::contract::control::Deliver;
+use crate::contract::prompt::Origin;
 use crate::files;
 use crate::tools::QUESTION as QUESTION_TOOL;
 use crate::tools::runner::Narrowing;
+use crate::traceparent::{TRACEPARENT, Traceparent};
 use crate::transcript::contents::Contents;
 use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
 use serde_json::{Map, Value, json};
@@ -42,6 +44,7 @@ pub(super) struct Accepted {
     /// The text has taken the place of a command already.
     pub expanded: bool,
     pub from: Option<String>,
+    pub trace: Option<Traceparent>,
     /// Where its answer was to go; absent where nobody waits for it.
     pub reply: Option<Value>,
     /// Its caller may have heard some of the answer.
@@ -243,12 +246,17 @@ impl Accepted {
             images: data.get("images").and_then(|v| serde_json::from_value(v.clone()).ok()).unwrap_or_default(),
             expanded: data["expanded"] == true,
             from: text(data, "from"),
+            trace: data[TRACEPARENT].as_str().and_then(Traceparent::parse),
             reply: data.get("reply").cloned(),
             deliver: [Deliver::Steer, Deliver::FollowUp].into_iter().find(|way| data["deliver"] == way.as_str()),
             heard: false,
             handed_over: false,
             continued: 0,
         }
+    }
+
+    pub(super) fn origin(&self) -> Origin {
+        Origin { from: self.from.clone(), trace: self.trace.clone() }
     }
 }
 

@@ -3,9 +3,11 @@
 use super::Session;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
+use crate::contract::prompt::Origin;
 use crate::contract::wire::Wire;
 use crate::metrics::{Count, METRICS};
 use crate::tools::ChangedFiles;
+use crate::traceparent::TRACEPARENT;
 use crate::turn::Settled;
 use crossbeam_channel::Sender;
 use serde_json::{Value, json};
@@ -70,7 +72,7 @@ impl<W: Wire> Session<W> {
         if std::mem::replace(&mut running.told, true) {
             return;
         }
-        let (ids, from, unanswered) = (running.ids.clone(), running.from.clone(), running.unanswered);
+        let (ids, origin, unanswered) = (running.ids.clone(), running.origin.clone(), running.unanswered);
         let worked = Some((running.started.elapsed(), running.tool_calls, changed));
         let exceeded = self.spending.exceeded.clone();
         let (reason, error) = match (running.storage_error.clone().or(exceeded), settled) {
@@ -79,31 +81,31 @@ impl<W: Wire> Session<W> {
             (None, Settled::Aborted) => (Reason::Stopped, None),
             (None, Settled::Failed(error)) => (Reason::of(&Err(error.clone()), unanswered), Some(error.clone())),
         };
-        self.tell(&ids, from, reason, error.as_ref(), worked);
+        self.tell(&ids, origin, reason, error.as_ref(), worked);
     }
 
     /// Tells the end of accepted prompts that nothing was done about.
-    pub(super) fn tell_unworked(&mut self, ids: &[String], from: Option<String>, error: &ReplyError) {
-        self.tell_closed(ids, from, Some(error));
+    pub(super) fn tell_unworked(&mut self, ids: &[String], origin: Origin, error: &ReplyError) {
+        self.tell_closed(ids, origin, Some(error));
     }
 
     /// Tells the end of what an earlier process worked on.
-    pub(super) fn tell_closed(&mut self, ids: &[String], from: Option<String>, error: Option<&ReplyError>) {
+    pub(super) fn tell_closed(&mut self, ids: &[String], origin: Origin, error: Option<&ReplyError>) {
         let end = error.cloned().map_or(Ok(()), Err);
-        self.tell(ids, from, Reason::of(&end, false), error, None);
+        self.tell(ids, origin, Reason::of(&end, false), error, None);
     }
 
     fn tell(
         &mut self,
         ids: &[String],
-        from: Option<String>,
+        origin: Origin,
         reason: Reason,
         error: Option<&ReplyError>,
         worked: Option<(Duration, u64, ChangedFiles)>,
     ) {
         let mut data = json!({"reason": reason.as_str(), "promptIds": ids});
         let mut put = |key: &str, value: Value| data[key] = value;
-        if let Some(from) = from {
+        if let Some(from) = origin.from {
             put("from", json!(from));
         }
         if let Some(error) = error {
@@ -125,12 +127,16 @@ impl<W: Wire> Session<W> {
             let mut notice = json!({"event": "settled", "session": self.identity.id, "named": self.identity.named,
                 "cwd": self.identity.cwd.to_string_lossy(), "name": settings.name, "model": settings.model.spec()});
             notice["data"] = data.clone();
+            if let Some(trace) = &origin.trace {
+                notice[TRACEPARENT] = json!(trace.as_str());
+            }
             if notices.try_send(notice).is_err() {
                 METRICS.count(Count::DroppedNotice);
                 log::warn!("session {}: onSettled is not told: too much waits for it", self.identity.id);
             }
         }
-        self.record_event(&AgentEvent::Bridge { name: "settled", data });
+        let event = AgentEvent::Bridge { name: "settled", data };
+        self.in_trace(origin.trace, |session| session.record_event(&event));
     }
 }
 

@@ -296,6 +296,7 @@ fn steering_reaches_the_model_with_the_prompt_that_follows_an_abort() {
         deliver: Deliver::Steer,
         from: None,
         sender: None,
+        trace: None,
         source: "rpc",
         reply: None,
     };

@@ -4,7 +4,7 @@ use super::Session;
 use crate::contract::control::Answer;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
-use crate::contract::prompt::Prompt;
+use crate::contract::prompt::{Origin, Prompt};
 use crate::contract::reply::Reply;
 use crate::contract::wire::Wire;
 use crate::slots::Slot;
@@ -74,15 +74,15 @@ impl<W: Wire> Session<W> {
     }
 
     /// Tells a caller, and those who listen, that its prompt has to wait.
-    pub(super) fn tell_position(&mut self, reply: &dyn Reply, id: &str, from: Option<String>) {
+    pub(super) fn tell_position(&mut self, reply: &dyn Reply, id: &str, origin: Origin) {
         let Some(at) = self.queue.iter().position(|prompt| prompt.message.id == id) else { return };
         let mut data = json!({"promptId": id, "position": self.position(at)});
-        if let Some(from) = from {
+        if let Some(from) = origin.from {
             data["from"] = json!(from);
         }
         let event = AgentEvent::Bridge { name: "prompt_queued", data };
         reply.event(&event);
-        self.record_event(&event);
+        self.in_trace(origin.trace, |session| session.record_event(&event));
     }
 
     /// Takes back a message that waits.
@@ -95,7 +95,8 @@ impl<W: Wire> Session<W> {
             }
             self.record_settled(&[id.to_owned()], "cancelled");
             let error = ReplyError::new(ErrorKind::Aborted, "the prompt was cancelled");
-            self.tell_unworked(&[prompt.message.id], prompt.from, &error);
+            let origin = prompt.origin();
+            self.tell_unworked(&[prompt.message.id], origin, &error);
             self.refuse(&*prompt.reply, error);
             if !self.has_work() {
                 self.prompt_leftovers();

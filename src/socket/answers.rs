@@ -1,7 +1,7 @@
 //! What each request does, and its answer.
 
 use super::client::Client;
-use super::requests::{Failure, Head, Kind, PromptFields, Refusal, Request, Slash, invalid, slash};
+use super::requests::{Failure, Head, ImagePart, Kind, PromptFields, Refusal, Request, Slash, invalid, slash};
 use super::routes::{NoRoute, Route};
 use super::stream::ChunkStream;
 use super::{ClientRequest, DaemonAsk, DaemonRespond, PROTOCOL};
@@ -13,6 +13,7 @@ use crate::contract::request;
 use crate::log_buffer;
 use crate::prompt::commands;
 use crate::sync::lock;
+use crate::transcript::Block;
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, bounded, select};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -285,7 +286,7 @@ impl Client<'_> {
         json!({"commands": own.into_iter().chain(found).collect::<Vec<_>>()})
     }
 
-    fn prompt(&self, route: &Route, mut fields: PromptFields, reply: Option<Arc<dyn Reply>>) -> Outcome {
+    fn prompt(&mut self, route: &Route, mut fields: PromptFields, reply: Option<Arc<dyn Reply>>) -> Outcome {
         let mut expanded = None;
         match slash(&fields.text) {
             Slash::None => {}
@@ -312,10 +313,11 @@ impl Client<'_> {
         let input = Input {
             text: fields.text,
             expand: expanded.is_none(),
-            images: fields.images,
+            images: self.images(fields.images)?,
             deliver: fields.deliver,
             sender: None,
             from: fields.from,
+            trace: fields.trace,
             source: "extension",
             reply,
         };
@@ -325,6 +327,18 @@ impl Client<'_> {
             data["expandedCommand"] = json!(command);
         }
         Ok(data)
+    }
+
+    /// The images of a message, with those that came along with it.
+    fn images(&mut self, parts: Vec<ImagePart>) -> Result<Vec<Block>, Failure> {
+        let image = |part| match part {
+            ImagePart::Here(image) => Ok(image),
+            ImagePart::Along { mime_type } => {
+                let data = self.descriptors.take_image().map_err(invalid)?;
+                Ok(Block::Image { data, mime_type })
+            }
+        };
+        parts.into_iter().map(image).collect()
     }
 
     /// `/bridge:status`: where everything is, after the registry was told to look.

@@ -1,5 +1,6 @@
 //! One client: the thread that reads its requests, one after the other, and the thread that writes.
 
+use super::descriptors::Descriptors;
 use super::framing::{Frame, Framer};
 use super::link::{Link, error_line};
 use super::requests::{self, Head, Refusal};
@@ -9,7 +10,7 @@ use crate::contract::control::Control;
 use crate::contract::prompt::{Command, EndReason};
 use crate::threads;
 use serde_json::{Map, Value, json};
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,12 +33,21 @@ pub(super) struct Client<'a> {
     pub subscribed: Vec<Arc<Route>>,
     /// The runs whose answers are streamed to the client, and to nobody else.
     pub runs: Vec<Arc<Route>>,
+    pub descriptors: Descriptors,
 }
 
 impl<'a> Client<'a> {
     pub(super) fn new(shared: &'a Arc<Shared>, link: &'a Arc<Link>, agent: Option<Arc<Route>>) -> Client<'a> {
         let own = link.session.and_then(|token| shared.table().routes.get(&token).cloned());
-        Client { shared, link, own, agent, subscribed: Vec::new(), runs: Vec::new() }
+        Client {
+            shared,
+            link,
+            own,
+            agent,
+            subscribed: Vec::new(),
+            runs: Vec::new(),
+            descriptors: Descriptors::default(),
+        }
     }
 
     /// Serves until the client leaves or the connection is ended.
@@ -89,7 +99,7 @@ impl<'a> Client<'a> {
         let mut bytes = [0; READ];
         let link = self.link.clone();
         loop {
-            match link.socket().read(&mut bytes) {
+            match self.descriptors.read(link.socket(), &mut bytes) {
                 Ok(0) => return,
                 Ok(count) => framer.feed(&bytes[..count], |frame| {
                     if link.is_open() {

@@ -7,6 +7,7 @@ use crate::event_log::HistoryQuery;
 use crate::governance::budget::Budgets;
 use crate::json::tolerant;
 use crate::tools::runner::Narrowing;
+use crate::traceparent::{TRACEPARENT, Traceparent};
 use crate::transcript::Block;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
@@ -83,11 +84,23 @@ pub enum Kind {
 #[derive(Debug, PartialEq)]
 pub struct PromptFields {
     pub text: String,
-    pub images: Vec<Block>,
+    pub images: Vec<ImagePart>,
     pub deliver: Deliver,
     pub from: Option<String>,
+    /// The caller's place in a trace.
+    pub trace: Option<Traceparent>,
     /// The answer is streamed to the client.
     pub stream: bool,
+}
+
+/// An image of a message.
+#[derive(Debug, PartialEq)]
+pub enum ImagePart {
+    Here(Block),
+    /// In a descriptor that came along.
+    Along {
+        mime_type: String,
+    },
 }
 
 /// Why a request fails, with the code that programs go by.
@@ -273,7 +286,14 @@ fn question(fields: &Map<String, Value>) -> Result<String, Failure> {
 fn prompt(fields: &Map<String, Value>, usual: Deliver, stream: bool) -> Result<Kind, Failure> {
     let content = fields.get("content").filter(|c| c.is_string() || c.is_array()).or_else(|| fields.get("message"));
     let no_content = || invalid("Expected string message or content array");
-    let (text, images) = content.and_then(parts).ok_or_else(no_content)?;
+    let (text, mut images) = content.and_then(parts).ok_or_else(no_content)?;
+    if let Some(more) = fields.get("images").filter(|images| !images.is_null()) {
+        let (text, more) = parts(more).ok_or_else(|| invalid("images must be a list of images"))?;
+        if !text.is_empty() {
+            return Err(invalid("images must be a list of images"));
+        }
+        images.extend(more);
+    }
     let named = |key: &str| fields.get(key).and_then(Value::as_str);
     let deliver = match named("deliverAs").or_else(|| named("streamingBehavior")) {
         Some("auto") => Deliver::Auto,
@@ -291,11 +311,12 @@ fn prompt(fields: &Map<String, Value>, usual: Deliver, stream: bool) -> Result<K
     if from.as_ref().is_some_and(|from| from.len() > request::MAX_OPTION) {
         return Err(invalid(format!("from is longer than {} bytes", request::MAX_OPTION)));
     }
-    Ok(Kind::Prompt(Box::new(PromptFields { text, images, deliver, from, stream })))
+    let trace = named(TRACEPARENT).and_then(Traceparent::parse);
+    Ok(Kind::Prompt(Box::new(PromptFields { text, images, deliver, from, trace, stream })))
 }
 
 /// The text and the images of a message's content, if it is such content.
-fn parts(content: &Value) -> Option<(String, Vec<Block>)> {
+fn parts(content: &Value) -> Option<(String, Vec<ImagePart>)> {
     let parts = match content {
         Value::String(text) => return Some((text.clone(), Vec::new())),
         Value::Array(parts) => parts,
@@ -304,10 +325,15 @@ fn parts(content: &Value) -> Option<(String, Vec<Block>)> {
     let (mut texts, mut images) = (Vec::new(), Vec::new());
     for part in parts {
         let field = |key: &str| part.get(key).and_then(Value::as_str);
+        let along = part.get("descriptor") == Some(&Value::Bool(true));
         match (part.as_str().or_else(|| field("text")), field("data"), field("mimeType")) {
             (Some(text), None, _) => texts.push(text),
             (_, Some(data), Some(mime_type)) => {
-                images.push(Block::Image { data: data.to_string(), mime_type: mime_type.to_string() });
+                let image = Block::Image { data: data.to_string(), mime_type: mime_type.to_string() };
+                images.push(ImagePart::Here(image));
+            }
+            (None, None, Some(mime_type)) if along => {
+                images.push(ImagePart::Along { mime_type: mime_type.to_string() })
             }
             _ => return None,
         }
@@ -490,7 +516,9 @@ mod tests {
 
     #[test]
     fn content_is_text_or_parts_and_wins_over_a_message() {
-        let image = || Block::Image { data: "AA==".into(), mime_type: "image/png".into() };
+        let mime_type = || "image/png".to_string();
+        let image = || ImagePart::Here(Block::Image { data: "AA==".into(), mime_type: mime_type() });
+        let along = ImagePart::Along { mime_type: mime_type() };
         for (content, message, text, images) in [
             (json!("a"), json!("b"), "a", vec![]),
             (json!(5), json!("b"), "b", vec![]),
@@ -503,6 +531,7 @@ mod tests {
                 "see",
                 vec![image()],
             ),
+            (json!([{"type": "image", "descriptor": true, "mimeType": "image/png"}]), json!(null), "", vec![along]),
         ] {
             let request = json!({"type": "prompt", "content": content, "message": message});
             match read(&request).expect("a request").kind {

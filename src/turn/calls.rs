@@ -10,6 +10,7 @@ use crate::threads::{self, TURN_STACK};
 use crate::tools::child::SESSION_VARIABLE;
 use crate::tools::runner::Sandbox;
 use crate::tools::{self, FileId, Tool, ToolContext, ToolOutput};
+use crate::traceparent::TRACEPARENT_VARIABLE;
 use crate::transcript::{Block, Message, StopReason, ToolResultMessage};
 use crossbeam_channel::bounded;
 use serde_json::{Map, Value, json};
@@ -253,7 +254,8 @@ impl Turn {
             tools::without_hooks(&mut environment);
         }
         // That of a session whose tool has started the daemon is not ours.
-        environment.retain(|(name, _)| name != SESSION_FILE_VARIABLE);
+        let is_of_prompt = |name: &str| name == TRACEPARENT_VARIABLE && self.trace.is_some();
+        environment.retain(|(name, _)| name != SESSION_FILE_VARIABLE && !is_of_prompt(name));
         let file = self.stats.settings().file;
         let file = file.as_ref().map(|file| file.to_string_lossy());
         for (name, value) in [
@@ -265,6 +267,7 @@ impl Turn {
         ]
         .into_iter()
         .chain(file.as_deref().map(|file| (SESSION_FILE_VARIABLE, file)))
+        .chain(self.trace.as_ref().map(|trace| (TRACEPARENT_VARIABLE, trace.as_str())))
         {
             environment.push((name.to_string(), value.to_string()));
         }

@@ -22,7 +22,7 @@ impl Requests for Turn {
     // Where requests are not counted, nobody is asked for leave.
     fn send(&self, request: &Request<'_>, sink: &mut dyn Sink) -> Result<Outcome, Settled> {
         if !self.is_metered {
-            return Ok(self.stream(request, sink));
+            return Ok(self.stream(request, sink).0);
         }
         let most = self.services.most(request);
         let reserved = self.reserve(most);
@@ -31,9 +31,8 @@ impl Requests for Turn {
             None => self.ask_to_send(most)?(),
         };
         durable.map_err(|e| Settled::Failed(ReplyError::storage(&e)))?;
-        let mut sink = Metered { sink, accepted: false };
-        let outcome = self.stream(request, &mut sink);
-        let spent = spent(request, &outcome, sink.accepted);
+        let (outcome, accepted) = self.stream(request, sink);
+        let spent = spent(request, &outcome, accepted);
         match &reserved {
             Some(reservation) => self.settle_reservation(reservation, spent),
             None => self.step(Step::Spent(spent)),
@@ -75,9 +74,11 @@ impl Turn {
         }
     }
 
-    fn stream(&self, request: &Request<'_>, sink: &mut dyn Sink) -> Outcome {
+    /// Sends a request. Returns its outcome, and whether the provider has accepted it.
+    fn stream(&self, request: &Request<'_>, sink: &mut dyn Sink) -> (Outcome, bool) {
         let begun = Instant::now();
-        let outcome = self.services.stream(request, &self.cancel, sink);
+        let mut sink = Metered { sink, accepted: false, first_chunk: None };
+        let outcome = self.services.stream(request, &self.cancel, &mut sink);
         let ended = match outcome.message.stop_reason {
             _ if self.cancel.is_cancelled() => metrics::Outcome::Cancelled,
             StopReason::Aborted => metrics::Outcome::Cancelled,
@@ -92,8 +93,12 @@ impl Turn {
             cache_write: usage.cache_write,
             cost: usage.cost.total,
         };
-        METRICS.request(&request.model.provider, &request.model.id, begun.elapsed(), ended, &tokens);
-        outcome
+        let model = [&*request.model.provider, &*request.model.id];
+        METRICS.request(model, begun.elapsed(), ended, &tokens);
+        if let Some(first_chunk) = sink.first_chunk {
+            METRICS.first_chunk(model, first_chunk.duration_since(begun));
+        }
+        (outcome, sink.accepted)
     }
 }
 
@@ -107,15 +112,20 @@ fn refused(error: &ReplyError, denial: &Denial) -> Settled {
     }
 }
 
-/// Takes note of whether the provider has accepted the request.
+/// Takes note of whether the provider has accepted the request, and of when its answer began.
 struct Metered<'a> {
     sink: &'a mut dyn Sink,
     accepted: bool,
+    /// When the first piece of the answer came, be it a thought, text or a call.
+    first_chunk: Option<Instant>,
 }
 
 impl Sink for Metered<'_> {
     fn event(&mut self, event: StreamEvent<'_>) {
         self.accepted = true;
+        if self.first_chunk.is_none() && !matches!(event, StreamEvent::Start) {
+            self.first_chunk = Some(Instant::now());
+        }
         self.sink.event(event);
     }
 

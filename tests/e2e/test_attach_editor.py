@@ -239,6 +239,9 @@ def test_the_session_is_changed_and_asked(session, attached):
     assert sent(session) == "/etc/hosts has what?"
     terminal.type("/stop")
     assert session.wait_request("shutdown")["confirm"] is True
+    session.push(event("bridge_stop", reason="stopped"))
+    session.drop_clients()
+    assert terminal.wait_exit() == 0
 
 
 def test_the_totals_are_those_of_the_session(session, attached):
@@ -327,6 +330,30 @@ def test_a_daemon_that_comes_back_is_found_with_what_was_missed(session, attache
     terminal.await_row("^What you missed\\.$")
     terminal.press(b"\r")
     assert sent(again) == "meanwhile"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_session_that_is_started_anew_missed_nothing_of_its_end(session, attached, new_bridge, told):
+    """Its numbers go on far above the last one, which is no gap in what was told."""
+    session.past = [{**said("user", "one"), "seq": 7}]
+    session.state["sessionId"] = session.row["sessionId"]
+    terminal = attached()
+    if told:
+        session.push({**event("bridge_stop", reason="shutdown"), "seq": 8})
+        terminal.await_row("^-- the session ends: shutdown$")
+    session.close()
+    terminal.await_row("^-- the daemon is gone; waiting for it to come back")
+    again = fake_session(new_bridge(session.path.stem))
+    again.state["sessionId"] = again.row["sessionId"]
+    anew = 100_000_000_001
+    new = [
+        {**event("bridge_gap", **{"from": 8}, to=anew - 1), "seq": anew - 1}, {**event("bridge_start"), "seq": anew},
+        {**answer("What is new."), "seq": anew + 1},
+    ]
+    again.on("subscribe", lambda request: [*new, response(request, {"enabled": True})])
+    terminal.await_row("^What is new\\.$")
+    assert "were missed" not in terminal.text
+    assert ("what it told last before that may be missing" in terminal.text) == (not told)
 
 
 def test_a_session_that_does_not_come_back_is_over(session, attached, new_bridge):

@@ -97,6 +97,7 @@ def test_what_is_done_is_counted(watched, model):
         operation("count", operation="chat", **CHAT, error_type="error"): 1,
         operation("count", operation="execute_tool", gen_ai_tool_name="bash"): 1,
         operation("count", operation="execute_tool", gen_ai_tool_name="bash", error_type="error"): 1,
+        shown("gen_ai_client_operation_time_to_first_chunk_seconds_count", gen_ai_operation_name="chat", **CHAT): 2,
         "pi_exec_model_retries_total": 1,
         shown("pi_exec_gate_verdicts_total", verdict="allowed"): 2,
         shown("pi_exec_gate_verdicts_total", verdict="denied"): 1,

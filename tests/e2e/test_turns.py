@@ -1,14 +1,12 @@
 """How many prompts are worked on at a time, whose turn it is, and what an operator who drains a host lets begin."""
 
 import json
-import threading
 import time
-from collections import Counter
 
 from support import agents
 from support.bridge import Bridge
 from support.model_script import Gate
-from support.waiting import DEADLINE, eventually
+from support.waiting import eventually
 
 
 def bounded(new_daemon, **config):
@@ -225,28 +223,6 @@ def test_while_one_of_two_daemons_is_drained_the_other_one_works(new_daemon, mod
     assert {one.run("x").text() for _ in range(20)} == {"hi"}
     assert one.bus.ask_json(one.intake, {"sessionMode": "undrain", "host": hosts[0]})["draining"] is False
     assert {one.run("x").text() for _ in range(5)} == {"hi"}
-
-
-def test_under_overload_everybody_has_a_share(new_daemon, model):
-    """Three callers want more than ten times what the host may do at a time; one of them sends half of it all."""
-    model.answer(lambda _request: "ok")
-    daemon = bounded(new_daemon, maxRunning=2)
-    stop, done = threading.Event(), Counter()
-
-    def caller(name):
-        while not stop.is_set():
-            daemon.run("go", **{"from": name}).text()
-            done[name] += 1
-
-    threads = [threading.Thread(target=caller, args=(name,)) for name in ["a"] * 12 + ["b"] * 6 + ["c"] * 6]
-    for thread in threads:
-        thread.start()
-    eventually(lambda: sum(done.values()) >= 90, "enough is done", 2 * DEADLINE)
-    shares = dict(done)
-    stop.set()
-    for thread in threads:
-        thread.join(DEADLINE)
-    assert max(shares.values()) <= 1.2 * sum(shares.values()) / 3, shares
 
 
 def test_who_finds_no_room_is_told_at_once(new_daemon, model):

@@ -12,6 +12,7 @@ use crate::cli::connection::{Connection, Deadline, Record};
 use crate::cli::failure::Failure;
 use crate::cli::output::one_line;
 use crate::cli::registry;
+use crate::near;
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -134,7 +135,10 @@ impl Attach {
                 let fields = if text.is_empty() { json!({}) } else { json!({"instructions": text}) };
                 self.send("compact", fields, Purpose::Compact)?;
             }
-            Typed::Stop => self.send("shutdown", json!({"confirm": true}), Purpose::Stop)?,
+            Typed::Stop => {
+                self.stopping = true;
+                self.send("shutdown", json!({"confirm": true}), Purpose::Stop)?;
+            }
             Typed::Queue => self.send("inspect", json!({}), Purpose::Queue)?,
             Typed::ClearQueue => self.send("clear", json!({}), Purpose::ClearQueue)?,
             Typed::Cost => self.send("inspect", json!({}), Purpose::Cost)?,
@@ -214,11 +218,7 @@ impl Attach {
     fn complete(&mut self) {
         let before = self.front.before_cursor().to_string();
         let (start, candidates) = match before.strip_prefix('/').map(|rest| rest.split_once(' ')) {
-            Some(None) => {
-                let own = COMMANDS.iter().map(|(name, ..)| name.to_string());
-                let names = own.chain(self.about.commands.iter().cloned()).map(|name| format!("/{name}"));
-                (0, names.collect::<Vec<_>>())
-            }
+            Some(None) => (0, self.commands().collect::<Vec<_>>()),
             Some(Some((command, rest))) if !rest.contains(' ') => {
                 let values = match command {
                     "thinking" => LEVELS.map(str::to_string).to_vec(),
@@ -262,7 +262,8 @@ impl Attach {
                 self.view.busy = !self.about.settled;
             }
             (Purpose::Message, false) => {
-                self.view.error(&error_of(&response));
+                let why = self.refusal(&response);
+                self.view.error(&why);
                 if !self.view.busy {
                     self.view.activity.settled();
                 }
@@ -308,6 +309,22 @@ impl Attach {
             (Purpose::Abort | Purpose::Answer | Purpose::Configure | Purpose::Stop, true) => {}
         }
         Ok(())
+    }
+
+    /// Why a message was refused. Of a command that is none, the session knows only its own.
+    fn refusal(&self, response: &Record) -> String {
+        let why = error_of(response);
+        let Some(rest) = why.strip_prefix("Unknown command: ") else { return why };
+        let name = rest.split(' ').next().unwrap_or_default();
+        let known: Vec<String> = self.commands().collect();
+        let hint = near::hint(name, known.iter().map(String::as_str));
+        format!("Unknown command: {name}{hint} (/help lists ours, Tab those of the session as well)")
+    }
+
+    /// The commands of ours and of the session.
+    fn commands(&self) -> impl Iterator<Item = String> {
+        let own = COMMANDS.iter().map(|(name, ..)| *name);
+        own.chain(self.about.commands.iter().map(String::as_str)).map(|name| format!("/{name}"))
     }
 
     /// What a run used, and the session with it.

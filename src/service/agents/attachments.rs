@@ -4,12 +4,18 @@
 use super::envelope::{Attachment, MAX_FILENAME};
 use crate::contract::error::ReplyError;
 use crate::files::private;
+use crate::images::sniff;
 use crate::quota::{Kind, SessionQuota};
+use crate::transcript::Block;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::fs::Metadata;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// So many images of a prompt are shown to the model. Of others it has the paths, as of all files.
+const MAX_IMAGES: usize = 16;
 /// How many folders of earlier prompts are passed over when a session continues where another process left it.
 const MAX_FOLDERS: u32 = 100_000;
 
@@ -78,6 +84,15 @@ impl Attachments {
             other => other,
         }
     }
+}
+
+/// The files that are images, for models to see. Whatever their names are, their bytes tell.
+pub(crate) fn images(files: &[Attachment]) -> Vec<Block> {
+    let image = |file: &Attachment| {
+        let format = sniff(&file.content)?;
+        Some(Block::image(STANDARD.encode(&file.content), format.mime_type()))
+    };
+    files.iter().filter_map(image).take(MAX_IMAGES).collect()
 }
 
 /// Bytes of the files of earlier prompts.

@@ -10,9 +10,13 @@ use landlock::{
     ABI, Access, AccessFs, BitFlags, LandlockStatus, PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr,
     RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
+use rustix::fs::FileType;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    sock_filter,
+};
 use std::collections::BTreeMap;
 use std::fs::DirEntry;
 use std::io;
@@ -192,9 +196,10 @@ struct Rules {
 impl Rules {
     /// Allows `access` to a path and what is below it. What is not there needs no leave.
     fn add(&mut self, path: &Path, access: BitFlags<AccessFs>) -> Result<(), RulesetError> {
-        let Ok(metadata) = path.metadata() else { return Ok(()) };
-        let access = if metadata.is_dir() { access } else { access & AccessFs::from_file(FILES_ABI) };
         let Ok(file) = PathFd::new(path) else { return Ok(()) };
+        let Ok(status) = rustix::fs::fstat(&file) else { return Ok(()) };
+        let is_folder = FileType::from_raw_mode(status.st_mode).is_dir();
+        let access = if is_folder { access } else { access & AccessFs::from_file(FILES_ABI) };
         (&mut self.ruleset).add_rule(PathBeneath::new(file, access)).map(drop)
     }
 
@@ -230,19 +235,32 @@ fn filter_calls(sandbox: &Sandbox, landlock: bool, own_network: bool) -> bool {
     let Some(rules) = rules(sandbox, landlock, own_network) else { return false };
     let refuse = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture);
-    let Ok(program) = filter.and_then(TryInto::<seccompiler::BpfProgram>::try_into) else { return false };
-    // So that the C library takes the older call, whose arguments can be looked at.
-    let not_there = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
-    let clone = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    let clone = SeccompFilter::new(clone, SeccompAction::Allow, not_there, architecture);
-    let Ok(clone) = clone.and_then(TryInto::<seccompiler::BpfProgram>::try_into) else { return false };
-    seccompiler::apply_filter(&program).is_ok() && seccompiler::apply_filter(&clone).is_ok()
+    let Ok(program) = filter.and_then(TryInto::<BpfProgram>::try_into) else { return false };
+    let Some(not_there) = not_there() else { return false };
+    seccompiler::apply_filter(&program).is_ok() && seccompiler::apply_filter(&not_there).is_ok()
+}
+
+/// A filter that answers as if there were neither `clone3`, so that the C library takes the older call, whose arguments can be
+/// looked at, nor any call of the x32 kind. It is written by hand since [`SeccompFilter`] knows single calls only: with each
+/// of those that are refused in two kinds the kernel took twice as long to take the filter (0.2 ms).
+fn not_there() -> Option<BpfProgram> {
+    /// Set in the number of a call of the x32 kind; other architectures have no such numbers.
+    const X32: u32 = 0x4000_0000;
+    let step = |code: u32, jt, jf, k| Some(sock_filter { code: code.try_into().ok()?, jt, jf, k });
+    let answer = |action| step(libc::BPF_RET | libc::BPF_K, 0, 0, action);
+    let compare = libc::BPF_JMP | libc::BPF_K;
+    Some(vec![
+        // The number stands first in what the kernel shows of a call.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)?,
+        step(compare | libc::BPF_JGE, 1, 0, X32)?,
+        step(compare | libc::BPF_JEQ, 0, 1, libc::SYS_clone3.try_into().ok()?)?,
+        answer(libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned())?,
+        answer(libc::SECCOMP_RET_ALLOW)?,
+    ])
 }
 
 /// The calls that are refused; those without conditions always.
 fn rules(sandbox: &Sandbox, landlock: bool, own_network: bool) -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
-    /// Set in the number of a call of the x32 kind.
-    const X32: i64 = 0x4000_0000;
     let is = |argument, value: i32| {
         let value = u64::from(value.cast_unsigned());
         let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value).ok()?;
@@ -282,10 +300,6 @@ fn rules(sandbox: &Sandbox, landlock: bool, own_network: bool) -> Option<BTreeMa
     refused.insert(libc::SYS_unshare, vec![has_flag(0, libc::CLONE_NEWUSER)?]);
     // Puts characters into a terminal as if they had been typed; TIOCLINUX can do that too.
     refused.insert(libc::SYS_ioctl, vec![is(1, 0x5412)?, is(1, 0x541c)?]);
-    if cfg!(target_arch = "x86_64") {
-        let x32: Vec<_> = refused.iter().map(|(call, rules)| (call | X32, rules.clone())).collect();
-        refused.extend(x32);
-    }
     Some(refused)
 }
 

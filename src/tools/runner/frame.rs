@@ -103,6 +103,9 @@ impl CallContext {
     }
 }
 
+/// Bytes that are made room for before they come.
+const FRAME_ROOM: usize = 64 * 1024;
+
 /// # Errors
 /// What the system says, and of kind `InvalidData` for what does not fit into a frame.
 pub(super) fn write(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
@@ -128,7 +131,8 @@ pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Opti
     if length > MAX_FRAME {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the frame is too large"));
     }
-    let mut frame = Vec::new();
+    // Room for all of most frames at once, and never for much that does not come.
+    let mut frame = Vec::with_capacity((length as usize).min(FRAME_ROOM));
     from.take(u64::from(length)).read_to_end(&mut frame)?;
     if frame.len() < length as usize {
         return Ok(None);

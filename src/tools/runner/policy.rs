@@ -1,9 +1,12 @@
 //! What tools may do, as the operator says it, and how much of that this machine can enforce.
 
 use super::confine::reachable;
+use rustix::fs::Access;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// Whether runners without a network have a loopback device of their own, which is known when the first of them has tried.
@@ -142,6 +145,14 @@ const SYSTEM_SECRETS: [&str; 8] = [
     "/var/run/secrets",
 ];
 
+/// Whether this user can neither read nor search what is there, nor give itself leave to: that is kept from tools by the
+/// system already. Hiding it would take a rule for each of its neighbours, two thirds of a runner's start (2 of 3 ms).
+fn is_out_of_reach(path: &Path) -> bool {
+    let refused = |access| matches!(rustix::fs::access(path, access), Err(Errno::ACCESS));
+    let is_ours = path.symlink_metadata().is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw());
+    refused(Access::READ_OK) && refused(Access::EXEC_OK) && !is_ours
+}
+
 impl Sandbox {
     /// Tools run in the daemon, as its user.
     pub(crate) fn is_off(&self) -> bool {
@@ -243,11 +254,12 @@ impl Sandbox {
         let named: Vec<PathBuf> = SECRETS
             .iter()
             .map(|name| self.home.join(name))
-            .chain(SYSTEM_SECRETS.iter().map(PathBuf::from))
+            .chain(SYSTEM_SECRETS.iter().map(PathBuf::from).filter(|path| !is_out_of_reach(path)))
             .chain(own)
             .chain(self.unreadable.iter().cloned())
             .collect();
-        let real = named.iter().filter_map(|path| path.canonicalize().ok());
+        // Most are not there, which is found out sooner than where they would be.
+        let real = named.iter().filter(|path| path.exists()).filter_map(|path| path.canonicalize().ok());
         let mut all: Vec<PathBuf> = real.chain(named.iter().cloned()).collect();
         all.sort();
         all.dedup();

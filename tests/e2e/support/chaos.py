@@ -77,6 +77,12 @@ class Chaos:
         with open(self.files[name]) as file:
             return file.read()
 
+    def _story(self, name, text):
+        """What became of a prompt, in a few words for each entry of the session's file from it on."""
+        after = self._text(name).partition(f'"{text}"')[2].splitlines()[1:]
+        entries = [json.loads(line) for line in after if line.endswith("}")]
+        return [entry.get("customType") or entry.get("message", entry).get("role") or entry["type"] for entry in entries]
+
     def _call(self, name):
         """One caller: prompts over alternating wires until told to stop."""
         try:
@@ -95,7 +101,7 @@ class Chaos:
         heard, sent, stream = "", None, None
         end = time.monotonic() + DEADLINE
         while True:
-            assert time.monotonic() < end, f"{text}: no end after {heard!r}"
+            assert time.monotonic() < end, f"{text}: no end after {heard!r}, and in its file {self._story(name, text)}"
             if stream is None:
                 heard, sent = "", self.starts
                 stream = self.daemon.bus.request(subject, text)

@@ -7,7 +7,9 @@ mod pieces;
 
 use libfuzzer_sys::fuzz_target;
 use nats_pi_bridge::fuzzing::HistoryQuery;
-use nats_pi_bridge::fuzzing::socket::{DaemonRequest, Frame, Framer, Kind, PromptFields, Request, Slash, parse, slash};
+use nats_pi_bridge::fuzzing::socket::{
+    DaemonRequest, Frame, Framer, ImagePart, Kind, PromptFields, Request, Slash, parse, slash,
+};
 use nats_pi_bridge::fuzzing::transcript::Block;
 use pieces::{pieces, sizes_and_bytes};
 use serde_json::{Map, Value, json};
@@ -102,12 +104,16 @@ fn read(request: &Value) -> Request {
 fn prompt(fields: &PromptFields) {
     let mut content = vec![json!(fields.text)];
     content.extend(fields.images.iter().map(|image| match image {
-        Block::Image { data, mime_type } => json!({"type": "image", "data": data, "mimeType": mime_type}),
-        other => panic!("no image: {other:?}"),
+        ImagePart::Here(Block::Image { data, mime_type }) => {
+            json!({"type": "image", "data": data, "mimeType": mime_type})
+        }
+        ImagePart::Along { mime_type } => json!({"type": "image", "descriptor": true, "mimeType": mime_type}),
+        ImagePart::Here(other) => panic!("no image: {other:?}"),
     }));
     let deliver = fields.deliver.as_str();
     let request = json!({
         "type": "send", "content": content, "deliverAs": deliver, "from": fields.from, "stream": fields.stream,
+        "traceparent": fields.trace.as_ref().map(|trace| trace.as_str()),
     });
     assert!(matches!(read(&request).kind, Kind::Prompt(same) if *same == *fields), "{request}");
     let name = |name: &str| {
