@@ -23,7 +23,8 @@ use crate::nats::jetstream::{API_LEVEL, Discard, JetStream, JetStreamError, Stre
 use crate::sync::lock;
 use crossbeam_channel::Sender;
 pub(crate) use hosts::{Found, Hosts, Install};
-pub(crate) use session_log::{Claim, SessionLog, Told};
+pub(crate) use session_log::{Claim, Lease, SessionLog, Told};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,9 @@ pub(crate) struct Fleet {
     boot: String,
     /// The logs of this host's sessions, and what wakes their threads.
     logs: Mutex<Vec<(Weak<session_log::Shared>, Sender<()>)>>,
+    /// When the others last had a sign of life of this host, in milliseconds after `begun`.
+    seen: AtomicU64,
+    begun: Instant,
 }
 
 impl Fleet {
@@ -109,8 +113,15 @@ impl Fleet {
             });
             made.map_err(|e| format!("stream {}: {e}", stream.name))?;
         }
-        let fleet =
-            Fleet { connection: connection.clone(), jetstream, options, boot: ids::nuid(), logs: Mutex::default() };
+        let fleet = Fleet {
+            connection: connection.clone(),
+            jetstream,
+            options,
+            boot: ids::nuid(),
+            logs: Mutex::default(),
+            seen: AtomicU64::new(0),
+            begun,
+        };
         if !replaces && fleet.is_there(fleet.host()).map_err(|e| e.to_string())? {
             return Err(format!("another host is called {}; name this one with fleetHost", fleet.host()));
         }
@@ -120,6 +131,20 @@ impl Fleet {
     /// What this host is called.
     pub(crate) fn host(&self) -> &str {
         &self.options.host
+    }
+
+    /// The others had a sign of life of this host.
+    fn is_seen(&self, at: Instant) {
+        let millis = at.saturating_duration_since(self.begun).as_millis();
+        self.seen.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    /// No other host takes this one for gone. After a while without a sign of life, such as one in which this process was
+    /// stopped, what it takes for its own may be another's.
+    fn is_current(&self) -> bool {
+        let seen = self.seen.load(Ordering::Acquire);
+        // A process that takes over from another one of this host shows no card before it has everything.
+        seen == 0 || self.begun.elapsed() < Duration::from_millis(seen) + self.options.card_ttl
     }
 
     fn watch(&self, log: &Arc<session_log::Shared>, wake: &Sender<()>) {

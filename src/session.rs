@@ -372,9 +372,10 @@ impl<W: Wire> Session<W> {
     }
 
     fn next_event(&self) -> Event<W::Message> {
-        let steps = self.running.as_ref().map_or_else(never, |r| r.steps.clone());
+        let current = self.is_current();
+        let steps = self.running.as_ref().filter(|_| current).map_or_else(never, |r| r.steps.clone());
         let told = self.told();
-        let messages = self.wire.as_ref().map_or_else(never, |wire| wire.messages().clone());
+        let messages = self.wire.as_ref().filter(|_| current).map_or_else(never, |wire| wire.messages().clone());
         let sleep = (!self.has_work() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
         let next = self.stats.deadline().into_iter().chain(sleep).chain(self.spending.deadline()).min();
         let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
@@ -382,6 +383,7 @@ impl<W: Wire> Session<W> {
         let slot = self.ticket.as_ref().filter(|_| self.running.is_none()).map_or_else(never, |t| t.granted().clone());
         let asked = self.next_question_expiry().into_iter().chain(self.next_approval_expiry()).min();
         let wait = asked.map_or(wait, |left| wait.min(left));
+        let wait = if current { wait } else { storing::LOOK };
         select! {
             recv(steps) -> step => step.map_or(Event::TurnLost, Event::Step),
             recv(told) -> told => told.map_or(Event::Command(Command::End(EndReason::ShutDown)), Event::Stored),

@@ -284,14 +284,14 @@ impl ErrorKind {
             | ErrorKind::EmptyPrompt => 400,
             ErrorKind::SignatureRequired | ErrorKind::SenderRejected => 401,
             ErrorKind::BudgetExceeded => 402,
-            ErrorKind::Moved => 421,
             ErrorKind::SenderForbidden | ErrorKind::Denied => 403,
             ErrorKind::UnknownVerb | ErrorKind::NotFound => 404,
             ErrorKind::Conflict
             | ErrorKind::DuplicateRequest
             | ErrorKind::ApprovalExpired
             | ErrorKind::StaleAnswer
-            | ErrorKind::Working => 409,
+            | ErrorKind::Working
+            | ErrorKind::Moved => 409,
             ErrorKind::Busy | ErrorKind::QueueFull => 429,
             ErrorKind::ShuttingDown | ErrorKind::Draining | ErrorKind::HostDown => 503,
             ErrorKind::QuotaExceeded => 507,

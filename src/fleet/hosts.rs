@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_secs(2);
 /// A card is renewed so often in its time to live.
 const RENEWALS: u32 = 4;
+/// After a reconnect the others have the time to live of so many cards to come back, too.
+const RECONNECT_CARDS: u32 = 2;
 /// The longest silence of a host that is asked whether it is there.
 const SILENCE: Duration = Duration::from_secs(1);
 /// Sessions of hosts that are gone are looked for this often, even if no host went.
@@ -73,6 +75,8 @@ struct Watch {
     fleet: Arc<Fleet>,
     install: Box<dyn Install>,
     found: Sender<Found>,
+    /// The connection in use, and since when.
+    connected: (u64, Instant),
     /// The sequence of our card.
     card: u64,
     renewed: Option<Instant>,
@@ -107,6 +111,7 @@ impl Hosts {
             fleet: fleet.clone(),
             install,
             found,
+            connected: (0, Instant::now()),
             card: 0,
             renewed: None,
             scanned: None,
@@ -168,7 +173,9 @@ impl Watch {
                 if silent.is_none_or(|silent| silent >= renew_after) {
                     self.renew();
                 }
-                if let Err(e) = self.look() {
+                if self.others_had_time()
+                    && let Err(e) = self.look()
+                {
                     log::debug!("the other hosts cannot be looked at: {e}");
                 }
             }
@@ -179,9 +186,20 @@ impl Watch {
         }
     }
 
+    /// Where the server was away, all cards have expired and other hosts may not be back yet: they are not looked for before
+    /// they had the time to come back.
+    fn others_had_time(&mut self) -> bool {
+        let (generation, now) = (self.fleet.connection.generation(), Instant::now());
+        if self.connected.0 != generation {
+            self.connected = (generation, now);
+        }
+        let time = self.fleet.options.card_ttl * if generation > 1 { RECONNECT_CARDS } else { 1 };
+        now.duration_since(self.connected.1) >= time
+    }
+
     /// Shows the card for another while.
     fn renew(&mut self) {
-        let fleet = &self.fleet;
+        let (fleet, begun) = (&self.fleet, Instant::now());
         let subject = fleet.card_subject(fleet.host());
         let card = json!({"host": fleet.host(), "boot": fleet.boot, "version": env!("CARGO_PKG_VERSION"),
             "renewedAt": now_ms()});
@@ -196,7 +214,10 @@ impl Watch {
             put => put,
         };
         match put {
-            Ok(receipt) => (self.card, self.renewed) = (receipt.sequence, Some(Instant::now())),
+            Ok(receipt) => {
+                (self.card, self.renewed) = (receipt.sequence, Some(begun));
+                fleet.is_seen(begun);
+            }
             Err(e) => log::debug!("this host's card is not renewed: {e}"),
         }
     }

@@ -59,11 +59,25 @@ pub(crate) enum Told {
 
 /// The session's end of its log.
 pub(crate) struct SessionLog {
+    fleet: Arc<Fleet>,
     shared: Arc<Shared>,
     wake: Sender<()>,
     told: Receiver<Told>,
     asked: u64,
     thread: Option<Thread>,
+}
+
+/// See [`SessionLog::lease`].
+#[derive(Clone)]
+pub(crate) struct Lease {
+    fleet: Arc<Fleet>,
+    shared: Arc<Shared>,
+}
+
+impl Lease {
+    pub(crate) fn is_current(&self) -> bool {
+        self.fleet.is_current() && !self.shared.verify.load(Ordering::Acquire)
+    }
 }
 
 #[derive(Default)]
@@ -132,7 +146,7 @@ impl SessionLog {
         let work = move || writer.run(claim, &woken);
         let thread = threads::spawn(&format!("l-{session}"), threads::SMALL_STACK, work)?;
         fleet.watch(&shared, &wake);
-        Ok(SessionLog { shared, wake, told: receiver, asked: 0, thread: Some(thread) })
+        Ok(SessionLog { fleet: fleet.clone(), shared, wake, told: receiver, asked: 0, thread: Some(thread) })
     }
 
     /// What becomes of it. The channel ends when the session is another host's.
@@ -153,6 +167,11 @@ impl SessionLog {
         *lock(&self.shared.file) = Some(file.to_path_buf());
         *lock(&self.shared.state) = Some(state);
         self.store();
+    }
+
+    /// Tells, from any thread, whether it is sure that the session is still this host's, as far as the others go by the clock.
+    pub(crate) fn lease(&self) -> Lease {
+        Lease { fleet: self.fleet.clone(), shared: self.shared.clone() }
     }
 
     /// The session is over for good, and nothing of it is kept.
@@ -296,11 +315,12 @@ impl Writer {
     /// Stores what was written since the last time; returns the number up to which it was asked for.
     fn ship(&mut self) -> Result<u64, Stop> {
         let asked = self.shared.asked.load(Ordering::Acquire);
-        if self.shared.verify.swap(false, Ordering::AcqRel) {
+        if self.shared.verify.load(Ordering::Acquire) {
             let last = self.ask(|| self.fleet.jetstream.last(LOGS, &self.subject, ASK_TIME))?;
             if last.is_some_and(|last| last.sequence > self.last) {
                 return Err(Stop::Lost);
             }
+            self.shared.verify.store(false, Ordering::Release);
         }
         let state = lock(&self.shared.state).take();
         if let Some(state) = state {

@@ -2,15 +2,18 @@
 
 use super::Session;
 use super::auditing::Line;
+use crate::cancel::Cancel;
 use crate::contract::control::{Answer, Respond};
 use crate::contract::denial::{Denial, DeniedBy};
 use crate::contract::error::ReplyError;
+use crate::contract::event::AgentEvent;
 use crate::contract::prompt::{Command, EndReason, Prompt};
+use crate::contract::reply::{Reply, Restart};
 use crate::contract::wire::Wire;
-use crate::fleet::{SessionLog, Told};
+use crate::fleet::{Lease, SessionLog, Told};
 use crate::turn::Verdict;
 use crossbeam_channel::{Receiver, Sender, never, select};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
@@ -20,9 +23,13 @@ use std::time::{Duration, Instant};
 /// How long a session that ends with its host waits until what it wrote last is stored.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Between two looks whether the session is still this host's. Only then do events wait.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
+
 /// The log of a session, and what waits for it.
 pub(super) struct Storing {
     log: SessionLog,
+    lease: Lease,
     /// In the order in which it was written, each with the number that it waits for.
     waiting: VecDeque<(u64, Held)>,
     /// Why the session is not to be here: another host has it, or it cannot be stored.
@@ -41,9 +48,63 @@ pub(super) enum Held {
     Answer(Respond, Result<Answer, ReplyError>),
 }
 
+/// A reply that says nothing while it is not sure that the session is still this host's: another one may be saying it.
+struct Leased {
+    reply: Arc<dyn Reply>,
+    lease: Lease,
+}
+
+impl Reply for Leased {
+    fn accepted(&self) {
+        self.reply.accepted();
+    }
+
+    fn text(&self, text: &str, cancel: &Cancel) {
+        while !self.lease.is_current() {
+            if cancel.is_cancelled() {
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
+        self.reply.text(text, cancel);
+    }
+
+    fn restart(&self, restart: Restart) {
+        self.reply.restart(restart);
+    }
+
+    fn flush(&self) {
+        self.reply.flush();
+    }
+
+    fn event(&self, event: &AgentEvent) {
+        self.reply.event(event);
+    }
+
+    fn finish(&self, result: Result<(), ReplyError>) {
+        self.reply.finish(result);
+    }
+
+    fn wait_said(&self, within: Duration) {
+        self.reply.wait_said(within);
+    }
+
+    fn leave(&self) -> bool {
+        self.reply.leave()
+    }
+
+    fn ends_with_host(&self) -> bool {
+        self.reply.ends_with_host()
+    }
+
+    fn address(&self) -> Option<Value> {
+        self.reply.address()
+    }
+}
+
 impl Storing {
     pub(super) fn new(log: SessionLog) -> Storing {
-        Storing { log, waiting: VecDeque::new(), why: None }
+        Storing { lease: log.lease(), log, waiting: VecDeque::new(), why: None }
     }
 }
 
@@ -51,6 +112,19 @@ impl<W: Wire> Session<W> {
     /// What becomes of the log, if there is one.
     pub(super) fn told(&self) -> Receiver<Told> {
         self.storing.as_ref().map_or_else(never, |storing| storing.log.told().clone())
+    }
+
+    /// Whether it is sure that the session is still this host's. While it is not, nothing that the turn does is told.
+    pub(super) fn is_current(&self) -> bool {
+        self.storing.as_ref().is_none_or(|storing| storing.lease.is_current())
+    }
+
+    /// A reply that is silent while that is not sure.
+    pub(super) fn leased(&self, reply: Arc<dyn Reply>) -> Arc<dyn Reply> {
+        match &self.storing {
+            Some(storing) => Arc::new(Leased { reply, lease: storing.lease.clone() }),
+            None => reply,
+        }
     }
 
     /// Prompts wait to be accepted.
