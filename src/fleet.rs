@@ -52,6 +52,13 @@ pub(crate) struct FleetOptions {
     pub card_ttl: Duration,
 }
 
+/// The log of one of this host's sessions.
+struct WatchedLog {
+    session: String,
+    shared: Weak<session_log::Shared>,
+    wake: Sender<()>,
+}
+
 /// This host's part in the fleet.
 pub(crate) struct Fleet {
     connection: Connection,
@@ -59,8 +66,8 @@ pub(crate) struct Fleet {
     options: FleetOptions,
     /// Identifies this process among those that the host ever had.
     boot: String,
-    /// The logs of this host's sessions, and what wakes their threads.
-    logs: Mutex<Vec<(Weak<session_log::Shared>, Sender<()>)>>,
+    /// The logs of this host's sessions.
+    logs: Mutex<Vec<WatchedLog>>,
     /// When the others last had a sign of life of this host, in milliseconds after `begun`.
     seen: AtomicU64,
     begun: Instant,
@@ -147,18 +154,27 @@ impl Fleet {
         seen == 0 || self.begun.elapsed() < Duration::from_millis(seen) + self.options.card_ttl
     }
 
-    fn watch(&self, log: &Arc<session_log::Shared>, wake: &Sender<()>) {
+    fn watch(&self, session: &str, shared: &Arc<session_log::Shared>, wake: &Sender<()>) {
         let mut logs = lock(&self.logs);
-        logs.retain(|(log, _)| log.strong_count() > 0);
-        logs.push((Arc::downgrade(log), wake.clone()));
+        logs.retain(|log| log.shared.strong_count() > 0);
+        logs.push(WatchedLog { session: session.to_owned(), shared: Arc::downgrade(shared), wake: wake.clone() });
     }
 
     /// Has all sessions find out whether they are still this host's: it was away for longer than others wait.
     fn verify(&self) {
-        for (log, wake) in lock(&self.logs).iter() {
-            log.upgrade().iter().for_each(|log| log.verify());
-            let _ = wake.try_send(());
+        for log in lock(&self.logs).iter() {
+            log.shared.upgrade().iter().for_each(|shared| shared.verify());
+            let _ = log.wake.try_send(());
         }
+    }
+
+    /// Removes what is stored of a session of this host that ended while that could not be said; `last` is its last record.
+    fn clear(&self, session: &str, last: u64) -> Result<(), JetStreamError> {
+        if lock(&self.logs).iter().any(|log| log.session == session && log.shared.strong_count() > 0) {
+            return Ok(());
+        }
+        log::info!("session {session} ended, and its log is removed");
+        session_log::end(self, session, last)
     }
 
     fn log_subject(&self, session: &str) -> String {

@@ -94,7 +94,9 @@ pub(super) fn wait_connected(events: &Receiver<ConnectionEvent>) -> Result<Conne
             Ok(ConnectionEvent::ServerError(error)) => why = error,
             Ok(_) => {}
             Err(_) => {
-                return Err(Fatal::Failed(format!("no connection to NATS, so that nothing is taken over: {why}")));
+                return Err(Fatal::Failed(format!(
+                    "no connection to NATS, so that nothing begins and nothing is taken over: {why}"
+                )));
             }
         }
     }

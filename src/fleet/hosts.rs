@@ -29,8 +29,10 @@ const RECONNECT_CARDS: u32 = 2;
 const SILENCE: Duration = Duration::from_secs(1);
 /// Sessions of hosts that are gone are looked for this often, even if no host went.
 const SCAN: Duration = Duration::from_secs(60);
-/// The most hosts and sessions that are looked at. The server gives no more at a time.
+/// The most hosts that are looked at. The server gives no more messages at a time.
 const MOST: usize = 1024;
+/// Sessions whose last records are asked for at a time.
+const AT_A_TIME: usize = 256;
 /// Hosts that wait until others had their chance wait this long for each.
 const PER_RANK: Duration = Duration::from_secs(2);
 /// Questions whether we are there that may wait.
@@ -87,6 +89,8 @@ struct Watch {
     waiting: BTreeMap<String, Instant>,
     /// Sessions of which this host tells that their host is gone.
     down: BTreeSet<String>,
+    /// Sessions that could not be brought here, and when.
+    failed: BTreeMap<String, Instant>,
 }
 
 impl Hosts {
@@ -118,6 +122,7 @@ impl Hosts {
             cards: BTreeSet::new(),
             waiting: BTreeMap::new(),
             down: BTreeSet::new(),
+            failed: BTreeMap::new(),
         };
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             threads::spawn(name, threads::SMALL_STACK, work).map_err(|e| e.to_string())
@@ -192,6 +197,7 @@ impl Watch {
         let (generation, now) = (self.fleet.connection.generation(), Instant::now());
         if self.connected.0 != generation {
             self.connected = (generation, now);
+            self.scanned = None;
         }
         let time = self.fleet.options.card_ttl * if generation > 1 { RECONNECT_CARDS } else { 1 };
         now.duration_since(self.connected.1) >= time
@@ -240,13 +246,21 @@ impl Watch {
     }
 
     fn scan(&mut self) -> Result<(), JetStreamError> {
-        let pattern = self.fleet.log_subject("*");
-        let lasts = self.fleet.jetstream.last_of_each(LOGS, &[&pattern], MOST, ASK_TIME)?;
+        let subjects = self.fleet.jetstream.subjects(LOGS, &self.fleet.log_subject("*"), ASK_TIME)?;
+        let mut lasts = Vec::new();
+        for some in subjects.chunks(AT_A_TIME) {
+            let some: Vec<&str> = some.iter().map(String::as_str).collect();
+            lasts.extend(self.fleet.jetstream.last_of_each(LOGS, &some, AT_A_TIME, ASK_TIME)?);
+        }
+        self.failed.retain(|_, failed| failed.elapsed() < SCAN);
         let (mut there, mut waiting, mut down) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         for last in lasts {
             let Some(session) = last.subject.rsplit('.').next().map(str::to_owned) else { continue };
             let Some((head, _)) = decode(&last.payload) else { continue };
-            if head.host == self.fleet.host() || head.kind == Kind::End {
+            if head.host == self.fleet.host() && !self.install.has(&session) {
+                self.fleet.clear(&session, last.sequence)?;
+            }
+            if head.host == self.fleet.host() || head.kind == Kind::End || self.failed.contains_key(&session) {
                 continue;
             }
             if self.cards.contains(&head.host) {
@@ -300,7 +314,10 @@ impl Watch {
         log::info!("session {session}: its host {} is gone, and it goes on here", head.host);
         match self.install.install(session, &state, &rebuilt.file) {
             Ok(()) => self.tell(Found::Session { session: session.to_owned(), last }),
-            Err(e) => log::warn!("session {session} cannot be gone on with here: {e}"),
+            Err(e) => {
+                log::warn!("session {session} cannot be gone on with here: {e}");
+                self.failed.insert(session.to_owned(), Instant::now());
+            }
         }
         Ok(())
     }

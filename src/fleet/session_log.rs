@@ -4,6 +4,7 @@ use super::record::{Head, Kind, Rebuilt, decode, encode, stored_until};
 use super::{ASK_TIME, Fleet, LOGS};
 use crate::files;
 use crate::ids;
+use crate::nats::RequestError;
 use crate::nats::jetstream::{Appended, JetStreamError};
 use crate::sync::lock;
 use crate::threads::{self, Thread};
@@ -145,7 +146,7 @@ impl SessionLog {
         };
         let work = move || writer.run(claim, &woken);
         let thread = threads::spawn(&format!("l-{session}"), threads::SMALL_STACK, work)?;
-        fleet.watch(&shared, &wake);
+        fleet.watch(session, &shared, &wake);
         Ok(SessionLog { fleet: fleet.clone(), shared, wake, told: receiver, asked: 0, thread: Some(thread) })
     }
 
@@ -227,8 +228,11 @@ impl Writer {
             }
             told = if is_owned { self.ship().map(Told::Stored) } else { self.claim(claim).map(|()| Told::Owned) };
         }
-        if self.shared.ended.load(Ordering::Acquire) && self.last > 0 {
-            self.end();
+        if self.shared.ended.load(Ordering::Acquire)
+            && self.last > 0
+            && let Err(e) = end(&self.fleet, &self.session, self.last)
+        {
+            log::warn!("session {}: its log is left to a later look: {e}", self.session);
         }
     }
 
@@ -385,24 +389,25 @@ impl Writer {
         let last = self.fleet.jetstream.last(LOGS, &self.subject, ASK_TIME).ok().flatten();
         last.and_then(|last| Some(decode(&last.payload)?.0.host)).unwrap_or_default()
     }
+}
 
-    /// Says that the session is over, and removes what was stored of it. What cannot be removed now is removed when the host
-    /// looks for what is left.
-    fn end(&mut self) {
-        let (id, record) = (ids::nuid(), encode(&self.head(Kind::End), &[]));
-        let deadline = Instant::now() + END_TIME;
-        let (fleet, session) = (&self.fleet, &self.session);
-        let ended = fleet.jetstream.append(LOGS, &self.subject, self.last, &id, &record, deadline);
-        let purged = match ended {
-            Ok(Appended::At(sequence)) => {
-                fleet.jetstream.purge(LOGS, &self.subject, Some(sequence + 1), END_TIME).map(drop)
-            }
-            Ok(Appended::Refused) => Ok(()),
-            Err(e) => Err(e),
-        };
-        if let Err(e) = purged {
-            log::warn!("session {session}: its log stays until this host looks after it: {e}");
-        }
+/// Says that a session is over whose last record is `last`, and removes what is stored of it, unless another host has it.
+pub(super) fn end(fleet: &Fleet, session: &str, last: u64) -> Result<(), JetStreamError> {
+    let head = Head {
+        kind: Kind::End,
+        host: fleet.options.host.clone(),
+        boot: fleet.boot.clone(),
+        shared: false,
+        offset: 0,
+        more: false,
+    };
+    if !fleet.connection.is_connected() {
+        return Err(RequestError::TimedOut.into());
+    }
+    let (subject, deadline) = (fleet.log_subject(session), Instant::now() + END_TIME);
+    match fleet.jetstream.append(LOGS, &subject, last, &ids::nuid(), &encode(&head, &[]), deadline)? {
+        Appended::At(sequence) => fleet.jetstream.purge(LOGS, &subject, Some(sequence + 1), END_TIME).map(drop),
+        Appended::Refused => Ok(()),
     }
 }
 

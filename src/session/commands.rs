@@ -23,7 +23,11 @@ impl<W: Wire> Session<W> {
             Control::Compact { instructions } => return self.compact(instructions, respond),
             Control::State => Ok(self.state_answer("get_state")),
             Control::Inspect => Ok(Answer::Document(self.inspection())),
-            Control::Prompt(input) => self.input(input),
+            // Whoever hears that a message is taken finds it answered, whichever host has the session then.
+            Control::Prompt(input) => {
+                let answer = self.input(input);
+                return self.once_stored(Held::Answer(respond, answer));
+            }
             Control::Clear => Ok(self.clear()),
             Control::History(query) => Ok(Answer::History(self.log.history(&query))),
             Control::Subscribe { sink, since } => {
@@ -57,8 +61,7 @@ impl<W: Wire> Session<W> {
             Control::Extend { seconds } => Ok(self.extend(seconds)),
             Control::Cancel { id } => self.cancel(&id),
         };
-        // Who asks again after a yes finds what was said yes to, whichever host has the session then.
-        self.once_stored(Held::Answer(respond, answer));
+        respond(answer);
     }
 
     pub(super) fn state_answer(&self, reason: &str) -> Answer {

@@ -16,6 +16,8 @@ impl<W: Wire> Session<W> {
     #[inline(never)]
     pub(super) fn end(&mut self, reason: EndReason) {
         self.end_storing(reason);
+        // What is still heard of a turn that goes on elsewhere is told there.
+        let listeners = if reason == EndReason::Moved { std::mem::take(&mut self.listeners) } else { Vec::new() };
         let moved = reason == EndReason::Moved;
         let by_host = moved || matches!(reason, EndReason::ShutDown | EndReason::Replaced);
         let goes_on = by_host && (moved || self.goes_on());
@@ -70,6 +72,7 @@ impl<W: Wire> Session<W> {
             }
         }
         self.close_log(!remembered && !moved);
+        self.listeners.extend(listeners);
         self.audit("session_stopped", || json!({"reason": reason.as_str()}));
         self.publish(&AgentEvent::Bridge { name: "bridge_stop", data: json!({"reason": reason.as_str()}) });
     }

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from support import proc
+from support.bridge import Bridge
 from support.bus import RESTART, NoResponders, StreamFailed
 from support.model_script import Gate, Text, ToolCall
 from support.waiting import eventually
@@ -281,3 +282,25 @@ def test_another_owner_takes_no_part(fleet, new_daemon):
     assert fleet.bus.ask_json(stranger.intake, {"sessionMode": "list"})["sessions"] == []
     host.start()
     assert host.prompt("s", "again").text() == "AGAIN"
+
+
+def test_a_session_that_was_stopped_in_an_outage_does_not_come_back(fleet):
+    fleet.start()
+    fleet.model.answer(lambda request: request.prompts[-1].upper())
+    assert fleet.session("s", "hello").text() == "HELLO"
+    owner = fleet.owner_of("s")
+    fleet.server.stop()
+    owner.wait_log("disconnected")
+    with Bridge(owner.socket) as client:
+        client.ask("stop", sessionId="s")
+    eventually(lambda: not fleet.has(owner, "s"), "it is forgotten")
+    fleet.server.start()
+    subject = {"subjects_filter": f"ag.log.{owner.owner}.*"}
+
+    def stored():
+        try:
+            return fleet.bus.ask_json("$JS.API.STREAM.INFO.AGL", subject, timeout=2)["state"].get("subjects")
+        except AssertionError:  # The server is not there yet.
+            return True
+
+    eventually(lambda: not stored(), "nothing of it is stored any more")
