@@ -5,6 +5,7 @@ test holds the cases against the codes that the source has.
 """
 
 import base64
+import functools
 import json
 import signal
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ FORMS = {
 
 # More than a compaction keeps.
 LONG = "All work and no play. " * 100
+
+
+def is_settled(bus, log):
+    return b"nats-pi-bridge.settled" in bus.ask("$JS.API.DIRECT.GET.AGL", log).data
 
 
 @dataclass
@@ -70,6 +75,10 @@ class Place:
         for wire, ask in asking.items():
             daemon = self.new_daemon(server.url, bus=bus)
             caller = self.worker_of(daemon, fleet=True, fleetHost="h0")
+            log = {"last_by_subj": f"ag.log.{daemon.owner}.s"}
+            # Behind that the host has nothing more to say, so that it is the request that finds out.
+            settled = functools.partial(is_settled, bus, log)
+            eventually(settled, "the end of the first prompt is stored")
             questions = bus.listen(f"agents.peer.pi-exec.{daemon.owner}.h9") if here else None
             bus.flush()
             record = {"kind": "own", "host": "h9", "boot": "b", "shared": True}
