@@ -3,6 +3,7 @@
 //! It takes requests from the intake, starts a thread per session, answers discovery for all of them, and ends them in
 //! order when it is told to stop. It never waits for a session.
 
+mod admission;
 mod agents;
 mod auditing;
 mod children;
@@ -122,6 +123,8 @@ enum Event {
 struct Entry {
     identity: Arc<SessionIdentity>,
     stats: Arc<SessionStats>,
+    /// Who takes turns with others for what it was created with.
+    caller: String,
     commands: Sender<Command>,
     /// Absent for ephemeral runs, which are not discoverable.
     service: Option<Arc<SessionService>>,

@@ -79,14 +79,14 @@ fn has(tools: &[ToolText<'_>], name: &str) -> bool {
 }
 
 fn section(name: &str, text: &str) -> String {
-    format!("<{name}>\n{text}\n</{name}>")
+    ["<", name, ">\n", text, "\n</", name, ">"].concat()
 }
 
 fn tools(tools: &[ToolText<'_>]) -> String {
     let lines: Vec<String> = tools
         .iter()
         .filter(|tool| !tool.snippet.is_empty())
-        .map(|tool| format!("- {}: {}", tool.name, tool.snippet))
+        .map(|tool| ["- ", tool.name, ": ", tool.snippet].concat())
         .collect();
     let list = if lines.is_empty() { "(none)".to_owned() } else { lines.join("\n") };
     format!("{list}\n\nThere may be further tools than these, depending on the project.")
@@ -103,7 +103,7 @@ fn rules(tools: &[ToolText<'_>]) -> String {
             rules.push(rule);
         }
     }
-    rules.iter().map(|rule| format!("- {rule}")).collect::<Vec<_>>().join("\n")
+    ["- ", &rules.join("\n- ")].concat()
 }
 
 #[cfg(test)]

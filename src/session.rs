@@ -33,7 +33,7 @@ use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::{Command, EndReason, Origin, Prompt};
 use crate::contract::reply::Reply;
-use crate::contract::session::{SessionIdentity, SessionStats, Unattended, state};
+use crate::contract::session::{SessionIdentity, SessionState, SessionStats, Unattended};
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
 use crate::fleet::{SessionLog, Told};
@@ -62,7 +62,7 @@ pub(crate) use opening::{Callers, Storage};
 use queue::Queue;
 pub(crate) use recovery::settled_totals;
 use recovery::{KeptApproval, KeptQuestion};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 pub(crate) use settling::Notices;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -354,9 +354,8 @@ impl<W: Wire> Session<W> {
 
     /// The first event of a session.
     fn announce(&mut self) {
-        let state = Value::Object(state(&self.identity, &self.stats, self.stats.running()));
-        let data = Value::Object(Map::from_iter([("state".to_owned(), state)]));
-        self.publish(&AgentEvent::Bridge { name: "bridge_start", data });
+        let state = SessionState::new(&self.identity, &self.stats, self.stats.running());
+        self.publish(AgentEvent::BridgeStart(Box::new(state)));
     }
 
     fn serve(&mut self) -> EndReason {
@@ -551,11 +550,7 @@ impl<W: Wire> Session<W> {
             _ => {}
         }
         self.stats.progress.note(&event, self.context_tokens);
-        if self.listeners.is_empty() && event.is_of_transcript() {
-            self.log.keep(event);
-        } else {
-            self.record_event(&event);
-        }
+        self.record_event(event);
     }
 
     /// A message that is only there because the host ends in the middle of a turn that will be gone on with. What it says of
@@ -593,14 +588,14 @@ impl<W: Wire> Session<W> {
                 Foreign::Shortened => ("session_file_shortened", json!({"messages": self.memory.count()})),
             };
             log::warn!("session {}: another program changed its file: {name} {data}", self.identity.id);
-            self.publish(&AgentEvent::Bridge { name, data });
+            self.publish(AgentEvent::Bridge { name, data });
         }
     }
 
     /// Tells an event of the session's own to the caller and to those who listen.
-    fn publish(&mut self, event: &AgentEvent) {
+    fn publish(&mut self, event: AgentEvent) {
         if let Some(running) = &self.running {
-            running.reply.event(event);
+            running.reply.event(&event);
         }
         self.record_event(event);
     }
@@ -613,7 +608,10 @@ impl<W: Wire> Session<W> {
     }
 
     /// Tells an event to those who listen, and keeps it for those who ask later.
-    fn record_event(&mut self, event: &AgentEvent) {
+    fn record_event(&mut self, event: AgentEvent) {
+        if self.listeners.is_empty() && event.may_wait() {
+            return self.log.keep(event);
+        }
         let envelope = self.log.publish(event.name(), event.to_json(), !self.listeners.is_empty());
         let before = self.listeners.len();
         self.listeners.retain(|listener| listener.event(&envelope));

@@ -242,9 +242,8 @@ impl SocketServer {
         if let Some(path) = route.as_ref().and_then(|route| route.socket.as_ref()) {
             let _ = std::fs::remove_file(path);
         }
-        let last = stop_line(reason);
         for link in self.shared.links(|link| link.session == Some(token)) {
-            link.stop(&last);
+            link.stop(&stop_line(reason));
         }
         if route.is_some_and(|route| route.identity.named) {
             self.shared.registry.now();

@@ -3,10 +3,14 @@
 //! Names, order and JSON forms are those of the PI agent's session events.
 
 use crate::contract::sender::AgentSender;
+use crate::contract::session::SessionState;
 use crate::event_log::Content;
+use crate::json::object;
 use crate::model::ThinkingLevel;
+use crate::tools::ChangedFiles;
 use crate::tools::runner::Sandbox;
 use crate::transcript::{Block, Message};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -136,11 +140,36 @@ pub(crate) enum AgentEvent {
     },
     /// A question to a person was opened, answered or rejected; the payload is the `questions` module's.
     Question(Value),
-    /// An event of the side channel itself, such as `bridge_emit`.
+    /// The session is there.
+    BridgeStart(Box<SessionState>),
+    /// The session is over.
+    BridgeStop {
+        reason: &'static str,
+    },
+    /// Nothing more comes of prompts that were accepted.
+    Settled(Box<SettledPrompts>),
+    /// Another event of the side channel itself, such as `bridge_emit`.
     Bridge {
         name: &'static str,
         data: Value,
     },
+}
+
+/// How accepted prompts ended.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SettledPrompts {
+    pub reason: &'static str,
+    pub prompt_ids: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// [`ReplyError::document`](super::error::ReplyError::document).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Value>,
+    pub duration_ms: u64,
+    pub tool_calls: u64,
+    #[serde(flatten)]
+    pub changed: ChangedFiles,
 }
 
 /// Why a session's context is made smaller.
@@ -231,6 +260,9 @@ impl AgentEvent {
             AgentEvent::ThinkingLevelSelect { .. } => "thinking_level_select",
             AgentEvent::Input { .. } => "input",
             AgentEvent::Question(_) => "question",
+            AgentEvent::BridgeStart(_) => "bridge_start",
+            AgentEvent::BridgeStop { .. } => "bridge_stop",
+            AgentEvent::Settled(_) => "settled",
             AgentEvent::Bridge { name, .. } => name,
         }
     }
@@ -334,6 +366,9 @@ impl AgentEvent {
                 put("from", json!(from));
                 put("sender", sender.as_ref().map_or(Value::Null, |sender| sender.document()));
             }
+            AgentEvent::BridgeStart(state) => put("state", json!(state)),
+            AgentEvent::BridgeStop { reason } => put("reason", json!(reason)),
+            AgentEvent::Settled(prompts) => payload.extend(object(json!(prompts))),
             AgentEvent::Question(data) | AgentEvent::Bridge { data, .. } => {
                 if let Value::Object(fields) = data {
                     payload.extend(fields.clone());
@@ -345,18 +380,24 @@ impl AgentEvent {
 }
 
 impl AgentEvent {
-    /// It has nothing of its own: what it says is in the transcript as well.
-    pub(crate) fn is_of_transcript(&self) -> bool {
-        matches!(
-            self,
+    /// Where nobody listens, it may be kept as it is until somebody asks: what it says is in the transcript as well, or takes
+    /// no more memory so than in words.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are put into words at once")]
+    pub(crate) fn may_wait(&self) -> bool {
+        match self {
             AgentEvent::AgentStart
-                | AgentEvent::AgentEnd { .. }
-                | AgentEvent::AgentSettled { .. }
-                | AgentEvent::TurnStart { .. }
-                | AgentEvent::TurnEnd { .. }
-                | AgentEvent::MessageStart(_)
-                | AgentEvent::MessageEnd(_)
-        )
+            | AgentEvent::AgentEnd { .. }
+            | AgentEvent::AgentSettled { .. }
+            | AgentEvent::TurnStart { .. }
+            | AgentEvent::TurnEnd { .. }
+            | AgentEvent::MessageStart(_)
+            | AgentEvent::MessageEnd(_)
+            | AgentEvent::Input { .. }
+            | AgentEvent::BridgeStart(_)
+            | AgentEvent::BridgeStop { .. } => true,
+            AgentEvent::Settled(prompts) => prompts.changed.files.is_empty(),
+            _ => false,
+        }
     }
 }
 
@@ -369,7 +410,7 @@ impl Content for AgentEvent {
         self.to_json()
     }
 
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the others have no messages")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are small, or do not wait")]
     fn bytes(&self) -> usize {
         let size = |messages: &[Arc<Message>]| messages.iter().map(|message| message.bytes()).sum();
         match self {
@@ -378,6 +419,7 @@ impl Content for AgentEvent {
                 message.as_deref().map_or(0, Message::bytes) + size(results)
             }
             AgentEvent::MessageStart(message) | AgentEvent::MessageEnd(message) => message.bytes(),
+            AgentEvent::Input { text, .. } => text.len(),
             _ => 0,
         }
     }

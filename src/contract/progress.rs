@@ -7,6 +7,7 @@ use crate::clock::now_ms;
 use crate::metrics::{Count, METRICS};
 use crate::sync::lock;
 use crate::transcript::{Message, Usage};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -31,9 +32,10 @@ struct Step {
 }
 
 /// What the requests to models of one day took.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Day {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Day {
     /// Days since 1970, UTC.
+    #[serde(rename = "day")]
     number: i64,
     tokens: u64,
     /// US dollars.
@@ -108,9 +110,8 @@ impl Progress {
     }
 
     /// What of today is kept over a restart.
-    pub(crate) fn today(&self) -> Value {
-        let day = lock(&self.0).today;
-        json!({"day": day.number, "tokens": day.tokens, "cost": day.cost})
+    pub(crate) fn today(&self) -> Day {
+        lock(&self.0).today
     }
 
     /// Takes up what [`Progress::today`] made.
@@ -243,7 +244,7 @@ mod tests {
         progress.add_usage(&usage);
         assert_eq!(row(&progress)["today"], json!({"tokens": 30, "cost": 1.0}));
         let again = Progress::default();
-        again.restore(&progress.today());
+        again.restore(&json!(progress.today()));
         assert_eq!(row(&again)["today"], json!({"tokens": 30, "cost": 1.0}));
         let day = Day { number: 3, tokens: 4, cost: 0.1 };
         assert_eq!(at(day, 4 * DAY_MS - 1), day);

@@ -55,6 +55,16 @@ impl Prompt {
     }
 }
 
+/// Who takes turns with others: the sender, or the name that it gave itself. A name never stands for a sender who proves who it
+/// is.
+pub(crate) fn caller_name(sender: Option<&AgentSender>, from: Option<&str>) -> String {
+    match (sender, from) {
+        (Some(sender), _) => format!("{} {}", if sender.verified { "user" } else { "claimed" }, sender.user),
+        (None, Some(from)) => format!("from {from}"),
+        (None, None) => String::new(),
+    }
+}
+
 /// Where a prompt came from, as its events tell it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Origin {

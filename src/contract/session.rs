@@ -2,7 +2,7 @@
 
 use super::environment::SessionEnvironment;
 use super::ids::{InstanceId, SessionId};
-use super::progress::Progress;
+use super::progress::{Day, Progress};
 use crate::clock::now_ms;
 use crate::governance::budget::{Budgets, Ledger, Spent};
 use crate::governance::rules::Rules;
@@ -11,8 +11,9 @@ use crate::sync::lock;
 use crate::tools::runner::Sandbox;
 use crate::transcript::Usage;
 use crossbeam_channel::bounded;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -69,6 +70,7 @@ impl Unattended {
 }
 
 /// What a session was created with; never changes.
+#[derive(Debug)]
 pub(crate) struct SessionIdentity {
     pub id: SessionId,
     /// Where the session takes prompts on NATS, if it does.
@@ -373,11 +375,19 @@ impl SessionStats {
     }
 
     /// The figures of all prompts so far, to be kept over a restart.
-    pub(crate) fn totals(&self, messages: usize) -> Value {
+    pub(crate) fn totals(&self, messages: usize) -> Totals {
         let [input, output, cache_read, cache_write] = self.tokens();
-        json!({"prompts": self.prompts(), "errors": self.errors(), "input": input, "output": output,
-            "cacheRead": cache_read, "cacheWrite": cache_write, "cost": self.cost(), "messages": messages,
-            "today": self.progress.today()})
+        Totals {
+            prompts: self.prompts(),
+            errors: self.errors(),
+            input,
+            output,
+            cache_read,
+            cache_write,
+            cost: self.cost(),
+            messages,
+            today: self.progress.today(),
+        }
     }
 
     /// Takes up figures that [`SessionStats::totals`] made.
@@ -411,26 +421,76 @@ impl SessionStats {
     }
 }
 
-/// The session in the fields of the side channel's registry.
-pub(crate) fn state(identity: &SessionIdentity, stats: &SessionStats, running: bool) -> Map<String, Value> {
-    let settings = stats.settings();
-    let mut state = Map::new();
-    let mut put = |key: &str, value: Value| state.insert(key.to_string(), value);
-    put("cwd", json!(identity.cwd.to_string_lossy()));
-    put("sessionId", json!(identity.id));
-    if let Some(file) = &settings.file {
-        put("sessionFile", json!(file.to_string_lossy()));
+/// The figures of all prompts so far, as a session file has them.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Totals {
+    prompts: u64,
+    errors: u64,
+    input: u64,
+    output: u64,
+    cache_read: u64,
+    cache_write: u64,
+    cost: f64,
+    messages: usize,
+    today: Day,
+}
+
+/// The session in the fields of the side channel's registry, as it was at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionState {
+    identity: Arc<SessionIdentity>,
+    file: Option<PathBuf>,
+    name: Option<String>,
+    model: Arc<Model>,
+    thinking: ThinkingLevel,
+    is_idle: bool,
+    has_pending_messages: bool,
+}
+
+impl SessionState {
+    pub(crate) fn new(identity: &Arc<SessionIdentity>, stats: &SessionStats, running: bool) -> SessionState {
+        let SessionSettings { file, name, model, thinking, .. } = stats.settings();
+        SessionState {
+            identity: identity.clone(),
+            file,
+            name,
+            model,
+            thinking,
+            is_idle: !running,
+            has_pending_messages: stats.queued() + stats.pending() > 0,
+        }
     }
-    // Clients choose sessions by name, so one without a name goes by its id.
-    put("sessionName", json!(settings.name.as_deref().unwrap_or(&identity.id)));
-    put("model", model_facts(&settings.model));
-    put("thinkingLevel", json!(settings.thinking.as_str()));
-    put("isIdle", json!(!running));
-    put("hasPendingMessages", json!(stats.queued() + stats.pending() > 0));
-    state
+}
+
+impl Serialize for SessionState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_map(None)?;
+        fields.serialize_entry("cwd", &self.identity.cwd.to_string_lossy())?;
+        fields.serialize_entry("sessionId", &self.identity.id)?;
+        if let Some(file) = &self.file {
+            fields.serialize_entry("sessionFile", &file.to_string_lossy())?;
+        }
+        // Clients choose sessions by name, so one without a name goes by its id.
+        fields.serialize_entry("sessionName", self.name.as_deref().unwrap_or(&self.identity.id))?;
+        fields.serialize_entry("model", &ModelFacts::of(&self.model))?;
+        fields.serialize_entry("thinkingLevel", self.thinking.as_str())?;
+        fields.serialize_entry("isIdle", &self.is_idle)?;
+        fields.serialize_entry("hasPendingMessages", &self.has_pending_messages)?;
+        fields.end()
+    }
 }
 
 /// A model as events and states name it.
-pub(crate) fn model_facts(model: &Model) -> Value {
-    json!({"provider": model.provider, "id": model.id, "name": model.name})
+#[derive(Serialize)]
+pub(crate) struct ModelFacts<'a> {
+    provider: &'a str,
+    id: &'a str,
+    name: &'a str,
+}
+
+impl ModelFacts<'_> {
+    pub(crate) fn of(model: &Model) -> ModelFacts<'_> {
+        ModelFacts { provider: &model.provider, id: &model.id, name: &model.name }
+    }
 }

@@ -5,7 +5,7 @@ use crate::clock::now_ms;
 use crate::contract::environment::SessionEnvironment;
 use crate::contract::error::DaemonError;
 use crate::contract::ids::{InstanceId, SessionId};
-use crate::contract::prompt::{EndReason, Incoming, Prompt};
+use crate::contract::prompt::{EndReason, Incoming, Prompt, caller_name};
 use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionSettings, SessionStats};
 use crate::contract::wire::WireSettings;
@@ -77,10 +77,7 @@ impl Daemon {
             None => create.from()?.map(str::to_string),
         };
         services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
-        if self.sessions.len() >= self.config.max_sessions {
-            let message = format!("{} sessions are open, which is the limit", self.sessions.len());
-            return Err(DaemonError::Busy { message });
-        }
+        self.admit(&caller_name(sender.as_ref(), from.as_deref()), create.session_id.is_none())?;
         let usual = self.usual_tools(&services, create.session_id.is_some());
         let tools = match create.tools()? {
             Some(names) => tools::select(&names, &usual).map_err(|message| DaemonError::InvalidRequest { message })?,
@@ -297,6 +294,8 @@ impl Daemon {
         begin: Begin,
     ) -> Result<(), DaemonError> {
         let Begin { settings, socket, storage, first, subscribed, claim } = begin;
+        let sender = first.as_ref().and_then(|first| first.sender.as_ref());
+        let caller = caller_name(sender, identity.from.as_deref());
         let failed = |e: PublishError| DaemonError::SessionCreateFailed { message: e.to_string() };
         let subscribed = match subscribed {
             None if identity.named => {
@@ -370,7 +369,7 @@ impl Daemon {
         if identity.named {
             log::info!("session {} started in {}", identity.id, identity.cwd.display());
         }
-        let entry = Entry { identity, stats, commands, service, stoppers: Vec::new(), movable, thread };
+        let entry = Entry { identity, stats, caller, commands, service, stoppers: Vec::new(), movable, thread };
         self.heartbeat(&entry);
         self.hand_over_session(&entry);
         self.started += 1;

@@ -122,12 +122,10 @@ impl Registry<'_> {
 
     /// Reads `name` as `provider/model`. Provider ids may hold slashes: the longest one that fits counts.
     fn in_named_provider(&self, name: &str) -> Option<(String, String)> {
-        let mut providers = self.provider_ids();
-        providers.sort_by_key(|id| std::cmp::Reverse(id.len()));
-        providers.into_iter().find_map(|provider| {
-            let rest = after_provider(name, provider)?;
-            Some((provider.to_string(), pick(&self.model_ids(provider), rest)?))
-        })
+        let providers = self.provider_ids().into_iter();
+        let mut fitting: Vec<_> = providers.filter_map(|id| Some((id, after_provider(name, id)?))).collect();
+        fitting.sort_by_key(|(id, _)| std::cmp::Reverse(id.len()));
+        fitting.into_iter().find_map(|(id, rest)| Some((id.to_string(), pick(&self.model_ids(id), rest)?)))
     }
 
     /// All `(provider, id)` whose id is `name`. The offline model has to be named with its provider.

@@ -10,8 +10,10 @@
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
 
-/// What one read may bring: as much as the connection's own buffer holds, so that one read empties it.
-const READ_SIZE: usize = 32 << 10;
+/// What one read may bring at first: more than a short answer has, and little enough to cost nothing where many wait.
+const FIRST_READ: usize = 2 << 10;
+/// What one read may bring at most: as much as the connection's own buffer holds, so that one read empties it.
+const MAX_READ: usize = 32 << 10;
 /// The longest event, in bytes.
 const MAX_EVENT: usize = 10 << 20;
 /// How much of what is no event is kept, in bytes: more than an error message quotes.
@@ -40,6 +42,8 @@ struct Object {
 pub struct Events<R> {
     reader: R,
     buffer: Vec<u8>,
+    /// What the next read may bring.
+    room: usize,
     /// Where the unfinished event begins.
     start: usize,
     /// Where the line begins that is not yet parsed.
@@ -69,8 +73,8 @@ impl<R: Read> Events<R> {
     pub fn new(reader: R) -> Events<R> {
         Events {
             reader,
-            // Filled at once and not when it grows, which takes six instructions for each byte.
-            buffer: vec![0; READ_SIZE],
+            buffer: Vec::new(),
+            room: FIRST_READ,
             start: 0,
             line: 0,
             searched: 0,
@@ -122,14 +126,21 @@ impl<R: Read> Events<R> {
         if self.end > MAX_EVENT {
             return Err(io::Error::new(ErrorKind::InvalidData, format!("an event is longer than {MAX_EVENT} bytes")));
         }
-        if self.buffer.len() < self.end + READ_SIZE {
-            self.buffer.resize((self.end + READ_SIZE).max(self.end * 2), 0);
+        let needed = self.end + self.room;
+        if self.buffer.len() < needed {
+            // A new one is zeroed at once; to grow would take six instructions for each byte.
+            let mut larger = vec![0; needed.max(self.end * 2)];
+            larger[..self.end].copy_from_slice(&self.buffer[..self.end]);
+            self.buffer = larger;
         }
         loop {
             match self.reader.read(&mut self.buffer[self.end..]) {
                 Ok(0) => return Ok(false),
                 Ok(n) => {
                     self.end += n;
+                    if self.end == self.buffer.len() {
+                        self.room = MAX_READ;
+                    }
                     return Ok(true);
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -352,9 +363,14 @@ mod tests {
 
     impl Read for Parts {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let Some(part) = self.0.next() else { return Ok(0) };
-            buffer[..part.len()].copy_from_slice(&part);
-            Ok(part.len())
+            let Some(part) = self.0.as_mut_slice().first_mut() else { return Ok(0) };
+            let length = part.len().min(buffer.len());
+            buffer[..length].copy_from_slice(&part[..length]);
+            part.drain(..length);
+            if part.is_empty() {
+                self.0.next();
+            }
+            Ok(length)
         }
     }
 
@@ -449,9 +465,9 @@ mod tests {
 
     #[test]
     fn long_events_grow_the_buffer_up_to_a_limit() {
-        let long = "x".repeat(3 * READ_SIZE);
+        let long = "x".repeat(3 * MAX_READ);
         let stream = format!("data: {long}\ndata: {long}\n\ndata: y\n\n");
-        let parts = stream.as_bytes().chunks(READ_SIZE).map(<[u8]>::to_vec).collect();
+        let parts = stream.as_bytes().chunks(MAX_READ).map(<[u8]>::to_vec).collect();
         let events = parse(parts);
         assert_eq!((events.len(), events[0].1.len()), (2, 2 * long.len() + 1));
         let mut endless = Events::new(io::repeat(b'x'));

@@ -48,7 +48,15 @@ pub(super) fn section(places: &Places<'_>) -> Option<String> {
 
 /// The files of instructions in a folder, the one that counts most first.
 fn instructions_in(dir: &Path) -> impl Iterator<Item = PathBuf> {
-    NAMES.iter().map(|name| dir.join(name)).filter(|path| is_there(path))
+    // One path for all of them: most folders have none.
+    let mut path = PathBuf::with_capacity(dir.as_os_str().len() + 32);
+    path.push(dir);
+    NAMES.iter().filter_map(move |name| {
+        path.push(name);
+        let found = is_there(&path).then(|| path.clone());
+        path.pop();
+        found
+    })
 }
 
 /// The root of the main repository around a linked worktree that lies inside it and has instructions of its own: those

@@ -39,7 +39,7 @@ impl<W: Wire> Session<W> {
                     self.check_written(written);
                 }
                 self.askers.insert(question.id, asker);
-                self.publish(&AgentEvent::Question(question.event));
+                self.publish(AgentEvent::Question(question.event));
             }
             Err(why) => drop(asker.try_send(Err(why))),
         }
@@ -110,7 +110,7 @@ impl<W: Wire> Session<W> {
             // A turn that does not wait any more was cancelled.
             let _ = asker.try_send(Ok(settled.result));
         }
-        self.publish(&AgentEvent::Question(settled.event));
+        self.publish(AgentEvent::Question(settled.event));
         settled.id
     }
 }

@@ -219,7 +219,7 @@ impl<W: Wire> Session<W> {
                 Ok(reservation)
             }
             Err(Refused::Exceeded(exceeded)) => {
-                self.publish(&AgentEvent::Bridge { name: "budget_exceeded", data: exceeded.document() });
+                self.publish(AgentEvent::Bridge { name: "budget_exceeded", data: exceeded.document() });
                 let error = ReplyError::coded(ErrorKind::BudgetExceeded, exceeded);
                 Err(Unpaid { error, exceeded: Some(exceeded) })
             }

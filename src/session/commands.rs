@@ -6,7 +6,7 @@ use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::{Incoming, Origin, Prompt};
 use crate::contract::reply::SilentReply;
-use crate::contract::session::{model_facts, state};
+use crate::contract::session::{ModelFacts, SessionState};
 use crate::contract::wire::Wire;
 use crate::model::ThinkingLevel;
 use crate::threads::{self, Thread};
@@ -46,7 +46,7 @@ impl<W: Wire> Session<W> {
                 Ok(Answer::Document(json!({"enabled": false})))
             }
             Control::Emit { event, data } => {
-                self.publish(&AgentEvent::Bridge { name: event, data: data.clone() });
+                self.publish(AgentEvent::Bridge { name: event, data: data.clone() });
                 Ok(Answer::Document(data))
             }
             Control::Questions => Ok(Answer::Document(self.list_questions())),
@@ -65,10 +65,10 @@ impl<W: Wire> Session<W> {
     }
 
     pub(super) fn state_answer(&self, reason: &str) -> Answer {
-        let mut state = state(&self.identity, &self.stats, self.stats.running());
-        state.insert("lastSeq".into(), json!(self.log.last_seq()));
-        state.insert("lastReason".into(), json!(reason));
-        Answer::Document(Value::Object(state))
+        let mut state = json!(SessionState::new(&self.identity, &self.stats, self.stats.running()));
+        state["lastSeq"] = json!(self.log.last_seq());
+        state["lastReason"] = json!(reason);
+        Answer::Document(state)
     }
 
     /// A message for the model, in whatever way it shall be brought there.
@@ -114,7 +114,7 @@ impl<W: Wire> Session<W> {
             from: input.from.clone(),
             sender: input.sender.clone().map(Box::new),
         };
-        self.in_trace(message.trace.clone(), |session| session.publish(&event));
+        self.in_trace(message.trace.clone(), |session| session.publish(event));
         if behavior.is_some() && !idle {
             let (from, sender) = (input.from.as_deref(), input.sender.as_ref());
             self.memory.accepted(&message, from, sender, None, Some(deliver)).map_err(|e| ReplyError::storage(&e))?;
@@ -183,7 +183,7 @@ impl<W: Wire> Session<W> {
     pub(super) fn queues_changed(&mut self) {
         self.stats.set_pending(self.steering.len() + self.follow_up.len());
         let (steering, follow_up) = (self.steering.texts(), self.follow_up.texts());
-        self.publish(&AgentEvent::QueueUpdate { steering, follow_up });
+        self.publish(AgentEvent::QueueUpdate { steering, follow_up });
     }
 
     fn configure(&mut self, changes: &Changes) -> Result<Answer, ReplyError> {
@@ -225,16 +225,16 @@ impl<W: Wire> Session<W> {
         self.save();
         if (&model.provider, &model.id) != (&before.model.provider, &before.model.id) {
             self.record("model_change", json!({"provider": model.provider, "modelId": model.id}));
-            let (model, previous) = (model_facts(&model), model_facts(&before.model));
-            self.publish(&AgentEvent::ModelSelect { model, previous });
+            let (model, previous) = (json!(ModelFacts::of(&model)), json!(ModelFacts::of(&before.model)));
+            self.publish(AgentEvent::ModelSelect { model, previous });
         }
         if thinking != before.thinking {
             self.record("thinking_level_change", json!({"thinkingLevel": thinking.as_str()}));
-            self.publish(&AgentEvent::ThinkingLevelSelect { level: thinking, previous: before.thinking });
+            self.publish(AgentEvent::ThinkingLevelSelect { level: thinking, previous: before.thinking });
         }
         if name != before.name {
             self.record("session_info", json!({"name": name.clone().unwrap_or_default()}));
-            self.publish(&AgentEvent::SessionInfoChanged { name });
+            self.publish(AgentEvent::SessionInfoChanged { name });
         }
         let settings = json!({"model": model.spec(), "thinkingLevel": thinking.as_str(),
             "budgets": self.stats.budgets().document()});

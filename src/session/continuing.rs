@@ -54,7 +54,7 @@ impl<W: Wire> Session<W> {
         if let Some(first) = interrupted.first().filter(|_| !handed_over) {
             let facts = json!({"action": policy.as_str(), "interruptions": first.continued + 1});
             let event = AgentEvent::Bridge { name: "turn_interrupted", data: facts };
-            self.in_trace(first.trace.clone(), |session| session.publish(&event));
+            self.in_trace(first.trace.clone(), |session| session.publish(event));
         }
         let ids: Vec<String> = interrupted.iter().map(|accepted| accepted.id.clone()).collect();
         let goes_on = !ids.is_empty() && policy == OnRestart::Continue;
@@ -148,7 +148,7 @@ impl<W: Wire> Session<W> {
     /// Calls that are `left` open are run.
     pub(super) fn close_calls(&mut self, intents: &HashSet<String>, left: LeftOpen<'_>) -> io::Result<()> {
         for result in closing_results(self.memory.messages(), intents, left) {
-            self.record_event(&AgentEvent::ToolExecutionEnd {
+            self.record_event(AgentEvent::ToolExecutionEnd {
                 id: result.tool_call_id.clone(),
                 name: result.tool_name.clone(),
                 content: result.content.clone(),

@@ -74,7 +74,7 @@ impl<W: Wire> Session<W> {
         self.close_log(!remembered && !moved);
         self.listeners.extend(listeners);
         self.audit("session_stopped", || json!({"reason": reason.as_str()}));
-        self.publish(&AgentEvent::Bridge { name: "bridge_stop", data: json!({"reason": reason.as_str()}) });
+        self.publish(AgentEvent::BridgeStop { reason: reason.as_str() });
     }
 
     /// Whether the next start, or the process that replaces this one, goes on with the prompt that runs. A run whose caller

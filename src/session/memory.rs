@@ -9,14 +9,14 @@ use super::recovery::{
 use crate::contract::control::Deliver;
 use crate::contract::prompt::Incoming;
 use crate::contract::sender::AgentSender;
-use crate::contract::session::SessionStats;
+use crate::contract::session::{SessionStats, Totals};
 use crate::json::object;
 use crate::tools::runner::Narrowing;
-use crate::traceparent::TRACEPARENT;
+use crate::traceparent::Traceparent;
 use crate::transcript::compaction::forget_counts;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::{Change, SessionFile};
-use crate::transcript::{Message, ToolResultMessage};
+use crate::transcript::{Block, Message, ToolResultMessage};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::io;
@@ -205,7 +205,7 @@ impl Memory {
         }
     }
 
-    fn append_custom(&mut self, kind: &str, data: Value) -> io::Result<()> {
+    fn append_custom(&mut self, kind: &str, data: impl Serialize) -> io::Result<()> {
         self.append("custom", &CustomEntry { custom_type: kind, data }).map(drop)
     }
 
@@ -250,29 +250,17 @@ impl Memory {
             return Ok(());
         }
         self.catch_up()?;
-        let mut data = json!({"id": message.id, "text": message.text});
-        let mut put = |key: &str, value: Value| data[key] = value;
-        if !message.images.is_empty() {
-            put("images", json!(message.images));
-        }
-        if !message.expand {
-            put("expanded", json!(true));
-        }
-        if let Some(trace) = &message.trace {
-            put(TRACEPARENT, json!(trace.as_str()));
-        }
-        if let Some(from) = from {
-            put("from", json!(from));
-        }
-        if let Some(sender) = sender {
-            put("sender", sender.document());
-        }
-        if let Some(reply) = reply {
-            put("reply", reply);
-        }
-        if let Some(deliver) = deliver {
-            put("deliver", json!(deliver.as_str()));
-        }
+        let data = AcceptedData {
+            id: &message.id,
+            text: &message.text,
+            images: Some(&message.images[..]).filter(|images| !images.is_empty()),
+            expanded: (!message.expand).then_some(true),
+            trace: message.trace.as_ref().map(Traceparent::as_str),
+            from,
+            sender: sender.map(AgentSender::document),
+            reply,
+            deliver: deliver.map(Deliver::as_str),
+        };
         self.append_custom(ACCEPTED, data)
     }
 
@@ -307,7 +295,7 @@ impl Memory {
     /// # Errors
     /// It could not be written, so the caller must hear nothing.
     pub(super) fn heard(&mut self, ids: &[String]) -> io::Result<()> {
-        self.append_custom(HEARD, json!({"ids": ids}))
+        self.append_custom(HEARD, HeardData { ids })
     }
 
     /// A question was opened, or came to its end.
@@ -385,11 +373,8 @@ impl Memory {
             return Ok(());
         }
         self.catch_up()?;
-        let mut data = json!({"ids": ids, "outcome": outcome, "totals": stats.totals(self.messages.len())});
-        if waiting > 0 {
-            data["waiting"] = json!(waiting);
-        }
-        self.append_custom(SETTLED, data)
+        let totals = stats.totals(self.messages.len());
+        self.append_custom(SETTLED, SettledData { ids, outcome, totals, waiting: Some(waiting).filter(|n| *n > 0) })
     }
 
     /// Another process goes on with these prompts where they are. Their callers have heard all that was said.
@@ -477,9 +462,46 @@ impl Memory {
 /// An entry of what the host itself keeps, `custom` in the file.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct CustomEntry<'a> {
+struct CustomEntry<'a, D> {
     custom_type: &'a str,
-    data: Value,
+    data: D,
+}
+
+/// [`ACCEPTED`].
+#[derive(Serialize)]
+struct AcceptedData<'a> {
+    id: &'a str,
+    text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    images: Option<&'a [Block]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expanded: Option<bool>,
+    #[serde(rename = "traceparent", skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sender: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliver: Option<&'a str>,
+}
+
+/// [`HEARD`].
+#[derive(Serialize)]
+struct HeardData<'a> {
+    ids: &'a [String],
+}
+
+/// [`SETTLED`].
+#[derive(Serialize)]
+struct SettledData<'a> {
+    ids: &'a [String],
+    outcome: &'a str,
+    totals: Totals,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<usize>,
 }
 
 /// A message's entry; if the message came from outside, with its id ([`super::recovery::PROMPT_ID`]).

@@ -7,13 +7,14 @@ use crate::clock::{iso_time, now_ms};
 use crate::contract::reply::Reply;
 use crate::contract::wire::Wire;
 use crate::ids;
-use crate::json::{Fields, object};
+use crate::json::Fields;
 use crate::model::ThinkingLevel;
-use crate::session::state_dir::{LAST_CHILDREN, RUN, SavedSession, StateDir};
+use crate::session::state_dir::{LAST_CHILDREN, RunHeader, SavedSession, StateDir};
 use crate::transcript::locate;
 use crate::transcript::restore::Restored;
 use crate::transcript::session_file::SessionFile;
 use crate::turn::kill_leftovers;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -77,8 +78,7 @@ impl<W: Wire> Session<W> {
             }
             Storage::Run(path) => {
                 let id = ids::uuid(self.identity.created_ms);
-                let saved = object(json!({(RUN): self.saved(path.clone())}));
-                match self.create_file(&path, &id, saved) {
+                match self.create_file(&path, &id, RunHeader { run: self.saved(path.clone()) }) {
                     Ok(file) => {
                         self.memory = Memory::in_file(file);
                         self.memory.dispensable = true;
@@ -132,7 +132,7 @@ impl<W: Wire> Session<W> {
         Ok(None)
     }
 
-    fn create_file(&self, path: &Path, id: &str, more: Fields) -> io::Result<SessionFile> {
+    fn create_file(&self, path: &Path, id: &str, more: impl Serialize) -> io::Result<SessionFile> {
         SessionFile::create(path, id, &iso_time(self.identity.created_ms), &self.identity.cwd, more)
     }
 

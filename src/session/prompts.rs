@@ -45,7 +45,7 @@ impl<W: Wire> Session<W> {
             from: prompt.from.clone(),
             sender: prompt.sender.clone().map(Box::new),
         };
-        self.in_trace(prompt.message.trace.clone(), |session| session.publish(&event));
+        self.in_trace(prompt.message.trace.clone(), |session| session.publish(event));
         // Whoever sent it hears of a refusal through its reply.
         let _ = self.accept(prompt);
     }

@@ -2,7 +2,7 @@
 
 use super::Session;
 use crate::contract::error::{ErrorKind, ReplyError};
-use crate::contract::event::AgentEvent;
+use crate::contract::event::{AgentEvent, SettledPrompts};
 use crate::contract::prompt::Origin;
 use crate::contract::wire::Wire;
 use crate::metrics::{Count, METRICS};
@@ -103,30 +103,22 @@ impl<W: Wire> Session<W> {
         error: Option<&ReplyError>,
         worked: Option<(Duration, u64, ChangedFiles)>,
     ) {
-        let mut data = json!({"reason": reason.as_str(), "promptIds": ids});
-        let mut put = |key: &str, value: Value| data[key] = value;
-        if let Some(from) = origin.from {
-            put("from", json!(from));
-        }
-        if let Some(error) = error {
-            put("error", error.document());
-        }
         let (time, tool_calls, changed) = worked.unwrap_or_default();
         METRICS.prompt(reason.as_str(), time);
-        put("durationMs", json!(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)));
-        put("toolCalls", json!(tool_calls));
-        put("files", json!(changed.files));
-        if changed.more > 0 {
-            put("moreFiles", json!(changed.more));
-        }
-        if changed.incomplete {
-            put("filesIncomplete", json!(true));
-        }
+        let prompts = SettledPrompts {
+            reason: reason.as_str(),
+            prompt_ids: ids.to_vec(),
+            from: origin.from,
+            error: error.map(ReplyError::document),
+            duration_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+            tool_calls,
+            changed,
+        };
         if let Some(notices) = &self.options.notices {
             let settings = self.stats.settings();
             let mut notice = json!({"event": "settled", "session": self.identity.id, "named": self.identity.named,
                 "cwd": self.identity.cwd.to_string_lossy(), "name": settings.name, "model": settings.model.spec()});
-            notice["data"] = data.clone();
+            notice["data"] = json!(prompts);
             if let Some(trace) = &origin.trace {
                 notice[TRACEPARENT] = json!(trace.as_str());
             }
@@ -135,8 +127,8 @@ impl<W: Wire> Session<W> {
                 log::warn!("session {}: onSettled is not told: too much waits for it", self.identity.id);
             }
         }
-        let event = AgentEvent::Bridge { name: "settled", data };
-        self.in_trace(origin.trace, |session| session.record_event(&event));
+        let event = AgentEvent::Settled(Box::new(prompts));
+        self.in_trace(origin.trace, |session| session.record_event(event));
     }
 }
 

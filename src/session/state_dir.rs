@@ -28,8 +28,6 @@ use std::time::{Duration, Instant};
 const MAX_FILE: u64 = 1 << 20;
 /// A program that a daemon was just starting when it was killed has the daemon's locks until it runs, which is at once.
 pub(super) const LAST_CHILDREN: Duration = Duration::from_secs(1);
-/// The field of a session file's header that says what is remembered of a run.
-pub(super) const RUN: &str = "run";
 /// Ends the names of files that were set aside because nothing could be read from them.
 const DAMAGED: &str = "bad";
 
@@ -102,6 +100,12 @@ pub(crate) struct SavedSession {
     /// Unix time in milliseconds.
     #[serde(rename = "createdAt")]
     pub created_ms: i64,
+}
+
+/// The field of a session file's header that says what is remembered of a run.
+#[derive(Deserialize, Serialize)]
+pub(super) struct RunHeader {
+    pub run: SavedSession,
 }
 
 /// The folder of one daemon. Dropping it lets another one use it.
@@ -299,8 +303,8 @@ fn saved_in(path: &Path) -> Option<SavedSession> {
 
 /// What the header of a run's session file says of the run.
 fn run_in(path: &Path) -> Option<SavedSession> {
-    let mut header = contents::read_header(path).ok()?;
-    serde_json::from_value(header.remove(RUN)?).ok()
+    let header = contents::read_header(path).ok()?;
+    serde_json::from_value(Value::Object(header)).ok().map(|RunHeader { run }| run)
 }
 
 /// A lifetime in seconds.
@@ -321,9 +325,7 @@ mod seconds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::object;
     use crate::transcript::session_file::SessionFile;
-    use serde_json::json;
     use std::os::unix::fs::PermissionsExt;
 
     fn session(id: &str) -> SavedSession {
@@ -381,7 +383,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let state = StateDir::open(dir.path()).expect("it opens");
         let run = SavedSession { run: true, file: state.run_file("r"), ..session("r") };
-        let header = object(json!({(RUN): run}));
+        let header = RunHeader { run: run.clone() };
         SessionFile::create(&run.file, "x", "now", Path::new("/w"), header).expect("it is made");
         std::fs::write(state.run_file("torn"), "{\"type\":\"session\",").expect("it is written");
         std::fs::write(state.run_file("odd"), "{\"type\":\"session\",\"run\":7}\n").expect("it is written");

@@ -4,7 +4,7 @@ use super::Session;
 use crate::contract::control::Answer;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
-use crate::contract::prompt::{Origin, Prompt};
+use crate::contract::prompt::{Origin, Prompt, caller_name};
 use crate::contract::reply::Reply;
 use crate::contract::wire::Wire;
 use crate::slots::Slot;
@@ -57,14 +57,9 @@ impl<W: Wire> Session<W> {
         self.stats.set_queued(self.queue.len());
     }
 
-    /// Who takes turns with others: the sender, the name that it gave itself, or that of the session's creator. A name never
-    /// stands for a sender who proves who it is.
+    /// Who takes turns with others; a prompt without a name has that of the session's creator.
     fn caller(&self, prompt: &Prompt) -> String {
-        match (&prompt.sender, prompt.from.as_ref().or(self.identity.from.as_ref())) {
-            (Some(sender), _) => format!("{} {}", if sender.verified { "user" } else { "claimed" }, sender.user),
-            (None, Some(from)) => format!("from {from}"),
-            (None, None) => String::new(),
-        }
+        caller_name(prompt.sender.as_ref(), prompt.from.as_ref().or(self.identity.from.as_ref()).map(String::as_str))
     }
 
     /// How many prompts are begun until the one at this place of the queue is, itself included. Those of other sessions count
@@ -82,7 +77,7 @@ impl<W: Wire> Session<W> {
         }
         let event = AgentEvent::Bridge { name: "prompt_queued", data };
         reply.event(&event);
-        self.in_trace(origin.trace, |session| session.record_event(&event));
+        self.in_trace(origin.trace, |session| session.record_event(event));
     }
 
     /// Takes back a message that waits.

@@ -10,6 +10,7 @@ use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::prompt::{Command, EndReason};
 use crate::contract::reply::{Reply, SilentReply};
 use crate::contract::request;
+use crate::json::object;
 use crate::log_buffer;
 use crate::prompt::commands;
 use crate::sync::lock;
@@ -90,7 +91,7 @@ impl Client<'_> {
                     Ok(route) => self.state(&route, "ping")?,
                     // The daemon itself is there in any case.
                     Err(_) if head.session.is_none() => {
-                        Value::Object(self.shared.identity.front(&self.shared.table(), "ping"))
+                        json!(self.shared.identity.front(&self.shared.table(), "ping"))
                     }
                     Err(why) => return Err(why),
                 };
@@ -235,16 +236,16 @@ impl Client<'_> {
 
     /// A session's own idea of its state, with what only the side channel knows.
     fn with_socket(&self, route: &Route, state: Value, reason: &str) -> Value {
-        let mut row = match &self.own {
+        let row = match &self.own {
             Some(_) => self.shared.identity.own(route, route.stats.running(), reason),
             None => {
                 self.shared.identity.session(route, &self.shared.identity.daemon_socket, route.stats.running(), reason)
             }
         };
-        if let Value::Object(mut state) = state {
-            state.remove("lastReason");
-            row.extend(state);
-        }
+        let mut row = object(json!(row));
+        let mut state = object(state);
+        state.remove("lastReason");
+        row.extend(state);
         Value::Object(row)
     }
 

@@ -3,6 +3,7 @@
 use super::descriptors::Descriptors;
 use super::framing::{Frame, Framer};
 use super::link::{Link, error_line};
+use super::registry::Row;
 use super::requests::{self, Head, Refusal};
 use super::routes::Route;
 use super::{PROTOCOL, Shared};
@@ -77,7 +78,7 @@ impl<'a> Client<'a> {
 
     /// The hello, which must be the first line; and the events, which come from before it is read.
     fn greet(&mut self) {
-        let hello = |state: Map<String, Value>| json!({"type": "bridge_hello", "protocol": PROTOCOL, "state": state});
+        let hello = |state: Row<'_>| json!({"type": "bridge_hello", "protocol": PROTOCOL, "state": state});
         let (hello, route) = match &self.own {
             Some(route) => {
                 (hello(self.shared.identity.own(route, route.stats.running(), "hello")), Some(route.clone()))

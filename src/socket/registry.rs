@@ -7,11 +7,12 @@ use super::directory::BridgeDirectory;
 use super::routes::{Route, Table};
 use super::{PROTOCOL, Shared};
 use crate::clock::{iso_time, now_ms};
-use crate::contract::session::{Watcher, state};
+use crate::contract::session::{SessionState, Watcher};
 use crate::files::{self, private};
 use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -40,6 +41,30 @@ pub(super) struct Identity {
     pub started_ms: i64,
 }
 
+/// What a file of the registry says, and what clients are told of whom they have reached.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Row<'a> {
+    protocol: &'static str,
+    pid: u32,
+    hostname: &'a str,
+    #[serde(flatten)]
+    subject: Subject<'a>,
+    socket_path: Cow<'a, str>,
+    daemon_socket_path: Cow<'a, str>,
+    bridge_dir: Cow<'a, str>,
+    started_at: String,
+    updated_at: String,
+    last_reason: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Subject<'a> {
+    Daemon { cwd: Cow<'a, str>, role: &'static str, sessions: usize },
+    Session(SessionState),
+}
+
 impl Identity {
     pub(super) fn new(directory: &BridgeDirectory) -> Identity {
         let hostname = files::read_text(Path::new("/proc/sys/kernel/hostname"), 256).unwrap_or_default();
@@ -53,48 +78,40 @@ impl Identity {
         }
     }
 
-    fn base(&self) -> Map<String, Value> {
-        Map::from_iter([
-            ("protocol".to_string(), json!(PROTOCOL)),
-            ("pid".to_string(), json!(self.pid)),
-            ("hostname".to_string(), json!(self.hostname)),
-        ])
-    }
-
-    fn finish(&self, row: &mut Map<String, Value>, socket: &Path, started_ms: i64, reason: &str) {
-        row.insert("socketPath".into(), json!(socket.to_string_lossy()));
-        row.insert("daemonSocketPath".into(), json!(self.daemon_socket.to_string_lossy()));
-        row.insert("bridgeDir".into(), json!(self.root.to_string_lossy()));
-        row.insert("startedAt".into(), json!(iso_time(started_ms)));
-        row.insert("updatedAt".into(), json!(iso_time(now_ms())));
-        row.insert("lastReason".into(), json!(reason));
+    fn row<'a>(&'a self, subject: Subject<'a>, socket: &'a Path, started_ms: i64, reason: &'a str) -> Row<'a> {
+        Row {
+            protocol: PROTOCOL,
+            pid: self.pid,
+            hostname: &self.hostname,
+            subject,
+            socket_path: socket.to_string_lossy(),
+            daemon_socket_path: self.daemon_socket.to_string_lossy(),
+            bridge_dir: self.root.to_string_lossy(),
+            started_at: iso_time(started_ms),
+            updated_at: iso_time(now_ms()),
+            last_reason: reason,
+        }
     }
 
     /// The daemon itself, where it does not stand for a session.
-    pub(super) fn daemon(&self, sessions: usize, reason: &str) -> Map<String, Value> {
-        let mut row = self.base();
-        row.insert("cwd".into(), json!(self.cwd.to_string_lossy()));
-        row.insert("role".into(), json!("daemon"));
-        row.insert("sessions".into(), json!(sessions));
-        self.finish(&mut row, &self.daemon_socket, self.started_ms, reason);
-        row
+    pub(super) fn daemon<'a>(&'a self, sessions: usize, reason: &'a str) -> Row<'a> {
+        let subject = Subject::Daemon { cwd: self.cwd.to_string_lossy(), role: "daemon", sessions };
+        self.row(subject, &self.daemon_socket, self.started_ms, reason)
     }
 
     /// A session, reached over `socket`.
-    pub(super) fn session(&self, route: &Route, socket: &Path, running: bool, reason: &str) -> Map<String, Value> {
-        let mut row = self.base();
-        row.extend(state(&route.identity, &route.stats, running));
-        self.finish(&mut row, socket, route.identity.created_ms, reason);
-        row
+    pub(super) fn session<'a>(&'a self, route: &Route, socket: &'a Path, running: bool, reason: &'a str) -> Row<'a> {
+        let subject = Subject::Session(SessionState::new(&route.identity, &route.stats, running));
+        self.row(subject, socket, route.identity.created_ms, reason)
     }
 
     /// A session as its own row and its own socket show it.
-    pub(super) fn own(&self, route: &Route, running: bool, reason: &str) -> Map<String, Value> {
+    pub(super) fn own<'a>(&'a self, route: &'a Route, running: bool, reason: &'a str) -> Row<'a> {
         self.session(route, route.socket.as_deref().unwrap_or(&self.daemon_socket), running, reason)
     }
 
     /// What the daemon's own socket stands for at the moment.
-    pub(super) fn front(&self, table: &Table, reason: &str) -> Map<String, Value> {
+    pub(super) fn front<'a>(&'a self, table: &Table, reason: &'a str) -> Row<'a> {
         match table.only() {
             Some(route) => self.session(route, &self.daemon_socket, route.stats.running(), reason),
             None => self.daemon(table.named().count(), reason),
@@ -240,7 +257,7 @@ impl Registry<'_> {
         self.front = Some(front);
     }
 
-    fn write(&mut self, path: &Path, row: &Map<String, Value>) {
+    fn write(&mut self, path: &Path, row: &Row<'_>) {
         let text = serde_json::to_string_pretty(row).unwrap_or_default() + "\n";
         match private::replace(path, |file| file.write_all(text.as_bytes())) {
             Ok(()) => self.failed = false,
@@ -283,6 +300,7 @@ fn remove(path: &Path) {
 mod tests {
     use super::*;
     use crate::socket::routes::tests::route;
+    use serde_json::json;
 
     #[test]
     fn heartbeats_come_round_to_every_session() {
@@ -320,7 +338,7 @@ mod tests {
             started_ms: 0,
         };
         let mut table = Table::default();
-        let front = |table: &Table| Value::Object(identity.front(table, "test"));
+        let front = |table: &Table| json!(identity.front(table, "test"));
         let daemon = front(&table);
         assert_eq!(
             (&daemon["role"], &daemon["sessions"], &daemon["lastReason"]),

@@ -10,6 +10,7 @@ use crate::files;
 use crate::sync::lock;
 use crate::threads;
 use crossbeam_channel::bounded;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use similar::DiffTag;
 use std::collections::BTreeMap;
@@ -56,14 +57,20 @@ struct State {
 }
 
 /// What is told of the changes.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct ChangedFiles {
     /// `{path, kind, added, removed}` each; the last two only where the lines are known.
     pub files: Vec<Value>,
     /// How many more there are.
+    #[serde(rename = "moreFiles", skip_serializing_if = "is_default")]
     pub more: usize,
     /// The folder is too large for all of it to have been looked at.
+    #[serde(rename = "filesIncomplete", skip_serializing_if = "is_default")]
     pub incomplete: bool,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Changes {

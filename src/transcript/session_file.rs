@@ -16,6 +16,7 @@ use crate::json::{self, Fields, object};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fs::File;
@@ -47,6 +48,19 @@ pub struct SessionFile {
     header: String,
     /// Folders whose new names are not on the disk yet: that of the file, and those that were made for it.
     unsynced: Vec<PathBuf>,
+}
+
+/// The header of a new file.
+#[derive(Serialize)]
+struct Header<'a, F> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    version: u64,
+    id: &'a str,
+    timestamp: &'a str,
+    cwd: Cow<'a, str>,
+    #[serde(flatten)]
+    more: F,
 }
 
 /// An entry as it is written.
@@ -81,7 +95,7 @@ impl SessionFile {
     ///
     /// # Errors
     /// The file system's; `AlreadyExists` where there is something at that path.
-    pub fn create(path: &Path, id: &str, created: &str, cwd: &Path, more: Fields) -> io::Result<SessionFile> {
+    pub fn create(path: &Path, id: &str, created: &str, cwd: &Path, more: impl Serialize) -> io::Result<SessionFile> {
         let mut unsynced = Vec::new();
         if let Some(folder) = path.parent() {
             unsynced.extend(folder.ancestors().take_while(|dir| !dir.exists()).filter_map(Path::parent));
@@ -91,11 +105,14 @@ impl SessionFile {
         let unsynced = unsynced.into_iter().map(Path::to_path_buf).collect();
         let (file, _) = files::open(path, File::options().read(true).append(true).create_new(true), Links::Refuse)?;
         lock(&file)?;
-        let mut header = object(json!({
-            "type": "session", "version": VERSION, "id": id, "timestamp": created, "cwd": cwd.to_string_lossy(),
-        }));
-        header.extend(more);
-        let header = json::text(&header);
+        let header = json::text(&Header {
+            kind: "session",
+            version: VERSION,
+            id,
+            timestamp: created,
+            cwd: cwd.to_string_lossy(),
+            more,
+        });
         let path = path.to_path_buf();
         let mut session = SessionFile {
             path,

@@ -4,7 +4,6 @@ import signal
 
 import pytest
 
-from support import proc
 from support.bridge import Bridge
 from support.bus import RESTART, NoResponders, StreamFailed
 from support.model_script import Gate, Text, ToolCall

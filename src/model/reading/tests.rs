@@ -12,9 +12,13 @@ impl Read for Parts {
         if self.0.is_empty() {
             return self.1.map_or(Ok(0), |kind| Err(kind.into()));
         }
-        let part = self.0.remove(0);
-        buffer[..part.len()].copy_from_slice(&part);
-        Ok(part.len())
+        let length = self.0[0].len().min(buffer.len());
+        buffer[..length].copy_from_slice(&self.0[0][..length]);
+        self.0[0].drain(..length);
+        if self.0[0].is_empty() {
+            self.0.remove(0);
+        }
+        Ok(length)
     }
 }
 

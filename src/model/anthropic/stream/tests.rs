@@ -430,3 +430,25 @@ fn a_message_that_comes_whole() {
         assert_eq!(recorder.events().last(), Some(&"tool3."));
     }
 }
+
+#[test]
+fn deltas_that_need_no_parser_are_read_as_the_parser_reads_them() {
+    for (data, is_plain) in [
+        (r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hä \u0041"}}"#, false),
+        (r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hä {}"}}"#, true),
+        (r#"{"type":"content_block_delta","index":7,"delta":{"type":"text_delta","text":"a"}    }"#, true),
+        (r#"{"type":"content_block_delta","index":12,"delta":{"type":"text_delta","text":"a"}}"#, false),
+        (r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}"#, false),
+        (r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"},"text":"b"}"#, false),
+        (r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a","text":"b"}}"#, false),
+        (r#"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"a"}}"#, false),
+        (r#"{"index":0,"type":"content_block_delta","delta":{"type":"text_delta","text":"a"}}"#, false),
+        (r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"#, false),
+    ] {
+        let plain = plain_delta(data.as_bytes());
+        assert_eq!(plain.is_some(), is_plain, "{data}");
+        let Some((number, text)) = plain else { continue };
+        let parsed: DeltaEvent<'_> = serde_json::from_str(data).expect("it is JSON");
+        assert_eq!((parsed.index.0, parsed.delta.0.expect("a delta").text.as_str()), (Some(number), text), "{data}");
+    }
+}
