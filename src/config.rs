@@ -2,6 +2,7 @@
 
 mod bridge;
 mod connection;
+mod fleet;
 pub(crate) mod nats_context;
 mod reload;
 mod rules;
@@ -13,6 +14,7 @@ mod tests;
 
 use crate::contract::session::{OnRestart, Unattended};
 use crate::event_log;
+use crate::fleet::FleetOptions;
 use crate::governance::audit::Audit;
 use crate::governance::budget::{Budgets, Ledger, OnBudget};
 use crate::governance::rules::Rules;
@@ -93,6 +95,8 @@ pub(crate) struct Config {
     pub grace: Duration,
     /// The operator's command that is told of each prompt that is settled.
     pub on_settled: Option<String>,
+    /// How this host is one of several that are one service, if it is.
+    pub fleet: Option<FleetOptions>,
     /// Where figures are served over HTTP.
     pub metrics_listen: Option<SocketAddr>,
     /// What becomes of a prompt that a restart interrupts, in sessions whose request does not say.
@@ -340,6 +344,7 @@ impl Settings {
             ),
         };
         let agent_alias = self.agent_alias()?;
+        let fleet = self.fleet(&owner, broker.is_some())?;
         let metrics_listen = self.text("metricsListen").map(|_| self.address("metricsListen")).transpose()?;
         let log = self.text("log").unwrap_or("info").to_string();
         if log.parse::<log::LevelFilter>().is_err() {
@@ -452,6 +457,7 @@ impl Settings {
             max_host_bytes: self.number("maxHostBytes"),
             grace: Duration::from_secs(self.number("grace")),
             on_settled: self.text("onSettled").map(str::to_string),
+            fleet,
             metrics_listen,
             bash_timeout: self.limit("bashTimeout"),
             sandbox: Arc::new(sandbox),

@@ -9,6 +9,7 @@ mod auditing;
 mod children;
 mod clients;
 mod drain;
+mod fleet;
 mod handover;
 mod notices;
 mod operators;
@@ -29,6 +30,7 @@ use crate::contract::reply::Reply;
 use crate::contract::request::Page;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::fleet::{Fleet, Found, Hosts};
 use crate::governance::audit::Audit;
 use crate::governance::budget::{Ledger, Spent};
 use crate::model::Services;
@@ -37,6 +39,7 @@ use crate::quota::HostQuota;
 use crate::service::agents::controller::Controller;
 use crate::service::host::Host;
 use crate::service::services::{IntakeService, SessionService};
+use crate::service::session_subjects::Subscribed;
 use crate::service::waiting_room::{Limits, WaitingRoom};
 use crate::session::SessionOptions;
 use crate::session::state_dir::StateDir;
@@ -100,6 +103,8 @@ enum Event {
     Client(Box<ClientRequest>),
     /// A session is over, and why.
     Ended(InstanceId, &'static str),
+    /// A session of a host that is gone is to be gone on with here.
+    Found(Found),
     /// What the process says that takes over, or from which we do.
     Handover(Notice),
     /// What is asked over HTTP.
@@ -181,6 +186,11 @@ struct Daemon {
     intake: IntakeService,
     controller: Controller,
     peers: Peers,
+    /// There while the owner's hosts are one service.
+    fleet: Option<Arc<Fleet>>,
+    hosts: Option<Hosts>,
+    /// Sessions that only their host can go on with, which is down.
+    waits_for_host: BTreeMap<String, Subscribed>,
     spill_root: SpillRoot,
     quota: Arc<HostQuota>,
     /// Leave to work on prompts.
@@ -236,6 +246,8 @@ struct Daemon {
 pub(crate) enum Fatal {
     /// Another daemon serves these sessions.
     Taken(String),
+    /// What it needs of others is not there, and will not come by itself.
+    Unusable(String),
     Failed(String),
 }
 
@@ -244,6 +256,8 @@ impl Fatal {
         match self {
             // EX_CANTCREAT of sysexits.h: supervisors shall not try again at once.
             Fatal::Taken(_) => 73,
+            // EX_CONFIG.
+            Fatal::Unusable(_) => 78,
             Fatal::Failed(_) => 1,
         }
     }
@@ -252,7 +266,7 @@ impl Fatal {
 impl fmt::Display for Fatal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fatal::Taken(text) | Fatal::Failed(text) => f.write_str(text),
+            Fatal::Taken(text) | Fatal::Unusable(text) | Fatal::Failed(text) => f.write_str(text),
         }
     }
 }
@@ -292,6 +306,7 @@ impl Daemon {
         };
         let deadline = shutdown.into_iter().chain(self.peers.deadline()).min();
         let deadline = deadline.map_or_else(never, |end| after(end.saturating_duration_since(Instant::now())));
+        let found = self.hosts.as_ref().map_or_else(never, |hosts| hosts.found().clone());
         let ready = self.peers.is_ready() && !self.replacing.waits;
         let requests = if ready { self.intake_requests.clone() } else { never() };
         select! {
@@ -303,6 +318,7 @@ impl Daemon {
             recv(self.discovery_requests) -> message => message.map_or(Event::Deadline, Event::Discovery),
             recv(self.client_requests) -> request => request.map_or(Event::Deadline, |r| Event::Client(Box::new(r))),
             recv(deadline) -> _ => Event::Deadline,
+            recv(found) -> found => found.map_or(Event::Deadline, Event::Found),
             recv(self.ticks) -> _ => Event::Tick,
             recv(self.replacing.notices) -> notice => notice.map_or(Event::Deadline, Event::Handover),
             recv(self.operators.requests) -> asked => asked.map_or(Event::Deadline, Event::Operator),
@@ -330,6 +346,7 @@ impl Daemon {
             }
             Event::Client(request) => self.client(*request),
             Event::Ended(instance_id, reason) => self.forget(&instance_id, reason),
+            Event::Found(found) => self.found(found),
             Event::Handover(notice) => self.notice(notice),
             Event::Operator(asked) => self.tell_operator(&asked),
             Event::Reloaded(read) => self.reloaded(read),
@@ -537,6 +554,7 @@ impl Daemon {
     }
 
     fn close(mut self) {
+        drop(self.hosts.take());
         self.peers.leave();
         drop(self.bridge.take());
         self.notifier.take().into_iter().for_each(Notifier::close);

@@ -50,6 +50,8 @@
 //! transcript                    messages and session files
 //! the ground                    what all of them need of the system
 //!
+//! fleet                         what makes several hosts one service: session logs and host cards in JetStream; used by session
+//!                               and daemon
 //! nats                          a NATS client that knows nothing of this crate; used by service and daemon
 //! broker                        a NATS server, which shares the client's codec
 //! cli                           the client `pi-bridge`: knows the names of socket, and nothing else
@@ -73,6 +75,8 @@
 //! | `ready` | a look at disks and keys | a disk | done |
 //! | `reload` | the configuration that is read again | a disk | done |
 //! | `sweep` | folders that a dead daemon left behind | a disk | done |
+//! | `l-<id>` | the log of one session that other hosts can go on with | its session, JetStream | its session ends, or is another host's |
+//! | `fleet`, `fleet-here` | this host's card and the look for sessions of hosts that went; the answer that it is there | a clock, JetStream; a channel | told to stop |
 //! | `audit` | the audit log, if there is one | a channel | no session and no daemon has it any more |
 //! | `image`, `walk` | one picture or tree that is looked at | nothing can interrupt a decoder, so that who cancels does not wait | done, or at the next step |
 //! | `runner`, `confine` | the answers, or the end, of the process that one session's tools run in | its socket | that process ends |
@@ -142,6 +146,7 @@ mod daemon;
 mod event_log;
 mod fault;
 mod files;
+mod fleet;
 mod governance;
 mod http_server;
 mod ids;

@@ -20,6 +20,7 @@ mod queue;
 mod recovery;
 mod settling;
 pub(crate) mod state_dir;
+mod storing;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -35,6 +36,7 @@ use crate::contract::reply::Reply;
 use crate::contract::session::{SessionIdentity, SessionState, SessionStats, Unattended};
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
+use crate::fleet::{SessionLog, Told};
 use crate::governance::audit::Audit;
 use crate::governance::budget::{Ledger, OnBudget};
 use crate::model::Services;
@@ -68,6 +70,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use storing::{Held, Storing};
 use waiting::Waiting;
 
 /// How long a cancelled turn may take to settle before the session goes on without it. Only name lookup and connecting
@@ -125,6 +128,8 @@ pub(crate) struct Parts<W> {
     /// The daemon's memory of its sessions.
     pub state: Option<Arc<StateDir>>,
     pub storage: Storage,
+    /// Where it is stored for other hosts, if it is.
+    pub log: Option<SessionLog>,
     /// The prompt that the session was created with; none after a restart.
     pub first: Option<Prompt>,
 }
@@ -205,6 +210,8 @@ struct Session<W> {
     /// Tools ran, so that there may be something to clean up.
     used_tools: bool,
     draining: bool,
+    /// There where other hosts can go on with the session.
+    storing: Option<Box<Storing>>,
     /// There while it is to go on in another process.
     leaving: Option<Box<Leaving>>,
     /// It is new, and may not be on the disk yet: the model need not wait for that.
@@ -218,6 +225,8 @@ enum Event<M> {
     Step(Step),
     /// The next prompt may begin.
     Slot(Slot),
+    /// What becomes of the session's log.
+    Stored(Told),
     /// The turn's thread is gone without a word.
     TurnLost,
     Tick,
@@ -229,7 +238,10 @@ enum Event<M> {
 /// what is only done once is in functions of its own.
 pub(crate) fn run<W: Wire>(parts: Box<Parts<W>>) -> EndReason {
     let (mut session, storage, first) = Session::new(parts);
-    let reason = session.open_with(storage, first).unwrap_or_else(|| session.serve());
+    let reason = match session.wait_owned(first.is_some()) {
+        None => session.open_with(storage, first).unwrap_or_else(|| session.serve()),
+        Some(reason) => session.never_begin(first, reason),
+    };
     session.end(reason);
     reason
 }
@@ -240,7 +252,7 @@ impl<W: Wire> Session<W> {
     fn new(parts: Box<Parts<W>>) -> (Box<Session<W>>, Storage, Option<Box<Prompt>>) {
         let parts = *parts;
         let restarts = match &parts.state {
-            Some(state) if parts.identity.named => state.starts().saturating_sub(parts.identity.created_at_start),
+            Some(state) if parts.identity.named => state.starts().wrapping_sub(parts.identity.created_at_start),
             Some(_) | None => 0,
         };
         let last_seq = restarts.saturating_mul(EVENTS_PER_START);
@@ -287,10 +299,20 @@ impl<W: Wire> Session<W> {
             running: None,
             used_tools: false,
             draining: false,
+            storing: parts.log.map(|log| Box::new(Storing::new(log))),
             leaving: None,
             is_new: false,
         };
         (Box::new(session), parts.storage, parts.first.map(Box::new))
+    }
+
+    /// The session is another host's, or ends before that is known.
+    #[inline(never)]
+    fn never_begin(&mut self, first: Option<Box<Prompt>>, reason: EndReason) -> EndReason {
+        if let Some(first) = first {
+            self.refuse(&*first.reply, self.farewell(reason));
+        }
+        reason
     }
 
     /// Opens its memory and takes its first prompt; returns a reason to end at once.
@@ -302,6 +324,7 @@ impl<W: Wire> Session<W> {
         self.audit_session(begins);
         match (self.open(storage), first) {
             (Ok(unfinished), first) => {
+                self.store_state();
                 self.announce();
                 if let Some(first) = first {
                     self.arrive(*first);
@@ -348,8 +371,10 @@ impl<W: Wire> Session<W> {
     }
 
     fn next_event(&self) -> Event<W::Message> {
-        let steps = self.running.as_ref().map_or_else(never, |r| r.steps.clone());
-        let messages = self.wire.as_ref().map_or_else(never, |wire| wire.messages().clone());
+        let current = self.is_current();
+        let steps = self.running.as_ref().filter(|_| current).map_or_else(never, |r| r.steps.clone());
+        let told = self.told();
+        let messages = self.wire.as_ref().filter(|_| current).map_or_else(never, |wire| wire.messages().clone());
         let sleep = (!self.has_work() && self.memory.can_sleep()).then(|| self.idle_since + SLEEPS_AFTER);
         let next = self.stats.deadline().into_iter().chain(sleep).chain(self.spending.deadline()).min();
         let wait = next.map_or(LOOK_AROUND, |time| time.saturating_duration_since(Instant::now()));
@@ -357,8 +382,10 @@ impl<W: Wire> Session<W> {
         let slot = self.ticket.as_ref().filter(|_| self.running.is_none()).map_or_else(never, |t| t.granted().clone());
         let asked = self.next_question_expiry().into_iter().chain(self.next_approval_expiry()).min();
         let wait = asked.map_or(wait, |left| wait.min(left));
+        let wait = if current { wait } else { storing::LOOK };
         select! {
             recv(steps) -> step => step.map_or(Event::TurnLost, Event::Step),
+            recv(told) -> told => told.map_or(Event::Command(Command::End(EndReason::ShutDown)), Event::Stored),
             recv(slot) -> slot => slot.map_or(Event::Tick, Event::Slot),
             recv(messages) -> message => message.map_or(Event::Tick, Event::Message),
             // The daemon is gone only when the process ends.
@@ -380,6 +407,7 @@ impl<W: Wire> Session<W> {
             Event::Command(Command::Control(request)) => self.control(request.control, request.respond),
             Event::Message(message) => self.message(&message),
             Event::Slot(slot) => self.start_with(slot),
+            Event::Stored(told) => self.stored(told)?,
             Event::Step(Step::Event(event)) => self.note(event),
             Event::Step(Step::Events(events)) => events.into_iter().for_each(|event| self.note(event)),
             Event::Step(Step::Gate(action, verdict)) => self.at_gate(action, verdict),

@@ -239,6 +239,30 @@ pub(crate) const ROWS: &[Row] = &[
         "what becomes of a prompt that a restart interrupts, unless a request says otherwise",
     )
     .or("continue"),
+    row(
+        "fleet",
+        "--fleet",
+        Kind::Switch,
+        "",
+        "be one service with the owner's other hosts that have this set; needs JetStream of nats-server 2.11",
+    ),
+    row("fleetHost", "--fleet-host", Kind::Text, "NAME", "what this host is called among them [its host name]"),
+    row(
+        "fleetReplicas",
+        "--fleet-replicas",
+        Kind::Number { min: 1, max: 5 },
+        "N",
+        "servers that keep what hosts share",
+    )
+    .or("1"),
+    row(
+        "fleetCardTime",
+        "--fleet-card-time",
+        Kind::Number { min: 1, max: 3600 },
+        "SECONDS",
+        "how long after its last sign of life a host is looked for",
+    )
+    .or("12"),
     row("onSettled", "--on-settled", Kind::Text, "COMMAND", "gets a JSON line about each prompt that is settled"),
     row("metricsListen", "--metrics-listen", Kind::Text, "ADDR:PORT", "serve /metrics, /healthz and /readyz over HTTP"),
     row("events", "--events", Kind::Switch, "", "publish the events of all sessions on NATS"),

@@ -182,6 +182,10 @@ pub enum ErrorKind {
     /// The operator lets the host begin nothing new.
     Draining,
     Storage,
+    /// Another host has the session.
+    Moved,
+    /// The host that has the session is down, and no other one can go on with it.
+    HostDown,
     Interrupted,
     Aborted,
     /// The model failed; the message has the provider's words.
@@ -193,7 +197,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     #[cfg(test)]
-    pub const ALL: [ErrorKind; 31] = [
+    pub const ALL: [ErrorKind; 33] = [
         ErrorKind::BadRequest,
         ErrorKind::InvalidJson,
         ErrorKind::InvalidRequest,
@@ -220,6 +224,8 @@ impl ErrorKind {
         ErrorKind::ShuttingDown,
         ErrorKind::Draining,
         ErrorKind::Storage,
+        ErrorKind::Moved,
+        ErrorKind::HostDown,
         ErrorKind::Interrupted,
         ErrorKind::Aborted,
         ErrorKind::Model,
@@ -255,6 +261,8 @@ impl ErrorKind {
             ErrorKind::ShuttingDown => "shutting_down",
             ErrorKind::Draining => "draining",
             ErrorKind::Storage => "storage_error",
+            ErrorKind::Moved => "moved",
+            ErrorKind::HostDown => "host_down",
             ErrorKind::Interrupted => "interrupted",
             ErrorKind::Aborted => "aborted",
             ErrorKind::Model => "model_error",
@@ -282,9 +290,10 @@ impl ErrorKind {
             | ErrorKind::DuplicateRequest
             | ErrorKind::ApprovalExpired
             | ErrorKind::StaleAnswer
-            | ErrorKind::Working => 409,
+            | ErrorKind::Working
+            | ErrorKind::Moved => 409,
             ErrorKind::Busy | ErrorKind::QueueFull => 429,
-            ErrorKind::ShuttingDown | ErrorKind::Draining => 503,
+            ErrorKind::ShuttingDown | ErrorKind::Draining | ErrorKind::HostDown => 503,
             ErrorKind::QuotaExceeded => 507,
             ErrorKind::Storage
             | ErrorKind::Interrupted
@@ -366,6 +375,15 @@ impl ReplyError {
     /// What was to be kept cannot be written.
     pub fn storage(error: &std::io::Error) -> ReplyError {
         ReplyError::coded(ErrorKind::Storage, error)
+    }
+
+    pub(crate) fn moved(host: &str) -> ReplyError {
+        ReplyError::coded(ErrorKind::Moved, format!("the session is at the host {host}; send it again"))
+    }
+
+    /// The session waits for its host.
+    pub(crate) fn host_down(host: &str) -> ReplyError {
+        ReplyError::coded(ErrorKind::HostDown, format!("the session waits for its host {host}, which is down"))
     }
 
     /// The model, or the way to it, failed.

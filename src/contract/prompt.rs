@@ -95,6 +95,8 @@ pub(crate) enum EndReason {
     ShutDown,
     /// Another process goes on with it.
     Replaced,
+    /// Another host goes on with it.
+    Moved,
     /// The only prompt of an ephemeral run is answered.
     Finished,
 }
@@ -107,6 +109,7 @@ impl EndReason {
             EndReason::Expired => "expired",
             EndReason::ShutDown => "shutdown",
             EndReason::Replaced => "replaced",
+            EndReason::Moved => "moved",
             EndReason::Finished => "finished",
         }
     }

@@ -280,6 +280,21 @@ impl Create {
         })
     }
 
+    /// Whether the working folder is the same one on every host.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything else than the two words.
+    pub fn shared_workspace(&self) -> Result<bool, DaemonError> {
+        match self.text("workspace")? {
+            None | Some("local") => Ok(false),
+            Some("shared") => Ok(true),
+            Some(text) => {
+                let message = format!("workspace {:?} is none of local, shared", echo(text));
+                Err(DaemonError::InvalidRequest { message })
+            }
+        }
+    }
+
     /// The lifetime asked for; zero means no end.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::contract::ids::SessionId;
 use crate::contract::prompt::{Command, EndReason};
 use crate::contract::request::Request;
+use crate::fleet::Claim;
 use crate::nats::ConnectionEvent;
 use crate::service::session_subjects::Subscribed;
 use crate::session::state_dir::{OpenError, StateDir};
@@ -93,7 +94,9 @@ pub(super) fn wait_connected(events: &Receiver<ConnectionEvent>) -> Result<Conne
             Ok(ConnectionEvent::ServerError(error)) => why = error,
             Ok(_) => {}
             Err(_) => {
-                return Err(Fatal::Failed(format!("no connection to NATS, so that nothing is taken over: {why}")));
+                return Err(Fatal::Failed(format!(
+                    "no connection to NATS, so that nothing begins and nothing is taken over: {why}"
+                )));
             }
         }
     }
@@ -123,6 +126,7 @@ impl Daemon {
                 Err(e) => log::warn!("no other process can take over from this one: {e}"),
             }
         }
+        self.join_fleet();
         self.supervisor.ready();
     }
 
@@ -148,7 +152,7 @@ impl Daemon {
             Notice::Take(id) => {
                 let subscribed = self.replacing.coming.remove(&id);
                 if let Some(saved) = self.state.as_ref().and_then(|state| state.session(&id)) {
-                    self.restore_or_warn(saved, subscribed);
+                    self.restore_or_warn(saved, subscribed, Claim::Ours);
                 }
                 self.release_held();
             }

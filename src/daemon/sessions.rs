@@ -9,6 +9,7 @@ use crate::contract::prompt::{EndReason, Incoming, Prompt, caller_name};
 use crate::contract::request::Create;
 use crate::contract::session::{SessionIdentity, SessionSettings, SessionStats};
 use crate::contract::wire::WireSettings;
+use crate::fleet::Claim;
 use crate::governance::budget::Budgets;
 use crate::model::{Services, ThinkingLevel};
 use crate::nats::PublishError;
@@ -42,6 +43,8 @@ struct Begin {
     first: Option<Prompt>,
     /// What came for it before.
     subscribed: Option<Subscribed>,
+    /// Whose it is so far.
+    claim: Claim,
 }
 
 impl Daemon {
@@ -100,6 +103,7 @@ impl Daemon {
             from: from.clone(),
             parent: create.parent.clone().filter(|_| !stays),
             on_restart: create.on_restart()?.unwrap_or(self.config.on_restart),
+            shared_workspace: create.shared_workspace()?,
             project_trusted,
             tools,
             rules,
@@ -128,7 +132,7 @@ impl Daemon {
         let instance_id = identity.instance_id.clone();
         let stats = Arc::new(SessionStats::new(settings));
         stats.set_budgets(budgets);
-        let begin = Begin { settings: wire_settings, socket, storage, first, subscribed: None };
+        let begin = Begin { settings: wire_settings, socket, storage, first, subscribed: None, claim: Claim::New };
         self.start_session(identity, stats, begin)?;
         Ok(instance_id)
     }
@@ -171,7 +175,7 @@ impl Daemon {
     }
 
     /// The one folder for all session files, if there is one.
-    fn session_dir(&self) -> Option<PathBuf> {
+    pub(super) fn session_dir(&self) -> Option<PathBuf> {
         self.config.session_dir.clone().or_else(|| self.services.session_dir().map(PathBuf::from))
     }
 
@@ -210,16 +214,16 @@ impl Daemon {
     pub(super) fn restore_sessions(&mut self) {
         for saved in self.state.as_ref().map(|state| state.sessions()).unwrap_or_default() {
             if self.by_id(&saved.id).is_none() {
-                self.restore_or_warn(saved, None);
+                self.restore_or_warn(saved, None, Claim::Ours);
             }
         }
         self.end_orphans();
     }
 
     /// Brings one back, with what has come for it meanwhile.
-    pub(super) fn restore_or_warn(&mut self, saved: SavedSession, subscribed: Option<Subscribed>) {
+    pub(super) fn restore_or_warn(&mut self, saved: SavedSession, subscribed: Option<Subscribed>, claim: Claim) {
         let id = saved.id.clone();
-        if let Err(why) = self.restore_session(saved, subscribed) {
+        if let Err(why) = self.restore_session(saved, subscribed, claim) {
             log::warn!("session {id} cannot be brought back: {why}");
         }
     }
@@ -236,6 +240,7 @@ impl Daemon {
             from: saved.from,
             parent: saved.parent,
             on_restart: saved.on_restart,
+            shared_workspace: saved.shared_workspace,
             tools: saved.tools,
             rules,
             environment: saved.environment,
@@ -244,7 +249,12 @@ impl Daemon {
         })
     }
 
-    fn restore_session(&mut self, saved: SavedSession, subscribed: Option<Subscribed>) -> Result<(), String> {
+    fn restore_session(
+        &mut self,
+        saved: SavedSession,
+        subscribed: Option<Subscribed>,
+        claim: Claim,
+    ) -> Result<(), String> {
         let (model, _) = self.services.resolve(&saved.model).map_err(|e| e.to_string())?;
         let thinking = ThinkingLevel::parse(&saved.thinking).unwrap_or(ThinkingLevel::Off);
         let totals = session::settled_totals(&saved.file).unwrap_or_default();
@@ -273,7 +283,7 @@ impl Daemon {
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
         let identity = Arc::new(self.saved_identity(saved)?);
         let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
-        let begin = Begin { settings, socket, storage, first: None, subscribed };
+        let begin = Begin { settings, socket, storage, first: None, subscribed, claim };
         self.start_session(identity, stats, begin).map_err(|e| e.summary())
     }
 
@@ -283,7 +293,7 @@ impl Daemon {
         stats: Arc<SessionStats>,
         begin: Begin,
     ) -> Result<(), DaemonError> {
-        let Begin { settings, socket, storage, first, subscribed } = begin;
+        let Begin { settings, socket, storage, first, subscribed, claim } = begin;
         let sender = first.as_ref().and_then(|first| first.sender.as_ref());
         let caller = caller_name(sender, identity.from.as_deref());
         let failed = |e: PublishError| DaemonError::SessionCreateFailed { message: e.to_string() };
@@ -310,6 +320,7 @@ impl Daemon {
             };
             SessionSubjects::open(subscribed, place)
         });
+        let log = self.session_log(&identity, &storage, claim)?;
         let (commands, receiver) = bounded(COMMANDS);
         let parts = Box::new(Parts {
             options: self.session_options.clone(),
@@ -327,6 +338,7 @@ impl Daemon {
             slots: self.slots.clone(),
             state: self.state.clone(),
             storage,
+            log,
             first,
         });
         let (ended, instance_id) = (self.ended_sender.clone(), identity.instance_id.clone());
@@ -368,7 +380,7 @@ impl Daemon {
     /// A session is over: tells those who waited for that.
     pub(super) fn forget(&mut self, instance_id: &InstanceId, reason: &str) {
         let Some(entry) = self.sessions.remove(instance_id) else { return };
-        if ![EndReason::ShutDown, EndReason::Replaced].map(EndReason::as_str).contains(&reason) {
+        if ![EndReason::ShutDown, EndReason::Replaced, EndReason::Moved].map(EndReason::as_str).contains(&reason) {
             self.end_children(instance_id);
         }
         drop(entry.thread);

@@ -58,7 +58,9 @@ impl Daemon {
         let notices = notifier.as_ref().map(Notifier::notices);
         let audit = auditing::start(&config, &connection)?;
         // Up to here nothing has changed for the process that is to be replaced.
-        let connected = predecessor.as_ref().map(|_| replacing::wait_connected(&connection_events)).transpose()?;
+        let waits = predecessor.is_some() || config.fleet.is_some();
+        let connected = waits.then(|| replacing::wait_connected(&connection_events)).transpose()?;
+        let fleet = super::fleet::open(&config, &connection, predecessor.is_some())?;
         let nonces = state.as_ref().map(|state| state.nonces());
         let state = match &mut predecessor {
             None => state,
@@ -92,6 +94,9 @@ impl Daemon {
             peers: Peers::new(&host).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
+            fleet,
+            hosts: None,
+            waits_for_host: BTreeMap::new(),
             session_options: Arc::new(config.session_options(ledger.clone(), audit.clone(), notices)),
             ledger,
             audit,

@@ -6,7 +6,7 @@ use super::agents::attachments::{Attachments, images};
 use super::agents::envelope::Envelope;
 use super::agents::queries::Queries;
 use super::agents::stream::AgentStream;
-use super::agents::{self, CalledAs, envelope};
+use super::agents::{self, AgentIdentity, CalledAs, envelope};
 use super::control::{self, INSPECT, Responder};
 use super::events::{self, EventPublisher};
 use super::host::Host;
@@ -149,8 +149,12 @@ impl Subscribed {
         let service = Arc::<SessionService>::default();
         let connection = &host.connection;
         let limits = [Limits { requests: max_queue + WAITING, bytes: WAITING_BYTES }, QUERIES, URGENT];
-        let (room, requests) =
-            WaitingRoom::new(limits, class, refuse_unread(host, &service, max_queue), host.reply_subjects.clone());
+        let (room, requests) = WaitingRoom::new(
+            limits,
+            class,
+            refuse_unread(host, &service, max_queue, None),
+            host.reply_subjects.clone(),
+        );
         let subscribe = |subject: &str, queue| connection.subscribe(subject, Some(queue), room.clone());
         let subject = session_subject(&host.owner, &identity.id);
         let mut subscriptions =
@@ -160,6 +164,27 @@ impl Subscribed {
                 subscriptions.push(subscribe(&agent.subject(verb), agents::QUEUE_GROUP)?);
             }
         }
+        Ok(Subscribed { service, room, requests, subscriptions })
+    }
+
+    /// Refuses what comes for a session that is not here, and says why, until it is dropped.
+    ///
+    /// # Errors
+    /// The connection takes no more.
+    pub(crate) fn refusing(host: &Arc<Host>, session: &str, why: ReplyError) -> Result<Subscribed, PublishError> {
+        let service = Arc::<SessionService>::default();
+        let refuse = refuse_unread(host, &service, 0, Some(why));
+        let none = [Limits { requests: 0, bytes: 0 }; 3];
+        let (room, requests) = WaitingRoom::new(none, class, refuse, host.reply_subjects.clone());
+        let subject = session_subject(&host.owner, session);
+        let mut subjects = vec![(subject.clone(), QUEUE_GROUP), (format!("{subject}.*"), QUEUE_GROUP)];
+        for agent in host.agents(None) {
+            let agent = AgentIdentity { session: Some(session), ..agent };
+            subjects.extend(["prompt", "status"].map(|verb| (agent.subject(verb), agents::QUEUE_GROUP)));
+        }
+        let subscribe =
+            |(subject, queue): &(String, &str)| host.connection.subscribe(subject, Some(queue), room.clone());
+        let subscriptions = subjects.iter().map(subscribe).collect::<Result<_, _>>()?;
         Ok(Subscribed { service, room, requests, subscriptions })
     }
 
@@ -275,11 +300,14 @@ fn refuse_unread(
     host: &Arc<Host>,
     service: &Arc<SessionService>,
     max_queue: usize,
+    why: Option<ReplyError>,
 ) -> Box<dyn Fn(&Message) + Send + Sync> {
     let (host, service) = (host.clone(), service.clone());
+    let busy = why.clone().unwrap_or_else(|| ReplyError::busy("too many requests wait"));
+    let full = why.unwrap_or_else(|| ReplyError::queue_full(max_queue));
     Box::new(move |message| match asks(&message.subject) {
         Asks::Prompt(form) => {
-            let (counters, error) = (service.prompt_counters(form), ReplyError::queue_full(max_queue));
+            let (counters, error) = (service.prompt_counters(form), full.clone());
             counters.count_request();
             counters.count_error(error.status(), &error.message);
             if let Some(reply) = message.reply.clone() {
@@ -288,10 +316,10 @@ fn refuse_unread(
         }
         Asks::Verb(verb) => {
             let (host, service) = (host.clone(), service.clone());
-            Responder::new(host, service, verb, message).respond(Err(ReplyError::busy("too many requests wait")));
+            Responder::new(host, service, verb, message).respond(Err(busy.clone()));
         }
         Asks::Status => {
-            let error = ReplyError::busy("too many requests wait");
+            let error = busy.clone();
             service.agent_status.count_request();
             service.agent_status.count_error(error.status(), &error.message);
             message.reply.iter().for_each(|reply| refuse(&host, reply, &error));

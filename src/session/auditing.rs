@@ -1,9 +1,9 @@
 //! What the session writes into the audit log: who was let in, what was decided, what was done. No words of callers, models and
 //! tools are in it, but hashes of them.
 
-use super::Session;
 use super::budget::MODEL_REQUEST;
 use super::recovery::Accepted;
+use super::{Held, Session};
 use crate::contract::control::Deliver;
 use crate::contract::denial::{Denial, DeniedBy};
 use crate::contract::error::{ErrorKind, ReplyError};
@@ -57,8 +57,12 @@ impl<W: Wire> Session<W> {
         }
     }
 
-    /// Gives the turn its verdict, once these lines are on the disk, where they have to be there.
-    pub(super) fn give(&self, verdict: &Sender<Verdict>, answer: Verdict, lines: Vec<Line>) {
+    /// Gives the turn its verdict, once what it rests on is stored and these lines are on the disk, where they have to be there.
+    pub(super) fn give(&mut self, verdict: &Sender<Verdict>, answer: Verdict, lines: Vec<Line>) {
+        self.once_stored(Held::Verdict(verdict.clone(), answer, lines));
+    }
+
+    pub(super) fn give_now(&self, verdict: &Sender<Verdict>, answer: Verdict, lines: Vec<Line>) {
         match &self.options.audit {
             Some(audit) if !lines.is_empty() => {
                 let verdict = verdict.clone();
@@ -163,18 +167,13 @@ impl<W: Wire> Session<W> {
             "allowed": denied.is_none(), "by": by, "source": about.source, "sender": about.sender.map(AgentSender::document)});
         let audit = self.options.audit.clone();
         match (audit, denied, settle) {
-            (Some(audit), None, Some(settle)) => {
+            (audit, None, Some(settle)) => {
                 let mut lines = vec![("approval", line)];
-                if about.tool != MODEL_REQUEST {
+                if audit.is_some() && about.tool != MODEL_REQUEST {
                     let arguments = self.arguments.get(about.call).cloned().unwrap_or_default();
                     lines.push(self.line_of_begun(about.call, about.tool, &arguments));
                 }
-                let lines = lines.into_iter().map(|(event, facts)| (event, self.facts(facts))).collect();
-                let settle = settle.clone();
-                let then = move |written: Result<(), String>| {
-                    let _ = settle.try_send(written.map_err(|_| Denial { by: DeniedBy::End, rule }));
-                };
-                audit.record_first(lines, Box::new(then));
+                self.once_stored(Held::Call { settle: settle.clone(), rule, lines });
             }
             (_, denied, settle) => {
                 self.audit("approval", || line);
@@ -182,6 +181,19 @@ impl<W: Wire> Session<W> {
                 settle.map(|settle| settle.try_send(denied.map_or(Ok(()), Err)));
             }
         }
+    }
+
+    /// Lets a call run that somebody allowed, once these lines are on the disk, where they have to be there.
+    pub(super) fn run_allowed(&self, settle: Sender<Result<(), Denial>>, rule: Option<Arc<str>>, lines: Vec<Line>) {
+        let Some(audit) = &self.options.audit else {
+            // A turn that does not wait any more was cancelled.
+            return drop(settle.try_send(Ok(())));
+        };
+        let lines = lines.into_iter().map(|(event, facts)| (event, self.facts(facts))).collect();
+        let then = move |written: Result<(), String>| {
+            let _ = settle.try_send(written.map_err(|_| Denial { by: DeniedBy::End, rule }));
+        };
+        audit.record_first(lines, Box::new(then));
     }
 
     /// A call came to its end. One that never began has no line.

@@ -1,6 +1,6 @@
 //! How a session answers what clients ask of it.
 
-use super::Session;
+use super::{Held, Session};
 use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
@@ -23,7 +23,11 @@ impl<W: Wire> Session<W> {
             Control::Compact { instructions } => return self.compact(instructions, respond),
             Control::State => Ok(self.state_answer("get_state")),
             Control::Inspect => Ok(Answer::Document(self.inspection())),
-            Control::Prompt(input) => self.input(input),
+            // Whoever hears that a message is taken finds it answered, whichever host has the session then.
+            Control::Prompt(input) => {
+                let answer = self.input(input);
+                return self.once_stored(Held::Answer(respond, answer));
+            }
             Control::Clear => Ok(self.clear()),
             Control::History(query) => Ok(Answer::History(self.log.history(&query))),
             Control::Subscribe { sink, since } => {

@@ -15,14 +15,18 @@ impl<W: Wire> Session<W> {
     /// Ends the session: every stream gets its end, no child process and no file of the session stays behind.
     #[inline(never)]
     pub(super) fn end(&mut self, reason: EndReason) {
-        let by_host = matches!(reason, EndReason::ShutDown | EndReason::Replaced);
-        let goes_on = by_host && self.goes_on();
+        self.end_storing(reason);
+        // What is still heard of a turn that goes on elsewhere is told there.
+        let listeners = if reason == EndReason::Moved { std::mem::take(&mut self.listeners) } else { Vec::new() };
+        let moved = reason == EndReason::Moved;
+        let by_host = moved || matches!(reason, EndReason::ShutDown | EndReason::Replaced);
+        let goes_on = by_host && (moved || self.goes_on());
         if !goes_on {
             self.reject_questions("shutdown");
             self.withdraw_approvals();
         }
         let ends = self.running.is_some() && !goes_on && self.identity.on_restart == OnRestart::End;
-        let remembered = by_host && (goes_on || self.identity.named && !ends);
+        let remembered = by_host && !moved && (goes_on || self.identity.named && !ends);
         let clean = self.leaving.as_ref().is_some_and(|leaving| leaving.clean);
         if let Some(running) = &mut self.running {
             running.to_be_continued = goes_on;
@@ -34,12 +38,15 @@ impl<W: Wire> Session<W> {
             self.end_spending();
             self.end_running(goes_on, whole && clean, settled, self.farewell(reason));
         }
-        if remembered && self.keeps_queue() {
+        if moved || remembered && self.keeps_queue() {
             self.leave_queue();
         }
         self.refuse_queue(&self.farewell(reason));
         self.stats.set_running(false);
-        if !remembered {
+        if moved {
+            // What is here of it is older than what the other host has.
+            self.state.iter().for_each(|state| state.forget(&self.identity.id));
+        } else if !remembered {
             let waiting = self.steering.take_all().into_iter().chain(self.follow_up.take_all());
             let ids: Vec<String> = waiting.map(|message| message.id).collect();
             if !ids.is_empty() {
@@ -64,6 +71,8 @@ impl<W: Wire> Session<W> {
                 log::warn!("cannot remove {}: {e}", self.spill_dir.display());
             }
         }
+        self.close_log(!remembered && !moved);
+        self.listeners.extend(listeners);
         self.audit("session_stopped", || json!({"reason": reason.as_str()}));
         self.publish(AgentEvent::BridgeStop { reason: reason.as_str() });
     }
@@ -151,9 +160,12 @@ impl<W: Wire> Session<W> {
         }
     }
 
-    fn farewell(&self, reason: EndReason) -> ReplyError {
+    pub(super) fn farewell(&self, reason: EndReason) -> ReplyError {
+        if let Some(why) = self.is_elsewhere() {
+            return why;
+        }
         match reason {
-            EndReason::Stopped | EndReason::Finished => ReplyError::stopped(),
+            EndReason::Stopped | EndReason::Finished | EndReason::Moved => ReplyError::stopped(),
             EndReason::Expired => ReplyError::expired(self.stats.settings().max_lifetime.as_secs()),
             EndReason::ShutDown | EndReason::Replaced => ReplyError::shutting_down(),
         }

@@ -81,7 +81,7 @@ impl<W: Wire> Session<W> {
     /// answer, which cannot be reached from elsewhere.
     pub(super) fn leave_if_quiet(&mut self) -> Option<EndReason> {
         let leaving = self.leaving.as_ref()?;
-        let bound = self.queue.iter().any(|prompt| prompt.reply.ends_with_host());
+        let bound = self.has_held_prompts() || self.queue.iter().any(|prompt| prompt.reply.ends_with_host());
         let quiet = match &self.running {
             None => true,
             // People can answer elsewhere as well.

@@ -155,8 +155,9 @@ impl<W: Wire> Session<W> {
 
     /// Makes the daemon remember the session as it is now. A session that is kept in memory only is not remembered, and a run
     /// that keeps nothing as it was at its beginning.
-    pub(super) fn save(&self) {
+    pub(super) fn save(&mut self) {
         self.save_by(StateDir::save);
+        self.store_state();
     }
 
     fn save_by(&self, save: fn(&StateDir, &SavedSession) -> io::Result<()>) {
@@ -178,7 +179,7 @@ impl<W: Wire> Session<W> {
         }
     }
 
-    fn saved(&self, file: PathBuf) -> SavedSession {
+    pub(super) fn saved(&self, file: PathBuf) -> SavedSession {
         let settings = self.stats.settings();
         let wire = self.wire.as_ref().map(Wire::settings).unwrap_or_default();
         let left = settings.deadline.map(|end| end.saturating_duration_since(Instant::now()));
@@ -193,6 +194,7 @@ impl<W: Wire> Session<W> {
             name: settings.name,
             from: self.identity.from.clone(),
             parent: self.identity.parent.clone(),
+            shared_workspace: self.identity.shared_workspace,
             on_restart: self.identity.on_restart,
             tools: self.identity.tools.clone(),
             sandbox: settings.sandbox.narrowing(),

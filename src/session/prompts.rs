@@ -1,6 +1,6 @@
 //! Prompts: taken in, worked on one at a time in the order of their arrival, answered.
 
-use super::{Running, Session};
+use super::{Held, Running, Session};
 use crate::cancel::Cancel;
 use crate::contract::control::{Answer, Deliver};
 use crate::contract::documents::{self, Activity, CurrentPrompt, QueuedPrompt};
@@ -90,6 +90,12 @@ impl<W: Wire> Session<W> {
             self.refuse(&*prompt.reply, error.clone());
             return Err(error);
         }
+        self.once_stored(Held::Prompt(Box::new(prompt)));
+        Ok(())
+    }
+
+    /// Takes in a prompt that is written down.
+    pub(super) fn accept_kept(&mut self, prompt: Prompt) {
         self.audit_prompt(&prompt.message, prompt.from.as_deref(), prompt.sender.as_ref(), Deliver::Queue);
         let (reply, id, origin) = (prompt.reply.clone(), prompt.message.id.clone(), prompt.origin());
         self.queue.push_last(prompt);
@@ -102,7 +108,6 @@ impl<W: Wire> Session<W> {
         self.sync_new();
         reply.accepted();
         self.tell_position(&*reply, &id, origin);
-        Ok(())
     }
 
     /// Writes a prompt down, so that it is not lost from here on.
@@ -163,7 +168,7 @@ impl<W: Wire> Session<W> {
             model: settings.model,
             thinking: settings.thinking,
             transcript: self.memory.messages().to_vec(),
-            reply: reply.clone(),
+            reply: self.leased(reply.clone()),
             cancel: cancel.clone(),
             steps,
             spill_dir: self.spill_dir.clone(),
@@ -265,6 +270,7 @@ impl<W: Wire> Session<W> {
             running.reply.wait_said(WRITTEN_WITHIN);
             self.record_settled(&running.ids, outcome);
         }
+        self.store();
     }
 
     /// Messages that a failed run did not come to take in become a prompt of their own. After an abort they wait for the

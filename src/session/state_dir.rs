@@ -61,6 +61,9 @@ pub(crate) struct SavedSession {
     /// It is a run, which ends with its prompt.
     #[serde(default)]
     pub run: bool,
+    /// Its working folder is the same one on every host.
+    #[serde(default)]
+    pub shared_workspace: bool,
     #[serde(default)]
     pub on_restart: OnRestart,
     pub tools: Vec<String>,
@@ -336,6 +339,7 @@ mod tests {
             name: None,
             from: Some("ci".into()),
             run: false,
+            shared_workspace: false,
             on_restart: OnRestart::Hold,
             tools: vec!["read".into()],
             sandbox: Narrowing::default(),

@@ -163,6 +163,7 @@ impl Running {
             named: true,
             cwd: "/".into(),
             from: None,
+            shared_workspace: false,
             on_restart: OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
@@ -196,6 +197,7 @@ impl Running {
             raw_file: nowhere,
             state: None,
             storage: Storage::None,
+            log: None,
             first: None,
         });
         let work = move || {

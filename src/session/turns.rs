@@ -13,7 +13,7 @@ use serde_json::json;
 impl<W: Wire> Session<W> {
     /// Whether something runs, or waits until it may.
     pub(super) fn has_work(&self) -> bool {
-        self.running.is_some() || !self.queue.is_empty()
+        self.running.is_some() || !self.queue.is_empty() || self.has_held_prompts()
     }
 
     /// What waits is not left to the next start, or to another process.

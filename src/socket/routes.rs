@@ -116,6 +116,7 @@ pub(super) mod tests {
             named,
             cwd: "/project".into(),
             from: None,
+            shared_workspace: false,
             on_restart: crate::contract::session::OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),

@@ -5,6 +5,7 @@ test holds the cases against the codes that the source has.
 """
 
 import base64
+import functools
 import json
 import signal
 from dataclasses import dataclass
@@ -34,17 +35,26 @@ FORMS = {
 LONG = "All work and no play. " * 100
 
 
+def is_settled(bus, log):
+    return b"nats-pi-bridge.settled" in bus.ask("$JS.API.DIRECT.GET.AGL", log).data
+
+
 @dataclass
 class Place:
     """What a case has to work with."""
 
     new_daemon: object
+    own_server: object
+    own_bus: object
+    directory: object
     model: object
     callers: list
 
     def worker(self, arguments=(), create=None, **config):
         """A caller of a daemon that has a session and does not ask a model again that failed."""
-        daemon = self.new_daemon()
+        return self.worker_of(self.new_daemon(), arguments, create, **config)
+
+    def worker_of(self, daemon, arguments=(), create=None, **config):
         daemon.write_agent_file("settings.json", {"retry": {"enabled": False}, "compaction": {"keepRecentTokens": 50}})
         daemon.config.update(config)
         daemon.start(*arguments)
@@ -52,6 +62,32 @@ class Place:
         daemon.session("s", LONG, **(create or {})).text()
         self.callers.append(Caller(daemon))
         return self.callers[-1]
+
+    def taken(self, here):
+        """What callers get where another host took the session a moment ago, which says `here` that it is there, or nothing."""
+        asking = {
+            "plain": lambda caller: caller.plain(),
+            "agent": lambda caller: caller.agent(),
+            "verb": lambda caller: caller.verb("steer", "left"),
+        }
+        server = self.own_server(f"jetstream {{ store_dir: '{self.directory}/store' }}")
+        bus, found = self.own_bus(server.url), {}
+        for wire, ask in asking.items():
+            daemon = self.new_daemon(server.url, bus=bus)
+            caller = self.worker_of(daemon, fleet=True, fleetHost="h0")
+            log = {"last_by_subj": f"ag.log.{daemon.owner}.s"}
+            # Behind that the host has nothing more to say, so that it is the request that finds out.
+            settled = functools.partial(is_settled, bus, log)
+            eventually(settled, "the end of the first prompt is stored")
+            questions = bus.listen(f"agents.peer.pi-exec.{daemon.owner}.h9") if here else None
+            bus.flush()
+            record = {"kind": "own", "host": "h9", "boot": "b", "shared": True}
+            bus.ask_json(f"ag.log.{daemon.owner}.s", json.dumps(record) + "\n")
+            stream = ask(caller)
+            if questions:
+                bus.publish(questions.message().reply, here)
+            found[wire] = caller.hear(stream)
+        return found
 
     def streams(self, caller, run=True, each=lambda: None):
         """An answer that is under way on each wire; `each` is called after each request."""
@@ -68,8 +104,8 @@ class Place:
 
 
 @pytest.fixture
-def place(new_daemon, model):
-    made = Place(new_daemon, model, [])
+def place(new_daemon, own_server, own_bus, tmp_path, model):
+    made = Place(new_daemon, own_server, own_bus, tmp_path, model, [])
     yield made
     for caller in made.callers:
         caller.close()
@@ -382,6 +418,19 @@ def a_long_answer_that_is_asked_for_again(place):
             pass
         found[wire] = caller.hear(ask(headers=headers))
     return found
+
+
+# Other hosts.
+
+
+@case("moved", 409, "moved: the session is at the host h9; send it again")
+def a_session_that_another_host_has(place):
+    return place.taken("here")
+
+
+@case("host_down", 503, "host_down: the session waits for its host h9, which is down")
+def a_session_whose_host_is_down(place):
+    return place.taken(None)
 
 
 # The session's file.

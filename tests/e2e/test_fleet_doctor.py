@@ -20,4 +20,9 @@ def test_a_user_without_jetstream_needs_none(new_daemon, own_server, tmp_path):
     server = own_server(f"jetstream {{ store_dir: '{tmp_path}/store' }}\n{accounts}")
     ((health, text),) = said_of_jetstream(new_daemon(server.url))
     assert health == "ok" and text.startswith("it is not for this user, and is not needed"), text
-    assert said_of_jetstream(new_daemon(own_server("").url)) == [], "a server without it is not asked"
+    without = own_server("").url
+    assert said_of_jetstream(new_daemon(without)) == [], "a server without it is not asked"
+    host = new_daemon(without)
+    host.config["fleet"] = True
+    ((health, text),) = said_of_jetstream(host)
+    assert health == "failure" and text.startswith("it is not for this user"), text

@@ -82,6 +82,8 @@ fn a_log_is_appended_to_read_back_and_purged() {
     let mut lasts: Vec<_> = lasts.iter().map(|stored| (&*stored.subject, &*stored.payload)).collect();
     lasts.sort_unstable();
     assert_eq!(lasts, [("log.a", &b"a5"[..]), ("log.b", b"b")]);
+    assert_eq!(js.subjects(LOG, "log.*", PATIENCE), Ok(vec!["log.a".to_owned(), "log.b".to_owned()]));
+    assert_eq!(js.subjects(LOG, "log.none", PATIENCE), Ok(vec![]));
 
     assert_eq!(js.purge(LOG, "log.a", Some(last), PATIENCE), Ok(4));
     assert_eq!(fixture.ids("log.a"), ["a5"]);

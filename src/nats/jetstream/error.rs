@@ -72,6 +72,11 @@ impl JetStreamError {
         self.is_one_of(&NOT_ENABLED)
     }
 
+    /// Nobody listens to requests to JetStream.
+    pub fn is_absent(&self) -> bool {
+        *self == JetStreamError::Request(RequestError::NoResponders)
+    }
+
     /// It may go well a moment later: the server is away, has no leader, or did not answer.
     pub fn may_pass(&self) -> bool {
         match self {

@@ -4,6 +4,7 @@ use super::JetStream;
 use super::error::JetStreamError;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What becomes of new messages when a stream is full.
@@ -94,6 +95,17 @@ pub struct StreamState {
 }
 
 #[derive(Deserialize)]
+struct Subjects {
+    state: SubjectsState,
+}
+
+#[derive(Deserialize)]
+struct SubjectsState {
+    #[serde(default)]
+    subjects: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
 struct Purged {
     purged: u64,
 }
@@ -127,6 +139,16 @@ impl JetStream {
     /// [`JetStreamError::is_not_found`] where there is none of that name.
     pub fn stream(&self, name: &str, timeout: Duration) -> Result<StreamInfo, JetStreamError> {
         self.ask(&format!("STREAM.INFO.{name}"), b"", timeout)
+    }
+
+    /// The subjects of a stream's messages that fit a pattern: 100,000 of them at most, which is what the server tells.
+    ///
+    /// # Errors
+    /// [`JetStreamError`].
+    pub fn subjects(&self, name: &str, pattern: &str, timeout: Duration) -> Result<Vec<String>, JetStreamError> {
+        let body = json!({"subjects_filter": pattern}).to_string();
+        let info: Subjects = self.ask(&format!("STREAM.INFO.{name}"), body.as_bytes(), timeout)?;
+        Ok(info.state.subjects.into_keys().collect())
     }
 
     /// Removes the messages of a subject below a sequence, or all of them without one; returns how many there were.

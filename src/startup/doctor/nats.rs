@@ -92,16 +92,23 @@ fn connected(config: &Config, jetstream: bool) -> Vec<Finding> {
         return vec![Finding::failure("NATS", format!("no connection: {why}"), fix)];
     }
     let mut findings = permissions(config, &connection, &events);
-    if jetstream {
-        findings.push(stored(&JetStream::new(connection.clone())));
+    if jetstream || config.fleet.is_some() {
+        findings.push(stored(&JetStream::new(connection.clone()), config.fleet.is_some()));
     }
     connection.close(PATIENCE);
     findings
 }
 
-/// What JetStream has for this user. A host that is alone needs nothing of it.
-fn stored(jetstream: &JetStream) -> Finding {
+/// What JetStream has for this user. Only a host that `needs` it for others' sake is of no use without.
+fn stored(jetstream: &JetStream, needs: bool) -> Finding {
     match jetstream.account(PATIENCE) {
+        Ok(account) if needs && account.api_level() < API_LEVEL => {
+            Finding::failure("JetStream", described(&account), "fleet needs nats-server 2.11 or newer")
+        }
+        Err(e) if needs => {
+            let fix = "enable JetStream in the server and for this user's account, or unset fleet";
+            Finding::failure("JetStream", format!("it is not for this user: {e}"), fix)
+        }
         Ok(account) => Finding::ok("JetStream", described(&account)),
         Err(e) => Finding::ok("JetStream", format!("it is not for this user, and is not needed: {e}")),
     }

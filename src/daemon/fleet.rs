@@ -1,0 +1,123 @@
+//! The owner's hosts as one service: how the main thread takes part, and how a session of a host that is gone gets here.
+
+use super::{Daemon, Fatal};
+use crate::config::Config;
+use crate::contract::error::{DaemonError, ReplyError};
+use crate::contract::session::SessionIdentity;
+use crate::files;
+use crate::fleet::{Claim, Fleet, Found, Hosts, Install, SessionLog};
+use crate::nats::Connection;
+use crate::service::session_subjects::Subscribed;
+use crate::session::Storage;
+use crate::session::state_dir::{SavedSession, StateDir};
+use crate::transcript::locate;
+use serde::Deserialize;
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a session's log has beside its file.
+#[derive(Deserialize)]
+struct Kept {
+    session: SavedSession,
+    /// How often the daemon was started that wrote it, see [`StateDir::starts`].
+    starts: u64,
+}
+
+/// Puts sessions where this host keeps those of its own.
+struct Installer {
+    state: Arc<StateDir>,
+    session_dir: Option<PathBuf>,
+    agent_dir: PathBuf,
+}
+
+/// Takes part, if this host is to.
+///
+/// # Errors
+/// What is missing.
+pub(super) fn open(config: &Config, connection: &Connection, replaces: bool) -> Result<Option<Arc<Fleet>>, Fatal> {
+    let Some(options) = &config.fleet else { return Ok(None) };
+    let opened = Fleet::open(connection, options.clone(), replaces);
+    opened.map(Some).map_err(|why| Fatal::Unusable(format!("this host cannot be one of a fleet: {why}")))
+}
+
+impl Daemon {
+    /// Takes part once this process has the host's sessions.
+    pub(super) fn join_fleet(&mut self) {
+        let Some(fleet) = &self.fleet else { return };
+        let Some(state) = self.state.clone() else {
+            return log::warn!("sessions of other hosts are not gone on with here, as nothing is kept over a restart");
+        };
+        let (session_dir, agent_dir) = (self.session_dir(), self.config.agent_dir.clone());
+        match Hosts::join(fleet, Box::new(Installer { state, session_dir, agent_dir })) {
+            Ok(hosts) => {
+                log::info!("this is the host {} of {}", fleet.host(), self.config.owner);
+                self.hosts = Some(hosts);
+            }
+            Err(why) => log::error!("this host does not take part in the fleet: {why}"),
+        }
+    }
+
+    /// Where a session is stored for other hosts, if it is: one that is in a file and stays.
+    pub(super) fn session_log(
+        &self,
+        identity: &SessionIdentity,
+        storage: &Storage,
+        claim: Claim,
+    ) -> Result<Option<SessionLog>, DaemonError> {
+        let Some(fleet) = self.fleet.as_ref().filter(|_| identity.named && self.state.is_some()) else {
+            return Ok(None);
+        };
+        let file = match storage {
+            Storage::None | Storage::Run(_) => return Ok(None),
+            Storage::New(_) => None,
+            Storage::Resume { file, .. } | Storage::Saved { file, .. } => Some(file.clone()),
+        };
+        let log = SessionLog::start(fleet, &identity.id, identity.shared_workspace, claim, file);
+        log.map(Some).map_err(|e| DaemonError::Busy { message: format!("no thread for a session's log: {e}") })
+    }
+
+    /// Goes on with a session of a host that is gone, or tells those who ask for it that it waits for its host.
+    pub(super) fn found(&mut self, found: Found) {
+        match found {
+            Found::Session { session, last } => {
+                if let Some(saved) = self.state.as_ref().and_then(|state| state.session(&session))
+                    && self.named(&session).is_none()
+                {
+                    self.restore_or_warn(saved, None, Claim::Theirs(last));
+                }
+            }
+            Found::Down { session, host } => {
+                log::warn!("session {session} waits for its host {host}, which is down");
+                match Subscribed::refusing(&self.host, &session, ReplyError::host_down(&host)) {
+                    Ok(refusing) => drop(self.waits_for_host.insert(session, refusing)),
+                    Err(e) => log::warn!("nobody tells that session {session} waits for its host: {e}"),
+                }
+            }
+            Found::Up { session } => drop(self.waits_for_host.remove(&session)),
+        }
+    }
+}
+
+impl Install for Installer {
+    fn has(&self, session: &str) -> bool {
+        self.state.session(session).is_some()
+    }
+
+    fn install(&self, _session: &str, state: &[u8], file: &[u8]) -> io::Result<()> {
+        let Kept { session: saved, starts } = serde_json::from_slice(state)?;
+        if !saved.cwd.is_dir() {
+            let why = format!("{} is not here, though it is shared", saved.cwd.display());
+            return Err(io::Error::new(ErrorKind::NotFound, why));
+        }
+        let folder =
+            self.session_dir.clone().unwrap_or_else(|| locate::folder(&self.agent_dir.join("sessions"), &saved.cwd));
+        let path = folder.join(saved.file.file_name().ok_or_else(|| io::Error::other("its file has no name"))?);
+        files::private::create_folder(&folder)?;
+        files::private::replace(&path, |to| to.write_all(file).and_then(|()| files::sync(to)))?;
+        // Numbers of events go on behind those of the host before.
+        let before = starts.wrapping_sub(saved.created_at_start);
+        let created_at_start = self.state.starts().wrapping_sub(before).wrapping_sub(1);
+        self.state.save(&SavedSession { file: path, created_at_start, ..saved })
+    }
+}

@@ -1,0 +1,437 @@
+//! The thread that stores what one session writes, and finds out when the session has another owner.
+
+use super::record::{Head, Kind, Rebuilt, decode, encode, stored_until};
+use super::{ASK_TIME, Fleet, LOGS};
+use crate::files;
+use crate::ids;
+use crate::nats::RequestError;
+use crate::nats::jetstream::{Appended, JetStreamError};
+use crate::sync::lock;
+use crate::threads::{self, Thread};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// The largest part of a file in one record, bytes. The last record of every session is read when a host goes.
+const PART: usize = 64 << 10;
+/// Room for the head of a record and the headers of its message, bytes.
+const HEAD_ROOM: usize = 2048;
+/// One try to store a record; in between the thread looks whether it is to end.
+const TRY: Duration = Duration::from_secs(1);
+/// What could not be stored is tried again this often, if nobody asks for it before.
+const RETRY: Duration = Duration::from_secs(5);
+/// With nothing to do the thread looks around this often, which hides no wake-up that got lost.
+const LOOK_AROUND: Duration = Duration::from_secs(3600);
+/// Between two looks whether the connection is back.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How many records are read at a time.
+const BATCH: usize = 256;
+/// How long the end of a session may take to be stored.
+const END_TIME: Duration = Duration::from_secs(2);
+
+/// Who may have the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It is new: nobody has it.
+    New,
+    /// This host had it before a restart.
+    Ours,
+    /// It had another owner, whose last record this is.
+    Theirs(u64),
+}
+
+/// What becomes of a session's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// The session is this host's.
+    Owned,
+    /// Everything that was written before this number was asked for is stored.
+    Stored(u64),
+    /// What was written cannot be stored for now, and why.
+    Failed(String),
+    /// The session is another host's, if it is known whose, and whether that is there. Nothing more is told.
+    Moved { host: String, is_there: bool },
+}
+
+/// The session's end of its log.
+pub(crate) struct SessionLog {
+    fleet: Arc<Fleet>,
+    shared: Arc<Shared>,
+    wake: Sender<()>,
+    told: Receiver<Told>,
+    asked: u64,
+    thread: Option<Thread>,
+}
+
+/// See [`SessionLog::lease`].
+#[derive(Clone)]
+pub(crate) struct Lease {
+    fleet: Arc<Fleet>,
+    shared: Arc<Shared>,
+}
+
+impl Lease {
+    pub(crate) fn is_current(&self) -> bool {
+        self.fleet.is_current() && !self.shared.verify.load(Ordering::Acquire)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Shared {
+    /// The largest number that was asked for.
+    asked: AtomicU64,
+    /// What a host needs to go on with the session, if it has changed.
+    state: Mutex<Option<Vec<u8>>>,
+    file: Mutex<Option<PathBuf>>,
+    /// Look whether the session is still ours.
+    verify: AtomicBool,
+    /// The session is over for good.
+    ended: AtomicBool,
+    stop: AtomicBool,
+}
+
+struct Writer {
+    fleet: Arc<Fleet>,
+    session: String,
+    subject: String,
+    is_shared: bool,
+    shared: Arc<Shared>,
+    told: Sender<Told>,
+    /// The sequence of our last record.
+    last: u64,
+    /// How much of the file is stored, and of which file.
+    stored: u64,
+    inode: Option<(u64, u64)>,
+}
+
+/// Why a record was not stored.
+enum Stop {
+    /// Another host has appended.
+    Lost,
+    Failed(String),
+    /// The session is over here.
+    Told,
+}
+
+impl SessionLog {
+    /// Starts to store what a session writes. `file` is there unless the session is new.
+    ///
+    /// # Errors
+    /// The system refuses another thread.
+    pub(crate) fn start(
+        fleet: &Arc<Fleet>,
+        session: &str,
+        is_shared: bool,
+        claim: Claim,
+        file: Option<PathBuf>,
+    ) -> io::Result<SessionLog> {
+        let (wake, woken) = bounded(1);
+        let (told, receiver) = bounded(16);
+        let shared = Arc::new(Shared { file: Mutex::new(file), ..Shared::default() });
+        let mut writer = Writer {
+            subject: fleet.log_subject(session),
+            fleet: fleet.clone(),
+            session: session.to_owned(),
+            is_shared,
+            shared: shared.clone(),
+            told,
+            last: 0,
+            stored: 0,
+            inode: None,
+        };
+        let work = move || writer.run(claim, &woken);
+        let thread = threads::spawn(&format!("l-{session}"), threads::SMALL_STACK, work)?;
+        fleet.watch(session, &shared, &wake);
+        Ok(SessionLog { fleet: fleet.clone(), shared, wake, told: receiver, asked: 0, thread: Some(thread) })
+    }
+
+    /// What becomes of it. The channel ends when the session is another host's.
+    pub(crate) fn told(&self) -> &Receiver<Told> {
+        &self.told
+    }
+
+    /// Asks for everything that was written so far to be stored; returns the number by which [`Told::Stored`] says so.
+    pub(crate) fn store(&mut self) -> u64 {
+        self.asked += 1;
+        self.shared.asked.store(self.asked, Ordering::Release);
+        let _ = self.wake.try_send(());
+        self.asked
+    }
+
+    /// Where the session is written to, and what a host needs beside that file to go on with the session.
+    pub(crate) fn state(&mut self, file: &Path, state: Vec<u8>) {
+        *lock(&self.shared.file) = Some(file.to_path_buf());
+        *lock(&self.shared.state) = Some(state);
+        self.store();
+    }
+
+    /// Tells, from any thread, whether it is sure that the session is still this host's, as far as the others go by the clock.
+    pub(crate) fn lease(&self) -> Lease {
+        Lease { fleet: self.fleet.clone(), shared: self.shared.clone() }
+    }
+
+    /// The session is over for good, and nothing of it is kept.
+    pub(crate) fn end(self) {
+        self.shared.ended.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for SessionLog {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        let _ = self.wake.try_send(());
+        // A thread that is about to tell something must not wait for somebody to hear it.
+        self.told = crossbeam_channel::never();
+        drop(self.thread.take());
+    }
+}
+
+impl Shared {
+    /// Has the thread look whether the session is still this host's.
+    pub(super) fn verify(&self) {
+        self.verify.store(true, Ordering::Release);
+    }
+}
+
+impl Writer {
+    fn run(&mut self, claim: Claim, woken: &Receiver<()>) {
+        let mut told = self.claim(claim).map(|()| Told::Owned);
+        let mut is_owned = false;
+        loop {
+            is_owned |= told.is_ok();
+            let next = match told {
+                Ok(told) => told,
+                Err(Stop::Lost) => {
+                    let host = self.holder();
+                    let is_there = self.fleet.is_there(&host).unwrap_or(true);
+                    let _ = self.told.send(Told::Moved { host, is_there });
+                    return;
+                }
+                Err(Stop::Failed(why)) => Told::Failed(why),
+                Err(Stop::Told) => break,
+            };
+            let failed = matches!(next, Told::Failed(_));
+            if self.told.send(next).is_err() {
+                break;
+            }
+            match woken.recv_timeout(if failed { RETRY } else { LOOK_AROUND }) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.is_over() {
+                break;
+            }
+            told = if is_owned { self.ship().map(Told::Stored) } else { self.claim(claim).map(|()| Told::Owned) };
+        }
+        if self.shared.ended.load(Ordering::Acquire)
+            && self.last > 0
+            && let Err(e) = end(&self.fleet, &self.session, self.last)
+        {
+            log::warn!("session {}: its log is left to a later look: {e}", self.session);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.shared.stop.load(Ordering::Acquire)
+    }
+
+    fn head(&self, kind: Kind) -> Head {
+        let (host, boot) = (self.fleet.options.host.clone(), self.fleet.boot.clone());
+        Head { kind, host, boot, shared: self.is_shared, offset: self.stored, more: false }
+    }
+
+    /// Waits for the connection.
+    fn wait_connected(&self) -> Result<(), Stop> {
+        while !self.fleet.connection.is_connected() {
+            if self.is_over() {
+                return Err(Stop::Told);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Asks until there is an answer.
+    fn ask<T>(&self, ask: impl Fn() -> Result<T, JetStreamError>) -> Result<T, Stop> {
+        loop {
+            self.wait_connected()?;
+            match ask() {
+                Ok(answer) => return Ok(answer),
+                Err(e) if e.may_pass() => std::thread::sleep(PAUSE),
+                Err(e) => return Err(Stop::Failed(e.to_string())),
+            }
+            if self.is_over() {
+                return Err(Stop::Told);
+            }
+        }
+    }
+
+    /// Makes the session ours.
+    fn claim(&mut self, claim: Claim) -> Result<(), Stop> {
+        loop {
+            let last = self.ask(|| self.fleet.jetstream.last(LOGS, &self.subject, ASK_TIME))?;
+            let found = last.as_ref().and_then(|last| Some((last.sequence, decode(&last.payload)?)));
+            let is_ours = |head: &Head| head.host == self.fleet.options.host;
+            let (expected, kind, stored) = match (&found, claim) {
+                (None, Claim::Theirs(_)) => return Err(Stop::Lost),
+                (None, _) => (0, Kind::New, 0),
+                (Some((sequence, (head, _))), Claim::New) if is_ours(head) || head.kind == Kind::End => {
+                    (*sequence, Kind::New, 0)
+                }
+                (Some((sequence, (head, bytes))), Claim::Ours) if is_ours(head) && head.kind != Kind::End => {
+                    (*sequence, Kind::Own, stored_until(head, bytes))
+                }
+                (Some((sequence, (head, bytes))), Claim::Theirs(theirs)) if *sequence == theirs => {
+                    (*sequence, Kind::Own, stored_until(head, bytes))
+                }
+                (Some(_), _) => return Err(Stop::Lost),
+            };
+            if claim == Claim::Ours {
+                self.restore_file(stored)?;
+            }
+            (self.last, self.stored) = (expected, stored);
+            let head = self.head(kind);
+            match self.append(&head, &[]) {
+                // What was read was not the last.
+                Err(Stop::Lost) if claim == Claim::Ours => std::thread::sleep(PAUSE),
+                done => return done,
+            }
+        }
+    }
+
+    /// A power cut may have taken the end of a file that is stored.
+    fn restore_file(&mut self, stored: u64) -> Result<(), Stop> {
+        let Some(path) = lock(&self.shared.file).clone() else { return Ok(()) };
+        if path.metadata().map_or(0, |file| file.len()) >= stored {
+            return Ok(());
+        }
+        let (rebuilt, _) = self.ask(|| read(&self.fleet, &self.session))?;
+        log::warn!("{}: its end is missing and is taken from the session's log", path.display());
+        files::private::replace(&path, |file| file.write_all(&rebuilt.file).and_then(|()| files::sync(file)))
+            .map_err(|e| Stop::Failed(format!("{}: {e}", path.display())))
+    }
+
+    /// Stores what was written since the last time; returns the number up to which it was asked for.
+    fn ship(&mut self) -> Result<u64, Stop> {
+        let asked = self.shared.asked.load(Ordering::Acquire);
+        if self.shared.verify.load(Ordering::Acquire) {
+            let last = self.ask(|| self.fleet.jetstream.last(LOGS, &self.subject, ASK_TIME))?;
+            if last.is_some_and(|last| last.sequence > self.last) {
+                return Err(Stop::Lost);
+            }
+            self.shared.verify.store(false, Ordering::Release);
+        }
+        let state = lock(&self.shared.state).take();
+        if let Some(state) = state {
+            let head = self.head(Kind::State);
+            if let Err(e) = self.append(&head, &state) {
+                lock(&self.shared.state).get_or_insert(state);
+                return Err(e);
+            }
+        }
+        let path = lock(&self.shared.file).clone();
+        if let Some(path) = path {
+            self.ship_file(&path)?;
+        }
+        Ok(asked)
+    }
+
+    fn ship_file(&mut self, path: &Path) -> Result<(), Stop> {
+        let failed = |e: io::Error| Stop::Failed(format!("{}: {e}", path.display()));
+        let (file, metadata) = files::open_regular(path).map_err(failed)?;
+        let inode = Some((metadata.dev(), metadata.ino()));
+        // One that was written anew is shipped anew. The first time it is the one that was stored so far.
+        if self.inode.is_some() && self.inode != inode || metadata.len() < self.stored {
+            self.stored = 0;
+        }
+        self.inode = inode;
+        let most = PART.min(self.fleet.connection.max_payload().saturating_sub(HEAD_ROOM)).max(1024);
+        let (mut at, length) = (self.stored, metadata.len());
+        while at < length {
+            let bytes = read_part(&file, at, most.min(usize::try_from(length - at).unwrap_or(most))).map_err(failed)?;
+            let after = at + bytes.len() as u64;
+            let head = Head { offset: at, more: after < length, ..self.head(Kind::File) };
+            self.append(&head, &bytes)?;
+            at = after;
+        }
+        self.stored = length;
+        Ok(())
+    }
+
+    /// Stores one record, however long that takes.
+    fn append(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Stop> {
+        let (id, record) = (ids::nuid(), encode(head, bytes));
+        loop {
+            self.wait_connected()?;
+            let deadline = Instant::now() + TRY;
+            match self.fleet.jetstream.append(LOGS, &self.subject, self.last, &id, &record, deadline) {
+                Ok(Appended::At(sequence)) => {
+                    self.last = sequence;
+                    return Ok(());
+                }
+                Ok(Appended::Refused) => return Err(Stop::Lost),
+                Err(e) if e.may_pass() || e.is_wrong_sequence() => {}
+                Err(e) => return Err(Stop::Failed(e.to_string())),
+            }
+            if self.is_over() {
+                return Err(Stop::Told);
+            }
+        }
+    }
+
+    /// Whose the session is.
+    fn holder(&self) -> String {
+        let last = self.fleet.jetstream.last(LOGS, &self.subject, ASK_TIME).ok().flatten();
+        last.and_then(|last| Some(decode(&last.payload)?.0.host)).unwrap_or_default()
+    }
+}
+
+/// Says that a session is over whose last record is `last`, and removes what is stored of it, unless another host has it.
+pub(super) fn end(fleet: &Fleet, session: &str, last: u64) -> Result<(), JetStreamError> {
+    let head = Head {
+        kind: Kind::End,
+        host: fleet.options.host.clone(),
+        boot: fleet.boot.clone(),
+        shared: false,
+        offset: 0,
+        more: false,
+    };
+    if !fleet.connection.is_connected() {
+        return Err(RequestError::TimedOut.into());
+    }
+    let (subject, deadline) = (fleet.log_subject(session), Instant::now() + END_TIME);
+    match fleet.jetstream.append(LOGS, &subject, last, &ids::nuid(), &encode(&head, &[]), deadline)? {
+        Appended::At(sequence) => fleet.jetstream.purge(LOGS, &subject, Some(sequence + 1), END_TIME).map(drop),
+        Appended::Refused => Ok(()),
+    }
+}
+
+fn read_part(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, at)?;
+    Ok(bytes)
+}
+
+/// Reads everything that is stored of a session; with the sequence of the last record.
+pub(super) fn read(fleet: &Fleet, session: &str) -> Result<(Rebuilt, u64), JetStreamError> {
+    let subject = fleet.log_subject(session);
+    let (mut rebuilt, mut last) = (Rebuilt::default(), 0);
+    loop {
+        let page = fleet.jetstream.next(LOGS, &subject, last + 1, BATCH, ASK_TIME)?;
+        for stored in &page.messages {
+            last = stored.sequence;
+            let whole = decode(&stored.payload).is_some_and(|(head, bytes)| rebuilt.take(&head, bytes));
+            if !whole {
+                log::warn!("session {session}: record {last} of its log does not fit");
+            }
+        }
+        if page.messages.is_empty() || page.pending == 0 {
+            return Ok((rebuilt, last));
+        }
+    }
+}

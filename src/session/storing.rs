@@ -1,0 +1,290 @@
+//! What waits until the session's log has everything that it rests on, where sessions outlive their host: see `fleet`.
+
+use super::Session;
+use super::auditing::Line;
+use crate::cancel::Cancel;
+use crate::contract::control::{Answer, Respond};
+use crate::contract::denial::{Denial, DeniedBy};
+use crate::contract::error::ReplyError;
+use crate::contract::event::AgentEvent;
+use crate::contract::prompt::{Command, EndReason, Prompt};
+use crate::contract::reply::{Reply, Restart};
+use crate::contract::wire::Wire;
+use crate::fleet::{Lease, SessionLog, Told};
+use crate::turn::Verdict;
+use crossbeam_channel::{Receiver, Sender, never, select};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a session that ends with its host waits until what it wrote last is stored.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Between two looks whether the session is still this host's. Only then do events wait.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
+
+/// The log of a session, and what waits for it.
+pub(super) struct Storing {
+    log: SessionLog,
+    lease: Lease,
+    /// In the order in which it was written, each with the number that it waits for.
+    waiting: VecDeque<(u64, Held)>,
+    /// Why the session is not to be here: another host has it, or it cannot be stored.
+    why: Option<ReplyError>,
+}
+
+/// What is done once everything that was written before is stored.
+pub(super) enum Held {
+    /// A prompt that is written down is accepted.
+    Prompt(Box<Prompt>),
+    /// The turn goes on.
+    Verdict(Sender<Verdict>, Verdict, Vec<Line>),
+    /// A call that somebody allowed runs.
+    Call { settle: Sender<Result<(), Denial>>, rule: Option<Arc<str>>, lines: Vec<Line> },
+    /// Somebody gets an answer.
+    Answer(Respond, Result<Answer, ReplyError>),
+}
+
+/// A reply that says nothing while it is not sure that the session is still this host's: another one may be saying it.
+struct Leased {
+    reply: Arc<dyn Reply>,
+    lease: Lease,
+}
+
+impl Reply for Leased {
+    fn accepted(&self) {
+        self.reply.accepted();
+    }
+
+    fn text(&self, text: &str, cancel: &Cancel) {
+        while !self.lease.is_current() {
+            if cancel.is_cancelled() {
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
+        self.reply.text(text, cancel);
+    }
+
+    fn restart(&self, restart: Restart) {
+        self.reply.restart(restart);
+    }
+
+    fn flush(&self) {
+        self.reply.flush();
+    }
+
+    fn event(&self, event: &AgentEvent) {
+        self.reply.event(event);
+    }
+
+    fn finish(&self, result: Result<(), ReplyError>) {
+        self.reply.finish(result);
+    }
+
+    fn wait_said(&self, within: Duration) {
+        self.reply.wait_said(within);
+    }
+
+    fn leave(&self) -> bool {
+        self.reply.leave()
+    }
+
+    fn ends_with_host(&self) -> bool {
+        self.reply.ends_with_host()
+    }
+
+    fn address(&self) -> Option<Value> {
+        self.reply.address()
+    }
+}
+
+impl Storing {
+    pub(super) fn new(log: SessionLog) -> Storing {
+        Storing { lease: log.lease(), log, waiting: VecDeque::new(), why: None }
+    }
+}
+
+impl<W: Wire> Session<W> {
+    /// What becomes of the log, if there is one.
+    pub(super) fn told(&self) -> Receiver<Told> {
+        self.storing.as_ref().map_or_else(never, |storing| storing.log.told().clone())
+    }
+
+    /// Whether it is sure that the session is still this host's. While it is not, nothing that the turn does is told.
+    pub(super) fn is_current(&self) -> bool {
+        self.storing.as_ref().is_none_or(|storing| storing.lease.is_current())
+    }
+
+    /// A reply that is silent while that is not sure.
+    pub(super) fn leased(&self, reply: Arc<dyn Reply>) -> Arc<dyn Reply> {
+        match &self.storing {
+            Some(storing) => Arc::new(Leased { reply, lease: storing.lease.clone() }),
+            None => reply,
+        }
+    }
+
+    /// Prompts wait to be accepted.
+    pub(super) fn has_held_prompts(&self) -> bool {
+        let is_prompt = |(_, held): &(u64, Held)| matches!(held, Held::Prompt(_));
+        self.storing.as_ref().is_some_and(|storing| storing.waiting.iter().any(is_prompt))
+    }
+
+    /// Waits until the session is this host's; returns why it never is. A new one whose first prompt somebody `waits` for does
+    /// not begin where it cannot be stored.
+    pub(super) fn wait_owned(&mut self, waits: bool) -> Option<EndReason> {
+        self.storing.as_ref()?;
+        let told = self.told();
+        loop {
+            select! {
+                recv(told) -> told => match told {
+                    Ok(Told::Owned) => return None,
+                    Ok(Told::Moved { host, is_there }) => return Some(self.moved(host, is_there)),
+                    Ok(Told::Failed(why)) => {
+                        log::warn!("session {}: it is not known whose it is: {why}", self.identity.id);
+                        if let Some(storing) = self.storing.as_mut().filter(|_| waits) {
+                            storing.why = Some(ReplyError::storage(&io::Error::other(why)));
+                            return Some(EndReason::Stopped);
+                        }
+                    }
+                    Ok(Told::Stored(_)) => {}
+                    Err(_) => return Some(EndReason::ShutDown),
+                },
+                recv(self.commands) -> command => match command {
+                    Ok(Command::End(reason)) => return Some(reason),
+                    Ok(Command::Control(request)) => {
+                        let why = "the session waits until it is known that it is this host's";
+                        (request.respond)(Err(ReplyError::busy(why)));
+                    }
+                    Ok(Command::Drain | Command::HandOver(_) | Command::Stay) => {}
+                    Err(_) => return Some(EndReason::ShutDown),
+                },
+            }
+        }
+    }
+
+    fn moved(&mut self, host: String, is_there: bool) -> EndReason {
+        if let Some(storing) = &mut self.storing {
+            log::info!("session {}: it is the host {host}'s now", self.identity.id);
+            storing.why = Some(if is_there { ReplyError::moved(&host) } else { ReplyError::host_down(&host) });
+        }
+        EndReason::Moved
+    }
+
+    /// Why the session is not to be here, if it is not.
+    pub(super) fn is_elsewhere(&self) -> Option<ReplyError> {
+        self.storing.as_ref().and_then(|storing| storing.why.clone())
+    }
+
+    /// Has another host know how to go on with the session.
+    pub(super) fn store_state(&mut self) {
+        let (Some(file), Some(starts)) = (self.memory.path(), self.state.as_ref().map(|state| state.starts())) else {
+            return;
+        };
+        let file = file.to_path_buf();
+        let state = json!({"session": self.saved(file.clone()), "starts": starts}).to_string();
+        if let Some(storing) = &mut self.storing {
+            storing.log.state(&file, state.into_bytes());
+        }
+    }
+
+    /// Has what was written so far stored, without waiting for that.
+    pub(super) fn store(&mut self) {
+        if let Some(storing) = &mut self.storing {
+            storing.log.store();
+        }
+    }
+
+    /// Does this once what was written so far is stored: at once where nothing is.
+    pub(super) fn once_stored(&mut self, held: Held) {
+        match &mut self.storing {
+            Some(storing) => {
+                let number = storing.log.store();
+                storing.waiting.push_back((number, held));
+            }
+            None => self.release(held),
+        }
+    }
+
+    fn release(&mut self, held: Held) {
+        match held {
+            Held::Prompt(prompt) => self.accept_kept(*prompt),
+            Held::Verdict(to, verdict, lines) => self.give_now(&to, verdict, lines),
+            Held::Call { settle, rule, lines } => self.run_allowed(settle, rule, lines),
+            Held::Answer(respond, answer) => respond(answer),
+        }
+    }
+
+    /// The log tells something; returns a reason to end.
+    pub(super) fn stored(&mut self, told: Told) -> ControlFlow<EndReason> {
+        match told {
+            Told::Owned => {}
+            Told::Stored(number) => {
+                while let Some(storing) = &mut self.storing
+                    && storing.waiting.front().is_some_and(|(waits_for, _)| *waits_for <= number)
+                    && let Some((_, held)) = storing.waiting.pop_front()
+                {
+                    self.release(held);
+                }
+            }
+            Told::Failed(why) => {
+                let error = io::Error::other(why);
+                self.give_up_held(&ReplyError::storage(&error));
+                if self.running.is_some() {
+                    self.check_written(Err(error));
+                } else {
+                    log::debug!("session {}: {error}", self.identity.id);
+                }
+            }
+            Told::Moved { host, is_there } => return ControlFlow::Break(self.moved(host, is_there)),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// What waits does not come about.
+    fn give_up_held(&mut self, error: &ReplyError) {
+        let waiting = self.storing.as_mut().map(|storing| std::mem::take(&mut storing.waiting)).unwrap_or_default();
+        for (_, held) in waiting {
+            match held {
+                Held::Prompt(prompt) => {
+                    self.record_settled(std::slice::from_ref(&prompt.message.id), "refused");
+                    self.refuse(&*prompt.reply, error.clone());
+                }
+                Held::Verdict(to, ..) => drop(to.try_send(Verdict::Refused(error.clone()))),
+                Held::Call { settle, rule, .. } => drop(settle.try_send(Err(Denial { by: DeniedBy::End, rule }))),
+                Held::Answer(respond, answer) => respond(answer.and(Err(error.clone()))),
+            }
+        }
+    }
+
+    /// The session ends here. What is not stored by now was never said to anybody.
+    pub(super) fn end_storing(&mut self, reason: EndReason) {
+        if self.storing.is_none() {
+            return;
+        }
+        if reason != EndReason::Moved {
+            let deadline = Instant::now() + LAST_WORDS;
+            let number = self.storing.as_mut().map_or(0, |storing| storing.log.store());
+            let told = self.told();
+            while let Ok(told) = told.recv_deadline(deadline) {
+                let done = matches!(told, Told::Stored(stored) if stored >= number);
+                if done || self.stored(told).is_break() {
+                    break;
+                }
+            }
+        }
+        self.give_up_held(&self.farewell(reason));
+    }
+
+    /// Nothing of the session is left to anybody, or all of it is left to whoever has it from now on.
+    pub(super) fn close_log(&mut self, is_over: bool) {
+        if let Some(storing) = self.storing.take()
+            && is_over
+        {
+            storing.log.end();
+        }
+    }
+}

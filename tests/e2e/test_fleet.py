@@ -1,0 +1,305 @@
+"""Two hosts of one owner are one service: a session outlives its host, nothing is lost and nothing runs twice."""
+
+import signal
+
+import pytest
+
+from support.bridge import Bridge
+from support.bus import RESTART, NoResponders, StreamFailed
+from support.model_script import Gate, Text, ToolCall
+from support.waiting import eventually
+
+# How long a host's card outlives it, seconds: as short as there is.
+CARD = 1
+TOOLS = 3
+# What callers are told who shall send it again.
+PASSING = ("moved", "host_down", "storage_error")
+
+
+class Fleet:
+    """Hosts on one server. All work in the folder of the first one."""
+
+    def __init__(self, server, bus, new_daemon, model):
+        self.server, self.bus, self.new_daemon, self.model = server, bus, new_daemon, model
+        self.hosts = []
+
+    def host(self, **config):
+        number = len(self.hosts)
+        owner = {"owner": self.hosts[0].owner} if self.hosts else {}
+        daemon = self.new_daemon(self.server.url, bus=self.bus, **owner)
+        daemon.config |= {"fleet": True, "fleetHost": f"h{number}", "fleetCardTime": CARD, "heartbeatInterval": 1, **config}
+        self.hosts.append(daemon)
+        return daemon
+
+    def start(self, count=2):
+        for _ in range(count):
+            self.host().start()
+        self.cwd, self.log = self.hosts[0].cwd, self.hosts[0].cwd / "calls"
+        return self
+
+    def session(self, name, body, **fields):
+        return self.hosts[0].session(name, body, workspace="shared", **fields)
+
+    def has(self, daemon, name):
+        return (daemon.state_dir / f"{name}.json").exists()
+
+    def owner_of(self, name):
+        """The one host that has a session."""
+        return eventually(lambda: next((host for host in self.hosts if self.has(host, name)), None), f"{name} is somewhere")
+
+    def others(self, owner):
+        return [host for host in self.hosts if host is not owner]
+
+    def say(self, name, text):
+        """The answer to a prompt, which is sent again where nobody was there or the session is on its way."""
+
+        def answer():
+            try:
+                return self.hosts[0].prompt(name, text).text()
+            except NoResponders:
+                return None
+            except StreamFailed as failed:
+                assert failed.word in PASSING, failed
+                return None
+
+        return eventually(answer, f"{name} answers")
+
+    def calls(self):
+        return self.log.read_text().split() if self.log.exists() else []
+
+    def script(self, wait_in=None, gate=None):
+        """Answers with a tool each, then a last one; the answer of this number waits in the middle."""
+
+        def answer(request):
+            done = len(request.tool_results)
+            words = [f"{done} ", gate] if done == wait_in and not gate.opened.is_set() else [f"{done} "]
+            if done >= TOOLS:
+                return [*words, Text("end")]
+            return [*words, ToolCall("bash", {"command": f"echo call{done} >> {self.log}"}, id=f"call{done}")]
+
+        self.model.answer(answer)
+
+
+@pytest.fixture
+def fleet(new_daemon, own_server, own_bus, model, tmp_path):
+    server = own_server(f"jetstream {{ store_dir: '{tmp_path}/store' }}")
+    return Fleet(server, own_bus(server.url), new_daemon, model)
+
+
+def kill(daemon):
+    daemon.signal(signal.SIGKILL)
+    daemon.wait_exit()
+
+
+def test_a_session_of_a_host_that_died_goes_on_elsewhere(fleet):
+    fleet.start()
+    fleet.model.answer(lambda request: request.prompts[-1].upper())
+    assert fleet.session("s", "hello").text() == "HELLO"
+    owner = fleet.owner_of("s")
+    (other,) = fleet.others(owner)
+    kill(owner)
+    other.wait_log("session s started")
+    assert fleet.say("s", "again") == "AGAIN"
+    assert fleet.model.requests[-1].prompts == ["hello", "again"]
+
+
+@pytest.mark.parametrize("answer", range(TOOLS + 1))
+def test_a_turn_whose_host_dies_goes_on_elsewhere(fleet, answer):
+    fleet.start()
+    gate = Gate()
+    fleet.script(answer, gate)
+    stream = fleet.session("s", "go")
+    stream.until(f"{answer} ")
+    kill(fleet.owner_of("s"))
+    gate.open()
+    text = stream.text()
+    assert text.endswith("0 1 2 3 end"), text
+    assert fleet.calls() == ["call0", "call1", "call2"]
+    assert [mark.headers[RESTART] for _, mark in stream.restarts] == ["2"]
+
+
+def test_a_tool_that_a_dead_host_had_begun_does_not_run_again(fleet):
+    fleet.start()
+    begun = fleet.cwd / "begun"
+    # It outlives its daemon, which cannot end it any more, and ends by itself.
+    tool = ToolCall("bash", {"command": f"echo once >> {fleet.log}; touch {begun}; sleep 5"}, id="slow")
+    fleet.model.script([Text("first "), tool], "second")
+    stream = fleet.session("s", "go")
+    eventually(begun.exists, "the tool has begun")
+    kill(fleet.owner_of("s"))
+    assert stream.text().endswith("second")
+    assert fleet.calls() == ["once"]
+    ((result, _),) = fleet.model.requests[-1].tool_results
+    assert "interrupted, outcome unknown" in result
+
+
+def test_a_host_that_was_frozen_lets_go_of_what_others_have_gone_on_with(fleet):
+    fleet.start()
+    gate = Gate()
+    fleet.script(1, gate)
+    stream = fleet.session("s", "go")
+    stream.until("1 ")
+    owner = fleet.owner_of("s")
+    (other,) = fleet.others(owner)
+    owner.signal(signal.SIGSTOP)
+    other.wait_log("session s started")
+    gate.open()
+    assert stream.text().endswith("0 1 2 3 end")
+    owner.signal(signal.SIGCONT)
+    owner.wait_log("session s: it is the host")
+    eventually(lambda: not fleet.has(owner, "s"), "the host that was frozen has forgotten it")
+    assert fleet.calls() == ["call0", "call1", "call2"]
+    fleet.model.answer(lambda request: request.prompts[-1].upper())
+    assert fleet.say("s", "again") == "AGAIN"
+
+
+def test_a_host_that_was_frozen_says_nothing_of_what_is_anothers(fleet):
+    """It has more of the model's answer to tell when it goes on, in the middle of the other one's."""
+    fleet.start()
+    gates = {}
+
+    def answer(request):
+        gate = gates[len(gates)] = Gate()
+        return [f"begin{len(gates)} ", gate, f"end{len(gates)}"]
+
+    fleet.model.answer(answer)
+    stream = fleet.session("s", "go")
+    stream.until("begin1 ")
+    owner = fleet.owner_of("s")
+    owner.signal(signal.SIGSTOP)
+    stream.until("begin2 ")
+    gates[0].open()
+    owner.signal(signal.SIGCONT)
+    owner.wait_log("session s: it is the host")
+    gates[1].open()
+    assert stream.text() == "begin1 begin2 end2"
+
+
+def test_an_outage_moves_nothing_and_loses_nothing(fleet):
+    fleet.start()
+    gate = Gate()
+    fleet.script(1, gate)
+    stream = fleet.session("s", "go")
+    stream.until("1 ")
+    owner = fleet.owner_of("s")
+    fleet.server.stop()
+    owner.wait_log("disconnected")
+    gate.open()
+    fleet.server.start()
+    assert stream.text().endswith("1 2 3 end")
+    assert fleet.calls() == ["call0", "call1", "call2"]
+    assert fleet.has(owner, "s")
+    assert not any("goes on here" in host.log_text() for host in fleet.hosts)
+
+
+def test_a_session_that_cannot_move_waits_for_its_host(fleet):
+    fleet.start()
+    fleet.model.answer(lambda request: request.prompts[-1].upper())
+    assert fleet.hosts[0].session("s", "hello").text() == "HELLO"
+    owner = fleet.owner_of("s")
+    (other,) = fleet.others(owner)
+    kill(owner)
+    other.wait_log("session s waits for its host")
+
+    def refused():
+        try:
+            return other.prompt("s", "again").failure()
+        except NoResponders:
+            return None
+
+    failure = eventually(refused, "somebody tells that its host is down")
+    assert failure.word == "host_down" and owner.config["fleetHost"] in failure.text
+    assert other.session("s", "hello").failure().word == "host_down"
+    owner.start()
+    owner.wait_log("session s started")
+    assert fleet.say("s", "again") == "AGAIN"
+
+
+def test_a_stopped_session_leaves_nothing(fleet):
+    fleet.start()
+    fleet.model.answer(lambda request: request.prompts[-1].upper())
+    for body in ("one", "two"):
+        assert fleet.session("s", body).text() == body.upper()
+        assert fleet.hosts[0].stop_session("s") == {"ok": True, "sessionId": "s"}
+        assert fleet.model.requests[-1].prompts == [body]
+
+
+def test_a_restart_goes_on_at_the_same_host(fleet):
+    fleet.start(1)
+    (host,) = fleet.hosts
+    gate = Gate()
+    fleet.script(1, gate)
+    stream = fleet.session("s", "go")
+    stream.until("1 ")
+    kill(host)
+    gate.open()
+    host.start()
+    assert stream.text().endswith("0 1 2 3 end")
+    assert fleet.calls() == ["call0", "call1", "call2"]
+    host.replace()
+    fleet.model.answer(lambda request: request.prompts[-1].upper())
+    assert host.prompt("s", "again").text() == "AGAIN"
+
+
+def test_what_is_missing_is_told_at_the_start(fleet, own_server, new_daemon):
+    host = fleet.host()
+    host.config["server"] = own_server("").url
+    done = host.run_to_end()
+    assert done.returncode == 78 and "has no JetStream" in done.stderr, done.stderr
+    del host.config["server"]
+    done = host.run_to_end()
+    assert done.returncode == 78 and '"fleet"' in done.stderr and "JetStream" in done.stderr, done.stderr
+    fleet.hosts.clear()
+    fleet.start(1)
+    second = fleet.host(fleetHost="h0")
+    done = second.run_to_end()
+    assert done.returncode == 78 and "another host is called h0" in done.stderr, done.stderr
+
+
+def test_a_full_stream_ends_what_cannot_be_stored(fleet):
+    fleet.start(1)
+    fleet.model.answer(lambda request: request.prompts[-1].upper())
+    assert fleet.session("s", "hello").text() == "HELLO"
+    info = fleet.bus.ask_json("$JS.API.STREAM.INFO.AGL")
+    fleet.bus.ask_json("$JS.API.STREAM.UPDATE.AGL", {**info["config"], "max_bytes": info["state"]["bytes"]})
+    (host,) = fleet.hosts
+    assert host.prompt("s", "no room").failure().word == "storage_error"
+    fleet.bus.ask_json("$JS.API.STREAM.UPDATE.AGL", {**info["config"], "max_bytes": -1})
+    assert fleet.say("s", "room again") == "ROOM AGAIN"
+    assert fleet.model.requests[-1].prompts == ["hello", "room again"]
+
+
+def test_another_owner_takes_no_part(fleet, new_daemon):
+    fleet.start(1)
+    fleet.model.answer(lambda request: request.prompts[-1].upper())
+    assert fleet.session("s", "hello").text() == "HELLO"
+    stranger = new_daemon(fleet.server.url, bus=fleet.bus)
+    stranger.config |= {"fleet": True, "fleetHost": "h0", "fleetCardTime": CARD}
+    stranger.start()
+    (host,) = fleet.hosts
+    kill(host)
+    assert fleet.bus.ask_json(stranger.intake, {"sessionMode": "list"})["sessions"] == []
+    host.start()
+    assert host.prompt("s", "again").text() == "AGAIN"
+
+
+def test_a_session_that_was_stopped_in_an_outage_does_not_come_back(fleet):
+    fleet.start()
+    fleet.model.answer(lambda request: request.prompts[-1].upper())
+    assert fleet.session("s", "hello").text() == "HELLO"
+    owner = fleet.owner_of("s")
+    fleet.server.stop()
+    owner.wait_log("disconnected")
+    with Bridge(owner.socket) as client:
+        client.ask("stop", sessionId="s")
+    eventually(lambda: not fleet.has(owner, "s"), "it is forgotten")
+    fleet.server.start()
+    subject = {"subjects_filter": f"ag.log.{owner.owner}.*"}
+
+    def stored():
+        try:
+            return fleet.bus.ask_json("$JS.API.STREAM.INFO.AGL", subject, timeout=2)["state"].get("subjects")
+        except AssertionError:  # The server is not there yet.
+            return True
+
+    eventually(lambda: not stored(), "nothing of it is stored any more")
