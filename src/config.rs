@@ -12,7 +12,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use crate::contract::session::{OnRestart, Unattended};
+use crate::contract::identity::OnRestart;
+use crate::contract::session::Unattended;
 use crate::event_log;
 use crate::fleet::FleetOptions;
 use crate::governance::audit::Audit;

@@ -6,6 +6,7 @@ pub(crate) mod documents;
 pub(crate) mod environment;
 pub(crate) mod error;
 pub(crate) mod event;
+pub(crate) mod identity;
 pub(crate) mod ids;
 pub(crate) mod progress;
 pub(crate) mod prompt;

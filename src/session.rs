@@ -31,9 +31,10 @@ use crate::clock::now_ms;
 use crate::contract::control::Respond;
 use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
+use crate::contract::identity::SessionIdentity;
 use crate::contract::prompt::{Command, EndReason, Origin, Prompt};
 use crate::contract::reply::Reply;
-use crate::contract::session::{SessionIdentity, SessionState, SessionStats, Unattended};
+use crate::contract::session::{SessionStats, Unattended};
 use crate::contract::wire::{Wire, WireRequest};
 use crate::event_log::{self, EventLog, EventSink};
 use crate::fleet::{SessionLog, Told};
@@ -354,7 +355,7 @@ impl<W: Wire> Session<W> {
 
     /// The first event of a session.
     fn announce(&mut self) {
-        let state = SessionState::new(&self.identity, &self.stats, self.stats.running());
+        let state = self.stats.state(&self.identity, self.stats.running());
         self.publish(AgentEvent::BridgeStart(Box::new(state)));
     }
 

@@ -19,11 +19,12 @@ mod stream;
 
 use crate::cancel::Cancel;
 use crate::contract::error::DaemonError;
+use crate::contract::identity::SessionIdentity;
 use crate::contract::ids::SessionId;
 use crate::contract::prompt::Command;
 use crate::contract::reply::Reply;
 use crate::contract::request::{Create, Drain, Page};
-use crate::contract::session::{SessionIdentity, SessionStats, Watcher};
+use crate::contract::session::{SessionStats, Watcher};
 use crate::prompt::UserFolders;
 use crate::sync::lock;
 use crate::threads::{self, Thread};

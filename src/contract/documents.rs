@@ -1,7 +1,8 @@
 //! The JSON documents about sessions: rows of `list`, and `inspect`.
 
 use crate::clock::iso_time;
-use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::contract::identity::SessionIdentity;
+use crate::contract::session::SessionStats;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
 

@@ -2,8 +2,8 @@
 //!
 //! Names, order and JSON forms are those of the PI agent's session events.
 
+use crate::contract::identity::SessionState;
 use crate::contract::sender::AgentSender;
-use crate::contract::session::SessionState;
 use crate::event_log::Content;
 use crate::json::object;
 use crate::model::ThinkingLevel;

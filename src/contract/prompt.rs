@@ -1,9 +1,9 @@
 //! Prompts on their way to a session, and what else the daemon tells it.
 
 use super::control::ControlRequest;
+use super::identity::SessionIdentity;
 use super::reply::Reply;
 use super::sender::AgentSender;
-use super::session::SessionIdentity;
 use crate::quota::Room;
 use crate::traceparent::Traceparent;
 use crate::transcript::Block;

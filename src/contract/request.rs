@@ -1,8 +1,8 @@
 //! Requests to the daemon: their fields and the checks that need no daemon.
 
 use super::error::{DaemonError, echo};
+use super::identity::OnRestart;
 use super::ids::{InstanceId, SessionId};
-use super::session::OnRestart;
 use crate::governance::budget::Budgets;
 use crate::model::ThinkingLevel;
 use crate::tools::runner::Narrowing;

@@ -3,7 +3,7 @@
 use super::{Daemon, Fatal};
 use crate::config::Config;
 use crate::contract::error::{DaemonError, ReplyError};
-use crate::contract::session::SessionIdentity;
+use crate::contract::identity::SessionIdentity;
 use crate::files;
 use crate::fleet::{Claim, Fleet, Found, Hosts, Install, SessionLog};
 use crate::nats::Connection;

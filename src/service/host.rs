@@ -8,7 +8,7 @@ use super::replies::report;
 use super::reply_subjects::ReplySubjects;
 use super::stream::KeepAlive;
 use crate::clock::now_ms;
-use crate::contract::session::SessionIdentity;
+use crate::contract::identity::SessionIdentity;
 use crate::ids;
 use crate::nats::Connection;
 use std::collections::HashSet;

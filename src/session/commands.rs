@@ -4,9 +4,9 @@ use super::{Held, Session};
 use crate::contract::control::{Answer, Changes, Control, Deliver, Input, Respond};
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
+use crate::contract::identity::ModelFacts;
 use crate::contract::prompt::{Incoming, Origin, Prompt};
 use crate::contract::reply::SilentReply;
-use crate::contract::session::{ModelFacts, SessionState};
 use crate::contract::wire::Wire;
 use crate::model::ThinkingLevel;
 use crate::threads::{self, Thread};
@@ -65,7 +65,7 @@ impl<W: Wire> Session<W> {
     }
 
     pub(super) fn state_answer(&self, reason: &str) -> Answer {
-        let mut state = json!(SessionState::new(&self.identity, &self.stats, self.stats.running()));
+        let mut state = json!(self.stats.state(&self.identity, self.stats.running()));
         state["lastSeq"] = json!(self.log.last_seq());
         state["lastReason"] = json!(reason);
         Answer::Document(state)

@@ -3,8 +3,8 @@
 use super::{SETTLE_TIMEOUT, Session};
 use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
+use crate::contract::identity::OnRestart;
 use crate::contract::prompt::EndReason;
-use crate::contract::session::OnRestart;
 use crate::contract::wire::Wire;
 use crate::tools::ChangedFiles;
 use crate::turn::{self, Settled, Step};

@@ -2,8 +2,8 @@
 //! nothing. What comes meanwhile is written down here and done there.
 
 use super::Session;
+use crate::contract::identity::OnRestart;
 use crate::contract::prompt::{Command, EndReason, Successor};
-use crate::contract::session::OnRestart;
 use crate::contract::wire::Wire;
 use crate::turn::{Action, Verdict};
 use crossbeam_channel::Sender;

@@ -4,8 +4,8 @@
 
 use crate::clock::now_ms;
 use crate::contract::environment::SessionEnvironment;
+use crate::contract::identity::OnRestart;
 use crate::contract::ids::{InstanceId, SessionId};
-use crate::contract::session::OnRestart;
 use crate::fault;
 use crate::files::{self, private};
 use crate::sync::lock;

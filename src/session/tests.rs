@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::contract::control::{Answer, Control, ControlRequest, Deliver, Input};
+use crate::contract::identity::OnRestart;
 use crate::contract::reply::Restart;
-use crate::contract::session::{OnRestart, SessionSettings};
+use crate::contract::session::SessionSettings;
 use crate::contract::wire::WireSettings;
 use crate::event_log::Envelope;
 use crate::model::{Answer as ModelAnswer, LocalModel, Request, RequestError, ThinkingLevel, offline};

@@ -7,7 +7,8 @@ use super::directory::BridgeDirectory;
 use super::routes::{Route, Table};
 use super::{PROTOCOL, Shared};
 use crate::clock::{iso_time, now_ms};
-use crate::contract::session::{SessionState, Watcher};
+use crate::contract::identity::SessionState;
+use crate::contract::session::Watcher;
 use crate::files::{self, private};
 use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -101,7 +102,7 @@ impl Identity {
 
     /// A session, reached over `socket`.
     pub(super) fn session<'a>(&'a self, route: &Route, socket: &'a Path, running: bool, reason: &'a str) -> Row<'a> {
-        let subject = Subject::Session(SessionState::new(&route.identity, &route.stats, running));
+        let subject = Subject::Session(route.stats.state(&route.identity, running));
         self.row(subject, socket, route.identity.created_ms, reason)
     }
 

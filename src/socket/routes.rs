@@ -1,8 +1,9 @@
 //! Which sessions there are, for requests that name one, for the listeners and for the registry.
 
 use super::link::Link;
+use crate::contract::identity::SessionIdentity;
 use crate::contract::prompt::Command;
-use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::contract::session::SessionStats;
 use crate::sync::lock;
 use crossbeam_channel::Sender;
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,7 +118,7 @@ pub(super) mod tests {
             cwd: "/project".into(),
             from: None,
             shared_workspace: false,
-            on_restart: crate::contract::session::OnRestart::Continue,
+            on_restart: crate::contract::identity::OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
             rules: Arc::default(),

@@ -1,9 +1,9 @@
 //! The side of the process that is replaced.
 
 use super::{ANSWER_TIME, Notice, Reader, Said, Writer, ends, open_folder, socket_in};
+use crate::contract::identity::SessionIdentity;
 use crate::contract::ids::InstanceId;
 use crate::contract::prompt;
-use crate::contract::session::SessionIdentity;
 use crate::nats::Connection;
 use crate::socket::directory;
 use crate::sync::lock;

@@ -4,8 +4,9 @@
 use super::AgentIdentity;
 use crate::clock::{iso_time, now_ms};
 use crate::contract::error::DaemonError;
+use crate::contract::identity::SessionIdentity;
 use crate::contract::request::{self, Create, Request};
-use crate::contract::session::{SessionIdentity, SessionStats};
+use crate::contract::session::SessionStats;
 use crate::nats::Connection;
 use crate::service::host::Host;
 use crate::service::micro::{Counters, Instance};
