@@ -27,6 +27,8 @@ const SERVER_RETURNS: Duration = Duration::from_secs(120);
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 /// Bound of a probe's round trip.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A daemon that has just begun has reached its NATS server by then, if there is one.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
 /// Between two attempts to send what is held.
 const HELD_RETRY: Duration = Duration::from_millis(20);
 /// Room for the headers of an error within `max_payload`, bytes.
@@ -497,7 +499,17 @@ impl Reply for Stream {
     }
 
     fn wait_said(&self, within: Duration) {
-        self.0.connection.written(within);
+        if self.0.connection.generation() == 0 {
+            // Until the first connection nobody hears anything.
+            self.0.connection.written(CONNECTS_WITHIN);
+        }
+        let deadline = Instant::now() + within;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        // What was said before a reconnect may be held until its caller is found.
+        while !self.state().ended && !left().is_zero() {
+            std::thread::sleep(HELD_RETRY);
+        }
+        self.0.connection.written(left());
     }
 
     fn leave(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use super::Session;
 use super::opening::Callers;
+use super::prompts::SAID_WITHIN;
 use super::recovery::{Accepted, LeftOpen, Unfinished, closing_results};
 use crate::contract::control::Deliver;
 use crate::contract::error::{ErrorKind, ReplyError};
@@ -16,13 +17,11 @@ use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// So often a prompt may be interrupted in a row, with no tool that came to its end in between, before it is left alone:
 /// the prompt may be what ends the host, and each attempt costs money.
 const MAX_INTERRUPTIONS: u32 = 3;
-/// A daemon that has just begun has reached its NATS server by then, if there is one. Until it has, nobody hears anything.
-const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
 
 impl<W: Wire> Session<W> {
     /// Goes on after a crash: what was begun is gone on with, or closed if that is not wanted; what had only been accepted
@@ -98,7 +97,7 @@ impl<W: Wire> Session<W> {
                 } else {
                     self.refuse(&*reply, interrupted_error(exhausted(accepted)))
                 }
-                reply.wait_said(CONNECTS_WITHIN);
+                reply.wait_said(SAID_WITHIN);
             }
             // Last, because whoever waits shall rather hear the end twice, after a crash right here, than not at all.
             self.record_settled(&ids, if done { Settled::Done.as_str() } else { "interrupted" });
@@ -110,7 +109,7 @@ impl<W: Wire> Session<W> {
             if ids.is_empty() && exhausted(&accepted) {
                 self.tell_unworked(std::slice::from_ref(&accepted.id), accepted.origin(), &interrupted_error(true));
                 self.refuse(&*reply, interrupted_error(true));
-                reply.wait_said(CONNECTS_WITHIN);
+                reply.wait_said(SAID_WITHIN);
                 self.record_settled(std::slice::from_ref(&accepted.id), "interrupted");
                 continue;
             }

@@ -25,9 +25,9 @@ const STEPS: usize = 16;
 /// How long the end of an answer waits until those who look the session up find it idle. Writing that down takes less than
 /// a millisecond; a disk that hangs must not keep answers back for long.
 const SHOWN_WITHIN: Duration = Duration::from_secs(1);
-/// How long the record of an answer's end waits until the end has left this process, which takes a write to a socket. Without a
-/// server it stays here, and the session goes on.
-const WRITTEN_WITHIN: Duration = Duration::from_millis(100);
+/// How long the record of an answer's end waits until the end has left this process, which takes a write to a socket, and after
+/// a restart a question to the server first. Without a server or a caller it stays here, and the session goes on.
+pub(super) const SAID_WITHIN: Duration = Duration::from_millis(500);
 
 impl<W: Wire> Session<W> {
     /// Takes a prompt that came straight from its caller.
@@ -267,7 +267,7 @@ impl<W: Wire> Session<W> {
         // Last, because whoever waits shall rather hear the end twice, after a crash right here, than not at all.
         // A file that is removed with its run at once needs no record of the run's end.
         if !aborted && !self.memory.dispensable {
-            running.reply.wait_said(WRITTEN_WITHIN);
+            running.reply.wait_said(SAID_WITHIN);
             self.record_settled(&running.ids, outcome);
         }
         self.store();

@@ -259,7 +259,8 @@ def test_no_crash_has_an_effect_that_is_not_recorded(new_daemon, model):
         fits, words = verify(daemon)
         assert fits and "not whole" not in words, (n, words)
         daemon.close()
-    assert n > 20
+    # As many writes as there are for certain; the last one may come when all is done.
+    assert n > 15
 
 
 @needs_faults

@@ -46,6 +46,8 @@ class Chaos:
 
     def _answer(self, request):
         """The tools of a turn one after the other, then its end, as far as the conversation has come."""
+        # Nobody looks at the requests, whose conversations would fill the memory in the long run.
+        self.model.requests.clear()
         begun = self.begun.pop(request.key, None)
         if begun:
             self.resumed.append(time.monotonic() - begun)
