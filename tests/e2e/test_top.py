@@ -94,7 +94,7 @@ def test_runs_are_shown_too(top, cli):
 
 
 def test_rows_are_sorted_and_filtered(top):
-    assert [row.split()[0] for row in rows_of(top)] == ["alpha", "beta"]
+    top.await_screen(lambda _: [row.split()[0] for row in rows_of(top)] == ["alpha", "beta"], "both, in order")
     top.press(b"r")
     top.await_screen(lambda rows: rows[2].startswith("beta"), "backwards")
     top.press(b">")
