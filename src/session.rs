@@ -362,6 +362,7 @@ impl<W: Wire> Session<W> {
     fn serve(&mut self) -> EndReason {
         loop {
             let event = self.next_event();
+            self.tell_late(false);
             if let ControlFlow::Break(reason) = self.handle_event(event) {
                 return reason;
             }
@@ -615,7 +616,9 @@ impl<W: Wire> Session<W> {
         }
         let envelope = self.log.publish(event.name(), event.to_json(), !self.listeners.is_empty());
         let before = self.listeners.len();
-        self.listeners.retain(|listener| listener.event(&envelope));
+        let wire = if self.is_silent(&envelope) { self.wire.as_ref().and_then(Wire::listener) } else { None };
+        let is_silent = |listener: &Arc<dyn EventSink>| wire.as_ref().is_some_and(|wire| Arc::ptr_eq(wire, listener));
+        self.listeners.retain(|listener| is_silent(listener) || listener.event(&envelope));
         if self.listeners.len() != before {
             self.stats.set_listeners(self.listeners.len());
         }

@@ -39,6 +39,70 @@ pub(crate) trait Reply: Send + Sync {
     }
 }
 
+/// A reply that adds something to another one, to which everything is passed on.
+pub(crate) trait Layer: Send + Sync {
+    fn inner(&self) -> &dyn Reply;
+    /// Called before anything is said but the end, and may wait then; false = it is not to be said.
+    fn may_speak(&self) -> bool {
+        true
+    }
+    /// Called before the answer's end is passed on.
+    fn ends(&self, _result: &Result<(), ReplyError>) {}
+}
+
+impl<L: Layer> Reply for L {
+    fn accepted(&self) {
+        if self.may_speak() {
+            self.inner().accepted();
+        }
+    }
+
+    fn text(&self, text: &str, cancel: &Cancel) {
+        if self.may_speak() {
+            self.inner().text(text, cancel);
+        }
+    }
+
+    fn restart(&self, restart: Restart) {
+        if self.may_speak() {
+            self.inner().restart(restart);
+        }
+    }
+
+    fn flush(&self) {
+        if self.may_speak() {
+            self.inner().flush();
+        }
+    }
+
+    fn event(&self, event: &AgentEvent) {
+        if self.may_speak() {
+            self.inner().event(event);
+        }
+    }
+
+    fn finish(&self, result: Result<(), ReplyError>) {
+        self.ends(&result);
+        self.inner().finish(result);
+    }
+
+    fn wait_said(&self, within: Duration) {
+        self.inner().wait_said(within);
+    }
+
+    fn leave(&self) -> bool {
+        self.inner().leave()
+    }
+
+    fn ends_with_host(&self) -> bool {
+        self.inner().ends_with_host()
+    }
+
+    fn address(&self) -> Option<Value> {
+        self.inner().address()
+    }
+}
+
 /// For prompts whose answer nobody waits for; those who listen see it in the events.
 pub(crate) struct SilentReply;
 

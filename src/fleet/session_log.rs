@@ -207,6 +207,8 @@ impl Writer {
             let next = match told {
                 Ok(told) => told,
                 Err(Stop::Lost) => {
+                    // From here on nothing is said any more of what another host goes on with.
+                    self.shared.verify();
                     let host = self.holder();
                     let is_there = self.fleet.is_there(&host).unwrap_or(true);
                     let _ = self.told.send(Told::Moved { host, is_there });

@@ -310,7 +310,8 @@ impl<W: Wire> Session<W> {
         let is_wire = |listener: &Arc<dyn EventSink>| wire.as_ref().is_some_and(|wire| Arc::ptr_eq(listener, wire));
         self.listeners.retain(|listener| is_wire(listener) || listener.event(&envelope));
         self.stats.set_listeners(self.listeners.len());
-        let may_be_heard = self.wire.as_mut().is_some_and(|wire| wire.call_for(&envelope));
+        let is_silent = self.is_silent(&envelope);
+        let may_be_heard = !is_silent && self.wire.as_mut().is_some_and(|wire| wire.call_for(&envelope));
         (envelope.seq, may_be_heard)
     }
 

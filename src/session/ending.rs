@@ -57,6 +57,9 @@ impl<W: Wire> Session<W> {
                 state.forget(&self.identity.id);
             }
         }
+        if !moved {
+            self.tell_late(true);
+        }
         if let Some(wire) = self.wire.take() {
             for prompt in wire.close(by_host) {
                 self.refuse(&*prompt.reply, self.farewell(reason));

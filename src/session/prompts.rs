@@ -168,7 +168,7 @@ impl<W: Wire> Session<W> {
             model: settings.model,
             thinking: settings.thinking,
             transcript: self.memory.messages().to_vec(),
-            reply: self.leased(reply.clone()),
+            reply: self.leased(reply.clone(), &cancel),
             cancel: cancel.clone(),
             steps,
             spill_dir: self.spill_dir.clone(),

@@ -1,12 +1,14 @@
 """Two hosts of one owner are one service: a session outlives its host, nothing is lost and nothing runs twice."""
 
+import base64
+import json
 import signal
 
 import pytest
 
 from support.bridge import Bridge
 from support.bus import RESTART, NoResponders, StreamFailed
-from support.model_script import Gate, Text, ToolCall
+from support.model_script import Cut, Gate, Text, ToolCall
 from support.waiting import eventually
 
 # How long a host's card outlives it, seconds: short, and longer than a busy machine leaves a host without time.
@@ -65,6 +67,22 @@ class Fleet:
                 return None
 
         return eventually(answer, f"{name} answers")
+
+    def take_for_gone(self, host):
+        """Removes a host's card, as if it had expired, whatever that host makes of its own clock."""
+        subject = f"$KV.AGH.{host.owner}.{host.config['fleetHost']}"
+        assert self.bus.ask_json("$JS.API.STREAM.PURGE.KV_AGH", {"filter": subject})["purged"] == 1
+
+    def records(self, name):
+        """The heads of what is stored of a session, in order."""
+        heads, sequence = [], 0
+        while True:
+            asked = {"next_by_subj": f"ag.log.{self.hosts[0].owner}.{name}", "seq": sequence + 1}
+            found = self.bus.ask_json("$JS.API.STREAM.MSG.GET.AGL", asked).get("message")
+            if not found:
+                return heads
+            sequence = found["seq"]
+            heads.append(json.loads(base64.b64decode(found["data"]).partition(b"\n")[0]))
 
     def calls(self):
         return self.log.read_text().split() if self.log.exists() else []
@@ -153,6 +171,58 @@ def test_a_host_that_was_frozen_lets_go_of_what_others_have_gone_on_with(fleet):
     assert fleet.calls() == ["call0", "call1", "call2"]
     fleet.model.answer(lambda request: request.prompts[-1].upper())
     assert fleet.say("s", "again") == "AGAIN"
+
+
+def test_the_log_alone_decides_who_runs_what(fleet):
+    """By its own clock the session is still the frozen host's when it goes on: only what others have stored tells it."""
+    fleet.start(1, fleetCardTime=60)
+    (owner,) = fleet.hosts
+    gate = Gate()
+    fleet.script(1, gate)
+    stream = fleet.session("s", "go", events=True)
+    stream.until("1 ")
+    other = fleet.host()
+    other.start()
+    owner.signal(signal.SIGSTOP)
+    fleet.take_for_gone(owner)
+    other.wait_log("session s started")
+    gate.open()
+    assert stream.text().endswith("0 1 2 3 end")
+    calls = ["call0", "call1", "call2"]
+    assert fleet.calls() == calls
+    stops = fleet.bus.listen(f"agents.ev.{owner.owner}.s.bridge_stop")
+    owner.signal(signal.SIGCONT)
+    assert json.loads(stops.message().data)["data"]["reason"] == "moved"
+    eventually(lambda: not fleet.has(owner, "s"), "the host that was frozen has forgotten it")
+    assert fleet.calls() == calls
+    heads = fleet.records("s")
+    taken = next(at for at, head in enumerate(heads) if head["host"] == "h1")
+    assert heads[taken]["kind"] == "own" and {head["host"] for head in heads[taken:]} == {"h1"}
+
+
+def test_a_host_that_was_frozen_begins_nothing_anew(fleet):
+    """Its request to the model fails when it goes on: it neither tells so nor asks again."""
+    fleet.start()
+    gates = [Gate(), Gate()]
+    answers = iter([["begin1 ", gates[0], Cut()], ["begin2 ", gates[1], "end2"]])
+    fleet.model.answer(lambda request: next(answers, "anew"))
+    stream = fleet.session("s", "go", events=True)
+    stream.until("begin1 ")
+    owner = fleet.owner_of("s")
+    owner.signal(signal.SIGSTOP)
+    stream.until("begin2 ")
+    told = fleet.bus.listen(f"agents.ev.{owner.owner}.s.>")
+    gates[0].open()
+    owner.signal(signal.SIGCONT)
+    owner.wait_log("session s: it is the host")
+    eventually(lambda: not fleet.has(owner, "s"), "the host that was frozen has forgotten it")
+    gates[1].open()
+    assert stream.text() == "begin1 begin2 end2"
+    assert [mark.headers[RESTART] for _, mark in stream.restarts] == ["2"] and len(fleet.model.requests) == 2
+    names = []
+    while "bridge_stop" not in names:
+        names.append(told.message().subject.rsplit(".", 1)[1])
+    assert not {"auto_retry_start", "auto_retry_end"} & set(names), names
 
 
 def test_a_host_that_was_frozen_says_nothing_of_what_is_anothers(fleet):
