@@ -144,3 +144,74 @@ impl Restart {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::lock;
+    use std::sync::Mutex;
+
+    /// Writes down what it is asked for.
+    #[derive(Default)]
+    struct Record(Mutex<Vec<&'static str>>);
+
+    impl Record {
+        fn note(&self, what: &'static str) {
+            lock(&self.0).push(what);
+        }
+    }
+
+    impl Reply for Record {
+        fn accepted(&self) {
+            self.note("accepted");
+        }
+        fn text(&self, _text: &str, _cancel: &Cancel) {
+            self.note("text");
+        }
+        fn restart(&self, _restart: Restart) {
+            self.note("restart");
+        }
+        fn flush(&self) {
+            self.note("flush");
+        }
+        fn event(&self, _event: &AgentEvent) {
+            self.note("event");
+        }
+        fn finish(&self, _result: Result<(), ReplyError>) {
+            self.note("finish");
+        }
+        fn ends_with_host(&self) -> bool {
+            true
+        }
+    }
+
+    struct Around(Record, bool);
+
+    impl Layer for Around {
+        fn inner(&self) -> &dyn Reply {
+            &self.0
+        }
+        fn may_speak(&self) -> bool {
+            self.1
+        }
+        fn ends(&self, result: &Result<(), ReplyError>) {
+            assert!(result.is_ok());
+            self.0.note("ends");
+        }
+    }
+
+    #[test]
+    fn a_layer_passes_everything_on_or_all_but_the_end() {
+        for (may_speak, expected) in [(true, "accepted text restart flush event ends finish"), (false, "ends finish")] {
+            let reply = Around(Record::default(), may_speak);
+            reply.accepted();
+            reply.text("x", &Cancel::new());
+            reply.restart(Restart { attempt: 2, void_bytes: None });
+            reply.flush();
+            reply.event(&AgentEvent::AgentStart);
+            reply.finish(Ok(()));
+            assert!(reply.ends_with_host());
+            assert_eq!(lock(&reply.0.0).join(" "), expected);
+        }
+    }
+}

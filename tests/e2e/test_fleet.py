@@ -203,6 +203,8 @@ def test_the_log_alone_decides_who_runs_what(fleet):
 def test_a_host_that_was_frozen_begins_nothing_anew(fleet):
     """Its request to the model fails when it goes on: it neither tells so nor asks again."""
     fleet.start()
+    for host in fleet.hosts:
+        host.write_agent_file("settings.json", {"retry": {"baseDelayMs": 0}})
     gates = [Gate(), Gate()]
     answers = iter([["begin1 ", gates[0], Cut()], ["begin2 ", gates[1], "end2"]])
     fleet.model.answer(lambda request: next(answers, "anew"))
