@@ -52,6 +52,7 @@ use crate::threads::Thread;
 use crate::tools::child;
 use crate::traceparent::Traceparent;
 use crossbeam_channel::{Receiver, Sender, after, never, select};
+use fleet::Arriving;
 use handover::Notice;
 use notices::Notifier;
 use operators::{Asked, Operators};
@@ -190,6 +191,8 @@ struct Daemon {
     /// There while the owner's hosts are one service.
     fleet: Option<Arc<Fleet>>,
     hosts: Option<Hosts>,
+    /// Sessions that other hosts are about to give to this one.
+    arriving: BTreeMap<String, Arriving>,
     /// Sessions that only their host can go on with, which is down.
     waits_for_host: BTreeMap<String, Subscribed>,
     spill_root: SpillRoot,
@@ -358,6 +361,7 @@ impl Daemon {
                 self.supervisor.alive();
                 self.tell_status();
                 self.remind();
+                self.give_up_arriving();
                 self.release_memory();
             }
             Event::Heartbeat => {
@@ -506,12 +510,14 @@ impl Daemon {
                         subscription.drain(LAST_CALL);
                     });
                 }
-                self.tell_all(|| Command::Drain);
                 self.phase = Phase::Draining(now + self.config.grace);
+                // First, since one that is idle ends at the second word.
+                self.sessions.values().for_each(|entry| self.send_elsewhere(entry));
+                self.tell_all(|| Command::Drain);
             }
             Phase::Draining(_) => {
-                self.tell_all(|| Command::End(EndReason::ShutDown));
                 self.phase = Phase::Ending(now + END_TIMEOUT);
+                self.force_end();
             }
             Phase::Handing { forced: false, .. } => self.force_handing(),
             Phase::Handing { end, .. } | Phase::Ending(end) if end <= now => {
@@ -547,10 +553,14 @@ impl Daemon {
             Phase::Serving => {
                 let stopping = self.sessions.values().filter(|entry| !entry.stoppers.is_empty());
                 stopping.for_each(|entry| entry.end(EndReason::Stopped));
+                self.sessions.values().for_each(|entry| self.send_elsewhere(entry));
             }
             Phase::Handing { .. } => self.remind_of_handing(),
-            Phase::Draining(_) => self.tell_all(|| Command::Drain),
-            Phase::Ending(_) => self.tell_all(|| Command::End(EndReason::ShutDown)),
+            Phase::Draining(_) => {
+                self.sessions.values().for_each(|entry| self.send_elsewhere(entry));
+                self.tell_all(|| Command::Drain);
+            }
+            Phase::Ending(_) => self.force_end(),
         }
     }
 

@@ -10,9 +10,11 @@
 //! | `record.rs` | what is stored: records, and what a session's records say together; no I/O |
 //! | `session_log.rs` | the thread that stores what one session writes |
 //! | `hosts.rs` | the thread that keeps this host's card and looks for sessions of hosts that are gone |
+//! | `moving.rs` | how a session goes to another host while its own one lives |
 //! | `rank.rs` | which host goes on with a session |
 
 mod hosts;
+mod moving;
 mod rank;
 mod record;
 mod session_log;

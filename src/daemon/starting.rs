@@ -96,6 +96,7 @@ impl Daemon {
             host,
             fleet,
             hosts: None,
+            arriving: BTreeMap::new(),
             waits_for_host: BTreeMap::new(),
             session_options: Arc::new(config.session_options(ledger.clone(), audit.clone(), notices)),
             ledger,

@@ -151,7 +151,7 @@ impl<W: Wire> Session<W> {
                             return Some(EndReason::Stopped);
                         }
                     }
-                    Ok(Told::Stored(_)) => {}
+                    Ok(Told::Stored(_) | Told::Given) => {}
                     Err(_) => return Some(EndReason::ShutDown),
                 },
                 recv(self.commands) -> command => match command {
@@ -222,7 +222,7 @@ impl<W: Wire> Session<W> {
     /// The log tells something; returns a reason to end.
     pub(super) fn stored(&mut self, told: Told) -> ControlFlow<EndReason> {
         match told {
-            Told::Owned => {}
+            Told::Owned | Told::Given => {}
             Told::Stored(number) => {
                 while let Some(storing) = &mut self.storing
                     && storing.waiting.front().is_some_and(|(waits_for, _)| *waits_for <= number)
@@ -272,12 +272,23 @@ impl<W: Wire> Session<W> {
             let told = self.told();
             while let Ok(told) = told.recv_deadline(deadline) {
                 let done = matches!(told, Told::Stored(stored) if stored >= number);
-                if done || self.stored(told).is_break() {
+                if self.stored(told).is_break() || done {
                     break;
                 }
             }
         }
         self.give_up_held(&self.farewell(reason));
+    }
+
+    /// Gives the session to another host, with everything that was written. False if it may not have it.
+    pub(super) fn give_log(&mut self, host: &str) -> bool {
+        let given = self.storing.take().is_some_and(|storing| storing.log.give(host));
+        if given {
+            log::info!("session {}: it goes on at the host {host}", self.identity.id);
+        } else {
+            log::warn!("session {}: it is not known that the host {host} has it", self.identity.id);
+        }
+        given
     }
 
     /// Nothing of the session is left to anybody, or all of it is left to whoever has it from now on.
