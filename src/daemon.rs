@@ -253,6 +253,8 @@ pub(crate) enum Fatal {
     /// What it needs of others is not there, and will not come by itself.
     Unusable(String),
     Failed(String),
+    /// It was told to end before.
+    Stopped,
 }
 
 impl Fatal {
@@ -263,6 +265,7 @@ impl Fatal {
             // EX_CONFIG.
             Fatal::Unusable(_) => 78,
             Fatal::Failed(_) => 1,
+            Fatal::Stopped => 0,
         }
     }
 }
@@ -271,6 +274,7 @@ impl fmt::Display for Fatal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fatal::Taken(text) | Fatal::Unusable(text) | Fatal::Failed(text) => f.write_str(text),
+            Fatal::Stopped => f.write_str("stopped before it had begun"),
         }
     }
 }

@@ -7,18 +7,22 @@ use crate::contract::identity::SessionIdentity;
 use crate::contract::prompt::{Command, EndReason, Next, Successor};
 use crate::files;
 use crate::fleet::{Claim, Fleet, Found, Hosts, Install, SessionLog};
-use crate::nats::Connection;
+use crate::nats::{Connection, ConnectionEvent};
 use crate::service::session_subjects::Subscribed;
 use crate::session::Storage;
 use crate::session::state_dir::{SavedSession, StateDir};
 use crate::transcript::locate;
+use crossbeam_channel::{Receiver, after, select};
 use serde::Deserialize;
 use serde_json::json;
+use signal_hook::consts::SIGHUP;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// How long NATS may be away when the host starts, seconds below the 90 s that systemd gives a service to start.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(60);
 /// How long a session that another host gives to this one may be on its way.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(15);
 
@@ -66,6 +70,43 @@ pub(super) fn open(config: &Config, connection: &Connection, replaces: bool) -> 
     let Some(options) = &config.fleet else { return Ok(None) };
     let opened = Fleet::open(connection, options.clone(), replaces);
     opened.map(Some).map_err(|why| Fatal::Unusable(format!("this host cannot be one of a fleet: {why}")))
+}
+
+/// Waits for the first connection, without which it is not known what this host has.
+///
+/// # Errors
+/// There is none in time, and why; or the process is told to end.
+pub(super) fn wait_connected(
+    events: &Receiver<ConnectionEvent>,
+    signals: &Receiver<i32>,
+) -> Result<ConnectionEvent, Fatal> {
+    let deadline = after(CONNECTS_WITHIN);
+    let mut why = None;
+    loop {
+        select! {
+            recv(events) -> event => match event {
+                Ok(connected @ ConnectionEvent::Connected { .. }) => return Ok(connected),
+                Ok(ConnectionEvent::ConnectFailed { server, error }) => {
+                    let (is_first, within) = (why.is_none(), CONNECTS_WITHIN.as_secs());
+                    let error = why.insert(format!("{server}: {error}"));
+                    if is_first {
+                        log::warn!("no connection to {error}; this host waits for NATS up to {within} s before it serves");
+                    }
+                }
+                Ok(ConnectionEvent::ServerError(error)) => why = Some(error),
+                Ok(_) => {}
+                Err(_) => return Err(Fatal::Failed("the connection is closed".into())),
+            },
+            recv(signals) -> signal => match signal {
+                Ok(SIGHUP) => {}
+                Ok(_) | Err(_) => return Err(Fatal::Stopped),
+            },
+            recv(deadline) -> _ => {
+                let why = why.unwrap_or_else(|| "no answer".into());
+                return Err(Fatal::Failed(format!("no connection to NATS, without which this host cannot be one of a fleet: {why}")));
+            }
+        }
+    }
 }
 
 impl Daemon {

@@ -269,8 +269,7 @@ impl Writer {
     }
 
     fn head(&self, kind: Kind) -> Head {
-        let (host, boot) = (self.fleet.options.host.clone(), self.fleet.boot.clone());
-        Head { kind, host, boot, shared: self.is_shared, offset: self.stored, more: false }
+        Head { shared: self.is_shared, offset: self.stored, ..self.fleet.head(kind) }
     }
 
     /// Waits for the connection.
@@ -426,19 +425,11 @@ impl Writer {
 
 /// Says that a session is over whose last record is `last`, and removes what is stored of it, unless another host has it.
 pub(super) fn end(fleet: &Fleet, session: &str, last: u64) -> Result<(), JetStreamError> {
-    let head = Head {
-        kind: Kind::End,
-        host: fleet.options.host.clone(),
-        boot: fleet.boot.clone(),
-        shared: false,
-        offset: 0,
-        more: false,
-    };
     if !fleet.connection.is_connected() {
         return Err(RequestError::TimedOut.into());
     }
     let (subject, deadline) = (fleet.log_subject(session), Instant::now() + END_TIME);
-    match fleet.jetstream.append(LOGS, &subject, last, &ids::nuid(), &encode(&head, &[]), deadline)? {
+    match fleet.jetstream.append(LOGS, &subject, last, &ids::nuid(), &encode(&fleet.head(Kind::End), &[]), deadline)? {
         Appended::At(sequence) => fleet.jetstream.purge(LOGS, &subject, Some(sequence + 1), END_TIME).map(drop),
         Appended::Refused => Ok(()),
     }

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import pytest
 
@@ -170,6 +171,70 @@ def test_an_outage_moves_nothing_and_loses_nothing(fleet):
     assert fleet.calls() == ["call0", "call1", "call2"]
     assert fleet.has(owner, "s")
     assert not any("goes on here" in host.log_text() for host in fleet.hosts)
+
+
+def test_an_outage_that_all_cards_expire_in_moves_nothing(fleet):
+    """Nobody takes the other one for gone when the server is back without its cards, and what was sent meanwhile is worked on."""
+    fleet.start()
+    gate = Gate()
+    fleet.script(1, gate)
+    stream = fleet.session("s", "go")
+    stream.until("1 ")
+    owner = fleet.owner_of("s")
+    (other,) = fleet.others(owner)
+    eventually(lambda: fleet.has_card(other), "both have shown their card")
+    fleet.server.stop()
+    gate.open()
+    with Bridge(owner.session_socket("s")) as client:
+        client.send({"type": "prompt", "id": "late", "message": "late"})
+        time.sleep(CARD + 0.5)
+        fleet.server.start()
+        eventually(lambda: fleet.has_card(owner) and fleet.has_card(other), "both show their card again")
+        shown = fleet.card_of(owner)
+        assert "1 2 3 end" in stream.text() and not stream.restarts
+        assert client.response("late")["success"]
+        eventually(lambda: "late" in fleet.model.requests[-1].prompts, "it is worked on")
+    # Twice as long after a reconnect as a card lives they look at each other; both renew their cards four times in that.
+    eventually(lambda: fleet.card_of(owner) > shown + 2 * 2 * 4, "they have looked at each other")
+    assert fleet.calls() == ["call0", "call1", "call2"]
+    assert fleet.has(owner, "s")
+    assert not any("goes on here" in host.log_text() for host in fleet.hosts)
+
+
+def test_a_server_that_hangs_moves_nothing_and_loses_nothing(fleet):
+    fleet.start(fleetCardTime=LONG_CARD)
+    gate = Gate()
+    fleet.script(1, gate)
+    stream = fleet.session("s", "go")
+    stream.until("1 ")
+    owner = fleet.owner_of("s")
+    fleet.server.freeze()
+    gate.open()
+    # Longer than one try to store something takes.
+    time.sleep(1.5)
+    assert fleet.calls() == ["call0"]
+    fleet.server.thaw()
+    assert stream.text().endswith("1 2 3 end") and not stream.restarts
+    assert fleet.calls() == ["call0", "call1", "call2"]
+    assert fleet.has(owner, "s")
+    assert not any("goes on here" in host.log_text() for host in fleet.hosts)
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["it comes", "told to end"])
+def test_a_host_that_starts_without_nats_waits_for_it(fleet, ends):
+    host = fleet.host()
+    fleet.server.stop()
+    host.spawn()
+    host.wait_log("this host waits for NATS")
+    if ends:
+        host.signal(signal.SIGTERM)
+        assert host.wait_exit() == 0
+        return
+    fleet.server.start()
+    host.wait_ready()
+    fleet.cwd = host.cwd
+    fleet.model.answer(lambda request: request.prompts[-1].upper())
+    assert fleet.session("s", "hello").text() == "HELLO"
 
 
 def test_a_session_that_cannot_move_waits_for_its_host(fleet):

@@ -65,8 +65,12 @@ class Fleet:
         return eventually(answer, f"{name} answers")
 
     def has_card(self, host):
+        return bool(self.card_of(host))
+
+    def card_of(self, host):
+        """The sequence of a host's card, which grows when it is renewed; 0 if there is none."""
         asked = {"last_by_subj": f"$KV.AGH.{host.owner}.{host.config['fleetHost']}"}
-        return "message" in self.bus.ask_json("$JS.API.STREAM.MSG.GET.KV_AGH", asked)
+        return self.bus.ask_json("$JS.API.STREAM.MSG.GET.KV_AGH", asked).get("message", {}).get("seq", 0)
 
     def take_for_gone(self, host):
         """Removes a host's card, as if it had expired, whatever that host makes of its own clock."""
