@@ -101,7 +101,7 @@ class FleetChaos(Chaos):
             assert stream.text(DEADLINE).endswith(f"end of {name} begins.")
 
     def _text(self, name):
-        """All that is stored of a session."""
+        """All that is stored of a session's file."""
         kept = self.stored[name]
         subject = f"ag.log.{self.daemon.owner}.{name}"
         while True:
@@ -112,10 +112,26 @@ class FleetChaos(Chaos):
                 time.sleep(0.1)
                 continue
             if "message" in found:
-                kept[0] += base64.b64decode(found["message"]["data"]).partition(b"\n")[2].decode(errors="replace")
+                head, _, part = base64.b64decode(found["message"]["data"]).partition(b"\n")
+                kept[0] += part.decode(errors="replace") if json.loads(head)["kind"] == "file" else ""
                 kept[1] = found["message"]["seq"]
             elif found.get("error", {}).get("code") == 404:
                 return kept[0]
+
+    def _is_over(self, name, text):
+        """What is under way to a caller when a server dies may be lost, the end of its stream included."""
+        if not self.lossy:
+            return False
+        entries = [json.loads(line) for line in self._text(name).splitlines() if f'"{text}"' in line or ".settled" in line]
+        records = [(entry.get("customType", "").rpartition(".")[2], entry.get("data")) for entry in entries]
+        ids = {data["id"] for kind, data in records if kind == "accepted" and data["text"] == text}
+        return any(ids & set(data["ids"]) for kind, data in records if kind == "settled")
+
+    def _is_answer(self, heard, whole):
+        if not self.lossy:
+            return heard == whole
+        words = iter(whole.split())
+        return all(word in words for word in heard.split())
 
     def owner_of(self, name):
         """The host that the log names, once it has the session."""
@@ -198,6 +214,8 @@ class FleetChaos(Chaos):
     def run(self, disruptions, alone=None, turns=0):
         """Has these happen in any order, each so often; returns the figures. What a turn costs is looked at before, in so many
         turns, and in as many of a daemon that is no host of a fleet."""
+        # What may be lost where a server dies is text on its way: nothing may come twice, or in another order.
+        self.lossy = bool(disruptions["outage"] + disruptions["leader"])
         self.begin()
         figures = self._costs(alone, turns) if turns else {}
         plan = [what for what, count in disruptions.items() for _ in range(count)]
