@@ -229,8 +229,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE))
 def test_priority_of_the_daemon(make):
     """A daemon that gets no processor answers nobody. A program's own priority is its own."""
     daemon = make()
-    def stat():
-        return Path(f"/proc/{daemon.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    stat = lambda: Path(f"/proc/{daemon.pid}/stat").read_text().rsplit(")", 1)[1].split()
     priority, nice, policy = stat()[15], stat()[16], stat()[38]
     text = python(daemon, f"""
 import ctypes, os
