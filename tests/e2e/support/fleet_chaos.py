@@ -149,9 +149,14 @@ class FleetChaos(Chaos):
 
     # What happens to them.
 
+    def _some_host(self):
+        """A host of some session: one that has come back has none at first."""
+        name = self.random.choice(self.names)
+        return next((host for host in self.hosts if (host.state_dir / f"{name}.json").exists()), self.hosts[0])
+
     def kill(self):
         """A host dies; it comes back at once, or when its sessions have gone on elsewhere."""
-        host, at_once = self.random.choice(self.hosts), self.random.random() < 0.2
+        host, at_once = self._some_host(), self.random.random() < 0.2
         self.dead |= {name: (host.key, time.monotonic()) for name, key in list(self.at.items()) if key == host.key}
         host.signal(signal.SIGKILL)
         host.wait_exit()
@@ -162,7 +167,7 @@ class FleetChaos(Chaos):
 
     def freeze(self):
         """A host is stopped, for shorter or longer than it takes the others to go on with its sessions."""
-        host, card = self.random.choice(self.hosts), self.daemon.config["fleetCardTime"]
+        host, card = self._some_host(), self.daemon.config["fleetCardTime"]
         host.signal(signal.SIGSTOP)
         time.sleep(self.random.uniform(0.2, 1.5 * card + 2))
         host.signal(signal.SIGCONT)
@@ -170,7 +175,7 @@ class FleetChaos(Chaos):
 
     def drain(self):
         """A host lets all its sessions go to the others, and takes work again."""
-        host = self.random.choice(self.hosts)
+        host = self._some_host()
         with Bridge(host.socket) as client:
             client.ask("drain")
             begun = time.monotonic()
@@ -180,7 +185,7 @@ class FleetChaos(Chaos):
 
     def terminate(self):
         """A host is told to end, and started again."""
-        host = self.random.choice(self.hosts)
+        host = self._some_host()
         host.signal(signal.SIGTERM)
         assert host.wait_exit(DEADLINE) == 0
         self._start_host(host)
