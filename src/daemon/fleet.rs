@@ -42,6 +42,11 @@ pub(super) fn open(config: &Config, connection: &Connection, replaces: bool) -> 
 }
 
 impl Daemon {
+    /// What this host is called among those of its owner, if they are one service.
+    pub(super) fn host_name(&self) -> Option<String> {
+        self.fleet.as_ref().map(|fleet| fleet.host().to_owned())
+    }
+
     /// Takes part once this process has the host's sessions.
     pub(super) fn join_fleet(&mut self) {
         let Some(fleet) = &self.fleet else { return };

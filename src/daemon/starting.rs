@@ -91,7 +91,7 @@ impl Daemon {
             services: Arc::new(Services::new(&config.agent_dir, config.oauth_refresh.clone())),
             intake,
             controller: Controller::default(),
-            peers: Peers::new(&host).map_err(|e| e.to_string())?,
+            peers: Peers::new(&host, fleet.as_ref().map(|fleet| fleet.host().to_owned())).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
             fleet,
