@@ -10,8 +10,10 @@
 //! | `record.rs` | what is stored: records, and what a session's records say together; no I/O |
 //! | `session_log.rs` | the thread that stores what one session writes |
 //! | `hosts.rs` | the thread that keeps this host's card and looks for sessions of hosts that are gone |
+//! | `examination.rs` | what a host needs of the server, looked at without changing anything |
 //! | `rank.rs` | which host goes on with a session |
 
+mod examination;
 mod hosts;
 mod rank;
 mod record;
@@ -22,6 +24,7 @@ use crate::nats::Connection;
 use crate::nats::jetstream::{API_LEVEL, Discard, JetStream, JetStreamError, StreamConfig};
 use crate::sync::lock;
 use crossbeam_channel::Sender;
+pub(crate) use examination::{Examination, Unfit, examine, harmless_messages, here_subject};
 pub(crate) use hosts::{Found, Hosts, Install};
 pub(crate) use session_log::{Claim, Lease, SessionLog, Told};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,18 +84,6 @@ impl Fleet {
     /// A text that says what is missing.
     pub(crate) fn open(connection: &Connection, options: FleetOptions, replaces: bool) -> Result<Arc<Fleet>, String> {
         let jetstream = JetStream::new(connection.clone());
-        let logs = StreamConfig {
-            num_replicas: options.replicas,
-            discard: Discard::New,
-            ..StreamConfig::new(LOGS, &["ag.log.>"])
-        };
-        let cards = StreamConfig {
-            num_replicas: options.replicas,
-            max_msgs_per_subject: 1,
-            allow_msg_ttl: true,
-            subject_delete_marker_ttl: MARKER_TTL,
-            ..StreamConfig::new(CARDS, &["$KV.AGH.>"])
-        };
         let deadline = Instant::now() + STREAMS_WITHIN;
         let begun = Instant::now();
         let account = loop {
@@ -112,13 +103,13 @@ impl Fleet {
             let level = account.api_level();
             return Err(format!("its JetStream has API level {level}, and {API_LEVEL} is needed (nats-server 2.11)"));
         }
-        for stream in [logs, cards] {
+        for stream in streams(options.replicas) {
             // One that is there and was made by somebody in another way is used as it is.
             let made = asked(deadline, || match jetstream.stream(&stream.name, ASK_TIME) {
                 Err(e) if e.is_not_found() => jetstream.create_stream(&stream, ASK_TIME),
                 there => there,
             });
-            made.map_err(|e| format!("stream {}: {e}", stream.name))?;
+            made.map_err(|e| format!("stream {}: {e}; nats-pi-bridge doctor says what is missing", stream.name))?;
         }
         let fleet = Fleet {
             connection: connection.clone(),
@@ -180,6 +171,19 @@ impl Fleet {
     fn log_subject(&self, session: &str) -> String {
         format!("ag.log.{}.{session}", self.options.owner)
     }
+}
+
+/// The streams, as they are made where they are not there.
+fn streams(replicas: usize) -> [StreamConfig; 2] {
+    let logs = StreamConfig { num_replicas: replicas, discard: Discard::New, ..StreamConfig::new(LOGS, &["ag.log.>"]) };
+    let cards = StreamConfig {
+        num_replicas: replicas,
+        max_msgs_per_subject: 1,
+        allow_msg_ttl: true,
+        subject_delete_marker_ttl: MARKER_TTL,
+        ..StreamConfig::new(CARDS, &["$KV.AGH.>"])
+    };
+    [logs, cards]
 }
 
 /// Asks again while that may help and there is time.

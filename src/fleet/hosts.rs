@@ -4,12 +4,13 @@
 //! was away for a while lets all cards expire. Nor does it do harm to take a living host for a dead one: the next record
 //! decides whose the session is.
 
+use super::examination::{card_subject, here_subject};
 use super::rank::rank;
 use super::record::{Head, Kind, decode};
 use super::session_log::read;
 use super::{ASK_TIME, CARDS, Fleet, LOGS};
 use crate::clock::now_ms;
-use crate::nats::jetstream::JetStreamError;
+use crate::nats::jetstream::{JetStream, JetStreamError};
 use crate::nats::{Message, PublishError, RequestError, Subscription};
 use crate::threads::{self, Thread};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -147,12 +148,12 @@ impl Drop for Hosts {
 
 impl Fleet {
     fn card_subject(&self, host: &str) -> String {
-        format!("$KV.AGH.{}.{host}", self.options.owner)
+        card_subject(&self.options.owner, host)
     }
 
     /// Where a host says that it is there.
     fn here_subject(&self, host: &str) -> String {
-        format!("agents.peer.pi-exec.{}.{host}", self.options.owner)
+        here_subject(&self.options.owner, host)
     }
 
     /// Whether a host answers.
@@ -163,6 +164,13 @@ impl Fleet {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// The hosts of an owner that have a card.
+pub(super) fn with_card(jetstream: &JetStream, owner: &str) -> Result<BTreeSet<String>, JetStreamError> {
+    let cards = jetstream.last_of_each(CARDS, &[&card_subject(owner, "*")], MOST, ASK_TIME)?;
+    let cards = cards.iter().filter(|card| card.header(MARKER).is_none());
+    Ok(cards.filter_map(|card| Some(card.subject.rsplit('.').next()?.to_owned())).collect())
 }
 
 impl Watch {
@@ -230,11 +238,7 @@ impl Watch {
 
     /// Looks who is there, and for sessions of those who are not.
     fn look(&mut self) -> Result<(), JetStreamError> {
-        let pattern = self.fleet.card_subject("*");
-        let cards = self.fleet.jetstream.last_of_each(CARDS, &[&pattern], MOST, ASK_TIME)?;
-        let cards = cards.iter().filter(|card| card.header(MARKER).is_none());
-        let cards: BTreeSet<String> =
-            cards.filter_map(|card| Some(card.subject.rsplit('.').next()?.to_owned())).collect();
+        let cards = with_card(&self.fleet.jetstream, &self.fleet.options.owner)?;
         let someone_went = self.cards.difference(&cards).next().is_some();
         let due = self.scanned.is_none_or(|scanned| scanned.elapsed() >= SCAN);
         self.cards = cards;
