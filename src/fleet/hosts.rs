@@ -28,7 +28,8 @@ const RENEWALS: u32 = 4;
 const RECONNECT_CARDS: u32 = 2;
 /// The longest silence of a host that is asked whether it is there.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Sessions of hosts that are gone are looked for this often, even if no host went.
+/// Sessions of hosts that are gone are looked for this often by one of the hosts, even if no host went. Each looks more seldom
+/// the more there are, so that what all of them read does not grow with their square.
 const SCAN: Duration = Duration::from_secs(60);
 /// The most hosts that are looked at. The server gives no more messages at a time.
 const MOST: usize = 1024;
@@ -240,7 +241,8 @@ impl Watch {
     fn look(&mut self) -> Result<(), JetStreamError> {
         let cards = with_card(&self.fleet.jetstream, &self.fleet.options.owner)?;
         let someone_went = self.cards.difference(&cards).next().is_some();
-        let due = self.scanned.is_none_or(|scanned| scanned.elapsed() >= SCAN);
+        let hosts = u32::try_from(cards.len().max(1)).unwrap_or(u32::MAX);
+        let due = self.scanned.is_none_or(|scanned| scanned.elapsed() >= SCAN * hosts);
         self.cards = cards;
         if someone_went || due || !self.waiting.is_empty() || !self.down.is_empty() {
             self.scan()?;

@@ -50,7 +50,7 @@ def test_whose_a_session_is(hosts, cli):
 
 
 def test_a_host_is_drained_by_its_name(hosts):
-    first, second = hosts
+    first, _ = hosts
 
     def drain(mode, **fields):
         return first.bus.ask_json(first.intake, {"sessionMode": mode, **fields})
