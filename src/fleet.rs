@@ -11,10 +11,12 @@
 //! | `session_log.rs` | the thread that stores what one session writes |
 //! | `hosts.rs` | the thread that keeps this host's card and looks for sessions of hosts that are gone |
 //! | `examination.rs` | what a host needs of the server, looked at without changing anything |
+//! | `memory.rs` | what all hosts remember for a while |
 //! | `rank.rs` | which host goes on with a session |
 
 mod examination;
 mod hosts;
+mod memory;
 mod rank;
 mod record;
 mod session_log;
@@ -24,16 +26,18 @@ use crate::nats::Connection;
 use crate::nats::jetstream::{API_LEVEL, Discard, JetStream, JetStreamError, StreamConfig};
 use crate::sync::lock;
 use crossbeam_channel::Sender;
-pub(crate) use examination::{Examination, Unfit, examine, harmless_messages, here_subject};
+pub(crate) use examination::{Examination, Unfit, examine, harmless_messages, subscriptions};
 pub(crate) use hosts::{Found, Hosts, Install};
+pub(crate) use memory::Memory;
 pub(crate) use session_log::{Claim, Lease, SessionLog, Told};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-/// The streams: what sessions write, and the cards of the hosts.
+/// The streams: what sessions write, the cards of the hosts, and what all hosts remember for a while.
 const LOGS: &str = "AGL";
 const CARDS: &str = "KV_AGH";
+const MEMORY: &str = "AGM";
 /// How long a marker says that a host's card has expired.
 const MARKER_TTL: Duration = Duration::from_secs(60);
 /// How long one request of those that are asked again may take.
@@ -174,7 +178,7 @@ impl Fleet {
 }
 
 /// The streams, as they are made where they are not there.
-fn streams(replicas: usize) -> [StreamConfig; 2] {
+fn streams(replicas: usize) -> [StreamConfig; 3] {
     let logs = StreamConfig { num_replicas: replicas, discard: Discard::New, ..StreamConfig::new(LOGS, &["ag.log.>"]) };
     let cards = StreamConfig {
         num_replicas: replicas,
@@ -183,7 +187,13 @@ fn streams(replicas: usize) -> [StreamConfig; 2] {
         subject_delete_marker_ttl: MARKER_TTL,
         ..StreamConfig::new(CARDS, &["$KV.AGH.>"])
     };
-    [logs, cards]
+    let memory = StreamConfig {
+        num_replicas: replicas,
+        max_msgs_per_subject: 1,
+        allow_msg_ttl: true,
+        ..StreamConfig::new(MEMORY, &["ag.mem.>"])
+    };
+    [logs, cards, memory]
 }
 
 /// Asks again while that may help and there is time.

@@ -2,11 +2,13 @@
 
 use super::Daemon;
 use super::clients::NewSession;
+use super::fleet::remember_signed;
 use super::requests::{Wire, Work};
 use crate::clock::now_ms;
 use crate::contract::error::DaemonError;
 use crate::contract::ids::SessionId;
 use crate::contract::request::{Create, Request};
+use crate::fleet::Fleet;
 use crate::nats::{Connection, Message, PublishError, Subscription};
 use crate::service::agents::CalledAs;
 use crate::service::agents::nonces::SignedNonce;
@@ -16,6 +18,7 @@ use crate::service::peers::{self, Answer, Ask, HELLO_TIME, PeerMessage, PeerSet,
 use crate::service::session_subjects::session_subject;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Messages of other daemons that may wait for the main thread.
@@ -63,11 +66,15 @@ pub(super) struct Peers {
 impl Peers {
     /// # Errors
     /// The connection takes no subscription.
-    pub(super) fn new(host: &Host, name: Option<String>) -> Result<Peers, PublishError> {
+    pub(super) fn new(host: &Host, fleet: Option<&Arc<Fleet>>) -> Result<Peers, PublishError> {
         let (sender, messages) = bounded(WAITING);
         let inbox = host.connection.new_inbox();
         let (connection, subject, me) = (host.connection.clone(), peers::subject(&host.owner), host.id.clone());
+        let all = fleet.cloned();
         host.senders.tell(Box::new(move |signed| {
+            if let Some(fleet) = &all {
+                remember_signed(fleet, signed);
+            }
             let accepted = PeerMessage::Accepted { host: me.clone(), signed: signed.clone() };
             if let Err(e) = connection.publish(&subject, None, &[], &accepted.encode()) {
                 log::warn!("the other daemons of this owner do not hear what was accepted: {e}");
@@ -78,7 +85,7 @@ impl Peers {
             connection: host.connection.clone(),
             subject: peers::subject(&host.owner),
             me: host.id.clone(),
-            name,
+            name: fleet.map(|fleet| fleet.host().to_owned()),
             peers: PeerSet::new(&host.id, host.heartbeat_interval),
             pending: Vec::new(),
             last_number: 0,
@@ -263,7 +270,7 @@ impl Daemon {
 
     /// Accepted signatures are told to the others while there are any.
     pub(super) fn note_company(&mut self) {
-        let shared = self.peers.are_there();
+        let shared = self.peers.are_there() || self.fleet.is_some();
         self.host.senders.set_shared(shared);
     }
 

@@ -1,6 +1,6 @@
 //! What a host needs of the server: looked at without changing anything, for `doctor`.
 
-use super::{ASK_TIME, CARDS, FleetOptions, LOGS, hosts, streams};
+use super::{ASK_TIME, CARDS, FleetOptions, LOGS, MEMORY, hosts, streams};
 use crate::ids;
 use crate::nats::Connection;
 use crate::nats::jetstream::{EXPECTED, JetStream, JetStreamError, StreamConfig, StreamInfo};
@@ -35,8 +35,18 @@ pub(super) fn card_subject(owner: &str, host: &str) -> String {
 }
 
 /// Where a host says that it is there.
-pub(crate) fn here_subject(owner: &str, host: &str) -> String {
+pub(super) fn here_subject(owner: &str, host: &str) -> String {
     format!("agents.peer.pi-exec.{owner}.{host}")
+}
+
+/// Where hosts tell what they remember; `token` stands for what it is.
+pub(super) fn memory_subject(owner: &str, token: &str) -> String {
+    format!("ag.mem.{owner}.{token}")
+}
+
+/// What a host listens to, beside what every daemon does.
+pub(crate) fn subscriptions(options: &FleetOptions) -> [String; 2] {
+    [here_subject(&options.owner, &options.host), memory_subject(&options.owner, "*")]
 }
 
 /// A message for each kind of subject that a host publishes to. The server lets them through or says that it does not.
@@ -48,10 +58,11 @@ pub(crate) fn harmless_messages(owner: &str) -> Vec<Harmless> {
         (log.clone(), Some((EXPECTED, NOWHERE)), String::new()),
         (card_subject(owner, &nobody), Some((EXPECTED, NOWHERE)), String::new()),
         (here_subject(owner, &nobody), None, String::new()),
+        (memory_subject(owner, &nobody), Some((EXPECTED, NOWHERE)), String::new()),
         // A purge without a filter would be one of everything.
         (format!("$JS.API.STREAM.PURGE.{LOGS}"), None, json!({"filter": log}).to_string()),
     ];
-    for stream in [LOGS, CARDS] {
+    for stream in [LOGS, CARDS, MEMORY] {
         messages.push((format!("$JS.API.STREAM.INFO.{stream}"), None, String::new()));
         // Without a name it is refused.
         messages.push((format!("$JS.API.STREAM.CREATE.{stream}"), None, "{}".into()));

@@ -72,7 +72,7 @@ def subjects():
     """Those of the example that only hosts of a fleet publish to."""
     publish = EXAMPLE.split("publish: [")[1]
     found = re.findall(r'"((?:ag\.|\$KV|\$JS\.API\.STREAM|\$JS\.API\.DIRECT)[^"]*)"', publish)
-    assert len(found) == 9, found
+    assert len(found) == 13, found
     return found
 
 

@@ -3,7 +3,7 @@
 use super::Finding;
 use super::nats::{PATIENCE, violations};
 use crate::config::Config;
-use crate::fleet::{Examination, FleetOptions, Unfit, examine as look, harmless_messages, here_subject};
+use crate::fleet::{Examination, FleetOptions, Unfit, examine as look, harmless_messages, subscriptions};
 use crate::ids;
 use crate::nats::{Connection, ConnectionEvent, Message};
 use crossbeam_channel::{Receiver, bounded};
@@ -37,7 +37,7 @@ pub(super) fn examine(
 /// Does what a host does, in ways that change nothing.
 fn permissions(options: &FleetOptions, connection: &Connection, events: &Receiver<ConnectionEvent>) -> Vec<Finding> {
     let (unread, _messages) = bounded::<Box<Message>>(1);
-    let here = connection.subscribe(&here_subject(&options.owner, &options.host), None, unread);
+    let heard = subscriptions(options).map(|subject| connection.subscribe(&subject, None, unread.clone()));
     for (subject, header, payload) in harmless_messages(&options.owner) {
         let sent = connection.publish(&subject, None, header.as_slice(), payload.as_bytes());
         if let Err(e) = sent {
@@ -46,7 +46,7 @@ fn permissions(options: &FleetOptions, connection: &Connection, events: &Receive
     }
     connection.flush();
     let passed = connection.round_trip(PATIENCE);
-    drop(here);
+    drop(heard);
     if !passed {
         return vec![Finding::failure(ABOUT, "the server does not answer", "look at the server's log")];
     }
