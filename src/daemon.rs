@@ -51,6 +51,7 @@ use crate::sys;
 use crate::threads::Thread;
 use crate::tools::child;
 use crate::traceparent::Traceparent;
+use admission::Shares;
 use crossbeam_channel::{Receiver, Sender, after, never, select};
 use handover::Notice;
 use notices::Notifier;
@@ -197,6 +198,8 @@ struct Daemon {
     quota: Arc<HostQuota>,
     /// Leave to work on prompts.
     slots: Arc<Slots>,
+    /// Who gets the next place for a session or a run.
+    shares: Shares,
     ledger: Arc<Ledger>,
     audit: Option<Arc<Audit>>,
     /// What is remembered over a restart; absent where that is not possible.

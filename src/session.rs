@@ -12,6 +12,7 @@ mod continuing;
 mod ending;
 mod gate;
 mod leaving;
+mod listeners;
 mod memory;
 mod opening;
 mod prompts;
@@ -49,7 +50,6 @@ use crate::sys;
 use crate::threads::Thread;
 use crate::tools::ChangedFiles;
 use crate::tools::runner::Runner;
-use crate::traceparent::Traceparent;
 use crate::transcript::{Message, StopReason, ToolResultMessage};
 use crate::turn::{SessionSecrets, Settled, Step, TurnOptions};
 use approvals::Approvals;
@@ -590,34 +590,6 @@ impl<W: Wire> Session<W> {
             };
             log::warn!("session {}: another program changed its file: {name} {data}", self.identity.id);
             self.publish(AgentEvent::Bridge { name, data });
-        }
-    }
-
-    /// Tells an event of the session's own to the caller and to those who listen.
-    fn publish(&mut self, event: AgentEvent) {
-        if let Some(running) = &self.running {
-            running.reply.event(&event);
-        }
-        self.record_event(event);
-    }
-
-    /// Tells of a prompt that need not be the one that is worked on.
-    fn in_trace(&mut self, trace: Option<Traceparent>, tell: impl FnOnce(&mut Session<W>)) {
-        let of_running = self.log.set_trace(trace);
-        tell(self);
-        self.log.set_trace(of_running);
-    }
-
-    /// Tells an event to those who listen, and keeps it for those who ask later.
-    fn record_event(&mut self, event: AgentEvent) {
-        if self.listeners.is_empty() && event.may_wait() {
-            return self.log.keep(event);
-        }
-        let envelope = self.log.publish(event.name(), event.to_json(), !self.listeners.is_empty());
-        let before = self.listeners.len();
-        self.listeners.retain(|listener| listener.event(&envelope));
-        if self.listeners.len() != before {
-            self.stats.set_listeners(self.listeners.len());
         }
     }
 }

@@ -4,6 +4,7 @@ use super::ids::{InvalidId, SessionId};
 use crate::quota::QuotaExceeded;
 use serde_json::{Value, json};
 use std::fmt;
+use std::time::Duration;
 
 /// How much of a caller's text an error repeats, characters.
 pub(crate) const MAX_ECHO: usize = 200;
@@ -40,9 +41,14 @@ pub enum DaemonError {
     NotFound {
         session_id: SessionId,
     },
-    /// The daemon has all the sessions that it may have, or the system refuses another thread.
+    /// The system refuses another thread, or too many requests wait.
     Busy {
         message: String,
+    },
+    /// All the sessions that there may be are open, or the free places are other callers'.
+    NoPlace {
+        message: String,
+        retry_after: Duration,
     },
     ShuttingDown,
     /// The operator lets it begin nothing new.
@@ -70,7 +76,7 @@ impl DaemonError {
             DaemonError::SessionExists { .. } => "session_exists",
             DaemonError::SessionCreateFailed { .. } => "session_create_failed",
             DaemonError::NotFound { .. } => "not_found",
-            DaemonError::Busy { .. } => "busy",
+            DaemonError::Busy { .. } | DaemonError::NoPlace { .. } => "busy",
             DaemonError::ShuttingDown => "shutting_down",
             DaemonError::Draining => "draining",
             DaemonError::DuplicateRequest => "duplicate_request",
@@ -86,7 +92,7 @@ impl DaemonError {
             DaemonError::NotFound { .. } => 404,
             DaemonError::Unauthorized { .. } => 401,
             DaemonError::Forbidden { .. } => 403,
-            DaemonError::Busy { .. } => 429,
+            DaemonError::Busy { .. } | DaemonError::NoPlace { .. } => 429,
             DaemonError::ShuttingDown | DaemonError::Draining => 503,
             DaemonError::InvalidJson { .. }
             | DaemonError::InvalidRequest { .. }
@@ -107,6 +113,9 @@ impl DaemonError {
             | DaemonError::Unauthorized { message }
             | DaemonError::Forbidden { message }
             | DaemonError::Busy { message } => json!({"error": code, "message": cut(message, MAX_MESSAGE)}),
+            DaemonError::NoPlace { message, retry_after } => {
+                json!({"error": code, "message": message, "retryAfter": retry_after.as_secs_f64()})
+            }
             DaemonError::InvalidSessionMode { mode } => json!({"error": code, "sessionMode": mode}),
             DaemonError::MissingFields { required } => json!({"error": code, "required": required}),
             DaemonError::InvalidSessionId { session_id } => json!({"error": code, "sessionId": session_id,

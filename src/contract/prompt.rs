@@ -1,6 +1,7 @@
 //! Prompts on their way to a session, and what else the daemon tells it.
 
 use super::control::ControlRequest;
+use super::error::echo;
 use super::identity::SessionIdentity;
 use super::reply::Reply;
 use super::sender::AgentSender;
@@ -56,11 +57,11 @@ impl Prompt {
 }
 
 /// Who takes turns with others: the sender, or the name that it gave itself. A name never stands for a sender who proves who it
-/// is.
+/// is. Of a long one the beginning counts, since the names of many are kept.
 pub(crate) fn caller_name(sender: Option<&AgentSender>, from: Option<&str>) -> String {
     match (sender, from) {
-        (Some(sender), _) => format!("{} {}", if sender.verified { "user" } else { "claimed" }, sender.user),
-        (None, Some(from)) => format!("from {from}"),
+        (Some(sender), _) => format!("{} {}", if sender.verified { "user" } else { "claimed" }, echo(&sender.user)),
+        (None, Some(from)) => format!("from {}", echo(from)),
         (None, None) => String::new(),
     }
 }

@@ -7,16 +7,19 @@ use crate::contract::error::DaemonError;
 use crate::contract::identity::SessionIdentity;
 use crate::contract::reply::Reply;
 use crate::contract::request::Create;
+use crate::nats::Connection;
 use crate::socket::{ClientRequest, DaemonAsk, DaemonRespond, SessionSocket, SocketServer};
 use crossbeam_channel::{Receiver, bounded, never};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Clients' requests that may wait for the main thread; a client waits when there are more.
 const WAITING: usize = 64;
 /// The longest page of `list`, bytes: a line of 1 MiB, without what stands around the document.
 const LIST: usize = (1 << 20) - 4096;
+/// How long a NATS server may take to know the subject of a session that a client of the side channel began.
+const SUBSCRIBED: Duration = Duration::from_millis(500);
 
 /// Starts the side channel. Without one the daemon serves all the same, unless it was asked for.
 ///
@@ -88,6 +91,13 @@ impl Daemon {
             let entry = self.sessions.get(&instance_id);
             entry.map_or(Value::Null, |e| documents::summary(&e.identity, &e.stats, now))
         });
-        self.when_written(move || respond(created));
+        let connection = (created.is_ok() && create.session_id.is_some()).then(|| self.connection.clone());
+        self.when_written(move || {
+            // Who hears on this wire that there is a session may ask for it on the other one.
+            if let Some(connection) = connection.filter(Connection::is_connected) {
+                connection.round_trip(SUBSCRIBED);
+            }
+            respond(created);
+        });
     }
 }

@@ -72,13 +72,13 @@ impl Daemon {
         let thinking = create.thinking()?.or(level).or(self.config.default_thinking);
         let thinking = model.clamp(thinking.unwrap_or_else(|| services.default_thinking(&model)));
         let max_lifetime = create.max_lifetime()?.unwrap_or(self.config.default_max_lifetime);
-        let parent = self.parent(create)?;
-        let from = match parent {
+        let from = match self.parent(create)? {
             Some(parent) => Some(format!("session:{}", parent.identity.id)),
             None => create.from()?.map(str::to_string),
         };
         services.check_credentials(&model).map_err(|e| failed(e.to_string()))?;
         self.admit(&caller_name(sender.as_ref(), from.as_deref()), create.session_id.is_none())?;
+        let parent = self.parent(create)?;
         let usual = self.usual_tools(&services, create.session_id.is_some());
         let tools = match create.tools()? {
             Some(names) => tools::select(&names, &usual).map_err(|message| DaemonError::InvalidRequest { message })?,
@@ -376,6 +376,7 @@ impl Daemon {
         self.heartbeat(&entry);
         self.hand_over_session(&entry);
         self.started += 1;
+        self.shares.began(&entry.caller, !entry.identity.named);
         self.sessions.insert(entry.identity.instance_id.clone(), entry);
         Ok(())
     }
@@ -383,6 +384,7 @@ impl Daemon {
     /// A session is over: tells those who waited for that.
     pub(super) fn forget(&mut self, instance_id: &InstanceId, reason: &str) {
         let Some(entry) = self.sessions.remove(instance_id) else { return };
+        self.shares.ended(&entry.caller, !entry.identity.named, Instant::now());
         if ![EndReason::ShutDown, EndReason::Replaced, EndReason::Moved].map(EndReason::as_str).contains(&reason) {
             self.end_children(instance_id);
         }

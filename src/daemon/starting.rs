@@ -1,5 +1,6 @@
 //! How the daemon begins: it opens its memory, its connection and its side channel.
 
+use super::admission::Shares;
 use super::notices::Notifier;
 use super::operators::Operators;
 use super::peers::Peers;
@@ -108,6 +109,7 @@ impl Daemon {
             spill_root,
             quota,
             slots,
+            shares: Shares::default(),
             state,
             signals,
             connection_events,

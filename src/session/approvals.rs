@@ -13,7 +13,6 @@ use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::session::Unattended;
 use crate::contract::wire::Wire;
-use crate::event_log::EventSink;
 use crate::governance::call::{call_hash, likeness, shown_arguments};
 use crate::ids;
 use crate::session::recovery::KeptApproval;
@@ -168,7 +167,7 @@ impl<W: Wire> Session<W> {
         let event = json!({"action": "opened", "kind": "approval", "requestId": id, "openedAt": iso_time(opened),
             "source": "gate", "request": approval.request});
         self.approvals.open.push(approval);
-        let (seq, may_be_heard) = self.call_for(event);
+        let (seq, may_be_heard) = self.call_for(AgentEvent::Question(event));
         let is_watched = self.is_watched();
         if let Some(approval) = self.approvals.open.last_mut().filter(|_| is_new && !is_watched) {
             approval.unheard = Some(seq);
@@ -288,30 +287,8 @@ impl<W: Wire> Session<W> {
                 self.save();
             }
         }
-        self.call_for(event);
+        self.call_for(AgentEvent::Question(event));
         failed.map_or(Ok(()), Err)
-    }
-
-    /// Somebody follows the session's events over the side channel.
-    fn is_watched(&self) -> bool {
-        let wire = self.wire.as_ref().and_then(Wire::listener);
-        self.listeners.iter().any(|listener| wire.as_ref().is_none_or(|wire| !Arc::ptr_eq(listener, wire)))
-    }
-
-    /// Tells an event about an approval, also on NATS where other events are not told. Returns its number, and whether
-    /// somebody there may have got it.
-    fn call_for(&mut self, data: Value) -> (u64, bool) {
-        let event = AgentEvent::Question(data);
-        if let Some(running) = &self.running {
-            running.reply.event(&event);
-        }
-        let envelope = self.log.publish(event.name(), event.to_json(), !self.listeners.is_empty());
-        let wire: Option<Arc<dyn EventSink>> = self.wire.as_ref().and_then(Wire::listener);
-        let is_wire = |listener: &Arc<dyn EventSink>| wire.as_ref().is_some_and(|wire| Arc::ptr_eq(listener, wire));
-        self.listeners.retain(|listener| is_wire(listener) || listener.event(&envelope));
-        self.stats.set_listeners(self.listeners.len());
-        let may_be_heard = self.wire.as_mut().is_some_and(|wire| wire.call_for(&envelope));
-        (envelope.seq, may_be_heard)
     }
 
     /// How long it is until an approval's time is up.

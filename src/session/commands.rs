@@ -32,7 +32,7 @@ impl<W: Wire> Session<W> {
             Control::History(query) => Ok(Answer::History(self.log.history(&query))),
             Control::Subscribe { sink, since } => {
                 // Whoever subscribes again wants to hear what was missed, not everything twice from now on.
-                self.listeners.retain(|listener| !Arc::ptr_eq(listener, &sink));
+                self.thin_out_listeners(|listener| !Arc::ptr_eq(listener, &sink));
                 if let Some(since) = since {
                     self.log.replay(since).iter().all(|envelope| sink.event(envelope));
                 }
@@ -41,8 +41,7 @@ impl<W: Wire> Session<W> {
                 Ok(Answer::Document(json!({"enabled": true, "lastSeq": self.log.last_seq()})))
             }
             Control::Unsubscribe { sink } => {
-                self.listeners.retain(|listener| !Arc::ptr_eq(listener, &sink));
-                self.stats.set_listeners(self.listeners.len());
+                self.thin_out_listeners(|listener| !Arc::ptr_eq(listener, &sink));
                 Ok(Answer::Document(json!({"enabled": false})))
             }
             Control::Emit { event, data } => {

@@ -181,9 +181,8 @@ impl<W: Wire> Session<W> {
 
     /// Has another host know how to go on with the session.
     pub(super) fn store_state(&mut self) {
-        let (Some(file), Some(starts)) = (self.memory.path(), self.state.as_ref().map(|state| state.starts())) else {
-            return;
-        };
+        let starts = self.state.as_ref().map(|state| state.starts());
+        let (Some(_), Some(file), Some(starts)) = (&self.storing, self.memory.path(), starts) else { return };
         let file = file.to_path_buf();
         let state = json!({"session": self.saved(file.clone()), "starts": starts}).to_string();
         if let Some(storing) = &mut self.storing {

@@ -202,7 +202,7 @@ def test_the_whole_answer(new_caller, model, name):
 
 FULL = Case(
     429,
-    {"error": "busy", "message": "1 sessions are open, which is the limit"},
+    {"error": "busy", "message": "1 sessions are open, which is the limit", "retryAfter": 0.25},
     intake=({"sessionMode": "run", **RUN}, {"sessionMode": "session", **SESSION}),
     controller=(("spawn", SPAWN),),
     client=({"kind": "run", **RUN, "stream": True}, {"kind": "session", **SESSION}),

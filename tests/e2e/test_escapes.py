@@ -226,6 +226,39 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE))
     assert Path(f"/proc/{daemon.pid}/limits").read_text() == limits
 
 
+def test_priority_of_the_daemon(make):
+    """A daemon that gets no processor answers nobody. A program's own priority is its own."""
+    daemon = make()
+    stat = lambda: Path(f"/proc/{daemon.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    priority, nice, policy = stat()[15], stat()[16], stat()[38]
+    text = python(daemon, f"""
+import ctypes, os
+def ioprio_set(which, who):
+    # System call 251 on x86-64 and 30 on aarch64; class 3 is what runs when nobody else does.
+    if ctypes.CDLL(None, use_errno=True).syscall({{"x86_64": 251, "aarch64": 30}}[os.uname().machine], which, who, 3 << 13):
+        raise OSError(ctypes.get_errno(), "ioprio_set")
+def refused(call):
+    try:
+        call()
+        print("changed")
+    except PermissionError:
+        print("refused")
+for pid in ({daemon.pid}, os.getppid()):
+    refused(lambda: os.setpriority(os.PRIO_PROCESS, pid, 19))
+    refused(lambda: os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0)))
+    refused(lambda: os.sched_setparam(pid, os.sched_param(0)))
+    refused(lambda: ioprio_set(1, pid))
+refused(lambda: os.setpriority(os.PRIO_USER, 0, 19))
+refused(lambda: ioprio_set(3, 0))
+os.setpriority(os.PRIO_PROCESS, 0, 5)
+os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+ioprio_set(1, 0)
+print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0) == os.SCHED_BATCH)
+""")
+    assert text == "refused\n" * 10 + "5 True\n"
+    assert (stat()[15], stat()[16], stat()[38]) == (priority, nice, policy)
+
+
 def test_no_network_as_each_user(make):
     """The kernel's namespaces, of users, too, where that is what it takes; no sockets of the network where there are none."""
     daemon = make(network="off")

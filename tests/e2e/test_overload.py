@@ -47,27 +47,3 @@ def test_nobody_has_more_than_its_share_and_refusals_come_soon(new_daemon, model
     assert served == dict.fromkeys(CALLERS, ROUNDS)
     # And nobody who wants less waits for the rest of those who want more.
     assert Counter(begun[1:]) == loads and begun[-7:] == [CALLERS[0]] * 7
-
-
-@pytest.mark.any_server
-def test_who_floods_the_host_leaves_the_last_places_to_others(new_daemon, model):
-    held = Gate()
-    model.script([held, "ok"])
-    model.answer(lambda _request: "ok")
-    daemon = new_daemon()
-    daemon.config |= {"maxRunning": 1, "maxSessions": 12}
-    daemon.start()
-    streams = [daemon.run("first", **{"from": "first"})]
-    held.wait_reached()
-
-    def asks(caller, taken, refused):
-        """Sends so many runs that are taken, and then so many that are refused; returns the reason of these."""
-        streams.extend(daemon.run(caller, **{"from": caller}) for _ in range(taken))
-        found = {daemon.run(caller, **{"from": caller}).message().headers["Nats-Service-Error"] for _ in range(refused)}
-        return "; ".join(found)
-
-    assert "the last places are for other callers" in asks("flood", 9, 3)
-    asks("late", 2, 0)
-    assert "12 sessions are open" in asks("late", 0, 2)
-    held.open()
-    assert [stream.text() for stream in streams] == ["ok"] * 12

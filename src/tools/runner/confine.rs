@@ -294,7 +294,13 @@ fn rules(sandbox: &Sandbox, landlock: bool, own_network: bool) -> Option<BTreeMa
     let others = families.into_iter().map(|family| is_not(0, family)).collect::<Option<_>>()?;
     refused.insert(libc::SYS_socket, vec![SeccompRule::new(others).ok()?]);
     // With the limits of another process of the same user it can be ended: no signal is needed for that.
-    refused.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![is_not(0, 0)?]).ok()?]);
+    // With a lower priority it is kept from answering. 0 is who asks; a user's processes are all of them.
+    let others = |who| SeccompRule::new(vec![is_not(who, 0)?]).ok();
+    for call in [libc::SYS_prlimit64, libc::SYS_sched_setscheduler, libc::SYS_sched_setparam, libc::SYS_sched_setattr] {
+        refused.insert(call, vec![others(0)?]);
+    }
+    refused.insert(libc::SYS_setpriority, vec![others(1)?, is(0, libc::PRIO_USER.cast_signed())?]);
+    refused.insert(libc::SYS_ioprio_set, vec![others(1)?, is(0, IOPRIO_WHO_USER)?]);
     // A user namespace gives all capabilities within it, with which much more of the kernel can be reached.
     refused.insert(libc::SYS_clone, vec![has_flag(0, libc::CLONE_NEWUSER)?]);
     refused.insert(libc::SYS_unshare, vec![has_flag(0, libc::CLONE_NEWUSER)?]);
@@ -302,6 +308,9 @@ fn rules(sandbox: &Sandbox, landlock: bool, own_network: bool) -> Option<BTreeMa
     refused.insert(libc::SYS_ioctl, vec![is(1, 0x5412)?, is(1, 0x541c)?]);
     Some(refused)
 }
+
+/// From linux/ioprio.h.
+const IOPRIO_WHO_USER: i32 = 3;
 
 /// Calls for which no tool has a use, and with which the rest could be got around, or the machine changed.
 const ALWAYS: [i64; 34] = [
