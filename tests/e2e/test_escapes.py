@@ -229,8 +229,13 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE))
 def test_priority_of_the_daemon(make):
     """A daemon that gets no processor answers nobody. A program's own priority is its own."""
     daemon = make()
-    stat = lambda: Path(f"/proc/{daemon.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    priority, nice, policy = stat()[15], stat()[16], stat()[38]
+
+    def scheduled():
+        fields = Path(f"/proc/{daemon.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        # Its priority, its niceness and its policy.
+        return fields[15], fields[16], fields[38]
+
+    before = scheduled()
     text = python(daemon, f"""
 import ctypes, os
 def ioprio_set(which, who):
@@ -256,7 +261,7 @@ ioprio_set(1, 0)
 print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0) == os.SCHED_BATCH)
 """)
     assert text == "refused\n" * 10 + "5 True\n"
-    assert (stat()[15], stat()[16], stat()[38]) == (priority, nice, policy)
+    assert scheduled() == before
 
 
 def test_no_network_as_each_user(make):
