@@ -133,7 +133,7 @@ impl View {
         let of_kind = |event: &Record, name: &str| event.get("event").and_then(Value::as_str) == Some(name);
         let after = events.iter().rposition(|event| of_kind(event, "message_end")).map_or(0, |at| at + 1);
         let ends = events[..after].iter().filter(|event| of_kind(event, "message_end"));
-        let mut lines: Vec<String> = ends.filter_map(|event| past_line(&event["data"])).collect();
+        let mut lines: Vec<String> = ends.filter_map(|event| past_line(event.get("data")?)).collect();
         for line in lines.drain(lines.len().saturating_sub(PAST)..) {
             self.line(&line);
         }
@@ -151,7 +151,8 @@ impl View {
 
     /// What people sent to the session, the oldest first.
     pub(super) fn prompts(events: &[Record]) -> impl Iterator<Item = String> {
-        let of_users = events.iter().map(|event| &event["data"]["message"]).filter(|message| message["role"] == "user");
+        let messages = events.iter().filter_map(|event| event.get("data")?.get("message"));
+        let of_users = messages.filter(|message| message["role"] == "user");
         of_users.filter_map(|message| text_of(&message["content"]))
     }
 

@@ -209,6 +209,16 @@ fn the_past_is_short_and_what_is_in_progress_goes_on() {
 }
 
 #[test]
+fn events_of_the_past_without_data_are_left_out() {
+    let mut bare = event("message_end", Value::Null);
+    bare.remove("data");
+    let mut view = View::new(Style::default());
+    view.busy = true;
+    view.past(&[bare.clone(), event("message_end", json!({})), bare.clone()], Instant::now());
+    assert_eq!((view.take(), View::prompts(&[bare]).count()), (String::new(), 0));
+}
+
+#[test]
 fn results_that_are_too_large_are_asked_for() {
     let mut view = View::new(Style::default());
     let end =
