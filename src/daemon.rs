@@ -31,7 +31,7 @@ use crate::contract::reply::Reply;
 use crate::contract::request::Page;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::SessionStats;
-use crate::fleet::{Fleet, Found, Hosts};
+use crate::fleet::{Fleet, Found, Hosts, Memory};
 use crate::governance::audit::Audit;
 use crate::governance::budget::{Ledger, Spent};
 use crate::model::Services;
@@ -191,6 +191,7 @@ struct Daemon {
     peers: Peers,
     /// There while the owner's hosts are one service.
     fleet: Option<Arc<Fleet>>,
+    _memory: Option<Memory>,
     hosts: Option<Hosts>,
     /// Sessions that other hosts are about to give to this one.
     arriving: BTreeMap<String, Arriving>,

@@ -11,9 +11,13 @@
 //! | `session_log.rs` | the thread that stores what one session writes |
 //! | `hosts.rs` | the thread that keeps this host's card and looks for sessions of hosts that are gone |
 //! | `moving.rs` | how a session goes to another host while its own one lives |
+//! | `examination.rs` | what a host needs of the server, looked at without changing anything |
+//! | `memory.rs` | what all hosts remember for a while |
 //! | `rank.rs` | which host goes on with a session |
 
+mod examination;
 mod hosts;
+mod memory;
 mod moving;
 mod rank;
 mod record;
@@ -24,16 +28,19 @@ use crate::nats::Connection;
 use crate::nats::jetstream::{API_LEVEL, Discard, JetStream, JetStreamError, StreamConfig};
 use crate::sync::lock;
 use crossbeam_channel::Sender;
+pub(crate) use examination::{Examination, Unfit, examine, harmless_messages, subscriptions};
 pub(crate) use hosts::{Found, Hosts, Install};
+pub(crate) use memory::Memory;
 use record::{Head, Kind};
 pub(crate) use session_log::{Claim, Lease, SessionLog, Told};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-/// The streams: what sessions write, and the cards of the hosts.
+/// The streams: what sessions write, the cards of the hosts, and what all hosts remember for a while.
 const LOGS: &str = "AGL";
 const CARDS: &str = "KV_AGH";
+const MEMORY: &str = "AGM";
 /// How long a marker says that a host's card has expired.
 const MARKER_TTL: Duration = Duration::from_secs(60);
 /// How long one request of those that are asked again may take.
@@ -84,18 +91,6 @@ impl Fleet {
     /// A text that says what is missing.
     pub(crate) fn open(connection: &Connection, options: FleetOptions, replaces: bool) -> Result<Arc<Fleet>, String> {
         let jetstream = JetStream::new(connection.clone());
-        let logs = StreamConfig {
-            num_replicas: options.replicas,
-            discard: Discard::New,
-            ..StreamConfig::new(LOGS, &["ag.log.>"])
-        };
-        let cards = StreamConfig {
-            num_replicas: options.replicas,
-            max_msgs_per_subject: 1,
-            allow_msg_ttl: true,
-            subject_delete_marker_ttl: MARKER_TTL,
-            ..StreamConfig::new(CARDS, &["$KV.AGH.>"])
-        };
         let deadline = Instant::now() + STREAMS_WITHIN;
         let begun = Instant::now();
         // Servers that elect who leads are silent; where nobody listens nobody will.
@@ -108,13 +103,13 @@ impl Fleet {
             let level = account.api_level();
             return Err(format!("its JetStream has API level {level}, and {API_LEVEL} is needed (nats-server 2.11)"));
         }
-        for stream in [logs, cards] {
+        for stream in streams(options.replicas) {
             // One that is there and was made by somebody in another way is used as it is.
             let made = asked(deadline, || match jetstream.stream(&stream.name, ASK_TIME) {
                 Err(e) if e.is_not_found() => jetstream.create_stream(&stream, ASK_TIME),
                 there => there,
             });
-            made.map_err(|e| format!("stream {}: {e}", stream.name))?;
+            made.map_err(|e| format!("stream {}: {e}; nats-pi-bridge doctor says what is missing", stream.name))?;
         }
         let fleet = Fleet {
             connection: connection.clone(),
@@ -182,6 +177,25 @@ impl Fleet {
     fn log_subject(&self, session: &str) -> String {
         format!("ag.log.{}.{session}", self.options.owner)
     }
+}
+
+/// The streams, as they are made where they are not there.
+fn streams(replicas: usize) -> [StreamConfig; 3] {
+    let logs = StreamConfig { num_replicas: replicas, discard: Discard::New, ..StreamConfig::new(LOGS, &["ag.log.>"]) };
+    let cards = StreamConfig {
+        num_replicas: replicas,
+        max_msgs_per_subject: 1,
+        allow_msg_ttl: true,
+        subject_delete_marker_ttl: MARKER_TTL,
+        ..StreamConfig::new(CARDS, &["$KV.AGH.>"])
+    };
+    let memory = StreamConfig {
+        num_replicas: replicas,
+        max_msgs_per_subject: 1,
+        allow_msg_ttl: true,
+        ..StreamConfig::new(MEMORY, &["ag.mem.>"])
+    };
+    [logs, cards, memory]
 }
 
 /// Asks again while that may help and there is time.

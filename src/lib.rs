@@ -77,6 +77,7 @@
 //! | `sweep` | folders that a dead daemon left behind | a disk | done |
 //! | `l-<id>` | the log of one session that other hosts can go on with | its session, JetStream | its session ends, or is another host's |
 //! | `fleet`, `fleet-here` | this host's card and the look for sessions of hosts that went; what other hosts ask and give | a clock, JetStream; a channel | told to stop |
+//! | `fleet-memory` | what other hosts tell of requests | a channel | told to stop |
 //! | `audit` | the audit log, if there is one | a channel | no session and no daemon has it any more |
 //! | `image`, `walk` | one picture or tree that is looked at | nothing can interrupt a decoder, so that who cancels does not wait | done, or at the next step |
 //! | `runner`, `confine` | the answers, or the end, of the process that one session's tools run in | its socket | that process ends |

@@ -27,6 +27,8 @@ pub(super) struct Entry {
     pub of_daemon: bool,
     is_run: bool,
     state: String,
+    /// The host that has it, where that is one of several.
+    host: String,
     model: String,
     doing: String,
     queue: u64,
@@ -48,6 +50,7 @@ pub(super) enum Column {
     Session,
     Name,
     State,
+    Host,
     Model,
     Doing,
     Queue,
@@ -63,10 +66,11 @@ pub(super) enum Column {
 }
 
 /// The columns in their order, with their headers.
-const COLUMNS: [(Column, &str); 15] = [
+const COLUMNS: [(Column, &str); 16] = [
     (Column::Session, "SESSION"),
     (Column::Name, "NAME"),
     (Column::State, "STATE"),
+    (Column::Host, "HOST"),
     (Column::Model, "MODEL"),
     (Column::Doing, "DOING"),
     (Column::Queue, "QUEUE"),
@@ -112,6 +116,7 @@ impl Entry {
                 (true, _) => "run".into(),
                 (false, state) => state.unwrap_or("?").into(),
             },
+            host: text("host").unwrap_or_default(),
             model: text("model").unwrap_or_default(),
             doing: doing["what"].as_str().map_or(String::new(), |what| format!("{} {}", label(what), time(since))),
             queue: row["queuedRequests"].as_u64().unwrap_or_default()
@@ -153,7 +158,7 @@ impl Entry {
     /// The words that a filter looks in.
     pub(super) fn contains(&self, text: &str) -> bool {
         let text = text.to_lowercase();
-        let fields = [&self.id, &self.state, &self.model, &self.doing, &self.cwd, &self.error];
+        let fields = [&self.id, &self.state, &self.host, &self.model, &self.doing, &self.cwd, &self.error];
         fields.into_iter().chain(&self.name).any(|field| field.to_lowercase().contains(&text))
     }
 
@@ -168,6 +173,7 @@ impl Entry {
             Column::Session => known(self.id.clone()),
             Column::Name => known(self.name.clone().unwrap_or_default()),
             Column::State => self.state.clone(),
+            Column::Host => known(self.host.clone()),
             Column::Model => known(self.model.clone()),
             Column::Doing => known(self.doing.clone()),
             Column::Queue => self.queue.to_string(),
@@ -197,6 +203,7 @@ impl Entry {
             Column::Session
             | Column::Name
             | Column::State
+            | Column::Host
             | Column::Model
             | Column::Doing
             | Column::Sandbox
@@ -278,7 +285,12 @@ pub(super) fn short(rows: &[&Row]) -> String {
 /// The columns of a table of these entries.
 pub(super) fn columns(entries: &[Entry], long: bool) -> Vec<Column> {
     let named = entries.iter().any(|entry| entry.name.is_some());
-    let is_shown = |column: &Column| (named || *column != Column::Name) && (long || *column != Column::Socket);
+    let has_host = entries.iter().any(|entry| !entry.host.is_empty());
+    let is_shown = |column: &Column| {
+        (named || *column != Column::Name)
+            && (has_host || *column != Column::Host)
+            && (long || *column != Column::Socket)
+    };
     COLUMNS.iter().map(|(column, _)| *column).filter(is_shown).collect()
 }
 
@@ -361,6 +373,9 @@ mod tests {
         assert!(!super::columns(&entries, false).contains(&Column::Socket));
         assert!(super::columns(&entries, true).contains(&Column::Socket));
         assert!(!super::columns(&entries[..1], true).contains(&Column::Name));
+        assert!(!super::columns(&entries, true).contains(&Column::Host));
+        let of_fleet = Entry { host: "h0".into(), ..entry("c", 0.0) };
+        assert!(super::columns(&[of_fleet], false).contains(&Column::Host));
     }
 
     #[test]
@@ -386,7 +401,7 @@ mod tests {
         let cells: Vec<String> = COLUMNS.iter().map(|(column, _)| entry.cell(*column)).collect();
         assert_eq!(
             cells.join("|"),
-            "s|-|running|p/m|bash make 1 min 5 s|3|7|$0.2500|$0.1250|25%|workspace/full|/w|10|a...|/d"
+            "s|-|running|-|p/m|bash make 1 min 5 s|3|7|$0.2500|$0.1250|25%|workspace/full|/w|10|a...|/d"
         );
         assert!(entry.contains("MAKE") && !entry.contains("nothing"));
         let waiting = json!({"sessionId": "s", "doing": {"what": "retry", "label": "2 of 5", "sinceMs": 0}});

@@ -42,6 +42,9 @@ pub(crate) fn summary(identity: &SessionIdentity, stats: &SessionStats, now: Ins
     if let Some(subject) = &identity.subject {
         put("subject", json!(subject));
     }
+    if let Some(host) = &identity.host {
+        put("host", json!(host));
+    }
     put("cwd", json!(identity.cwd.to_string_lossy()));
     put("model", json!(settings.model.spec()));
     put("thinkingLevel", json!(settings.thinking.as_str()));

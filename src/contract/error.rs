@@ -205,7 +205,6 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    #[cfg(test)]
     pub const ALL: [ErrorKind; 33] = [
         ErrorKind::BadRequest,
         ErrorKind::InvalidJson,

@@ -53,6 +53,8 @@ pub(crate) struct SessionIdentity {
     /// The session with which it ends, since a tool of that one has started it.
     pub parent: Option<InstanceId>,
     pub on_restart: OnRestart,
+    /// What the host is called that has it, where it is one of several.
+    pub host: Option<String>,
     /// Its working folder is the same one on every host, so that any of them can go on with it.
     pub shared_workspace: bool,
     /// The operator trusts the project in `cwd`: its own `.pi` and `.agents` folders count.

@@ -12,14 +12,18 @@ impl Daemon {
     /// Begins with a request that is about one daemon, of several maybe.
     pub(super) fn begin_drain(&mut self, work: Work, others: &BTreeSet<String>) {
         let Request::Drain(Drain { host, .. }) = &work.request else { return self.perform(work) };
-        match host {
-            Some(host) if others.contains(host) => self.hand_on(&work, host),
-            None if !others.is_empty() => {
-                let hosts: Vec<&str> = others.iter().map(String::as_str).chain([self.peers.me()]).collect();
+        let is_meant =
+            |other: &&String| host.as_ref().is_some_and(|host| host == *other || host == self.peers.name(other));
+        let meant = others.iter().find(is_meant);
+        match (host, meant) {
+            (Some(host), Some(other)) if !self.peers.is_me(host) => self.hand_on(&work, other),
+            (None, _) if !others.is_empty() => {
+                let hosts: Vec<&str> =
+                    others.iter().map(|other| self.peers.name(other)).chain([self.peers.me()]).collect();
                 let message = format!("several daemons serve this owner; name one as host: {}", hosts.join(", "));
                 self.refuse(work.wire, &work.message, &DaemonError::InvalidRequest { message });
             }
-            Some(_) | None => self.perform(work),
+            (Some(_) | None, _) => self.perform(work),
         }
     }
 
@@ -28,7 +32,7 @@ impl Daemon {
     /// # Errors
     /// Another daemon is meant.
     pub(super) fn drain(&mut self, drain: &Drain) -> Result<Value, DaemonError> {
-        if let Some(host) = drain.host.as_deref().filter(|host| *host != self.peers.me()) {
+        if let Some(host) = drain.host.as_deref().filter(|host| !self.peers.is_me(host)) {
             let message = format!("no daemon of this owner is called {:?}", crate::contract::error::echo(host));
             return Err(DaemonError::InvalidRequest { message });
         }

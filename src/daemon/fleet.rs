@@ -1,13 +1,17 @@
 //! The owner's hosts as one service: how the main thread takes part, and how a session of a host that is gone gets here.
 
 use super::{Daemon, Entry, Fatal, Phase};
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::contract::error::{DaemonError, ReplyError};
 use crate::contract::identity::SessionIdentity;
 use crate::contract::prompt::{Command, EndReason, Next, Successor};
 use crate::files;
-use crate::fleet::{Claim, Fleet, Found, Hosts, Install, SessionLog};
+use crate::fleet::{Claim, Fleet, Found, Hosts, Install, Memory, SessionLog};
 use crate::nats::{Connection, ConnectionEvent};
+use crate::service::agents::nonces::{self, SignedNonce};
+use crate::service::host::Host;
+use crate::service::recent;
 use crate::service::session_subjects::Subscribed;
 use crate::session::Storage;
 use crate::session::state_dir::{SavedSession, StateDir};
@@ -113,7 +117,37 @@ pub(super) fn wait_connected(
     }
 }
 
+/// Has requests that are sent again known by all hosts: what they were answered with, and which signatures were used.
+///
+/// # Errors
+/// What is known by now cannot be read.
+pub(super) fn share_memory(fleet: &Arc<Fleet>, host: &Arc<Host>) -> Result<Memory, Fatal> {
+    let (telling, told) = (fleet.clone(), host.clone());
+    host.recent.tell(Box::new(move |name, what, shorter| {
+        if !telling.remember(name, recent::WINDOW, &what) {
+            telling.remember(name, recent::WINDOW, &shorter());
+        }
+    }));
+    host.senders.set_shared(true);
+    let taken = fleet.recall(move |payload| match serde_json::from_slice::<SignedNonce>(payload) {
+        Ok(signed) => told.senders.accepted_by_another(&signed, now_ms()),
+        Err(_) => told.recent.told(payload, Instant::now()),
+    });
+    taken.map_err(|why| Fatal::Unusable(format!("this host cannot be one of a fleet: {why}")))
+}
+
+/// Has all hosts know that a signature was used.
+pub(super) fn remember_signed(fleet: &Fleet, signed: &SignedNonce) {
+    let what = serde_json::to_vec(signed).unwrap_or_default();
+    fleet.remember(&format!("{}\n{}", signed.user, signed.nonce), nonces::REMEMBERED, &what);
+}
+
 impl Daemon {
+    /// What this host is called among those of its owner, if they are one service.
+    pub(super) fn host_name(&self) -> Option<String> {
+        self.fleet.as_ref().map(|fleet| fleet.host().to_owned())
+    }
+
     /// Takes part once this process has the host's sessions.
     pub(super) fn join_fleet(&mut self) {
         let Some(fleet) = &self.fleet else { return };

@@ -2,11 +2,13 @@
 
 use super::Daemon;
 use super::clients::NewSession;
+use super::fleet::remember_signed;
 use super::requests::{Wire, Work};
 use crate::clock::now_ms;
 use crate::contract::error::DaemonError;
 use crate::contract::ids::SessionId;
 use crate::contract::request::{Create, Request};
+use crate::fleet::Fleet;
 use crate::nats::{Connection, Message, PublishError, Subscription};
 use crate::service::agents::CalledAs;
 use crate::service::agents::nonces::SignedNonce;
@@ -16,6 +18,7 @@ use crate::service::peers::{self, Answer, Ask, HELLO_TIME, PeerMessage, PeerSet,
 use crate::service::session_subjects::session_subject;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Messages of other daemons that may wait for the main thread.
@@ -45,6 +48,8 @@ pub(super) struct Peers {
     connection: Connection,
     subject: String,
     me: String,
+    /// What people call this daemon, where the hosts of the owner are one service.
+    name: Option<String>,
     peers: PeerSet,
     pending: Vec<Pending<HeldRequest>>,
     last_number: u64,
@@ -61,11 +66,15 @@ pub(super) struct Peers {
 impl Peers {
     /// # Errors
     /// The connection takes no subscription.
-    pub(super) fn new(host: &Host) -> Result<Peers, PublishError> {
+    pub(super) fn new(host: &Host, fleet: Option<&Arc<Fleet>>) -> Result<Peers, PublishError> {
         let (sender, messages) = bounded(WAITING);
         let inbox = host.connection.new_inbox();
         let (connection, subject, me) = (host.connection.clone(), peers::subject(&host.owner), host.id.clone());
+        let all = fleet.cloned();
         host.senders.tell(Box::new(move |signed| {
+            if let Some(fleet) = &all {
+                remember_signed(fleet, signed);
+            }
             let accepted = PeerMessage::Accepted { host: me.clone(), signed: signed.clone() };
             if let Err(e) = connection.publish(&subject, None, &[], &accepted.encode()) {
                 log::warn!("the other daemons of this owner do not hear what was accepted: {e}");
@@ -76,6 +85,7 @@ impl Peers {
             connection: host.connection.clone(),
             subject: peers::subject(&host.owner),
             me: host.id.clone(),
+            name: fleet.map(|fleet| fleet.host().to_owned()),
             peers: PeerSet::new(&host.id, host.heartbeat_interval),
             pending: Vec::new(),
             last_number: 0,
@@ -119,8 +129,12 @@ impl Peers {
     /// Tells the others that we are there. To be called at every heartbeat.
     pub(super) fn announce(&self) {
         if self.connection.is_connected() {
-            self.say(PeerMessage::Here { host: self.me.clone() });
+            self.say(self.here());
         }
+    }
+
+    fn here(&self) -> PeerMessage {
+        PeerMessage::Here { host: self.me.clone(), name: self.name.clone() }
     }
 
     /// Whether others are there.
@@ -128,9 +142,19 @@ impl Peers {
         !self.peers.present(Instant::now()).is_empty()
     }
 
-    /// The name of this daemon among those of its owner.
+    /// What this daemon is called among those of its owner.
     pub(super) fn me(&self) -> &str {
-        &self.me
+        self.name.as_deref().unwrap_or(&self.me)
+    }
+
+    /// Whether that, or its id, is this daemon's.
+    pub(super) fn is_me(&self, name: &str) -> bool {
+        name == self.me() || name == self.me
+    }
+
+    /// What another one is called.
+    pub(super) fn name<'a>(&'a self, host: &'a str) -> &'a str {
+        self.peers.name(host)
     }
 
     /// Tells the others not to wait for us any more. True if there are any.
@@ -246,7 +270,7 @@ impl Daemon {
 
     /// Accepted signatures are told to the others while there are any.
     pub(super) fn note_company(&mut self) {
-        let shared = self.peers.are_there();
+        let shared = self.peers.are_there() || self.fleet.is_some();
         self.host.senders.set_shared(shared);
     }
 
@@ -265,11 +289,13 @@ impl Daemon {
         let Some(said) = PeerMessage::decode(&message.payload) else { return };
         match said {
             PeerMessage::Hello { host } if host != self.peers.me => {
-                let here = PeerMessage::Here { host: self.peers.me.clone() };
+                let here = self.peers.here();
                 message.reply.iter().for_each(|reply| self.peers.send(reply, &here));
             }
-            PeerMessage::Here { host } => {
-                if self.peers.peers.heard(&host, now) {
+            PeerMessage::Here { host, name } => {
+                let is_new = self.peers.peers.heard(&host, now);
+                name.into_iter().for_each(|name| self.peers.peers.named(&host, name));
+                if is_new {
                     log::info!("another nats-pi-bridge ({host}) serves {} as well", self.host.owner);
                     self.peers.announce();
                 }

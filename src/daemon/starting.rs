@@ -76,6 +76,7 @@ impl Daemon {
             }
         };
         let host = Arc::new(Host::new(&connection, config.host_options(nonces)));
+        let memory = fleet.as_ref().map(|fleet| super::fleet::share_memory(fleet, &host)).transpose()?;
         let (discovery_room, discovery_requests) =
             WaitingRoom::new(DISCOVERY_LIMITS, |_| Class::Query, Box::new(|_| ()), host.reply_subjects.clone());
         let intake = IntakeService::new(format!("agents.pi-exec.{}", config.owner));
@@ -95,10 +96,11 @@ impl Daemon {
             services: Arc::new(Services::new(&config.agent_dir, config.oauth_refresh.clone())),
             intake,
             controller: Controller::default(),
-            peers: Peers::new(&host).map_err(|e| e.to_string())?,
+            peers: Peers::new(&host, fleet.as_ref()).map_err(|e| e.to_string())?,
             heartbeats: tick(config.heartbeat_interval),
             host,
             fleet,
+            _memory: memory,
             hosts: None,
             arriving: BTreeMap::new(),
             waits_for_host: BTreeMap::new(),

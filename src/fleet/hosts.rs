@@ -4,12 +4,13 @@
 //! was away for a while lets all cards expire. Nor does it do harm to take a living host for a dead one: the next record
 //! decides whose the session is.
 
+use super::examination::{card_subject, here_subject};
 use super::moving::{Preparing, Taker};
 use super::rank::rank;
 use super::record::{Kind, decode};
 use super::{ASK_TIME, CARDS, Fleet, LOGS};
 use crate::clock::now_ms;
-use crate::nats::jetstream::JetStreamError;
+use crate::nats::jetstream::{JetStream, JetStreamError};
 use crate::nats::{Message, PublishError, RequestError, Subscription};
 use crate::threads::{self, Thread};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -27,7 +28,8 @@ const RENEWALS: u32 = 4;
 const RECONNECT_CARDS: u32 = 2;
 /// The longest silence of a host that is asked whether it is there.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Sessions of hosts that are gone are looked for this often, even if no host went.
+/// Sessions of hosts that are gone are looked for this often by one of the hosts, even if no host went. Each looks more seldom
+/// the more there are, so that what all of them read does not grow with their square.
 const SCAN: Duration = Duration::from_secs(60);
 /// The most hosts that are looked at. The server gives no more messages at a time.
 const MOST: usize = 1024;
@@ -143,19 +145,17 @@ impl Drop for Hosts {
 
 impl Fleet {
     fn card_subject(&self, host: &str) -> String {
-        format!("$KV.AGH.{}.{host}", self.options.owner)
+        card_subject(&self.options.owner, host)
     }
 
     /// The hosts that have a card.
     pub(super) fn cards(&self) -> Result<BTreeSet<String>, JetStreamError> {
-        let cards = self.jetstream.last_of_each(CARDS, &[&self.card_subject("*")], MOST, ASK_TIME)?;
-        let cards = cards.iter().filter(|card| card.header(MARKER).is_none());
-        Ok(cards.filter_map(|card| Some(card.subject.rsplit('.').next()?.to_owned())).collect())
+        with_card(&self.jetstream, &self.options.owner)
     }
 
     /// Where a host says that it is there.
     pub(super) fn here_subject(&self, host: &str) -> String {
-        format!("agents.peer.pi-exec.{}.{host}", self.options.owner)
+        here_subject(&self.options.owner, host)
     }
 
     /// Whether a host answers.
@@ -166,6 +166,13 @@ impl Fleet {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// The hosts of an owner that have a card.
+pub(super) fn with_card(jetstream: &JetStream, owner: &str) -> Result<BTreeSet<String>, JetStreamError> {
+    let cards = jetstream.last_of_each(CARDS, &[&card_subject(owner, "*")], MOST, ASK_TIME)?;
+    let cards = cards.iter().filter(|card| card.header(MARKER).is_none());
+    Ok(cards.filter_map(|card| Some(card.subject.rsplit('.').next()?.to_owned())).collect())
 }
 
 impl Watch {
@@ -235,7 +242,8 @@ impl Watch {
     fn look(&mut self) -> Result<(), JetStreamError> {
         let cards = self.fleet.cards()?;
         let someone_went = self.cards.difference(&cards).next().is_some();
-        let due = self.scanned.is_none_or(|scanned| scanned.elapsed() >= SCAN);
+        let hosts = u32::try_from(cards.len().max(1)).unwrap_or(u32::MAX);
+        let due = self.scanned.is_none_or(|scanned| scanned.elapsed() >= SCAN * hosts);
         self.cards = cards;
         if someone_went || due || !self.waiting.is_empty() || !self.down.is_empty() {
             self.scan()?;

@@ -11,7 +11,7 @@ mod stream;
 
 use super::connection::Connection;
 pub use account::{Account, Limits};
-pub use append::{Appended, Receipt};
+pub use append::{Appended, EXPECTED, Receipt};
 pub use direct::{Page, Stored};
 pub use error::JetStreamError;
 use serde::Deserialize;

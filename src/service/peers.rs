@@ -34,6 +34,9 @@ pub(crate) enum PeerMessage {
     },
     Here {
         host: String,
+        /// What people call it, where the hosts of an owner are one service.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
     },
     Gone {
         host: String,
@@ -109,11 +112,13 @@ pub(crate) struct PeerSet {
     me: String,
     interval: Duration,
     heard: BTreeMap<String, Instant>,
+    /// What people call those that have a name.
+    names: BTreeMap<String, String>,
 }
 
 impl PeerSet {
     pub(crate) fn new(me: &str, interval: Duration) -> PeerSet {
-        PeerSet { me: me.to_string(), interval, heard: BTreeMap::new() }
+        PeerSet { me: me.to_string(), interval, heard: BTreeMap::new(), names: BTreeMap::new() }
     }
 
     /// A daemon is there. True if that is news.
@@ -123,12 +128,26 @@ impl PeerSet {
 
     pub(crate) fn gone(&mut self, host: &str) {
         self.heard.remove(host);
+        self.names.remove(host);
+    }
+
+    /// A daemon that is there has this name.
+    pub(crate) fn named(&mut self, host: &str, name: String) {
+        if self.heard.contains_key(host) {
+            self.names.insert(host.to_string(), name);
+        }
+    }
+
+    /// What people call a daemon.
+    pub(crate) fn name<'a>(&'a self, host: &'a str) -> &'a str {
+        self.names.get(host).map_or(host, String::as_str)
     }
 
     /// Those who are there.
     pub(crate) fn present(&mut self, now: Instant) -> BTreeSet<String> {
         let patience = self.interval * MISSED;
         self.heard.retain(|_, heard| now.saturating_duration_since(*heard) <= patience);
+        self.names.retain(|host, _| self.heard.contains_key(host));
         self.heard.keys().cloned().collect()
     }
 }
@@ -225,7 +244,9 @@ pub(crate) fn merge(own: (&str, Value), others: &[(String, Value)], page: &Page,
         for (name, named) in [("sessions", true), ("runs", false)] {
             for row in listing[name].as_array().into_iter().flatten().filter(|row| row_id(row).is_some_and(wanted)) {
                 let mut row = row.clone();
-                row["host"] = json!(host);
+                if row["host"].is_null() {
+                    row["host"] = json!(host);
+                }
                 rows.push((named, row));
             }
         }
@@ -256,7 +277,8 @@ mod tests {
         let key = ("agents.pi-exec.ada".to_string(), "id.1".to_string());
         for message in [
             PeerMessage::Hello { host: host.clone() },
-            PeerMessage::Here { host: host.clone() },
+            PeerMessage::Here { host: host.clone(), name: None },
+            PeerMessage::Here { host: host.clone(), name: Some("h0".into()) },
             PeerMessage::Gone { host: host.clone() },
             PeerMessage::Accepted { host: host.clone(), signed: signed() },
             PeerMessage::Ask {

@@ -1,6 +1,8 @@
 //! Requests that were seen before: a caller that got no answer may send its request again under the same `Nats-Msg-Id`, and
 //! gets the outcome of the first one instead of a second run.
 
+mod told;
+
 use crate::cancel::Cancel;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
@@ -9,16 +11,18 @@ use crate::contract::sender::AgentSender;
 use crate::nats::Message;
 use crate::sync::lock;
 use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+pub(crate) use told::of_address;
 
 /// The header that names a request.
 const HEADER: &str = "Nats-Msg-Id";
 /// How long a request is remembered after it came; longer while it is being worked on.
-const WINDOW: Duration = Duration::from_secs(120);
+pub(crate) const WINDOW: Duration = Duration::from_secs(120);
 /// Longest id that counts, bytes; it is kept.
 const MAX_ID: usize = 256;
 /// Requests that are remembered.
@@ -32,7 +36,7 @@ const MAX_TOTAL: usize = 32 * 1024 * 1024;
 pub(crate) type Key = (String, String);
 
 /// A request that its caller gave an id, and what the same request would be.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct NamedRequest {
     pub key: Key,
     /// SHA-256 of the payload.
@@ -77,6 +81,8 @@ struct Seen {
 pub(crate) struct Recent {
     requests: Mutex<HashMap<Key, Seen>>,
     kept: Arc<AtomicUsize>,
+    /// Tells the owner's other hosts, where they are one service.
+    tell: Arc<OnceLock<told::Tell>>,
 }
 
 impl Recent {
@@ -121,24 +127,29 @@ impl Recent {
 
     /// Remembers a request that is about to be worked on; what comes back takes its answer.
     pub(crate) fn share(&self, request: NamedRequest, reply: Arc<dyn Reply>, now: Instant) -> Arc<dyn Reply> {
-        let shared = Arc::new(SharedReply::new(reply, self.kept.clone()));
+        let told = Some((request.clone(), self.tell.clone()));
+        let shared = Arc::new(SharedReply::new(reply, self.kept.clone(), told));
         self.remember(request, Outcome::Stream(shared.clone()), now);
         shared
     }
 
     /// Remembers a request that was answered with a document.
     pub(crate) fn answered(&self, request: NamedRequest, document: Value, now: Instant) {
+        self.tell_document(&request, &document);
         self.remember(request, Outcome::Document(document), now);
     }
 
     /// When there is no room the oldest request is forgotten, since refusing the new one would help nobody.
     fn remember(&self, request: NamedRequest, outcome: Outcome, now: Instant) {
-        let mut requests = self.requests();
+        Recent::insert(&mut self.requests(), Seen { request, came: now, outcome });
+    }
+
+    fn insert(requests: &mut HashMap<Key, Seen>, seen: Seen) {
         if requests.len() >= MAX_REQUESTS {
             let oldest = requests.iter().min_by_key(|(_, seen)| seen.came).map(|(key, _)| key.clone());
             oldest.and_then(|key| requests.remove(&key));
         }
-        requests.insert(request.key.clone(), Seen { request, came: now, outcome });
+        requests.insert(seen.request.key.clone(), seen);
     }
 
     /// Forgets what is old. To be called every few seconds.
@@ -153,11 +164,15 @@ impl Recent {
     }
 }
 
+/// A request, and who is told what became of it.
+type Telling = (NamedRequest, Arc<OnceLock<told::Tell>>);
+
 /// One answer for several callers: each gets all of it, and its own end.
 struct SharedReply {
     state: Mutex<State>,
     /// Text that all shared answers keep, bytes.
     kept: Arc<AtomicUsize>,
+    told: Option<Telling>,
 }
 
 #[derive(Default)]
@@ -182,9 +197,9 @@ struct Caller {
 }
 
 impl SharedReply {
-    fn new(reply: Arc<dyn Reply>, kept: Arc<AtomicUsize>) -> SharedReply {
+    fn new(reply: Arc<dyn Reply>, kept: Arc<AtomicUsize>, told: Option<Telling>) -> SharedReply {
         let callers = vec![Caller { reply, sent: 0, restarts: 0, busy: false }];
-        SharedReply { state: Mutex::new(State { callers, ..State::default() }), kept }
+        SharedReply { state: Mutex::new(State { callers, ..State::default() }), kept, told }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -346,6 +361,8 @@ impl Reply for SharedReply {
             }
             state.end = Some(result);
         }
+        // The others know it before a caller does.
+        self.tell_end();
         let at_once = Cancel::new();
         at_once.cancel();
         self.send_to_all(&at_once);
@@ -361,7 +378,7 @@ impl Reply for SharedReply {
 
     /// After a restart the first caller gets the answer; the others have asked again by then.
     fn address(&self) -> Option<Value> {
-        self.replies().first()?.address()
+        Some(self.address_with_request(self.replies().first()?.address()?))
     }
 }
 
@@ -380,7 +397,7 @@ mod tests {
 
     /// Writes down what it gets.
     #[derive(Default)]
-    struct Record(Mutex<(String, Vec<Result<(), ReplyError>>)>);
+    pub(super) struct Record(Mutex<(String, Vec<Result<(), ReplyError>>)>);
 
     impl Reply for Record {
         fn text(&self, text: &str, _cancel: &Cancel) {
@@ -396,26 +413,26 @@ mod tests {
     }
 
     impl Record {
-        fn got(&self) -> (usize, String, Vec<Result<(), ReplyError>>) {
+        pub(super) fn got(&self) -> (usize, String, Vec<Result<(), ReplyError>>) {
             let (text, ends) = self.0.lock().expect("not poisoned").clone();
             (text.len(), text.chars().take(20).collect(), ends)
         }
     }
 
-    fn got(text: &str, ends: &[Result<(), ReplyError>]) -> (usize, String, Vec<Result<(), ReplyError>>) {
+    pub(super) fn got(text: &str, ends: &[Result<(), ReplyError>]) -> (usize, String, Vec<Result<(), ReplyError>>) {
         (text.len(), text.to_string(), ends.to_vec())
     }
 
-    fn record() -> (Arc<Record>, Arc<dyn Reply>) {
+    pub(super) fn record() -> (Arc<Record>, Arc<dyn Reply>) {
         let record = Arc::new(Record::default());
         (record.clone(), record)
     }
 
-    fn id(id: &str) -> Key {
+    pub(super) fn id(id: &str) -> Key {
         ("a.b".to_string(), id.to_string())
     }
 
-    fn request(of: &str) -> NamedRequest {
+    pub(super) fn request(of: &str) -> NamedRequest {
         NamedRequest { key: id(of), digest: [0; 32], user: None }
     }
 

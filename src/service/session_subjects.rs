@@ -260,9 +260,13 @@ impl Wire for SessionSubjects {
     fn reply_to(&self, address: &Value) -> Option<Arc<dyn Reply>> {
         let host = &self.reader.host;
         let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
-        Some(match stream.form() {
+        let reply: Arc<dyn Reply> = match stream.form() {
             Form::Text => Arc::new(stream),
             Form::Agent => self.reader.agent_reply(stream),
+        };
+        Some(match recent::of_address(address) {
+            Some(request) => host.recent.share(request, reply, Instant::now()),
+            None => reply,
         })
     }
 

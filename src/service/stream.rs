@@ -160,9 +160,8 @@ impl Stream {
 
     /// The stream that [`Reply::address`] told of, after a restart.
     pub(crate) fn resume(connection: &Connection, allowed: &ReplySubjects, address: &Value) -> Option<Stream> {
-        let (name, subject) = address.as_object()?.iter().next()?;
-        let form = [Form::Text, Form::Agent].into_iter().find(|form| form.name() == name)?;
-        let subject = subject.as_str()?;
+        let of_form = |form: Form| Some((form, address.get(form.name())?.as_str()?));
+        let (form, subject) = [Form::Text, Form::Agent].into_iter().find_map(of_form)?;
         // The file that it was kept in can be written by others than us.
         if !allowed.allow(subject) {
             allowed.report(subject);

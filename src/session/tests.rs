@@ -164,6 +164,7 @@ impl Running {
             named: true,
             cwd: "/".into(),
             from: None,
+            host: None,
             shared_workspace: false,
             on_restart: OnRestart::Continue,
             project_trusted: false,

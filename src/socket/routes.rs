@@ -117,6 +117,7 @@ pub(super) mod tests {
             named,
             cwd: "/project".into(),
             from: None,
+            host: None,
             shared_workspace: false,
             on_restart: crate::contract::identity::OnRestart::Continue,
             project_trusted: false,

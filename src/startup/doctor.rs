@@ -2,6 +2,7 @@
 //!
 //! It changes nothing and may run beside the daemon. Each line is fine, a warning, or a failure, with what to do about it.
 
+mod fleet;
 mod machine;
 mod nats;
 mod place;

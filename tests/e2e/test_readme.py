@@ -17,7 +17,7 @@ from support.documents import DOCUMENTS, ROOT, blocks
 # The bash blocks, by words that only one of them has; the tests below say what becomes of each.
 BASH = [
     "install -D", "scripts/quickstart", "auth.json", "nats-pi-bridge\n", "Write a haiku", "pi-bridge send --stream",
-    ".ci/run",
+    ".ci/run", "--fleet",
 ]
 # Words of this kind begin a block; those without one show what is printed.
 LANGUAGES = {"bash", "console", "jsonl", "json", "python", ""}
@@ -85,7 +85,8 @@ def environment(daemon):
 
 
 def test_readmes_transcripts(daemon, nats_server, model, environment):
-    over_nats, over_sockets = (body for _, body in blocks("README.md", "console"))
+    # What comes after them is of several hosts: test_fleet_readme.py.
+    over_nats, over_sockets = (body for _, body in blocks("README.md", "console")[:2])
     model.script("I picked 417.", "417", "I will.", "0815")
     documents.play(over_nats, environment, [("127.0.0.1:4222", nats_server.address)])
     documents.play(over_sockets, environment)

@@ -9,8 +9,8 @@ use super::{JetStream, pause, read, try_time};
 use serde::Deserialize;
 use std::time::{Duration, Instant};
 
-/// Headers that the server acts on.
-const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Headers that the server acts on. The first names the sequence that the subject's last message has to have.
+pub const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 pub(super) const ID: &str = "Nats-Msg-Id";
 const TTL: &str = "Nats-TTL";
 

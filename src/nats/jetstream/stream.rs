@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What becomes of new messages when a stream is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Discard {
     /// They take the place of the oldest ones.
@@ -80,10 +80,14 @@ pub struct StreamInfo {
 }
 
 /// What a stream was told, as far as it is of interest afterwards.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
 pub struct InForce {
-    #[serde(default)]
     pub num_replicas: usize,
+    pub discard: Discard,
+    pub allow_direct: bool,
+    pub allow_msg_ttl: bool,
+    pub max_msgs_per_subject: i64,
 }
 
 /// What a stream has.

@@ -97,7 +97,7 @@ pub(crate) fn descriptor(
 ) -> Value {
     let settings = stats.settings();
     let left = settings.deadline.map(|end| end.saturating_duration_since(now).as_secs());
-    json!({
+    let mut descriptor = json!({
         "session_id": identity.id,
         "subject": agent.subject("prompt"),
         "heartbeat_subject": agent.subject("hb"),
@@ -112,7 +112,11 @@ pub(crate) fn descriptor(
         "active_request": stats.running(),
         "queued_requests": stats.queued(),
         "instance_id": agent.instance_id(),
-    })
+    });
+    if let Some(host) = &identity.host {
+        descriptor["host"] = json!(host);
+    }
+    descriptor
 }
 
 /// Answers with an error. The agent protocol has no number for a host that is about to leave.

@@ -11,9 +11,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How far a request's time may be from ours, milliseconds.
 pub(super) const WINDOW_MS: i64 = 30_000;
+/// How long others have to know that a request was accepted: until its time is refused, whichever clock is ahead.
+pub(crate) const REMEMBERED: Duration = Duration::from_millis(2 * WINDOW_MS as u64);
 /// Requests of one key that are remembered. A window holds twice its length, so this is 66 a second.
 pub(super) const MAX_OF_KEY: usize = 4_000;
 /// Requests that are remembered where any key is taken. At some 130 bytes each this is the memory that senders can make us

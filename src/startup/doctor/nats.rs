@@ -1,6 +1,6 @@
 //! The NATS server: whether it is one, which, and what it lets this user do.
 
-use super::Finding;
+use super::{Finding, Health, fleet};
 use crate::config::Config;
 use crate::nats::jetstream::{API_LEVEL, Account, JetStream};
 use crate::nats::{Connection, ConnectionEvent, Message, Options, ServerAddress, Subscription};
@@ -12,7 +12,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 /// How long a server may take for each answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// The longest INFO that is read, bytes.
 const MAX_INFO: u64 = 64 * 1024;
 /// The server's own words of what it does not let us do.
@@ -95,6 +95,11 @@ fn connected(config: &Config, jetstream: bool) -> Vec<Finding> {
     if jetstream || config.fleet.is_some() {
         findings.push(stored(&JetStream::new(connection.clone()), config.fleet.is_some()));
     }
+    if let Some(options) = &config.fleet
+        && findings.iter().all(|finding| finding.health != Health::Failure)
+    {
+        findings.extend(fleet::examine(config, options, &connection, &events));
+    }
     connection.close(PATIENCE);
     findings
 }
@@ -143,6 +148,14 @@ fn wait_connected(events: &Receiver<ConnectionEvent>) -> Result<(), String> {
     Err("the server does not answer".into())
 }
 
+/// What the server did not let us do.
+pub(super) fn violations(events: &Receiver<ConnectionEvent>) -> Vec<String> {
+    let errors = events
+        .try_iter()
+        .filter_map(|event| if let ConnectionEvent::ServerError(text) = event { Some(text) } else { None });
+    errors.filter(|text| text.contains(VIOLATION)).collect()
+}
+
 /// Subscribes to what the daemon does, beside those who are in its queue groups and in none of them, so that no request
 /// is taken from anybody; and publishes an answer that nobody waits for.
 fn permissions(config: &Config, connection: &Connection, events: &Receiver<ConnectionEvent>) -> Vec<Finding> {
@@ -160,11 +173,7 @@ fn permissions(config: &Config, connection: &Connection, events: &Receiver<Conne
     if !passed || !answered {
         return vec![Finding::failure("NATS", "the server does not answer", "look at the server's log")];
     }
-    let violations: Vec<String> = events
-        .try_iter()
-        .filter_map(|event| if let ConnectionEvent::ServerError(text) = event { Some(text) } else { None })
-        .filter(|text| text.contains(VIOLATION))
-        .collect();
+    let violations = violations(events);
     let mut findings = Vec::new();
     for text in violations.iter().filter(|text| text.contains("Subscription")) {
         let fix = format!("let the daemon's user subscribe to it; README lists all subjects of the owner {owner}");

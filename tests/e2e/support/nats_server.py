@@ -38,6 +38,7 @@ class NatsServer:
         program = os.environ.get("NATS_SERVER") or shutil.which("nats-server")
         if not program:
             raise RuntimeError("no nats-server: set NATS_SERVER, or use scripts/test")
+        self.program = program
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"{scheme}://{self.address}"

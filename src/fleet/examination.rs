@@ -1,0 +1,112 @@
+//! What a host needs of the server: looked at without changing anything, for `doctor`.
+
+use super::{ASK_TIME, CARDS, FleetOptions, LOGS, MEMORY, hosts, streams};
+use crate::ids;
+use crate::nats::Connection;
+use crate::nats::jetstream::{EXPECTED, JetStream, JetStreamError, StreamConfig, StreamInfo};
+use serde_json::json;
+
+/// The sequence of no message: what is published behind it is refused.
+const NOWHERE: &str = "9007199254740991";
+
+/// A message that changes nothing: its subject, a header, and what it carries.
+pub(crate) type Harmless = (String, Option<(&'static str, &'static str)>, String);
+
+/// A stream that does not fit, and why; or one that is not there yet.
+pub(crate) enum Unfit {
+    /// It is made at the start.
+    Missing(String),
+    /// It works, and keeps less than was asked for.
+    Replicas { stream: String, has: usize, wanted: usize },
+    /// Hosts cannot work with it.
+    Setting { stream: String, setting: &'static str },
+}
+
+/// What is there.
+pub(crate) struct Examination {
+    pub unfit: Vec<Unfit>,
+    /// The hosts with a card, in the order of their names.
+    pub hosts: Vec<String>,
+}
+
+/// Where a host's card is.
+pub(super) fn card_subject(owner: &str, host: &str) -> String {
+    format!("$KV.AGH.{owner}.{host}")
+}
+
+/// Where a host says that it is there.
+pub(super) fn here_subject(owner: &str, host: &str) -> String {
+    format!("agents.peer.pi-exec.{owner}.{host}")
+}
+
+/// Where hosts tell what they remember; `token` stands for what it is.
+pub(super) fn memory_subject(owner: &str, token: &str) -> String {
+    format!("ag.mem.{owner}.{token}")
+}
+
+/// What a host listens to, beside what every daemon does.
+pub(crate) fn subscriptions(options: &FleetOptions) -> [String; 2] {
+    [here_subject(&options.owner, &options.host), memory_subject(&options.owner, "*")]
+}
+
+/// A message for each kind of subject that a host publishes to. The server lets them through or says that it does not.
+pub(crate) fn harmless_messages(owner: &str) -> Vec<Harmless> {
+    // The names of no session and no host.
+    let nobody = ids::nuid();
+    let log = format!("ag.log.{owner}.{nobody}");
+    let mut messages = vec![
+        (log.clone(), Some((EXPECTED, NOWHERE)), String::new()),
+        (card_subject(owner, &nobody), Some((EXPECTED, NOWHERE)), String::new()),
+        (here_subject(owner, &nobody), None, String::new()),
+        (memory_subject(owner, &nobody), Some((EXPECTED, NOWHERE)), String::new()),
+        // A purge without a filter would be one of everything.
+        (format!("$JS.API.STREAM.PURGE.{LOGS}"), None, json!({"filter": log}).to_string()),
+    ];
+    for stream in [LOGS, CARDS, MEMORY] {
+        messages.push((format!("$JS.API.STREAM.INFO.{stream}"), None, String::new()));
+        // Without a name it is refused.
+        messages.push((format!("$JS.API.STREAM.CREATE.{stream}"), None, "{}".into()));
+        messages.push((format!("$JS.API.DIRECT.GET.{stream}"), None, json!({"last_by_subj": log}).to_string()));
+    }
+    messages
+}
+
+/// Looks at the streams and the cards.
+///
+/// # Errors
+/// [`JetStreamError`].
+pub(crate) fn examine(connection: &Connection, options: &FleetOptions) -> Result<Examination, JetStreamError> {
+    let jetstream = JetStream::new(connection.clone());
+    let mut unfit = Vec::new();
+    for wanted in streams(options.replicas) {
+        match jetstream.stream(&wanted.name, ASK_TIME) {
+            Ok(found) => unfit.extend(differences(&wanted, &found)),
+            Err(e) if e.is_not_found() => unfit.push(Unfit::Missing(wanted.name)),
+            Err(e) => return Err(e),
+        }
+    }
+    let can_be_read = |unfit: &Unfit| matches!(unfit, Unfit::Replicas { .. });
+    let hosts = match unfit.iter().all(can_be_read) {
+        true => hosts::with_card(&jetstream, &options.owner)?.into_iter().collect(),
+        false => Vec::new(),
+    };
+    Ok(Examination { unfit, hosts })
+}
+
+/// What of a stream's settings hosts depend on.
+fn differences(wanted: &StreamConfig, found: &StreamInfo) -> Vec<Unfit> {
+    let has = &found.config;
+    let settings = [
+        (has.allow_direct, "allow_direct"),
+        (has.discard == wanted.discard, "discard"),
+        (has.allow_msg_ttl || !wanted.allow_msg_ttl, "allow_msg_ttl"),
+        (has.max_msgs_per_subject == wanted.max_msgs_per_subject, "max_msgs_per_subject"),
+    ];
+    let stream = || wanted.name.clone();
+    let wrong = settings.into_iter().filter(|(fits, _)| !fits);
+    let mut unfit: Vec<Unfit> = wrong.map(|(_, setting)| Unfit::Setting { stream: stream(), setting }).collect();
+    if has.num_replicas < wanted.num_replicas {
+        unfit.push(Unfit::Replicas { stream: stream(), has: has.num_replicas, wanted: wanted.num_replicas });
+    }
+    unfit
+}
