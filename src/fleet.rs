@@ -95,7 +95,7 @@ impl Fleet {
         let begun = Instant::now();
         // Servers that elect who leads are silent; where nobody listens nobody will.
         let may_pass = |e: &JetStreamError| e.may_pass() && !(e.is_absent() && begun.elapsed() >= LISTENS_WITHIN);
-        let account = asked_while(may_pass, deadline, || jetstream.account(ASK_TIME)).map_err(|e| match e {
+        let account = asked(deadline, may_pass, || jetstream.account(ASK_TIME)).map_err(|e| match e {
             e if e.is_absent() || e.is_not_enabled() => format!("the NATS server has no JetStream for this user: {e}"),
             e => format!("the NATS server does not say what JetStream it has: {e}"),
         })?;
@@ -105,7 +105,7 @@ impl Fleet {
         }
         for stream in streams(options.replicas) {
             // One that is there and was made by somebody in another way is used as it is.
-            let made = asked(deadline, || match jetstream.stream(&stream.name, ASK_TIME) {
+            let made = asked(deadline, JetStreamError::may_pass, || match jetstream.stream(&stream.name, ASK_TIME) {
                 Err(e) if e.is_not_found() => jetstream.create_stream(&stream, ASK_TIME),
                 there => there,
             });
@@ -199,14 +199,9 @@ fn streams(replicas: usize) -> [StreamConfig; 3] {
 }
 
 /// Asks again while that may help and there is time.
-fn asked<T>(deadline: Instant, ask: impl Fn() -> Result<T, JetStreamError>) -> Result<T, JetStreamError> {
-    asked_while(JetStreamError::may_pass, deadline, ask)
-}
-
-/// The same, for those who know better what may help.
-fn asked_while<T>(
-    may_pass: impl Fn(&JetStreamError) -> bool,
+fn asked<T>(
     deadline: Instant,
+    may_pass: impl Fn(&JetStreamError) -> bool,
     ask: impl Fn() -> Result<T, JetStreamError>,
 ) -> Result<T, JetStreamError> {
     loop {
