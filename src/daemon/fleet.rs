@@ -60,6 +60,10 @@ struct NextHost {
 
 impl Successor for NextHost {
     fn prepare(&self, session: &SessionIdentity) -> Option<Next> {
+        // Files that came with its prompts are here only.
+        if self.state.attachments(&session.id).exists() {
+            return None;
+        }
         let saved = self.state.session(&session.id)?;
         let kept = json!({"session": saved, "starts": self.state.starts()}).to_string();
         self.fleet.prepare(&session.id, kept.as_bytes()).map(Next::Host)

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from support import agents
 from support.bridge import Bridge
 from support.bus import RESTART
 from support.fleet import LONG_CARD, TOOLS
@@ -129,6 +130,18 @@ def test_a_session_that_cannot_move_stays_with_its_host(hosts):
     drain(owner, on=False)
     assert owner.prompt("s", "again").text() == "AGAIN"
     assert hosts.has(owner, "s")
+
+
+def test_files_that_came_with_prompts_are_not_left_behind(hosts):
+    hosts.model.answer(lambda request: request.prompts[-1].partition("\n")[0].upper())
+    assert hosts.session("s", "hello").text() == "HELLO"
+    owner = hosts.owner_of("s")
+    wire = agents.prompt(owner, "s", {"prompt": "look", "attachments": [{"filename": "note", "content": "bm90ZQ=="}]})
+    wire.ack().rest()
+    drain(owner)
+    assert owner.prompt("s", "again").failure().word == "draining"
+    (note,) = (owner.state_dir / "s.files").rglob("*note*")
+    assert note.read_text() == "note"
 
 
 def test_sessions_go_back_and_forth(hosts):

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from . import proc
 from .waiting import eventually
 
 # How the embedded broker ends when it takes the place of nats-server and is told what it does not have (broker.rs).
@@ -87,8 +88,9 @@ class NatsServer:
         self.process = None
 
     def freeze(self):
-        """The server stops reading and writing, but its connections stay open."""
+        """The server stops reading and writing, but its connections stay open. It has stopped when this returns."""
         self.process.send_signal(signal.SIGSTOP)
+        eventually(lambda: proc.stopped(self.process.pid), "the server has stopped")
 
     def thaw(self):
         self.process.send_signal(signal.SIGCONT)

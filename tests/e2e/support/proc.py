@@ -19,6 +19,12 @@ def alive(pid):
     return found is not None and not found["State"].startswith("Z")
 
 
+def stopped(pid):
+    """Whether all its threads are stopped, which takes a moment after the signal."""
+    states = [status(f"{pid}/task/{task}") for task in os.listdir(f"/proc/{pid}/task")]
+    return all(found is None or found["State"].startswith("T") for found in states)
+
+
 def rss(pid):
     """Resident memory in bytes."""
     return int(status(pid)["VmRSS"].split()[0]) * 1024
