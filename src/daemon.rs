@@ -53,6 +53,7 @@ use crate::tools::child;
 use crate::traceparent::Traceparent;
 use admission::Shares;
 use crossbeam_channel::{Receiver, Sender, after, never, select};
+use fleet::Arriving;
 use handover::Notice;
 use notices::Notifier;
 use operators::{Asked, Operators};
@@ -191,6 +192,8 @@ struct Daemon {
     /// There while the owner's hosts are one service.
     fleet: Option<Arc<Fleet>>,
     hosts: Option<Hosts>,
+    /// Sessions that other hosts are about to give to this one.
+    arriving: BTreeMap<String, Arriving>,
     /// Sessions that only their host can go on with, which is down.
     waits_for_host: BTreeMap<String, Subscribed>,
     spill_root: SpillRoot,
@@ -253,6 +256,8 @@ pub(crate) enum Fatal {
     /// What it needs of others is not there, and will not come by itself.
     Unusable(String),
     Failed(String),
+    /// It was told to end before.
+    Stopped,
 }
 
 impl Fatal {
@@ -263,6 +268,7 @@ impl Fatal {
             // EX_CONFIG.
             Fatal::Unusable(_) => 78,
             Fatal::Failed(_) => 1,
+            Fatal::Stopped => 0,
         }
     }
 }
@@ -271,6 +277,7 @@ impl fmt::Display for Fatal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fatal::Taken(text) | Fatal::Unusable(text) | Fatal::Failed(text) => f.write_str(text),
+            Fatal::Stopped => f.write_str("stopped before it had begun"),
         }
     }
 }
@@ -361,6 +368,7 @@ impl Daemon {
                 self.supervisor.alive();
                 self.tell_status();
                 self.remind();
+                self.give_up_arriving();
                 self.release_memory();
             }
             Event::Heartbeat => {
@@ -509,12 +517,14 @@ impl Daemon {
                         subscription.drain(LAST_CALL);
                     });
                 }
-                self.tell_all(|| Command::Drain);
                 self.phase = Phase::Draining(now + self.config.grace);
+                // First, since one that is idle ends at the second word.
+                self.sessions.values().for_each(|entry| self.send_elsewhere(entry));
+                self.tell_all(|| Command::Drain);
             }
             Phase::Draining(_) => {
-                self.tell_all(|| Command::End(EndReason::ShutDown));
                 self.phase = Phase::Ending(now + END_TIMEOUT);
+                self.force_end();
             }
             Phase::Handing { forced: false, .. } => self.force_handing(),
             Phase::Handing { end, .. } | Phase::Ending(end) if end <= now => {
@@ -550,10 +560,14 @@ impl Daemon {
             Phase::Serving => {
                 let stopping = self.sessions.values().filter(|entry| !entry.stoppers.is_empty());
                 stopping.for_each(|entry| entry.end(EndReason::Stopped));
+                self.sessions.values().for_each(|entry| self.send_elsewhere(entry));
             }
             Phase::Handing { .. } => self.remind_of_handing(),
-            Phase::Draining(_) => self.tell_all(|| Command::Drain),
-            Phase::Ending(_) => self.tell_all(|| Command::End(EndReason::ShutDown)),
+            Phase::Draining(_) => {
+                self.sessions.values().for_each(|entry| self.send_elsewhere(entry));
+                self.tell_all(|| Command::Drain);
+            }
+            Phase::Ending(_) => self.force_end(),
         }
     }
 

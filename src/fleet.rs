@@ -10,9 +10,11 @@
 //! | `record.rs` | what is stored: records, and what a session's records say together; no I/O |
 //! | `session_log.rs` | the thread that stores what one session writes |
 //! | `hosts.rs` | the thread that keeps this host's card and looks for sessions of hosts that are gone |
+//! | `moving.rs` | how a session goes to another host while its own one lives |
 //! | `rank.rs` | which host goes on with a session |
 
 mod hosts;
+mod moving;
 mod rank;
 mod record;
 mod session_log;
@@ -23,6 +25,7 @@ use crate::nats::jetstream::{API_LEVEL, Discard, JetStream, JetStreamError, Stre
 use crate::sync::lock;
 use crossbeam_channel::Sender;
 pub(crate) use hosts::{Found, Hosts, Install};
+use record::{Head, Kind};
 pub(crate) use session_log::{Claim, Lease, SessionLog, Told};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -95,26 +98,19 @@ impl Fleet {
         };
         let deadline = Instant::now() + STREAMS_WITHIN;
         let begun = Instant::now();
-        let account = loop {
-            match jetstream.account(ASK_TIME) {
-                Ok(account) => break account,
-                // Servers that elect who leads are silent; where nobody listens nobody will.
-                Err(e) if e.is_absent() && begun.elapsed() >= LISTENS_WITHIN || e.is_not_enabled() => {
-                    return Err(format!("the NATS server has no JetStream for this user: {e}"));
-                }
-                Err(e) if !e.may_pass() || Instant::now() >= deadline => {
-                    return Err(format!("the NATS server does not say what JetStream it has: {e}"));
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(50)),
-            }
-        };
+        // Servers that elect who leads are silent; where nobody listens nobody will.
+        let may_pass = |e: &JetStreamError| e.may_pass() && !(e.is_absent() && begun.elapsed() >= LISTENS_WITHIN);
+        let account = asked(deadline, may_pass, || jetstream.account(ASK_TIME)).map_err(|e| match e {
+            e if e.is_absent() || e.is_not_enabled() => format!("the NATS server has no JetStream for this user: {e}"),
+            e => format!("the NATS server does not say what JetStream it has: {e}"),
+        })?;
         if account.api_level() < API_LEVEL {
             let level = account.api_level();
             return Err(format!("its JetStream has API level {level}, and {API_LEVEL} is needed (nats-server 2.11)"));
         }
         for stream in [logs, cards] {
             // One that is there and was made by somebody in another way is used as it is.
-            let made = asked(deadline, || match jetstream.stream(&stream.name, ASK_TIME) {
+            let made = asked(deadline, JetStreamError::may_pass, || match jetstream.stream(&stream.name, ASK_TIME) {
                 Err(e) if e.is_not_found() => jetstream.create_stream(&stream, ASK_TIME),
                 there => there,
             });
@@ -177,16 +173,26 @@ impl Fleet {
         session_log::end(self, session, last)
     }
 
+    /// What a record of this host begins with.
+    fn head(&self, kind: Kind) -> Head {
+        let (host, boot) = (self.options.host.clone(), self.boot.clone());
+        Head { kind, host, boot, shared: false, offset: 0, more: false }
+    }
+
     fn log_subject(&self, session: &str) -> String {
         format!("ag.log.{}.{session}", self.options.owner)
     }
 }
 
 /// Asks again while that may help and there is time.
-fn asked<T>(deadline: Instant, ask: impl Fn() -> Result<T, JetStreamError>) -> Result<T, JetStreamError> {
+fn asked<T>(
+    deadline: Instant,
+    may_pass: impl Fn(&JetStreamError) -> bool,
+    ask: impl Fn() -> Result<T, JetStreamError>,
+) -> Result<T, JetStreamError> {
     loop {
         match ask() {
-            Err(e) if e.may_pass() && Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+            Err(e) if may_pass(&e) && Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
             done => return done,
         }
     }

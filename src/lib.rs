@@ -76,7 +76,7 @@
 //! | `reload` | the configuration that is read again | a disk | done |
 //! | `sweep` | folders that a dead daemon left behind | a disk | done |
 //! | `l-<id>` | the log of one session that other hosts can go on with | its session, JetStream | its session ends, or is another host's |
-//! | `fleet`, `fleet-here` | this host's card and the look for sessions of hosts that went; the answer that it is there | a clock, JetStream; a channel | told to stop |
+//! | `fleet`, `fleet-here` | this host's card and the look for sessions of hosts that went; what other hosts ask and give | a clock, JetStream; a channel | told to stop |
 //! | `audit` | the audit log, if there is one | a channel | no session and no daemon has it any more |
 //! | `image`, `walk` | one picture or tree that is looked at | nothing can interrupt a decoder, so that who cancels does not wait | done, or at the next step |
 //! | `runner`, `confine` | the answers, or the end, of the process that one session's tools run in | its socket | that process ends |

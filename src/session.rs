@@ -243,8 +243,7 @@ pub(crate) fn run<W: Wire>(parts: Box<Parts<W>>) -> EndReason {
         None => session.open_with(storage, first).unwrap_or_else(|| session.serve()),
         Some(reason) => session.never_begin(first, reason),
     };
-    session.end(reason);
-    reason
+    session.end(reason)
 }
 
 impl<W: Wire> Session<W> {
@@ -362,6 +361,7 @@ impl<W: Wire> Session<W> {
     fn serve(&mut self) -> EndReason {
         loop {
             let event = self.next_event();
+            self.tell_late(false);
             if let ControlFlow::Break(reason) = self.handle_event(event) {
                 return reason;
             }
@@ -398,7 +398,7 @@ impl<W: Wire> Session<W> {
     #[inline(never)]
     fn handle_event(&mut self, event: Event<W::Message>) -> ControlFlow<EndReason> {
         match event {
-            Event::Command(Command::End(EndReason::Replaced)) => {
+            Event::Command(Command::End(EndReason::Replaced | EndReason::Given)) => {
                 return ControlFlow::Break(self.leave(false).unwrap_or(EndReason::ShutDown));
             }
             Event::Command(Command::End(reason)) => return ControlFlow::Break(reason),

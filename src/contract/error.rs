@@ -390,6 +390,11 @@ impl ReplyError {
         ReplyError::coded(ErrorKind::Moved, format!("the session is at the host {host}; send it again"))
     }
 
+    /// The session was to come to this host, and has not.
+    pub(crate) fn moved_on() -> ReplyError {
+        ReplyError::coded(ErrorKind::Moved, "the session is on its way between two hosts; send it again")
+    }
+
     /// The session waits for its host.
     pub(crate) fn host_down(host: &str) -> ReplyError {
         ReplyError::coded(ErrorKind::HostDown, format!("the session waits for its host {host}, which is down"))

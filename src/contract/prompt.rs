@@ -81,9 +81,9 @@ pub(crate) enum Command {
     End(EndReason),
     /// Take nothing more, finish the prompt that is running, then end.
     Drain,
-    /// Leave for the process that replaces this one, as soon as nothing is in the middle of something.
+    /// Leave for the process that replaces this one, or for another host, as soon as nothing is in the middle of something.
     HandOver(Arc<dyn Successor>),
-    /// That process is gone: stay.
+    /// Nobody else is to have it: stay.
     Stay,
     Control(Box<ControlRequest>),
 }
@@ -96,8 +96,10 @@ pub(crate) enum EndReason {
     ShutDown,
     /// Another process goes on with it.
     Replaced,
-    /// Another host goes on with it.
+    /// Another host has it, and goes on with it.
     Moved,
+    /// This host has given it to another one, which goes on with it.
+    Given,
     /// The only prompt of an ephemeral run is answered.
     Finished,
 }
@@ -110,15 +112,23 @@ impl EndReason {
             EndReason::Expired => "expired",
             EndReason::ShutDown => "shutdown",
             EndReason::Replaced => "replaced",
-            EndReason::Moved => "moved",
+            EndReason::Moved | EndReason::Given => "moved",
             EndReason::Finished => "finished",
         }
     }
 }
 
-/// The process that takes this one's place.
+/// Who goes on with a session that leaves.
+pub(crate) enum Next {
+    /// Another process on this host.
+    Process,
+    /// The host of that name.
+    Host(String),
+}
+
+/// Who takes the place of this process, for one session or all of them.
 pub(crate) trait Successor: Send + Sync {
-    /// Makes it listen for what comes for a session, which then ends here. False if it cannot, so that the session stays. To be
+    /// Makes it listen for what comes for a session, which then ends here. `None` if it cannot, so that the session stays. To be
     /// called when all that was said in the session was handed to the wire; it has arrived when this returns.
-    fn prepare(&self, session: &SessionIdentity) -> bool;
+    fn prepare(&self, session: &SessionIdentity) -> Option<Next>;
 }

@@ -39,6 +39,70 @@ pub(crate) trait Reply: Send + Sync {
     }
 }
 
+/// A reply that adds something to another one, to which everything is passed on.
+pub(crate) trait Layer: Send + Sync {
+    fn inner(&self) -> &dyn Reply;
+    /// Called before anything is said but the end, and may wait then; false = it is not to be said.
+    fn may_speak(&self) -> bool {
+        true
+    }
+    /// Called before the answer's end is passed on.
+    fn ends(&self, _result: &Result<(), ReplyError>) {}
+}
+
+impl<L: Layer> Reply for L {
+    fn accepted(&self) {
+        if self.may_speak() {
+            self.inner().accepted();
+        }
+    }
+
+    fn text(&self, text: &str, cancel: &Cancel) {
+        if self.may_speak() {
+            self.inner().text(text, cancel);
+        }
+    }
+
+    fn restart(&self, restart: Restart) {
+        if self.may_speak() {
+            self.inner().restart(restart);
+        }
+    }
+
+    fn flush(&self) {
+        if self.may_speak() {
+            self.inner().flush();
+        }
+    }
+
+    fn event(&self, event: &AgentEvent) {
+        if self.may_speak() {
+            self.inner().event(event);
+        }
+    }
+
+    fn finish(&self, result: Result<(), ReplyError>) {
+        self.ends(&result);
+        self.inner().finish(result);
+    }
+
+    fn wait_said(&self, within: Duration) {
+        self.inner().wait_said(within);
+    }
+
+    fn leave(&self) -> bool {
+        self.inner().leave()
+    }
+
+    fn ends_with_host(&self) -> bool {
+        self.inner().ends_with_host()
+    }
+
+    fn address(&self) -> Option<Value> {
+        self.inner().address()
+    }
+}
+
 /// For prompts whose answer nobody waits for; those who listen see it in the events.
 pub(crate) struct SilentReply;
 
@@ -77,6 +141,77 @@ impl Restart {
         match self.void_bytes {
             Some(bytes) => json!({"attempt": self.attempt, "voidBytes": bytes}),
             None => json!({"attempt": self.attempt, "voidBytes": self.void(), "reason": "host_restarted"}),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::lock;
+    use std::sync::Mutex;
+
+    /// Writes down what it is asked for.
+    #[derive(Default)]
+    struct Record(Mutex<Vec<&'static str>>);
+
+    impl Record {
+        fn note(&self, what: &'static str) {
+            lock(&self.0).push(what);
+        }
+    }
+
+    impl Reply for Record {
+        fn accepted(&self) {
+            self.note("accepted");
+        }
+        fn text(&self, _text: &str, _cancel: &Cancel) {
+            self.note("text");
+        }
+        fn restart(&self, _restart: Restart) {
+            self.note("restart");
+        }
+        fn flush(&self) {
+            self.note("flush");
+        }
+        fn event(&self, _event: &AgentEvent) {
+            self.note("event");
+        }
+        fn finish(&self, _result: Result<(), ReplyError>) {
+            self.note("finish");
+        }
+        fn ends_with_host(&self) -> bool {
+            true
+        }
+    }
+
+    struct Around(Record, bool);
+
+    impl Layer for Around {
+        fn inner(&self) -> &dyn Reply {
+            &self.0
+        }
+        fn may_speak(&self) -> bool {
+            self.1
+        }
+        fn ends(&self, result: &Result<(), ReplyError>) {
+            assert!(result.is_ok());
+            self.0.note("ends");
+        }
+    }
+
+    #[test]
+    fn a_layer_passes_everything_on_or_all_but_the_end() {
+        for (may_speak, expected) in [(true, "accepted text restart flush event ends finish"), (false, "ends finish")] {
+            let reply = Around(Record::default(), may_speak);
+            reply.accepted();
+            reply.text("x", &Cancel::new());
+            reply.restart(Restart { attempt: 2, void_bytes: None });
+            reply.flush();
+            reply.event(&AgentEvent::AgentStart);
+            reply.finish(Ok(()));
+            assert!(reply.ends_with_host());
+            assert_eq!(lock(&reply.0.0).join(" "), expected);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::requests::Work;
 use super::{Daemon, LAST_CALL, Phase, starting};
 use crate::contract::error::DaemonError;
+use crate::contract::prompt::Command;
 use crate::contract::request::{Drain, Request};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -34,7 +35,13 @@ impl Daemon {
         if self.slots.is_paused() != drain.on {
             log::info!("{}", if drain.on { "draining: nothing new begins" } else { "new work begins again" });
         }
+        let goes_on = self.slots.is_paused() && !drain.on && matches!(self.phase, Phase::Serving);
         self.slots.pause(drain.on);
+        // Those that other hosts can go on with go there, and those that have not gone stay after all.
+        self.sessions.values().for_each(|entry| self.send_elsewhere(entry));
+        if goes_on {
+            self.tell_all(|| Command::Stay);
+        }
         self.share_intake();
         self.tell_status();
         let queued: usize = self.sessions.values().map(|entry| entry.stats.queued()).sum();

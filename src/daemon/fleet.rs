@@ -1,20 +1,30 @@
 //! The owner's hosts as one service: how the main thread takes part, and how a session of a host that is gone gets here.
 
-use super::{Daemon, Fatal};
+use super::{Daemon, Entry, Fatal, Phase};
 use crate::config::Config;
 use crate::contract::error::{DaemonError, ReplyError};
 use crate::contract::identity::SessionIdentity;
+use crate::contract::prompt::{Command, EndReason, Next, Successor};
 use crate::files;
 use crate::fleet::{Claim, Fleet, Found, Hosts, Install, SessionLog};
-use crate::nats::Connection;
+use crate::nats::{Connection, ConnectionEvent};
 use crate::service::session_subjects::Subscribed;
 use crate::session::Storage;
 use crate::session::state_dir::{SavedSession, StateDir};
 use crate::transcript::locate;
+use crossbeam_channel::{Receiver, after, select};
 use serde::Deserialize;
+use serde_json::json;
+use signal_hook::consts::SIGHUP;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long NATS may be away when the host starts, seconds below the 90 s that systemd gives a service to start.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(60);
+/// How long a session that another host gives to this one may be on its way.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(15);
 
 /// What a session's log has beside its file.
 #[derive(Deserialize)]
@@ -31,6 +41,27 @@ struct Installer {
     agent_dir: PathBuf,
 }
 
+/// A session that another host is about to give to this one.
+pub(super) struct Arriving {
+    /// What comes for it meanwhile.
+    subscribed: Subscribed,
+    until: Instant,
+}
+
+/// Another host of the fleet, which goes on with one session.
+struct NextHost {
+    fleet: Arc<Fleet>,
+    state: Arc<StateDir>,
+}
+
+impl Successor for NextHost {
+    fn prepare(&self, session: &SessionIdentity) -> Option<Next> {
+        let saved = self.state.session(&session.id)?;
+        let kept = json!({"session": saved, "starts": self.state.starts()}).to_string();
+        self.fleet.prepare(&session.id, kept.as_bytes()).map(Next::Host)
+    }
+}
+
 /// Takes part, if this host is to.
 ///
 /// # Errors
@@ -39,6 +70,43 @@ pub(super) fn open(config: &Config, connection: &Connection, replaces: bool) -> 
     let Some(options) = &config.fleet else { return Ok(None) };
     let opened = Fleet::open(connection, options.clone(), replaces);
     opened.map(Some).map_err(|why| Fatal::Unusable(format!("this host cannot be one of a fleet: {why}")))
+}
+
+/// Waits for the first connection, without which it is not known what this host has.
+///
+/// # Errors
+/// There is none in time, and why; or the process is told to end.
+pub(super) fn wait_connected(
+    events: &Receiver<ConnectionEvent>,
+    signals: &Receiver<i32>,
+) -> Result<ConnectionEvent, Fatal> {
+    let deadline = after(CONNECTS_WITHIN);
+    let mut why = None;
+    loop {
+        select! {
+            recv(events) -> event => match event {
+                Ok(connected @ ConnectionEvent::Connected { .. }) => return Ok(connected),
+                Ok(ConnectionEvent::ConnectFailed { server, error }) => {
+                    let (is_first, within) = (why.is_none(), CONNECTS_WITHIN.as_secs());
+                    let error = why.insert(format!("{server}: {error}"));
+                    if is_first {
+                        log::warn!("no connection to {error}; this host waits for NATS up to {within} s before it serves");
+                    }
+                }
+                Ok(ConnectionEvent::ServerError(error)) => why = Some(error),
+                Ok(_) => {}
+                Err(_) => return Err(Fatal::Failed("the connection is closed".into())),
+            },
+            recv(signals) -> signal => match signal {
+                Ok(SIGHUP) => {}
+                Ok(_) | Err(_) => return Err(Fatal::Stopped),
+            },
+            recv(deadline) -> _ => {
+                let why = why.unwrap_or_else(|| "no answer".into());
+                return Err(Fatal::Failed(format!("no connection to NATS, without which this host cannot be one of a fleet: {why}")));
+            }
+        }
+    }
 }
 
 impl Daemon {
@@ -84,8 +152,15 @@ impl Daemon {
                 if let Some(saved) = self.state.as_ref().and_then(|state| state.session(&session))
                     && self.named(&session).is_none()
                 {
-                    self.restore_or_warn(saved, None, Claim::Theirs(last));
+                    let subscribed = self.arriving.remove(&session).map(|arriving| arriving.subscribed);
+                    self.restore_or_warn(saved, subscribed, Claim::Theirs(last));
                 }
+            }
+            Found::Coming { session, state, answer } => {
+                let prepared = self.prepare_for(&session, &state);
+                let why = prepared.as_ref().err();
+                why.inspect(|why| log::debug!("session {session} cannot come here: {why}"));
+                answer.answer(prepared.is_ok());
             }
             Found::Down { session, host } => {
                 log::warn!("session {session} waits for its host {host}, which is down");
@@ -95,6 +170,75 @@ impl Daemon {
                 }
             }
             Found::Up { session } => drop(self.waits_for_host.remove(&session)),
+        }
+    }
+}
+
+impl Daemon {
+    /// Listens for what comes for a session that another host is about to give to this one.
+    ///
+    /// # Errors
+    /// Why it cannot come here.
+    fn prepare_for(&mut self, session: &str, state: &[u8]) -> Result<(), String> {
+        if !matches!(self.phase, Phase::Serving) || self.slots.is_paused() {
+            return Err("this host lets nothing new begin".into());
+        }
+        if self.named(session).is_some() {
+            return Err("the session that was here before has not ended".into());
+        }
+        let Kept { session: saved, .. } = serde_json::from_slice(state).map_err(|e| e.to_string())?;
+        if *saved.id != *session || !saved.cwd.is_dir() {
+            return Err(format!("{} is not here", saved.cwd.display()));
+        }
+        self.services.resolve(&saved.model).map_err(|e| e.to_string())?;
+        let identity = self.saved_identity(saved)?;
+        let until = Instant::now() + ARRIVES_WITHIN;
+        if let Some(arriving) = self.arriving.get_mut(session) {
+            arriving.until = until;
+            return Ok(());
+        }
+        let subscribed = Subscribed::to(&self.host, &identity, self.config.max_queue).map_err(|e| e.to_string())?;
+        self.arriving.insert(session.to_owned(), Arriving { subscribed, until });
+        Ok(())
+    }
+
+    /// Does not wait any longer for sessions that were to come: whoever had them has them still, or is gone.
+    pub(super) fn give_up_arriving(&mut self) {
+        let now = Instant::now();
+        let late: Vec<String> =
+            self.arriving.iter().filter(|(_, a)| a.until <= now).map(|(id, _)| id.clone()).collect();
+        for session in late {
+            log::warn!("session {session} was to come here, and has not come");
+            let gone = self.arriving.remove(&session);
+            gone.into_iter().for_each(|gone| gone.subscribed.refuse_all(&self.host, self.config.max_queue));
+        }
+    }
+
+    /// Other hosts can go on with a session.
+    fn can_go_elsewhere(&self, entry: &Entry) -> bool {
+        self.hosts.is_some() && entry.movable && entry.identity.named && entry.identity.shared_workspace
+    }
+
+    /// Has a session go to another host, if it can, while this one lets nothing new begin or ends. To be called for each that
+    /// begins meanwhile, and again for those that found no host.
+    pub(super) fn send_elsewhere(&self, entry: &Entry) {
+        let leaves = match self.phase {
+            Phase::Serving => self.slots.is_paused(),
+            Phase::Draining(_) | Phase::Ending(_) => true,
+            Phase::Handing { .. } => false,
+        };
+        if let (true, Some(fleet), Some(state)) = (leaves && self.can_go_elsewhere(entry), &self.fleet, &self.state) {
+            let next = NextHost { fleet: fleet.clone(), state: state.clone() };
+            let _ = entry.commands.try_send(Command::HandOver(Arc::new(next)));
+        }
+    }
+
+    /// How the sessions end that are in the middle of something when the time is up: where other hosts can go on with them they
+    /// do.
+    pub(super) fn force_end(&self) {
+        for entry in self.sessions.values() {
+            self.send_elsewhere(entry);
+            entry.end(if self.can_go_elsewhere(entry) { EndReason::Given } else { EndReason::ShutDown });
         }
     }
 }

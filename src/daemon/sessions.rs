@@ -373,6 +373,7 @@ impl Daemon {
         let entry = Entry { identity, stats, caller, commands, service, stoppers: Vec::new(), movable, thread };
         self.heartbeat(&entry);
         self.hand_over_session(&entry);
+        self.send_elsewhere(&entry);
         self.started += 1;
         self.shares.began(&entry.caller, !entry.identity.named);
         self.sessions.insert(entry.identity.instance_id.clone(), entry);

@@ -59,8 +59,11 @@ impl Daemon {
         let notices = notifier.as_ref().map(Notifier::notices);
         let audit = auditing::start(&config, &connection)?;
         // Up to here nothing has changed for the process that is to be replaced.
-        let waits = predecessor.is_some() || config.fleet.is_some();
-        let connected = waits.then(|| replacing::wait_connected(&connection_events)).transpose()?;
+        let connected = match (&predecessor, &config.fleet) {
+            (Some(_), _) => Some(replacing::wait_connected(&connection_events)?),
+            (None, Some(_)) => Some(super::fleet::wait_connected(&connection_events, &signals)?),
+            (None, None) => None,
+        };
         let fleet = super::fleet::open(&config, &connection, predecessor.is_some())?;
         let nonces = state.as_ref().map(|state| state.nonces());
         let state = match &mut predecessor {
@@ -97,6 +100,7 @@ impl Daemon {
             host,
             fleet,
             hosts: None,
+            arriving: BTreeMap::new(),
             waits_for_host: BTreeMap::new(),
             session_options: Arc::new(config.session_options(ledger.clone(), audit.clone(), notices)),
             ledger,

@@ -4,9 +4,9 @@
 //! was away for a while lets all cards expire. Nor does it do harm to take a living host for a dead one: the next record
 //! decides whose the session is.
 
+use super::moving::{Preparing, Taker};
 use super::rank::rank;
-use super::record::{Head, Kind, decode};
-use super::session_log::read;
+use super::record::{Kind, decode};
 use super::{ASK_TIME, CARDS, Fleet, LOGS};
 use crate::clock::now_ms;
 use crate::nats::jetstream::JetStreamError;
@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Between two looks at the cards of the others.
@@ -35,8 +35,8 @@ const MOST: usize = 1024;
 const AT_A_TIME: usize = 256;
 /// Hosts that wait until others had their chance wait this long for each.
 const PER_RANK: Duration = Duration::from_secs(2);
-/// Questions whether we are there that may wait.
-const QUESTIONS: usize = 64;
+/// What other hosts say may wait.
+const QUESTIONS: usize = 1024;
 /// Sessions that may wait for the main thread.
 const FOUND: usize = 1024;
 /// A card of a host that went is this message instead.
@@ -46,6 +46,8 @@ const MARKER: &str = "Nats-Marker-Reason";
 pub(crate) enum Found {
     /// This host is to go on with it; with the last record of its owner before.
     Session { session: String, last: u64 },
+    /// Its host is about to give it to this one, which shall listen for it; with what is needed of it beside its file.
+    Coming { session: String, state: Vec<u8>, answer: Preparing },
     /// It waits for its host, and this host tells so to those who ask for it.
     Down { session: String, host: String },
     /// Its host is there again.
@@ -53,7 +55,7 @@ pub(crate) enum Found {
 }
 
 /// Puts a session that has to be gone on with where this host keeps those of its own.
-pub(crate) trait Install: Send {
+pub(crate) trait Install: Send + Sync {
     /// Whether the session is one of this host's.
     fn has(&self, session: &str) -> bool;
 
@@ -75,8 +77,7 @@ pub(crate) struct Hosts {
 
 struct Watch {
     fleet: Arc<Fleet>,
-    install: Box<dyn Install>,
-    found: Sender<Found>,
+    taker: Arc<Taker>,
     /// The connection in use, and since when.
     connected: (u64, Instant),
     /// The sequence of our card.
@@ -102,19 +103,14 @@ impl Hosts {
         let (to, questions) = bounded::<Box<Message>>(QUESTIONS);
         let subject = fleet.here_subject(fleet.host());
         let here = fleet.connection.subscribe(&subject, None, to).map_err(|e: PublishError| e.to_string())?;
-        let connection = fleet.connection.clone();
-        let answer = move || {
-            for question in &questions {
-                let reply = question.reply.as_deref();
-                reply.iter().for_each(|reply| drop(connection.publish(reply, None, &[], b"here")));
-            }
-        };
         let (found, receiver) = bounded(FOUND);
+        let taker = Arc::new(Taker { fleet: fleet.clone(), install, found, taking: Mutex::default() });
+        let of_thread = taker.clone();
+        let answer = move || questions.iter().for_each(|question| of_thread.answer(&question));
         let (stop, stopped) = bounded(0);
         let mut watch = Watch {
             fleet: fleet.clone(),
-            install,
-            found,
+            taker,
             connected: (0, Instant::now()),
             card: 0,
             renewed: None,
@@ -150,8 +146,15 @@ impl Fleet {
         format!("$KV.AGH.{}.{host}", self.options.owner)
     }
 
+    /// The hosts that have a card.
+    pub(super) fn cards(&self) -> Result<BTreeSet<String>, JetStreamError> {
+        let cards = self.jetstream.last_of_each(CARDS, &[&self.card_subject("*")], MOST, ASK_TIME)?;
+        let cards = cards.iter().filter(|card| card.header(MARKER).is_none());
+        Ok(cards.filter_map(|card| Some(card.subject.rsplit('.').next()?.to_owned())).collect())
+    }
+
     /// Where a host says that it is there.
-    fn here_subject(&self, host: &str) -> String {
+    pub(super) fn here_subject(&self, host: &str) -> String {
         format!("agents.peer.pi-exec.{}.{host}", self.options.owner)
     }
 
@@ -230,11 +233,7 @@ impl Watch {
 
     /// Looks who is there, and for sessions of those who are not.
     fn look(&mut self) -> Result<(), JetStreamError> {
-        let pattern = self.fleet.card_subject("*");
-        let cards = self.fleet.jetstream.last_of_each(CARDS, &[&pattern], MOST, ASK_TIME)?;
-        let cards = cards.iter().filter(|card| card.header(MARKER).is_none());
-        let cards: BTreeSet<String> =
-            cards.filter_map(|card| Some(card.subject.rsplit('.').next()?.to_owned())).collect();
+        let cards = self.fleet.cards()?;
         let someone_went = self.cards.difference(&cards).next().is_some();
         let due = self.scanned.is_none_or(|scanned| scanned.elapsed() >= SCAN);
         self.cards = cards;
@@ -257,8 +256,12 @@ impl Watch {
         for last in lasts {
             let Some(session) = last.subject.rsplit('.').next().map(str::to_owned) else { continue };
             let Some((head, _)) = decode(&last.payload) else { continue };
-            if head.host == self.fleet.host() && !self.install.has(&session) {
-                self.fleet.clear(&session, last.sequence)?;
+            if head.host == self.fleet.host() && !self.taker.install.has(&session) {
+                if head.kind == Kind::Give {
+                    self.take(&session, "it was given to this host")?;
+                } else {
+                    self.fleet.clear(&session, last.sequence)?;
+                }
             }
             if head.host == self.fleet.host() || head.kind == Kind::End || self.failed.contains_key(&session) {
                 continue;
@@ -274,7 +277,7 @@ impl Watch {
                     is_there
                 }
             };
-            if is_there || self.install.has(&session) {
+            if is_there || self.taker.install.has(&session) {
                 continue;
             }
             let hosts = self.cards.iter().map(String::as_str);
@@ -282,7 +285,7 @@ impl Watch {
             if !head.shared {
                 if rank == 0 {
                     if !self.down.contains(&session) {
-                        self.tell(Found::Down { session: session.clone(), host: head.host });
+                        self.taker.tell(Found::Down { session: session.clone(), host: head.host });
                     }
                     down.insert(session);
                 }
@@ -291,33 +294,20 @@ impl Watch {
             let since = *self.waiting.get(&session).unwrap_or(&Instant::now());
             waiting.insert(session.clone(), since);
             if since.elapsed() >= PER_RANK * u32::try_from(rank).unwrap_or(u32::MAX) {
-                self.take(&session, &head)?;
+                self.take(&session, &format!("its host {} is gone", head.host))?;
             }
         }
         for session in self.down.difference(&down) {
-            self.tell(Found::Up { session: session.clone() });
+            self.taker.tell(Found::Up { session: session.clone() });
         }
         (self.waiting, self.down) = (waiting, down);
         Ok(())
     }
 
-    fn tell(&self, found: Found) {
-        // Nobody takes part any more when the main thread is gone.
-        let _ = self.found.send(found);
-    }
-
-    /// Brings a session here. Whether it is ours its next record decides.
-    fn take(&mut self, session: &str, head: &Head) -> Result<(), JetStreamError> {
-        let (rebuilt, last) = read(&self.fleet, session)?;
-        // Without it nothing was accepted.
-        let Some(state) = rebuilt.state else { return Ok(()) };
-        log::info!("session {session}: its host {} is gone, and it goes on here", head.host);
-        match self.install.install(session, &state, &rebuilt.file) {
-            Ok(()) => self.tell(Found::Session { session: session.to_owned(), last }),
-            Err(e) => {
-                log::warn!("session {session} cannot be gone on with here: {e}");
-                self.failed.insert(session.to_owned(), Instant::now());
-            }
+    fn take(&mut self, session: &str, why: &str) -> Result<(), JetStreamError> {
+        log::info!("session {session}: {why}, and it goes on here");
+        if !self.taker.take(session)? {
+            self.failed.insert(session.to_owned(), Instant::now());
         }
         Ok(())
     }

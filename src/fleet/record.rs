@@ -13,6 +13,8 @@ pub(super) enum Kind {
     New,
     /// The session has this owner from here on.
     Own,
+    /// The session has this owner from here on, as the one before wants it. It goes on once that one has taken it.
+    Give,
     /// What a host needs to go on with the session, beside its file.
     State,
     /// A part of the session file.
@@ -58,7 +60,7 @@ pub(super) fn stored_until(head: &Head, bytes: &[u8]) -> u64 {
     match head.kind {
         Kind::File if head.more => 0,
         Kind::File => head.offset + bytes.len() as u64,
-        Kind::New | Kind::Own | Kind::State | Kind::End => head.offset,
+        Kind::New | Kind::Own | Kind::Give | Kind::State | Kind::End => head.offset,
     }
 }
 
@@ -77,7 +79,7 @@ impl Rebuilt {
         match head.kind {
             Kind::New => *self = Rebuilt::default(),
             // Whoever was before does not go on with its shipment.
-            Kind::Own => self.parts.clear(),
+            Kind::Own | Kind::Give => self.parts.clear(),
             Kind::State => self.state = Some(bytes.to_vec()),
             Kind::End => *self = Rebuilt::default(),
             Kind::File => {
@@ -123,6 +125,7 @@ mod tests {
             (head(Kind::File, 7, true), 0),
             (head(Kind::State, 7, false), 7),
             (head(Kind::Own, 7, false), 7),
+            (head(Kind::Give, 7, false), 7),
         ] {
             assert_eq!(stored_until(&record, b"abc"), expected, "{record:?}");
         }
@@ -130,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_file_is_what_was_shipped_wholly() {
-        use Kind::{File, New, Own, State};
+        use Kind::{File, Give, New, Own, State};
         for (records, file) in [
             (vec![(New, 0, false, ""), (File, 0, false, "one\n"), (File, 4, false, "two\n")], Some("one\ntwo\n")),
             // In parts, of which the last one has not come.
@@ -141,6 +144,7 @@ mod tests {
                 vec![(File, 0, false, "a\n"), (File, 0, true, "b"), (Own, 2, false, ""), (File, 0, false, "a\nc\n")],
                 Some("a\nc\n"),
             ),
+            (vec![(File, 0, false, "a\n"), (Give, 2, false, ""), (Own, 2, false, "")], Some("a\n")),
             // Written anew, and shorter.
             (vec![(File, 0, false, "long\n"), (File, 0, false, "x\n")], Some("x\n")),
             // Another session of that name.

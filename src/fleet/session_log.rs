@@ -31,6 +31,8 @@ const LOOK_AROUND: Duration = Duration::from_secs(3600);
 const PAUSE: Duration = Duration::from_millis(20);
 /// How many records are read at a time.
 const BATCH: usize = 256;
+/// How long it may take to give a session to another host.
+const GIVE_TIME: Duration = Duration::from_secs(3);
 /// How long the end of a session may take to be stored.
 const END_TIME: Duration = Duration::from_secs(2);
 
@@ -54,6 +56,8 @@ pub(crate) enum Told {
     Stored(u64),
     /// What was written cannot be stored for now, and why.
     Failed(String),
+    /// The session is the host's that it was to be given to, with all that was written. Nothing more is told.
+    Given,
     /// The session is another host's, if it is known whose, and whether that is there. Nothing more is told.
     Moved { host: String, is_there: bool },
 }
@@ -88,6 +92,8 @@ pub(super) struct Shared {
     /// What a host needs to go on with the session, if it has changed.
     state: Mutex<Option<Vec<u8>>>,
     file: Mutex<Option<PathBuf>>,
+    /// The host that the session is to be given to.
+    give: Mutex<Option<String>>,
     /// Look whether the session is still ours.
     verify: AtomicBool,
     /// The session is over for good.
@@ -175,6 +181,22 @@ impl SessionLog {
         Lease { fleet: self.fleet.clone(), shared: self.shared.clone() }
     }
 
+    /// Gives the session to another host, behind everything that was written. False if it is not known in time that this host
+    /// has it: the log tells later whose it is.
+    pub(crate) fn give(mut self, host: &str) -> bool {
+        *lock(&self.shared.give) = Some(host.to_owned());
+        self.store();
+        let deadline = Instant::now() + GIVE_TIME;
+        while let Ok(told) = self.told.recv_deadline(deadline) {
+            match told {
+                Told::Given => return true,
+                Told::Owned | Told::Stored(_) => {}
+                Told::Failed(_) | Told::Moved { .. } => return false,
+            }
+        }
+        false
+    }
+
     /// The session is over for good, and nothing of it is kept.
     pub(crate) fn end(self) {
         self.shared.ended.store(true, Ordering::Release);
@@ -207,6 +229,8 @@ impl Writer {
             let next = match told {
                 Ok(told) => told,
                 Err(Stop::Lost) => {
+                    // From here on nothing is said any more of what another host goes on with.
+                    self.shared.verify();
                     let host = self.holder();
                     let is_there = self.fleet.is_there(&host).unwrap_or(true);
                     let _ = self.told.send(Told::Moved { host, is_there });
@@ -215,9 +239,13 @@ impl Writer {
                 Err(Stop::Failed(why)) => Told::Failed(why),
                 Err(Stop::Told) => break,
             };
-            let failed = matches!(next, Told::Failed(_));
+            let (failed, given) = (matches!(next, Told::Failed(_)), next == Told::Given);
             if self.told.send(next).is_err() {
                 break;
+            }
+            if given {
+                let host = lock(&self.shared.give).take().unwrap_or_default();
+                return self.fleet.tell_given(&self.session, &host);
             }
             match woken.recv_timeout(if failed { RETRY } else { LOOK_AROUND }) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
@@ -226,7 +254,7 @@ impl Writer {
             if self.is_over() {
                 break;
             }
-            told = if is_owned { self.ship().map(Told::Stored) } else { self.claim(claim).map(|()| Told::Owned) };
+            told = if is_owned { self.ship() } else { self.claim(claim).map(|()| Told::Owned) };
         }
         if self.shared.ended.load(Ordering::Acquire)
             && self.last > 0
@@ -241,8 +269,7 @@ impl Writer {
     }
 
     fn head(&self, kind: Kind) -> Head {
-        let (host, boot) = (self.fleet.options.host.clone(), self.fleet.boot.clone());
-        Head { kind, host, boot, shared: self.is_shared, offset: self.stored, more: false }
+        Head { shared: self.is_shared, offset: self.stored, ..self.fleet.head(kind) }
     }
 
     /// Waits for the connection.
@@ -280,7 +307,9 @@ impl Writer {
             let (expected, kind, stored) = match (&found, claim) {
                 (None, Claim::Theirs(_)) => return Err(Stop::Lost),
                 (None, _) => (0, Kind::New, 0),
-                (Some((sequence, (head, _))), Claim::New) if is_ours(head) || head.kind == Kind::End => {
+                (Some((sequence, (head, _))), Claim::New)
+                    if is_ours(head) && head.kind != Kind::Give || head.kind == Kind::End =>
+                {
                     (*sequence, Kind::New, 0)
                 }
                 (Some((sequence, (head, bytes))), Claim::Ours) if is_ours(head) && head.kind != Kind::End => {
@@ -316,8 +345,8 @@ impl Writer {
             .map_err(|e| Stop::Failed(format!("{}: {e}", path.display())))
     }
 
-    /// Stores what was written since the last time; returns the number up to which it was asked for.
-    fn ship(&mut self) -> Result<u64, Stop> {
+    /// Stores what was written since the last time, and gives the session to another host if it is to.
+    fn ship(&mut self) -> Result<Told, Stop> {
         let asked = self.shared.asked.load(Ordering::Acquire);
         if self.shared.verify.load(Ordering::Acquire) {
             let last = self.ask(|| self.fleet.jetstream.last(LOGS, &self.subject, ASK_TIME))?;
@@ -338,7 +367,10 @@ impl Writer {
         if let Some(path) = path {
             self.ship_file(&path)?;
         }
-        Ok(asked)
+        let to = lock(&self.shared.give).clone();
+        let Some(host) = to else { return Ok(Told::Stored(asked)) };
+        let head = Head { host, ..self.head(Kind::Give) };
+        self.append(&head, &[]).map(|()| Told::Given)
     }
 
     fn ship_file(&mut self, path: &Path) -> Result<(), Stop> {
@@ -393,19 +425,11 @@ impl Writer {
 
 /// Says that a session is over whose last record is `last`, and removes what is stored of it, unless another host has it.
 pub(super) fn end(fleet: &Fleet, session: &str, last: u64) -> Result<(), JetStreamError> {
-    let head = Head {
-        kind: Kind::End,
-        host: fleet.options.host.clone(),
-        boot: fleet.boot.clone(),
-        shared: false,
-        offset: 0,
-        more: false,
-    };
     if !fleet.connection.is_connected() {
         return Err(RequestError::TimedOut.into());
     }
     let (subject, deadline) = (fleet.log_subject(session), Instant::now() + END_TIME);
-    match fleet.jetstream.append(LOGS, &subject, last, &ids::nuid(), &encode(&head, &[]), deadline)? {
+    match fleet.jetstream.append(LOGS, &subject, last, &ids::nuid(), &encode(&fleet.head(Kind::End), &[]), deadline)? {
         Appended::At(sequence) => fleet.jetstream.purge(LOGS, &subject, Some(sequence + 1), END_TIME).map(drop),
         Appended::Refused => Ok(()),
     }

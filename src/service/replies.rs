@@ -1,17 +1,15 @@
 //! Answers of one message: documents and coded errors.
 
 use super::micro::Counters;
-use crate::cancel::Cancel;
 use crate::contract::error::ReplyError;
-use crate::contract::event::AgentEvent;
-use crate::contract::reply::{Reply, Restart};
+use crate::contract::reply::{Layer, Reply};
 use crate::metrics::{Count, METRICS};
 use crate::nats::{Connection, PublishError};
 use serde_json::Value;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Longest header value; the SDKs cut there as well.
 const MAX_HEADER: usize = 200;
@@ -69,47 +67,18 @@ impl CountedReply {
     }
 }
 
-impl Reply for CountedReply {
-    fn accepted(&self) {
-        self.reply.accepted();
+impl Layer for CountedReply {
+    fn inner(&self) -> &dyn Reply {
+        &*self.reply
     }
 
-    fn text(&self, text: &str, cancel: &Cancel) {
-        self.reply.text(text, cancel);
-    }
-
-    fn restart(&self, restart: Restart) {
-        self.reply.restart(restart);
-    }
-
-    fn flush(&self) {
-        self.reply.flush();
-    }
-
-    fn event(&self, event: &AgentEvent) {
-        self.reply.event(event);
-    }
-
-    fn finish(&self, result: Result<(), ReplyError>) {
+    fn ends(&self, result: &Result<(), ReplyError>) {
         if !self.finished.swap(true, Ordering::Relaxed) {
             self.counters.add_time(self.received.elapsed());
-            if let Err(error) = &result {
+            if let Err(error) = result {
                 self.counters.count_error(error.status(), &error.message);
             }
         }
-        self.reply.finish(result);
-    }
-
-    fn wait_said(&self, within: Duration) {
-        self.reply.wait_said(within);
-    }
-
-    fn leave(&self) -> bool {
-        self.reply.leave()
-    }
-
-    fn address(&self) -> Option<Value> {
-        self.reply.address()
     }
 }
 

@@ -189,6 +189,17 @@ impl Subscribed {
         Ok(Subscribed { service, room, requests, subscriptions })
     }
 
+    /// Takes nothing more, and refuses what has come: the session has not come here after all.
+    pub(crate) fn refuse_all(self, host: &Arc<Host>, max_queue: usize) {
+        let deadline = Instant::now() + LAST_CALL;
+        for subscription in self.subscriptions {
+            subscription.drain(deadline.saturating_duration_since(Instant::now()));
+        }
+        let why = ReplyError::moved_on();
+        let refuse = refuse_unread(host, &self.service, max_queue, Some(why));
+        self.requests.try_iter().for_each(|message| refuse(&message));
+    }
+
     pub(crate) fn service(&self) -> &Arc<SessionService> {
         &self.service
     }

@@ -12,14 +12,15 @@ use serde_json::json;
 use std::time::Instant;
 
 impl<W: Wire> Session<W> {
-    /// Ends the session: every stream gets its end, no child process and no file of the session stays behind.
+    /// Ends the session: every stream gets its end, no child process and no file of the session stays behind. Returns why it
+    /// is over, which is not that another host was to go on with it if that one may not have got it.
     #[inline(never)]
-    pub(super) fn end(&mut self, reason: EndReason) {
+    pub(super) fn end(&mut self, reason: EndReason) -> EndReason {
         self.end_storing(reason);
         // What is still heard of a turn that goes on elsewhere is told there.
         let listeners = if reason == EndReason::Moved { std::mem::take(&mut self.listeners) } else { Vec::new() };
         let moved = reason == EndReason::Moved;
-        let by_host = moved || matches!(reason, EndReason::ShutDown | EndReason::Replaced);
+        let by_host = moved || matches!(reason, EndReason::ShutDown | EndReason::Replaced | EndReason::Given);
         let goes_on = by_host && (moved || self.goes_on());
         if !goes_on {
             self.reject_questions("shutdown");
@@ -28,6 +29,7 @@ impl<W: Wire> Session<W> {
         let ends = self.running.is_some() && !goes_on && self.identity.on_restart == OnRestart::End;
         let remembered = by_host && !moved && (goes_on || self.identity.named && !ends);
         let clean = self.leaving.as_ref().is_some_and(|leaving| leaving.clean);
+        let heir = self.leaving.as_mut().and_then(|leaving| leaving.host.take()).filter(|_| remembered);
         if let Some(running) = &mut self.running {
             running.to_be_continued = goes_on;
             let whole = goes_on && running.reply.leave();
@@ -57,6 +59,9 @@ impl<W: Wire> Session<W> {
                 state.forget(&self.identity.id);
             }
         }
+        if !moved {
+            self.tell_late(true);
+        }
         if let Some(wire) = self.wire.take() {
             for prompt in wire.close(by_host) {
                 self.refuse(&*prompt.reply, self.farewell(reason));
@@ -71,10 +76,16 @@ impl<W: Wire> Session<W> {
                 log::warn!("cannot remove {}: {e}", self.spill_dir.display());
             }
         }
+        let given = heir.is_some_and(|host| self.give_log(&host));
         self.close_log(!remembered && !moved);
+        if given {
+            self.state.iter().for_each(|state| state.forget(&self.identity.id));
+        }
+        let reason = if reason == EndReason::Given && !given { EndReason::ShutDown } else { reason };
         self.listeners.extend(listeners);
         self.audit("session_stopped", || json!({"reason": reason.as_str()}));
         self.publish(AgentEvent::BridgeStop { reason: reason.as_str() });
+        reason
     }
 
     /// Whether the next start, or the process that replaces this one, goes on with the prompt that runs. A run whose caller
@@ -167,7 +178,7 @@ impl<W: Wire> Session<W> {
         match reason {
             EndReason::Stopped | EndReason::Finished | EndReason::Moved => ReplyError::stopped(),
             EndReason::Expired => ReplyError::expired(self.stats.settings().max_lifetime.as_secs()),
-            EndReason::ShutDown | EndReason::Replaced => ReplyError::shutting_down(),
+            EndReason::ShutDown | EndReason::Replaced | EndReason::Given => ReplyError::shutting_down(),
         }
     }
 }

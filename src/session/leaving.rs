@@ -1,9 +1,9 @@
-//! How a session leaves for the process that replaces this one: between two steps of its turn, so that its caller notices
-//! nothing. What comes meanwhile is written down here and done there.
+//! How a session leaves for the process that replaces this one, or for another host: between two steps of its turn, so that its
+//! caller notices nothing. What comes meanwhile is written down here and done there.
 
 use super::Session;
 use crate::contract::identity::OnRestart;
-use crate::contract::prompt::{Command, EndReason, Successor};
+use crate::contract::prompt::{Command, EndReason, Next, Successor};
 use crate::contract::wire::Wire;
 use crate::turn::{Action, Verdict};
 use crossbeam_channel::Sender;
@@ -18,6 +18,8 @@ pub(super) struct Leaving {
     pub(super) gone: bool,
     /// Nothing was in the middle of something then.
     pub(super) clean: bool,
+    /// The host that it leaves for, if it is not this one.
+    pub(super) host: Option<String>,
 }
 
 impl<W: Wire> Session<W> {
@@ -36,7 +38,8 @@ impl<W: Wire> Session<W> {
             return self.drain();
         }
         self.stats.set_leaving(true);
-        self.leaving.get_or_insert_with(|| Box::new(Leaving { successor, gate: None, gone: false, clean: false }));
+        self.leaving
+            .get_or_insert_with(|| Box::new(Leaving { successor, gate: None, gone: false, clean: false, host: None }));
     }
 
     /// Everything is as before.
@@ -103,12 +106,17 @@ impl<W: Wire> Session<W> {
     /// Leaves now, if the successor listens. What came by then is taken in here, because its callers may have been told so.
     pub(super) fn leave(&mut self, clean: bool) -> Option<EndReason> {
         let successor = self.leaving.as_ref()?.successor.clone();
-        if !successor.prepare(&self.identity) {
+        let Some(next) = successor.prepare(&self.identity) else {
             self.stay();
             return None;
-        }
+        };
+        let reason = if matches!(next, Next::Host(_)) { EndReason::Given } else { EndReason::Replaced };
         let leaving = self.leaving.as_mut()?;
         (leaving.gone, leaving.clean) = (true, clean);
+        leaving.host = match next {
+            Next::Host(host) => Some(host),
+            Next::Process => None,
+        };
         if let Some(wire) = &mut self.wire {
             wire.stop();
         }
@@ -117,11 +125,14 @@ impl<W: Wire> Session<W> {
         }
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::End(EndReason::Replaced) | Command::Drain | Command::HandOver(_) | Command::Stay => {}
+                Command::End(EndReason::Replaced | EndReason::Given)
+                | Command::Drain
+                | Command::HandOver(_)
+                | Command::Stay => {}
                 Command::End(reason) => return Some(reason),
                 Command::Control(request) => self.control(request.control, request.respond),
             }
         }
-        Some(EndReason::Replaced)
+        Some(reason)
     }
 }

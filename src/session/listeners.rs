@@ -29,7 +29,8 @@ impl<W: Wire> Session<W> {
             return self.log.keep(event);
         }
         let envelope = self.log.publish(event.name(), event.to_json(), !self.listeners.is_empty());
-        self.thin_out_listeners(|listener| listener.event(&envelope));
+        let wire = if self.is_silent(&envelope) { self.wire.as_ref().and_then(Wire::listener) } else { None };
+        self.thin_out_listeners(|listener| is_same(wire.as_ref(), listener) || listener.event(&envelope));
     }
 
     /// Tells an event that somebody has to answer, also on NATS where other events are not told. Returns its number, and
@@ -41,7 +42,8 @@ impl<W: Wire> Session<W> {
         let envelope = self.log.publish(event.name(), event.to_json(), !self.listeners.is_empty());
         let wire = self.wire.as_ref().and_then(Wire::listener);
         self.thin_out_listeners(|listener| is_same(wire.as_ref(), listener) || listener.event(&envelope));
-        let may_be_heard = self.wire.as_mut().is_some_and(|wire| wire.call_for(&envelope));
+        let is_silent = self.is_silent(&envelope);
+        let may_be_heard = !is_silent && self.wire.as_mut().is_some_and(|wire| wire.call_for(&envelope));
         (envelope.seq, may_be_heard)
     }
 

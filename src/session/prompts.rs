@@ -52,9 +52,11 @@ impl<W: Wire> Session<W> {
 
     /// Why no prompt can be taken now, if none can.
     pub(super) fn closed(&self) -> Option<ReplyError> {
-        if self.draining {
+        // One that leaves takes its queue along.
+        let goes_on = self.leaving.is_some() && self.keeps_queue();
+        if self.draining && !goes_on {
             Some(ReplyError::shutting_down())
-        } else if self.slots.is_paused() {
+        } else if self.slots.is_paused() && !goes_on {
             Some(ReplyError::draining())
         } else if self.queue.is_full() {
             Some(ReplyError::queue_full(self.queue.len()))
@@ -168,7 +170,7 @@ impl<W: Wire> Session<W> {
             model: settings.model,
             thinking: settings.thinking,
             transcript: self.memory.messages().to_vec(),
-            reply: self.leased(reply.clone()),
+            reply: self.leased(reply.clone(), &cancel),
             cancel: cancel.clone(),
             steps,
             spill_dir: self.spill_dir.clone(),

@@ -6,14 +6,14 @@ use crate::cancel::Cancel;
 use crate::contract::control::{Answer, Respond};
 use crate::contract::denial::{Denial, DeniedBy};
 use crate::contract::error::ReplyError;
-use crate::contract::event::AgentEvent;
 use crate::contract::prompt::{Command, EndReason, Prompt};
-use crate::contract::reply::{Reply, Restart};
+use crate::contract::reply::{Layer, Reply};
 use crate::contract::wire::Wire;
+use crate::event_log::Envelope;
 use crate::fleet::{Lease, SessionLog, Told};
 use crate::turn::Verdict;
 use crossbeam_channel::{Receiver, Sender, never, select};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
@@ -25,6 +25,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Between two looks whether the session is still this host's. Only then do events wait.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
+/// The event of a question, which the wire tells in a way of its own.
+const QUESTION: &str = "question";
 
 /// The log of a session, and what waits for it.
 pub(super) struct Storing {
@@ -34,6 +36,8 @@ pub(super) struct Storing {
     waiting: VecDeque<(u64, Held)>,
     /// Why the session is not to be here: another host has it, or it cannot be stored.
     why: Option<ReplyError>,
+    /// The last event that was told on the wire, if others follow it that are not told there yet.
+    told_until: Option<u64>,
 }
 
 /// What is done once everything that was written before is stored.
@@ -48,63 +52,32 @@ pub(super) enum Held {
     Answer(Respond, Result<Answer, ReplyError>),
 }
 
-/// A reply that says nothing while it is not sure that the session is still this host's: another one may be saying it.
+/// A turn's reply, which says nothing while it is not sure that the session is still this host's: another one may be saying it.
+/// The turn waits meanwhile.
 struct Leased {
     reply: Arc<dyn Reply>,
     lease: Lease,
+    cancel: Cancel,
 }
 
-impl Reply for Leased {
-    fn accepted(&self) {
-        self.reply.accepted();
+impl Layer for Leased {
+    fn inner(&self) -> &dyn Reply {
+        &*self.reply
     }
 
-    fn text(&self, text: &str, cancel: &Cancel) {
+    fn may_speak(&self) -> bool {
         while !self.lease.is_current() {
-            if cancel.is_cancelled() {
-                return;
+            if self.cancel.sleep(LOOK) {
+                return false;
             }
-            std::thread::sleep(LOOK);
         }
-        self.reply.text(text, cancel);
-    }
-
-    fn restart(&self, restart: Restart) {
-        self.reply.restart(restart);
-    }
-
-    fn flush(&self) {
-        self.reply.flush();
-    }
-
-    fn event(&self, event: &AgentEvent) {
-        self.reply.event(event);
-    }
-
-    fn finish(&self, result: Result<(), ReplyError>) {
-        self.reply.finish(result);
-    }
-
-    fn wait_said(&self, within: Duration) {
-        self.reply.wait_said(within);
-    }
-
-    fn leave(&self) -> bool {
-        self.reply.leave()
-    }
-
-    fn ends_with_host(&self) -> bool {
-        self.reply.ends_with_host()
-    }
-
-    fn address(&self) -> Option<Value> {
-        self.reply.address()
+        true
     }
 }
 
 impl Storing {
     pub(super) fn new(log: SessionLog) -> Storing {
-        Storing { lease: log.lease(), log, waiting: VecDeque::new(), why: None }
+        Storing { lease: log.lease(), log, waiting: VecDeque::new(), why: None, told_until: None }
     }
 }
 
@@ -119,11 +92,39 @@ impl<W: Wire> Session<W> {
         self.storing.as_ref().is_none_or(|storing| storing.lease.is_current())
     }
 
-    /// A reply that is silent while that is not sure.
-    pub(super) fn leased(&self, reply: Arc<dyn Reply>) -> Arc<dyn Reply> {
+    /// The reply of a turn, silent while that is not sure.
+    pub(super) fn leased(&self, reply: Arc<dyn Reply>, cancel: &Cancel) -> Arc<dyn Reply> {
         match &self.storing {
-            Some(storing) => Arc::new(Leased { reply, lease: storing.lease.clone() }),
+            Some(storing) => Arc::new(Leased { reply, lease: storing.lease.clone(), cancel: cancel.clone() }),
             None => reply,
+        }
+    }
+
+    /// Whether an event is not to be told on the wire now: while it is not sure that the session is still this host's, another
+    /// one may be telling its own there. It is told later, see [`Session::tell_late`].
+    pub(super) fn is_silent(&mut self, event: &Envelope) -> bool {
+        let Some(storing) = &mut self.storing else { return false };
+        let silent = storing.told_until.is_some() || !storing.lease.is_current();
+        if silent {
+            storing.told_until.get_or_insert(event.seq - 1);
+        }
+        silent
+    }
+
+    /// Tells on the wire what could not be told there before, now that the session is sure to be this host's, or is no other's
+    /// as far as it is known.
+    pub(super) fn tell_late(&mut self, anyway: bool) {
+        let Some(storing) = self.storing.as_mut().filter(|storing| storing.told_until.is_some()) else { return };
+        if !anyway && !storing.lease.is_current() {
+            return;
+        }
+        let since = storing.told_until.take().unwrap_or_default();
+        for envelope in self.log.replay(since) {
+            match &mut self.wire {
+                Some(wire) if envelope.event == QUESTION => drop(wire.call_for(&envelope)),
+                Some(wire) => drop(wire.listener().map(|listener| listener.event(&envelope))),
+                None => {}
+            }
         }
     }
 
@@ -150,7 +151,7 @@ impl<W: Wire> Session<W> {
                             return Some(EndReason::Stopped);
                         }
                     }
-                    Ok(Told::Stored(_)) => {}
+                    Ok(Told::Stored(_) | Told::Given) => {}
                     Err(_) => return Some(EndReason::ShutDown),
                 },
                 recv(self.commands) -> command => match command {
@@ -220,7 +221,7 @@ impl<W: Wire> Session<W> {
     /// The log tells something; returns a reason to end.
     pub(super) fn stored(&mut self, told: Told) -> ControlFlow<EndReason> {
         match told {
-            Told::Owned => {}
+            Told::Owned | Told::Given => {}
             Told::Stored(number) => {
                 while let Some(storing) = &mut self.storing
                     && storing.waiting.front().is_some_and(|(waits_for, _)| *waits_for <= number)
@@ -270,12 +271,23 @@ impl<W: Wire> Session<W> {
             let told = self.told();
             while let Ok(told) = told.recv_deadline(deadline) {
                 let done = matches!(told, Told::Stored(stored) if stored >= number);
-                if done || self.stored(told).is_break() {
+                if self.stored(told).is_break() || done {
                     break;
                 }
             }
         }
         self.give_up_held(&self.farewell(reason));
+    }
+
+    /// Gives the session to another host, with everything that was written. False if it may not have it.
+    pub(super) fn give_log(&mut self, host: &str) -> bool {
+        let given = self.storing.take().is_some_and(|storing| storing.log.give(host));
+        if given {
+            log::info!("session {}: it goes on at the host {host}", self.identity.id);
+        } else {
+            log::warn!("session {}: it is not known that the host {host} has it", self.identity.id);
+        }
+        given
     }
 
     /// Nothing of the session is left to anybody, or all of it is left to whoever has it from now on.

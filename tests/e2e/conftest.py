@@ -9,6 +9,7 @@ from support.certificates import Certificates
 from support.cli import Cli
 from support.daemon import API_KEY, Daemon
 from support.fake_bridge import FakeBridge
+from support.fleet import Fleet
 from support.model_server import ModelServer
 from support.nats_server import NatsServer
 
@@ -94,6 +95,12 @@ def new_daemon(request, tmp_path, nats_server, bus, model):
 def daemon(new_daemon):
     """A daemon that runs and uses the scripted model."""
     return new_daemon().start()
+
+
+@pytest.fixture
+def fleet(new_daemon, own_server, own_bus, model, tmp_path):
+    server = own_server(f"jetstream {{ store_dir: '{tmp_path}/store' }}")
+    return Fleet(server, own_bus(server.url), new_daemon, model)
 
 
 @pytest.fixture

@@ -1,91 +1,16 @@
 """Two hosts of one owner are one service: a session outlives its host, nothing is lost and nothing runs twice."""
 
+import json
 import signal
+import time
 
 import pytest
 
 from support.bridge import Bridge
-from support.bus import RESTART, NoResponders, StreamFailed
-from support.model_script import Gate, Text, ToolCall
+from support.bus import RESTART, NoResponders
+from support.fleet import CARD, LONG_CARD, TOOLS
+from support.model_script import Cut, Gate, Text, ToolCall
 from support.waiting import eventually
-
-# How long a host's card outlives it, seconds: short, and longer than a busy machine leaves a host without time.
-CARD = 2
-# The same where no host dies.
-LONG_CARD = 8
-TOOLS = 3
-# What callers are told who shall send it again.
-PASSING = ("moved", "host_down", "storage_error")
-
-
-class Fleet:
-    """Hosts on one server. All work in the folder of the first one."""
-
-    def __init__(self, server, bus, new_daemon, model):
-        self.server, self.bus, self.new_daemon, self.model = server, bus, new_daemon, model
-        self.hosts = []
-
-    def host(self, **config):
-        number = len(self.hosts)
-        owner = {"owner": self.hosts[0].owner} if self.hosts else {}
-        daemon = self.new_daemon(self.server.url, bus=self.bus, **owner)
-        daemon.config |= {"fleet": True, "fleetHost": f"h{number}", "fleetCardTime": CARD, "heartbeatInterval": 1, **config}
-        self.hosts.append(daemon)
-        return daemon
-
-    def start(self, count=2, **config):
-        for _ in range(count):
-            self.host(**config).start()
-        self.cwd, self.log = self.hosts[0].cwd, self.hosts[0].cwd / "calls"
-        return self
-
-    def session(self, name, body, **fields):
-        return self.hosts[0].session(name, body, workspace="shared", **fields)
-
-    def has(self, daemon, name):
-        return (daemon.state_dir / f"{name}.json").exists()
-
-    def owner_of(self, name):
-        """The one host that has a session."""
-        return eventually(lambda: next((host for host in self.hosts if self.has(host, name)), None), f"{name} is somewhere")
-
-    def others(self, owner):
-        return [host for host in self.hosts if host is not owner]
-
-    def say(self, name, text):
-        """The answer to a prompt, which is sent again where nobody was there or the session is on its way."""
-
-        def answer():
-            try:
-                return self.hosts[0].prompt(name, text).text()
-            except NoResponders:
-                return None
-            except StreamFailed as failed:
-                assert failed.word in PASSING, failed
-                return None
-
-        return eventually(answer, f"{name} answers")
-
-    def calls(self):
-        return self.log.read_text().split() if self.log.exists() else []
-
-    def script(self, wait_in=None, gate=None):
-        """Answers with a tool each, then a last one; the answer of this number waits in the middle."""
-
-        def answer(request):
-            done = len(request.tool_results)
-            words = [f"{done} ", gate] if done == wait_in and not gate.opened.is_set() else [f"{done} "]
-            if done >= TOOLS:
-                return [*words, Text("end")]
-            return [*words, ToolCall("bash", {"command": f"echo call{done} >> {self.log}"}, id=f"call{done}")]
-
-        self.model.answer(answer)
-
-
-@pytest.fixture
-def fleet(new_daemon, own_server, own_bus, model, tmp_path):
-    server = own_server(f"jetstream {{ store_dir: '{tmp_path}/store' }}")
-    return Fleet(server, own_bus(server.url), new_daemon, model)
 
 
 def kill(daemon):
@@ -155,6 +80,60 @@ def test_a_host_that_was_frozen_lets_go_of_what_others_have_gone_on_with(fleet):
     assert fleet.say("s", "again") == "AGAIN"
 
 
+def test_the_log_alone_decides_who_runs_what(fleet):
+    """By its own clock the session is still the frozen host's when it goes on: only what others have stored tells it."""
+    fleet.start(1, fleetCardTime=60)
+    (owner,) = fleet.hosts
+    gate = Gate()
+    fleet.script(1, gate)
+    stream = fleet.session("s", "go", events=True)
+    stream.until("1 ")
+    other = fleet.host()
+    other.start()
+    owner.signal(signal.SIGSTOP)
+    fleet.take_for_gone(owner)
+    other.wait_log("session s started")
+    gate.open()
+    assert stream.text().endswith("0 1 2 3 end")
+    calls = ["call0", "call1", "call2"]
+    assert fleet.calls() == calls
+    stops = fleet.bus.listen(f"agents.ev.{owner.owner}.s.bridge_stop")
+    owner.signal(signal.SIGCONT)
+    assert json.loads(stops.message().data)["data"]["reason"] == "moved"
+    eventually(lambda: not fleet.has(owner, "s"), "the host that was frozen has forgotten it")
+    assert fleet.calls() == calls
+    heads = fleet.records("s")
+    taken = next(at for at, head in enumerate(heads) if head["host"] == "h1")
+    assert heads[taken]["kind"] == "own" and {head["host"] for head in heads[taken:]} == {"h1"}
+
+
+def test_a_host_that_was_frozen_begins_nothing_anew(fleet):
+    """Its request to the model fails when it goes on: it neither tells so nor asks again."""
+    fleet.start()
+    for host in fleet.hosts:
+        host.write_agent_file("settings.json", {"retry": {"baseDelayMs": 0}})
+    gates = [Gate(), Gate()]
+    answers = iter([["begin1 ", gates[0], Cut()], ["begin2 ", gates[1], "end2"]])
+    fleet.model.answer(lambda request: next(answers, "anew"))
+    stream = fleet.session("s", "go", events=True)
+    stream.until("begin1 ")
+    owner = fleet.owner_of("s")
+    owner.signal(signal.SIGSTOP)
+    stream.until("begin2 ")
+    told = fleet.bus.listen(f"agents.ev.{owner.owner}.s.>")
+    gates[0].open()
+    owner.signal(signal.SIGCONT)
+    owner.wait_log("session s: it is the host")
+    eventually(lambda: not fleet.has(owner, "s"), "the host that was frozen has forgotten it")
+    gates[1].open()
+    assert stream.text() == "begin1 begin2 end2"
+    assert [mark.headers[RESTART] for _, mark in stream.restarts] == ["2"] and len(fleet.model.requests) == 2
+    names = []
+    while "bridge_stop" not in names:
+        names.append(told.message().subject.rsplit(".", 1)[1])
+    assert not {"auto_retry_start", "auto_retry_end"} & set(names), names
+
+
 def test_a_host_that_was_frozen_says_nothing_of_what_is_anothers(fleet):
     """It has more of the model's answer to tell when it goes on, in the middle of the other one's."""
     fleet.start()
@@ -192,6 +171,70 @@ def test_an_outage_moves_nothing_and_loses_nothing(fleet):
     assert fleet.calls() == ["call0", "call1", "call2"]
     assert fleet.has(owner, "s")
     assert not any("goes on here" in host.log_text() for host in fleet.hosts)
+
+
+def test_an_outage_that_all_cards_expire_in_moves_nothing(fleet):
+    """Nobody takes the other one for gone when the server is back without its cards, and what was sent meanwhile is worked on."""
+    fleet.start()
+    gate = Gate()
+    fleet.script(1, gate)
+    stream = fleet.session("s", "go")
+    stream.until("1 ")
+    owner = fleet.owner_of("s")
+    (other,) = fleet.others(owner)
+    eventually(lambda: fleet.has_card(other), "both have shown their card")
+    fleet.server.stop()
+    gate.open()
+    with Bridge(owner.session_socket("s")) as client:
+        client.send({"type": "prompt", "id": "late", "message": "late"})
+        time.sleep(CARD + 0.5)
+        fleet.server.start()
+        eventually(lambda: fleet.has_card(owner) and fleet.has_card(other), "both show their card again")
+        shown = fleet.card_of(owner)
+        assert "1 2 3 end" in stream.text() and not stream.restarts
+        assert client.response("late")["success"]
+        eventually(lambda: "late" in fleet.model.requests[-1].prompts, "it is worked on")
+    # Twice as long after a reconnect as a card lives they look at each other; both renew their cards four times in that.
+    eventually(lambda: fleet.card_of(owner) > shown + 2 * 2 * 4, "they have looked at each other")
+    assert fleet.calls() == ["call0", "call1", "call2"]
+    assert fleet.has(owner, "s")
+    assert not any("goes on here" in host.log_text() for host in fleet.hosts)
+
+
+def test_a_server_that_hangs_moves_nothing_and_loses_nothing(fleet):
+    fleet.start(fleetCardTime=LONG_CARD)
+    gate = Gate()
+    fleet.script(1, gate)
+    stream = fleet.session("s", "go")
+    stream.until("1 ")
+    owner = fleet.owner_of("s")
+    fleet.server.freeze()
+    gate.open()
+    # Longer than one try to store something takes.
+    time.sleep(1.5)
+    assert fleet.calls() == ["call0"]
+    fleet.server.thaw()
+    assert stream.text().endswith("1 2 3 end") and not stream.restarts
+    assert fleet.calls() == ["call0", "call1", "call2"]
+    assert fleet.has(owner, "s")
+    assert not any("goes on here" in host.log_text() for host in fleet.hosts)
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["it comes", "told to end"])
+def test_a_host_that_starts_without_nats_waits_for_it(fleet, ends):
+    host = fleet.host()
+    fleet.server.stop()
+    host.spawn()
+    host.wait_log("this host waits for NATS")
+    if ends:
+        host.signal(signal.SIGTERM)
+        assert host.wait_exit() == 0
+        return
+    fleet.server.start()
+    host.wait_ready()
+    fleet.cwd = host.cwd
+    fleet.model.answer(lambda request: request.prompts[-1].upper())
+    assert fleet.session("s", "hello").text() == "HELLO"
 
 
 def test_a_session_that_cannot_move_waits_for_its_host(fleet):

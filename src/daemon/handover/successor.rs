@@ -108,10 +108,11 @@ pub(in crate::daemon) struct Successor {
 }
 
 impl prompt::Successor for Successor {
-    fn prepare(&self, session: &SessionIdentity) -> bool {
+    fn prepare(&self, session: &SessionIdentity) -> Option<prompt::Next> {
         // Nobody can say anything to a run; but what it said has to be there before what is said next.
         if !session.named {
-            return !self.connection.is_connected() || self.connection.round_trip(ANSWER_TIME);
+            let arrived = !self.connection.is_connected() || self.connection.round_trip(ANSWER_TIME);
+            return arrived.then_some(prompt::Next::Process);
         }
         let (sender, answer) = bounded(1);
         let instance = session.instance_id.clone();
@@ -122,6 +123,6 @@ impl prompt::Successor for Successor {
             lock(&self.asked).remove(&instance);
             let _ = self.notices.try_send(Notice::Stuck);
         }
-        prepared
+        prepared.then_some(prompt::Next::Process)
     }
 }

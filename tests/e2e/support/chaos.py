@@ -25,6 +25,9 @@ DEADLINE = 60
 class Chaos:
     """`callers` is the number of sessions, each of which has one caller and one prompt at a time."""
 
+    # How the streams of callers may end.
+    allowed_ends = frozenset({"done", "interrupted"})
+
     def __init__(self, daemon, model, callers, seed):
         self.daemon, self.model, self.random = daemon, model, random.Random(seed)
         self.names = [f"c{number}" for number in range(callers)]
@@ -116,6 +119,8 @@ class Chaos:
                 time.sleep(0.05)
                 continue
             except AssertionError:
+                if self._is_over(name, text):
+                    break
                 if self.starts > sent and f'"{text}"' not in self._text(name):
                     stream.leave()
                     stream = None
@@ -144,7 +149,14 @@ class Chaos:
         if heard is not None:
             self.ends["done"] += 1
             whole = "".join(f"{step} " for step in range(TOOLS)) + f"end of {text}"
-            assert heard == whole, f"{text}: {heard!r}"
+            assert self._is_answer(heard, whole), f"{text}: {heard!r}"
+
+    def _is_over(self, _name, _text):
+        """The end of a stream was lost on its way."""
+        return False
+
+    def _is_answer(self, heard, whole):
+        return heard == whole
 
     def kill(self, at_a_write):
         """Ends the process, at a write of the build for that or at any time, and starts it again."""
@@ -264,13 +276,13 @@ class Chaos:
     def check(self):
         """No call ran twice, each prompt was settled once, and each call has its one result."""
         assert not self.faults, "\n".join(self.faults)
-        assert set(self.ends) <= {"done", "interrupted"}, self.ends
+        assert set(self.ends) <= self.allowed_ends, self.ends
         ran = self.log.read_text().split()
         twice = [call for call, count in collections.Counter(ran).items() if count > 1]
         assert not twice, f"run twice: {twice}"
         for name in self.names:
             eventually(lambda name=name: not self.daemon.inspect(name)["activeRequest"], "it is idle")
-            entries = [json.loads(line) for line in self._text(name).splitlines()]
+            entries = [json.loads(line) for line in Chaos._text(self, name).splitlines()]
             records = [(entry.get("customType", "").rpartition(".")[2], entry.get("data")) for entry in entries]
             accepted = [data["id"] for kind, data in records if kind == "accepted"]
             settled = [settled for kind, data in records if kind == "settled" for settled in data["ids"]]
