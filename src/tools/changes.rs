@@ -2,10 +2,12 @@
 //!
 //! Calls that name their file are looked at there. A command may change anything, so that before the first one the working
 //! folder is walked as `find` walks it, without what version control ignores. Of the text of files only a number for each
-//! line is kept, which is enough to count what came and went.
+//! line is kept, which is enough to count what came and went. At the end only the files that are known are looked at, unless
+//! one of the folders says that something came or went in it.
 
 use super::edit_diff::compare;
 use super::paths;
+use crate::clock::now_ms;
 use crate::files;
 use crate::sync::lock;
 use crate::threads;
@@ -28,6 +30,9 @@ const WRITING: [&str; 2] = ["edit", "write"];
 /// Files of a folder that are looked at, and how long that may take; it delays the first command of a turn and its end.
 const MAX_FILES: usize = 20_000;
 const MAX_TIME: Duration = Duration::from_millis(200);
+/// For how many seconds a folder has to have been left alone before it is walked, so that another change afterwards shows in
+/// its time: file systems count in up to 2 s (FAT).
+const SETTLED: i64 = 3;
 /// Bytes of a file, and of all of a folder, whose lines are counted.
 const MAX_FILE: u64 = 1 << 20;
 const MAX_TEXT: u64 = 4 << 20;
@@ -39,20 +44,30 @@ pub(crate) struct Changes {
     cwd: PathBuf,
     home: PathBuf,
     before: Mutex<Before>,
+    settled: i64,
 }
 
 #[derive(Default)]
 struct Before {
     /// `None` = there was none.
     files: BTreeMap<PathBuf, Option<State>>,
-    /// The folder was walked, and whether all of it was seen.
-    walked: Option<bool>,
+    walked: Option<Walked>,
 }
+
+/// What was seen of the folder.
+#[derive(Default)]
+struct Walked {
+    complete: bool,
+    /// All folders in it as they were, if it can be told by them whether something comes or goes.
+    folders: Option<Vec<(PathBuf, Identity)>>,
+}
+
+/// The number of a file or folder, its size and the time of its last change, of whatever kind that was.
+type Identity = (u64, u64, i64, i64);
 
 /// A regular file as it was.
 struct State {
-    /// Its number, its size and the time of its last change, of whatever kind that was.
-    identity: (u64, u64, i64, i64),
+    identity: Identity,
     lines: Option<Vec<u32>>,
 }
 
@@ -75,7 +90,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 impl Changes {
     pub(crate) fn new(cwd: &Path, home: &Path) -> Changes {
-        Changes { cwd: cwd.to_path_buf(), home: home.to_path_buf(), before: Mutex::default() }
+        Changes { cwd: cwd.to_path_buf(), home: home.to_path_buf(), before: Mutex::default(), settled: SETTLED }
     }
 
     /// To be called before tools run, with their names and arguments.
@@ -87,8 +102,8 @@ impl Changes {
                 let path = paths::resolve(path, &self.cwd, Some(&self.home));
                 before.files.entry(path).or_insert_with_key(|path| State::now(path));
             } else if before.walked.is_none() {
-                let (found, complete) = walk(&self.cwd, true);
-                before.walked = Some(complete);
+                let (found, walked) = walk(&self.cwd, Some(self.settled));
+                before.walked = Some(walked);
                 for (path, state) in found {
                     // What was looked at before an earlier call is the older state.
                     before.files.entry(path).or_insert(Some(state));
@@ -114,9 +129,13 @@ impl Changes {
             }
             told.files.push(file);
         };
-        let (after, complete) = match before.walked {
-            Some(_) => walk(&self.cwd, false),
-            None => (BTreeMap::new(), true),
+        let seen = before.walked.as_ref().is_none_or(|walked| walked.complete);
+        // What came is known only where all that was there is known.
+        let may_have_come = before.walked.as_ref().is_some_and(|walked| walked.complete && !walked.is_settled());
+        let (after, again) = if may_have_come {
+            walk(&self.cwd, None)
+        } else {
+            (BTreeMap::new(), Walked { complete: true, folders: None })
         };
         for (path, old) in &before.files {
             let identity = after.get(path).map(|state| state.identity).or_else(|| {
@@ -135,19 +154,28 @@ impl Changes {
                 (None, None) => {}
             }
         }
-        if before.walked == Some(true) {
+        if may_have_come {
             for path in after.keys().filter(|path| !before.files.contains_key(*path)) {
                 let lines = State::now(path).and_then(|state| state.lines);
                 tell(path, "created", counts(Some(&[]), lines.as_deref()));
             }
         }
         told.files.sort_by(|one, other| one["path"].as_str().cmp(&other["path"].as_str()));
-        told.incomplete = before.walked == Some(false) || !complete;
+        told.incomplete = !seen || !again.complete;
         told
     }
 }
 
-fn identity(metadata: &Metadata) -> (u64, u64, i64, i64) {
+impl Walked {
+    /// Whether nothing has come to any of the folders, or went from it.
+    fn is_settled(&self) -> bool {
+        let is_same =
+            |(path, old): &(PathBuf, Identity)| path.symlink_metadata().is_ok_and(|now| identity(&now) == *old);
+        self.folders.as_ref().is_some_and(|folders| folders.iter().all(is_same))
+    }
+}
+
+fn identity(metadata: &Metadata) -> Identity {
     (metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec())
 }
 
@@ -191,20 +219,32 @@ fn counts(old: Option<&[u32]>, new: Option<&[u32]>) -> Option<(usize, usize)> {
     Some((added, removed))
 }
 
-/// The regular files of a folder, and whether all of them were seen. It is done on a thread of its own, because nothing can
-/// interrupt the reading of a huge folder, or of one on a disk that hangs.
-fn walk(folder: &Path, with_lines: bool) -> (BTreeMap<PathBuf, State>, bool) {
+/// The regular files of a folder, and what was seen of it. With `settled`, which is [`SETTLED`], the lines of files are read,
+/// and folders are taken note of. It is done on a thread of its own, because nothing can interrupt the reading of a
+/// huge folder, or of one on a disk that hangs.
+fn walk(folder: &Path, settled: Option<i64>) -> (BTreeMap<PathBuf, State>, Walked) {
     let late = Arc::new(AtomicBool::new(false));
     let (sender, found) = bounded(1);
     let (folder, is_late) = (folder.to_path_buf(), late.clone());
     let work = move || {
         let stop = is_late.clone();
         let Ok(walk) = files::walk::walk(&folder, move |_| !stop.load(Relaxed)) else { return };
-        let mut left = if with_lines { MAX_TEXT } else { 0 };
-        let mut states = BTreeMap::new();
+        let mut left = if settled.is_some() { MAX_TEXT } else { 0 };
+        let latest = settled.map(|settled| now_ms() / 1000 - settled);
+        let (mut states, mut folders) = (BTreeMap::new(), latest.map(|_| Vec::new()));
         let mut complete = true;
         for entry in walk.build().filter_map(Result::ok) {
-            if !entry.file_type().is_some_and(|kind| kind.is_file()) {
+            let kind = entry.file_type();
+            if kind.is_some_and(|kind| kind.is_dir()) {
+                let settled =
+                    entry.metadata().ok().filter(|metadata| latest.is_some_and(|latest| metadata.ctime() < latest));
+                match (&mut folders, settled) {
+                    (Some(folders), Some(metadata)) => folders.push((entry.into_path(), identity(&metadata))),
+                    (_, None) | (None, _) => folders = None,
+                }
+                continue;
+            }
+            if !kind.is_some_and(|kind| kind.is_file()) {
                 continue;
             }
             if states.len() == MAX_FILES || is_late.load(Relaxed) {
@@ -215,14 +255,14 @@ fn walk(folder: &Path, with_lines: bool) -> (BTreeMap<PathBuf, State>, bool) {
                 states.insert(entry.into_path(), state);
             }
         }
-        let _ = sender.try_send((states, complete));
+        let _ = sender.try_send((states, Walked { complete, folders }));
     };
     if let Ok(thread) = threads::run("walk", work) {
         thread.abandon();
     }
     found.recv_timeout(MAX_TIME).unwrap_or_else(|_| {
         late.store(true, Relaxed);
-        (BTreeMap::new(), false)
+        Default::default()
     })
 }
 
@@ -280,6 +320,33 @@ mod tests {
             ]
         );
         assert!(!told.incomplete);
+    }
+
+    #[test]
+    fn a_folder_where_nothing_came_or_went_is_not_walked_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inside = folder.path().join("a/b");
+        std::fs::create_dir_all(&inside).expect("a folder");
+        std::fs::write(inside.join("kept"), "1\n").expect("it is written");
+        let now = |settled| walk(folder.path(), settled).1;
+        assert!(!now(Some(SETTLED)).is_settled() && !now(None).is_settled(), "the folders are new");
+        // As if they were not.
+        let mut changes = Changes::new(folder.path(), folder.path());
+        changes.settled = -1000;
+        let before = || changes.before([("bash", &Map::new())].into_iter());
+        before();
+        assert!(lock(&changes.before).walked.as_ref().is_some_and(Walked::is_settled));
+        std::fs::write(inside.join("kept"), "1\n2\n").expect("it is written");
+        assert_eq!(rows(&changes.after()), [r#"{"path":"a/b/kept","kind":"modified","added":1,"removed":0}"#]);
+        before();
+        let walked = || lock(&changes.before).walked.as_ref().is_some_and(Walked::is_settled);
+        let new = inside.join("new");
+        // The time of a folder goes on in steps of some milliseconds.
+        while walked() {
+            std::fs::write(&new, "").and_then(|()| std::fs::remove_file(&new)).expect("it comes and goes");
+        }
+        std::fs::write(&new, "").expect("it is written");
+        assert_eq!(rows(&changes.after()), [r#"{"path":"a/b/new","kind":"created","added":0,"removed":0}"#]);
     }
 
     #[test]
