@@ -45,7 +45,9 @@ def test_whose_a_session_is(hosts, cli):
     assert sorted((row.split()[0], row.split()[place]) for row in table) == expected
     terminal = cli.terminal("top", columns=160, rows=12)
     terminal.await_row("^s0 .* h0 .*")
-    terminal.type("/h1\r")
+    terminal.press(b"/h1")
+    terminal.await_row("^filter: h1_")
+    terminal.await_screen(lambda rows: not any(row.startswith("s0") for row in rows), "only those of h1")
     terminal.await_row("^s1 .* h1 .*")
 
 
