@@ -520,7 +520,7 @@ impl Daemon {
                 }
                 self.phase = Phase::Draining(now + self.config.grace);
                 // First, since one that is idle ends at the second word.
-                self.sessions.values().for_each(|entry| self.send_elsewhere(entry));
+                self.send_all_elsewhere();
                 self.tell_all(|| Command::Drain);
             }
             Phase::Draining(_) => {
@@ -561,11 +561,11 @@ impl Daemon {
             Phase::Serving => {
                 let stopping = self.sessions.values().filter(|entry| !entry.stoppers.is_empty());
                 stopping.for_each(|entry| entry.end(EndReason::Stopped));
-                self.sessions.values().for_each(|entry| self.send_elsewhere(entry));
+                self.send_all_elsewhere();
             }
             Phase::Handing { .. } => self.remind_of_handing(),
             Phase::Draining(_) => {
-                self.sessions.values().for_each(|entry| self.send_elsewhere(entry));
+                self.send_all_elsewhere();
                 self.tell_all(|| Command::Drain);
             }
             Phase::Ending(_) => self.force_end(),

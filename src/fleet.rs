@@ -62,6 +62,28 @@ pub(crate) struct FleetOptions {
     pub card_ttl: Duration,
 }
 
+impl FleetOptions {
+    /// What a session writes.
+    fn log_subject(&self, session: &str) -> String {
+        format!("ag.log.{}.{session}", self.owner)
+    }
+
+    /// Where a host's card is.
+    fn card_subject(&self, host: &str) -> String {
+        format!("$KV.AGH.{}.{host}", self.owner)
+    }
+
+    /// Where a host says that it is there.
+    fn here_subject(&self, host: &str) -> String {
+        format!("agents.peer.pi-exec.{}.{host}", self.owner)
+    }
+
+    /// Where hosts tell what they remember; `token` stands for what it is.
+    fn memory_subject(&self, token: &str) -> String {
+        format!("ag.mem.{}.{token}", self.owner)
+    }
+}
+
 /// The log of one of this host's sessions.
 struct WatchedLog {
     session: String,
@@ -172,10 +194,6 @@ impl Fleet {
     fn head(&self, kind: Kind) -> Head {
         let (host, boot) = (self.options.host.clone(), self.boot.clone());
         Head { kind, host, boot, shared: false, offset: 0, more: false }
-    }
-
-    fn log_subject(&self, session: &str) -> String {
-        format!("ag.log.{}.{session}", self.options.owner)
     }
 }
 

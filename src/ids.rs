@@ -1,6 +1,8 @@
-//! Random ids: all that are made in this process, except for inboxes, which the NATS client makes.
+//! Ids: all random ones that are made in this process, except for inboxes, which the NATS client makes; and how bytes are
+//! written as one.
 
 use ring::rand::{SecureRandom, SystemRandom};
+use std::fmt::Write;
 
 /// Random bytes that nobody can guess.
 fn random<const LENGTH: usize>() -> [u8; LENGTH] {
@@ -32,6 +34,15 @@ pub(crate) fn number() -> u32 {
 /// A [`number`] in hexadecimal digits, eight of them.
 pub(crate) fn hex8() -> String {
     format!("{:08x}", number())
+}
+
+/// Bytes in hexadecimal digits, two for each.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
+        // Writing into a text cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// Sixteen hexadecimal digits.

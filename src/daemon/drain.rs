@@ -42,7 +42,7 @@ impl Daemon {
         let goes_on = self.slots.is_paused() && !drain.on && matches!(self.phase, Phase::Serving);
         self.slots.pause(drain.on);
         // Those that other hosts can go on with go there, and those that have not gone stay after all.
-        self.sessions.values().for_each(|entry| self.send_elsewhere(entry));
+        self.send_all_elsewhere();
         if goes_on {
             self.tell_all(|| Command::Stay);
         }

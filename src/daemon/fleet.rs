@@ -1,6 +1,6 @@
 //! The owner's hosts as one service: how the main thread takes part, and how a session of a host that is gone gets here.
 
-use super::{Daemon, Entry, Fatal, Phase};
+use super::{Daemon, Entry, Fatal, Phase, starting};
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::contract::error::{DaemonError, ReplyError};
@@ -16,10 +16,9 @@ use crate::service::session_subjects::Subscribed;
 use crate::session::Storage;
 use crate::session::state_dir::{SavedSession, StateDir};
 use crate::transcript::locate;
-use crossbeam_channel::{Receiver, after, select};
+use crossbeam_channel::Receiver;
 use serde::Deserialize;
 use serde_json::json;
-use signal_hook::consts::SIGHUP;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -88,33 +87,13 @@ pub(super) fn wait_connected(
     events: &Receiver<ConnectionEvent>,
     signals: &Receiver<i32>,
 ) -> Result<ConnectionEvent, Fatal> {
-    let deadline = after(CONNECTS_WITHIN);
-    let mut why = None;
-    loop {
-        select! {
-            recv(events) -> event => match event {
-                Ok(connected @ ConnectionEvent::Connected { .. }) => return Ok(connected),
-                Ok(ConnectionEvent::ConnectFailed { server, error }) => {
-                    let (is_first, within) = (why.is_none(), CONNECTS_WITHIN.as_secs());
-                    let error = why.insert(format!("{server}: {error}"));
-                    if is_first {
-                        log::warn!("no connection to {error}; this host waits for NATS up to {within} s before it serves");
-                    }
-                }
-                Ok(ConnectionEvent::ServerError(error)) => why = Some(error),
-                Ok(_) => {}
-                Err(_) => return Err(Fatal::Failed("the connection is closed".into())),
-            },
-            recv(signals) -> signal => match signal {
-                Ok(SIGHUP) => {}
-                Ok(_) | Err(_) => return Err(Fatal::Stopped),
-            },
-            recv(deadline) -> _ => {
-                let why = why.unwrap_or_else(|| "no answer".into());
-                return Err(Fatal::Failed(format!("no connection to NATS, without which this host cannot be one of a fleet: {why}")));
-            }
+    let (mut is_first, within) = (true, CONNECTS_WITHIN.as_secs());
+    let without = "without which this host cannot be one of a fleet";
+    starting::wait_connected(events, signals, CONNECTS_WITHIN, without, |why| {
+        if std::mem::take(&mut is_first) {
+            log::warn!("no connection to {why}; this host waits for NATS up to {within} s before it serves");
         }
-    }
+    })
 }
 
 /// Has requests that are sent again known by all hosts: what they were answered with, and which signatures were used.
@@ -269,6 +248,11 @@ impl Daemon {
             let next = NextHost { fleet: fleet.clone(), state: state.clone() };
             let _ = entry.commands.try_send(Command::HandOver(Arc::new(next)));
         }
+    }
+
+    /// Has all sessions go that can.
+    pub(super) fn send_all_elsewhere(&self) {
+        self.sessions.values().for_each(|entry| self.send_elsewhere(entry));
     }
 
     /// How the sessions end that are in the middle of something when the time is up: where other hosts can go on with them they

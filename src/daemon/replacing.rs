@@ -5,7 +5,7 @@ use super::handover::predecessor::{Hearing, Predecessor};
 use super::handover::successor::{Door, Successor, open_door};
 use super::handover::{Notice, Said};
 use super::requests::Work;
-use super::{Daemon, Entry, Fatal, LAST_CALL, Phase};
+use super::{Daemon, Entry, Fatal, LAST_CALL, Phase, starting};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::contract::ids::SessionId;
@@ -15,7 +15,7 @@ use crate::fleet::Claim;
 use crate::nats::ConnectionEvent;
 use crate::service::session_subjects::Subscribed;
 use crate::session::state_dir::{OpenError, StateDir};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
@@ -85,21 +85,8 @@ pub(super) fn find(config: &Config) -> Result<(Option<Arc<StateDir>>, Option<Pre
 /// # Errors
 /// There is none in time, and why.
 pub(super) fn wait_connected(events: &Receiver<ConnectionEvent>) -> Result<ConnectionEvent, Fatal> {
-    let deadline = Instant::now() + CONNECTS_WITHIN;
-    let mut why = "no answer".to_owned();
-    loop {
-        match events.recv_deadline(deadline) {
-            Ok(connected @ ConnectionEvent::Connected { .. }) => return Ok(connected),
-            Ok(ConnectionEvent::ConnectFailed { server, error }) => why = format!("{server}: {error}"),
-            Ok(ConnectionEvent::ServerError(error)) => why = error,
-            Ok(_) => {}
-            Err(_) => {
-                return Err(Fatal::Failed(format!(
-                    "no connection to NATS, so that nothing begins and nothing is taken over: {why}"
-                )));
-            }
-        }
-    }
+    let without = "so that nothing begins and nothing is taken over";
+    starting::wait_connected(events, &never(), CONNECTS_WITHIN, without, |_| ())
 }
 
 impl Daemon {

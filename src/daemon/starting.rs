@@ -13,7 +13,7 @@ use crate::broker::{Broker, sockets};
 use crate::config::{self, BrokerPlan, Config};
 use crate::governance::budget::Ledger;
 use crate::model::Services;
-use crate::nats::{Connection, Subscription};
+use crate::nats::{Connection, ConnectionEvent, Subscription};
 use crate::quota::HostQuota;
 use crate::service::agents::QUEUE_GROUP as AGENTS_QUEUE_GROUP;
 use crate::service::agents::controller::{self, Controller};
@@ -25,9 +25,46 @@ use crate::session::state_dir::{OpenError, StateDir};
 use crate::slots::Slots;
 use crate::supervisor::Supervisor;
 use crate::threads;
-use crossbeam_channel::{Receiver, bounded, tick};
+use crossbeam_channel::{Receiver, after, bounded, select, tick};
+use signal_hook::consts::SIGHUP;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Waits for the first connection. `without` says what it means that there is none; `failed` hears of tries in vain.
+///
+/// # Errors
+/// There is none in time, and why; or the process is told to end.
+pub(super) fn wait_connected(
+    events: &Receiver<ConnectionEvent>,
+    signals: &Receiver<i32>,
+    within: Duration,
+    without: &str,
+    mut failed: impl FnMut(&str),
+) -> Result<ConnectionEvent, Fatal> {
+    let deadline = after(within);
+    let mut why = "no answer".to_owned();
+    let none = |why: &str| Err(Fatal::Failed(format!("no connection to NATS, {without}: {why}")));
+    loop {
+        select! {
+            recv(events) -> event => match event {
+                Ok(connected @ ConnectionEvent::Connected { .. }) => return Ok(connected),
+                Ok(ConnectionEvent::ConnectFailed { server, error }) => {
+                    why = format!("{server}: {error}");
+                    failed(&why);
+                }
+                Ok(ConnectionEvent::ServerError(error)) => why = error,
+                Ok(_) => {}
+                Err(_) => return none(&why),
+            },
+            recv(signals) -> signal => match signal {
+                Ok(SIGHUP) => {}
+                Ok(_) | Err(_) => return Err(Fatal::Stopped),
+            },
+            recv(deadline) -> _ => return none(&why),
+        }
+    }
+}
 
 impl Daemon {
     pub(super) fn start(

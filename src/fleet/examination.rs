@@ -29,36 +29,21 @@ pub(crate) struct Examination {
     pub hosts: Vec<String>,
 }
 
-/// Where a host's card is.
-pub(super) fn card_subject(owner: &str, host: &str) -> String {
-    format!("$KV.AGH.{owner}.{host}")
-}
-
-/// Where a host says that it is there.
-pub(super) fn here_subject(owner: &str, host: &str) -> String {
-    format!("agents.peer.pi-exec.{owner}.{host}")
-}
-
-/// Where hosts tell what they remember; `token` stands for what it is.
-pub(super) fn memory_subject(owner: &str, token: &str) -> String {
-    format!("ag.mem.{owner}.{token}")
-}
-
 /// What a host listens to, beside what every daemon does.
 pub(crate) fn subscriptions(options: &FleetOptions) -> [String; 2] {
-    [here_subject(&options.owner, &options.host), memory_subject(&options.owner, "*")]
+    [options.here_subject(&options.host), options.memory_subject("*")]
 }
 
 /// A message for each kind of subject that a host publishes to. The server lets them through or says that it does not.
-pub(crate) fn harmless_messages(owner: &str) -> Vec<Harmless> {
+pub(crate) fn harmless_messages(options: &FleetOptions) -> Vec<Harmless> {
     // The names of no session and no host.
     let nobody = ids::nuid();
-    let log = format!("ag.log.{owner}.{nobody}");
+    let log = options.log_subject(&nobody);
     let mut messages = vec![
         (log.clone(), Some((EXPECTED, NOWHERE)), String::new()),
-        (card_subject(owner, &nobody), Some((EXPECTED, NOWHERE)), String::new()),
-        (here_subject(owner, &nobody), None, String::new()),
-        (memory_subject(owner, &nobody), Some((EXPECTED, NOWHERE)), String::new()),
+        (options.card_subject(&nobody), Some((EXPECTED, NOWHERE)), String::new()),
+        (options.here_subject(&nobody), None, String::new()),
+        (options.memory_subject(&nobody), Some((EXPECTED, NOWHERE)), String::new()),
         // A purge without a filter would be one of everything.
         (format!("$JS.API.STREAM.PURGE.{LOGS}"), None, json!({"filter": log}).to_string()),
     ];
@@ -87,7 +72,7 @@ pub(crate) fn examine(connection: &Connection, options: &FleetOptions) -> Result
     }
     let can_be_read = |unfit: &Unfit| matches!(unfit, Unfit::Replicas { .. });
     let hosts = match unfit.iter().all(can_be_read) {
-        true => hosts::with_card(&jetstream, &options.owner)?.into_iter().collect(),
+        true => hosts::with_card(&jetstream, options)?.into_iter().collect(),
         false => Vec::new(),
     };
     Ok(Examination { unfit, hosts })

@@ -4,11 +4,10 @@
 //! was away for a while lets all cards expire. Nor does it do harm to take a living host for a dead one: the next record
 //! decides whose the session is.
 
-use super::examination::{card_subject, here_subject};
 use super::moving::{Preparing, Taker};
 use super::rank::rank;
 use super::record::{Kind, decode};
-use super::{ASK_TIME, CARDS, Fleet, LOGS};
+use super::{ASK_TIME, CARDS, Fleet, FleetOptions, LOGS};
 use crate::clock::now_ms;
 use crate::nats::jetstream::{JetStream, JetStreamError};
 use crate::nats::{Message, PublishError, RequestError, Subscription};
@@ -103,7 +102,7 @@ impl Hosts {
     /// The connection takes no subscription, or the system no thread.
     pub(crate) fn join(fleet: &Arc<Fleet>, install: Box<dyn Install>) -> Result<Hosts, String> {
         let (to, questions) = bounded::<Box<Message>>(QUESTIONS);
-        let subject = fleet.here_subject(fleet.host());
+        let subject = fleet.options.here_subject(fleet.host());
         let here = fleet.connection.subscribe(&subject, None, to).map_err(|e: PublishError| e.to_string())?;
         let (found, receiver) = bounded(FOUND);
         let taker = Arc::new(Taker { fleet: fleet.clone(), install, found, taking: Mutex::default() });
@@ -144,23 +143,14 @@ impl Drop for Hosts {
 }
 
 impl Fleet {
-    fn card_subject(&self, host: &str) -> String {
-        card_subject(&self.options.owner, host)
-    }
-
     /// The hosts that have a card.
     pub(super) fn cards(&self) -> Result<BTreeSet<String>, JetStreamError> {
-        with_card(&self.jetstream, &self.options.owner)
-    }
-
-    /// Where a host says that it is there.
-    pub(super) fn here_subject(&self, host: &str) -> String {
-        here_subject(&self.options.owner, host)
+        with_card(&self.jetstream, &self.options)
     }
 
     /// Whether a host answers.
     pub(super) fn is_there(&self, host: &str) -> Result<bool, JetStreamError> {
-        match self.connection.request(&self.here_subject(host), b"", SILENCE) {
+        match self.connection.request(&self.options.here_subject(host), b"", SILENCE) {
             Ok(_) => Ok(true),
             Err(RequestError::NoResponders | RequestError::TimedOut) => Ok(false),
             Err(e) => Err(e.into()),
@@ -168,9 +158,9 @@ impl Fleet {
     }
 }
 
-/// The hosts of an owner that have a card.
-pub(super) fn with_card(jetstream: &JetStream, owner: &str) -> Result<BTreeSet<String>, JetStreamError> {
-    let cards = jetstream.last_of_each(CARDS, &[&card_subject(owner, "*")], MOST, ASK_TIME)?;
+/// The hosts that have a card.
+pub(super) fn with_card(jetstream: &JetStream, options: &FleetOptions) -> Result<BTreeSet<String>, JetStreamError> {
+    let cards = jetstream.last_of_each(CARDS, &[&options.card_subject("*")], MOST, ASK_TIME)?;
     let cards = cards.iter().filter(|card| card.header(MARKER).is_none());
     Ok(cards.filter_map(|card| Some(card.subject.rsplit('.').next()?.to_owned())).collect())
 }
@@ -216,7 +206,7 @@ impl Watch {
     /// Shows the card for another while.
     fn renew(&mut self) {
         let (fleet, begun) = (&self.fleet, Instant::now());
-        let subject = fleet.card_subject(fleet.host());
+        let subject = fleet.options.card_subject(fleet.host());
         let card = json!({"host": fleet.host(), "boot": fleet.boot, "version": env!("CARGO_PKG_VERSION"),
             "renewedAt": now_ms()});
         let (card, ttl) = (card.to_string(), Some(fleet.options.card_ttl));
@@ -253,7 +243,7 @@ impl Watch {
     }
 
     fn scan(&mut self) -> Result<(), JetStreamError> {
-        let subjects = self.fleet.jetstream.subjects(LOGS, &self.fleet.log_subject("*"), ASK_TIME)?;
+        let subjects = self.fleet.jetstream.subjects(LOGS, &self.fleet.options.log_subject("*"), ASK_TIME)?;
         let mut lasts = Vec::new();
         for some in subjects.chunks(AT_A_TIME) {
             let some: Vec<&str> = some.iter().map(String::as_str).collect();

@@ -2,16 +2,15 @@
 //! later reads what is stored there.
 
 use super::{ASK_TIME, Fleet, MEMORY, asked};
-use crate::nats::jetstream::JetStreamError;
+use crate::ids;
+use crate::nats::jetstream::{JetStreamError, TTL, time_to_live};
 use crate::nats::{Message, Subscription};
 use crate::threads::{self, Thread};
 use crossbeam_channel::bounded;
 use ring::digest::{SHA256, digest};
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-/// Headers: how long the server keeps a message, and which process it is of.
-const TTL: &str = "Nats-TTL";
+/// The header that says which process a message is of.
 const FROM: &str = "Pi-Exec-Boot";
 /// Messages of other hosts that may wait.
 const WAITING: usize = 4096;
@@ -35,9 +34,9 @@ impl Fleet {
         if what.len() + HEAD_ROOM > self.connection.max_payload() {
             return false;
         }
-        let subject = format!("{}{}", self.memory_subject(""), token(name));
-        let ttl = format!("{}s", ttl.as_secs().max(1));
-        if let Err(e) = self.connection.publish(&subject, None, &[(TTL, &ttl), (FROM, &self.boot)], what) {
+        let subject = self.options.memory_subject(&token(name));
+        let headers = [(TTL, &*time_to_live(ttl)), (FROM, &self.boot)];
+        if let Err(e) = self.connection.publish(&subject, None, &headers, what) {
             log::warn!("the other hosts do not remember what this one does: {e}");
         }
         true
@@ -49,7 +48,7 @@ impl Fleet {
     /// What is stored cannot be read, or the system has no thread.
     pub(crate) fn recall(&self, take: impl Fn(&[u8]) + Send + 'static) -> Result<Memory, String> {
         let (to, told) = bounded::<Box<Message>>(WAITING);
-        let pattern = self.memory_subject("*");
+        let pattern = self.options.memory_subject("*");
         let subscription = self.connection.subscribe(&pattern, None, to).map_err(|e| e.to_string())?;
         self.read_memory(&pattern, &take).map_err(|e| format!("stream {MEMORY}: {e}"))?;
         let boot = self.boot.clone();
@@ -77,17 +76,12 @@ impl Fleet {
             }
         }
     }
-
-    fn memory_subject(&self, token: &str) -> String {
-        super::examination::memory_subject(&self.options.owner, token)
-    }
 }
 
 /// A name as a token of a subject.
 fn token(name: &str) -> String {
-    let hash = digest(&SHA256, name.as_bytes());
-    hash.as_ref().iter().take(16).fold(String::new(), |mut token, byte| {
-        let _ = write!(token, "{byte:02x}");
-        token
-    })
+    let mut hash = ids::hex(digest(&SHA256, name.as_bytes()).as_ref());
+    // 128 bits are enough.
+    hash.truncate(32);
+    hash
 }

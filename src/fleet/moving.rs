@@ -112,7 +112,7 @@ impl Taker {
 
     /// Takes a session that its host gave to this one.
     fn take_given(&self, session: &str) -> Result<bool, JetStreamError> {
-        let last = self.fleet.jetstream.last(LOGS, &self.fleet.log_subject(session), ASK_TIME)?;
+        let last = self.fleet.jetstream.last(LOGS, &self.fleet.options.log_subject(session), ASK_TIME)?;
         let head = last.as_ref().and_then(|last| Some(decode(&last.payload)?.0));
         match head {
             Some(head) if head.kind == Kind::Give && head.host == self.fleet.host() => {
@@ -157,14 +157,16 @@ impl Fleet {
         let others = hosts.into_iter().filter(|host| host != self.host()).collect();
         let said = Said::Prepare(session, state).write();
         super::rank::in_order(session, others).into_iter().take(ASKED_AT_MOST).find(|host| {
-            let answer = self.connection.request(&self.here_subject(host), &said, PREPARES_WITHIN);
+            let answer = self.connection.request(&self.options.here_subject(host), &said, PREPARES_WITHIN);
             answer.is_ok_and(|answer| answer.payload == YES)
         })
     }
 
     /// Tells a host that a session is its own now.
     pub(super) fn tell_given(&self, session: &str, host: &str) {
-        let told = |_| self.connection.request(&self.here_subject(host), &Said::Take(session).write(), PREPARES_WITHIN);
+        let told = |_| {
+            self.connection.request(&self.options.here_subject(host), &Said::Take(session).write(), PREPARES_WITHIN)
+        };
         if !(0..TOLD_AT_MOST).map(told).any(|answer| answer.is_ok()) {
             log::warn!("session {session} is the host {host}'s now, which does not answer");
         }

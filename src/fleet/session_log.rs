@@ -140,7 +140,7 @@ impl SessionLog {
         let (told, receiver) = bounded(16);
         let shared = Arc::new(Shared { file: Mutex::new(file), ..Shared::default() });
         let mut writer = Writer {
-            subject: fleet.log_subject(session),
+            subject: fleet.options.log_subject(session),
             fleet: fleet.clone(),
             session: session.to_owned(),
             is_shared,
@@ -428,7 +428,7 @@ pub(super) fn end(fleet: &Fleet, session: &str, last: u64) -> Result<(), JetStre
     if !fleet.connection.is_connected() {
         return Err(RequestError::TimedOut.into());
     }
-    let (subject, deadline) = (fleet.log_subject(session), Instant::now() + END_TIME);
+    let (subject, deadline) = (fleet.options.log_subject(session), Instant::now() + END_TIME);
     match fleet.jetstream.append(LOGS, &subject, last, &ids::nuid(), &encode(&fleet.head(Kind::End), &[]), deadline)? {
         Appended::At(sequence) => fleet.jetstream.purge(LOGS, &subject, Some(sequence + 1), END_TIME).map(drop),
         Appended::Refused => Ok(()),
@@ -443,7 +443,7 @@ fn read_part(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
 
 /// Reads everything that is stored of a session; with the sequence of the last record.
 pub(super) fn read(fleet: &Fleet, session: &str) -> Result<(Rebuilt, u64), JetStreamError> {
-    let subject = fleet.log_subject(session);
+    let subject = fleet.options.log_subject(session);
     let (mut rebuilt, mut last) = (Rebuilt::default(), 0);
     loop {
         let page = fleet.jetstream.next(LOGS, &subject, last + 1, BATCH, ASK_TIME)?;

@@ -1,9 +1,9 @@
 //! A call of a tool as people see it when they are asked about it, and how it is told from others.
 
 use super::rules::Target;
+use crate::ids;
 use ring::digest::{Context, SHA256};
 use serde_json::{Map, Value, json};
-use std::fmt::Write;
 
 /// How much of each text among the arguments is shown, bytes, and of all together: an event has room for it.
 const MAX_SHOWN: usize = 2048;
@@ -22,11 +22,7 @@ pub(crate) fn call_hash(id: &str, tool: &str, arguments: &Map<String, Value>) ->
         context.update(&[0]);
     }
     context.update(&serde_json::to_vec(arguments).unwrap_or_default());
-    context.finish().as_ref().iter().fold(String::new(), |mut hex, byte| {
-        // Writing into a text cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    ids::hex(context.finish().as_ref())
 }
 
 /// What calls have in common that are allowed together: the command to the byte, the tool and the file, the limit of a budget, or

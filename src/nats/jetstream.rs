@@ -11,7 +11,7 @@ mod stream;
 
 use super::connection::Connection;
 pub use account::{Account, Limits};
-pub use append::{Appended, EXPECTED, Receipt};
+pub use append::{Appended, EXPECTED, Receipt, TTL, time_to_live};
 pub use direct::{Page, Stored};
 pub use error::JetStreamError;
 use serde::Deserialize;

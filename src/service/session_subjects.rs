@@ -27,7 +27,7 @@ use crate::contract::sender::AgentSender;
 use crate::contract::session::SessionStats;
 use crate::contract::wire::{Wire, WireRequest, WireSettings};
 use crate::event_log::{self, EventSink};
-use crate::nats::{Message, PublishError, Subscription};
+use crate::nats::{Connection, Message, PublishError, Subscription};
 use crate::quota::SessionQuota;
 use crate::traceparent::{TRACEPARENT, Traceparent};
 use crossbeam_channel::Receiver;
@@ -191,10 +191,7 @@ impl Subscribed {
 
     /// Takes nothing more, and refuses what has come: the session has not come here after all.
     pub(crate) fn refuse_all(self, host: &Arc<Host>, max_queue: usize) {
-        let deadline = Instant::now() + LAST_CALL;
-        for subscription in self.subscriptions {
-            subscription.drain(deadline.saturating_duration_since(Instant::now()));
-        }
+        drain(&host.connection, self.subscriptions);
         let why = ReplyError::moved_on();
         let refuse = refuse_unread(host, &self.service, max_queue, Some(why));
         self.requests.try_iter().for_each(|message| refuse(&message));
@@ -271,12 +268,7 @@ impl Wire for SessionSubjects {
     }
 
     fn stop(&mut self) {
-        let deadline = Instant::now() + LAST_CALL;
-        for subscription in std::mem::take(&mut self.subscriptions) {
-            if self.reader.host.connection.is_connected() {
-                subscription.drain(deadline.saturating_duration_since(Instant::now()));
-            }
-        }
+        drain(&self.reader.host.connection, std::mem::take(&mut self.subscriptions));
     }
 
     fn close(mut self, goes_on: bool) -> Vec<Prompt> {
@@ -298,6 +290,14 @@ impl Wire for SessionSubjects {
             log::warn!("session {}: its attachments cannot be removed: {e}", reader.identity.id);
         }
         prompts
+    }
+}
+
+/// Ends subscriptions when all has come that the server has sent by now, where it can be asked.
+fn drain(connection: &Connection, subscriptions: Vec<Subscription>) {
+    let deadline = Instant::now() + LAST_CALL;
+    for subscription in subscriptions.into_iter().filter(|_| connection.is_connected()) {
+        subscription.drain(deadline.saturating_duration_since(Instant::now()));
     }
 }
 

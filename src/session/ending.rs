@@ -4,7 +4,7 @@ use super::{SETTLE_TIMEOUT, Session};
 use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
 use crate::contract::identity::OnRestart;
-use crate::contract::prompt::EndReason;
+use crate::contract::prompt::{EndReason, Next};
 use crate::contract::wire::Wire;
 use crate::tools::ChangedFiles;
 use crate::turn::{self, Settled, Step};
@@ -29,7 +29,10 @@ impl<W: Wire> Session<W> {
         let ends = self.running.is_some() && !goes_on && self.identity.on_restart == OnRestart::End;
         let remembered = by_host && !moved && (goes_on || self.identity.named && !ends);
         let clean = self.leaving.as_ref().is_some_and(|leaving| leaving.clean);
-        let heir = self.leaving.as_mut().and_then(|leaving| leaving.host.take()).filter(|_| remembered);
+        let heir = match self.leaving.as_ref().and_then(|leaving| leaving.next.as_ref()) {
+            Some(Next::Host(host)) if remembered => Some(host.clone()),
+            Some(Next::Host(_) | Next::Process) | None => None,
+        };
         if let Some(running) = &mut self.running {
             running.to_be_continued = goes_on;
             let whole = goes_on && running.reply.leave();

@@ -14,12 +14,10 @@ pub(super) struct Leaving {
     successor: Arc<dyn Successor>,
     /// What the turn asked for at the gate where it waits.
     gate: Option<(Action, Sender<Verdict>)>,
-    /// The successor gets what comes from now on, and what waits is left to it.
-    pub(super) gone: bool,
+    /// Who gets what comes from now on, and what waits; `None` as long as nobody does.
+    pub(super) next: Option<Next>,
     /// Nothing was in the middle of something then.
     pub(super) clean: bool,
-    /// The host that it leaves for, if it is not this one.
-    pub(super) host: Option<String>,
 }
 
 impl<W: Wire> Session<W> {
@@ -38,8 +36,7 @@ impl<W: Wire> Session<W> {
             return self.drain();
         }
         self.stats.set_leaving(true);
-        self.leaving
-            .get_or_insert_with(|| Box::new(Leaving { successor, gate: None, gone: false, clean: false, host: None }));
+        self.leaving.get_or_insert_with(|| Box::new(Leaving { successor, gate: None, next: None, clean: false }));
     }
 
     /// Everything is as before.
@@ -77,7 +74,7 @@ impl<W: Wire> Session<W> {
 
     /// The turn goes on elsewhere from now on.
     pub(super) fn has_left(&self) -> bool {
-        self.leaving.as_ref().is_some_and(|leaving| leaving.gone)
+        self.leaving.as_ref().is_some_and(|leaving| leaving.next.is_some())
     }
 
     /// Leaves if the session is to, and nothing is in the middle of something: not where a client on a socket waits for an
@@ -112,11 +109,7 @@ impl<W: Wire> Session<W> {
         };
         let reason = if matches!(next, Next::Host(_)) { EndReason::Given } else { EndReason::Replaced };
         let leaving = self.leaving.as_mut()?;
-        (leaving.gone, leaving.clean) = (true, clean);
-        leaving.host = match next {
-            Next::Host(host) => Some(host),
-            Next::Process => None,
-        };
+        (leaving.next, leaving.clean) = (Some(next), clean);
         if let Some(wire) = &mut self.wire {
             wire.stop();
         }

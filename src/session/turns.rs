@@ -18,7 +18,7 @@ impl<W: Wire> Session<W> {
 
     /// What waits is not left to the next start, or to another process.
     fn may_start(&self) -> bool {
-        !self.draining && !self.leaving.as_ref().is_some_and(|leaving| leaving.gone)
+        !self.draining && !self.has_left()
     }
 
     /// Starts what is next, if nothing runs and there is a slot for it.

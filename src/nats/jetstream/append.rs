@@ -9,10 +9,16 @@ use super::{JetStream, pause, read, try_time};
 use serde::Deserialize;
 use std::time::{Duration, Instant};
 
-/// Headers that the server acts on. The first names the sequence that the subject's last message has to have.
+/// Headers that the server acts on: the sequence that the subject's last message has to have, what the message is found by,
+/// and its [`time_to_live`].
 pub const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 pub(super) const ID: &str = "Nats-Msg-Id";
-const TTL: &str = "Nats-TTL";
+pub const TTL: &str = "Nats-TTL";
+
+/// How long a message is to be kept, as [`TTL`] says it: in whole seconds, at least one.
+pub fn time_to_live(ttl: Duration) -> String {
+    format!("{}s", ttl.as_secs().max(1))
+}
 
 /// The server has stored a message.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -48,7 +54,7 @@ impl JetStream {
         timeout: Duration,
     ) -> Result<Receipt, JetStreamError> {
         let expected = expected.map(|sequence| sequence.to_string());
-        let ttl = ttl.map(|ttl| format!("{}s", ttl.as_secs().max(1)));
+        let ttl = ttl.map(time_to_live);
         let headers = [(EXPECTED, expected.as_deref()), (ID, id), (TTL, ttl.as_deref())];
         let headers: Vec<(&str, &str)> = headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         let answer = self.connection.request_with(subject, &headers, payload, timeout)?;

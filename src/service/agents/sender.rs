@@ -5,6 +5,7 @@ use super::nonces::{Nonces, Refusal, SignedNonce, WINDOW_MS};
 use crate::clock::now_ms;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::sender::AgentSender;
+use crate::ids;
 use crate::nats::{Message, nkey, valid_account, valid_subject};
 use crate::sync::lock;
 use base64::Engine;
@@ -13,7 +14,7 @@ use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
-use std::fmt::{Display, Write};
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
@@ -270,12 +271,7 @@ impl SignedParts<'_> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(64);
-    for byte in digest(&SHA256, bytes).as_ref() {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    ids::hex(digest(&SHA256, bytes).as_ref())
 }
 
 fn malformed(why: &str) -> ReplyError {

@@ -38,7 +38,7 @@ pub(super) fn examine(
 fn permissions(options: &FleetOptions, connection: &Connection, events: &Receiver<ConnectionEvent>) -> Vec<Finding> {
     let (unread, _messages) = bounded::<Box<Message>>(1);
     let heard = subscriptions(options).map(|subject| connection.subscribe(&subject, None, unread.clone()));
-    for (subject, header, payload) in harmless_messages(&options.owner) {
+    for (subject, header, payload) in harmless_messages(options) {
         let sent = connection.publish(&subject, None, header.as_slice(), payload.as_bytes());
         if let Err(e) = sent {
             return vec![Finding::failure(ABOUT, format!("{subject}: {e}"), "look at the server's log")];
