@@ -9,7 +9,7 @@ from support import agents
 from support.bridge import Bridge
 from support.bus import RESTART
 from support.fleet import LONG_CARD, TOOLS
-from support.model_script import Gate, Text, ToolCall
+from support.model_script import Text, ToolCall
 from support.waiting import eventually
 
 # More prompts than come while a session goes from one host to the other.
@@ -63,10 +63,7 @@ def test_an_idle_session_goes_to_another_host(hosts, leave):
 @pytest.mark.parametrize("answer", [0, TOOLS])
 def test_a_turn_goes_on_at_another_host(hosts, leave, answer):
     """It leaves before the next tool, or at its end, and its caller does not notice; the prompt that waits goes along."""
-    gate = Gate()
-    hosts.script(answer, gate)
-    stream = hosts.session("s", "go")
-    stream.until(f"{answer} ")
+    gate, stream = hosts.at_work(answer)
     owner = hosts.owner_of("s")
     (other,) = hosts.others(owner)
     waiting = owner.prompt("s", "next")
@@ -102,10 +99,7 @@ def test_what_is_in_the_middle_of_a_tool_goes_on_when_the_time_is_up(fleet):
 
 
 def test_where_no_host_takes_it_a_session_stays(hosts):
-    gate = Gate()
-    hosts.script(0, gate)
-    stream = hosts.session("s", "go")
-    stream.until("0 ")
+    gate, stream = hosts.at_work(0)
     owner = hosts.owner_of("s")
     (other,) = hosts.others(owner)
     drain(other)

@@ -33,10 +33,7 @@ def test_a_session_of_a_host_that_died_goes_on_elsewhere(fleet):
 @pytest.mark.parametrize("answer", range(TOOLS + 1))
 def test_a_turn_whose_host_dies_goes_on_elsewhere(fleet, answer):
     fleet.start()
-    gate = Gate()
-    fleet.script(answer, gate)
-    stream = fleet.session("s", "go")
-    stream.until(f"{answer} ")
+    gate, stream = fleet.at_work(answer)
     kill(fleet.owner_of("s"))
     gate.open()
     text = stream.text()
@@ -62,10 +59,7 @@ def test_a_tool_that_a_dead_host_had_begun_does_not_run_again(fleet):
 
 def test_a_host_that_was_frozen_lets_go_of_what_others_have_gone_on_with(fleet):
     fleet.start()
-    gate = Gate()
-    fleet.script(1, gate)
-    stream = fleet.session("s", "go")
-    stream.until("1 ")
+    gate, stream = fleet.at_work(1)
     owner = fleet.owner_of("s")
     (other,) = fleet.others(owner)
     owner.signal(signal.SIGSTOP)
@@ -84,10 +78,7 @@ def test_the_log_alone_decides_who_runs_what(fleet):
     """By its own clock the session is still the frozen host's when it goes on: only what others have stored tells it."""
     fleet.start(1, fleetCardTime=60)
     (owner,) = fleet.hosts
-    gate = Gate()
-    fleet.script(1, gate)
-    stream = fleet.session("s", "go", events=True)
-    stream.until("1 ")
+    gate, stream = fleet.at_work(1, events=True)
     other = fleet.host()
     other.start()
     owner.signal(signal.SIGSTOP)
@@ -158,10 +149,7 @@ def test_a_host_that_was_frozen_says_nothing_of_what_is_anothers(fleet):
 
 def test_an_outage_moves_nothing_and_loses_nothing(fleet):
     fleet.start(fleetCardTime=LONG_CARD)
-    gate = Gate()
-    fleet.script(1, gate)
-    stream = fleet.session("s", "go")
-    stream.until("1 ")
+    gate, stream = fleet.at_work(1)
     owner = fleet.owner_of("s")
     fleet.server.stop()
     owner.wait_log("disconnected")
@@ -176,10 +164,7 @@ def test_an_outage_moves_nothing_and_loses_nothing(fleet):
 def test_an_outage_that_all_cards_expire_in_moves_nothing(fleet):
     """Nobody takes the other one for gone when the server is back without its cards, and what was sent meanwhile is worked on."""
     fleet.start()
-    gate = Gate()
-    fleet.script(1, gate)
-    stream = fleet.session("s", "go")
-    stream.until("1 ")
+    gate, stream = fleet.at_work(1)
     owner = fleet.owner_of("s")
     (other,) = fleet.others(owner)
     eventually(lambda: fleet.has_card(other), "both have shown their card")
@@ -203,10 +188,7 @@ def test_an_outage_that_all_cards_expire_in_moves_nothing(fleet):
 
 def test_a_server_that_hangs_moves_nothing_and_loses_nothing(fleet):
     fleet.start(fleetCardTime=LONG_CARD)
-    gate = Gate()
-    fleet.script(1, gate)
-    stream = fleet.session("s", "go")
-    stream.until("1 ")
+    gate, stream = fleet.at_work(1)
     owner = fleet.owner_of("s")
     fleet.server.freeze()
     gate.open()
@@ -272,10 +254,7 @@ def test_a_stopped_session_leaves_nothing(fleet):
 def test_a_restart_goes_on_at_the_same_host(fleet):
     fleet.start(1)
     (host,) = fleet.hosts
-    gate = Gate()
-    fleet.script(1, gate)
-    stream = fleet.session("s", "go")
-    stream.until("1 ")
+    gate, stream = fleet.at_work(1)
     kill(host)
     gate.open()
     host.start()

@@ -22,6 +22,18 @@ LOOK = 0.5
 DEADLINE = 60
 
 
+def progress(request):
+    """The prompt that a request is about, and how many of its tools have run."""
+    prompt, results = None, 0
+    for message in request.body["messages"]:
+        blocks = message["content"]
+        blocks = [{"type": "text", "text": blocks}] if isinstance(blocks, str) else blocks
+        results += sum(block["type"] == "tool_result" for block in blocks)
+        if message["role"] == "user" and blocks[-1]["type"] == "text":
+            prompt, results = blocks[-1]["text"], 0
+    return prompt, results
+
+
 class Chaos:
     """`callers` is the number of sessions, each of which has one caller and one prompt at a time."""
 
@@ -54,13 +66,10 @@ class Chaos:
         begun = self.begun.pop(request.key, None)
         if begun:
             self.resumed.append(time.monotonic() - begun)
-        prompt, results = None, 0
-        for message in request.body["messages"]:
-            blocks = message["content"]
-            blocks = [{"type": "text", "text": blocks}] if isinstance(blocks, str) else blocks
-            results += sum(block["type"] == "tool_result" for block in blocks)
-            if message["role"] == "user" and blocks[-1]["type"] == "text":
-                prompt, results = blocks[-1]["text"], 0
+        return self._step(*progress(request))
+
+    def _step(self, prompt, results):
+        """What the model says when so many tools of a turn have run."""
         if results >= TOOLS:
             return [Text(f"end of {prompt}")]
         call = f"call{next(self.calls)}"

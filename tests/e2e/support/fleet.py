@@ -4,7 +4,7 @@ import base64
 import json
 
 from .bus import NoResponders, StreamFailed
-from .model_script import Text, ToolCall
+from .model_script import Gate, Text, ToolCall
 from .waiting import eventually
 
 # How long a host's card outlives it, seconds: short, and longer than a busy machine leaves a host without time.
@@ -102,3 +102,11 @@ class Fleet:
             return [*words, ToolCall("bash", {"command": f"echo call{done} >> {self.log}"}, id=f"call{done}")]
 
         self.model.answer(answer)
+
+    def at_work(self, answer, **fields):
+        """A session `s` whose turn waits in the middle of its answer of this number; the gate that it waits for, and its stream."""
+        gate = Gate()
+        self.script(answer, gate)
+        stream = self.session("s", "go", **fields)
+        stream.until(f"{answer} ")
+        return gate, stream

@@ -9,8 +9,7 @@ import threading
 import time
 
 from .bridge import Bridge
-from .chaos import DEADLINE, TOOLS, Chaos
-from .model_script import Text, ToolCall
+from .chaos import DEADLINE, TOOLS, Chaos, progress
 from .nats_server import NatsServer, free_port
 from .waiting import eventually
 
@@ -62,13 +61,7 @@ class FleetChaos(Chaos):
 
     def _answer(self, request):
         self.model.requests.clear()
-        now, prompt, results = time.monotonic(), None, 0
-        for message in request.body["messages"]:
-            blocks = message["content"]
-            blocks = [{"type": "text", "text": blocks}] if isinstance(blocks, str) else blocks
-            results += sum(block["type"] == "tool_result" for block in blocks)
-            if message["role"] == "user" and blocks[-1]["type"] == "text":
-                prompt, results = blocks[-1]["text"], 0
+        now, (prompt, results) = time.monotonic(), progress(request)
         name = prompt.split()[0]
         died = self.dead.get(name)
         if died and died[0] != request.key:
@@ -77,10 +70,9 @@ class FleetChaos(Chaos):
                 self.resumed.append(now - died[1])
         if results >= TOOLS:
             self.at.pop(name, None)
-            return [Text(f"end of {prompt}")]
-        self.at[name] = request.key
-        call = f"call{next(self.calls)}"
-        return [Text(f"{results} "), ToolCall("bash", {"command": f"echo {call} >> {self.log}"}, id=call)]
+        else:
+            self.at[name] = request.key
+        return self._step(prompt, results)
 
     def _start_host(self, host):
         """Starts a host with a key of its own, by which its requests are known."""
