@@ -10,6 +10,7 @@ use crate::ids;
 use crate::json::Fields;
 use crate::model::ThinkingLevel;
 use crate::session::state_dir::{LAST_CHILDREN, RunHeader, SavedSession, StateDir};
+use crate::threads;
 use crate::transcript::locate;
 use crate::transcript::restore::Restored;
 use crate::transcript::session_file::SessionFile;
@@ -121,7 +122,11 @@ impl<W: Wire> Session<W> {
                 };
                 // Whatever the last process had started may still be running, and would go on unseen.
                 if !woken.as_ref().is_some_and(|(_, unfinished)| unfinished.was_handed_over()) {
-                    kill_leftovers(&self.identity);
+                    let identity = self.identity.clone();
+                    match threads::spawn("leftovers", threads::SMALL_STACK, move || kill_leftovers(&identity)) {
+                        Ok(thread) => self.leftovers = Some(thread),
+                        Err(_) => kill_leftovers(&self.identity),
+                    }
                 }
                 if let Some((restored, unfinished)) = woken {
                     self.stats.restore_usage(&restored.usage);
