@@ -7,6 +7,8 @@ import pytest
 from support.bridge import Bridge, BridgeClosed, Failed
 from support.waiting import eventually
 
+pytestmark = pytest.mark.any_server
+
 OFFLINE = {"model": "offline/demo"}
 LABEL = "[offline/demo: no model, a built-in script]\n"
 BUSY = "@stream 5000 every 20 ms"

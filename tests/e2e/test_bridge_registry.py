@@ -12,6 +12,8 @@ from support import proc
 from support.bridge import Bridge, rows
 from support.waiting import eventually
 
+pytestmark = pytest.mark.any_server
+
 OFFLINE = {"model": "offline/demo"}
 
 

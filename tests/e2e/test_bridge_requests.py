@@ -6,6 +6,8 @@ from support.bridge import Bridge
 from support.model_script import Gate
 from support.waiting import eventually
 
+pytestmark = pytest.mark.any_server
+
 OFFLINE = {"model": "offline/demo"}
 LABEL = "[offline/demo: no model, a built-in script]\n"
 BUSY = "@stream 2000 every 20 ms"

@@ -12,6 +12,8 @@ from support import proc
 from support.bridge import Bridge, BridgeClosed
 from support.waiting import DEADLINE, eventually
 
+pytestmark = pytest.mark.any_server
+
 OFFLINE = {"model": "offline/demo"}
 MAX_LINE = 1 << 20
 

@@ -16,6 +16,7 @@ from support.cli import HEADER, lines, one_line
 from support.fake_bridge import PROTOCOL, dead_pid, event, response
 from support.waiting import eventually
 
+pytestmark = pytest.mark.any_server
 
 # What is listed.
 

@@ -9,6 +9,8 @@ import pytest
 from support.attached import answer, delta, fake_session, part, question, said
 from support.fake_bridge import event, response
 
+pytestmark = pytest.mark.any_server
+
 
 @pytest.fixture
 def session(bridge):

@@ -8,6 +8,8 @@ import pytest
 from support.cli import HEADER, lines, one_line
 from support.fake_bridge import event, response
 
+pytestmark = pytest.mark.any_server
+
 
 def chunks(request, *texts, end=None):
     records = [response(request, {"sessionId": "run-1"})]

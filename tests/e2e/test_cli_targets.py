@@ -7,6 +7,8 @@ import pytest
 from support.cli import lines
 from support.fake_bridge import response
 
+pytestmark = pytest.mark.any_server
+
 
 def heard(bridge):
     return [(request["type"], request["message"]) for request in bridge.requests]

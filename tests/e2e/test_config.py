@@ -11,6 +11,8 @@ import pytest
 from support.daemon import API_KEY, MODELS
 from support.model_script import Failure, ToolCall
 
+pytestmark = pytest.mark.any_server
+
 FLAGS = """--server --context --creds --nkey --user --password --token --tls-ca --tls-cert --tls-key --tls-first
 --inbox-prefix --owner --config --agent-dir --model --thinking --max-lifetime --max-sessions --max-queue --grace
 --bash-timeout --min-sender-trust --trusted-senders --log --check --version --help""".split()

@@ -10,6 +10,8 @@ from support.model_script import Gate, ToolCall
 from support.session_files import entries, kill
 from support.waiting import eventually
 
+pytestmark = pytest.mark.any_server
+
 _numbers = itertools.count()
 
 

@@ -12,6 +12,8 @@ from support.model_script import ToolCall
 from support.token_endpoint import TokenEndpoint
 from support.waiting import eventually
 
+pytestmark = pytest.mark.any_server
+
 # Every token has this in it, so that one search finds them all.
 MARK = "t0ken"
 OLD = {"access": f"old-access-{MARK}", "refresh": f"old-refresh-{MARK}"}

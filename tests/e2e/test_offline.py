@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.any_server
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import pytest
 from support.daemon import MODELS
 from support.waiting import eventually
 
+pytestmark = pytest.mark.any_server
+
 FIRST = "2026-01-01T00:00:00.000Z"
 USAGE = {"input": 1, "output": 1, "cacheRead": 0, "cacheWrite": 0, "totalTokens": 2,
          "cost": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0, "total": 0}}

@@ -9,6 +9,8 @@ import pytest
 from support.daemon import MODELS
 from support.model_script import Failure, Raw
 
+pytestmark = pytest.mark.any_server
+
 SLOW_DOWN = "slow down"
 BUSY = Failure(529, "overloaded")
 

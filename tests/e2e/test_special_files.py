@@ -9,6 +9,8 @@ import pytest
 
 from support.model_script import ToolCall
 
+pytestmark = pytest.mark.any_server
+
 # Seconds; far more than anything here takes.
 PROMPTLY = 5
 NOT_REGULAR = r"not a regular file but a (named pipe|device|symbolic link)"
@@ -35,7 +37,6 @@ def named(path, text):
     return re.search(rf"{re.escape(str(path))}.*{NOT_REGULAR}", text)
 
 
-@pytest.mark.any_server
 class TestWithoutThemNothingStarts:
     """What the operator named ends the start."""
 
@@ -77,7 +78,6 @@ def test_more_authorities(new_daemon, special, certificates, own_server, own_bus
     daemon.wait_log("(?i)certificate", PROMPTLY)
 
 
-@pytest.mark.any_server
 class TestWithoutThemItGoesOn:
     @pytest.mark.parametrize("name", ["auth.json", "models.json", "settings.json"])
     def test_a_file_of_the_user(self, new_daemon, model, special, name):
