@@ -142,6 +142,8 @@ class Bus:
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5)
+            # A worker has thousands of these, and numbers of files up to 1,023 only, where something waits with select().
+            self._loop.close()
 
     def flush(self):
         self.call(self.connection.flush(5))

@@ -184,10 +184,11 @@ class Daemon:
         eventually(answers, "the intake answers")
 
     def _read_log(self, process):
-        for line in process.stderr:
-            with self._logged:
-                self.log.append(line.rstrip("\n"))
-                self._logged.notify_all()
+        with process.stderr as lines:
+            for line in lines:
+                with self._logged:
+                    self.log.append(line.rstrip("\n"))
+                    self._logged.notify_all()
         with self._logged:
             self._logged.notify_all()
 
