@@ -120,6 +120,8 @@ pub(crate) struct Parts<W> {
     pub commands: Receiver<Command>,
     /// Where tools may put what does not fit into a result; removed with the session.
     pub spill_dir: PathBuf,
+    /// Where the files are that come with prompts; `None` where none can come.
+    pub attachments: Option<PathBuf>,
     /// What of it, of waiting prompts and of files that came with them may be kept.
     pub quota: Arc<SessionQuota>,
     /// Leave to work on prompts, which all sessions share.
@@ -262,6 +264,7 @@ impl<W: Wire> Session<W> {
             sandbox,
             parts.identity.cwd.clone(),
             parts.spill_dir.clone(),
+            parts.attachments,
             parts.quota.clone(),
         );
         let session = Session {

@@ -60,7 +60,7 @@ struct NextHost {
 impl Successor for NextHost {
     fn prepare(&self, session: &SessionIdentity) -> Option<Next> {
         // Files that came with its prompts are here only.
-        if self.state.attachments(&session.id).exists() {
+        if self.state.attachments(&session.id).read_dir().is_ok_and(|mut files| files.next().is_some()) {
             return None;
         }
         let saved = self.state.session(&session.id)?;

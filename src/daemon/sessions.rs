@@ -308,16 +308,20 @@ impl Daemon {
         };
         let service = subscribed.as_ref().map(|subscribed| subscribed.service().clone());
         let quota = self.quota.session();
-        let spill_dir = self.spill_root.path().join(&*identity.instance_id);
+        let spill_root = self.spill_root.path();
+        let spill_dir = spill_root.join(&*identity.instance_id);
+        // Tools may write to the folder above, and could put links there.
+        let beside = |what: &str| spill_root.join(format!("{}.{what}", identity.instance_id));
         let movable = self.state.is_some() && !matches!(storage, Storage::None);
+        let kept = self.state.as_ref().filter(|_| movable);
+        let attachments = kept.map_or_else(|| beside("files"), |state| state.attachments(&identity.id));
+        let attachments = Some(attachments).filter(|_| identity.named);
         let wire = subscribed.map(|subscribed| {
-            let kept = self.state.as_ref().filter(|_| movable);
             let place = Place {
                 host: self.host.clone(),
                 identity: identity.clone(),
                 stats: stats.clone(),
-                attachments: kept
-                    .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&identity.id)),
+                attachments: attachments.clone().unwrap_or_default(),
                 quota: quota.clone(),
                 settings,
             };
@@ -334,9 +338,10 @@ impl Daemon {
             commands: receiver,
             raw_file: match &self.bridge {
                 Some(bridge) => bridge.raw_file(&identity),
-                None => spill_dir.join("events.jsonl"),
+                None => beside("events.jsonl"),
             },
             spill_dir,
+            attachments,
             quota,
             slots: self.slots.clone(),
             state: self.state.clone(),

@@ -194,6 +194,7 @@ impl Running {
             wire: Some(TestWire { messages, listener: Arc::new(Listener(events)) }),
             commands: receiver,
             spill_dir: nowhere.clone(),
+            attachments: None,
             quota: HostQuota::new(0, 0).session(),
             slots: Slots::new(0),
             raw_file: nowhere,
