@@ -3,7 +3,8 @@
 //! It is started at the session's first tool call, confined before it is given any work ([`confine`]), and adopts whatever
 //! its programs leave behind, so that nothing outlives the session. The daemon and the runner speak over a socket pair, one
 //! [`frame`] a message. Calls run at the same time, each on a thread of the runner. A runner with nothing to do and without
-//! programs in the background ends by itself; one that does not answer an abort is killed.
+//! programs in the background ends by itself; one that does not answer an abort is killed. Before each there is a [`guard`],
+//! the daemon's child, which ends what a runner leaves behind, however that has ended.
 
 mod confine;
 mod frame;

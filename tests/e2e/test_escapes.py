@@ -6,6 +6,7 @@ Each row is tried where the kernel has what it is about; what is skipped says wh
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +20,10 @@ from support.model_script import ToolCall
 from support.waiting import eventually
 
 pytestmark = pytest.mark.any_server
+
+
+def user_of(daemon):
+    return int(proc.status(daemon.pid)["Uid"].split()[0])
 
 
 def untouched(daemon):
@@ -118,7 +123,6 @@ def test_keys_of_the_daemon_wherever_they_are(make):
 def test_files_that_the_daemon_was_started_with(make, monkeypatch):
     """What a script had open when it started the daemon is not open in what tools start."""
     import fcntl
-    import subprocess
 
     # Beyond the numbers that the tests' own files have.
     kept = fcntl.fcntl(os.open(__file__, os.O_RDONLY), fcntl.F_DUPFD, 500)
@@ -139,7 +143,7 @@ def test_a_working_folder_that_becomes_a_link(make):
     daemon = make()
     inner = daemon.cwd / "inner"
     inner.mkdir()
-    os.chown(inner, Path(f"/proc/{daemon.pid}").stat().st_uid, -1)
+    os.chown(inner, user_of(daemon), -1)
     daemon.model.script("hello")
     daemon.session("inner", "x", cwd=str(inner)).text()
     bash(daemon, f"mv inner before && ln -s {daemon.home / 'out'} inner")
@@ -166,13 +170,15 @@ def test_abstract_sockets(make):
 
 
 @files
-@pytest.mark.parametrize("target", ["daemon", "runner"])
+@pytest.mark.parametrize("target", ["daemon", "runner", "another program of the user"])
 def test_ptrace(make, target):
     daemon = make()
+    other = subprocess.Popen(["sleep", "600"], env={"KEY": "s3cret"}, user=user_of(daemon))
+    pid = {"daemon": daemon.pid, "runner": "os.getppid()"}.get(target, other.pid)
     code = f"""
 import ctypes, os
 c = ctypes.CDLL(None, use_errno=True)
-pid = {daemon.pid if target == 'daemon' else 'os.getppid()'}
+pid = {pid}
 print("attach", c.ptrace(16, pid, 0, 0), "seize", c.ptrace(0x4206, pid, 0, 0))
 buffer = ctypes.create_string_buffer(64)
 class V(ctypes.Structure):
@@ -188,6 +194,8 @@ for name in ("environ", "mem", "maps", "auxv"):
     (daemon.cwd / "probe.py").write_text(code)
     # Not in a shell of its own, so that the parent is the runner.
     text = bash(daemon, f"exec {PYTHON} probe.py 2>&1")
+    other.kill()
+    other.wait()
     assert text == "attach -1 seize -1\nvm -1\n" + "".join(f"{name} refused\n" for name in ("environ", "mem", "maps", "auxv")), text
 
 
@@ -271,8 +279,7 @@ except PermissionError:
 print(sorted(name for _, name in socket.if_nameindex()))
 """)
     user, network, devices = text.splitlines()
-    uid = Path(f"/proc/{daemon.pid}").stat().st_uid
-    assert user.split()[0] == str(uid)
+    assert user.split()[0] == str(user_of(daemon))
     has_loopback = daemon.inspect("s")["sandbox"]["loopback"]
     assert network == ("loopback 1" if has_loopback else "none")
     if has_loopback:
@@ -303,6 +310,32 @@ for name, call in {calls!r}.items():
     for line in lines:
         _, result, error = line.split(":")
         assert result == "-1" and error in ("1", "38"), line
+
+
+def test_what_is_typed_into_a_terminal(make):
+    """Characters cannot be put into one, whatever else there is in the call's number."""
+    text = python(make(), """
+import ctypes, os
+c = ctypes.CDLL(None, use_errno=True)
+_, terminal = os.openpty()
+for request in (0x5412, 0x541c, 0x100005412):
+    number = {"x86_64": 16, "aarch64": 29}[os.uname().machine]
+    print(c.syscall(number, terminal, ctypes.c_ulong(request), b"x"), ctypes.get_errno())
+""")
+    assert text == "-1 1\n" * 3
+
+
+@x86
+@pytest.mark.skipif(not shutil.which("gcc"), reason="there is no gcc")
+def test_calls_of_32_bits(make):
+    """Their numbers mean something else, so that none of them is made: the program ends."""
+    daemon = make()
+    (daemon.cwd / "old.c").write_text("""
+#include <stdio.h>
+int main(void) { long result; __asm__ volatile("int $0x80" : "=a"(result) : "a"(20) : "memory"); printf("made %ld\\n", result); return 0; }
+""")
+    text = bash(daemon, "gcc -o old old.c && ./old; echo $?")
+    assert "made" not in text and text.split()[-1] in ("139", "159"), text
 
 
 @pytest.mark.parametrize("end", ["stop", "its child kills the runner"])
@@ -375,16 +408,16 @@ def in_folder(pid, folder):
 
 
 def test_memory_and_disk(make):
-    daemon = make(toolMemory="200M", toolFileSize="4M")
+    daemon = make(toolMemory="200M", toolFileSize="1M")
     text = python(daemon, "try:\n    x = bytearray(400 << 20); print('taken')\nexcept MemoryError:\n    print('refused')\n")
     assert text == "refused\n"
-    bash(daemon, "(trap '' XFSZ; head -c 20000000 /dev/zero > big) 2>/dev/null; true")
-    assert (daemon.cwd / "big").stat().st_size == 4 << 20
+    bash(daemon, "(trap '' XFSZ; head -c 5000000 /dev/zero > big) 2>/dev/null; true")
+    assert (daemon.cwd / "big").stat().st_size == 1 << 20
     # The tools' own files, too.
-    daemon.model.script([ToolCall("write", {"path": "own", "content": "x" * (5 << 20)})], "done")
+    daemon.model.script([ToolCall("write", {"path": "own", "content": "x" * (1200 << 10)})], "done")
     daemon.prompt("s", "go").text(45)
     assert "file too large" in daemon.model.requests[-1].tool_results[-1][0]
-    assert not (daemon.cwd / "own").exists() or (daemon.cwd / "own").stat().st_size <= 4 << 20
+    assert not (daemon.cwd / "own").exists() or (daemon.cwd / "own").stat().st_size <= 1 << 20
     assert daemon.running() and daemon.session_ids() == ["s"]
 
 

@@ -12,7 +12,7 @@ use landlock::{
     ABI, Access, AccessFs, BitFlags, LandlockStatus, PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr,
     RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getppid, getrlimit, set_dumpable_behavior, setrlimit, test_kill_process,
@@ -188,8 +188,11 @@ fn limit(sandbox: &Sandbox) -> io::Result<()> {
 /// other processes of the user: calls may be given secrets.
 pub(super) fn drop_privileges() -> io::Result<()> {
     for capability in CapabilitySet::all().iter() {
-        // It cannot be done without privileges, which are then not there to be taken.
-        let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+        // It cannot be done without privileges, which are then not there to be taken; nor with those that the kernel, if it is
+        // older, does not know, which come last.
+        if rustix::thread::remove_capability_from_bounding_set(capability).is_err() {
+            break;
+        }
     }
     let none = CapabilitySet::empty();
     let _ = rustix::thread::clear_ambient_capability_set();
@@ -202,7 +205,7 @@ pub(super) fn drop_privileges() -> io::Result<()> {
 fn restrict_files(setup: &Setup) -> io::Result<(Option<ABI>, Vec<PathBuf>)> {
     let Setup { sandbox, cwd, private, attachments, .. } = setup;
     let cwd = open_without_links(cwd)?;
-    let restrict = || {
+    let restrict = move || {
         let newest = newest();
         let all = AccessFs::from_all(FILES_ABI.min(newest));
         let read = AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute;
@@ -221,7 +224,7 @@ fn restrict_files(setup: &Setup) -> io::Result<(Option<ABI>, Vec<PathBuf>)> {
         rules.add(private, all)?;
         attachments.iter().try_for_each(|folder| rules.add(folder, read))?;
         let is_workspace = sandbox.profile == Profile::Workspace;
-        rules.add_open(&cwd, if is_workspace { all } else { read })?;
+        rules.add_open(cwd, if is_workspace { all } else { read })?;
         for path in sandbox.writable.iter().filter(|_| is_workspace) {
             rules.add(path, all)?;
         }
@@ -254,16 +257,14 @@ struct Rules {
 }
 
 impl Rules {
-    /// Allows `access` to a path and what is below it. What is not there needs no leave.
+    /// Allows `access` to a path and what is below it; to a file what there is of it for files. What is not there needs no
+    /// leave.
     fn add(&mut self, path: &Path, access: BitFlags<AccessFs>) -> Result<(), RulesetError> {
         let Ok(file) = PathFd::new(path) else { return Ok(()) };
-        self.add_open(&file, access)
+        self.add_open(file, access)
     }
 
-    fn add_open(&mut self, file: &impl AsFd, access: BitFlags<AccessFs>) -> Result<(), RulesetError> {
-        let Ok(status) = rustix::fs::fstat(file) else { return Ok(()) };
-        let is_folder = FileType::from_raw_mode(status.st_mode).is_dir();
-        let access = if is_folder { access } else { access & AccessFs::from_file(FILES_ABI) };
+    fn add_open(&mut self, file: impl AsFd, access: BitFlags<AccessFs>) -> Result<(), RulesetError> {
         (&mut self.ruleset).add_rule(PathBeneath::new(file, access)).map(drop)
     }
 

@@ -33,7 +33,7 @@ pub(crate) enum Level {
     Net,
     /// Files, too (Landlock).
     Files,
-    /// Signals and abstract sockets, too (Landlock's sixth ABI, Linux 6.12).
+    /// Signals and abstract sockets, too (Landlock's sixth ABI, Linux 6.12, or namespaces of processes).
     Full,
 }
 
@@ -260,7 +260,12 @@ impl Sandbox {
             _ if self.is_off() => None,
             Level::None => Some("nothing of it can be enforced here: the kernel filters no system calls"),
             Level::Net => Some("files are not protected: the kernel has no Landlock"),
-            Level::Files => Some("signals to other processes are not refused: the kernel is older than 6.12"),
+            Level::Files if self.unix_sockets => {
+                Some("signals and sockets without a path are not refused: the kernel is older than 6.12")
+            }
+            Level::Files => Some(
+                "signals to other processes are not refused: the kernel is older than 6.12, and has no namespaces for this user",
+            ),
             Level::Full => None,
         }
     }
