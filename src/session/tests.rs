@@ -201,6 +201,7 @@ impl Running {
             storage: Storage::None,
             log: None,
             first: None,
+            can_be_left: false,
         });
         let work = move || {
             let _ = reason.send(run(parts));
