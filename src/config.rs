@@ -326,6 +326,8 @@ fn sanitise_owner(name: &str) -> String {
 impl Settings {
     fn into_config(self, environment: &HashMap<String, String>) -> Result<Config, ConfigError> {
         let context = self.context(environment)?;
+        let keys = context.as_ref().map(nats_context::Context::keys).unwrap_or_default();
+        let keys = [keys, vec![self.context_folder(environment)]].concat();
         let broker = self.broker()?;
         let (nats, server_origin) = self.nats(context, environment)?;
         let (owner, owner_origin) = match (self.text("owner"), environment.get("USER").filter(|user| !user.is_empty()))
@@ -362,7 +364,7 @@ impl Settings {
             return Err(self.wrong("trustedSenders", &format!("{key:?} is no user's public key (U...)")));
         }
         let servers = nats.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let sandbox = self.sandbox(self.absolute("agentDir")?.unwrap_or_default())?;
+        let sandbox = self.sandbox(self.absolute("agentDir")?.unwrap_or_default(), keys)?;
         let secrets = self.secrets()?;
         let secret_names = secrets.keys().cloned().collect::<Vec<_>>().join(",");
         let secret_names = if secrets.is_empty() { "-".to_string() } else { secret_names };

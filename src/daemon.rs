@@ -195,6 +195,8 @@ struct Daemon {
     hosts: Option<Hosts>,
     /// Sessions that other hosts are about to give to this one.
     arriving: BTreeMap<String, Arriving>,
+    /// Sessions to go on with here once what has their name here has ended.
+    found_early: BTreeMap<String, Found>,
     /// Sessions that only their host can go on with, which is down.
     waits_for_host: BTreeMap<String, Subscribed>,
     spill_root: SpillRoot,

@@ -12,9 +12,31 @@
 //! | `torn` | writes the first half of its bytes, then SIGKILL |
 //! | `enospc` | writes the first half of its bytes, then fails with `ENOSPC` |
 //!
+//! `NATS_PI_BRIDGE_LANDLOCK=<n>` has it behave as on a kernel whose Landlock has ABI n at most, 0 for none at all.
+//!
 //! Without the feature none of this is in the binary.
 
 use std::io::{self, Write};
+
+/// Variables by which faults are asked for, which are handed on to runners.
+#[cfg(not(feature = "fault"))]
+pub(crate) const VARIABLES: &[&str] = &[];
+
+/// Variables by which faults are asked for, which are handed on to runners.
+#[cfg(feature = "fault")]
+pub(crate) const VARIABLES: &[&str] = &["NATS_PI_BRIDGE_LANDLOCK"];
+
+/// The newest ABI of Landlock that there is.
+#[cfg(not(feature = "fault"))]
+pub(crate) fn landlock() -> i32 {
+    i32::MAX
+}
+
+/// The newest ABI of Landlock that there is.
+#[cfg(feature = "fault")]
+pub(crate) fn landlock() -> i32 {
+    VARIABLES.first().and_then(|name| std::env::var(name).ok()?.parse().ok()).unwrap_or(i32::MAX)
+}
 
 /// Writes all of `bytes`, in one `write(2)` unless the system takes less than that.
 ///

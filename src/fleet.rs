@@ -8,7 +8,8 @@
 //! | file | what |
 //! |---|---|
 //! | `record.rs` | what is stored: records, and what a session's records say together; no I/O |
-//! | `session_log.rs` | the thread that stores what one session writes |
+//! | `session_log.rs` | the thread that stores what one session writes; in its folder: how the log is read and kept short |
+//! | `inbox.rs` | prompts that wait for the next owner of a session that has none |
 //! | `hosts.rs` | the thread that keeps this host's card and looks for sessions of hosts that are gone |
 //! | `moving.rs` | how a session goes to another host while its own one lives |
 //! | `examination.rs` | what a host needs of the server, looked at without changing anything |
@@ -17,6 +18,7 @@
 
 mod examination;
 mod hosts;
+mod inbox;
 mod memory;
 mod moving;
 mod rank;
@@ -30,6 +32,7 @@ use crate::sync::lock;
 use crossbeam_channel::Sender;
 pub(crate) use examination::{Examination, Unfit, examine, harmless_messages, subscriptions};
 pub(crate) use hosts::{Found, Hosts, Install};
+pub(crate) use inbox::{InboxError, InboxPrompt};
 pub(crate) use memory::Memory;
 use record::{Head, Kind};
 pub(crate) use session_log::{Claim, Lease, SessionLog, Told};
@@ -66,6 +69,11 @@ impl FleetOptions {
     /// What a session writes.
     fn log_subject(&self, session: &str) -> String {
         format!("ag.log.{}.{session}", self.owner)
+    }
+
+    /// Prompts for a session that has no owner.
+    fn inbox_subject(&self, session: &str) -> String {
+        format!("ag.in.{}.{session}", self.owner)
     }
 
     /// Where a host's card is.
@@ -181,25 +189,37 @@ impl Fleet {
         }
     }
 
+    /// Has a session of this host look into its inbox. False if it is none of this host's.
+    fn look_into_inbox(&self, session: &str) -> bool {
+        let logs = lock(&self.logs);
+        let log = logs.iter().find(|log| log.session == session && log.shared.strong_count() > 0);
+        if let Some(log) = log {
+            log.shared.upgrade().iter().for_each(|shared| shared.look());
+            let _ = log.wake.try_send(());
+        }
+        log.is_some()
+    }
+
     /// Removes what is stored of a session of this host that ended while that could not be said; `last` is its last record.
     fn clear(&self, session: &str, last: u64) -> Result<(), JetStreamError> {
         if lock(&self.logs).iter().any(|log| log.session == session && log.shared.strong_count() > 0) {
             return Ok(());
         }
         log::info!("session {session} ended, and its log is removed");
-        session_log::end(self, session, last)
+        session_log::end(self, session, last, 0)
     }
 
     /// What a record of this host begins with.
     fn head(&self, kind: Kind) -> Head {
         let (host, boot) = (self.options.host.clone(), self.boot.clone());
-        Head { kind, host, boot, shared: false, offset: 0, more: false }
+        Head { kind, host, boot, shared: false, offset: 0, more: false, after: 0, logged: 0 }
     }
 }
 
 /// The streams, as they are made where they are not there.
 fn streams(replicas: usize) -> [StreamConfig; 3] {
-    let logs = StreamConfig { num_replicas: replicas, discard: Discard::New, ..StreamConfig::new(LOGS, &["ag.log.>"]) };
+    let logs = StreamConfig::new(LOGS, &["ag.log.>", "ag.in.>"]);
+    let logs = StreamConfig { num_replicas: replicas, discard: Discard::New, ..logs };
     let cards = StreamConfig {
         num_replicas: replicas,
         max_msgs_per_subject: 1,

@@ -81,6 +81,7 @@
 //! | `audit` | the audit log, if there is one | a channel | no session and no daemon has it any more |
 //! | `image`, `walk` | one picture or tree that is looked at | nothing can interrupt a decoder, so that who cancels does not wait | done, or at the next step |
 //! | `runner`, `confine` | the answers, or the end, of the process that one session's tools run in | its socket | that process ends |
+//! | `orders` | in that process: what the daemon says to it | its socket | the daemon says no more |
 //! | `broker-*` | one client of the embedded server | poll(2) | that client is gone |
 //!
 //! # Why it cannot deadlock

@@ -11,6 +11,7 @@ mod commands;
 mod continuing;
 mod ending;
 mod gate;
+mod inbox;
 mod leaving;
 mod listeners;
 mod memory;
@@ -120,6 +121,8 @@ pub(crate) struct Parts<W> {
     pub commands: Receiver<Command>,
     /// Where tools may put what does not fit into a result; removed with the session.
     pub spill_dir: PathBuf,
+    /// Where the files are that come with prompts; `None` where none can come.
+    pub attachments: Option<PathBuf>,
     /// What of it, of waiting prompts and of files that came with them may be kept.
     pub quota: Arc<SessionQuota>,
     /// Leave to work on prompts, which all sessions share.
@@ -133,6 +136,8 @@ pub(crate) struct Parts<W> {
     pub log: Option<SessionLog>,
     /// The prompt that the session was created with; none after a restart.
     pub first: Option<Prompt>,
+    /// Its request asks for nothing else, so that it can be left to a session of that name which there is already.
+    pub can_be_left: bool,
 }
 
 /// The prompt that is being worked on.
@@ -240,10 +245,11 @@ enum Event<M> {
 /// What stands on the stack here stays there for all that time, in each session; so everything large is in a box, and
 /// what is only done once is in functions of its own.
 pub(crate) fn run<W: Wire>(parts: Box<Parts<W>>) -> EndReason {
+    let can_be_left = parts.can_be_left;
     let (mut session, storage, first) = Session::new(parts);
     let reason = match session.wait_owned(first.is_some()) {
-        None => session.open_with(storage, first).unwrap_or_else(|| session.serve()),
-        Some(reason) => session.never_begin(first, reason),
+        None => session.begin_with(storage, first).unwrap_or_else(|| session.serve()),
+        Some(reason) => session.never_begin(&storage, first, can_be_left, reason),
     };
     session.end(reason)
 }
@@ -264,6 +270,7 @@ impl<W: Wire> Session<W> {
             sandbox,
             parts.identity.cwd.clone(),
             parts.spill_dir.clone(),
+            parts.attachments,
             parts.quota.clone(),
         );
         let session = Session {
@@ -307,52 +314,6 @@ impl<W: Wire> Session<W> {
             is_new: false,
         };
         (Box::new(session), parts.storage, parts.first.map(Box::new))
-    }
-
-    /// The session is another host's, or ends before that is known.
-    #[inline(never)]
-    fn never_begin(&mut self, first: Option<Box<Prompt>>, reason: EndReason) -> EndReason {
-        if let Some(first) = first {
-            self.refuse(&*first.reply, self.farewell(reason));
-        }
-        reason
-    }
-
-    /// Opens its memory and takes its first prompt; returns a reason to end at once.
-    #[inline(never)]
-    fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
-        self.stats.set_listeners(self.listeners.len());
-        self.show_spent(matches!(storage, Storage::None | Storage::New(_) | Storage::Run(_)));
-        let begins = if matches!(storage, Storage::Saved { .. }) { "session_restored" } else { "session_created" };
-        self.audit_session(begins);
-        match (self.open(storage), first) {
-            (Ok(unfinished), first) => {
-                self.store_state();
-                self.announce();
-                if let Some(first) = first {
-                    self.arrive(*first);
-                }
-                self.sync_new();
-                match unfinished {
-                    Some((unfinished, callers)) => self.take_up(*unfinished, &callers),
-                    None => (!self.has_work() && !self.identity.named).then_some(EndReason::Finished),
-                }
-            }
-            (Err(e), Some(first)) => {
-                self.refuse(&*first.reply, ReplyError::storage(&e));
-                Some(EndReason::Finished)
-            }
-            (Err(e), None) if !self.identity.named => {
-                log::error!("run {}: its file cannot be used, so it is over: {e}", self.identity.id);
-                Some(EndReason::Finished)
-            }
-            (Err(e), None) => {
-                // The session stays, and every prompt is told why it is of no use, until somebody stops it.
-                log::error!("session {}: its file cannot be used: {e}", self.identity.id);
-                self.stats.progress.failed(&ReplyError::storage(&e).message);
-                None
-            }
-        }
     }
 
     /// The first event of a session.
@@ -420,6 +381,7 @@ impl<W: Wire> Session<W> {
             Event::Step(Step::Compacted { message, first_kept, entry }) => {
                 let written = self.memory.compacted(message, first_kept, &entry);
                 self.check_written(written);
+                self.tell_compacted();
                 self.last_compaction = Some(entry);
             }
             Event::Step(Step::Shortened(messages)) => {

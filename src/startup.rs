@@ -32,8 +32,10 @@ const END_AFTER: Duration = Duration::from_secs(10);
 
 /// The daemon, from its command line to its exit code.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
-    if arguments.len() == 1 && arguments[0] == runner::ARGUMENT {
-        return runner::serve();
+    match &*arguments {
+        [first] if first == runner::ARGUMENT => return runner::serve(),
+        [first, second] if first == runner::ARGUMENT && second == runner::TRY => return runner::try_own_processes(),
+        _ => {}
     }
     let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
     if arguments.first().is_some_and(|first| first == "audit") {
@@ -120,6 +122,7 @@ fn run(config: Config, reread: Reread, replaces: bool) -> Result<(), Fatal> {
     start_log(&config.log);
     sys::tune_allocator();
     sys::forbid_foreign_name_services();
+    sys::keep_files_from_children();
     raise_file_limit();
     // Programs that a tool left behind become our children, so that they can be found and ended.
     if let Err(e) = child::adopt_orphans() {

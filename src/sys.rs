@@ -68,12 +68,36 @@ pub(crate) fn without_terminal(command: &mut std::process::Command) {
     }
 }
 
-/// Takes the calling thread, which must be the only one, into a new network namespace, and into a new user namespace with it.
-pub(crate) fn new_network(with_user: bool) -> rustix::io::Result<()> {
-    use rustix::thread::{UnshareFlags, unshare_unsafe};
-    let flags = if with_user { UnshareFlags::NEWNET | UnshareFlags::NEWUSER } else { UnshareFlags::NEWNET };
+/// Takes the calling thread, which must be the only one, into namespaces of its own; of a new namespace of processes it is not
+/// part itself, but what it starts.
+pub(crate) fn new_namespaces(namespaces: rustix::thread::UnshareFlags) -> rustix::io::Result<()> {
     // SAFETY: only namespaces become this thread's own, no table of files.
-    unsafe { unshare_unsafe(flags) }
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }
+}
+
+/// Divides this process, which must have one thread only, into two; `None` in the new one, its number in the old one.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn fork() -> std::io::Result<Option<rustix::process::Pid>> {
+    unsafe extern "C" {
+        fn fork() -> std::ffi::c_int;
+    }
+    // SAFETY: with one thread nothing is held by another one that the copy lacks.
+    match unsafe { fork() } {
+        0 => Ok(None),
+        pid => rustix::process::Pid::from_raw(pid.max(0)).map(Some).ok_or_else(std::io::Error::last_os_error),
+    }
+}
+
+/// Has the programs that this process starts get no files that it was itself started with, such as those that a script had
+/// open. Kernels before Linux 5.11, which have no Landlock either, cannot do it.
+pub(crate) fn keep_files_from_children() {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: the call takes numbers, and only marks what is open.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    }
 }
 
 /// Gives memory that is free, but lies between pieces in use, back to the system. Takes about a millisecond for every

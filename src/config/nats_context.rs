@@ -105,6 +105,15 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 impl Context {
+    /// The files with keys that it names.
+    pub(crate) fn keys(&self) -> Vec<PathBuf> {
+        let credentials = match &self.auth {
+            Auth::CredsFile(file) | Auth::NkeyFile(file) => Some(file),
+            Auth::None | Auth::UserPassword { .. } | Auth::Token(_) | Auth::Jwt { .. } => None,
+        };
+        credentials.into_iter().chain(&self.tls.key).cloned().collect()
+    }
+
     /// The options that follow from it. `servers`, if there are any, replace its own; without either it is the server on
     /// this host.
     pub(crate) fn into_options(self, servers: Vec<ServerAddress>) -> Options {

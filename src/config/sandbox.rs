@@ -8,7 +8,8 @@ use crate::turn::SecretTable;
 use std::path::PathBuf;
 
 impl Settings {
-    pub(super) fn sandbox(&self, agent_dir: PathBuf) -> Result<Sandbox, ConfigError> {
+    /// `keys` are files by which this daemon can be reached.
+    pub(super) fn sandbox(&self, agent_dir: PathBuf, keys: Vec<PathBuf>) -> Result<Sandbox, ConfigError> {
         let text = |key| self.text(key).unwrap_or_default();
         let profile = Profile::parse(text("sandbox"))
             .ok_or_else(|| self.wrong("sandbox", &format!("{:?} is not {}", text("sandbox"), Profile::NAMES)))?;
@@ -34,7 +35,7 @@ impl Settings {
             network,
             unix_sockets: self.text("unixSockets") == Some("true"),
             writable: self.paths("writable")?,
-            unreadable: self.paths("unreadable")?,
+            unreadable: [self.paths("unreadable")?, self.own_secrets(keys)?].concat(),
             home: self.home.clone(),
             agent_dir,
             memory: self.bytes("toolMemory")?,
@@ -43,6 +44,19 @@ impl Settings {
         };
         sandbox.level = reachable(&sandbox);
         Ok(sandbox)
+    }
+
+    /// What this daemon reads or keeps that tools must not see, wherever it is.
+    fn own_secrets(&self, mut found: Vec<PathBuf>) -> Result<Vec<PathBuf>, ConfigError> {
+        found.push(self.file.clone());
+        for key in ["creds", "nkey", "tlsKey", "stateDir", "budgetDir"] {
+            found.extend(self.path(key));
+        }
+        // A relative path is one in the daemon's folder, and a runner has another one.
+        let found: Result<Vec<PathBuf>, _> = found.into_iter().map(std::path::absolute).collect();
+        let usual = self.home.join(".pi-exec");
+        let found = found.map(|found| found.into_iter().filter(|path| !path.starts_with(&usual)).collect());
+        found.map_err(|e| ConfigError::Invalid(format!("a path of the settings cannot be made absolute: {e}")))
     }
 
     pub(super) fn agent_control(&self) -> Result<AgentControl, ConfigError> {

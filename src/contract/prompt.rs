@@ -105,6 +105,11 @@ pub(crate) enum EndReason {
 }
 
 impl EndReason {
+    /// The host ends or gives the session away, and the session is not over.
+    pub(crate) fn is_by_host(self) -> bool {
+        matches!(self, EndReason::ShutDown | EndReason::Replaced | EndReason::Moved | EndReason::Given)
+    }
+
     /// The reason as clients are told.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

@@ -295,6 +295,12 @@ impl Create {
         }
     }
 
+    /// It says nothing but a prompt, for a session of that id as it is.
+    pub(crate) fn is_plain(&self) -> bool {
+        let plain = ["sessionMode", "from", "workspace", TRACEPARENT];
+        self.options.iter().all(|(key, value)| value.is_null() || plain.contains(&key.as_str()))
+    }
+
     /// The lifetime asked for; zero means no end.
     ///
     /// # Errors

@@ -15,6 +15,13 @@ pub struct AgentSender {
 }
 
 impl AgentSender {
+    /// Reads a sender as [`AgentSender::document`] writes it.
+    pub(crate) fn read(document: &Value) -> Option<AgentSender> {
+        let text = |key: &str| Some(document[key].as_str()?.to_owned());
+        let verified = document["verified"] == true;
+        Some(AgentSender { account: text("account")?, user: text("user")?, name: text("name"), verified })
+    }
+
     /// The sender as events and session files have it.
     pub fn document(&self) -> Value {
         let mut document = json!({"account": self.account, "user": self.user, "verified": self.verified});
@@ -22,5 +29,24 @@ impl AgentSender {
             document["name"] = json!(name);
         }
         document
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sender_is_read_as_it_is_written() {
+        let sender = |name: Option<&str>, verified| AgentSender {
+            account: "A".into(),
+            user: "U".into(),
+            name: name.map(Into::into),
+            verified,
+        };
+        for sender in [sender(None, false), sender(Some("ada"), true)] {
+            assert_eq!(AgentSender::read(&sender.document()), Some(sender));
+        }
+        assert_eq!(AgentSender::read(&Value::Null), None);
     }
 }

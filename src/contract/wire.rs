@@ -35,6 +35,12 @@ pub(crate) trait Wire: Send + 'static {
     /// Where the answer to a prompt of before a restart goes, by [`Reply::address`]; `None` if that cannot be reached.
     fn reply_to(&self, address: &Value) -> Option<Arc<dyn Reply>>;
 
+    /// Gives the caller at this address the answer to the same request that came before, or an error if it is not the same. False
+    /// if none came.
+    fn joins(&self, _address: &Value) -> bool {
+        false
+    }
+
     /// Takes no more messages. Those that had come by then are still to be read.
     fn stop(&mut self);
 

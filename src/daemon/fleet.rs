@@ -6,19 +6,21 @@ use crate::config::Config;
 use crate::contract::error::{DaemonError, ReplyError};
 use crate::contract::identity::SessionIdentity;
 use crate::contract::prompt::{Command, EndReason, Next, Successor};
+use crate::contract::reply::Reply;
 use crate::files;
-use crate::fleet::{Claim, Fleet, Found, Hosts, Install, Memory, SessionLog};
+use crate::fleet::{Claim, Fleet, Found, Hosts, InboxPrompt, Install, Memory, SessionLog};
 use crate::nats::{Connection, ConnectionEvent};
 use crate::service::agents::nonces::{self, SignedNonce};
 use crate::service::host::Host;
 use crate::service::recent;
 use crate::service::session_subjects::Subscribed;
+use crate::service::stream::Stream;
 use crate::session::Storage;
 use crate::session::state_dir::{SavedSession, StateDir};
 use crate::transcript::locate;
 use crossbeam_channel::Receiver;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,7 +62,7 @@ struct NextHost {
 impl Successor for NextHost {
     fn prepare(&self, session: &SessionIdentity) -> Option<Next> {
         // Files that came with its prompts are here only.
-        if self.state.attachments(&session.id).exists() {
+        if self.state.attachments(&session.id).read_dir().is_ok_and(|mut files| files.next().is_some()) {
             return None;
         }
         let saved = self.state.session(&session.id)?;
@@ -150,25 +152,26 @@ impl Daemon {
         storage: &Storage,
         claim: Claim,
     ) -> Result<Option<SessionLog>, DaemonError> {
-        let Some(fleet) = self.fleet.as_ref().filter(|_| identity.named && self.state.is_some()) else {
-            return Ok(None);
-        };
+        let (Some(fleet), Some(state), true) = (&self.fleet, &self.state, identity.named) else { return Ok(None) };
         let file = match storage {
             Storage::None | Storage::Run(_) => return Ok(None),
             Storage::New(_) => None,
             Storage::Resume { file, .. } | Storage::Saved { file, .. } => Some(file.clone()),
         };
-        let log = SessionLog::start(fleet, &identity.id, identity.shared_workspace, claim, file);
+        let attachments = state.attachments(&identity.id);
+        let log = SessionLog::start(fleet, &identity.id, identity.shared_workspace, claim, file, attachments);
         log.map(Some).map_err(|e| DaemonError::Busy { message: format!("no thread for a session's log: {e}") })
     }
 
     /// Goes on with a session of a host that is gone, or tells those who ask for it that it waits for its host.
     pub(super) fn found(&mut self, found: Found) {
         match found {
+            // Such as what a request was about to make there, which does not begin.
+            Found::Session { ref session, .. } if self.named(session).is_some() => {
+                self.found_early.insert(session.clone(), found);
+            }
             Found::Session { session, last } => {
-                if let Some(saved) = self.state.as_ref().and_then(|state| state.session(&session))
-                    && self.named(&session).is_none()
-                {
+                if let Some(saved) = self.state.as_ref().and_then(|state| state.session(&session)) {
                     let subscribed = self.arriving.remove(&session).map(|arriving| arriving.subscribed);
                     self.restore_or_warn(saved, subscribed, Claim::Theirs(last));
                 }
@@ -187,6 +190,14 @@ impl Daemon {
                 }
             }
             Found::Up { session } => drop(self.waits_for_host.remove(&session)),
+            Found::Late { prompts, done } => {
+                for InboxPrompt { prompt, .. } in prompts {
+                    let prompt: Value = serde_json::from_slice(&prompt).unwrap_or_default();
+                    let stream = Stream::resume(&self.connection, &self.host.reply_subjects, &prompt["reply"]);
+                    stream.into_iter().for_each(|stream| stream.finish(Err(ReplyError::stopped())));
+                }
+                drop(done);
+            }
         }
     }
 }

@@ -42,6 +42,8 @@ struct Begin {
     socket: Option<SessionSocket>,
     storage: Storage,
     first: Option<Prompt>,
+    /// See [`Parts::can_be_left`].
+    can_be_left: bool,
     /// What came for it before.
     subscribed: Option<Subscribed>,
     /// Whose it is so far.
@@ -134,7 +136,15 @@ impl Daemon {
         let instance_id = identity.instance_id.clone();
         let stats = Arc::new(SessionStats::new(settings));
         stats.set_budgets(budgets);
-        let begin = Begin { settings: wire_settings, socket, storage, first, subscribed: None, claim: Claim::New };
+        let begin = Begin {
+            settings: wire_settings,
+            socket,
+            storage,
+            first,
+            can_be_left: create.is_plain(),
+            subscribed: None,
+            claim: Claim::New,
+        };
         self.start_session(identity, stats, begin)?;
         Ok(instance_id)
     }
@@ -286,7 +296,7 @@ impl Daemon {
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
         let identity = Arc::new(self.saved_identity(saved)?);
         let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
-        let begin = Begin { settings, socket, storage, first: None, subscribed, claim };
+        let begin = Begin { settings, socket, storage, first: None, can_be_left: false, subscribed, claim };
         self.start_session(identity, stats, begin).map_err(|e| e.summary())
     }
 
@@ -296,7 +306,7 @@ impl Daemon {
         stats: Arc<SessionStats>,
         begin: Begin,
     ) -> Result<(), DaemonError> {
-        let Begin { settings, socket, storage, first, subscribed, claim } = begin;
+        let Begin { settings, socket, storage, first, can_be_left, subscribed, claim } = begin;
         let sender = first.as_ref().and_then(|first| first.sender.as_ref());
         let caller = caller_name(sender, identity.from.as_deref());
         let failed = |e: PublishError| DaemonError::SessionCreateFailed { message: e.to_string() };
@@ -308,16 +318,20 @@ impl Daemon {
         };
         let service = subscribed.as_ref().map(|subscribed| subscribed.service().clone());
         let quota = self.quota.session();
-        let spill_dir = self.spill_root.path().join(&*identity.instance_id);
+        let spill_root = self.spill_root.path();
+        let spill_dir = spill_root.join(&*identity.instance_id);
+        // Tools may write to the folder above, and could put links there.
+        let beside = |what: &str| spill_root.join(format!("{}.{what}", identity.instance_id));
         let movable = self.state.is_some() && !matches!(storage, Storage::None);
+        let kept = self.state.as_ref().filter(|_| movable);
+        let attachments = kept.map_or_else(|| beside("files"), |state| state.attachments(&identity.id));
+        let attachments = Some(attachments).filter(|_| identity.named);
         let wire = subscribed.map(|subscribed| {
-            let kept = self.state.as_ref().filter(|_| movable);
             let place = Place {
                 host: self.host.clone(),
                 identity: identity.clone(),
                 stats: stats.clone(),
-                attachments: kept
-                    .map_or_else(|| spill_dir.join("attachments"), |state| state.attachments(&identity.id)),
+                attachments: attachments.clone().unwrap_or_default(),
                 quota: quota.clone(),
                 settings,
             };
@@ -334,15 +348,17 @@ impl Daemon {
             commands: receiver,
             raw_file: match &self.bridge {
                 Some(bridge) => bridge.raw_file(&identity),
-                None => spill_dir.join("events.jsonl"),
+                None => beside("events.jsonl"),
             },
             spill_dir,
+            attachments,
             quota,
             slots: self.slots.clone(),
             state: self.state.clone(),
             storage,
             log,
             first,
+            can_be_left,
         });
         let (ended, instance_id) = (self.ended_sender.clone(), identity.instance_id.clone());
         let work = move || {
@@ -390,6 +406,9 @@ impl Daemon {
             self.end_children(instance_id);
         }
         drop(entry.thread);
+        if let Some(found) = self.found_early.remove(&*entry.identity.id) {
+            self.found(found);
+        }
         self.session_left(&entry.identity.id, reason);
         if let Some(bridge) = &mut self.bridge {
             bridge.session_ended(instance_id, reason);

@@ -140,6 +140,7 @@ impl Daemon {
             _memory: memory,
             hosts: None,
             arriving: BTreeMap::new(),
+            found_early: BTreeMap::new(),
             waits_for_host: BTreeMap::new(),
             session_options: Arc::new(config.session_options(ledger.clone(), audit.clone(), notices)),
             ledger,

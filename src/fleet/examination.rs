@@ -30,8 +30,8 @@ pub(crate) struct Examination {
 }
 
 /// What a host listens to, beside what every daemon does.
-pub(crate) fn subscriptions(options: &FleetOptions) -> [String; 2] {
-    [options.here_subject(&options.host), options.memory_subject("*")]
+pub(crate) fn subscriptions(options: &FleetOptions) -> [String; 3] {
+    [options.here_subject(&options.host), options.inbox_subject("*"), options.memory_subject("*")]
 }
 
 /// A message for each kind of subject that a host publishes to. The server lets them through or says that it does not.
@@ -41,6 +41,7 @@ pub(crate) fn harmless_messages(options: &FleetOptions) -> Vec<Harmless> {
     let log = options.log_subject(&nobody);
     let mut messages = vec![
         (log.clone(), Some((EXPECTED, NOWHERE)), String::new()),
+        (options.inbox_subject(&nobody), Some((EXPECTED, NOWHERE)), String::new()),
         (options.card_subject(&nobody), Some((EXPECTED, NOWHERE)), String::new()),
         (options.here_subject(&nobody), None, String::new()),
         (options.memory_subject(&nobody), Some((EXPECTED, NOWHERE)), String::new()),
@@ -81,7 +82,13 @@ pub(crate) fn examine(connection: &Connection, options: &FleetOptions) -> Result
 /// What of a stream's settings hosts depend on.
 fn differences(wanted: &StreamConfig, found: &StreamInfo) -> Vec<Unfit> {
     let has = &found.config;
+    // One that is wider than it need be does as well.
+    let covers = |pattern: &String, subject: &String| {
+        pattern.strip_suffix('>').is_some_and(|prefix| subject.starts_with(prefix))
+    };
+    let takes = |subject: &String| has.subjects.iter().any(|pattern| covers(pattern, subject));
     let settings = [
+        (wanted.subjects.iter().all(takes), "subjects"),
         (has.allow_direct, "allow_direct"),
         (has.discard == wanted.discard, "discard"),
         (has.allow_msg_ttl || !wanted.allow_msg_ttl, "allow_msg_ttl"),

@@ -4,6 +4,7 @@
 //! was away for a while lets all cards expire. Nor does it do harm to take a living host for a dead one: the next record
 //! decides whose the session is.
 
+use super::inbox::InboxPrompt;
 use super::moving::{Preparing, Taker};
 use super::rank::rank;
 use super::record::{Kind, decode};
@@ -40,6 +41,8 @@ const PER_RANK: Duration = Duration::from_secs(2);
 const QUESTIONS: usize = 1024;
 /// Sessions that may wait for the main thread.
 const FOUND: usize = 1024;
+/// How long the main thread may take to tell callers that a session is over.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// A card of a host that went is this message instead.
 const MARKER: &str = "Nats-Marker-Reason";
 
@@ -53,6 +56,9 @@ pub(crate) enum Found {
     Down { session: String, host: String },
     /// Its host is there again.
     Up { session: String },
+    /// These prompts were put into the inbox of a session that is over. Nobody takes them, and their callers have to be told,
+    /// which is done when the sender is dropped.
+    Late { prompts: Vec<InboxPrompt>, done: Sender<()> },
 }
 
 /// Puts a session that has to be gone on with where this host keeps those of its own.
@@ -70,7 +76,7 @@ pub(crate) trait Install: Send + Sync {
 /// This host among the others. Its card stays until it expires.
 pub(crate) struct Hosts {
     found: Receiver<Found>,
-    _here: Subscription,
+    _here: [Subscription; 2],
     /// Ends the threads below.
     stop: Option<Sender<()>>,
     _threads: [Thread; 2],
@@ -102,12 +108,14 @@ impl Hosts {
     /// The connection takes no subscription, or the system no thread.
     pub(crate) fn join(fleet: &Arc<Fleet>, install: Box<dyn Install>) -> Result<Hosts, String> {
         let (to, questions) = bounded::<Box<Message>>(QUESTIONS);
-        let subject = fleet.options.here_subject(fleet.host());
-        let here = fleet.connection.subscribe(&subject, None, to).map_err(|e: PublishError| e.to_string())?;
+        let subscribe = |subject: String| {
+            fleet.connection.subscribe(&subject, None, to.clone()).map_err(|e: PublishError| e.to_string())
+        };
+        let here = [subscribe(fleet.options.here_subject(fleet.host()))?, subscribe(fleet.options.inbox_subject("*"))?];
         let (found, receiver) = bounded(FOUND);
         let taker = Arc::new(Taker { fleet: fleet.clone(), install, found, taking: Mutex::default() });
         let of_thread = taker.clone();
-        let answer = move || questions.iter().for_each(|question| of_thread.answer(&question));
+        let answer = move || questions.iter().for_each(|message| of_thread.hear(&message));
         let (stop, stopped) = bounded(0);
         let mut watch = Watch {
             fleet: fleet.clone(),
@@ -198,6 +206,10 @@ impl Watch {
         if self.connected.0 != generation {
             self.connected = (generation, now);
             self.scanned = None;
+            // Nobody was told meanwhile what was put into inboxes.
+            if let Err(e) = self.inboxes() {
+                log::debug!("the inboxes of sessions cannot be looked at: {e}");
+            }
         }
         let time = self.fleet.options.card_ttl * if generation > 1 { RECONNECT_CARDS } else { 1 };
         now.duration_since(self.connected.1) >= time
@@ -242,8 +254,43 @@ impl Watch {
         Ok(())
     }
 
+    /// Has sessions of this host look into their inboxes where something is in there; returns the others where something is.
+    fn inboxes(&self) -> Result<Vec<String>, JetStreamError> {
+        let (fleet, pattern) = (&self.fleet, self.fleet.options.inbox_subject("*"));
+        let mut sessions: Vec<String> = fleet
+            .jetstream
+            .subjects(LOGS, &pattern, ASK_TIME)?
+            .iter()
+            .filter_map(|subject| Some(subject.rsplit('.').next()?.to_owned()))
+            .collect();
+        sessions.retain(|session| !fleet.look_into_inbox(session));
+        Ok(sessions)
+    }
+
+    /// Has the callers told of prompts that were put into the inbox of a session that is over, and removes them.
+    fn refuse_late(&self, session: &str) -> Result<(), JetStreamError> {
+        let prompts = self.fleet.inbox(session, 0)?;
+        let Some(last) = prompts.last().map(|last| last.sequence) else { return Ok(()) };
+        let (done, told) = bounded(0);
+        self.taker.tell(Found::Late { prompts, done });
+        // Rather twice than not at all.
+        if told.recv_timeout(TOLD_WITHIN) == Err(RecvTimeoutError::Disconnected) {
+            self.fleet.clear_inbox(session, last)?;
+        }
+        Ok(())
+    }
+
     fn scan(&mut self) -> Result<(), JetStreamError> {
+        // In this order: a session that begins meanwhile is not taken for one that is over.
+        let inboxes = self.inboxes()?;
         let subjects = self.fleet.jetstream.subjects(LOGS, &self.fleet.options.log_subject("*"), ASK_TIME)?;
+        for session in inboxes {
+            let log = self.fleet.options.log_subject(&session);
+            let is_over = !subjects.contains(&log);
+            if is_over && rank(&session, self.fleet.host(), self.cards.iter().map(String::as_str)) == 0 {
+                self.refuse_late(&session)?;
+            }
+        }
         let mut lasts = Vec::new();
         for some in subjects.chunks(AT_A_TIME) {
             let some: Vec<&str> = some.iter().map(String::as_str).collect();

@@ -83,8 +83,13 @@ pub(super) struct Taker {
 }
 
 impl Taker {
-    /// Answers another host.
-    pub(super) fn answer(&self, message: &Message) {
+    /// Answers another host, or hears that something was put into the inbox of a session.
+    pub(super) fn hear(&self, message: &Message) {
+        let inbox = self.fleet.options.inbox_subject("");
+        if let Some(session) = message.subject.strip_prefix(&inbox) {
+            self.fleet.look_into_inbox(session);
+            return;
+        }
         let Some(reply) = &message.reply else { return };
         let say = |answer| drop(self.fleet.connection.publish(reply, None, &[], answer));
         match Said::read(&message.payload) {
@@ -131,7 +136,7 @@ impl Taker {
         if self.install.has(session) {
             return Ok(true);
         }
-        let (rebuilt, last) = read(&self.fleet, session)?;
+        let Some((rebuilt, last)) = read(&self.fleet, session)? else { return Ok(false) };
         // Without it nothing was accepted.
         let Some(state) = rebuilt.state else { return Ok(true) };
         match self.install.install(session, &state, &rebuilt.file) {

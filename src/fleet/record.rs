@@ -2,6 +2,9 @@
 //!
 //! A session file goes to the log as bytes: each shipment is where it begins in the file and what follows from there, in as
 //! many parts as the server's largest message demands. A file that was written anew is shipped from its beginning.
+//!
+//! The log begins with the record that the session is new, or, once older records were removed, with a basis: what a host
+//! needs beside the file, and behind it the whole file.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +41,20 @@ pub(super) struct Head {
     /// Other parts of the same shipment follow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
+    /// The sequence of the session's record before this one, by which whoever reads finds out that one is missing.
+    #[serde(default)]
+    pub after: u64,
+    /// What the records before it take in the stream, bytes.
+    #[serde(default)]
+    pub logged: u64,
+}
+
+/// What a record takes in the stream beside what it carries, bytes.
+const OVERHEAD: u64 = 1024;
+
+/// What a record takes in the stream that carries so much, bytes.
+pub(super) fn room_of(bytes: &[u8]) -> u64 {
+    bytes.len() as u64 + OVERHEAD
 }
 
 /// A record as it is stored.
@@ -74,13 +91,22 @@ pub(super) struct Rebuilt {
 }
 
 impl Rebuilt {
+    /// Whether a log can begin with this record.
+    pub(super) fn begins_with(head: &Head) -> bool {
+        matches!(head.kind, Kind::New | Kind::State | Kind::End)
+    }
+
     /// Takes the next record. False if a part of the file is missing.
     pub(super) fn take(&mut self, head: &Head, bytes: &[u8]) -> bool {
         match head.kind {
             Kind::New => *self = Rebuilt::default(),
             // Whoever was before does not go on with its shipment.
             Kind::Own | Kind::Give => self.parts.clear(),
-            Kind::State => self.state = Some(bytes.to_vec()),
+            // A basis that was broken off is not gone on with either.
+            Kind::State => {
+                self.parts.clear();
+                self.state = Some(bytes.to_vec());
+            }
             Kind::End => *self = Rebuilt::default(),
             Kind::File => {
                 let Ok(offset) = usize::try_from(head.offset) else { return false };
@@ -105,7 +131,7 @@ mod tests {
     use super::*;
 
     fn head(kind: Kind, offset: u64, more: bool) -> Head {
-        Head { kind, host: "h".into(), boot: "b".into(), shared: true, offset, more }
+        Head { kind, host: "h".into(), boot: "b".into(), shared: true, offset, more, after: 6, logged: 7 }
     }
 
     #[test]
@@ -150,6 +176,18 @@ mod tests {
             // Another session of that name.
             (vec![(File, 0, false, "old\n"), (New, 0, false, ""), (File, 0, false, "new\n")], Some("new\n")),
             (vec![(File, 0, false, "a\n"), (State, 2, false, "{}")], Some("a\n")),
+            // A basis, and one that was broken off.
+            (vec![(State, 0, false, "{}"), (File, 0, true, "a\n"), (File, 2, false, "b\n")], Some("a\nb\n")),
+            (
+                vec![
+                    (File, 0, false, "a\n"),
+                    (State, 0, false, "{}"),
+                    (File, 0, true, "x"),
+                    (State, 2, false, "{}"),
+                    (File, 2, false, "b\n"),
+                ],
+                Some("a\nb\n"),
+            ),
             (vec![(File, 5, false, "there is no beginning")], None),
         ] {
             let mut rebuilt = Rebuilt::default();

@@ -1,6 +1,10 @@
 //! The thread that stores what one session writes, and finds out when the session has another owner.
 
-use super::record::{Head, Kind, Rebuilt, decode, encode, stored_until};
+mod basis;
+mod reading;
+
+use super::inbox::{InboxError, InboxPrompt};
+use super::record::{Head, Kind, decode, encode, room_of, stored_until};
 use super::{ASK_TIME, Fleet, LOGS};
 use crate::files;
 use crate::ids;
@@ -9,6 +13,7 @@ use crate::nats::jetstream::{Appended, JetStreamError};
 use crate::sync::lock;
 use crate::threads::{self, Thread};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+pub(super) use reading::read;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -22,11 +27,16 @@ const PART: usize = 64 << 10;
 /// Room for the head of a record and the headers of its message, bytes.
 const HEAD_ROOM: usize = 2048;
 /// One try to store a record; in between the thread looks whether it is to end.
-const TRY: Duration = Duration::from_secs(1);
+pub(super) const TRY: Duration = Duration::from_secs(1);
 /// What could not be stored is tried again this often, if nobody asks for it before.
 const RETRY: Duration = Duration::from_secs(5);
 /// With nothing to do the thread looks around this often, which hides no wake-up that got lost.
 const LOOK_AROUND: Duration = Duration::from_secs(3600);
+/// What another host has just put into a session's inbox is looked for so often, since a server that has not got it yet may
+/// answer; and once more after the session has become this host's.
+const LOOKS: u32 = 4;
+/// Between two of those looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Between two looks whether the connection is back.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How many records are read at a time.
@@ -50,21 +60,25 @@ pub(crate) enum Claim {
 /// What becomes of a session's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// The session is this host's.
-    Owned,
+    /// The session is this host's, and these prompts have waited for that.
+    Owned(Vec<InboxPrompt>),
+    /// These prompts were for a session without an owner, whose owner is this host after all.
+    Inbox(Vec<InboxPrompt>),
     /// Everything that was written before this number was asked for is stored.
     Stored(u64),
     /// What was written cannot be stored for now, and why.
     Failed(String),
     /// The session is the host's that it was to be given to, with all that was written. Nothing more is told.
     Given,
-    /// The session is another host's, if it is known whose, and whether that is there. Nothing more is told.
-    Moved { host: String, is_there: bool },
+    /// The session is another host's, if it is known whose, and whether that is there; or nobody has it now, so that its next
+    /// owner `takes` what is put into its inbox. Nothing more is told.
+    Moved { host: String, is_there: bool, takes: bool },
 }
 
 /// The session's end of its log.
 pub(crate) struct SessionLog {
     fleet: Arc<Fleet>,
+    session: String,
     shared: Arc<Shared>,
     wake: Sender<()>,
     told: Receiver<Told>,
@@ -96,6 +110,12 @@ pub(super) struct Shared {
     give: Mutex<Option<String>>,
     /// Look whether the session is still ours.
     verify: AtomicBool,
+    /// Look into the inbox.
+    look: AtomicBool,
+    /// The last prompt of the inbox that the log has, or that is not needed any more.
+    taken: AtomicU64,
+    /// What was said was summed up.
+    compacted: AtomicBool,
     /// The session is over for good.
     ended: AtomicBool,
     stop: AtomicBool,
@@ -113,6 +133,18 @@ struct Writer {
     /// How much of the file is stored, and of which file.
     stored: u64,
     inode: Option<(u64, u64)>,
+    /// What was stored last beside the file.
+    state: Option<Vec<u8>>,
+    /// Files that came with prompts, which other hosts do not have.
+    attachments: PathBuf,
+    /// What our records take in the stream, bytes.
+    logged: u64,
+    /// No basis is tried before.
+    rests_until: Option<Instant>,
+    /// How often the inbox is still looked into, the last prompt of it that the session was told of, and up to which it was cleared.
+    looks: u32,
+    told_until: u64,
+    cleared: u64,
 }
 
 /// Why a record was not stored.
@@ -125,7 +157,8 @@ enum Stop {
 }
 
 impl SessionLog {
-    /// Starts to store what a session writes. `file` is there unless the session is new.
+    /// Starts to store what a session writes. `file` is there unless the session is new; while there is something in
+    /// `attachments` no other host can go on with the session.
     ///
     /// # Errors
     /// The system refuses another thread.
@@ -135,6 +168,7 @@ impl SessionLog {
         is_shared: bool,
         claim: Claim,
         file: Option<PathBuf>,
+        attachments: PathBuf,
     ) -> io::Result<SessionLog> {
         let (wake, woken) = bounded(1);
         let (told, receiver) = bounded(16);
@@ -149,11 +183,19 @@ impl SessionLog {
             last: 0,
             stored: 0,
             inode: None,
+            state: None,
+            attachments,
+            logged: 0,
+            rests_until: None,
+            looks: 0,
+            told_until: 0,
+            cleared: 0,
         };
         let work = move || writer.run(claim, &woken);
         let thread = threads::spawn(&format!("l-{session}"), threads::SMALL_STACK, work)?;
         fleet.watch(session, &shared, &wake);
-        Ok(SessionLog { fleet: fleet.clone(), shared, wake, told: receiver, asked: 0, thread: Some(thread) })
+        let (fleet, session) = (fleet.clone(), session.to_owned());
+        Ok(SessionLog { fleet, session, shared, wake, told: receiver, asked: 0, thread: Some(thread) })
     }
 
     /// What becomes of it. The channel ends when the session is another host's.
@@ -176,6 +218,26 @@ impl SessionLog {
         self.store();
     }
 
+    /// What was said was summed up, so that much of what is stored is not needed any more.
+    pub(crate) fn compacted(&mut self) {
+        self.shared.compacted.store(true, Ordering::Release);
+        self.store();
+    }
+
+    /// The prompts of the inbox up to this one need not wait there any more.
+    pub(crate) fn taken(&mut self, sequence: u64) {
+        self.shared.taken.fetch_max(sequence, Ordering::AcqRel);
+        let _ = self.wake.try_send(());
+    }
+
+    /// Stores a prompt for whoever has the session next; at most `most` may wait.
+    ///
+    /// # Errors
+    /// It is not stored, and why.
+    pub(crate) fn put_into_inbox(&self, prompt: &[u8], most: usize) -> Result<(), InboxError> {
+        self.fleet.put_into_inbox(&self.session, prompt, most)
+    }
+
     /// Tells, from any thread, whether it is sure that the session is still this host's, as far as the others go by the clock.
     pub(crate) fn lease(&self) -> Lease {
         Lease { fleet: self.fleet.clone(), shared: self.shared.clone() }
@@ -190,7 +252,7 @@ impl SessionLog {
         while let Ok(told) = self.told.recv_deadline(deadline) {
             match told {
                 Told::Given => return true,
-                Told::Owned | Told::Stored(_) => {}
+                Told::Owned(_) | Told::Inbox(_) | Told::Stored(_) => {}
                 Told::Failed(_) | Told::Moved { .. } => return false,
             }
         }
@@ -218,11 +280,16 @@ impl Shared {
     pub(super) fn verify(&self) {
         self.verify.store(true, Ordering::Release);
     }
+
+    /// Has the thread look into the session's inbox.
+    pub(super) fn look(&self) {
+        self.look.store(true, Ordering::Release);
+    }
 }
 
 impl Writer {
     fn run(&mut self, claim: Claim, woken: &Receiver<()>) {
-        let mut told = self.claim(claim).map(|()| Told::Owned);
+        let mut told = self.own(claim);
         let mut is_owned = false;
         loop {
             is_owned |= told.is_ok();
@@ -231,9 +298,7 @@ impl Writer {
                 Err(Stop::Lost) => {
                     // From here on nothing is said any more of what another host goes on with.
                     self.shared.verify();
-                    let host = self.holder();
-                    let is_there = self.fleet.is_there(&host).unwrap_or(true);
-                    let _ = self.told.send(Told::Moved { host, is_there });
+                    let _ = self.told.send(self.moved());
                     return;
                 }
                 Err(Stop::Failed(why)) => Told::Failed(why),
@@ -247,18 +312,31 @@ impl Writer {
                 let host = lock(&self.shared.give).take().unwrap_or_default();
                 return self.fleet.tell_given(&self.session, &host);
             }
-            match woken.recv_timeout(if failed { RETRY } else { LOOK_AROUND }) {
+            if is_owned
+                && !failed
+                && let Err(stop) = self.tidy()
+            {
+                told = Err(stop);
+                continue;
+            }
+            let pause = match (failed, self.looks) {
+                (true, _) => RETRY,
+                (false, 0) => LOOK_AROUND,
+                (false, _) => LOOK_AGAIN,
+            };
+            match woken.recv_timeout(pause) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.is_over() {
                 break;
             }
-            told = if is_owned { self.ship() } else { self.claim(claim).map(|()| Told::Owned) };
+            told = if is_owned { self.ship() } else { self.own(claim) };
         }
+        let taken = self.shared.taken.load(Ordering::Acquire);
         if self.shared.ended.load(Ordering::Acquire)
             && self.last > 0
-            && let Err(e) = end(&self.fleet, &self.session, self.last)
+            && let Err(e) = end(&self.fleet, &self.session, self.last, taken)
         {
             log::warn!("session {}: its log is left to a later look: {e}", self.session);
         }
@@ -269,7 +347,8 @@ impl Writer {
     }
 
     fn head(&self, kind: Kind) -> Head {
-        Head { shared: self.is_shared, offset: self.stored, ..self.fleet.head(kind) }
+        let shared = self.is_shared && !self.attachments.exists();
+        Head { shared, offset: self.stored, after: self.last, logged: self.logged, ..self.fleet.head(kind) }
     }
 
     /// Waits for the connection.
@@ -298,8 +377,17 @@ impl Writer {
         }
     }
 
-    /// Makes the session ours.
-    fn claim(&mut self, claim: Claim) -> Result<(), Stop> {
+    /// Makes the session ours, and takes what has waited for that.
+    fn own(&mut self, claim: Claim) -> Result<Told, Stop> {
+        let is_new = self.claim(claim)? == Kind::New;
+        let mut prompts = self.inbox()?;
+        prompts.iter_mut().for_each(|prompt| prompt.is_late = is_new);
+        self.looks = u32::from(!is_new);
+        Ok(Told::Owned(prompts))
+    }
+
+    /// Makes the session ours; returns the record that says so.
+    fn claim(&mut self, claim: Claim) -> Result<Kind, Stop> {
         loop {
             let last = self.ask(|| self.fleet.jetstream.last(LOGS, &self.subject, ASK_TIME))?;
             let found = last.as_ref().and_then(|last| Some((last.sequence, decode(&last.payload)?)));
@@ -324,11 +412,12 @@ impl Writer {
                 self.restore_file(stored)?;
             }
             (self.last, self.stored) = (expected, stored);
+            self.logged = found.map_or(0, |(_, (head, bytes))| head.logged + room_of(bytes));
             let head = self.head(kind);
             match self.append(&head, &[]) {
                 // What was read was not the last.
                 Err(Stop::Lost) if claim == Claim::Ours => std::thread::sleep(PAUSE),
-                done => return done,
+                done => return done.map(|()| kind),
             }
         }
     }
@@ -339,7 +428,9 @@ impl Writer {
         if path.metadata().map_or(0, |file| file.len()) >= stored {
             return Ok(());
         }
-        let (rebuilt, _) = self.ask(|| read(&self.fleet, &self.session))?;
+        let Some((rebuilt, _)) = self.ask(|| read(&self.fleet, &self.session))? else {
+            return Err(Stop::Failed("records of the session's log are missing".into()));
+        };
         log::warn!("{}: its end is missing and is taken from the session's log", path.display());
         files::private::replace(&path, |file| file.write_all(&rebuilt.file).and_then(|()| files::sync(file)))
             .map_err(|e| Stop::Failed(format!("{}: {e}", path.display())))
@@ -354,6 +445,8 @@ impl Writer {
                 return Err(Stop::Lost);
             }
             self.shared.verify.store(false, Ordering::Release);
+            // While this host was away others may have taken it for gone.
+            self.looks = self.looks.max(1);
         }
         let state = lock(&self.shared.state).take();
         if let Some(state) = state {
@@ -362,6 +455,7 @@ impl Writer {
                 lock(&self.shared.state).get_or_insert(state);
                 return Err(e);
             }
+            self.state = Some(state);
         }
         let path = lock(&self.shared.file).clone();
         if let Some(path) = path {
@@ -371,6 +465,45 @@ impl Writer {
         let Some(host) = to else { return Ok(Told::Stored(asked)) };
         let head = Head { host, ..self.head(Kind::Give) };
         self.append(&head, &[]).map(|()| Told::Given)
+    }
+
+    /// Does what nobody waits for.
+    fn tidy(&mut self) -> Result<(), Stop> {
+        self.shorten()?;
+        let taken = self.shared.taken.load(Ordering::Acquire);
+        if taken > self.cleared {
+            match self.fleet.clear_inbox(&self.session, taken) {
+                Ok(_) => self.cleared = taken,
+                // Who takes them once more knows them.
+                Err(e) => log::debug!("session {}: its inbox is cleared later: {e}", self.session),
+            }
+        }
+        if self.shared.look.swap(false, Ordering::AcqRel) {
+            self.looks = LOOKS;
+        }
+        if self.looks > 0 {
+            self.looks -= 1;
+            let prompts = self.inbox()?;
+            if !prompts.is_empty() {
+                self.looks = 0;
+                self.told.send(Told::Inbox(prompts)).map_err(|_| Stop::Told)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has come into the inbox since the last time.
+    fn inbox(&mut self) -> Result<Vec<InboxPrompt>, Stop> {
+        let prompts = match self.ask(|| self.fleet.inbox(&self.session, self.told_until)) {
+            // What is in there stays there.
+            Err(Stop::Failed(why)) => {
+                log::warn!("session {}: its inbox cannot be read: {why}", self.session);
+                Vec::new()
+            }
+            prompts => prompts?,
+        };
+        self.told_until = prompts.last().map_or(self.told_until, |last| last.sequence);
+        Ok(prompts)
     }
 
     fn ship_file(&mut self, path: &Path) -> Result<(), Stop> {
@@ -404,6 +537,7 @@ impl Writer {
             match self.fleet.jetstream.append(LOGS, &self.subject, self.last, &id, &record, deadline) {
                 Ok(Appended::At(sequence)) => {
                     self.last = sequence;
+                    self.logged += room_of(bytes);
                     return Ok(());
                 }
                 Ok(Appended::Refused) => return Err(Stop::Lost),
@@ -417,20 +551,31 @@ impl Writer {
     }
 
     /// Whose the session is.
-    fn holder(&self) -> String {
+    fn moved(&self) -> Told {
         let last = self.fleet.jetstream.last(LOGS, &self.subject, ASK_TIME).ok().flatten();
-        last.and_then(|last| Some(decode(&last.payload)?.0.host)).unwrap_or_default()
+        let head = last.and_then(|last| Some(decode(&last.payload)?.0));
+        let host = head.as_ref().map(|head| head.host.clone()).unwrap_or_default();
+        let is_there = self.fleet.is_there(&host).unwrap_or(true);
+        let has_no_owner = |head: Head| head.shared && (head.kind == Kind::Give || !is_there && head.kind != Kind::End);
+        Told::Moved { host, is_there, takes: head.is_some_and(has_no_owner) }
     }
 }
 
-/// Says that a session is over whose last record is `last`, and removes what is stored of it, unless another host has it.
-pub(super) fn end(fleet: &Fleet, session: &str, last: u64) -> Result<(), JetStreamError> {
+/// Says that a session is over whose last record is `last`, and removes what is stored of it, with the prompts of its inbox up
+/// to `taken`, unless another host has it.
+pub(super) fn end(fleet: &Fleet, session: &str, last: u64, taken: u64) -> Result<(), JetStreamError> {
     if !fleet.connection.is_connected() {
         return Err(RequestError::TimedOut.into());
     }
     let (subject, deadline) = (fleet.options.log_subject(session), Instant::now() + END_TIME);
-    match fleet.jetstream.append(LOGS, &subject, last, &ids::nuid(), &encode(&fleet.head(Kind::End), &[]), deadline)? {
-        Appended::At(sequence) => fleet.jetstream.purge(LOGS, &subject, Some(sequence + 1), END_TIME).map(drop),
+    let end = encode(&Head { after: last, ..fleet.head(Kind::End) }, &[]);
+    match fleet.jetstream.append(LOGS, &subject, last, &ids::nuid(), &end, deadline)? {
+        Appended::At(sequence) => {
+            if taken > 0 {
+                fleet.clear_inbox(session, taken)?;
+            }
+            fleet.jetstream.purge(LOGS, &subject, Some(sequence + 1), END_TIME).map(drop)
+        }
         Appended::Refused => Ok(()),
     }
 }
@@ -439,23 +584,4 @@ fn read_part(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, at)?;
     Ok(bytes)
-}
-
-/// Reads everything that is stored of a session; with the sequence of the last record.
-pub(super) fn read(fleet: &Fleet, session: &str) -> Result<(Rebuilt, u64), JetStreamError> {
-    let subject = fleet.options.log_subject(session);
-    let (mut rebuilt, mut last) = (Rebuilt::default(), 0);
-    loop {
-        let page = fleet.jetstream.next(LOGS, &subject, last + 1, BATCH, ASK_TIME)?;
-        for stored in &page.messages {
-            last = stored.sequence;
-            let whole = decode(&stored.payload).is_some_and(|(head, bytes)| rebuilt.take(&head, bytes));
-            if !whole {
-                log::warn!("session {session}: record {last} of its log does not fit");
-            }
-        }
-        if page.messages.is_empty() || page.pending == 0 {
-            return Ok((rebuilt, last));
-        }
-    }
 }

@@ -255,16 +255,24 @@ impl Wire for SessionSubjects {
     }
 
     fn reply_to(&self, address: &Value) -> Option<Arc<dyn Reply>> {
-        let host = &self.reader.host;
-        let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
-        let reply: Arc<dyn Reply> = match stream.form() {
-            Form::Text => Arc::new(stream),
-            Form::Agent => self.reader.agent_reply(stream),
-        };
+        let reply = self.reader.resume(address)?;
         Some(match recent::of_address(address) {
-            Some(request) => host.recent.share(request, reply, Instant::now()),
+            Some(request) => self.reader.host.recent.share(request, reply, Instant::now()),
             None => reply,
         })
+    }
+
+    fn joins(&self, address: &Value) -> bool {
+        let recent = &self.reader.host.recent;
+        let Some(request) = recent::of_address(address).filter(|request| recent.has_seen(&request.key)) else {
+            return false;
+        };
+        let Some(reply) = self.reader.resume(address) else { return true };
+        if recent.is_taken(&request) {
+            reply.finish(Err(taken()));
+            return true;
+        }
+        recent.join(&request.key, || reply)
     }
 
     fn stop(&mut self) {
@@ -304,6 +312,10 @@ fn drain(connection: &Connection, subscriptions: Vec<Subscription>) {
 /// The answer of a prompt whose caller wants none.
 fn silent() -> Arc<dyn Reply> {
     Arc::new(SilentReply)
+}
+
+fn taken() -> ReplyError {
+    ReplyError::coded(ErrorKind::DuplicateRequest, "the Nats-Msg-Id was used for another request")
 }
 
 /// Refuses a request that has an answer of one message.
@@ -378,8 +390,7 @@ impl Reader {
         let named = recent::named(message, sender.as_ref());
         if let Some(request) = &named {
             if self.host.recent.is_taken(request) {
-                let why = "the Nats-Msg-Id was used for another request";
-                return refused(reply, ReplyError::coded(ErrorKind::DuplicateRequest, why));
+                return refused(reply, taken());
             }
             if self.host.recent.join(&request.key, || reply.clone()) {
                 return None;
@@ -420,6 +431,15 @@ impl Reader {
                 Ok((envelope, None, self.host.senders.identify(message, now_ms())?))
             }
         }
+    }
+
+    /// Where the answer to a prompt goes that came to another process, if that can be reached.
+    fn resume(&self, address: &Value) -> Option<Arc<dyn Reply>> {
+        let stream = Stream::resume(&self.host.connection, &self.host.reply_subjects, address)?;
+        Some(match stream.form() {
+            Form::Text => Arc::new(stream),
+            Form::Agent => self.agent_reply(stream),
+        })
     }
 
     fn agent_reply(&self, stream: Stream) -> Arc<dyn Reply> {

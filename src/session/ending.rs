@@ -20,7 +20,7 @@ impl<W: Wire> Session<W> {
         // What is still heard of a turn that goes on elsewhere is told there.
         let listeners = if reason == EndReason::Moved { std::mem::take(&mut self.listeners) } else { Vec::new() };
         let moved = reason == EndReason::Moved;
-        let by_host = moved || matches!(reason, EndReason::ShutDown | EndReason::Replaced | EndReason::Given);
+        let by_host = reason.is_by_host();
         let goes_on = by_host && (moved || self.goes_on());
         if !goes_on {
             self.reject_questions("shutdown");

@@ -10,10 +10,12 @@ use crate::contract::control::Deliver;
 use crate::contract::prompt::Incoming;
 use crate::contract::sender::AgentSender;
 use crate::contract::session::{SessionStats, Totals};
+use crate::files;
 use crate::json::object;
 use crate::tools::runner::Narrowing;
 use crate::traceparent::Traceparent;
 use crate::transcript::compaction::forget_counts;
+use crate::transcript::contents::MAX_FILE;
 use crate::transcript::restore::{Restored, restore};
 use crate::transcript::session_file::{Change, SessionFile};
 use crate::transcript::{Block, Message, ToolResultMessage};
@@ -250,18 +252,13 @@ impl Memory {
             return Ok(());
         }
         self.catch_up()?;
-        let data = AcceptedData {
-            id: &message.id,
-            text: &message.text,
-            images: Some(&message.images[..]).filter(|images| !images.is_empty()),
-            expanded: (!message.expand).then_some(true),
-            trace: message.trace.as_ref().map(Traceparent::as_str),
-            from,
-            sender: sender.map(AgentSender::document),
-            reply,
-            deliver: deliver.map(Deliver::as_str),
-        };
-        self.append_custom(ACCEPTED, data)
+        self.append_custom(ACCEPTED, AcceptedData::of(message, from, sender, reply, deliver))
+    }
+
+    /// Whether the file has a message of this id, which nobody could guess.
+    pub(super) fn has_accepted(&self, id: &str) -> bool {
+        let file = self.path().and_then(|path| files::read(path, MAX_FILE).ok()).unwrap_or_default();
+        memchr::memmem::find(&file, id.as_bytes()).is_some()
     }
 
     /// A message belongs to the transcript; `accepted` is its id if it came from outside.
@@ -469,7 +466,7 @@ struct CustomEntry<'a, D> {
 
 /// [`ACCEPTED`].
 #[derive(Serialize)]
-struct AcceptedData<'a> {
+pub(super) struct AcceptedData<'a> {
     id: &'a str,
     text: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -486,6 +483,28 @@ struct AcceptedData<'a> {
     reply: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deliver: Option<&'a str>,
+}
+
+impl<'a> AcceptedData<'a> {
+    pub(super) fn of(
+        message: &'a Incoming,
+        from: Option<&'a str>,
+        sender: Option<&AgentSender>,
+        reply: Option<Value>,
+        deliver: Option<Deliver>,
+    ) -> AcceptedData<'a> {
+        AcceptedData {
+            id: &message.id,
+            text: &message.text,
+            images: Some(&message.images[..]).filter(|images| !images.is_empty()),
+            expanded: (!message.expand).then_some(true),
+            trace: message.trace.as_ref().map(Traceparent::as_str),
+            from,
+            sender: sender.map(AgentSender::document),
+            reply,
+            deliver: deliver.map(Deliver::as_str),
+        }
+    }
 }
 
 /// [`HEARD`].

@@ -4,6 +4,8 @@ use super::Session;
 use super::memory::Memory;
 use super::recovery::{LeftOpen, Unfinished};
 use crate::clock::{iso_time, now_ms};
+use crate::contract::error::ReplyError;
+use crate::contract::prompt::{EndReason, Prompt};
 use crate::contract::reply::Reply;
 use crate::contract::wire::Wire;
 use crate::ids;
@@ -49,6 +51,77 @@ pub(crate) enum Storage {
 pub(crate) type Callers = Box<dyn Fn(&Value) -> Option<Arc<dyn Reply>> + Send>;
 
 impl<W: Wire> Session<W> {
+    /// The session is another host's, or ends before that is known.
+    #[inline(never)]
+    pub(super) fn never_begin(
+        &mut self,
+        storage: &Storage,
+        first: Option<Box<Prompt>>,
+        can_be_left: bool,
+        reason: EndReason,
+    ) -> EndReason {
+        if !matches!(storage, Storage::Saved { .. }) {
+            // What this host remembers under the name is of another session, which may be coming here right now.
+            self.state = None;
+        }
+        if let Some(first) = first {
+            let left = if can_be_left { self.leave_to_next(&first, reason) } else { Err(self.farewell(reason)) };
+            match left {
+                Ok(()) => {
+                    first.reply.accepted();
+                    first.reply.leave();
+                }
+                Err(error) => self.refuse(&*first.reply, error),
+            }
+        }
+        reason
+    }
+
+    /// Opens its memory, and takes its first prompt or those that have waited for it; returns a reason to end at once.
+    #[inline(never)]
+    pub(super) fn begin_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
+        let ends = self.open_with(storage, first);
+        self.take_inbox();
+        ends
+    }
+
+    /// Opens its memory and takes its first prompt; returns a reason to end at once.
+    #[inline(never)]
+    fn open_with(&mut self, storage: Storage, first: Option<Box<Prompt>>) -> Option<EndReason> {
+        self.stats.set_listeners(self.listeners.len());
+        self.show_spent(matches!(storage, Storage::None | Storage::New(_) | Storage::Run(_)));
+        let begins = if matches!(storage, Storage::Saved { .. }) { "session_restored" } else { "session_created" };
+        self.audit_session(begins);
+        match (self.open(storage), first) {
+            (Ok(unfinished), first) => {
+                self.store_state();
+                self.announce();
+                if let Some(first) = first {
+                    self.arrive(*first);
+                }
+                self.sync_new();
+                match unfinished {
+                    Some((unfinished, callers)) => self.take_up(*unfinished, &callers),
+                    None => (!self.has_work() && !self.identity.named).then_some(EndReason::Finished),
+                }
+            }
+            (Err(e), Some(first)) => {
+                self.refuse(&*first.reply, ReplyError::storage(&e));
+                Some(EndReason::Finished)
+            }
+            (Err(e), None) if !self.identity.named => {
+                log::error!("run {}: its file cannot be used, so it is over: {e}", self.identity.id);
+                Some(EndReason::Finished)
+            }
+            (Err(e), None) => {
+                // The session stays, and every prompt is told why it is of no use, until somebody stops it.
+                log::error!("session {}: its file cannot be used: {e}", self.identity.id);
+                self.stats.progress.failed(&ReplyError::storage(&e).message);
+                None
+            }
+        }
+    }
+
     /// Makes the session's memory, before anything is accepted. Returns what a crash left undone, and how to find those who
     /// wait for it.
     ///

@@ -37,6 +37,13 @@ impl<W: Wire> Session<W> {
             self.stats.touch();
             return self.refuse(&*prompt.reply, error);
         }
+        self.tell_input(&prompt);
+        // Whoever sent it hears of a refusal through its reply.
+        let _ = self.accept(prompt);
+    }
+
+    /// Tells those who listen of a prompt that has come.
+    pub(super) fn tell_input(&mut self, prompt: &Prompt) {
         let event = AgentEvent::Input {
             text: prompt.message.text.clone(),
             images: prompt.message.images.len(),
@@ -46,8 +53,6 @@ impl<W: Wire> Session<W> {
             sender: prompt.sender.clone().map(Box::new),
         };
         self.in_trace(prompt.message.trace.clone(), |session| session.publish(event));
-        // Whoever sent it hears of a refusal through its reply.
-        let _ = self.accept(prompt);
     }
 
     /// Why no prompt can be taken now, if none can.
@@ -113,7 +118,7 @@ impl<W: Wire> Session<W> {
     }
 
     /// Writes a prompt down, so that it is not lost from here on.
-    fn keep(&mut self, prompt: &Prompt) -> io::Result<()> {
+    pub(super) fn keep(&mut self, prompt: &Prompt) -> io::Result<()> {
         self.look_at_file()?;
         let (from, sender) = (prompt.from.as_deref(), prompt.sender.as_ref());
         self.memory.accepted(&prompt.message, from, sender, prompt.reply.address(), None)

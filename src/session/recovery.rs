@@ -239,7 +239,7 @@ impl Unfinished {
 }
 
 impl Accepted {
-    fn from_json(data: &Value) -> Accepted {
+    pub(super) fn from_json(data: &Value) -> Accepted {
         Accepted {
             id: text(data, "id").unwrap_or_default(),
             text: text(data, "text").unwrap_or_default(),

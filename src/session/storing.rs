@@ -10,7 +10,7 @@ use crate::contract::prompt::{Command, EndReason, Prompt};
 use crate::contract::reply::{Layer, Reply};
 use crate::contract::wire::Wire;
 use crate::event_log::Envelope;
-use crate::fleet::{Lease, SessionLog, Told};
+use crate::fleet::{InboxPrompt, Lease, SessionLog, Told};
 use crate::turn::Verdict;
 use crossbeam_channel::{Receiver, Sender, never, select};
 use serde_json::json;
@@ -30,12 +30,16 @@ const QUESTION: &str = "question";
 
 /// The log of a session, and what waits for it.
 pub(super) struct Storing {
-    log: SessionLog,
+    pub(super) log: SessionLog,
     lease: Lease,
     /// In the order in which it was written, each with the number that it waits for.
     waiting: VecDeque<(u64, Held)>,
     /// Why the session is not to be here: another host has it, or it cannot be stored.
     why: Option<ReplyError>,
+    /// Nobody has it, and its next owner takes what is left to it.
+    pub(super) takes: bool,
+    /// What was left to this host, as long as the session does not take it in.
+    pub(super) inbox: Vec<InboxPrompt>,
     /// The last event that was told on the wire, if others follow it that are not told there yet.
     told_until: Option<u64>,
 }
@@ -44,6 +48,10 @@ pub(super) struct Storing {
 pub(super) enum Held {
     /// A prompt that is written down is accepted.
     Prompt(Box<Prompt>),
+    /// A prompt that another host has accepted is taken in.
+    Inbox(Box<Prompt>),
+    /// The prompts that other hosts have accepted need not be kept for anybody any more, up to this one.
+    Taken(u64),
     /// The turn goes on.
     Verdict(Sender<Verdict>, Verdict, Vec<Line>),
     /// A call that somebody allowed runs.
@@ -77,7 +85,23 @@ impl Layer for Leased {
 
 impl Storing {
     pub(super) fn new(log: SessionLog) -> Storing {
-        Storing { lease: log.lease(), log, waiting: VecDeque::new(), why: None, told_until: None }
+        Storing {
+            lease: log.lease(),
+            log,
+            waiting: VecDeque::new(),
+            why: None,
+            takes: false,
+            inbox: Vec::new(),
+            told_until: None,
+        }
+    }
+
+    /// Takes out what waits: of the prompts that other hosts have accepted, or all else.
+    pub(super) fn take_held(&mut self, of_inbox: bool) -> Vec<Held> {
+        let is_meant = |(_, held): &(u64, Held)| matches!(held, Held::Inbox(_) | Held::Taken(_)) == of_inbox;
+        let (taken, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(is_meant);
+        self.waiting = left.into();
+        taken.into_iter().map(|(_, held)| held).collect()
     }
 }
 
@@ -130,7 +154,7 @@ impl<W: Wire> Session<W> {
 
     /// Prompts wait to be accepted.
     pub(super) fn has_held_prompts(&self) -> bool {
-        let is_prompt = |(_, held): &(u64, Held)| matches!(held, Held::Prompt(_));
+        let is_prompt = |(_, held): &(u64, Held)| matches!(held, Held::Prompt(_) | Held::Inbox(_));
         self.storing.as_ref().is_some_and(|storing| storing.waiting.iter().any(is_prompt))
     }
 
@@ -142,8 +166,14 @@ impl<W: Wire> Session<W> {
         loop {
             select! {
                 recv(told) -> told => match told {
-                    Ok(Told::Owned) => return None,
-                    Ok(Told::Moved { host, is_there }) => return Some(self.moved(host, is_there)),
+                    Ok(Told::Owned(inbox)) => {
+                        self.storing.iter_mut().for_each(|storing| storing.inbox.clone_from(&inbox));
+                        return None;
+                    }
+                    Ok(Told::Moved { host, is_there, takes }) => {
+                        self.storing.iter_mut().for_each(|storing| storing.takes = takes);
+                        return Some(self.moved(host, is_there));
+                    }
                     Ok(Told::Failed(why)) => {
                         log::warn!("session {}: it is not known whose it is: {why}", self.identity.id);
                         if let Some(storing) = self.storing.as_mut().filter(|_| waits) {
@@ -151,7 +181,7 @@ impl<W: Wire> Session<W> {
                             return Some(EndReason::Stopped);
                         }
                     }
-                    Ok(Told::Stored(_) | Told::Given) => {}
+                    Ok(Told::Stored(_) | Told::Given | Told::Inbox(_)) => {}
                     Err(_) => return Some(EndReason::ShutDown),
                 },
                 recv(self.commands) -> command => match command {
@@ -191,6 +221,16 @@ impl<W: Wire> Session<W> {
         }
     }
 
+    /// The conversation was summed up.
+    pub(super) fn tell_compacted(&mut self) {
+        self.storing.iter_mut().for_each(|storing| storing.log.compacted());
+    }
+
+    /// The prompts that other hosts have accepted are taken in, up to this one.
+    pub(super) fn taken(&mut self, sequence: u64) {
+        self.storing.iter_mut().for_each(|storing| storing.log.taken(sequence));
+    }
+
     /// Has what was written so far stored, without waiting for that.
     pub(super) fn store(&mut self) {
         if let Some(storing) = &mut self.storing {
@@ -211,7 +251,8 @@ impl<W: Wire> Session<W> {
 
     fn release(&mut self, held: Held) {
         match held {
-            Held::Prompt(prompt) => self.accept_kept(*prompt),
+            Held::Prompt(prompt) | Held::Inbox(prompt) => self.accept_kept(*prompt),
+            Held::Taken(sequence) => self.taken(sequence),
             Held::Verdict(to, verdict, lines) => self.give_now(&to, verdict, lines),
             Held::Call { settle, rule, lines } => self.run_allowed(settle, rule, lines),
             Held::Answer(respond, answer) => respond(answer),
@@ -221,7 +262,8 @@ impl<W: Wire> Session<W> {
     /// The log tells something; returns a reason to end.
     pub(super) fn stored(&mut self, told: Told) -> ControlFlow<EndReason> {
         match told {
-            Told::Owned | Told::Given => {}
+            Told::Owned(_) | Told::Given => {}
+            Told::Inbox(prompts) => self.take_in(prompts),
             Told::Stored(number) => {
                 while let Some(storing) = &mut self.storing
                     && storing.waiting.front().is_some_and(|(waits_for, _)| *waits_for <= number)
@@ -239,16 +281,17 @@ impl<W: Wire> Session<W> {
                     log::debug!("session {}: {error}", self.identity.id);
                 }
             }
-            Told::Moved { host, is_there } => return ControlFlow::Break(self.moved(host, is_there)),
+            Told::Moved { host, is_there, .. } => return ControlFlow::Break(self.moved(host, is_there)),
         }
         ControlFlow::Continue(())
     }
 
-    /// What waits does not come about.
+    /// What waits does not come about, but for what was accepted before: that waits on.
     fn give_up_held(&mut self, error: &ReplyError) {
-        let waiting = self.storing.as_mut().map(|storing| std::mem::take(&mut storing.waiting)).unwrap_or_default();
-        for (_, held) in waiting {
+        let waiting = self.storing.as_mut().map(|storing| storing.take_held(false)).unwrap_or_default();
+        for held in waiting {
             match held {
+                Held::Inbox(_) | Held::Taken(_) => {}
                 Held::Prompt(prompt) => {
                     self.record_settled(std::slice::from_ref(&prompt.message.id), "refused");
                     self.refuse(&*prompt.reply, error.clone());
@@ -276,7 +319,9 @@ impl<W: Wire> Session<W> {
                 }
             }
         }
-        self.give_up_held(&self.farewell(reason));
+        let error = self.farewell(reason);
+        self.end_inbox(reason, &error);
+        self.give_up_held(&error);
     }
 
     /// Gives the session to another host, with everything that was written. False if it may not have it.

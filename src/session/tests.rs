@@ -194,6 +194,7 @@ impl Running {
             wire: Some(TestWire { messages, listener: Arc::new(Listener(events)) }),
             commands: receiver,
             spill_dir: nowhere.clone(),
+            attachments: None,
             quota: HostQuota::new(0, 0).session(),
             slots: Slots::new(0),
             raw_file: nowhere,
@@ -201,6 +202,7 @@ impl Running {
             storage: Storage::None,
             log: None,
             first: None,
+            can_be_left: false,
         });
         let work = move || {
             let _ = reason.send(run(parts));

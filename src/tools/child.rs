@@ -10,6 +10,7 @@
 //! job control makes them, stays in the process table until the daemon ends.
 
 use super::processes::{self, Process};
+use super::runner;
 use crate::ids;
 use crate::sync::lock;
 use crate::sys;
@@ -135,26 +136,39 @@ fn look_at_parents(pid: i32) -> Descent {
 }
 
 /// Whether a process that this one has started, directly or by others in between, holds the socket of that inode, or may
-/// hold it, since it lets nobody look and nobody else has it. Takes some 10 µs for each process of the machine.
+/// hold it. A program can let nobody look, or have the socket wait where no process has it, in the queue of another one. So
+/// where there are such programs at all, somebody else must be seen with it; at least there must be another daemon, which
+/// lets nobody look either, if no program does that. Takes some 10 µs for each process of the machine then.
 pub(crate) fn descendant_holds_socket(inode: u64) -> bool {
     let name = format!("socket:[{inode}]");
-    let holds = |pid: i32| {
-        let files = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
+    let holds = |process: &Process| {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", process.pid))?;
         Ok(files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == &*name)))
     };
+    let is_hidden =
+        |held: &io::Result<bool>| held.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
     let descendants = descendants();
-    let mut hidden = false;
+    let mut a_program_hides = false;
     for process in &descendants {
-        match holds(process.pid) {
-            Ok(true) => return true,
-            Ok(false) => {}
-            Err(error @ io::Error { .. }) => {
-                hidden |= error.kind() == io::ErrorKind::PermissionDenied && !process.zombie
-            }
+        let held = holds(process);
+        if held.as_ref().is_ok_and(|held| *held) {
+            return true;
         }
+        a_program_hides |= is_hidden(&held) && !process.zombie && !runner::is_runner(process.pid, process.parent);
     }
-    let is_descendant = |pid: i32| descendants.iter().any(|process| process.pid == pid);
-    hidden && !processes::all().iter().any(|other| !is_descendant(other.pid) && holds(other.pid).unwrap_or_default())
+    if descendants.is_empty() {
+        return false;
+    }
+    let own = processes::name(getpid().as_raw_pid());
+    let mut a_daemon_hides = false;
+    for other in processes::all().iter().filter(|other| descendants.iter().all(|process| process.pid != other.pid)) {
+        let held = holds(other);
+        if held.as_ref().is_ok_and(|held| *held) {
+            return false;
+        }
+        a_daemon_hides |= is_hidden(&held) && processes::name(other.pid) == own;
+    }
+    a_program_hides || !a_daemon_hides
 }
 
 /// What descends from this process. Since it adopts orphans, nobody gets out of that by losing parents. Costs one system
@@ -231,11 +245,14 @@ pub(crate) fn adopted() -> Vec<i32> {
 }
 
 /// Kills what this process has adopted, but for those of these numbers, and for what carries the mark of another session than
-/// `session`, if one is named.
+/// `session`, if one is named. Marks are believed of what is no more confined than this process: what is came from a
+/// runner, in which anything may be said, and which has ended, since it would have adopted that otherwise.
 pub(crate) fn kill_adopted(except: &[i32], session: Option<&str>) {
+    let own = processes::find(getpid().as_raw_pid()).map_or(0, |this| processes::filters(&this));
     let is_other = |process: &Process| {
-        session.is_some_and(|own| {
-            processes::variable(process, SESSION_VARIABLE).is_some_and(|mark| mark != own.as_bytes())
+        session.is_some_and(|own_session| {
+            processes::filters(process) <= own
+                && processes::variable(process, SESSION_VARIABLE).is_some_and(|mark| mark != own_session.as_bytes())
         })
     };
     kill_all(|process| is_adopted(process) && !except.contains(&process.pid) && !is_other(process));

@@ -77,6 +77,25 @@ fn environment(process: &Process) -> Option<Vec<u8>> {
     Some(environment)
 }
 
+/// How many filters of system calls hold for the process, or, where the kernel does not count them, whether any does. Nobody
+/// gets rid of one.
+pub(super) fn filters(process: &Process) -> u32 {
+    /// Most bytes of what the kernel says of a process for people.
+    const MAX_STATUS: u64 = 16 * 1024;
+    let status = files::read(Path::new(&format!("/proc/{}/status", process.pid)), MAX_STATUS).unwrap_or_default();
+    let number = |name: &str| {
+        let mut lines = status.split(|b| *b == b'\n');
+        let value = lines.find_map(|line| line.strip_prefix(name.as_bytes()))?;
+        std::str::from_utf8(value).ok()?.trim().parse().ok()
+    };
+    number("Seccomp_filters:").or_else(|| number("Seccomp:")).unwrap_or_default()
+}
+
+/// The name under which the kernel shows the process.
+pub(super) fn name(pid: i32) -> Option<Vec<u8>> {
+    files::read(Path::new(&format!("/proc/{pid}/comm")), MAX_STAT).ok()
+}
+
 /// Those of `processes` that `is_root` names and everything that descends from them.
 pub(super) fn with_descendants(processes: &[Process], is_root: impl Fn(&Process) -> bool) -> Vec<Process> {
     let mut members: Vec<Process> = processes.iter().filter(|process| is_root(process)).copied().collect();

@@ -3,27 +3,32 @@
 //! It is started at the session's first tool call, confined before it is given any work ([`confine`]), and adopts whatever
 //! its programs leave behind, so that nothing outlives the session. The daemon and the runner speak over a socket pair, one
 //! [`frame`] a message. Calls run at the same time, each on a thread of the runner. A runner with nothing to do and without
-//! programs in the background ends by itself; one that does not answer an abort is killed.
+//! programs in the background ends by itself; one that does not answer an abort is killed. Before each there is a [`guard`],
+//! the daemon's child, which ends what a runner leaves behind, however that has ended.
 
 mod confine;
 mod frame;
-mod network;
+mod guard;
+mod namespaces;
 mod policy;
 mod serve;
 
 use super::child;
 use super::tool::{Tool, ToolContext, ToolOutput};
 use super::watched::Watched;
+use crate::fault;
+use crate::files::private;
 use crate::quota::SessionQuota;
 use crate::sync::lock;
 use crate::threads::{self, SMALL_STACK, Thread};
+use confine::own_processes;
 pub(crate) use confine::reachable;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select};
-use frame::{Answer, CallContext, Order};
+use frame::{Answer, CallContext, Order, Setup};
 pub(crate) use policy::{Level, Narrowing, Profile, Sandbox, UNCONFINED};
 use rustix::process::Pid;
 use serde_json::{Map, Value};
-pub(crate) use serve::serve;
+pub(crate) use serve::{serve, try_own_processes};
 use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
@@ -38,6 +43,8 @@ use std::time::Duration;
 
 /// The argument that makes this program a runner.
 pub(crate) const ARGUMENT: &str = "__runner";
+/// The argument behind it that has it try only whether it can have processes of its own.
+pub(crate) const TRY: &str = "try";
 
 /// For a runner to confine itself; it takes a few milliseconds on an idle machine.
 const START_TIME: Duration = Duration::from_secs(20);
@@ -55,8 +62,14 @@ const WAITING_ANSWERS: usize = 16;
 /// What of the daemon's environment a runner has itself: where git's rules for all repositories are.
 const PASSED: [&str; 4] = ["HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"];
 
-/// The runners that there are, by which they are told from what a dead one leaves behind.
+/// The guards of the runners that there are, by which they are told from what a dead one leaves behind.
 static RUNNERS: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+
+/// Whether a process, of which the parent is named as well, is a runner or the guard of one.
+pub(super) fn is_runner(pid: i32, parent: i32) -> bool {
+    let runners = lock(&RUNNERS);
+    runners.contains(&pid) || runners.contains(&parent)
+}
 
 /// Where the tools of one session run.
 pub(crate) struct Runner {
@@ -66,6 +79,8 @@ pub(crate) struct Runner {
     cwd: PathBuf,
     /// The session's own folder, which tools may write to.
     private: PathBuf,
+    /// Where the files are that come with its prompts.
+    attachments: Option<PathBuf>,
     /// What its outputs count to.
     quota: Arc<SessionQuota>,
     watched: Watched,
@@ -100,6 +115,7 @@ impl Runner {
         sandbox: Arc<Sandbox>,
         cwd: PathBuf,
         private: PathBuf,
+        attachments: Option<PathBuf>,
         quota: Arc<SessionQuota>,
     ) -> Runner {
         Runner {
@@ -107,6 +123,7 @@ impl Runner {
             sandbox: Mutex::new(sandbox),
             cwd,
             private,
+            attachments,
             quota,
             watched: Watched::default(),
             live: Mutex::default(),
@@ -212,16 +229,7 @@ impl Live {
         let (ours, theirs) = UnixStream::pair()?;
         let (child, pid) = {
             let mut runners = lock(&RUNNERS);
-            // No keys are in its environment: what tools may see comes with each call.
-            let child = Command::new("/proc/self/exe")
-                .arg0("nats-pi-bridge")
-                .arg(ARGUMENT)
-                .env_clear()
-                .envs(PASSED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
-                .stdin(OwnedFd::from(theirs))
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()?;
+            let child = program().stdin(OwnedFd::from(theirs)).spawn()?;
             let pid = Pid::from_child(&child).as_raw_pid();
             runners.push(pid);
             child::belongs_to(pid, Some(&runner.session));
@@ -335,12 +343,37 @@ impl Drop for Live {
     }
 }
 
+/// This program as a runner. No keys are in its environment: what tools may see comes with each call.
+fn program() -> Command {
+    let mut program = Command::new("/proc/self/exe");
+    program
+        .arg0("nats-pi-bridge")
+        .arg(ARGUMENT)
+        .env_clear()
+        .envs(PASSED.iter().chain(fault::VARIABLES).filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    program
+}
+
+/// Whether runners can have processes of their own: a process tries it.
+fn can_have_own_processes() -> bool {
+    program().arg(TRY).stdin(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
 /// Tells a new runner what it may do, and waits until it is confined to that.
 fn greet(mut socket: &UnixStream, sandbox: &Sandbox, runner: &Runner) -> io::Result<Level> {
     socket.set_write_timeout(Some(WRITE_TIME))?;
     socket.set_read_timeout(Some(START_TIME))?;
-    let setup =
-        Order::Setup { sandbox: Box::new(sandbox.clone()), cwd: runner.cwd.clone(), private: runner.private.clone() };
+    // What comes with later prompts is in there as well, and a rule needs a folder.
+    runner.attachments.iter().try_for_each(|folder| private::create_folder(folder))?;
+    let setup = Order::Setup(Box::new(Setup {
+        sandbox: sandbox.clone(),
+        cwd: runner.cwd.clone(),
+        private: runner.private.clone(),
+        attachments: runner.attachments.clone(),
+        own_processes: own_processes(sandbox),
+    }));
     frame::write(&mut socket, &setup)?;
     let level = match frame::read(&mut socket)? {
         Some(Answer::Ready { level, loopback, cut }) => {

@@ -251,6 +251,21 @@ def test_attachments_are_private_and_live_as_long_as_the_session(daemon, model, 
     assert not any(path.exists() for path in [*paths, other])
 
 
+def test_tools_read_attachments(daemon, model, client, worker):
+    """They are kept where nothing else may be read, and this one comes when the session's tools are confined already."""
+    model.script([ToolCall("bash", {"command": "echo begun"})], "begun")
+    assert client.prompt(worker, "begin").text == "begun"
+
+    def answer(request):
+        paths, _ = attached(request.prompts[-1])
+        return "read" if len(request.tool_results) > 1 else [ToolCall("bash", {"command": f"cat {paths[0]}; ls {paths[0].parents[2]}"})]
+
+    model.answer(answer)
+    assert client.prompt(worker, "look", attachments=[Attachment.from_bytes("notes.txt", b"what it says\n")]).text == "read"
+    text = model.requests[-1].tool_results[-1][0]
+    assert text.startswith("what it says\n") and daemon.inspect("worker")["sandbox"]["profile"] == "workspace"
+
+
 def test_attachments_survive_a_restart(daemon, model, worker):
     model.script("seen", "still")
     content = base64.b64encode(b"keep me").decode()

@@ -3,12 +3,10 @@
 Each row is tried where the kernel has what it is about; what is skipped says why. The level that was reached is printed with each.
 """
 
-import ctypes
 import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,90 +15,15 @@ import pytest
 
 from support import proc
 from support.daemon import BINARY, Daemon
+from support.escapes import ABI, FOR_ALL, LEVEL, PYTHON, AsUser, bash, files, full, make_daemon, python, x86  # noqa: F401
 from support.model_script import ToolCall
 from support.waiting import eventually
 
 pytestmark = pytest.mark.any_server
-ORDINARY = 65534
 
 
-def is_for_all(program):
-    """Whether an ordinary user can start it: that of the tests may be in root's own folder."""
-    return all(folder.stat().st_mode & 0o001 for folder in (Path(program), *Path(program).parents))
-
-
-PYTHONS = [os.path.realpath(sys.executable), os.path.realpath("/usr/bin/python3")]
-FOR_ALL = [found for found in PYTHONS if os.path.exists(found) and is_for_all(found)]
-PYTHON = (FOR_ALL or PYTHONS)[0]
-ABI = max(0, ctypes.CDLL(None, use_errno=True).syscall(444, None, 0, 1))
-LEVEL = "full" if ABI >= 6 else "files" if ABI >= 1 else "net"
-full = pytest.mark.skipif(ABI < 6, reason=f"Landlock's ABI is {ABI}, signals and abstract sockets need 6")
-files = pytest.mark.skipif(ABI < 1, reason="the kernel has no Landlock")
-x86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of the calls are those of x86-64")
-
-
-class AsUser(Daemon):
-    """A daemon of an ordinary user, whom no folder of root's lets in."""
-
-    def spawn(self, *arguments):
-        for root, folders, names in os.walk(self.home.parent):
-            for name in [root, *(os.path.join(root, name) for name in folders + names)]:
-                os.chown(name, ORDINARY, ORDINARY, follow_symlinks=False)
-        os.chown(self.bridge_root, ORDINARY, ORDINARY)
-        popen = subprocess.Popen
-        try:
-            subprocess.Popen = lambda *args, **options: popen(*args, **options, user=ORDINARY, group=ORDINARY, extra_groups=[])
-            return super().spawn(*arguments)
-        finally:
-            subprocess.Popen = popen
-
-
-@pytest.fixture(params=["own", pytest.param("ordinary", marks=pytest.mark.skipif(os.geteuid() != 0, reason="the tests are no root's"))])
-def make(request, new_daemon, model, bus, nats_server, record_property):
-    made = []
-
-    def start(profile="workspace", **config):
-        if request.param == "own":
-            daemon = new_daemon()
-        else:
-            if not FOR_ALL:
-                pytest.skip("there is no Python that an ordinary user can start")
-            folder = Path(tempfile.mkdtemp(prefix="escape-"))
-            folder.chmod(0o755)
-            shutil.copy(BINARY, folder / "daemon")
-            daemon = AsUser(folder / "d", nats_server.url, bus, model.url, binary=str(folder / "daemon"))
-            made.append((daemon, folder))
-        daemon.config |= {"sandbox": profile, **config}
-        daemon.model = model
-        (daemon.home / ".ssh").mkdir()
-        (daemon.home / ".ssh/id").write_text("s3cret")
-        (daemon.home / "out").mkdir()
-        (daemon.home / "out/there").write_text("as it was")
-        daemon.start()
-        model.script("hello")
-        daemon.session("s", "x").text()
-        level = daemon.inspect("s")["sandbox"]["level"]
-        record_property("level", level)
-        print(f"level {level}, user {request.param}")
-        assert level == (LEVEL if profile != "off" else "none")
-        return daemon
-
-    yield start
-    for daemon, folder in made:
-        daemon.close()
-        assert "panicked" not in daemon.log_text()
-        shutil.rmtree(folder)
-
-
-def bash(daemon, command, timeout=30):
-    daemon.model.script([ToolCall("bash", {"command": command, "timeout": timeout})], "done")
-    assert daemon.prompt("s", "go").text(timeout + 15) == "done"
-    return daemon.model.requests[-1].tool_results[-1][0]
-
-
-def python(daemon, code):
-    (daemon.cwd / "probe.py").write_text(code)
-    return bash(daemon, f"{PYTHON} probe.py 2>&1")
+def user_of(daemon):
+    return int(proc.status(daemon.pid)["Uid"].split()[0])
 
 
 def untouched(daemon):
@@ -156,6 +79,80 @@ for name in ("\\0escape", "/tmp/escape"):
     assert text == "handed 1\nrefused 1\nrefused 1\n", text
 
 
+def test_datagrams_from_a_pair_of_sockets(make, tmp_path):
+    """One of a pair could send to any socket with a path, if it were no stream."""
+    import socket
+
+    path = str(Path(tempfile.mkdtemp(prefix="escape-")) / "s")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(path)
+        os.chmod(path, 0o777)
+        os.chmod(os.path.dirname(path), 0o755)
+        code = f"""
+import socket
+for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_SEQPACKET, socket.SOCK_STREAM):
+    for flags in (0, socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC):
+        try:
+            a, b = socket.socketpair(socket.AF_UNIX, kind | flags)
+            a.send(b"x")
+            a.sendto(b"x", {path!r})
+            print(b.recv(1))
+        except OSError as e:
+            print(e.errno)
+"""
+        text = python(make(), code)
+        # In a pair of the third kind a message goes to the other end, whatever address it has; the fourth takes no address.
+        assert text.split() == ["1"] * 4 + ["b'x'"] * 2 + ["106"] * 2
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.recv(1)
+    shutil.rmtree(os.path.dirname(path))
+
+
+@files
+def test_keys_of_the_daemon_wherever_they_are(make):
+    """What it reads or keeps itself, by its settings, and the keys of providers."""
+    daemon = make(stateDir="~/kept/state", budgetDir="~/kept/budgets", tlsKey="~/keys/tls.pem")
+    for name in ("keys/tls.pem", "kept/state/x", "kept/budgets/x", "keys/other"):
+        (daemon.home / name).parent.mkdir(parents=True, exist_ok=True)
+        (daemon.home / name).write_text("for all" if name == "keys/other" else "s3cret")
+    text = bash(daemon, "for f in ~/keys/tls.pem ~/kept/state/x ~/kept/budgets/x ~/.pi/agent/models.json ~/.pi/agent/auth.json ~/.pi-exec/config.json; do cat $f 2>&1; done; cat ~/keys/other")
+    assert text.count("denied") + text.count("No such file") == 6 and "s3cret" not in text and "apiKey" not in text and text.endswith("for all")
+
+
+def test_files_that_the_daemon_was_started_with(make, monkeypatch):
+    """What a script had open when it started the daemon is not open in what tools start."""
+    import fcntl
+
+    # Beyond the numbers that the tests' own files have.
+    kept = fcntl.fcntl(os.open(__file__, os.O_RDONLY), fcntl.F_DUPFD, 500)
+    os.set_inheritable(kept, True)
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: popen(*args, **{**options, "close_fds": False}))
+    for profile in ("workspace", "off"):
+        daemon = make(profile)
+        assert os.path.exists(f"/proc/{daemon.pid}/fd/{kept}")
+        assert bash(daemon, f"ls /proc/self/fd | grep -c '^{kept}$'").startswith("0\n")
+        daemon.close()
+    os.close(kept)
+
+
+@files
+def test_a_working_folder_that_becomes_a_link(make):
+    """Another session may put a link in its place, before this one's tools are confined."""
+    daemon = make()
+    inner = daemon.cwd / "inner"
+    inner.mkdir()
+    os.chown(inner, user_of(daemon), -1)
+    daemon.model.script("hello")
+    daemon.session("inner", "x", cwd=str(inner)).text()
+    bash(daemon, f"mv inner before && ln -s {daemon.home / 'out'} inner")
+    daemon.model.script([ToolCall("bash", {"command": "echo x > there; echo x > f"})], "done")
+    assert daemon.prompt("inner", "go").text() == "done"
+    assert "a link leads to the working folder" in daemon.model.requests[-1].tool_results[-1][0]
+    assert untouched(daemon)
+
+
 @full
 def test_abstract_sockets(make):
     """Also where the operator allows sockets with a path: these have none."""
@@ -173,13 +170,15 @@ def test_abstract_sockets(make):
 
 
 @files
-@pytest.mark.parametrize("target", ["daemon", "runner"])
+@pytest.mark.parametrize("target", ["daemon", "runner", "another program of the user"])
 def test_ptrace(make, target):
     daemon = make()
+    other = subprocess.Popen(["sleep", "600"], env={"KEY": "s3cret"}, user=user_of(daemon))
+    pid = {"daemon": daemon.pid, "runner": "os.getppid()"}.get(target, other.pid)
     code = f"""
 import ctypes, os
 c = ctypes.CDLL(None, use_errno=True)
-pid = {daemon.pid if target == 'daemon' else 'os.getppid()'}
+pid = {pid}
 print("attach", c.ptrace(16, pid, 0, 0), "seize", c.ptrace(0x4206, pid, 0, 0))
 buffer = ctypes.create_string_buffer(64)
 class V(ctypes.Structure):
@@ -195,6 +194,8 @@ for name in ("environ", "mem", "maps", "auxv"):
     (daemon.cwd / "probe.py").write_text(code)
     # Not in a shell of its own, so that the parent is the runner.
     text = bash(daemon, f"exec {PYTHON} probe.py 2>&1")
+    other.kill()
+    other.wait()
     assert text == "attach -1 seize -1\nvm -1\n" + "".join(f"{name} refused\n" for name in ("environ", "mem", "maps", "auxv")), text
 
 
@@ -278,8 +279,7 @@ except PermissionError:
 print(sorted(name for _, name in socket.if_nameindex()))
 """)
     user, network, devices = text.splitlines()
-    uid = Path(f"/proc/{daemon.pid}").stat().st_uid
-    assert user.split()[0] == str(uid)
+    assert user.split()[0] == str(user_of(daemon))
     has_loopback = daemon.inspect("s")["sandbox"]["loopback"]
     assert network == ("loopback 1" if has_loopback else "none")
     if has_loopback:
@@ -310,6 +310,32 @@ for name, call in {calls!r}.items():
     for line in lines:
         _, result, error = line.split(":")
         assert result == "-1" and error in ("1", "38"), line
+
+
+def test_what_is_typed_into_a_terminal(make):
+    """Characters cannot be put into one, whatever else there is in the call's number."""
+    text = python(make(), """
+import ctypes, os
+c = ctypes.CDLL(None, use_errno=True)
+_, terminal = os.openpty()
+for request in (0x5412, 0x541c, 0x100005412):
+    number = {"x86_64": 16, "aarch64": 29}[os.uname().machine]
+    print(c.syscall(number, terminal, ctypes.c_ulong(request), b"x"), ctypes.get_errno())
+""")
+    assert text == "-1 1\n" * 3
+
+
+@x86
+@pytest.mark.skipif(not shutil.which("gcc"), reason="there is no gcc")
+def test_calls_of_32_bits(make):
+    """Their numbers mean something else, so that none of them is made: the program ends."""
+    daemon = make()
+    (daemon.cwd / "old.c").write_text("""
+#include <stdio.h>
+int main(void) { long result; __asm__ volatile("int $0x80" : "=a"(result) : "a"(20) : "memory"); printf("made %ld\\n", result); return 0; }
+""")
+    text = bash(daemon, "gcc -o old old.c && ./old; echo $?")
+    assert "made" not in text and text.split()[-1] in ("139", "159"), text
 
 
 @pytest.mark.parametrize("end", ["stop", "its child kills the runner"])
@@ -382,15 +408,16 @@ def in_folder(pid, folder):
 
 
 def test_memory_and_disk(make):
-    daemon = make(toolMemory="200M", toolFileSize="4M")
+    daemon = make(toolMemory="200M", toolFileSize="1M")
     text = python(daemon, "try:\n    x = bytearray(400 << 20); print('taken')\nexcept MemoryError:\n    print('refused')\n")
     assert text == "refused\n"
-    bash(daemon, "(trap '' XFSZ; head -c 20000000 /dev/zero > big) 2>/dev/null; true")
-    assert (daemon.cwd / "big").stat().st_size == 4 << 20
+    bash(daemon, "(trap '' XFSZ; head -c 5000000 /dev/zero > big) 2>/dev/null; true")
+    assert (daemon.cwd / "big").stat().st_size == 1 << 20
     # The tools' own files, too.
-    daemon.model.script([ToolCall("write", {"path": "own", "content": "x" * (5 << 20)})], "done")
-    daemon.prompt("s", "go").text()
-    assert not (daemon.cwd / "own").exists() or (daemon.cwd / "own").stat().st_size <= 4 << 20
+    daemon.model.script([ToolCall("write", {"path": "own", "content": "x" * (1200 << 10)})], "done")
+    daemon.prompt("s", "go").text(45)
+    assert "file too large" in daemon.model.requests[-1].tool_results[-1][0]
+    assert not (daemon.cwd / "own").exists() or (daemon.cwd / "own").stat().st_size <= 1 << 20
     assert daemon.running() and daemon.session_ids() == ["s"]
 
 
@@ -404,35 +431,62 @@ def test_the_side_channel_as_each_user(make, profile):
     assert "programs that an agent has started" in python(daemon, code)
 
 
-def test_the_broker_is_not_reached_by_hiding(new_daemon, own_bus, model, tmp_path):
-    """A process whose files nobody may look at is not taken for somebody else's: as an ordinary user, since root sees all."""
-    if os.geteuid() != 0 or not FOR_ALL:
+HIDDEN = {
+    "no files to look at": "ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\ns = socket.create_connection(('127.0.0.1', PORT))\n",
+    "a socket that nobody has": """
+s = socket.socket()
+a, b = socket.socketpair()
+# It waits in the queue of another socket, and comes back when it was looked for.
+socket.send_fds(a, [b"x"], [s.fileno()])
+s.connect(("127.0.0.1", PORT))
+s.close()
+time.sleep(1)
+s = socket.socket(fileno=socket.recv_fds(b, 1, 1)[1][0])
+""",
+}
+
+
+@pytest.mark.parametrize("user", ["own", "ordinary"])
+@pytest.mark.parametrize("way", HIDDEN)
+@pytest.mark.parametrize("profile", ["off", "workspace"])
+def test_the_broker_is_not_reached_by_hiding(new_daemon, own_bus, model, user, way, profile):
+    """What nobody may look at is not taken for somebody else's."""
+    if user == "ordinary" and (os.geteuid() != 0 or not FOR_ALL):
         pytest.skip("it takes root to start an ordinary user's daemon, and a Python that such a user can start")
     folder = Path(tempfile.mkdtemp(prefix="escape-"))
     folder.chmod(0o755)
-    shutil.copy(BINARY, folder / "daemon")
-    daemon = AsUser(folder / "d", None, None, model.url, binary=str(folder / "daemon"))
+    # Daemons of the same user let each other in, and are known by their names.
+    binary = folder / f"daemon-{os.getpid()}"
+    shutil.copy(BINARY, binary)
+    daemon = (AsUser if user == "ordinary" else Daemon)(folder / "d", None, None, model.url, binary=str(binary))
     try:
         import socket
 
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        daemon.config["sandbox"] = "off"
+        daemon.config["sandbox"] = profile
         daemon.spawn("--listen", f"127.0.0.1:{port}")
         daemon.wait_log("intake registered")
         daemon.bus = own_bus(f"nats://127.0.0.1:{port}")
         daemon.model = model
         model.script("hello")
         daemon.session("s", "x").text()
-        code = f"""
-import ctypes, socket
-ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
-s = socket.create_connection(("127.0.0.1", {port}))
-s.sendall(b'CONNECT {{"verbose":true}}\\r\\nPING\\r\\n')
+        code = f"import ctypes, socket, time\nPORT = {port}\n{HIDDEN[way]}" + """
+try:
+    s.sendall(b'CONNECT {"verbose":true}\\r\\nPING\\r\\n')
+except BrokenPipeError:
+    pass
 s.settimeout(5)
-print(s.recv(4096)[-200:], s.recv(4096))
+text = b""
+while b"-ERR" not in text and b"PONG" not in text:
+    more = s.recv(4096)
+    if not more:
+        break
+    text += more
+print("PONG" if b"PONG" in text else text[-200:])
 """
-        assert "programs that an agent has started may not connect" in python(daemon, code)
+        text = python(daemon, code)
+        assert "Authorization Violation" in text and "PONG" not in text, text
         # Others are served meanwhile and afterwards.
         assert daemon.session_ids() == ["s"]
     finally:

@@ -83,6 +83,8 @@ pub struct StreamInfo {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct InForce {
+    /// The patterns of what it stores.
+    pub subjects: Vec<String>,
     pub num_replicas: usize,
     pub discard: Discard,
     pub allow_direct: bool,

@@ -67,7 +67,7 @@ impl Recent {
                     }
                 };
                 self.kept.fetch_add(text.len(), Ordering::Relaxed);
-                let state = State { text, forgotten, restarts, end: Some(end), callers: Vec::new() };
+                let state = State { text, forgotten, restarts, end: Some(end), ..State::default() };
                 let shared = SharedReply { state: Mutex::new(state), kept: self.kept.clone(), told: None };
                 shared.tidy();
                 Outcome::Stream(Arc::new(shared))
@@ -75,7 +75,8 @@ impl Recent {
         };
         // What this host works on itself is newer.
         let mut requests = lock(&self.requests);
-        if !requests.contains_key(&request.key) {
+        let is_left = |seen: &Seen| matches!(&seen.outcome, Outcome::Stream(shared) if shared.was_left());
+        if requests.get(&request.key).is_none_or(is_left) {
             Recent::insert(&mut requests, Seen { request, came: now, outcome });
         }
     }

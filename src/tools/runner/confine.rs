@@ -2,16 +2,21 @@
 //!
 //! Everything here is inherited by what the runner starts, and none of it can be taken back.
 
-use super::network;
+use super::frame::Setup;
+use super::namespaces;
 use super::policy::{Level, Profile, Sandbox};
+use crate::fault;
 use crate::files;
 use crate::threads;
 use landlock::{
     ABI, Access, AccessFs, BitFlags, LandlockStatus, PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr,
     RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
-use rustix::fs::FileType;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getppid, getrlimit, set_dumpable_behavior, setrlimit, test_kill_process,
+};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -20,10 +25,14 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::fs::DirEntry;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The newest ABI whose rights to files are handled; older kernels handle fewer.
 const FILES_ABI: ABI = ABI::V5;
+/// The first ABI that keeps files from being cut.
+const CUTS: ABI = ABI::V3;
 /// Files that a program may have open unless it asks for more.
 const OPEN_FILES: u64 = 1024;
 /// Taken before others when memory runs out, and less urgent than the daemon.
@@ -51,6 +60,10 @@ const MAX_ENTRIES: usize = 20_000;
 pub(super) struct Confinement {
     landlock: Option<ABI>,
     seccomp: bool,
+    /// No signal reaches anything outside of the sandbox, since Landlock sees to that.
+    pub signals: bool,
+    /// It and its programs see and signal nobody else.
+    own_processes: bool,
     /// There is a network of its own.
     pub loopback: bool,
     /// Folders with so many entries that some of those cannot be read, although they are no secrets.
@@ -61,15 +74,16 @@ impl Confinement {
     pub(super) fn level(&self) -> Level {
         match self.landlock {
             _ if !self.seccomp => Level::None,
-            Some(abi) if abi >= ABI::V6 => Level::Full,
+            Some(_) if self.signals || self.own_processes => Level::Full,
             Some(_) => Level::Files,
             None => Level::Net,
         }
     }
 
-    /// Keeps the programs that the calling thread starts from sending signals to the runner, where that is possible.
-    pub(super) fn confine_call(&self) -> io::Result<()> {
-        if self.level() < Level::Full {
+    /// Keeps the programs that the calling thread, and those that it starts, start from sending signals to the process itself,
+    /// where that is possible. Among each other they can.
+    pub(super) fn confine_programs(&self) -> io::Result<()> {
+        if !self.signals {
             return Ok(());
         }
         let restrict = || {
@@ -85,30 +99,49 @@ impl Confinement {
     }
 }
 
+/// The newest ABI that is used.
+fn newest() -> ABI {
+    ABI::V6.min(fault::landlock().into())
+}
+
 /// How much of a sandbox this machine can enforce: tried on a thread of its own, as far as that goes for a thread.
 pub(crate) fn reachable(sandbox: &Sandbox) -> Level {
     if sandbox.is_off() {
         return Level::None;
     }
     let (tell, told) = crossbeam_channel::bounded(1);
-    let sandbox = sandbox.clone();
+    let tried = sandbox.clone();
     let probe = threads::spawn("probe", threads::SMALL_STACK, move || {
         let layer = Ruleset::default().handle_access(AccessFs::MakeSock).and_then(Ruleset::create);
-        let status = layer.and_then(RulesetCreated::restrict_self).ok();
-        let landlock = status.and_then(|status| abi(&status));
-        let seccomp = filter_calls(&sandbox, landlock.is_some(), false);
-        let _ = tell.send(Confinement { landlock, seccomp, loopback: false, cut: Vec::new() }.level());
+        let landlock = layer.and_then(RulesetCreated::restrict_self).ok().and_then(|status| abi(&status));
+        let seccomp = filter_calls(&tried, landlock, false);
+        let _ = tell.send((landlock, seccomp));
     });
     // Dropping the thread waits for it.
     drop(probe);
-    told.try_recv().unwrap_or(Level::None)
+    let (landlock, seccomp) = told.try_recv().unwrap_or_default();
+    let signals = landlock >= Some(ABI::V6);
+    if landlock.is_some() && !signals {
+        NAMESPACES.get_or_init(super::can_have_own_processes);
+    }
+    let own_processes = own_processes(sandbox);
+    Confinement { landlock, seccomp, signals, own_processes, loopback: false, cut: Vec::new() }.level()
+}
+
+/// Whether there are namespaces of processes, where Landlock does not confine signals.
+static NAMESPACES: OnceLock<bool> = OnceLock::new();
+
+/// Whether a runner has to be in a namespace of processes. Where sockets of other processes are allowed that is not enough
+/// for anything, since abstract ones are reached all the same. To be asked after [`reachable`].
+pub(super) fn own_processes(sandbox: &Sandbox) -> bool {
+    !sandbox.unix_sockets && NAMESPACES.get().is_some_and(|there| *there)
 }
 
 /// Landlock's ABI, if it restricts anything.
 fn abi(status: &RestrictionStatus) -> Option<ABI> {
     match status.landlock {
         LandlockStatus::Available { effective_abi, .. } if status.ruleset != RulesetStatus::NotEnforced => {
-            Some(effective_abi)
+            Some(effective_abi.min(newest())).filter(|abi| *abi > ABI::Unsupported)
         }
         LandlockStatus::Available { .. } | LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => None,
     }
@@ -118,15 +151,17 @@ fn abi(status: &RestrictionStatus) -> Option<ABI> {
 ///
 /// # Errors
 /// What could not be done though it is not a matter of the kernel's age.
-pub(super) fn confine(sandbox: &Sandbox, cwd: &Path, private: &Path) -> io::Result<Confinement> {
+pub(super) fn confine(setup: &Setup) -> io::Result<Confinement> {
+    let sandbox = &setup.sandbox;
     limit(sandbox)?;
     // Where there is none, the calls for sockets are refused instead.
-    let loopback = !sandbox.network && network::own().is_ok();
-    drop_capabilities()?;
-    rustix::thread::set_no_new_privs(true)?;
-    let (landlock, cut) = restrict_files(sandbox, cwd, private).map_err(io::Error::other)?;
-    let seccomp = filter_calls(sandbox, landlock.is_some(), loopback);
-    Ok(Confinement { landlock, seccomp, loopback, cut })
+    let loopback = !sandbox.network && namespaces::network().is_ok();
+    drop_privileges()?;
+    let (landlock, cut) = restrict_files(setup)?;
+    // The daemon is no part of the sandbox and belongs to the same user.
+    let signals = landlock >= Some(ABI::V6) && getppid().is_some_and(|it| test_kill_process(it) == Err(Errno::PERM));
+    let seccomp = filter_calls(sandbox, landlock, loopback);
+    Ok(Confinement { landlock, seccomp, signals, own_processes: setup.own_processes, loopback, cut })
 }
 
 fn limit(sandbox: &Sandbox) -> io::Result<()> {
@@ -149,40 +184,68 @@ fn limit(sandbox: &Sandbox) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes all that root has beside being a user with its own files.
-fn drop_capabilities() -> io::Result<()> {
+/// Takes all that root has beside being a user with its own files, for good, and keeps what is in this process's memory from
+/// other processes of the user: calls may be given secrets.
+pub(super) fn drop_privileges() -> io::Result<()> {
     for capability in CapabilitySet::all().iter() {
-        // It cannot be done without privileges, which are then not there to be taken.
-        let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+        // It cannot be done without privileges, which are then not there to be taken; nor with those that the kernel, if it is
+        // older, does not know, which come last.
+        if rustix::thread::remove_capability_from_bounding_set(capability).is_err() {
+            break;
+        }
     }
     let none = CapabilitySet::empty();
     let _ = rustix::thread::clear_ambient_capability_set();
     rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
-    Ok(())
+    rustix::thread::set_no_new_privs(true)?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Restricts files as far as the kernel can; `None` = not at all. Beside that the folders of which not all can be allowed.
-fn restrict_files(sandbox: &Sandbox, cwd: &Path, private: &Path) -> Result<(Option<ABI>, Vec<PathBuf>), RulesetError> {
-    let all = AccessFs::from_all(FILES_ABI);
-    let read = AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute;
-    let ruleset = Ruleset::default().handle_access(all)?.scope(Scope::AbstractUnixSocket | Scope::Signal)?.create()?;
-    let mut rules = Rules { ruleset, secrets: sandbox.secrets(), left: MAX_ENTRIES, cut: Vec::new() };
-    // Names are no secrets, and programs list the folders above those that they use.
-    rules.add(Path::new("/"), AccessFs::ReadDir.into())?;
-    rules.add_but_secrets(Path::new("/"), read, MAX_DEPTH)?;
-    for device in DEVICES {
-        rules.add(Path::new(device), all)?;
-    }
-    rules.add(private, all)?;
-    if sandbox.profile == Profile::Workspace {
-        rules.add(cwd, all)?;
-        for path in &sandbox.writable {
+fn restrict_files(setup: &Setup) -> io::Result<(Option<ABI>, Vec<PathBuf>)> {
+    let Setup { sandbox, cwd, private, attachments, .. } = setup;
+    let cwd = open_without_links(cwd)?;
+    let restrict = move || {
+        let newest = newest();
+        let all = AccessFs::from_all(FILES_ABI.min(newest));
+        let read = AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute;
+        let mut ruleset = Ruleset::default().handle_access(all)?;
+        if newest >= ABI::V6 {
+            ruleset = ruleset.scope(Scope::AbstractUnixSocket | Scope::Signal)?;
+        }
+        let mut rules =
+            Rules { ruleset: ruleset.create()?, secrets: sandbox.secrets(), left: MAX_ENTRIES, cut: Vec::new() };
+        // Names are no secrets, and programs list the folders above those that they use.
+        rules.add(Path::new("/"), AccessFs::ReadDir.into())?;
+        rules.add_but_secrets(Path::new("/"), read, MAX_DEPTH)?;
+        for device in DEVICES {
+            rules.add(Path::new(device), all)?;
+        }
+        rules.add(private, all)?;
+        attachments.iter().try_for_each(|folder| rules.add(folder, read))?;
+        let is_workspace = sandbox.profile == Profile::Workspace;
+        rules.add_open(cwd, if is_workspace { all } else { read })?;
+        for path in sandbox.writable.iter().filter(|_| is_workspace) {
             rules.add(path, all)?;
         }
-    } else {
-        rules.add(cwd, read)?;
+        Ok((abi(&rules.ruleset.restrict_self()?), rules.cut))
+    };
+    if newest() == ABI::Unsupported {
+        return Ok((None, Vec::new()));
     }
-    Ok((abi(&rules.ruleset.restrict_self()?), rules.cut))
+    restrict().map_err(|error: RulesetError| io::Error::other(error))
+}
+
+/// Opens the working folder, whose path has no links in it. Where one has come to be on the way there, another session may
+/// have put it there, so that this one may write somewhere else.
+fn open_without_links(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        // Kernels before Linux 5.6 have no Landlock either.
+        Err(Errno::NOSYS | Errno::PERM) => Ok(rustix::fs::open(path, flags, Mode::empty())?),
+        Err(Errno::LOOP) => Err(io::Error::other(format!("a link leads to the working folder {} now", path.display()))),
+        opened => Ok(opened?),
+    }
 }
 
 struct Rules {
@@ -194,12 +257,14 @@ struct Rules {
 }
 
 impl Rules {
-    /// Allows `access` to a path and what is below it. What is not there needs no leave.
+    /// Allows `access` to a path and what is below it; to a file what there is of it for files. What is not there needs no
+    /// leave.
     fn add(&mut self, path: &Path, access: BitFlags<AccessFs>) -> Result<(), RulesetError> {
         let Ok(file) = PathFd::new(path) else { return Ok(()) };
-        let Ok(status) = rustix::fs::fstat(&file) else { return Ok(()) };
-        let is_folder = FileType::from_raw_mode(status.st_mode).is_dir();
-        let access = if is_folder { access } else { access & AccessFs::from_file(FILES_ABI) };
+        self.add_open(file, access)
+    }
+
+    fn add_open(&mut self, file: impl AsFd, access: BitFlags<AccessFs>) -> Result<(), RulesetError> {
         (&mut self.ruleset).add_rule(PathBeneath::new(file, access)).map(drop)
     }
 
@@ -230,37 +295,43 @@ impl Rules {
 }
 
 /// Filters system calls; false if that is not possible here.
-fn filter_calls(sandbox: &Sandbox, landlock: bool, own_network: bool) -> bool {
+fn filter_calls(sandbox: &Sandbox, landlock: Option<ABI>, own_network: bool) -> bool {
     let Ok(architecture) = std::env::consts::ARCH.try_into() else { return false };
     let Some(rules) = rules(sandbox, landlock, own_network) else { return false };
     let refuse = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture);
     let Ok(program) = filter.and_then(TryInto::<BpfProgram>::try_into) else { return false };
-    let Some(not_there) = not_there() else { return false };
+    let hidden = if landlock < Some(CUTS) { &[libc::SYS_clone3, libc::SYS_openat2][..] } else { &[libc::SYS_clone3] };
+    let Some(not_there) = not_there(hidden) else { return false };
     seccompiler::apply_filter(&program).is_ok() && seccompiler::apply_filter(&not_there).is_ok()
 }
 
-/// A filter that answers as if there were neither `clone3`, so that the C library takes the older call, whose arguments can be
-/// looked at, nor any call of the x32 kind. It is written by hand since [`SeccompFilter`] knows single calls only: with each
-/// of those that are refused in two kinds the kernel took twice as long to take the filter (0.2 ms).
-fn not_there() -> Option<BpfProgram> {
+/// A filter that answers as if there were none of these calls, whose arguments are in memory that a filter does not see, so
+/// that the C library takes older ones; nor any call of the x32 kind. It is written by hand since [`SeccompFilter`] knows
+/// single calls only: with each of those that are refused in two kinds the kernel took twice as long to take the filter
+/// (0.2 ms).
+fn not_there(calls: &[i64]) -> Option<BpfProgram> {
     /// Set in the number of a call of the x32 kind; other architectures have no such numbers.
     const X32: u32 = 0x4000_0000;
     let step = |code: u32, jt, jf, k| Some(sock_filter { code: code.try_into().ok()?, jt, jf, k });
     let answer = |action| step(libc::BPF_RET | libc::BPF_K, 0, 0, action);
     let compare = libc::BPF_JMP | libc::BPF_K;
-    Some(vec![
-        // The number stands first in what the kernel shows of a call.
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)?,
-        step(compare | libc::BPF_JGE, 1, 0, X32)?,
-        step(compare | libc::BPF_JEQ, 0, 1, libc::SYS_clone3.try_into().ok()?)?,
-        answer(libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned())?,
-        answer(libc::SECCOMP_RET_ALLOW)?,
-    ])
+    // The number stands first in what the kernel shows of a call.
+    let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)?];
+    let checks = std::iter::once((libc::BPF_JGE, X32));
+    let checks = checks.chain(calls.iter().filter_map(|call| Some((libc::BPF_JEQ, (*call).try_into().ok()?))));
+    let checks: Vec<_> = checks.collect();
+    for (at, (how, number)) in checks.iter().enumerate() {
+        // Over the checks that are left, and over the answer to what is there.
+        program.push(step(compare | how, u8::try_from(checks.len() - at).ok()?, 0, *number)?);
+    }
+    program.push(answer(libc::SECCOMP_RET_ALLOW)?);
+    program.push(answer(libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned())?);
+    Some(program)
 }
 
 /// The calls that are refused; those without conditions always.
-fn rules(sandbox: &Sandbox, landlock: bool, own_network: bool) -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
+fn rules(sandbox: &Sandbox, landlock: Option<ABI>, own_network: bool) -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
     let is = |argument, value: i32| {
         let value = u64::from(value.cast_unsigned());
         let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value).ok()?;
@@ -270,14 +341,13 @@ fn rules(sandbox: &Sandbox, landlock: bool, own_network: bool) -> Option<BTreeMa
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(value.cast_unsigned()))
             .ok()
     };
-    let has_flag = |argument, flag: i32| {
-        let flag = u64::from(flag.cast_unsigned());
-        let compare = SeccompCmpOp::MaskedEq(flag);
-        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, compare, flag).ok()?;
-        SeccompRule::new(vec![condition]).ok()
+    let masked = |argument, mask: i32, value: i32| {
+        let compare = SeccompCmpOp::MaskedEq(u64::from(mask.cast_unsigned()));
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, compare, u64::from(value.cast_unsigned())).ok()
     };
+    let has_flag = |argument, flag: i32| SeccompRule::new(vec![masked(argument, flag, flag)?]).ok();
     let mut refused: BTreeMap<i64, Vec<SeccompRule>> = ALWAYS.iter().map(|call| (*call, Vec::new())).collect();
-    if !landlock {
+    if landlock.is_none() {
         // Landlock keeps them within the sandbox, where debuggers need them.
         refused.extend(
             [libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev].map(|c| (c, Vec::new())),
@@ -293,6 +363,20 @@ fn rules(sandbox: &Sandbox, landlock: bool, own_network: bool) -> Option<BTreeMa
     }
     let others = families.into_iter().map(|family| is_not(0, family)).collect::<Option<_>>()?;
     refused.insert(libc::SYS_socket, vec![SeccompRule::new(others).ok()?]);
+    if !sandbox.unix_sockets {
+        // One of a pair that is no stream can send to any socket with a path, too.
+        let datagrams = [libc::SOCK_DGRAM, libc::SOCK_RAW].map(|kind| masked(1, SOCK_TYPE_MASK, kind));
+        let datagrams = datagrams.into_iter().map(|condition| SeccompRule::new(vec![condition?]).ok());
+        refused.insert(libc::SYS_socketpair, datagrams.collect::<Option<_>>()?);
+    }
+    if landlock < Some(CUTS) {
+        // Files are cut without being opened for writing, too.
+        refused.insert(libc::SYS_truncate, Vec::new());
+        let cuts = |flags| SeccompRule::new(vec![masked(flags, libc::O_TRUNC | libc::O_ACCMODE, libc::O_TRUNC)?]).ok();
+        refused.insert(libc::SYS_openat, vec![cuts(2)?]);
+        #[cfg(target_arch = "x86_64")]
+        refused.insert(libc::SYS_open, vec![cuts(1)?]);
+    }
     // With the limits of another process of the same user it can be ended: no signal is needed for that.
     // With a lower priority it is kept from answering. 0 is who asks; a user's processes are all of them.
     let others = |who| SeccompRule::new(vec![is_not(who, 0)?]).ok();
@@ -309,6 +393,8 @@ fn rules(sandbox: &Sandbox, landlock: bool, own_network: bool) -> Option<BTreeMa
     Some(refused)
 }
 
+/// From linux/net.h: the part of a socket's type that is no flag.
+const SOCK_TYPE_MASK: i32 = 0xf;
 /// From linux/ioprio.h.
 const IOPRIO_WHO_USER: i32 = 3;
 

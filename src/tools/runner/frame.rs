@@ -18,11 +18,7 @@ const MAX_FRAME: u32 = 64 * 1024 * 1024;
 #[serde(rename_all = "camelCase")]
 pub(super) enum Order {
     /// The first one: what the runner may do.
-    Setup {
-        sandbox: Box<Sandbox>,
-        cwd: PathBuf,
-        private: PathBuf,
-    },
+    Setup(Box<Setup>),
     Call {
         id: u64,
         tool: String,
@@ -38,6 +34,20 @@ pub(super) enum Order {
         bytes: u64,
         why: String,
     },
+}
+
+/// What a runner may do, and where.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Setup {
+    pub sandbox: Sandbox,
+    /// Without links.
+    pub cwd: PathBuf,
+    /// The session's own folder, which tools may write to.
+    pub private: PathBuf,
+    /// The files that come with prompts, which tools may read.
+    pub attachments: Option<PathBuf>,
+    /// It and its programs are to see and signal nobody else, as Landlock does not see to that here.
+    pub own_processes: bool,
 }
 
 /// What the runner says.

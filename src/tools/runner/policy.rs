@@ -33,7 +33,7 @@ pub(crate) enum Level {
     Net,
     /// Files, too (Landlock).
     Files,
-    /// Signals and abstract sockets, too (Landlock's sixth ABI, Linux 6.12).
+    /// Signals and abstract sockets, too (Landlock's sixth ABI, Linux 6.12, or namespaces of processes).
     Full,
 }
 
@@ -97,8 +97,10 @@ impl Narrowing {
 /// Why tools cannot be kept from the network alone.
 pub(crate) const UNCONFINED: &str = "network can only be off where there is a sandbox";
 
+/// In the agent's folder: keys of providers.
+const AGENT_SECRETS: [&str; 2] = ["auth.json", "models.json"];
 /// In the home folder. They hold keys or passwords, or let whoever has them act as the user.
-const SECRETS: [&str; 33] = [
+const SECRETS: [&str; 48] = [
     ".pi-exec",
     ".config/nats",
     ".ssh",
@@ -132,6 +134,21 @@ const SECRETS: [&str; 33] = [
     ".config/google-chrome",
     ".config/chromium",
     ".config/BraveSoftware",
+    ".config/microsoft-edge",
+    ".config/vivaldi",
+    ".config/opera",
+    ".thunderbird",
+    ".local/share/kwalletd",
+    ".config/containers/auth.json",
+    ".config/github-copilot",
+    ".config/doctl",
+    ".boto",
+    ".s3cfg",
+    ".my.cnf",
+    ".claude/.credentials.json",
+    ".codex/auth.json",
+    ".gemini/oauth_creds.json",
+    ".local/share/opencode/auth.json",
 ];
 /// Elsewhere. Root could read them, and containers keep secrets there.
 const SYSTEM_SECRETS: [&str; 8] = [
@@ -243,14 +260,20 @@ impl Sandbox {
             _ if self.is_off() => None,
             Level::None => Some("nothing of it can be enforced here: the kernel filters no system calls"),
             Level::Net => Some("files are not protected: the kernel has no Landlock"),
-            Level::Files => Some("signals to other processes are not refused: the kernel is older than 6.12"),
+            Level::Files if self.unix_sockets => {
+                Some("signals and sockets without a path are not refused: the kernel is older than 6.12")
+            }
+            Level::Files => Some(
+                "signals to other processes are not refused: the kernel is older than 6.12, and has no namespaces for this user",
+            ),
             Level::Full => None,
         }
     }
 
     /// All that must not be read, under each name that leads there.
     pub(super) fn secrets(&self) -> Vec<PathBuf> {
-        let own = [self.agent_dir.join("auth.json"), self.home.join(".pi/agent/auth.json")];
+        let folders = [self.agent_dir.clone(), self.home.join(".pi/agent")];
+        let own = folders.iter().flat_map(|folder| AGENT_SECRETS.map(|name| folder.join(name)));
         let named: Vec<PathBuf> = SECRETS
             .iter()
             .map(|name| self.home.join(name))

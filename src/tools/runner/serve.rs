@@ -1,9 +1,10 @@
 //! The process in which tools run, from its start to its end.
 
-use super::confine::{Confinement, confine};
-use super::frame::{self, Answer, CallContext, Order};
-use super::policy::Sandbox;
+use super::confine::{self, Confinement, confine};
+use super::frame::{self, Answer, CallContext, Order, Setup};
+use super::{guard, namespaces};
 use crate::cancel::Cancel;
+use crate::files::private;
 use crate::quota::{Kind, SessionQuota};
 use crate::sync::lock;
 use crate::threads::{self, TURN_STACK};
@@ -11,7 +12,7 @@ use crate::tools::tool::{ToolContext, ToolOutput};
 use crate::tools::{by_name, child};
 use crossbeam_channel::{Sender, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::Pid;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::io;
@@ -46,7 +47,6 @@ const FOLDERS: [(&str, &str); 7] = [
 struct Shared {
     socket: Mutex<UnixStream>,
     calls: Mutex<HashMap<u64, Cancel>>,
-    confinement: Confinement,
     /// The session's account, which the daemon has.
     quota: Arc<SessionQuota>,
     /// Who waits for the daemon to say how much may be kept.
@@ -61,17 +61,64 @@ pub(crate) fn serve() -> ExitCode {
     let Ok(mut orders) = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from) else {
         return ExitCode::FAILURE;
     };
-    let Ok(Some(Order::Setup { sandbox, cwd, private })) = frame::read(&mut orders) else {
-        return ExitCode::FAILURE;
-    };
-    let confinement = match set_up(&sandbox, &cwd, &private) {
-        Ok(confinement) => confinement,
-        Err(error) => {
-            let _ = frame::write(&mut orders, &Answer::Failed { why: error.to_string() });
-            return ExitCode::FAILURE;
+    let Ok(Some(Order::Setup(setup))) = frame::read(&mut orders) else { return ExitCode::FAILURE };
+    let result = set_up(&setup).and_then(|role| match role {
+        Role::Guard { runner, signals_are_confined } => Ok(guard::watch(runner, signals_are_confined)),
+        Role::Runner(confinement) => begin_to_serve(orders.try_clone()?, &setup.private, confinement),
+    });
+    result.unwrap_or_else(|error| {
+        let _ = frame::write(&mut orders, &Answer::Failed { why: error.to_string() });
+        ExitCode::FAILURE
+    })
+}
+
+/// Tries whether this process, which must have one thread only, can have a runner with processes of its own.
+pub(crate) fn try_own_processes() -> ExitCode {
+    let tried = namespaces::processes().and_then(|()| guard::divide()).and_then(|runner| match runner {
+        Some(runner) => Ok(guard::watch(runner, false)),
+        None => namespaces::show_processes().map(|()| ExitCode::SUCCESS),
+    });
+    tried.unwrap_or(ExitCode::FAILURE)
+}
+
+/// What a process is from its division on.
+enum Role {
+    Guard { runner: Pid, signals_are_confined: bool },
+    Runner(Confinement),
+}
+
+fn set_up(setup: &Setup) -> io::Result<Role> {
+    private::create_folder(&setup.private)?;
+    // Nothing that is asked on a terminal is waited for, and what programs leave behind comes to this process.
+    rustix::process::setsid()?;
+    child::adopt_orphans()?;
+    if setup.own_processes {
+        namespaces::processes()?;
+        if let Some(runner) = guard::divide()? {
+            confine::drop_privileges()?;
+            return Ok(Role::Guard { runner, signals_are_confined: false });
         }
-    };
-    let Ok(socket) = orders.try_clone() else { return ExitCode::FAILURE };
+        namespaces::show_processes()?;
+        return confine(setup).map(Role::Runner);
+    }
+    let confinement = confine(setup)?;
+    let signals_are_confined = confinement.signals;
+    Ok(match guard::divide()? {
+        Some(runner) => Role::Guard { runner, signals_are_confined },
+        None => Role::Runner(confinement),
+    })
+}
+
+/// Takes orders on a thread that programs cannot keep from it: they are started below that thread, in a layer in which no
+/// signal of theirs reaches this process.
+fn begin_to_serve(orders: UnixStream, private: &Path, confinement: Confinement) -> io::Result<ExitCode> {
+    // Only now, since tools of an earlier runner may have put links there.
+    for (_, folder) in FOLDERS {
+        private::create_folder(&private.join(folder))?;
+    }
+    // A tool that writes more than a file may have is told so, instead of being ended with all others. Programs have the usual.
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default())?;
+    let socket = orders.try_clone()?;
     let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
         let lender = shared.clone();
         Shared {
@@ -82,31 +129,25 @@ pub(crate) fn serve() -> ExitCode {
             })),
             asking: Mutex::default(),
             asked: AtomicU64::default(),
-            environment: environment(&private),
-            confinement,
+            environment: environment(private),
         }
     });
-    let Confinement { loopback, cut, .. } = &shared.confinement;
-    shared.say(&Answer::Ready { level: shared.confinement.level(), loopback: *loopback, cut: cut.clone() });
-    take_orders(orders, &shared);
+    let thread = {
+        let shared = shared.clone();
+        threads::spawn("orders", TURN_STACK, move || {
+            if let Err(error) = confinement.confine_programs() {
+                return shared.say(&Answer::Failed { why: error.to_string() });
+            }
+            let Confinement { loopback, cut, .. } = &confinement;
+            shared.say(&Answer::Ready { level: confinement.level(), loopback: *loopback, cut: cut.clone() });
+            take_orders(orders, &shared);
+        })?
+    };
+    drop(thread);
     for cancel in lock(&shared.calls).values() {
         cancel.cancel();
     }
-    child::kill_children();
-    ExitCode::SUCCESS
-}
-
-fn set_up(sandbox: &Sandbox, cwd: &Path, private: &Path) -> io::Result<Confinement> {
-    for (_, folder) in FOLDERS {
-        crate::files::private::create_folder(&private.join(folder))?;
-    }
-    // Nothing that is asked on a terminal is waited for, and what programs leave behind comes to this process.
-    rustix::process::setsid()?;
-    child::adopt_orphans()?;
-    let confinement = confine(sandbox, cwd, private)?;
-    // Its memory has what its calls were given; what it starts can be looked into again.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    Ok(confinement)
+    Ok(ExitCode::SUCCESS)
 }
 
 fn environment(private: &Path) -> Vec<(String, String)> {
@@ -145,7 +186,7 @@ fn take_orders(mut orders: UnixStream, shared: &Arc<Shared>) {
                 // Whoever asked may have given up.
                 asking.into_iter().for_each(|asking| drop(asking.try_send((bytes, why.clone()))));
             }
-            Ok(Some(Order::Setup { .. }) | None) | Err(_) => return,
+            Ok(Some(Order::Setup(_)) | None) | Err(_) => return,
         }
     }
 }
@@ -202,9 +243,6 @@ impl Shared {
         cancel: &Cancel,
     ) -> ToolOutput {
         let Some(tool) = by_name(tool) else { return ToolOutput::error(format!("Tool {tool} not found")) };
-        if let Err(error) = self.confinement.confine_call() {
-            return ToolOutput::error(format!("The call could not be confined: {error}"));
-        }
         let mut environment = context.environment;
         environment.retain(|(name, _)| !self.environment.iter().any(|(own, _)| own == name));
         environment.extend(self.environment.iter().cloned());

@@ -55,8 +55,8 @@ def open_files(pid):
 
 
 def with_runners(pid):
-    """The daemon and the processes that its sessions' tools run in."""
-    return [pid, *(child for child in children(pid) if is_runner(child))]
+    """The daemon and the processes that its sessions' tools run in, two for each session."""
+    return [pid, *(process for process in descendants(pid) if is_runner(process))]
 
 
 def is_runner(pid):
@@ -75,3 +75,14 @@ def children(pid):
             if fields and fields.get("PPid") == str(pid):
                 found.append(int(entry.name))
     return found
+
+
+def descendants(pid):
+    """What it has started, and what that has started."""
+    found = children(pid)
+    return found + [process for child in found for process in descendants(child)]
+
+
+def name(pid):
+    """The name of its program; empty when it is gone."""
+    return (status(pid) or {}).get("Name", "")

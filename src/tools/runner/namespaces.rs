@@ -1,27 +1,54 @@
-//! A network of a runner's own, with nothing but a loopback device: servers that tests start work, and nobody else is reached.
+//! A runner's own part of the machine, where the system has such parts: a network with nothing but a loopback device, in which
+//! servers that tests start work, and nobody else is reached; processes that see and signal nobody else, and end with the
+//! first of them.
 
 use crate::files;
 use crate::sys;
 use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::process::{getegid, geteuid};
+use rustix::thread::UnshareFlags;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Takes this process, which must have one thread only, into a new network namespace. Without privileges that takes a new user
-/// namespace, too, in which its user stays who it is.
+/// Takes this process, which must have one thread only, into a new network namespace.
 ///
 /// # Errors
 /// The system has no namespaces, or does not let this user have them.
-pub(super) fn own() -> io::Result<()> {
+pub(super) fn network() -> io::Result<()> {
+    enter(UnshareFlags::NEWNET)?;
+    Ok(start_loopback()?)
+}
+
+/// Has what this process, which must have one thread only, starts next be the first of a new namespace of processes.
+///
+/// # Errors
+/// The system has no namespaces, or does not let this user have them.
+pub(super) fn processes() -> io::Result<()> {
+    enter(UnshareFlags::NEWPID | UnshareFlags::NEWNS)
+}
+
+/// Has `/proc` show the processes of the namespace whose first one this is, and no others.
+///
+/// # Errors
+/// The system does not let this user have that, as in containers that hide parts of `/proc`.
+pub(super) fn show_processes() -> io::Result<()> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount("proc", "/proc", "proc", flags, None::<&std::ffi::CStr>)?)
+}
+
+/// Without privileges that takes a new user namespace, too, in which this process's user stays who it is.
+fn enter(namespaces: UnshareFlags) -> io::Result<()> {
     let (user, group) = (geteuid(), getegid());
-    if sys::new_network(false).is_err() {
-        sys::new_network(true)?;
+    if sys::new_namespaces(namespaces).is_err() {
+        sys::new_namespaces(namespaces | UnshareFlags::NEWUSER)?;
         write("setgroups", "deny")?;
         write("uid_map", &format!("{0} {0} 1", user.as_raw()))?;
         write("gid_map", &format!("{0} {0} 1", group.as_raw()))?;
     }
-    Ok(start_loopback()?)
+    Ok(())
 }
 
 fn write(name: &str, text: &str) -> io::Result<()> {
