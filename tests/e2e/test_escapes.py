@@ -3,7 +3,6 @@
 Each row is tried where the kernel has what it is about; what is skipped says why. The level that was reached is printed with each.
 """
 
-import ctypes
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ import pytest
 from support import proc
 from support.daemon import BINARY, Daemon
 from support.model_script import ToolCall
+from support.proc import landlock_abi
 from support.waiting import eventually
 
 pytestmark = pytest.mark.any_server
@@ -32,7 +32,7 @@ def is_for_all(program):
 PYTHONS = [os.path.realpath(sys.executable), os.path.realpath("/usr/bin/python3")]
 FOR_ALL = [found for found in PYTHONS if os.path.exists(found) and is_for_all(found)]
 PYTHON = (FOR_ALL or PYTHONS)[0]
-ABI = max(0, ctypes.CDLL(None, use_errno=True).syscall(444, None, 0, 1))
+ABI = landlock_abi()
 LEVEL = "full" if ABI >= 6 else "files" if ABI >= 1 else "net"
 full = pytest.mark.skipif(ABI < 6, reason=f"Landlock's ABI is {ABI}, signals and abstract sockets need 6")
 files = pytest.mark.skipif(ABI < 1, reason="the kernel has no Landlock")

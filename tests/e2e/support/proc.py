@@ -1,5 +1,6 @@
-"""What /proc tells about a process."""
+"""What /proc tells about a process, and the kernel about itself."""
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -75,3 +76,8 @@ def children(pid):
             if fields and fields.get("PPid") == str(pid):
                 found.append(int(entry.name))
     return found
+
+
+def landlock_abi():
+    """The version of Landlock that the kernel has; 0 without any."""
+    return max(0, ctypes.CDLL(None, use_errno=True).syscall(444, None, 0, 1))
