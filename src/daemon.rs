@@ -8,6 +8,7 @@ mod agents;
 mod auditing;
 mod children;
 mod clients;
+mod clones;
 mod drain;
 mod fleet;
 mod handover;

@@ -36,6 +36,7 @@ pub(crate) use inbox::{InboxError, InboxPrompt};
 pub(crate) use memory::Memory;
 use record::{Head, Kind};
 pub(crate) use session_log::{Claim, Lease, SessionLog, Told};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ const MARKER_TTL: Duration = Duration::from_secs(60);
 const ASK_TIME: Duration = Duration::from_secs(2);
 /// How long a server that has just begun may take to listen to requests to JetStream.
 const LISTENS_WITHIN: Duration = Duration::from_secs(2);
+/// How long a session that cannot be gone on with here is left to others before it is tried again.
+const PASSED_FOR: Duration = Duration::from_secs(60);
 /// How long the streams may take to be there when a daemon starts: servers that have just begun elect who leads first.
 const STREAMS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -108,6 +111,8 @@ pub(crate) struct Fleet {
     boot: String,
     /// The logs of this host's sessions.
     logs: Mutex<Vec<WatchedLog>>,
+    /// Sessions that cannot be gone on with here, and since when that is known.
+    passed: Mutex<BTreeMap<String, Instant>>,
     /// When the others last had a sign of life of this host, in milliseconds after `begun`.
     seen: AtomicU64,
     begun: Instant,
@@ -147,6 +152,7 @@ impl Fleet {
             options,
             boot: ids::nuid(),
             logs: Mutex::default(),
+            passed: Mutex::default(),
             seen: AtomicU64::new(0),
             begun,
         };
@@ -173,6 +179,18 @@ impl Fleet {
         let seen = self.seen.load(Ordering::Acquire);
         // A process that takes over from another one of this host shows no card before it has everything.
         seen == 0 || self.begun.elapsed() < Duration::from_millis(seen) + self.options.card_ttl
+    }
+
+    /// A session cannot be gone on with here, and other hosts may have it.
+    fn pass(&self, session: &str) {
+        lock(&self.passed).insert(session.to_owned(), Instant::now());
+    }
+
+    /// Whether that was found out a short time ago, after which it is tried again.
+    fn has_passed(&self, session: &str) -> bool {
+        let mut passed = lock(&self.passed);
+        passed.retain(|_, since| since.elapsed() < PASSED_FOR);
+        passed.contains_key(session)
     }
 
     fn watch(&self, session: &str, shared: &Arc<session_log::Shared>, wake: &Sender<()>) {

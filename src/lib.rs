@@ -75,6 +75,8 @@
 //! | `ready` | a look at disks and keys | a disk | done |
 //! | `reload` | the configuration that is read again | a disk | done |
 //! | `sweep` | folders that a dead daemon left behind | a disk | done |
+//! | `w-<id>` | git, which brings the working folder of a session here that comes from another host | a child process | done, or cancelled |
+//! | `examine` | git, which looks whether it could | a child process | done, or after a second |
 //! | `l-<id>` | the log of one session that other hosts can go on with | its session, JetStream | its session ends, or is another host's |
 //! | `fleet`, `fleet-here` | this host's card and the look for sessions of hosts that went; what other hosts ask and give | a clock, JetStream; a channel | told to stop |
 //! | `fleet-memory` | what other hosts tell of requests | a channel | told to stop |

@@ -10,6 +10,7 @@ mod budget;
 mod commands;
 mod continuing;
 mod ending;
+mod folder;
 mod gate;
 mod inbox;
 mod leaving;
@@ -33,7 +34,7 @@ use crate::clock::now_ms;
 use crate::contract::control::Respond;
 use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
-use crate::contract::identity::SessionIdentity;
+use crate::contract::identity::{SessionIdentity, Workspace};
 use crate::contract::prompt::{Command, EndReason, Origin, Prompt};
 use crate::contract::reply::Reply;
 use crate::contract::session::{SessionStats, Unattended};
@@ -58,13 +59,14 @@ use asking::Asker;
 use auditing::Arguments;
 use budget::Spending;
 use crossbeam_channel::{Receiver, never, select};
+use folder::Folder;
 use leaving::Leaving;
-use memory::{Foreign, Memory};
+use memory::Memory;
 pub(crate) use opening::{Callers, Storage};
 use queue::Queue;
 pub(crate) use recovery::settled_totals;
 use recovery::{KeptApproval, KeptQuestion};
-use serde_json::{Value, json};
+use serde_json::Value;
 pub(crate) use settling::Notices;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -134,6 +136,8 @@ pub(crate) struct Parts<W> {
     pub storage: Storage,
     /// Where it is stored for other hosts, if it is.
     pub log: Option<SessionLog>,
+    /// It was another host's, and its working folder is not here yet.
+    pub comes_from_elsewhere: bool,
     /// The prompt that the session was created with; none after a restart.
     pub first: Option<Prompt>,
     /// Its request asks for nothing else, so that it can be left to a session of that name which there is already.
@@ -222,6 +226,8 @@ struct Session<W> {
     storing: Option<Box<Storing>>,
     /// There while it is to go on in another process.
     leaving: Option<Box<Leaving>>,
+    /// There where the working folder goes on elsewhere with the session.
+    folder: Option<Box<Folder>>,
     /// It is new, and may not be on the disk yet: the model need not wait for that.
     is_new: bool,
 }
@@ -247,7 +253,7 @@ enum Event<M> {
 pub(crate) fn run<W: Wire>(parts: Box<Parts<W>>) -> EndReason {
     let can_be_left = parts.can_be_left;
     let (mut session, storage, first) = Session::new(parts);
-    let reason = match session.wait_owned(first.is_some()) {
+    let reason = match session.bring_folder().or_else(|| session.wait_owned(first.is_some())) {
         None => session.begin_with(storage, first).unwrap_or_else(|| session.serve()),
         Some(reason) => session.never_begin(&storage, first, can_be_left, reason),
     };
@@ -273,6 +279,8 @@ impl<W: Wire> Session<W> {
             parts.attachments,
             parts.quota.clone(),
         );
+        let is_missing = parts.comes_from_elsewhere;
+        let folder = (parts.identity.workspace == Workspace::Git).then(|| Box::new(Folder::new(is_missing)));
         let session = Session {
             queue: Queue::new(parts.options.max_queue),
             steering: Waiting::default(),
@@ -311,6 +319,7 @@ impl<W: Wire> Session<W> {
             draining: false,
             storing: parts.log.map(|log| Box::new(Storing::new(log))),
             leaving: None,
+            folder,
             is_new: false,
         };
         (Box::new(session), parts.storage, parts.first.map(Box::new))
@@ -393,6 +402,7 @@ impl<W: Wire> Session<W> {
                 let written = self.memory.shortened(messages);
                 self.check_written(written);
             }
+            Event::Step(Step::Folder(saved)) => self.folder_saved(saved),
             Event::Step(Step::Omitted) => {
                 let written = self.memory.omit_last();
                 self.check_written(written);
@@ -471,6 +481,7 @@ impl<W: Wire> Session<W> {
             AgentEvent::ToolExecutionStart { name, .. } => {
                 log::debug!("session {}: tool {name}", self.identity.id);
                 self.used_tools = true;
+                self.folder_changes();
                 if let Some(running) = &mut self.running {
                     running.tool_calls += 1;
                 }
@@ -539,22 +550,6 @@ impl<W: Wire> Session<W> {
         if let Some(running) = &mut self.running {
             running.storage_error = Some(ReplyError::storage(error));
             running.cancel.cancel();
-        }
-    }
-
-    /// Tells what others did to the session file.
-    fn tell_foreign(&mut self) {
-        for foreign in std::mem::take(&mut self.memory.foreign) {
-            let (name, data) = match foreign {
-                Foreign::Entries(entries) => {
-                    ("foreign_entries", json!({"entries": entries, "messages": self.memory.count()}))
-                }
-                Foreign::Writer => ("foreign_writer", json!({})),
-                Foreign::Restored(cause) => ("session_file_restored", json!({"cause": cause})),
-                Foreign::Shortened => ("session_file_shortened", json!({"messages": self.memory.count()})),
-            };
-            log::warn!("session {}: another program changed its file: {name} {data}", self.identity.id);
-            self.publish(AgentEvent::Bridge { name, data });
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod calls;
 mod compact;
+mod git_folder;
 mod room;
 mod secrets;
 mod spending;
@@ -30,6 +31,7 @@ use crate::transcript::{AssistantMessage, Block, Content, Message, StopReason, T
 use calls::calls;
 use compact::CompactError;
 use crossbeam_channel::{Sender, bounded};
+pub(crate) use git_folder::{Brought, FolderError, GitFolder};
 pub(crate) use secrets::{SecretTable, SessionSecrets};
 use spending::Requests;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -89,6 +91,8 @@ pub(crate) struct Turn {
     pub is_metered: bool,
     /// But not where it can reserve what it may take from this.
     pub account: Option<Account>,
+    /// The commit of its working folder that was pushed last, where the folder goes on elsewhere with its session.
+    pub pushed: Option<String>,
 }
 
 /// How far a run has come.
@@ -172,6 +176,9 @@ impl Turn {
     }
 
     fn verdict(&self, action: Action) -> Verdict {
+        if self.stats.leaving() && matches!(action, Action::Model | Action::Tools(_)) {
+            self.save_folder();
+        }
         let (verdict, answer) = bounded(1);
         self.step(Step::Gate(action, verdict));
         answer.recv().unwrap_or(Verdict::No)
@@ -271,6 +278,7 @@ impl Turn {
             }
         };
         let settled = self.answer(messages);
+        self.save_folder();
         // Nothing comes after a run, so its caller need not wait for a summary.
         if settled == Settled::Done && self.identity.named {
             self.keep_room();

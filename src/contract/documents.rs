@@ -46,6 +46,9 @@ pub(crate) fn summary(identity: &SessionIdentity, stats: &SessionStats, now: Ins
         put("host", json!(host));
     }
     put("cwd", json!(identity.cwd.to_string_lossy()));
+    if identity.workspace.moves() {
+        put("workspace", json!(identity.workspace.as_str()));
+    }
     put("model", json!(settings.model.spec()));
     put("thinkingLevel", json!(settings.thinking.as_str()));
     let state = match (stats.running(), stats.queued()) {

@@ -399,6 +399,13 @@ impl ReplyError {
         ReplyError::coded(ErrorKind::HostDown, format!("the session waits for its host {host}, which is down"))
     }
 
+    /// The session waits for a host that can have its working folder, which is not this one.
+    pub(crate) fn folder_missing(why: &str) -> ReplyError {
+        let message =
+            format!("the session waits for a host that can have its working folder, and this one cannot: {why}");
+        ReplyError::coded(ErrorKind::HostDown, message)
+    }
+
     /// The model, or the way to it, failed.
     pub fn model(message: impl Into<String>) -> ReplyError {
         ReplyError::new(ErrorKind::Model, message)

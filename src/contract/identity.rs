@@ -37,6 +37,39 @@ impl OnRestart {
     }
 }
 
+/// Where else a session's working folder is, and so where the session can go on.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Workspace {
+    /// Nowhere.
+    #[default]
+    Local,
+    /// It is the same folder on every host.
+    Shared,
+    /// Other hosts have clones of its repository, and get its content over that one's remote.
+    Git,
+}
+
+impl Workspace {
+    /// Reads the name in requests.
+    pub(crate) fn parse(text: &str) -> Option<Workspace> {
+        [Workspace::Local, Workspace::Shared, Workspace::Git].into_iter().find(|kind| kind.as_str() == text)
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Workspace::Local => "local",
+            Workspace::Shared => "shared",
+            Workspace::Git => "git",
+        }
+    }
+
+    /// Other hosts can go on with the session.
+    pub(crate) fn moves(self) -> bool {
+        self != Workspace::Local
+    }
+}
+
 /// What a session was created with; never changes.
 #[derive(Debug)]
 pub(crate) struct SessionIdentity {
@@ -55,8 +88,7 @@ pub(crate) struct SessionIdentity {
     pub on_restart: OnRestart,
     /// What the host is called that has it, where it is one of several.
     pub host: Option<String>,
-    /// Its working folder is the same one on every host, so that any of them can go on with it.
-    pub shared_workspace: bool,
+    pub workspace: Workspace,
     /// The operator trusts the project in `cwd`: its own `.pi` and `.agents` folders count.
     pub project_trusted: bool,
     /// Names of the tools that the model is offered.

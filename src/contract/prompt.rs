@@ -133,7 +133,8 @@ pub(crate) enum Next {
 
 /// Who takes the place of this process, for one session or all of them.
 pub(crate) trait Successor: Send + Sync {
-    /// Makes it listen for what comes for a session, which then ends here. `None` if it cannot, so that the session stays. To be
-    /// called when all that was said in the session was handed to the wire; it has arrived when this returns.
-    fn prepare(&self, session: &SessionIdentity) -> Option<Next>;
+    /// Makes it listen for what comes for a session, which then ends here. `None` if it cannot, so that the session stays; as it
+    /// does if another host would not get its working folder as it is, `is_saved` being false. To be called when all that was said
+    /// in the session was handed to the wire; it has arrived when this returns.
+    fn prepare(&self, session: &SessionIdentity, is_saved: bool) -> Option<Next>;
 }

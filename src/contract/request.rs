@@ -1,7 +1,7 @@
 //! Requests to the daemon: their fields and the checks that need no daemon.
 
 use super::error::{DaemonError, echo};
-use super::identity::OnRestart;
+use super::identity::{OnRestart, Workspace};
 use super::ids::{InstanceId, SessionId};
 use crate::governance::budget::Budgets;
 use crate::model::ThinkingLevel;
@@ -280,19 +280,15 @@ impl Create {
         })
     }
 
-    /// Whether the working folder is the same one on every host.
+    /// Where else the working folder is.
     ///
     /// # Errors
-    /// `invalid_request` for anything else than the two words.
-    pub fn shared_workspace(&self) -> Result<bool, DaemonError> {
-        match self.text("workspace")? {
-            None | Some("local") => Ok(false),
-            Some("shared") => Ok(true),
-            Some(text) => {
-                let message = format!("workspace {:?} is none of local, shared", echo(text));
-                Err(DaemonError::InvalidRequest { message })
-            }
-        }
+    /// `invalid_request` for anything else than the three words.
+    pub fn workspace(&self) -> Result<Workspace, DaemonError> {
+        let Some(text) = self.text("workspace")? else { return Ok(Workspace::default()) };
+        Workspace::parse(text).ok_or_else(|| DaemonError::InvalidRequest {
+            message: format!("workspace {:?} is none of local, shared, git", echo(text)),
+        })
     }
 
     /// It says nothing but a prompt, for a session of that id as it is.

@@ -1,15 +1,17 @@
 //! The owner's hosts as one service: how the main thread takes part, and how a session of a host that is gone gets here.
 
-use super::{Daemon, Entry, Fatal, Phase, starting};
+use super::{Daemon, Entry, Fatal, Phase, clones, starting};
+use crate::cancel::Cancel;
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::contract::error::{DaemonError, ReplyError};
-use crate::contract::identity::SessionIdentity;
+use crate::contract::identity::{SessionIdentity, Workspace};
 use crate::contract::prompt::{Command, EndReason, Next, Successor};
 use crate::contract::reply::Reply;
 use crate::files;
 use crate::fleet::{Claim, Fleet, Found, Hosts, InboxPrompt, Install, Memory, SessionLog};
 use crate::nats::{Connection, ConnectionEvent};
+use crate::quota::HostQuota;
 use crate::service::agents::nonces::{self, SignedNonce};
 use crate::service::host::Host;
 use crate::service::recent;
@@ -17,8 +19,11 @@ use crate::service::session_subjects::Subscribed;
 use crate::service::stream::Stream;
 use crate::session::Storage;
 use crate::session::state_dir::{SavedSession, StateDir};
+use crate::threads;
+use crate::tools::runner::{Runner, Sandbox};
 use crate::transcript::locate;
-use crossbeam_channel::Receiver;
+use crate::turn::{GitFolder, TurnOptions};
+use crossbeam_channel::{Receiver, bounded};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io::{self, ErrorKind, Write};
@@ -30,6 +35,9 @@ use std::time::{Duration, Instant};
 const CONNECTS_WITHIN: Duration = Duration::from_secs(60);
 /// How long a session that another host gives to this one may be on its way.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(15);
+
+/// How long it may take to see whether a session's folder could be had here; the host that asks waits for a second.
+const EXAMINES_WITHIN: Duration = Duration::from_millis(900);
 
 /// What a session's log has beside its file.
 #[derive(Deserialize)]
@@ -44,6 +52,13 @@ struct Installer {
     state: Arc<StateDir>,
     session_dir: Option<PathBuf>,
     agent_dir: PathBuf,
+    /// What this host is called.
+    host: String,
+    /// Where and how git may look into a clone.
+    options: Arc<TurnOptions>,
+    sandbox: Arc<Sandbox>,
+    spill_root: PathBuf,
+    quota: Arc<HostQuota>,
 }
 
 /// A session that another host is about to give to this one.
@@ -60,9 +75,9 @@ struct NextHost {
 }
 
 impl Successor for NextHost {
-    fn prepare(&self, session: &SessionIdentity) -> Option<Next> {
+    fn prepare(&self, session: &SessionIdentity, is_saved: bool) -> Option<Next> {
         // Files that came with its prompts are here only.
-        if self.state.attachments(&session.id).read_dir().is_ok_and(|mut files| files.next().is_some()) {
+        if !is_saved || self.state.attachments(&session.id).read_dir().is_ok_and(|mut files| files.next().is_some()) {
             return None;
         }
         let saved = self.state.session(&session.id)?;
@@ -135,8 +150,17 @@ impl Daemon {
         let Some(state) = self.state.clone() else {
             return log::warn!("sessions of other hosts are not gone on with here, as nothing is kept over a restart");
         };
-        let (session_dir, agent_dir) = (self.session_dir(), self.config.agent_dir.clone());
-        match Hosts::join(fleet, Box::new(Installer { state, session_dir, agent_dir })) {
+        let installer = Installer {
+            state,
+            session_dir: self.session_dir(),
+            agent_dir: self.config.agent_dir.clone(),
+            host: fleet.host().to_owned(),
+            options: self.session_options.turn.clone(),
+            sandbox: self.config.sandbox.clone(),
+            spill_root: self.spill_root.path().to_path_buf(),
+            quota: self.quota.clone(),
+        };
+        match Hosts::join(fleet, Box::new(installer)) {
             Ok(hosts) => {
                 log::info!("this is the host {} of {}", fleet.host(), self.config.owner);
                 self.hosts = Some(hosts);
@@ -159,7 +183,7 @@ impl Daemon {
             Storage::Resume { file, .. } | Storage::Saved { file, .. } => Some(file.clone()),
         };
         let attachments = state.attachments(&identity.id);
-        let log = SessionLog::start(fleet, &identity.id, identity.shared_workspace, claim, file, attachments);
+        let log = SessionLog::start(fleet, &identity.id, identity.workspace.moves(), claim, file, attachments);
         log.map(Some).map_err(|e| DaemonError::Busy { message: format!("no thread for a session's log: {e}") })
     }
 
@@ -215,8 +239,8 @@ impl Daemon {
             return Err("the session that was here before has not ended".into());
         }
         let Kept { session: saved, .. } = serde_json::from_slice(state).map_err(|e| e.to_string())?;
-        if *saved.id != *session || !saved.cwd.is_dir() {
-            return Err(format!("{} is not here", saved.cwd.display()));
+        if *saved.id != *session {
+            return Err("it is another session's state".into());
         }
         self.services.resolve(&saved.model).map_err(|e| e.to_string())?;
         let identity = self.saved_identity(saved)?;
@@ -244,7 +268,7 @@ impl Daemon {
 
     /// Other hosts can go on with a session.
     fn can_go_elsewhere(&self, entry: &Entry) -> bool {
-        self.hosts.is_some() && entry.movable && entry.identity.named && entry.identity.shared_workspace
+        self.hosts.is_some() && entry.movable && entry.identity.named && entry.identity.workspace.moves()
     }
 
     /// Has a session go to another host, if it can, while this one lets nothing new begin or ends. To be called for each that
@@ -283,10 +307,7 @@ impl Install for Installer {
 
     fn install(&self, _session: &str, state: &[u8], file: &[u8]) -> io::Result<()> {
         let Kept { session: saved, starts } = serde_json::from_slice(state)?;
-        if !saved.cwd.is_dir() {
-            let why = format!("{} is not here, though it is shared", saved.cwd.display());
-            return Err(io::Error::new(ErrorKind::NotFound, why));
-        }
+        has_folder(&saved).map_err(|why| io::Error::new(ErrorKind::NotFound, why))?;
         let folder =
             self.session_dir.clone().unwrap_or_else(|| locate::folder(&self.agent_dir.join("sessions"), &saved.cwd));
         let path = folder.join(saved.file.file_name().ok_or_else(|| io::Error::other("its file has no name"))?);
@@ -295,6 +316,60 @@ impl Install for Installer {
         // Numbers of events go on behind those of the host before.
         let before = starts.wrapping_sub(saved.created_at_start);
         let created_at_start = self.state.starts().wrapping_sub(before).wrapping_sub(1);
-        self.state.save(&SavedSession { file: path, created_at_start, ..saved })
+        let comes_from_elsewhere = saved.workspace == Workspace::Git;
+        self.state.save(&SavedSession { file: path, created_at_start, comes_from_elsewhere, ..saved })
+    }
+
+    fn examine(&self, state: &[u8]) -> Result<(), String> {
+        let Kept { session: saved, .. } = serde_json::from_slice(state).map_err(|e| e.to_string())?;
+        has_folder(&saved)?;
+        if saved.workspace != Workspace::Git {
+            return Ok(());
+        }
+        // Not that of the session itself, which may come before this is gone.
+        let private = self.spill_root.join(format!("examined-{}", saved.id));
+        let quota = self.quota.session();
+        let mark = saved.instance_id.to_string();
+        let sandbox = self.sandbox.at_most(saved.sandbox);
+        let folder = GitFolder {
+            runner: Arc::new(Runner::new(mark, sandbox, saved.cwd.clone(), private.clone(), None, quota.clone())),
+            id: saved.id,
+            instance_id: saved.instance_id,
+            cwd: saved.cwd,
+            host: self.host.clone(),
+            environment: saved.environment,
+            options: self.options.clone(),
+            secrets: Arc::default(),
+            spill_dir: private.clone(),
+            quota,
+        };
+        let (cancel, (tell, told)) = (Cancel::new(), bounded(1));
+        let of_thread = cancel.clone();
+        let examine = move || {
+            let examined = folder.check(&of_thread);
+            folder.runner.end();
+            // Where nothing was made there is nothing to remove.
+            let _ = std::fs::remove_dir_all(private);
+            let _ = tell.send(examined);
+        };
+        let thread = threads::run("examine", examine).map_err(|e| e.to_string())?;
+        let Ok(examined) = told.recv_timeout(EXAMINES_WITHIN) else {
+            cancel.cancel();
+            thread.abandon();
+            return Err("its folder cannot be looked at in time".into());
+        };
+        examined.map_err(|error| format!("{}: {}", error.code, error.message))
+    }
+}
+
+/// Looks whether the folder of a session that goes on elsewhere is here.
+///
+/// # Errors
+/// What is missing.
+fn has_folder(saved: &SavedSession) -> Result<(), String> {
+    match saved.workspace {
+        Workspace::Git => clones::check(&saved.cwd),
+        Workspace::Local | Workspace::Shared if saved.cwd.is_dir() => Ok(()),
+        Workspace::Local | Workspace::Shared => Err(format!("{} is not here", saved.cwd.display())),
     }
 }

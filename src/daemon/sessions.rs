@@ -1,10 +1,10 @@
 //! How sessions begin and end: requests are checked and carried out, saved sessions are brought back.
 
-use super::{Caller, Daemon, Entry};
+use super::{Caller, Daemon, Entry, clones};
 use crate::clock::now_ms;
 use crate::contract::environment::SessionEnvironment;
 use crate::contract::error::DaemonError;
-use crate::contract::identity::SessionIdentity;
+use crate::contract::identity::{SessionIdentity, Workspace};
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::contract::prompt::{EndReason, Incoming, Prompt, caller_name};
 use crate::contract::request::Create;
@@ -19,6 +19,7 @@ use crate::service::stream::Stream;
 use crate::session::state_dir::SavedSession;
 use crate::session::{self, Callers, Parts, Storage};
 use crate::socket::SessionSocket;
+use crate::tools::runner::Profile;
 use crate::transcript::locate;
 use crate::transcript::session_file::SessionFile;
 use crate::{threads, tools};
@@ -48,6 +49,8 @@ struct Begin {
     subscribed: Option<Subscribed>,
     /// Whose it is so far.
     claim: Claim,
+    /// It was another host's, and its working folder is not here yet.
+    comes_from_elsewhere: bool,
 }
 
 impl Daemon {
@@ -96,6 +99,14 @@ impl Daemon {
         let is_known = |name: &str| self.config.secrets.contains_key(name);
         let environment = SessionEnvironment::of_request(create.options(), is_known)?;
         let sandbox = self.sandbox_of(create, parent, &cwd, &environment)?;
+        let workspace = create.workspace()?;
+        if workspace == Workspace::Git {
+            clones::check(&cwd).map_err(failed)?;
+            if sandbox.profile == Profile::ReadOnly {
+                let message = "workspace git needs a sandbox in which tools may write".to_owned();
+                return Err(DaemonError::InvalidRequest { message });
+            }
+        }
         let stays = create.switch("detached")?.unwrap_or(false);
         let identity = Arc::new(SessionIdentity {
             id: create.session_id.clone().unwrap_or_else(SessionId::of_run),
@@ -107,7 +118,7 @@ impl Daemon {
             parent: create.parent.clone().filter(|_| !stays),
             on_restart: create.on_restart()?.unwrap_or(self.config.on_restart),
             host: self.host_name(),
-            shared_workspace: create.shared_workspace()?,
+            workspace,
             project_trusted,
             tools,
             rules,
@@ -144,6 +155,7 @@ impl Daemon {
             can_be_left: create.is_plain(),
             subscribed: None,
             claim: Claim::New,
+            comes_from_elsewhere: false,
         };
         self.start_session(identity, stats, begin)?;
         Ok(instance_id)
@@ -253,7 +265,7 @@ impl Daemon {
             parent: saved.parent,
             on_restart: saved.on_restart,
             host: self.host_name(),
-            shared_workspace: saved.shared_workspace,
+            workspace: saved.workspace,
             tools: saved.tools,
             rules,
             environment: saved.environment,
@@ -291,12 +303,24 @@ impl Daemon {
             let stream = Stream::resume(&host.connection, &host.reply_subjects, address)?;
             Some(Arc::new(stream))
         });
-        let (file, grants) = (saved.file.clone(), saved.grants.clone());
+        let (file, grants, comes_from_elsewhere) =
+            (saved.file.clone(), saved.grants.clone(), saved.comes_from_elsewhere);
+        // What is known of a folder that goes on elsewhere stands in the file, which is read therefore.
+        let totals = totals.filter(|_| saved.workspace != Workspace::Git);
         let storage = Storage::Saved { file, totals, dispensable, grants, callers };
         let settings = WireSettings { events: Some(saved.events), tool_status: Some(saved.tool_status) };
         let identity = Arc::new(self.saved_identity(saved)?);
         let socket = self.open_socket(&identity).map_err(|e| e.summary())?;
-        let begin = Begin { settings, socket, storage, first: None, can_be_left: false, subscribed, claim };
+        let begin = Begin {
+            settings,
+            socket,
+            storage,
+            first: None,
+            can_be_left: false,
+            subscribed,
+            claim,
+            comes_from_elsewhere,
+        };
         self.start_session(identity, stats, begin).map_err(|e| e.summary())
     }
 
@@ -306,7 +330,7 @@ impl Daemon {
         stats: Arc<SessionStats>,
         begin: Begin,
     ) -> Result<(), DaemonError> {
-        let Begin { settings, socket, storage, first, can_be_left, subscribed, claim } = begin;
+        let Begin { settings, socket, storage, first, can_be_left, subscribed, claim, comes_from_elsewhere } = begin;
         let sender = first.as_ref().and_then(|first| first.sender.as_ref());
         let caller = caller_name(sender, identity.from.as_deref());
         let failed = |e: PublishError| DaemonError::SessionCreateFailed { message: e.to_string() };
@@ -357,6 +381,7 @@ impl Daemon {
             state: self.state.clone(),
             storage,
             log,
+            comes_from_elsewhere,
             first,
             can_be_left,
         });

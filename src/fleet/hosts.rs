@@ -71,6 +71,13 @@ pub(crate) trait Install: Send + Sync {
     /// # Errors
     /// It cannot be kept, or is of no use here.
     fn install(&self, session: &str, state: &[u8], file: &[u8]) -> io::Result<()>;
+
+    /// Whether a session that another host is about to give to this one could be kept here, as far as its folder goes. It may
+    /// take most of a second.
+    ///
+    /// # Errors
+    /// Why not.
+    fn examine(&self, state: &[u8]) -> Result<(), String>;
 }
 
 /// This host among the others. Its card stays until it expires.
@@ -97,8 +104,6 @@ struct Watch {
     waiting: BTreeMap<String, Instant>,
     /// Sessions of which this host tells that their host is gone.
     down: BTreeSet<String>,
-    /// Sessions that could not be brought here, and when.
-    failed: BTreeMap<String, Instant>,
 }
 
 impl Hosts {
@@ -127,7 +132,6 @@ impl Hosts {
             cards: BTreeSet::new(),
             waiting: BTreeMap::new(),
             down: BTreeSet::new(),
-            failed: BTreeMap::new(),
         };
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             threads::spawn(name, threads::SMALL_STACK, work).map_err(|e| e.to_string())
@@ -296,19 +300,20 @@ impl Watch {
             let some: Vec<&str> = some.iter().map(String::as_str).collect();
             lasts.extend(self.fleet.jetstream.last_of_each(LOGS, &some, AT_A_TIME, ASK_TIME)?);
         }
-        self.failed.retain(|_, failed| failed.elapsed() < SCAN);
         let (mut there, mut waiting, mut down) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         for last in lasts {
             let Some(session) = last.subject.rsplit('.').next().map(str::to_owned) else { continue };
             let Some((head, _)) = decode(&last.payload) else { continue };
             if head.host == self.fleet.host() && !self.taker.install.has(&session) {
                 if head.kind == Kind::Give {
-                    self.take(&session, "it was given to this host")?;
+                    if !self.fleet.has_passed(&session) {
+                        self.take(&session, "it was given to this host")?;
+                    }
                 } else {
                     self.fleet.clear(&session, last.sequence)?;
                 }
             }
-            if head.host == self.fleet.host() || head.kind == Kind::End || self.failed.contains_key(&session) {
+            if head.host == self.fleet.host() || head.kind == Kind::End || self.fleet.has_passed(&session) {
                 continue;
             }
             if self.cards.contains(&head.host) {
@@ -352,7 +357,7 @@ impl Watch {
     fn take(&mut self, session: &str, why: &str) -> Result<(), JetStreamError> {
         log::info!("session {session}: {why}, and it goes on here");
         if !self.taker.take(session)? {
-            self.failed.insert(session.to_owned(), Instant::now());
+            self.fleet.pass(session);
         }
         Ok(())
     }

@@ -95,6 +95,10 @@ impl Taker {
         match Said::read(&message.payload) {
             Some(Said::AreYouThere) => say(HERE),
             Some(Said::Prepare(session, state)) => {
+                if let Err(why) = self.install.examine(state) {
+                    log::info!("session {session} cannot come here: {why}");
+                    return say(NO);
+                }
                 let answer = Preparing { fleet: self.fleet.clone(), reply: reply.clone() };
                 self.tell(Found::Coming { session: session.to_owned(), state: state.to_vec(), answer });
             }

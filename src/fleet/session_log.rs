@@ -77,8 +77,8 @@ pub(crate) enum Told {
 
 /// The session's end of its log.
 pub(crate) struct SessionLog {
-    fleet: Arc<Fleet>,
     session: String,
+    fleet: Arc<Fleet>,
     shared: Arc<Shared>,
     wake: Sender<()>,
     told: Receiver<Told>,
@@ -119,6 +119,8 @@ pub(super) struct Shared {
     /// The session is over for good.
     ended: AtomicBool,
     stop: AtomicBool,
+    /// The session may be made ours.
+    may_claim: AtomicBool,
 }
 
 struct Writer {
@@ -157,8 +159,8 @@ enum Stop {
 }
 
 impl SessionLog {
-    /// Starts to store what a session writes. `file` is there unless the session is new; while there is something in
-    /// `attachments` no other host can go on with the session.
+    /// Starts what stores what a session writes, once it has [claimed](SessionLog::claim) the session. `file` is there unless
+    /// that is new; while there is something in `attachments` no other host can go on with the session.
     ///
     /// # Errors
     /// The system refuses another thread.
@@ -194,8 +196,19 @@ impl SessionLog {
         let work = move || writer.run(claim, &woken);
         let thread = threads::spawn(&format!("l-{session}"), threads::SMALL_STACK, work)?;
         fleet.watch(session, &shared, &wake);
-        let (fleet, session) = (fleet.clone(), session.to_owned());
-        Ok(SessionLog { fleet, session, shared, wake, told: receiver, asked: 0, thread: Some(thread) })
+        let (session, fleet) = (session.to_owned(), fleet.clone());
+        Ok(SessionLog { session, fleet, shared, wake, told: receiver, asked: 0, thread: Some(thread) })
+    }
+
+    /// Makes the session this host's, if nobody else has it by now. Nothing is stored before.
+    pub(crate) fn claim(&self) {
+        self.shared.may_claim.store(true, Ordering::Release);
+        let _ = self.wake.try_send(());
+    }
+
+    /// The session, which is not this host's yet, is left to the others for a while.
+    pub(crate) fn pass(&self) {
+        self.fleet.pass(&self.session);
     }
 
     /// What becomes of it. The channel ends when the session is another host's.
@@ -289,6 +302,11 @@ impl Shared {
 
 impl Writer {
     fn run(&mut self, claim: Claim, woken: &Receiver<()>) {
+        while !self.shared.may_claim.load(Ordering::Acquire) {
+            if woken.recv().is_err() || self.is_over() {
+                return;
+            }
+        }
         let mut told = self.own(claim);
         let mut is_owned = false;
         loop {

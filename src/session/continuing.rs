@@ -29,7 +29,7 @@ impl<W: Wire> Session<W> {
     pub(super) fn take_up(&mut self, unfinished: Unfinished, callers: &Callers) -> Option<EndReason> {
         let (said, handed_over) = (unfinished.said(), unfinished.was_handed_over());
         let calls_waiting = unfinished.waiting_calls();
-        let Unfinished { waiting, interrupted, intents, questions, approvals, aborted, .. } = unfinished;
+        let Unfinished { waiting, interrupted, intents, questions, approvals, aborted, folder, .. } = unfinished;
         self.audit_resumed(interrupted.iter().chain(&waiting));
         let answered =
             matches!(self.memory.messages().last().map(|m| &**m), Some(Message::Assistant(last)) if last.is_final());
@@ -73,6 +73,7 @@ impl<W: Wire> Session<W> {
                 _ => Ok(()),
             }
         });
+        let written = written.and_then(|()| self.tell_of_folder(folder, goes_on, answered));
         if let Err(e) = written {
             let error = ReplyError::storage(&e);
             for accepted in interrupted.iter().chain(&waiting) {

@@ -36,9 +36,9 @@ impl<W: Wire> Session<W> {
         if let Some(running) = &mut self.running {
             running.to_be_continued = goes_on;
             let whole = goes_on && running.reply.leave();
-            // What waits at a gate must not pass it.
-            self.leaving = None;
+            // What waits at a gate must not pass it, and finds that it is cancelled.
             running.cancel.cancel();
+            self.leaving = None;
             let settled = self.wait_for_settlement();
             self.end_spending();
             self.end_running(goes_on, whole && clean, settled, self.farewell(reason));
@@ -167,6 +167,7 @@ impl<W: Wire> Session<W> {
                 Ok(Step::Event(event)) => self.note(event),
                 Ok(Step::Events(events)) => events.into_iter().for_each(|event| self.note(event)),
                 Ok(Step::Spent(spent)) => self.spent(spent),
+                Ok(Step::Folder(saved)) => self.folder_saved(saved),
                 Ok(Step::Gate(_, verdict)) => drop(verdict),
                 Ok(Step::Ask { .. } | Step::Compacted { .. } | Step::Shortened(_) | Step::Omitted) => {}
                 Err(e) => return e.is_disconnected().then_some(Settled::Aborted),

@@ -33,6 +33,7 @@ impl<W: Wire> Session<W> {
                 return self.give(verdict, answer, lines);
             }
             Action::Model => self.steering.take(modes.steering),
+            Action::Store => Vec::new(),
             Action::Stop if self.steering.len() > 0 => self.steering.take(modes.steering),
             Action::Stop => self.follow_up.take(modes.follow_up),
         };

@@ -103,7 +103,8 @@ impl<W: Wire> Session<W> {
     /// Leaves now, if the successor listens. What came by then is taken in here, because its callers may have been told so.
     pub(super) fn leave(&mut self, clean: bool) -> Option<EndReason> {
         let successor = self.leaving.as_ref()?.successor.clone();
-        let Some(next) = successor.prepare(&self.identity) else {
+        // From the middle of something it leaves as after a crash, and the model is told.
+        let Some(next) = successor.prepare(&self.identity, !clean || self.is_folder_saved()) else {
             self.stay();
             return None;
         };

@@ -4,7 +4,7 @@
 //! the tool runs. After a crash the file tells what was accepted and not begun, and what was begun and not finished.
 
 use super::recovery::{
-    ACCEPTED, APPROVAL, CONFINED, CONTINUED, HANDED_OVER, HEARD, INTENT, QUESTION, SETTLED, Unfinished,
+    ACCEPTED, APPROVAL, CONFINED, CONTINUED, FOLDER, HANDED_OVER, HEARD, INTENT, QUESTION, SETTLED, Unfinished,
 };
 use crate::contract::control::Deliver;
 use crate::contract::prompt::Incoming;
@@ -301,6 +301,14 @@ impl Memory {
     /// It could not be written. At worst it is asked once more after a restart.
     pub(super) fn question(&mut self, data: Value) -> io::Result<()> {
         self.append_custom(QUESTION, data)
+    }
+
+    /// The working folder was saved, or not.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub(super) fn folder(&mut self, data: &Value) -> io::Result<()> {
+        self.append_custom(FOLDER, data)
     }
 
     /// An approval was opened, got another deadline, or was settled.

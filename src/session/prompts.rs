@@ -1,5 +1,6 @@
 //! Prompts: taken in, worked on one at a time in the order of their arrival, answered.
 
+use super::memory::Foreign;
 use super::{Held, Running, Session};
 use crate::cancel::Cancel;
 use crate::contract::control::{Answer, Deliver};
@@ -15,6 +16,7 @@ use crate::threads;
 use crate::tools::{ChangedFiles, Changes};
 use crate::turn::{Settled, Turn, Work};
 use crossbeam_channel::bounded;
+use serde_json::json;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,6 +140,22 @@ impl<W: Wire> Session<W> {
         Ok(())
     }
 
+    /// Tells what others did to the session file.
+    pub(super) fn tell_foreign(&mut self) {
+        for foreign in std::mem::take(&mut self.memory.foreign) {
+            let (name, data) = match foreign {
+                Foreign::Entries(entries) => {
+                    ("foreign_entries", json!({"entries": entries, "messages": self.memory.count()}))
+                }
+                Foreign::Writer => ("foreign_writer", json!({})),
+                Foreign::Restored(cause) => ("session_file_restored", json!({"cause": cause})),
+                Foreign::Shortened => ("session_file_shortened", json!({"messages": self.memory.count()})),
+            };
+            log::warn!("session {}: another program changed its file: {name} {data}", self.identity.id);
+            self.publish(AgentEvent::Bridge { name, data });
+        }
+    }
+
     /// Ends an answer with an error, and counts it.
     pub(super) fn refuse(&mut self, reply: &dyn Reply, error: ReplyError) {
         self.stats.count_error();
@@ -189,6 +207,7 @@ impl<W: Wire> Session<W> {
             changes: Changes::new(&self.identity.cwd, &self.options.turn.folders.home),
             is_metered: self.is_metered(),
             account: self.account(&ids),
+            pushed: self.folder.as_ref().and_then(|folder| folder.saved.commit.clone()),
         };
         // What was begun before a restart had its turn then.
         let slot = matches!(work, Work::Continue { .. }).then(|| self.slots.take_anyway());
@@ -235,6 +254,7 @@ impl<W: Wire> Session<W> {
         self.reject_questions("tool");
         self.withdraw_approvals();
         self.taken.clear();
+        self.tell_late_of_folder();
         let exceeded = self.end_spending();
         let settled = running.storage_error.or(exceeded).map_or(settled, Settled::Failed);
         self.idle_since = Instant::now();

@@ -29,6 +29,8 @@ pub(super) const HANDED_OVER: &str = "nats-pi-bridge.handed_over";
 pub(super) const CONTINUED: &str = "nats-pi-bridge.continued";
 /// The session was confined to less than the configuration says, which holds for whoever goes on with it.
 pub(super) const CONFINED: &str = "nats-pi-bridge.confined";
+/// The working folder was saved, or why it was not.
+pub(super) const FOLDER: &str = "nats-pi-bridge.folder";
 /// In a user message's entry: the accepted message that it is.
 pub(super) const PROMPT_ID: &str = "promptId";
 
@@ -85,6 +87,15 @@ pub(super) struct KeptApproval {
     pub settled: Option<Option<Value>>,
 }
 
+/// What other hosts can get of a working folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SavedFolder {
+    /// The last commit that was pushed.
+    pub commit: Option<String>,
+    /// There may be changes that are in no commit that was pushed.
+    pub is_changed: bool,
+}
+
 /// What is undone.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Unfinished {
@@ -102,6 +113,8 @@ pub(super) struct Unfinished {
     pub aborted: bool,
     /// What its tools were confined to.
     pub confined: Narrowing,
+    /// Where it goes on elsewhere with the session.
+    pub folder: SavedFolder,
     /// The complete answers of the model to the interrupted prompt: their entries' ids and their texts.
     said: Vec<(String, String)>,
 }
@@ -128,7 +141,14 @@ impl Unfinished {
             match entry.get("customType").and_then(Value::as_str) {
                 None => unfinished.read(&entry),
                 Some(ACCEPTED) => unfinished.waiting.push(Accepted::from_json(&data)),
-                Some(INTENT) => unfinished.intents.extend(text(&data, "toolCallId")),
+                Some(INTENT) => {
+                    unfinished.folder.is_changed = true;
+                    unfinished.intents.extend(text(&data, "toolCallId"));
+                }
+                Some(FOLDER) => match text(&data, "commit") {
+                    Some(commit) => unfinished.folder = SavedFolder { commit: Some(commit), is_changed: false },
+                    None => unfinished.folder.is_changed = true,
+                },
                 Some(CONFINED) => unfinished.confined = serde_json::from_value(data).unwrap_or(Narrowing::MOST),
                 Some(QUESTION) => unfinished.question(&data),
                 Some(APPROVAL) => unfinished.approval(&data),
@@ -389,6 +409,26 @@ mod tests {
         assert!(found.intents.contains("t1"));
         let waiting = &found.waiting[0];
         assert_eq!((waiting.text.as_str(), waiting.from.as_deref(), waiting.expanded), ("text a", Some("ci"), false));
+    }
+
+    #[test]
+    fn what_is_saved_of_a_folder_is_known() {
+        let record = |kind: &str, data: Value| json!({"type": "custom", "customType": kind, "data": data});
+        let saved = |commit: &str| record(FOLDER, json!({"commit": commit}));
+        let failed = || record(FOLDER, json!({"code": "push_failed", "message": "why"}));
+        let tool = || record(INTENT, json!({"toolCallId": "t"}));
+        for (entries, commit, is_changed) in [
+            (vec![], None, false),
+            (vec![tool()], None, true),
+            (vec![tool(), saved("a")], Some("a"), false),
+            (vec![saved("a"), saved("b")], Some("b"), false),
+            (vec![saved("a"), tool()], Some("a"), true),
+            (vec![saved("a"), failed()], Some("a"), true),
+            (vec![saved("a"), failed(), saved("b")], Some("b"), false),
+        ] {
+            let expected = SavedFolder { commit: commit.map(str::to_owned), is_changed };
+            assert_eq!(unfinished(&entries).folder, expected, "{entries:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use crate::clock::now_ms;
 use crate::contract::environment::SessionEnvironment;
-use crate::contract::identity::OnRestart;
+use crate::contract::identity::{OnRestart, Workspace};
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::fault;
 use crate::files::{self, private};
@@ -61,9 +61,11 @@ pub(crate) struct SavedSession {
     /// It is a run, which ends with its prompt.
     #[serde(default)]
     pub run: bool,
-    /// Its working folder is the same one on every host.
     #[serde(default)]
-    pub shared_workspace: bool,
+    pub workspace: Workspace,
+    /// It has come from another host, and its working folder has not.
+    #[serde(default)]
+    pub comes_from_elsewhere: bool,
     #[serde(default)]
     pub on_restart: OnRestart,
     pub tools: Vec<String>,
@@ -339,7 +341,8 @@ mod tests {
             name: None,
             from: Some("ci".into()),
             run: false,
-            shared_workspace: false,
+            workspace: Workspace::Local,
+            comes_from_elsewhere: false,
             on_restart: OnRestart::Hold,
             tools: vec!["read".into()],
             sandbox: Narrowing::default(),

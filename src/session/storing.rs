@@ -161,7 +161,7 @@ impl<W: Wire> Session<W> {
     /// Waits until the session is this host's; returns why it never is. A new one whose first prompt somebody `waits` for does
     /// not begin where it cannot be stored.
     pub(super) fn wait_owned(&mut self, waits: bool) -> Option<EndReason> {
-        self.storing.as_ref()?;
+        self.storing.as_ref()?.log.claim();
         let told = self.told();
         loop {
             select! {
@@ -184,16 +184,35 @@ impl<W: Wire> Session<W> {
                     Ok(Told::Stored(_) | Told::Given | Told::Inbox(_)) => {}
                     Err(_) => return Some(EndReason::ShutDown),
                 },
-                recv(self.commands) -> command => match command {
-                    Ok(Command::End(reason)) => return Some(reason),
-                    Ok(Command::Control(request)) => {
-                        let why = "the session waits until it is known that it is this host's";
-                        (request.respond)(Err(ReplyError::busy(why)));
+                recv(self.commands) -> command => {
+                    let why = "the session waits until it is known that it is this host's";
+                    if let Some(reason) = self.is_too_early(command.ok(), why) {
+                        return Some(reason);
                     }
-                    Ok(Command::Drain | Command::HandOver(_) | Command::Stay) => {}
-                    Err(_) => return Some(EndReason::ShutDown),
-                },
+                }
             }
+        }
+    }
+
+    /// Deals with a command that comes before the session has begun; returns why it ends, if that is what is wanted.
+    pub(super) fn is_too_early(&self, command: Option<Command>, why: &str) -> Option<EndReason> {
+        match command {
+            Some(Command::End(reason)) => Some(reason),
+            Some(Command::Control(request)) => {
+                (request.respond)(Err(ReplyError::busy(why)));
+                None
+            }
+            Some(Command::Drain | Command::HandOver(_) | Command::Stay) => None,
+            // The daemon is gone.
+            None => Some(EndReason::ShutDown),
+        }
+    }
+
+    /// The session is not begun here, and other hosts may have it.
+    pub(super) fn leave_to_others(&mut self, why: ReplyError) {
+        if let Some(storing) = &mut self.storing {
+            storing.log.pass();
+            storing.why = Some(why);
         }
     }
 

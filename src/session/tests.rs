@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::contract::control::{Answer, Control, ControlRequest, Deliver, Input};
-use crate::contract::identity::OnRestart;
+use crate::contract::identity::{OnRestart, Workspace};
 use crate::contract::reply::Restart;
 use crate::contract::session::SessionSettings;
 use crate::contract::wire::WireSettings;
@@ -14,6 +14,7 @@ use crate::threads;
 use crate::tools::runner::Sandbox;
 use crate::transcript::Content;
 use crossbeam_channel::{Sender, bounded, unbounded};
+use serde_json::json;
 use std::time::Duration;
 
 /// Longer than anything here takes, also on a machine that is busy with something else.
@@ -165,7 +166,7 @@ impl Running {
             cwd: "/".into(),
             from: None,
             host: None,
-            shared_workspace: false,
+            workspace: Workspace::Local,
             on_restart: OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),
@@ -201,6 +202,7 @@ impl Running {
             state: None,
             storage: Storage::None,
             log: None,
+            comes_from_elsewhere: false,
             first: None,
             can_be_left: false,
         });

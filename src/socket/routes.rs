@@ -118,7 +118,7 @@ pub(super) mod tests {
             cwd: "/project".into(),
             from: None,
             host: None,
-            shared_workspace: false,
+            workspace: crate::contract::identity::Workspace::Local,
             on_restart: crate::contract::identity::OnRestart::Continue,
             project_trusted: false,
             tools: Vec::new(),

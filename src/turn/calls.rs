@@ -240,16 +240,10 @@ impl Turn {
     }
 
     fn call_tool(&self, tool: &dyn Tool, arguments: &Map<String, Value>, call: &Call) -> ToolOutput {
-        let wanted = &self.identity.environment;
-        let secrets = match self.secrets.values(&wanted.secrets, &self.options.secrets) {
-            Ok(secrets) => secrets,
+        let (mut environment, secrets) = match self.secrets.environment(&self.identity.environment, &self.options) {
+            Ok(found) => found,
             Err(why) => return ToolOutput::error(why),
         };
-        let mut environment = self.options.tool_environment.clone();
-        let own: Vec<(&String, &String)> =
-            wanted.env.iter().chain(secrets.variables.iter().map(|(name, value)| (name, value))).collect();
-        environment.retain(|(name, _)| !own.iter().any(|(own, _)| *own == name));
-        environment.extend(own.into_iter().map(|(name, value)| (name.clone(), value.clone())));
         if self.runner.hooks_changed() {
             tools::without_hooks(&mut environment);
         }

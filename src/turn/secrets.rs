@@ -1,5 +1,7 @@
 //! The secrets of a session, which its tools get as variables and which are taken out of what they return.
 
+use super::TurnOptions;
+use crate::contract::environment::SessionEnvironment;
 use crate::model::host_secret;
 use crate::sync::lock;
 use crate::tools::{MIN_SECRET, Redaction};
@@ -14,16 +16,35 @@ pub(crate) type SecretTable = BTreeMap<String, String>;
 #[derive(Default)]
 pub(crate) struct SessionSecrets(Mutex<Option<Arc<Secrets>>>);
 
+/// Variables of programs: names and values.
+type Variables = Vec<(String, String)>;
+
 /// Their values.
 pub(super) struct Secrets {
-    pub variables: Vec<(String, String)>,
+    variables: Variables,
     pub redaction: Redaction,
 }
 
 impl SessionSecrets {
+    /// The variables that all programs of a session get, and the secrets among them.
+    ///
     /// # Errors
     /// A text without any value that says which secret cannot be had, and why.
-    pub(super) fn values(&self, names: &[String], table: &SecretTable) -> Result<Arc<Secrets>, String> {
+    pub(super) fn environment(
+        &self,
+        wanted: &SessionEnvironment,
+        options: &TurnOptions,
+    ) -> Result<(Variables, Arc<Secrets>), String> {
+        let secrets = self.values(&wanted.secrets, &options.secrets)?;
+        let mut environment = options.tool_environment.clone();
+        let own: Vec<(&String, &String)> =
+            wanted.env.iter().chain(secrets.variables.iter().map(|(name, value)| (name, value))).collect();
+        environment.retain(|(name, _)| !own.iter().any(|(own, _)| *own == name));
+        environment.extend(own.into_iter().map(|(name, value)| (name.clone(), value.clone())));
+        Ok((environment, secrets))
+    }
+
+    fn values(&self, names: &[String], table: &SecretTable) -> Result<Arc<Secrets>, String> {
         let mut kept = lock(&self.0);
         if let Some(secrets) = &*kept {
             return Ok(secrets.clone());

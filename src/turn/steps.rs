@@ -1,5 +1,6 @@
 //! What a turn and its session say to each other.
 
+use super::FolderError;
 use crate::contract::denial::Denial;
 use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
@@ -38,6 +39,8 @@ pub(crate) enum Step {
     Shortened(Vec<(usize, Arc<Message>)>),
     /// The last message is left out of the context.
     Omitted,
+    /// The working folder was saved as this commit, or not.
+    Folder(Result<String, FolderError>),
     /// The last step: how the prompt ended, and what the turn's tools changed.
     Settled(Settled, ChangedFiles),
 }
@@ -55,6 +58,8 @@ pub(crate) enum Action {
     Tools(Vec<ToolCall>),
     /// To be done; messages make it go on.
     Stop,
+    /// To go on once what was told so far is stored.
+    Store,
 }
 
 /// Makes sure that what is reserved stays so after a power cut.

@@ -14,6 +14,7 @@ import pytest
 from support import proc
 from support.bridge import Bridge
 from support.model_script import ToolCall
+from support.proc import landlock_abi
 from support.waiting import eventually
 
 pytestmark = pytest.mark.any_server
@@ -21,12 +22,6 @@ pytestmark = pytest.mark.any_server
 # The interpreter itself: the tests' own environment may be in a folder that is closed because a home is in it.
 PYTHON = os.path.realpath(sys.executable)
 SECRETS = [".ssh/id", ".aws/credentials", ".gnupg/key", ".config/nats/context/c.json", ".netrc", ".pi/agent/auth.json", ".pi-exec/config.json"]
-
-
-def landlock_abi():
-    import ctypes
-
-    return max(0, ctypes.CDLL(None, use_errno=True).syscall(444, None, 0, 1))
 
 
 ABI = landlock_abi()

@@ -108,7 +108,7 @@ pub(in crate::daemon) struct Successor {
 }
 
 impl prompt::Successor for Successor {
-    fn prepare(&self, session: &SessionIdentity) -> Option<prompt::Next> {
+    fn prepare(&self, session: &SessionIdentity, _is_saved: bool) -> Option<prompt::Next> {
         // Nobody can say anything to a run; but what it said has to be there before what is said next.
         if !session.named {
             let arrived = !self.connection.is_connected() || self.connection.round_trip(ANSWER_TIME);

@@ -1,6 +1,5 @@
 """A daemon whose tools try to get out of the sandbox: of the tests' own user and, where that is root, of an ordinary one as well."""
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 
 from .daemon import BINARY, Daemon
 from .model_script import ToolCall
+from .proc import landlock_abi
 
 ORDINARY = 65534
 FAULTY = Path(os.environ.get("NATS_PI_BRIDGE_FAULTY") or f"{BINARY}-fault")
@@ -26,7 +26,7 @@ def is_for_all(program):
 PYTHONS = [os.path.realpath(sys.executable), os.path.realpath("/usr/bin/python3")]
 FOR_ALL = [found for found in PYTHONS if os.path.exists(found) and is_for_all(found)]
 PYTHON = (FOR_ALL or PYTHONS)[0]
-ABI = max(0, ctypes.CDLL(None, use_errno=True).syscall(444, None, 0, 1))
+ABI = landlock_abi()
 LEVEL = "full" if ABI >= 6 else "files" if ABI >= 1 else "net"
 full = pytest.mark.skipif(ABI < 6, reason=f"Landlock's ABI is {ABI}, signals and abstract sockets need 6")
 files = pytest.mark.skipif(ABI < 1, reason="the kernel has no Landlock")

@@ -1,5 +1,6 @@
-"""What /proc tells about a process."""
+"""What /proc tells about a process, and the kernel about itself."""
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -86,3 +87,8 @@ def descendants(pid):
 def name(pid):
     """The name of its program; empty when it is gone."""
     return (status(pid) or {}).get("Name", "")
+
+
+def landlock_abi():
+    """The version of Landlock that the kernel has; 0 without any."""
+    return max(0, ctypes.CDLL(None, use_errno=True).syscall(444, None, 0, 1))
