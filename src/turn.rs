@@ -19,7 +19,7 @@ use crate::contract::identity::SessionIdentity;
 use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::SessionStats;
-use crate::governance::budget::Account;
+use crate::governance::budget::{Account, SharedDay};
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::quota::SessionQuota;
@@ -89,6 +89,8 @@ pub(crate) struct Turn {
     pub is_metered: bool,
     /// But not where it can reserve what it may take from this.
     pub account: Option<Account>,
+    /// Who says beside the session whether something may be spent today, if that is shared with other machines.
+    pub shared_day: Option<Arc<SharedDay>>,
 }
 
 /// How far a run has come.

@@ -184,6 +184,7 @@ impl<W: Wire> Session<W> {
             changes: Changes::new(&self.identity.cwd, &self.options.turn.folders.home),
             is_metered: self.is_metered(),
             account: self.account(&ids),
+            shared_day: self.shared_day(),
         };
         // What was begun before a restart had its turn then.
         let slot = matches!(work, Work::Continue { .. }).then(|| self.slots.take_anyway());

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -157,3 +158,25 @@ def test_an_open_question_is_asked_again_by_the_next_host(hosts, model):
     assert stream.text().endswith("chosen")
     ((told, failed),) = model.requests[-1].tool_results
     assert "blue" in told and not failed
+
+
+def test_an_open_question_has_the_time_that_was_left(hosts, model):
+    """It expires when it would have expired at the host that died, and its time does not begin anew with the next host."""
+    time_open = 6
+    first, second = hosts("h0", questionTimeout=time_open), hosts("h1", questionTimeout=time_open)
+    options = [{"label": "red"}, {"label": "blue"}]
+    asks = {"questions": [{"question": "Which?", "header": "Colour", "options": options}]}
+    model.script([Text("asking "), ToolCall("question", asks, id="q")], "nobody")
+    events = first.bus.listen(f"agents.ev.{first.owner}.s.question")
+    stream = first.session("s", "go", workspace="shared", events=True, tools=["question"])
+    opened = json.loads(events.message().data)["data"]["openedAt"]
+    owner = first if (first.state_dir / "s.json").exists() else second
+    kill(owner)
+    assert json.loads(events.message().data)["data"]["openedAt"] == opened
+    asked_again = datetime.now(UTC)
+    closed = json.loads(events.message().data)["data"]
+    assert closed["action"] != "answered" and closed["openedAt"] == opened
+    was_open = datetime.fromisoformat(closed["closedAt"]) - datetime.fromisoformat(opened)
+    assert was_open >= timedelta(seconds=time_open)
+    assert datetime.fromisoformat(closed["closedAt"]) < asked_again + timedelta(seconds=time_open)
+    assert stream.text().endswith("nobody")

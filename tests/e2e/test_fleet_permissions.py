@@ -72,7 +72,7 @@ def subjects():
     """Those of the example that only hosts of a fleet publish to."""
     publish = EXAMPLE.split("publish: [")[1]
     found = re.findall(r'"((?:ag\.|\$KV|\$JS\.API\.STREAM|\$JS\.API\.DIRECT)[^"]*)"', publish)
-    assert len(found) == 13, found
+    assert len(found) == 14, found
     return found
 
 
@@ -81,9 +81,17 @@ def test_what_is_not_allowed_is_named(guarded):
     _, (host,) = guarded("h0", without=missing)
     code, said = doctor(host)
     assert code == 1
-    named = {re.search('to "([^"]*)"', text)[1].split(".ada")[0] for health, text in said if health == "failure"}
-    assert named == {subject.split(".ada")[0] for subject in missing}, said
+    named = [re.search('to "([^"]*)"', text)[1] for health, text in said if health == "failure"]
+    assert {re.sub(r"(\.ada|\.ada\.day)\.\w+$", r"\1.*", subject) for subject in named} == set(missing), said
     assert host.bus.ask_json("$JS.API.STREAM.NAMES")["streams"] is None, "nothing was made"
+
+
+def test_a_day_that_may_not_be_counted_ends_the_start(guarded):
+    _, (host,) = guarded("h0", without=["ag.mem.ada.day.*"])
+    host.config["budgets"] = {"day": {"requests": 5}}
+    done = host.run_to_end()
+    assert done.returncode == 78
+    assert "budgets of a day cannot be counted with the other hosts: " in done.stderr, done.stderr
 
 
 def test_answers_have_to_reach_the_callers_of_others(guarded):
