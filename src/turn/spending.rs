@@ -71,11 +71,12 @@ impl Turn {
     /// # Errors
     /// How the turn settles: nobody wants it any more, or nothing can be reserved.
     fn order_day(&self, most: Most) -> Result<Day, Settled> {
+        let Some(day) = &self.shared_day else { return Ok(Day::Unlimited) };
         let budgets = self.stats.budgets();
-        match self.shared_day.as_ref().filter(|_| budgets.limits_day()) {
-            Some(day) => self.wait_for_day(&day.order(&budgets, Amounts::request(most.dollars, most.tokens))),
-            None => Ok(Day::Unlimited),
+        if !budgets.limits_day() {
+            return Ok(Day::Unlimited);
         }
+        self.wait_for_day(&day.order(&budgets, Amounts::request(most.dollars, most.tokens)))
     }
 
     fn wait_for_day(&self, order: &DayOrder) -> Result<Day, Settled> {

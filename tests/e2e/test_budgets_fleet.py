@@ -12,7 +12,8 @@ import pytest
 from support.bridge import Bridge
 from support.bus import StreamFailed
 from support.daemon import BINARY
-from support.fleet import LONG_CARD
+from support.fleet import LONG_CARD, Fleet
+from support.fleet_chaos import Servers
 from support.model_script import Gate, Text, ToolCall, Usage
 from support.waiting import eventually
 from test_budgets import LONGEST, counted, exceeded, used
@@ -24,8 +25,8 @@ UNITS = {"money": 1e9, "tokens": 1, "requests": 1, "time": 1000}
 FIRST_WRITE = 4
 
 
-def start(fleet, count=2, **day):
-    return fleet.start(count, budgets={"day": day}, metricsListen="127.0.0.1:0", fleetCardTime=LONG_CARD)
+def start(fleet, count=2, replicas=1, **day):
+    fleet.start(count, budgets={"day": day}, metricsListen="127.0.0.1:0", fleetCardTime=LONG_CARD, fleetReplicas=replicas)
 
 
 def stored(fleet, unit="requests"):
@@ -52,8 +53,17 @@ def at_each(fleet, **fields):
             return [found[place] for place in range(len(found))], number + 1
 
 
-def test_racing_hosts_spend_exactly_what_a_day_has(fleet, model):
-    start(fleet, 3, requests=40)
+@pytest.mark.parametrize("servers", [1, 3])
+def test_racing_hosts_spend_exactly_what_a_day_has(servers, new_daemon, own_bus, model, tmp_path):
+    made = Servers(tmp_path, servers)
+    try:
+        race(Fleet(made.all[0], own_bus(made.urls), new_daemon, model), model, servers)
+    finally:
+        made.stop()
+
+
+def race(fleet, model, replicas):
+    start(fleet, 3, replicas, requests=40)
     model.answer(lambda _request: "done")
     streams = [fleet.hosts[0].run("go") for _ in range(120)]
     done = 0
@@ -158,8 +168,10 @@ def test_hosts_share_the_time_of_a_day(fleet, model):
     eventually(lambda: used(fleet.hosts[0].inspect(one), "day", "time") > 9, "the first has its time")
     limit, words = exceeded(fleet.hosts[0].prompt(two, "go"))
     assert limit == "day.time" and words.endswith("of 11 s are used")
+    eventually(lambda: stored(fleet, "time") > 10.5, "both slices are counted")
+    assert stored(fleet, "time") <= 11
     fleet.hosts[0].bus.ask_json(f"{fleet.hosts[0].subject(one)}.abort")
-    eventually(lambda: stored(fleet, "time") < 9, "what it did not use goes back")
+    eventually(lambda: stored(fleet, "time") < 10, "what it did not use goes back")
 
 
 @pytest.mark.skipif(not Path(FAULTY).exists(), reason="needs a build with the feature `fault`; scripts/test makes one")

@@ -237,7 +237,8 @@ impl SharedDay {
         let _ = self.wake.try_send(());
     }
 
-    /// What all hosts have spent today, as it was known two seconds ago at least, if anybody asked before. Waits for nothing.
+    /// What all hosts have spent today, as this one knows it: it looks every two seconds once somebody has asked. Waits for
+    /// nothing.
     pub(crate) fn spent_today(&self) -> Amounts {
         let today = self.shared.today();
         let mut book = lock(&self.shared.book);
@@ -248,7 +249,7 @@ impl SharedDay {
         book.change_of(&today).of(if *day == today { *spent } else { Amounts::default() })
     }
 
-    /// Waits, a few seconds at most, until what was settled is stored. Nobody gets an answer any more.
+    /// Waits until what was settled is stored, which may take a few seconds. Nobody gets an answer any more.
     pub(crate) fn end(&self) {
         lock(&self.shared.book).ends = true;
         let _ = self.wake.try_send(());
