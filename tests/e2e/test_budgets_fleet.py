@@ -44,13 +44,13 @@ def metric(host, unit="requests"):
 
 def at_each(fleet, **fields):
     """A session of each host, in the order of the hosts; and how many prompts that took."""
-    found = {}
-    for number in itertools.count():
-        name = f"at{number}"
+    found, prompts = {}, 0
+    while len(found) < len(fleet.hosts):
+        name = f"at{prompts}"
         assert fleet.hosts[0].session(name, "begin", **fields).text()
         found.setdefault(fleet.hosts.index(fleet.owner_of(name)), name)
-        if len(found) == len(fleet.hosts):
-            return [found[place] for place in range(len(found))], number + 1
+        prompts += 1
+    return [found[place] for place in range(len(found))], prompts
 
 
 @pytest.mark.parametrize("servers", [1, 3])
@@ -187,7 +187,7 @@ def test_no_crash_makes_spent_what_is_not_counted(fleet, model):
         return sum(f"go {n}." in json.dumps(request.body) for request in model.requests)
 
     def is_dead_or_done(daemon):
-        return not daemon.running() or asked() == 2 and not daemon.inspect_if_there("s")["activeRequest"]
+        return not daemon.running() or (asked() == 2 and not daemon.inspect_if_there("s")["activeRequest"])
 
     model.answer(step)
     for n in itertools.count(FIRST_WRITE):
