@@ -583,6 +583,7 @@ impl Daemon {
         if let Some(audit) = &self.audit {
             auditing::end(audit);
         }
+        self.ledger.shared_day().into_iter().for_each(|day| day.end());
         self.connection.close(CLOSE_TIMEOUT);
         self.host.senders.hand_over();
         self.say_done();

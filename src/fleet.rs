@@ -14,8 +14,10 @@
 //! | `moving.rs` | how a session goes to another host while its own one lives |
 //! | `examination.rs` | what a host needs of the server, looked at without changing anything |
 //! | `memory.rs` | what all hosts remember for a while |
+//! | `day.rs` | what all hosts spend on a day |
 //! | `rank.rs` | which host goes on with a session |
 
+mod day;
 mod examination;
 mod hosts;
 mod inbox;
@@ -92,6 +94,11 @@ impl FleetOptions {
     /// Where hosts tell what they remember; `token` stands for what it is.
     fn memory_subject(&self, token: &str) -> String {
         format!("ag.mem.{}.{token}", self.owner)
+    }
+
+    /// Where it is kept what is spent on a day.
+    fn day_subject(&self, day: &str) -> String {
+        format!("ag.mem.{}.day.{day}", self.owner)
     }
 }
 

@@ -79,6 +79,7 @@
 //! | `examine` | git, which looks whether it could | a child process | done, or after a second |
 //! | `l-<id>` | the log of one session that other hosts can go on with | its session, JetStream | its session ends, or is another host's |
 //! | `fleet`, `fleet-here` | this host's card and the look for sessions of hosts that went; what other hosts ask and give | a clock, JetStream; a channel | told to stop |
+//! | `fleet-day` | what this host adds to what all hosts spend on a day | orders, JetStream | told to end, at most 2 s later |
 //! | `fleet-memory` | what other hosts tell of requests | a channel | told to stop |
 //! | `audit` | the audit log, if there is one | a channel | no session and no daemon has it any more |
 //! | `image`, `walk` | one picture or tree that is looked at | nothing can interrupt a decoder, so that who cancels does not wait | done, or at the next step |
@@ -100,7 +101,7 @@
 //! answer's calls is one for each: it runs, it is denied with the reason as data ([`contract::denial`]), or its thread waits for
 //! an approval, which the actor settles once (`session/approvals.rs`) while the other calls run. Where something may be
 //! spent only in part, no request is sent either before what it may take is reserved in the ledger ([`governance::budget`]),
-//! which is the one that says yes there. Its plain yes the turn gets from it directly, since nobody else has a say; what is
+//! which is the one that says yes there; of a day that several hosts share the turn first orders it of them, and waits. Its plain yes the turn gets from it directly, since nobody else has a say; what is
 //! no plain yes, is to be recorded in the audit log, or takes time that is limited, the actor decides.
 //!
 //! # What is absent

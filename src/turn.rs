@@ -20,7 +20,7 @@ use crate::contract::identity::SessionIdentity;
 use crate::contract::prompt::Incoming;
 use crate::contract::reply::{Reply, Restart};
 use crate::contract::session::SessionStats;
-use crate::governance::budget::Account;
+use crate::governance::budget::{Account, SharedDay};
 use crate::model::{Model, Outcome, Request, Services, ThinkingLevel, overflow::is_overflow, retry};
 use crate::prompt::{PromptInput, ToolText, UserFolders, commands, skills, system_prompt};
 use crate::quota::SessionQuota;
@@ -93,6 +93,8 @@ pub(crate) struct Turn {
     pub account: Option<Account>,
     /// The commit of its working folder that was pushed last, where the folder goes on elsewhere with its session.
     pub pushed: Option<String>,
+    /// Who says beside the session whether something may be spent today, if that is shared with other machines.
+    pub shared_day: Option<Arc<SharedDay>>,
 }
 
 /// How far a run has come.

@@ -10,6 +10,9 @@ use crate::contract::prompt::{Command, EndReason, Next, Successor};
 use crate::contract::reply::Reply;
 use crate::files;
 use crate::fleet::{Claim, Fleet, Found, Hosts, InboxPrompt, Install, Memory, SessionLog};
+use crate::governance::budget::{DayStore, Ledger, SharedDay, StoreError};
+use crate::ids;
+use crate::nats::jetstream::JetStreamError;
 use crate::nats::{Connection, ConnectionEvent};
 use crate::quota::HostQuota;
 use crate::service::agents::nonces::{self, SignedNonce};
@@ -26,6 +29,7 @@ use crate::turn::{GitFolder, TurnOptions};
 use crossbeam_channel::{Receiver, bounded};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -130,6 +134,40 @@ pub(super) fn share_memory(fleet: &Arc<Fleet>, host: &Arc<Host>) -> Result<Memor
         Err(_) => told.recent.told(payload, Instant::now()),
     });
     taken.map_err(|why| Fatal::Unusable(format!("this host cannot be one of a fleet: {why}")))
+}
+
+/// Has what is spent on a day counted by all hosts together.
+///
+/// # Errors
+/// It cannot be counted where it is limited.
+pub(super) fn share_day(fleet: &Arc<Fleet>, ledger: Ledger, config: &Config) -> Result<Ledger, Fatal> {
+    let unusable = |why: &dyn fmt::Display| {
+        Fatal::Unusable(format!(
+            "budgets of a day cannot be counted with the other hosts: {why}; nats-pi-bridge doctor says what is missing"
+        ))
+    };
+    if config.budgets.limits_day() {
+        fleet.can_count_days().map_err(|e| unusable(&e))?;
+    }
+    let day = SharedDay::start(Box::new(Days(fleet.clone())), ids::nuid()).map_err(|e| unusable(&e))?;
+    Ok(ledger.with_shared_day(day))
+}
+
+/// Where the hosts of the fleet keep what they spend on a day.
+struct Days(Arc<Fleet>);
+
+impl DayStore for Days {
+    fn read(&self, day: &str) -> Result<(u64, Vec<u8>), StoreError> {
+        self.0.day(day).map_err(of_store)
+    }
+
+    fn replace(&mut self, day: &str, version: u64, document: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.0.replace_day(day, version, document).map_err(of_store)
+    }
+}
+
+fn of_store(error: JetStreamError) -> StoreError {
+    if error.may_pass() { StoreError::Unknown(error.to_string()) } else { StoreError::Refused(error.to_string()) }
 }
 
 /// Has all hosts know that a signature was used.

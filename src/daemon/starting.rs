@@ -113,6 +113,11 @@ impl Daemon {
             }
         };
         let host = Arc::new(Host::new(&connection, config.host_options(nonces)));
+        let ledger = match &fleet {
+            Some(fleet) => super::fleet::share_day(fleet, ledger, &config)?,
+            None => ledger,
+        };
+        let ledger = Arc::new(ledger);
         let memory = fleet.as_ref().map(|fleet| super::fleet::share_memory(fleet, &host)).transpose()?;
         let (discovery_room, discovery_requests) =
             WaitingRoom::new(DISCOVERY_LIMITS, |_| Class::Query, Box::new(|_| ()), host.reply_subjects.clone());
@@ -240,8 +245,8 @@ pub(super) fn start_broker(plan: &BrokerPlan) -> Result<Option<Broker>, String> 
 }
 
 /// Where it is kept what sessions spend. Without it a daemon that has to heed budgets serves nobody.
-fn open_ledger(config: &Config) -> Result<Arc<Ledger>, Fatal> {
-    let ledger = Arc::new(Ledger::new(config.budget_dir.clone()));
+fn open_ledger(config: &Config) -> Result<Ledger, Fatal> {
+    let ledger = Ledger::new(config.budget_dir.clone());
     if !config.budgets.is_empty() {
         ledger.open().map_err(|e| format!("no budgets can be kept in {}: {e}", config.budget_dir.display()))?;
     }

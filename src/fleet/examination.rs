@@ -45,6 +45,7 @@ pub(crate) fn harmless_messages(options: &FleetOptions) -> Vec<Harmless> {
         (options.card_subject(&nobody), Some((EXPECTED, NOWHERE)), String::new()),
         (options.here_subject(&nobody), None, String::new()),
         (options.memory_subject(&nobody), Some((EXPECTED, NOWHERE)), String::new()),
+        (options.day_subject(&nobody), Some((EXPECTED, NOWHERE)), String::new()),
         // A purge without a filter would be one of everything.
         (format!("$JS.API.STREAM.PURGE.{LOGS}"), None, json!({"filter": log}).to_string()),
     ];

@@ -5,9 +5,11 @@
 mod balances;
 mod ledger;
 mod local_day;
+mod shared_day;
 
 pub(crate) use balances::Spent;
 pub(crate) use ledger::{Account, Ledger, Payer, Refused, Reservation};
+pub(crate) use shared_day::{DayOrder, DayReservation, DaySpending, DayStore, SharedDay, StoreError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -191,6 +193,11 @@ impl Budgets {
         self.periods().any(|(_, mut limits)| limits.any(|(unit, limit)| unit == Unit::Time && limit.is_some()))
     }
 
+    /// Whether anything is limited that all sessions of the owner spend on a day.
+    pub(crate) fn limits_day(&self) -> bool {
+        !self.of_day().is_empty()
+    }
+
     /// These limits made narrower.
     ///
     /// # Errors
@@ -245,6 +252,12 @@ impl Budgets {
     pub(crate) fn of_day(self) -> Budgets {
         let [_, _, day] = self.0;
         Budgets([[None; 4], [None; 4], day])
+    }
+
+    /// All limits but those of the day.
+    fn without_day(self) -> Budgets {
+        let [prompt, session, _] = self.0;
+        Budgets([prompt, session, [None; 4]])
     }
 
     /// What is allowed and what is used of it, as `list`, `inspect` and statistics have it: `{period: {unit: {used, allowed}}}`.

@@ -37,6 +37,8 @@ impl<W: Wire> Session<W> {
                     let written = self.memory.question(json!({"requestId": question.id, "opened": opened,
                         "deadline": deadline, "request": request}));
                     self.check_written(written);
+                    // The time that is left has to be known wherever it is asked again.
+                    self.store();
                 }
                 self.askers.insert(question.id, asker);
                 self.publish(AgentEvent::Question(question.event));

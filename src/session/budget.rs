@@ -5,11 +5,13 @@
 
 use super::Session;
 use super::auditing::Line;
+use super::storing::LOOK;
 use crate::contract::error::{ErrorKind, ReplyError};
 use crate::contract::event::AgentEvent;
 use crate::contract::wire::Wire;
 use crate::governance::budget::{
-    Account, Amounts, Budgets, Exceeded, Ledger, OnBudget, Payer, Refused, Reservation, Spent,
+    Account, Amounts, Budgets, DayOrder, DaySpending, Exceeded, Ledger, OnBudget, Payer, Refused, Reservation,
+    SharedDay, Spent,
 };
 use crate::governance::rules::Target;
 use crate::json::object;
@@ -50,12 +52,23 @@ struct Slice {
     reservation: Reservation,
     began: Instant,
     length: Duration,
+    /// The same of a day that is shared with other machines, if that is limited.
+    of_day: Option<SliceOfDay>,
+}
+
+enum SliceOfDay {
+    /// It is not known yet whether there is so much; what runs goes on meanwhile.
+    Ordered(DayOrder),
+    Begun(DaySpending),
 }
 
 impl Spending {
-    /// When the time that was reserved is over.
+    /// When the time that was reserved is over, or is to be looked at again.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.time.as_ref().map(|slice| slice.began + slice.length)
+        let slice = self.time.as_ref()?;
+        let end = slice.began + slice.length;
+        let is_open = matches!(slice.of_day, Some(SliceOfDay::Ordered(_)));
+        Some(if is_open { end.min(Instant::now() + LOOK) } else { end })
     }
 }
 
@@ -73,13 +86,24 @@ impl<W: Wire> Session<W> {
         Some(Account { ledger, session: self.identity.instance_id.to_string(), prompt })
     }
 
+    /// Who says beside the ledger whether the turn may spend something today.
+    pub(super) fn shared_day(&self) -> Option<Arc<SharedDay>> {
+        self.options.ledger.as_ref().filter(|_| self.has_budgets())?.shared_day().cloned()
+    }
+
     fn has_budgets(&self) -> bool {
         !self.stats.budgets().is_empty()
     }
 
-    /// The verdict on a request to the model that may take so much, and the audit log's lines about it.
-    pub(super) fn judge_request(&mut self, model: &Model, most: Most) -> (Verdict, Vec<Line>) {
-        let verdict = self.reserve_request(model, most);
+    /// The verdict on a request to the model that may take so much, and the audit log's lines about it. A day that is shared
+    /// with other machines may not allow it.
+    pub(super) fn judge_request(
+        &mut self,
+        model: &Model,
+        most: Most,
+        over_day: Option<Exceeded>,
+    ) -> (Verdict, Vec<Line>) {
+        let verdict = self.reserve_request(model, most, over_day);
         if matches!(verdict, Verdict::Refused(_) | Verdict::Asked(..)) {
             METRICS.count(Count::OverBudget);
         }
@@ -94,7 +118,7 @@ impl<W: Wire> Session<W> {
         (verdict, vec![("gate", facts)])
     }
 
-    fn reserve_request(&mut self, model: &Model, most: Most) -> Verdict {
+    fn reserve_request(&mut self, model: &Model, most: Most, over_day: Option<Exceeded>) -> Verdict {
         let budgets = self.stats.budgets();
         if budgets.is_empty() {
             return Verdict::Reserved(Box::new(|| Ok(())));
@@ -102,6 +126,8 @@ impl<W: Wire> Session<W> {
         let most = Amounts::request(most.dollars, most.tokens);
         let reserved = if std::mem::take(&mut self.spending.is_approved) {
             self.pay(&budgets, |ledger, payer| ledger.reserve_anyway(payer, most))
+        } else if let Some(exceeded) = over_day {
+            Err(self.unpaid(Refused::Exceeded(exceeded)))
         } else {
             let timed = self.reserve_time(&budgets);
             timed.and_then(|()| self.pay(&budgets, |ledger, payer| ledger.reserve(payer, most)))
@@ -163,16 +189,38 @@ impl<W: Wire> Session<W> {
 
     /// Goes on with another slice of time where one is over, or ends the prompt.
     pub(super) fn renew_time(&mut self) {
-        if self.spending.deadline().is_none_or(|end| Instant::now() < end) {
-            return;
-        }
-        self.settle_time();
-        if let Err(Unpaid { error, .. }) = self.reserve_time(&self.stats.budgets())
+        let reserved = match self.begin_slice_of_day() {
+            Ok(()) if self.spending.deadline().is_none_or(|end| Instant::now() < end) => return,
+            Ok(()) => {
+                self.settle_time();
+                self.reserve_time(&self.stats.budgets())
+            }
+            Err(unpaid) => Err(unpaid),
+        };
+        if let Err(Unpaid { error, .. }) = reserved
             && let Some(running) = &self.running
         {
             running.cancel.cancel();
             self.reject_questions("tool");
             self.spending.exceeded = Some(error);
+        }
+    }
+
+    /// Takes in what others left of the day for the slice that has begun.
+    fn begin_slice_of_day(&mut self) -> Result<(), Unpaid> {
+        let Some(slice) = &mut self.spending.time else { return Ok(()) };
+        let Some(SliceOfDay::Ordered(order)) = &slice.of_day else { return Ok(()) };
+        let Ok(answer) = order.answer().try_recv() else { return Ok(()) };
+        slice.of_day = None;
+        match answer {
+            Ok(reservation) => {
+                slice.of_day = reservation.begin().map(|spending| {
+                    slice.length = slice.length.min(Duration::from_millis(spending.most.time_millis()));
+                    SliceOfDay::Begun(spending)
+                });
+                Ok(())
+            }
+            Err(refused) => Err(self.unpaid(refused)),
         }
     }
 
@@ -183,15 +231,25 @@ impl<W: Wire> Session<W> {
         }
         let longest = u64::try_from(SLICE.as_millis()).unwrap_or(u64::MAX);
         let reservation = self.pay(budgets, |ledger, payer| ledger.reserve_time(payer, longest))?;
-        let length = Duration::from_millis(reservation.most.time_millis());
-        self.spending.time = Some(Slice { reservation, began: Instant::now(), length });
+        let length = reservation.most.time_millis();
+        let day = self.shared_day().filter(|_| budgets.limits_day());
+        let of_day = day.map(|day| SliceOfDay::Ordered(day.order_time(budgets, length)));
+        let length = Duration::from_millis(length);
+        self.spending.time = Some(Slice { reservation, began: Instant::now(), length, of_day });
         Ok(())
     }
 
     fn settle_time(&mut self) {
-        if let Some(Slice { reservation, began, length }) = self.spending.time.take() {
+        if let Some(Slice { reservation, began, length, of_day }) = self.spending.time.take() {
             let used = began.elapsed().min(length);
-            self.settle_reservation(&reservation, Amounts::millis(u64::try_from(used.as_millis()).unwrap_or(u64::MAX)));
+            let used = Amounts::millis(u64::try_from(used.as_millis()).unwrap_or(u64::MAX));
+            self.settle_reservation(&reservation, used);
+            match (of_day, self.shared_day()) {
+                (Some(SliceOfDay::Begun(spending)), _) => spending.settle(used),
+                // The time has gone by all the same.
+                (Some(SliceOfDay::Ordered(_)), Some(day)) => day.spend(used),
+                (Some(SliceOfDay::Ordered(_)), None) | (None, _) => {}
+            }
         }
     }
 
@@ -218,12 +276,17 @@ impl<W: Wire> Session<W> {
                 self.stats.set_spent(spent);
                 Ok(reservation)
             }
-            Err(Refused::Exceeded(exceeded)) => {
+            Err(refused) => Err(self.unpaid(refused)),
+        }
+    }
+
+    fn unpaid(&mut self, refused: Refused) -> Unpaid {
+        match refused {
+            Refused::Exceeded(exceeded) => {
                 self.publish(AgentEvent::Bridge { name: "budget_exceeded", data: exceeded.document() });
-                let error = ReplyError::coded(ErrorKind::BudgetExceeded, exceeded);
-                Err(Unpaid { error, exceeded: Some(exceeded) })
+                Unpaid { error: ReplyError::coded(ErrorKind::BudgetExceeded, exceeded), exceeded: Some(exceeded) }
             }
-            Err(Refused::Io(error)) => Err(Unpaid { error: ReplyError::storage(&error), exceeded: None }),
+            Refused::Io(error) => Unpaid { error: ReplyError::storage(&error), exceeded: None },
         }
     }
 

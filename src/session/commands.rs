@@ -18,16 +18,17 @@ use std::time::{Duration, Instant};
 
 impl<W: Wire> Session<W> {
     pub(super) fn control(&mut self, control: Control, respond: Respond) {
+        // Whoever hears that a message is taken or a question settled finds it so, whichever host has the session then.
+        let is_promise = matches!(
+            control,
+            Control::Prompt(_) | Control::Approve(_) | Control::Answer { .. } | Control::Reject { .. }
+        );
         let answer = match control {
             Control::Abort => return self.abort(respond),
             Control::Compact { instructions } => return self.compact(instructions, respond),
             Control::State => Ok(self.state_answer("get_state")),
             Control::Inspect => Ok(Answer::Document(self.inspection())),
-            // Whoever hears that a message is taken finds it answered, whichever host has the session then.
-            Control::Prompt(input) => {
-                let answer = self.input(input);
-                return self.once_stored(Held::Answer(respond, answer));
-            }
+            Control::Prompt(input) => self.input(input),
             Control::Clear => Ok(self.clear()),
             Control::History(query) => Ok(Answer::History(self.log.history(&query))),
             Control::Subscribe { sink, since } => {
@@ -60,6 +61,9 @@ impl<W: Wire> Session<W> {
             Control::Extend { seconds } => Ok(self.extend(seconds)),
             Control::Cancel { id } => self.cancel(&id),
         };
+        if is_promise {
+            return self.once_stored(Held::Answer(respond, answer));
+        }
         respond(answer);
     }
 

@@ -28,8 +28,8 @@ impl<W: Wire> Session<W> {
                 self.check_written(written);
                 Vec::new()
             }
-            Action::Request(model, most) => {
-                let (answer, lines) = self.judge_request(model, *most);
+            Action::Request(model, most, over_day) => {
+                let (answer, lines) = self.judge_request(model, *most, *over_day);
                 return self.give(verdict, answer, lines);
             }
             Action::Model => self.steering.take(modes.steering),

@@ -208,6 +208,7 @@ impl<W: Wire> Session<W> {
             is_metered: self.is_metered(),
             account: self.account(&ids),
             pushed: self.folder.as_ref().and_then(|folder| folder.saved.commit.clone()),
+            shared_day: self.shared_day(),
         };
         // What was begun before a restart had its turn then.
         let slot = matches!(work, Work::Continue { .. }).then(|| self.slots.take_anyway());

@@ -3,10 +3,11 @@
 use super::{Action, Durable, Settled, Step, Turn, Verdict};
 use crate::contract::denial::{Denial, DeniedBy};
 use crate::contract::error::ReplyError;
-use crate::governance::budget::{Amounts, Reservation};
+use crate::governance::budget::{Amounts, DayOrder, DayReservation, DaySpending, Exceeded, Refused, Reservation};
 use crate::metrics::{self, METRICS};
 use crate::model::{Most, Outcome, Request, Sink, StreamEvent, spent};
 use crate::transcript::StopReason;
+use crossbeam_channel::{bounded, select};
 use std::time::Instant;
 
 /// Sends requests to the model.
@@ -25,14 +26,19 @@ impl Requests for Turn {
             return Ok(self.stream(request, sink).0);
         }
         let most = self.services.most(request);
-        let reserved = self.reserve(most);
+        let mut day = self.order_day(most)?;
+        let reserved = if matches!(day, Day::Exceeded(_)) { None } else { self.reserve(most) };
         let durable = match &reserved {
             Some(reservation) => reservation.durable()(),
-            None => self.ask_to_send(most)?(),
+            None => self.ask_to_send(most, &mut day)?(),
         };
         durable.map_err(|e| Settled::Failed(ReplyError::storage(&e)))?;
+        let day = day.begin();
         let (outcome, accepted) = self.stream(request, sink);
         let spent = spent(request, &outcome, accepted);
+        if let Some(day) = day {
+            day.settle(Amounts::request(spent.dollars, spent.tokens));
+        }
         match &reserved {
             Some(reservation) => self.settle_reservation(reservation, spent),
             None => self.step(Step::Spent(spent)),
@@ -41,7 +47,52 @@ impl Requests for Turn {
     }
 }
 
+/// What a request may take of a day that is shared with other machines.
+enum Day {
+    /// Nothing is limited there.
+    Unlimited,
+    Reserved(DayReservation),
+    Exceeded(Exceeded),
+}
+
+impl Day {
+    fn begin(self) -> Option<DaySpending> {
+        match self {
+            Day::Reserved(reservation) => reservation.begin(),
+            Day::Unlimited | Day::Exceeded(_) => None,
+        }
+    }
+}
+
 impl Turn {
+    /// Reserves what a request may take of the day, where that is shared with other machines and limited. While nobody knows
+    /// what they have spent it waits.
+    ///
+    /// # Errors
+    /// How the turn settles: nobody wants it any more, or nothing can be reserved.
+    fn order_day(&self, most: Most) -> Result<Day, Settled> {
+        let Some(day) = &self.shared_day else { return Ok(Day::Unlimited) };
+        let budgets = self.stats.budgets();
+        if !budgets.limits_day() {
+            return Ok(Day::Unlimited);
+        }
+        self.wait_for_day(&day.order(&budgets, Amounts::request(most.dollars, most.tokens)))
+    }
+
+    fn wait_for_day(&self, order: &DayOrder) -> Result<Day, Settled> {
+        let (cancels, cancelled) = bounded::<()>(0);
+        let _guard = self.cancel.on_cancel(move || drop(cancels));
+        select! {
+            recv(order.answer()) -> answer => match answer {
+                Ok(Ok(reservation)) => Ok(Day::Reserved(reservation)),
+                Ok(Err(Refused::Exceeded(exceeded))) => Ok(Day::Exceeded(exceeded)),
+                Ok(Err(Refused::Io(error))) => Err(Settled::Failed(ReplyError::storage(&error))),
+                Err(_) => Err(Settled::Aborted),
+            },
+            recv(cancelled) -> _ => Err(Settled::Aborted),
+        }
+    }
+
     /// Reserves what a request may take, where nothing but the ledger has a say in that, and it says yes.
     fn reserve(&self, most: Most) -> Option<Reservation> {
         let budgets = self.stats.budgets();
@@ -62,12 +113,25 @@ impl Turn {
         }
     }
 
-    /// Asks the session, and perhaps people, whether a request may be sent. Returns what makes its reservation durable.
-    fn ask_to_send(&self, most: Most) -> Result<Durable, Settled> {
+    /// Asks the session, and perhaps people, whether a request may be sent. Returns what makes its reservation durable. What
+    /// somebody allows is reserved of the `day` whatever its limits are.
+    fn ask_to_send(&self, most: Most, day: &mut Day) -> Result<Durable, Settled> {
         loop {
-            match self.verdict(Action::Request(self.model.clone(), most)) {
-                Verdict::Reserved(durable) => return Ok(durable),
-                Verdict::Asked(error, wait) => self.wait_for(&wait).map_err(|denial| refused(&error, &denial))?,
+            let over_day = if let Day::Exceeded(exceeded) = day { Some(*exceeded) } else { None };
+            match self.verdict(Action::Request(self.model.clone(), most, over_day)) {
+                Verdict::Reserved(durable) => {
+                    if let (Some(_), Some(shared)) = (over_day, &self.shared_day) {
+                        let amounts = Amounts::request(most.dollars, most.tokens);
+                        *day = self.wait_for_day(&shared.order_anyway(amounts))?;
+                    }
+                    return Ok(durable);
+                }
+                Verdict::Asked(error, wait) => {
+                    // While people think about it the others may spend it.
+                    *day = Day::Unlimited;
+                    self.wait_for(&wait).map_err(|denial| refused(&error, &denial))?;
+                    *day = self.order_day(most)?;
+                }
                 Verdict::Refused(error) => return Err(Settled::Failed(error)),
                 Verdict::Go(_) | Verdict::No | Verdict::Calls(_) => return Err(Settled::Aborted),
             }

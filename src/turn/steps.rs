@@ -5,6 +5,7 @@ use crate::contract::denial::Denial;
 use crate::contract::error::ReplyError;
 use crate::contract::event::AgentEvent;
 use crate::contract::prompt::Incoming;
+use crate::governance::budget::Exceeded;
 use crate::governance::rules::Target;
 use crate::model::{Model, Most};
 use crate::tools::ChangedFiles;
@@ -50,8 +51,9 @@ pub(crate) enum Step {
 pub(crate) enum Action {
     /// To ask the model again.
     Model,
-    /// To send a request to this model, which may take so much. The last thing that is asked before it is sent.
-    Request(Arc<Model>, Most),
+    /// To send a request to this model, which may take so much. The last thing that is asked before it is sent. Where the day
+    /// is shared with other machines it may not allow it.
+    Request(Arc<Model>, Most, Option<Exceeded>),
     /// To hand the first words of the answer to somebody who could be reached after a restart, and would hear them twice.
     Speak,
     /// To run these.

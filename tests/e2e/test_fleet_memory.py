@@ -2,6 +2,7 @@
 
 import json
 import signal
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -157,3 +158,48 @@ def test_an_open_question_is_asked_again_by_the_next_host(hosts, model):
     assert stream.text().endswith("chosen")
     ((told, failed),) = model.requests[-1].tool_results
     assert "blue" in told and not failed
+
+
+def test_an_open_question_has_the_time_that_was_left(hosts, model):
+    """It expires when it would have expired at the host that died, and its time does not begin anew with the next host."""
+    time_open = 6
+    first, second = hosts("h0", questionTimeout=time_open), hosts("h1", questionTimeout=time_open)
+    options = [{"label": "red"}, {"label": "blue"}]
+    asks = {"questions": [{"question": "Which?", "header": "Colour", "options": options}]}
+    model.script([Text("asking "), ToolCall("question", asks, id="q")], "nobody")
+    events = first.bus.listen(f"agents.ev.{first.owner}.s.question")
+    stream = first.session("s", "go", workspace="shared", events=True, tools=["question"])
+    opened = json.loads(events.message().data)["data"]["openedAt"]
+    eventually(lambda: b"nats-pi-bridge.question" in last_record(first, "s")[1], "that it is asked is stored")
+    kill(first if (first.state_dir / "s.json").exists() else second)
+    assert json.loads(events.message().data)["data"]["openedAt"] == opened
+    asked_again = datetime.now(UTC)
+    closed = json.loads(events.message().data)["data"]
+    assert closed["action"] != "answered" and closed["openedAt"] == opened
+    was_open = datetime.fromisoformat(closed["closedAt"]) - datetime.fromisoformat(opened)
+    assert was_open >= timedelta(seconds=time_open)
+    assert datetime.fromisoformat(closed["closedAt"]) < asked_again + timedelta(seconds=time_open)
+    assert stream.text().endswith("nobody")
+
+
+def test_an_answer_that_was_taken_is_not_asked_for_again(hosts, model):
+    first, second = hosts("h0"), hosts("h1")
+    options = [{"label": "red"}, {"label": "blue"}]
+    asks = {"questions": [{"question": "Which?", "header": "Colour", "options": options}]}
+    gate = Gate()
+    # Neither the first host nor the next one comes further before the test knows.
+    model.answer(lambda request: [gate, Text("chosen")] if request.tool_results else [ToolCall("question", asks, id="q")])
+    events = first.bus.listen(f"agents.ev.{first.owner}.s.question")
+    stream = first.session("s", "go", workspace="shared", events=True, tools=["question"])
+    request = json.loads(events.message().data)["data"]["requestId"]
+    owner, other = (first, second) if (first.state_dir / "s.json").exists() else (second, first)
+    answer = first.bus.ask_json(f"{first.subject('s')}.answer", {"requestId": request, "answers": [["blue"]]})
+    kill(owner)
+    assert answer["answered"], answer
+    other.wait_log("session s started")
+    gate.open()
+    assert stream.text().endswith("chosen")
+    ((told, failed),) = model.requests[-1].tool_results
+    assert "blue" in told and not failed
+    assert json.loads(events.message().data)["data"]["action"] == "answered"
+    assert not events.pending(), "it is not asked again"

@@ -88,9 +88,18 @@ def test_what_is_not_allowed_is_named(guarded):
     _, (host,) = guarded("h0", without=missing)
     code, said = doctor(host)
     assert code == 1
-    named = {re.search('to "([^"]*)"', text)[1].split(".ada")[0] for health, text in said if health == "failure"}
-    assert named == {subject.split(".ada")[0] for subject in missing}, said
+    named = [re.search('to "([^"]*)"', text)[1] for health, text in said if health == "failure"]
+    assert {re.sub(r"(\.ada|\.ada\.day)\.\w+$", r"\1.*", subject) for subject in named} == set(missing), said
     assert host.bus.ask_json("$JS.API.STREAM.NAMES")["streams"] is None, "nothing was made"
+
+
+def test_a_day_that_may_not_be_counted_ends_the_start(guarded):
+    _, (host,) = guarded("h0", without=["ag.mem.ada.day.*"])
+    host.config["budgets"] = {"day": {"requests": 5}}
+    # So long it may be that servers only elect who leads.
+    done = host.run_to_end(timeout=60)
+    assert done.returncode == 78
+    assert "budgets of a day cannot be counted with the other hosts: " in done.stderr, done.stderr
 
 
 def test_answers_have_to_reach_the_callers_of_others(guarded):

@@ -7,7 +7,7 @@
 
 use super::balances::{Balances, Line, Pending};
 use super::local_day::{date, local_zone};
-use super::{Amounts, Budgets, Exceeded, Spent};
+use super::{Amounts, Budgets, Exceeded, SharedDay, Spent};
 use crate::clock::now_ms;
 use crate::fault;
 use crate::files::{self, private, sync_folder};
@@ -37,6 +37,8 @@ pub(crate) struct Ledger {
     state: Mutex<Option<State>>,
     /// The latest day and what was spent on it, for those who must not wait for a disk.
     shown: Mutex<(String, Amounts)>,
+    /// Says what is spent on a day where that is not this machine's matter alone: the file knows what was spent on this one.
+    shared_day: Option<Arc<SharedDay>>,
 }
 
 /// An open ledger.
@@ -116,7 +118,17 @@ impl From<io::Error> for Refused {
 impl Ledger {
     /// A ledger in this folder, which is made when something is spent for the first time.
     pub(crate) fn new(folder: PathBuf) -> Ledger {
-        Ledger { folder, zone: local_zone(), state: Mutex::default(), shown: Mutex::default() }
+        Ledger { folder, zone: local_zone(), state: Mutex::default(), shown: Mutex::default(), shared_day: None }
+    }
+
+    /// The same with days that are shared with other machines.
+    pub(crate) fn with_shared_day(self, day: SharedDay) -> Ledger {
+        Ledger { shared_day: Some(Arc::new(day)), ..self }
+    }
+
+    /// Who says whether something may be spent today, if it is not the ledger.
+    pub(crate) fn shared_day(&self) -> Option<&Arc<SharedDay>> {
+        self.shared_day.as_ref()
     }
 
     /// Reads what was spent so far, where there is something.
@@ -132,7 +144,9 @@ impl Ledger {
     /// # Errors
     /// A limit does not allow it, or the ledger cannot be written. Nothing is reserved then.
     pub(crate) fn reserve(&self, payer: Payer<'_>, most: Amounts) -> Result<(Reservation, Spent), Refused> {
-        self.reserve_with(payer, true, |_| most)
+        // What is left of a shared day is asked for apart.
+        let limits = if self.shared_day.is_some() { payer.budgets.without_day() } else { *payer.budgets };
+        self.reserve_with(payer, limits, |_| most)
     }
 
     /// As [`Ledger::reserve`], whatever the limits are.
@@ -140,27 +154,31 @@ impl Ledger {
     /// # Errors
     /// The ledger cannot be written.
     pub(crate) fn reserve_anyway(&self, payer: Payer<'_>, most: Amounts) -> Result<(Reservation, Spent), Refused> {
-        self.reserve_with(payer, false, |_| most)
+        self.reserve_with(payer, Budgets::default(), |_| most)
     }
 
-    /// Reserves at most `longest` milliseconds of the time that is left, at least one.
+    /// Reserves at most `longest` milliseconds of the time that is left, at least one. Of a shared day it is what was known of it
+    /// last.
     ///
     /// # Errors
     /// As [`Ledger::reserve`].
     pub(crate) fn reserve_time(&self, payer: Payer<'_>, longest: u64) -> Result<(Reservation, Spent), Refused> {
-        self.reserve_with(payer, true, |spent| Amounts::millis(payer.budgets.time_left(spent).clamp(1, longest)))
+        self.reserve_with(payer, *payer.budgets, |spent| {
+            Amounts::millis(payer.budgets.time_left(spent).clamp(1, longest))
+        })
     }
 
     fn reserve_with(
         &self,
         payer: Payer<'_>,
-        limited: bool,
+        limits: Budgets,
         most: impl FnOnce(&Spent) -> Amounts,
     ) -> Result<(Reservation, Spent), Refused> {
         self.with(|state, day| {
             let spent = state.balances.spent(payer.session, payer.prompt, day);
+            let spent = self.shared_day.as_ref().map_or(spent, |shared| spent.on_day(shared.spent_today()));
             let most = most(&spent);
-            if limited && let Some(exceeded) = payer.budgets.exceeded(&spent, most) {
+            if let Some(exceeded) = limits.exceeded(&spent, most) {
                 return Err(Refused::Exceeded(exceeded));
             }
             let id = ids::hex16();
@@ -197,6 +215,9 @@ impl Ledger {
 
     /// What was spent today by all sessions of the owner, as far as this process knows. Does not wait for a disk.
     pub(crate) fn spent_today(&self) -> Amounts {
+        if let Some(day) = &self.shared_day {
+            return day.spent_today();
+        }
         let today = self.today();
         let (day, spent) = &*lock(&self.shown);
         if *day == today { *spent } else { Amounts::default() }
