@@ -23,3 +23,8 @@ pub(crate) use space::room;
 pub(crate) fn sync(file: &std::fs::File) -> std::io::Result<()> {
     METRICS.disk_wait(|| file.sync_data())
 }
+
+/// Whether there is something in a folder; false also if there is no such folder.
+pub(crate) fn has_entries(folder: &std::path::Path) -> bool {
+    folder.read_dir().is_ok_and(|mut entries| entries.next().is_some())
+}

@@ -81,7 +81,7 @@ struct NextHost {
 impl Successor for NextHost {
     fn prepare(&self, session: &SessionIdentity, is_saved: bool) -> Option<Next> {
         // Files that came with its prompts are here only.
-        if !is_saved || self.state.attachments(&session.id).read_dir().is_ok_and(|mut files| files.next().is_some()) {
+        if !is_saved || files::has_entries(&self.state.attachments(&session.id)) {
             return None;
         }
         let saved = self.state.session(&session.id)?;

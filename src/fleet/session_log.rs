@@ -365,7 +365,7 @@ impl Writer {
     }
 
     fn head(&self, kind: Kind) -> Head {
-        let shared = self.is_shared && !self.attachments.exists();
+        let shared = self.is_shared && !files::has_entries(&self.attachments);
         Head { shared, offset: self.stored, after: self.last, logged: self.logged, ..self.fleet.head(kind) }
     }
 

@@ -79,7 +79,7 @@ def subjects():
     """Those of the example that only hosts of a fleet publish to."""
     publish = EXAMPLE.split("publish: [")[1]
     found = re.findall(r'"((?:ag\.|\$KV|\$JS\.API\.STREAM|\$JS\.API\.DIRECT)[^"]*)"', publish)
-    assert len(found) == 14, found
+    assert len(found) == 15, found
     return found
 
 
