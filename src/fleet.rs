@@ -49,6 +49,10 @@ const CARDS: &str = "KV_AGH";
 const MEMORY: &str = "AGM";
 /// How long a marker says that a host's card has expired.
 const MARKER_TTL: Duration = Duration::from_secs(60);
+/// Room for what a message has beside what it carries: its headers, and the head of a record, bytes.
+const HEAD_ROOM: usize = 2048;
+/// The sequence of no message, as whole numbers go in JSON: what is published behind it is refused.
+const NOWHERE: u64 = (1 << 53) - 1;
 /// How long one request of those that are asked again may take.
 const ASK_TIME: Duration = Duration::from_secs(2);
 /// How long a server that has just begun may take to listen to requests to JetStream.

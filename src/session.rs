@@ -219,8 +219,6 @@ struct Session<W> {
     listeners: Vec<Arc<dyn EventSink>>,
     /// Tools ran, so that there may be something to clean up.
     used_tools: bool,
-    /// Kills what the process before left running. Tools wait for its end; a request to the model does not.
-    leftovers: Option<Thread>,
     draining: bool,
     /// There where other hosts can go on with the session.
     storing: Option<Box<Storing>>,
@@ -315,7 +313,6 @@ impl<W: Wire> Session<W> {
             last_compaction: None,
             running: None,
             used_tools: false,
-            leftovers: None,
             draining: false,
             storing: parts.log.map(|log| Box::new(Storing::new(log))),
             leaving: None,

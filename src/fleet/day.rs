@@ -1,14 +1,12 @@
 //! What all hosts spend on a day: a document that each of them replaces only if it has seen the one that is there.
 
-use super::{ASK_TIME, Fleet, MEMORY, STREAMS_WITHIN, asked};
+use super::{ASK_TIME, Fleet, MEMORY, NOWHERE, STREAMS_WITHIN, asked};
 use crate::nats::RequestError;
 use crate::nats::jetstream::JetStreamError;
 use std::time::{Duration, Instant};
 
 /// How long a day's document stays behind its last change: as many days as a ledger on a disk has.
 const KEPT: Duration = Duration::from_secs(8 * 24 * 3600);
-/// The version of no document.
-const NOWHERE: u64 = (1 << 53) - 1;
 
 impl Fleet {
     /// A day's document and its version, 0 if there is none; it may be a moment old.

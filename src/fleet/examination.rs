@@ -1,16 +1,13 @@
 //! What a host needs of the server: looked at without changing anything, for `doctor`.
 
-use super::{ASK_TIME, CARDS, FleetOptions, LOGS, MEMORY, hosts, streams};
+use super::{ASK_TIME, CARDS, FleetOptions, LOGS, MEMORY, NOWHERE, hosts, streams};
 use crate::ids;
 use crate::nats::Connection;
 use crate::nats::jetstream::{EXPECTED, JetStream, JetStreamError, StreamConfig, StreamInfo};
 use serde_json::json;
 
-/// The sequence of no message: what is published behind it is refused.
-const NOWHERE: &str = "9007199254740991";
-
 /// A message that changes nothing: its subject, a header, and what it carries.
-pub(crate) type Harmless = (String, Option<(&'static str, &'static str)>, String);
+pub(crate) type Harmless = (String, Option<(&'static str, String)>, String);
 
 /// A stream that does not fit, and why; or one that is not there yet.
 pub(crate) enum Unfit {
@@ -38,14 +35,15 @@ pub(crate) fn subscriptions(options: &FleetOptions) -> [String; 3] {
 pub(crate) fn harmless_messages(options: &FleetOptions) -> Vec<Harmless> {
     // The names of no session and no host.
     let nobody = ids::nuid();
+    let nowhere = || Some((EXPECTED, NOWHERE.to_string()));
     let log = options.log_subject(&nobody);
     let mut messages = vec![
-        (log.clone(), Some((EXPECTED, NOWHERE)), String::new()),
-        (options.inbox_subject(&nobody), Some((EXPECTED, NOWHERE)), String::new()),
-        (options.card_subject(&nobody), Some((EXPECTED, NOWHERE)), String::new()),
+        (log.clone(), nowhere(), String::new()),
+        (options.inbox_subject(&nobody), nowhere(), String::new()),
+        (options.card_subject(&nobody), nowhere(), String::new()),
         (options.here_subject(&nobody), None, String::new()),
-        (options.memory_subject(&nobody), Some((EXPECTED, NOWHERE)), String::new()),
-        (options.day_subject(&nobody), Some((EXPECTED, NOWHERE)), String::new()),
+        (options.memory_subject(&nobody), nowhere(), String::new()),
+        (options.day_subject(&nobody), nowhere(), String::new()),
         // A purge without a filter would be one of everything.
         (format!("$JS.API.STREAM.PURGE.{LOGS}"), None, json!({"filter": log}).to_string()),
     ];

@@ -5,15 +5,13 @@
 //! owner, and the one that has the session looks. A prompt is removed once the session's log has it.
 
 use super::session_log::TRY;
-use super::{ASK_TIME, Fleet, LOGS};
+use super::{ASK_TIME, Fleet, HEAD_ROOM, LOGS, asked};
 use crate::ids;
 use crate::nats::jetstream::JetStreamError;
 use std::time::{Duration, Instant};
 
 /// How many prompts are read at a time.
 const BATCH: usize = 64;
-/// Room for the headers of a message, bytes.
-const HEAD_ROOM: usize = 2048;
 /// How long it may take to store a prompt.
 const STORED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -50,13 +48,8 @@ impl Fleet {
             return Err(InboxError::Full(waiting));
         }
         let (id, deadline) = (ids::nuid(), Instant::now() + STORED_WITHIN);
-        loop {
-            match self.jetstream.publish(&subject, None, Some(&id), None, prompt, TRY) {
-                Ok(_) => return Ok(()),
-                Err(e) if e.may_pass() && Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
-                Err(e) => return Err(failed(e)),
-            }
-        }
+        let put = || self.jetstream.publish(&subject, None, Some(&id), None, prompt, TRY);
+        asked(deadline, JetStreamError::may_pass, put).map(drop).map_err(failed)
     }
 
     /// The prompts behind this sequence that wait for a session's owner, in order.

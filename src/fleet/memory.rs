@@ -1,7 +1,7 @@
 //! What all hosts of an owner remember for a while: each host tells the others over the stream's subjects, and one that comes
 //! later reads what is stored there.
 
-use super::{ASK_TIME, Fleet, MEMORY, asked};
+use super::{ASK_TIME, Fleet, HEAD_ROOM, MEMORY, asked};
 use crate::ids;
 use crate::nats::jetstream::{JetStreamError, TTL, time_to_live};
 use crate::nats::{Message, Subscription};
@@ -16,8 +16,6 @@ const FROM: &str = "Pi-Exec-Boot";
 const WAITING: usize = 4096;
 /// How many messages are read at a time.
 const BATCH: usize = 256;
-/// Room for the headers of a message, bytes.
-const HEAD_ROOM: usize = 2048;
 /// How long it may take to read what is stored.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 

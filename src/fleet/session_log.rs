@@ -5,7 +5,7 @@ mod reading;
 
 use super::inbox::{InboxError, InboxPrompt};
 use super::record::{Head, Kind, decode, encode, room_of, stored_until};
-use super::{ASK_TIME, Fleet, LOGS};
+use super::{ASK_TIME, Fleet, HEAD_ROOM, LOGS};
 use crate::files;
 use crate::ids;
 use crate::nats::RequestError;
@@ -15,7 +15,7 @@ use crate::threads::{self, Thread};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 pub(super) use reading::read;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,8 +24,6 @@ use std::time::{Duration, Instant};
 
 /// The largest part of a file in one record, bytes. The last record of every session is read when a host goes.
 const PART: usize = 64 << 10;
-/// Room for the head of a record and the headers of its message, bytes.
-const HEAD_ROOM: usize = 2048;
 /// One try to store a record; in between the thread looks whether it is to end.
 pub(super) const TRY: Duration = Duration::from_secs(1);
 /// What could not be stored is tried again this often, if nobody asks for it before.
@@ -438,20 +436,6 @@ impl Writer {
                 done => return done.map(|()| kind),
             }
         }
-    }
-
-    /// A power cut may have taken the end of a file that is stored.
-    fn restore_file(&mut self, stored: u64) -> Result<(), Stop> {
-        let Some(path) = lock(&self.shared.file).clone() else { return Ok(()) };
-        if path.metadata().map_or(0, |file| file.len()) >= stored {
-            return Ok(());
-        }
-        let Some((rebuilt, _)) = self.ask(|| read(&self.fleet, &self.session))? else {
-            return Err(Stop::Failed("records of the session's log are missing".into()));
-        };
-        log::warn!("{}: its end is missing and is taken from the session's log", path.display());
-        files::private::replace(&path, |file| file.write_all(&rebuilt.file).and_then(|()| files::sync(file)))
-            .map_err(|e| Stop::Failed(format!("{}: {e}", path.display())))
     }
 
     /// Stores what was written since the last time, and gives the session to another host if it is to.

@@ -44,18 +44,8 @@ impl<W: Wire> Session<W> {
     /// session ends then.
     pub(super) fn bring_folder(&mut self) -> Option<EndReason> {
         self.folder.as_ref().filter(|folder| folder.is_missing)?;
-        let git = GitFolder {
-            id: self.identity.id.clone(),
-            instance_id: self.identity.instance_id.clone(),
-            cwd: self.identity.cwd.clone(),
-            host: self.identity.host.clone().unwrap_or_default(),
-            environment: self.identity.environment.clone(),
-            options: self.options.turn.clone(),
-            secrets: self.secrets.clone(),
-            runner: self.runner.clone(),
-            spill_dir: self.spill_dir.clone(),
-            quota: self.quota.clone(),
-        };
+        let options = &self.options.turn;
+        let git = GitFolder::of(&self.identity, options, &self.secrets, &self.runner, &self.spill_dir, &self.quota);
         let (cancel, (tell, told)) = (Cancel::new(), bounded(1));
         let of_thread = cancel.clone();
         let bring = move || drop(tell.send(git.bring(&of_thread)));

@@ -16,7 +16,6 @@ impl<W: Wire> Session<W> {
         let modes = self.services.queue_modes();
         let messages = match action {
             Action::Tools(calls) => {
-                self.leftovers = None;
                 let rulings = self.judge_calls(calls);
                 let goes_on = self.running.as_ref().is_some_and(|running| running.storage_error.is_none());
                 let lines = self.lines_of_calls(calls, &rulings, goes_on);

@@ -197,7 +197,7 @@ impl<W: Wire> Session<W> {
                 if !woken.as_ref().is_some_and(|(_, unfinished)| unfinished.was_handed_over()) {
                     let identity = self.identity.clone();
                     match threads::spawn("leftovers", threads::SMALL_STACK, move || kill_leftovers(&identity)) {
-                        Ok(thread) => self.leftovers = Some(thread),
+                        Ok(thread) => self.runner.begin_after(thread),
                         Err(_) => kill_leftovers(&self.identity),
                     }
                 }

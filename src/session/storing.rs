@@ -167,7 +167,9 @@ impl<W: Wire> Session<W> {
             select! {
                 recv(told) -> told => match told {
                     Ok(Told::Owned(inbox)) => {
-                        self.storing.iter_mut().for_each(|storing| storing.inbox.clone_from(&inbox));
+                        if let Some(storing) = &mut self.storing {
+                            storing.inbox = inbox;
+                        }
                         return None;
                     }
                     Ok(Told::Moved { host, is_there, takes }) => {

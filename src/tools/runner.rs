@@ -84,6 +84,8 @@ pub(crate) struct Runner {
     /// What its outputs count to.
     quota: Arc<SessionQuota>,
     watched: Watched,
+    /// Ends what the process before left running of the session.
+    leftovers: Mutex<Option<Thread>>,
     live: Mutex<Option<Arc<Live>>>,
 }
 
@@ -126,6 +128,7 @@ impl Runner {
             attachments,
             quota,
             watched: Watched::default(),
+            leftovers: Mutex::default(),
             live: Mutex::default(),
         }
     }
@@ -138,6 +141,8 @@ impl Runner {
         arguments: &Map<String, Value>,
         context: &ToolContext<'_>,
     ) -> ToolOutput {
+        // What a call starts has the same mark as what is being ended. Whoever calls meanwhile waits for the lock.
+        drop(lock(&self.leftovers).take());
         if self.sandbox().is_off() || tool.spec().name == super::QUESTION {
             return tool.run(arguments, context);
         }
@@ -153,6 +158,11 @@ impl Runner {
             }
         }
         ToolOutput::error("The process that runs tools could not be started.")
+    }
+
+    /// Has calls wait for the end of this thread, which ends what the process before left running of the session.
+    pub(crate) fn begin_after(&self, leftovers: Thread) {
+        *lock(&self.leftovers) = Some(leftovers);
     }
 
     /// Takes note of the files that make programs run later. Before the first call.

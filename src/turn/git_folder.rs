@@ -6,7 +6,7 @@
 use super::{Action, SessionSecrets, Step, Turn, TurnOptions};
 use crate::cancel::Cancel;
 use crate::contract::environment::SessionEnvironment;
-use crate::contract::identity::Workspace;
+use crate::contract::identity::{SessionIdentity, Workspace};
 use crate::contract::ids::{InstanceId, SessionId};
 use crate::json::object;
 use crate::quota::SessionQuota;
@@ -81,6 +81,29 @@ pub(crate) struct GitFolder {
 }
 
 impl GitFolder {
+    /// That of a session that is here.
+    pub(crate) fn of(
+        identity: &SessionIdentity,
+        options: &Arc<TurnOptions>,
+        secrets: &Arc<SessionSecrets>,
+        runner: &Arc<Runner>,
+        spill_dir: &Path,
+        quota: &Arc<SessionQuota>,
+    ) -> GitFolder {
+        GitFolder {
+            id: identity.id.clone(),
+            instance_id: identity.instance_id.clone(),
+            cwd: identity.cwd.clone(),
+            host: identity.host.clone().unwrap_or_default(),
+            environment: identity.environment.clone(),
+            options: options.clone(),
+            secrets: secrets.clone(),
+            runner: runner.clone(),
+            spill_dir: spill_dir.to_path_buf(),
+            quota: quota.clone(),
+        }
+    }
+
     /// Commits all that is in the folder and not ignored to `refs/agents/<session>`, and pushes that; returns the commit. One that
     /// is known to be `pushed` is not pushed again. What another host has pushed meanwhile is only passed `over`, with its commit
     /// as a parent, if this is said, as this host may be the one that is not to push any more.
@@ -183,18 +206,8 @@ impl Turn {
         if self.identity.workspace != Workspace::Git || self.cancel.is_cancelled() {
             return;
         }
-        let folder = GitFolder {
-            id: self.identity.id.clone(),
-            instance_id: self.identity.instance_id.clone(),
-            cwd: self.identity.cwd.clone(),
-            host: self.identity.host.clone().unwrap_or_default(),
-            environment: self.identity.environment.clone(),
-            options: self.options.clone(),
-            secrets: self.secrets.clone(),
-            runner: self.runner.clone(),
-            spill_dir: self.spill_dir.clone(),
-            quota: self.quota.clone(),
-        };
+        let folder =
+            GitFolder::of(&self.identity, &self.options, &self.secrets, &self.runner, &self.spill_dir, &self.quota);
         let mut over = false;
         loop {
             let saved = folder.save(self.pushed.as_deref(), over, &self.cancel);

@@ -44,6 +44,18 @@ def exceeded(stream):
     return re.fullmatch(r"error: budget_exceeded: (\w+\.\w+): (.*)", failed.text).groups()
 
 
+def answered(streams, why):
+    """How many have their answer; all others ended with that limit."""
+    done = 0
+    for stream in streams:
+        try:
+            assert stream.text() == "done"
+            done += 1
+        except StreamFailed as failed:
+            assert f"budget_exceeded: {why}" in failed.text
+    return done
+
+
 def used(figures, period, unit):
     return figures["budgets"][period][unit]["used"]
 
@@ -184,13 +196,7 @@ def test_two_daemons_share_a_day(new_daemon, model, tmp_path):
     model.answer(lambda _request: "done")
     # The server has either of them do some.
     streams = [one.run("go") for _ in range(8)]
-    ends = []
-    for stream in streams:
-        try:
-            ends.append(stream.text())
-        except StreamFailed as failed:
-            assert "budget_exceeded: day.requests: 4 of 4" in failed.text
-    assert ends == ["done"] * 4 and len(model.requests) == 4
+    assert answered(streams, "day.requests: 4 of 4") == 4 == len(model.requests)
     assert (tmp_path / "shared" / one.owner).stat().st_mode & 0o777 == 0o700
 
 
@@ -208,13 +214,7 @@ def test_a_hundred_sessions_race_for_the_last_dollar(new_daemon, model):
 
     model.answer(spend)
     streams = [daemon.run("go") for _ in range(100)]
-    done = 0
-    for stream in streams:
-        try:
-            assert stream.text() == "done"
-            done += 1
-        except StreamFailed as failed:
-            assert "budget_exceeded: day.money" in failed.text
+    done = answered(streams, "day.money")
     spent = done * (1000 * INPUT + 1000 * OUTPUT)
     assert done == len(model.requests) and 0 < spent <= 1
     # Each reserves more than the longest answer costs, so that no more can have been granted at once.

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from support.bridge import Bridge
-from support.bus import StreamFailed
 from support.daemon import BINARY
 from support.fleet import LONG_CARD, Fleet
 from support.fleet_chaos import Servers
 from support.model_script import Gate, Text, ToolCall, Usage
 from support.waiting import eventually
-from test_budgets import LONGEST, counted, exceeded, used
+from test_budgets import LONGEST, answered, counted, exceeded, used
 from test_metrics import figures, shown
 
 FAULTY = os.environ.get("NATS_PI_BRIDGE_FAULTY") or f"{BINARY}-fault"
@@ -66,13 +65,7 @@ def race(fleet, model, replicas):
     start(fleet, 3, replicas, requests=40)
     model.answer(lambda _request: "done")
     streams = [fleet.hosts[0].run("go") for _ in range(120)]
-    done = 0
-    for stream in streams:
-        try:
-            assert stream.text() == "done"
-            done += 1
-        except StreamFailed as failed:
-            assert "budget_exceeded: day.requests: 40 of 40 are used" in failed.text
+    done = answered(streams, "day.requests: 40 of 40 are used")
     assert (done, len(model.requests), stored(fleet)) == (40, 40, 40)
     spent = [counted(host) for host in fleet.hosts]
     assert sum(settled for _, settled in spent) >= 40 and sum(1 for reserved, _ in spent if reserved) > 1, spent

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from support.bridge import Bridge
-from support.bus import RESTART, NoResponders
+from support.bus import RESTART
 from support.fleet import CARD, LONG_CARD, TOOLS
 from support.model_script import Cut, Gate, Text, ToolCall
 from support.waiting import eventually
@@ -227,14 +227,7 @@ def test_a_session_that_cannot_move_waits_for_its_host(fleet):
     (other,) = fleet.others(owner)
     kill(owner)
     other.wait_log("session s waits for its host")
-
-    def refused():
-        try:
-            return other.prompt("s", "again").failure()
-        except NoResponders:
-            return None
-
-    failure = eventually(refused, "somebody tells that its host is down")
+    failure = fleet.refusal(other, "s")
     assert failure.word == "host_down" and owner.config["fleetHost"] in failure.text
     assert other.session("s", "hello").failure().word == "host_down"
     owner.start()

@@ -38,9 +38,10 @@ def waits(fleet, name, count):
     eventually(lambda: inbox(fleet, name) == count, f"{count} prompts wait for {name}")
 
 
-def ownerless(fleet, **config):
-    """A session `s` whose host has just died, and the host that is left, which does not take it for gone before it is told to."""
-    fleet.start(fleetCardTime=FOR_GOOD, **config)
+def ownerless(fleet, card=FOR_GOOD, **config):
+    """A session `s` whose host has just died, and the host that is left, which does not take it for gone before the card goes, or
+    it is told to."""
+    fleet.start(fleetCardTime=card, **config)
     assert fleet.session("s", "hello").text() == "HELLO"
     owner = fleet.owner_of("s")
     (other,) = fleet.others(owner)
@@ -58,11 +59,7 @@ def leave(fleet, other, body, count, **fields):
 
 
 def test_prompts_wait_for_the_next_host_in_order(upper):
-    upper.start()
-    assert upper.session("s", "hello").text() == "HELLO"
-    owner = upper.owner_of("s")
-    (other,) = upper.others(owner)
-    kill(owner)
+    _owner, other = ownerless(upper, CARD)
     stream = other.session("s", "again", workspace="shared")
     assert stream.text() == "AGAIN" and not stream.restarts
     assert upper.model.requests[-1].prompts == ["hello", "again"]
@@ -205,11 +202,7 @@ def test_a_new_session_does_not_get_what_was_meant_for_another(upper):
 
 def test_prompts_that_come_at_any_time_of_a_death_are_worked_on_once(upper):
     """Those that nobody accepted are sent again, as their callers are told to."""
-    upper.start()
-    assert upper.session("s", "hello").text() == "HELLO"
-    owner = upper.owner_of("s")
-    (other,) = upper.others(owner)
-    kill(owner)
+    _owner, other = ownerless(upper, CARD)
     answered, refused, number = [], 0, 0
     while not upper.has(other, "s") or not answered:
         number += 1

@@ -7,7 +7,6 @@ import signal
 import pytest
 
 from support import agents
-from support.bus import NoResponders
 from support.fleet import LONG_CARD
 from support.waiting import eventually
 
@@ -126,14 +125,7 @@ def test_a_session_with_files_of_its_host_waits_for_it(upper):
     owner.signal(signal.SIGTERM)
     assert owner.wait_exit() == 0
     other.wait_log("session s waits for its host")
-
-    def refused():
-        try:
-            return other.prompt("s", "again").failure()
-        except NoResponders:
-            return None
-
-    assert eventually(refused, "somebody tells that its host is down").word == "host_down"
+    assert upper.refusal(other, "s").word == "host_down"
     assert not upper.has(other, "s")
     owner.start()
     assert upper.say("s", "again") == "AGAIN"

@@ -1,9 +1,12 @@
-//! How a session's log is read as a whole.
+//! How a session's log is read as a whole, and its file made anew from that.
 
 use super::super::record::{Rebuilt, decode};
 use super::super::{ASK_TIME, Fleet, LOGS};
-use super::BATCH;
+use super::{BATCH, Stop, Writer};
+use crate::files;
 use crate::nats::jetstream::JetStreamError;
+use crate::sync::lock;
+use std::io::Write;
 
 /// How often a log is read that is made shorter meanwhile.
 const READS: usize = 5;
@@ -43,5 +46,21 @@ fn read_once(fleet: &Fleet, session: &str) -> Result<Option<(Rebuilt, u64)>, Jet
         if page.messages.is_empty() || page.pending == 0 {
             return Ok(Some((rebuilt, last)));
         }
+    }
+}
+
+impl Writer {
+    /// A power cut may have taken the end of a file that is stored.
+    pub(super) fn restore_file(&mut self, stored: u64) -> Result<(), Stop> {
+        let Some(path) = lock(&self.shared.file).clone() else { return Ok(()) };
+        if path.metadata().map_or(0, |file| file.len()) >= stored {
+            return Ok(());
+        }
+        let Some((rebuilt, _)) = self.ask(|| read(&self.fleet, &self.session))? else {
+            return Err(Stop::Failed("records of the session's log are missing".into()));
+        };
+        log::warn!("{}: its end is missing and is taken from the session's log", path.display());
+        files::private::replace(&path, |file| file.write_all(&rebuilt.file).and_then(|()| files::sync(file)))
+            .map_err(|e| Stop::Failed(format!("{}: {e}", path.display())))
     }
 }

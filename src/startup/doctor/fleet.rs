@@ -39,6 +39,7 @@ fn permissions(options: &FleetOptions, connection: &Connection, events: &Receive
     let (unread, _messages) = bounded::<Box<Message>>(1);
     let heard = subscriptions(options).map(|subject| connection.subscribe(&subject, None, unread.clone()));
     for (subject, header, payload) in harmless_messages(options) {
+        let header = header.as_ref().map(|(name, value)| (*name, &**value));
         let sent = connection.publish(&subject, None, header.as_slice(), payload.as_bytes());
         if let Err(e) = sent {
             return vec![Finding::failure(ABOUT, format!("{subject}: {e}"), "look at the server's log")];

@@ -64,6 +64,17 @@ class Fleet:
 
         return eventually(answer, f"{name} answers")
 
+    def refusal(self, daemon, name):
+        """What a host tells who asks it for a session that waits for another host."""
+
+        def refused():
+            try:
+                return daemon.prompt(name, "again").failure()
+            except NoResponders:
+                return None
+
+        return eventually(refused, "somebody tells that its host is down")
+
     def has_card(self, host):
         return bool(self.card_of(host))
 
