@@ -12,9 +12,9 @@ from support.overload import Overload
 from support.waiting import DEADLINE, eventually
 
 RUNS = int(os.environ.get("OVERLOAD_RUNS", "100"))
-# Where places went to whoever asks most often, the flood had six times an even share. What it may have here leaves room for a
+# Where places went to whoever asks most often, the flood had four to six times an even share. What it may have here leaves room for a
 # machine so busy that the others cannot ask again within the second for which their places are kept.
-SHARE = float(os.environ.get("OVERLOAD_SHARE", "4"))
+SHARE = float(os.environ.get("OVERLOAD_SHARE", "3"))
 # What 99 of 100 refusals may take, milliseconds: that depends on the machine, so that only the script holds it.
 REFUSAL = float(os.environ.get("OVERLOAD_REFUSAL", "inf"))
 
